@@ -1,0 +1,71 @@
+//! Apps: what a hostname serves. A new kind touches this folder only.
+//!
+//! An app sees a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
+//! must not block: what takes time is said by the reply, and the loop does the waiting.
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::http::{RequestHead, Response};
+
+/// What a hostname serves.
+///
+/// One value serves all loops at once, so what it changes while handling (a cache) it keeps per
+/// loop, by [`Context::loop_index`].
+pub trait App: Send + Sync {
+    /// Answers a request head. A panic here is answered with 500 and touches nobody else.
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a>;
+
+    /// The kind as shown to operators.
+    fn kind(&self) -> &'static str {
+        "custom"
+    }
+}
+
+/// What an app may know of the loop and the connection it is called from.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// Which loop calls, from zero.
+    pub loop_index: usize,
+    /// The time of this turn of the loop.
+    pub now: Instant,
+    /// The peer of the connection.
+    pub peer: SocketAddr,
+}
+
+/// An app's answer to a request head.
+pub enum Reply<'a> {
+    /// A whole response.
+    Full(Response<'a>),
+    /// A response whose content is read from files by the loop. The content of `head` is not sent.
+    Files {
+        /// Status and fields.
+        head: Response<'a>,
+        /// The content, in order.
+        content: Vec<Segment>,
+    },
+    /// A response that is held back for this long without blocking the loop.
+    After(Duration, Response<'a>),
+    /// The app wants the request's content first, whole and within `limits.body_bytes`.
+    Collect(Box<dyn FnOnce(&[u8]) -> Response<'static> + Send>),
+}
+
+/// One piece of a response's content.
+#[derive(Clone, Debug)]
+pub enum Segment {
+    /// Bytes in memory.
+    Bytes(Vec<u8>),
+    /// A part of a regular file.
+    File {
+        /// The open file.
+        file: Arc<File>,
+        /// Where to begin, in bytes.
+        offset: u64,
+        /// How many bytes. A file that turns out shorter ends the connection.
+        length: u64,
+    },
+}

@@ -1,0 +1,221 @@
+//! What a server says: status, fields and content, before framing.
+//!
+//! A [`Response`] carries no framing: `Content-Length`, `Date` and `Connection` are written by the
+//! exchange, which alone knows the request it answers and the state of its connection.
+
+use std::sync::Arc;
+
+/// Bytes that are borrowed from an app, owned by one answer, or shared between answers.
+///
+/// `Shared` is meant for memory that one loop owns (a per-loop cache): counting references from
+/// several loops would share a cache line on the request path.
+#[derive(Clone, Debug)]
+pub enum Bytes<'a> {
+    /// Borrowed from the app that answers.
+    Borrowed(&'a [u8]),
+    /// Made for this answer.
+    Owned(Vec<u8>),
+    /// Held by a cache and by this answer.
+    Shared(Arc<[u8]>),
+}
+
+impl Bytes<'_> {
+    /// The bytes themselves.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The same bytes, free of the app's lifetime; copies only what was borrowed.
+    pub fn into_owned(self) -> Bytes<'static> {
+        match self {
+            Self::Borrowed(bytes) => Bytes::Owned(bytes.to_vec()),
+            Self::Owned(bytes) => Bytes::Owned(bytes),
+            Self::Shared(bytes) => Bytes::Shared(bytes),
+        }
+    }
+}
+
+/// A response: status code, encoded field lines, content.
+#[derive(Clone, Debug)]
+pub struct Response<'a> {
+    status: u16,
+    fields: Bytes<'a>,
+    content: Bytes<'a>,
+}
+
+impl<'a> Response<'a> {
+    /// An answer without fields or content.
+    ///
+    /// # Panics
+    /// When `status` is no final status code (200 to 599).
+    pub fn new(status: u16) -> Self {
+        assert!((200..=599).contains(&status), "{status} is no final status code");
+        Self { status, fields: Bytes::Borrowed(b""), content: Bytes::Borrowed(b"") }
+    }
+
+    /// An answer with a JSON document as content.
+    pub fn json(status: u16, document: impl Into<Vec<u8>>) -> Self {
+        Self::new(status).with_field("Content-Type", "application/json").with_content(document)
+    }
+
+    /// Adds a field line.
+    ///
+    /// # Panics
+    /// When the name is no token, the value holds a byte that may not stand in one (RFC 9110 §5.5),
+    /// or the name is one that only the exchange writes (`Content-Length`, `Transfer-Encoding`,
+    /// `Connection`, `Date`): a wrong field splits responses. Check text that comes from outside
+    /// with [`is_field_name`] and [`is_field_value`] first.
+    #[must_use]
+    pub fn with_field(mut self, name: &str, value: &str) -> Self {
+        assert!(is_field_name(name) && !is_framing_field(name), "bad field name {name:?}");
+        assert!(is_field_value(value), "bad value for field {name:?}");
+        let mut fields = match self.fields {
+            Bytes::Owned(fields) => fields,
+            other => other.as_slice().to_vec(),
+        };
+        for part in [name, ": ", value, "\r\n"] {
+            fields.extend_from_slice(part.as_bytes());
+        }
+        self.fields = Bytes::Owned(fields);
+        self
+    }
+
+    /// Replaces the field lines by ones that were encoded before, each ended by CRLF.
+    #[must_use]
+    pub fn with_encoded_fields(mut self, fields: Bytes<'a>) -> Self {
+        debug_assert!(fields.as_slice().is_empty() || fields.as_slice().ends_with(b"\r\n"));
+        self.fields = fields;
+        self
+    }
+
+    /// Sets the content.
+    #[must_use]
+    pub fn with_content(mut self, content: impl Into<Vec<u8>>) -> Self {
+        self.content = Bytes::Owned(content.into());
+        self
+    }
+
+    /// Sets content that is borrowed from the app, or shared by its cache.
+    #[must_use]
+    pub fn with_content_bytes(mut self, content: Bytes<'a>) -> Self {
+        self.content = content;
+        self
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The encoded field lines, each ended by CRLF.
+    pub fn fields(&self) -> &[u8] {
+        self.fields.as_slice()
+    }
+
+    /// The content.
+    pub fn content(&self) -> &[u8] {
+        self.content.as_slice()
+    }
+
+    /// A view of this response that borrows its fields and content.
+    pub fn borrowed(&self) -> Response<'_> {
+        Response {
+            status: self.status,
+            fields: Bytes::Borrowed(self.fields()),
+            content: Bytes::Borrowed(self.content()),
+        }
+    }
+
+    /// The same response, free of the app's lifetime.
+    pub fn into_owned(self) -> Response<'static> {
+        Response {
+            status: self.status,
+            fields: self.fields.into_owned(),
+            content: self.content.into_owned(),
+        }
+    }
+}
+
+/// Whether `name` is a token (RFC 9110 §5.6.2).
+pub fn is_field_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(is_token_byte)
+}
+
+/// Whether `value` may stand in a field line: visible characters, spaces and tabs inside, and
+/// bytes above ASCII (RFC 9110 §5.5).
+pub fn is_field_value(value: &str) -> bool {
+    value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f)) && value.trim_ascii() == value
+}
+
+/// Whether only the exchange may write this field.
+pub fn is_framing_field(name: &str) -> bool {
+    ["content-length", "transfer-encoding", "connection", "date", "keep-alive", "upgrade"]
+        .iter()
+        .any(|own| name.eq_ignore_ascii_case(own))
+}
+
+/// Whether a byte may stand in a token (RFC 9110 §5.6.2).
+pub(crate) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The reason phrase of a status code (RFC 9110 §15); empty for one without a name.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "I'm a teapot",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "",
+    }
+}
