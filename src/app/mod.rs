@@ -51,8 +51,11 @@ pub enum Reply<'a> {
     /// A response that is held back for this long without blocking the loop.
     After(Duration, Response<'a>),
     /// The app wants the request's content first, whole and within `limits.body_bytes`.
-    Collect(Box<dyn FnOnce(&[u8]) -> Response<'static> + Send>),
+    Collect(ContentHandler),
 }
+
+/// Answers once the request's content is read.
+pub type ContentHandler = Box<dyn FnOnce(&[u8]) -> Response<'static> + Send>;
 
 /// One piece of a response's content.
 #[derive(Clone, Debug)]
