@@ -72,3 +72,13 @@ pub enum Segment {
         length: u64,
     },
 }
+
+impl Segment {
+    /// Bytes of this piece.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { length, .. } => *length,
+        }
+    }
+}

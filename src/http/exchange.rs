@@ -3,7 +3,7 @@
 //! ```text
 //! reading:  Head ──complete──► Content ──last byte──► Done      Closed: nothing more is read as
 //!             └───────no content───────────────────────▲        a request (refused, not kept, EOF)
-//! writing:  Idle ──head──► Owed ──respond──► Content ──last byte──► Done
+//! writing:  Idle ──head──► Owed ──respond──► Done
 //! ```
 //! With both sides Done the next exchange begins, if the connection is kept, else it is Closed.
 //! Reading goes on beside writing: content that the app does not want is read and dropped, so that
@@ -51,7 +51,6 @@ enum Reading {
 enum Writing {
     Idle,
     Owed,
-    Content,
     Done,
 }
 
@@ -79,7 +78,7 @@ pub enum Phase {
     Head,
     /// Waiting for the request's content, before or after the answer.
     Content,
-    /// The response is owed or being sent, and the request is read.
+    /// The request is read, and its response is owed.
     Answer,
     /// Nothing more is read, and nothing is owed.
     Closed,
@@ -226,7 +225,8 @@ impl Exchange {
     }
 
     /// Writes the head of the response that is owed, for content of this length. Returns whether
-    /// the content follows; then [`Exchange::content_sent`] says that it is complete.
+    /// the content has to follow. From here on the response counts as written: the next request may
+    /// come out, and its answer belongs behind the content of this one.
     ///
     /// # Panics
     /// In debug builds, when no response is owed.
@@ -265,18 +265,21 @@ impl Exchange {
         };
         out.extend_from_slice(connection);
         let send_content = has_content && content_length > 0 && !self.is_head;
-        self.writing = Writing::Content;
-        if !send_content {
-            self.content_sent();
-        }
+        self.writing = Writing::Done;
+        self.settle();
         send_content
     }
 
-    /// The response's content is complete.
-    pub fn content_sent(&mut self) {
-        debug_assert_eq!(self.writing, Writing::Content, "no content is being sent");
-        self.writing = Writing::Done;
-        self.settle();
+    /// The peer was too slow: refused with 408 if that can be said.
+    pub fn time_out(&mut self) -> Event<'static> {
+        self.refuse(refused(408, "the request did not come in time"))
+    }
+
+    /// Ends a connection that is between exchanges.
+    pub fn close_now(&mut self) {
+        if matches!(self.reading, Reading::Head(_)) {
+            self.reading = Reading::Closed;
+        }
     }
 
     /// This exchange is the connection's last; its answer says so, if it is not written yet.
@@ -299,9 +302,9 @@ impl Exchange {
         matches!(self.reading, Reading::Head(_) | Reading::Content(_))
     }
 
-    /// Whether a request's head is read and its response is not begun.
-    pub fn owes_response(&self) -> bool {
-        self.writing == Writing::Owed
+    /// Whether the request's content is still coming.
+    pub fn reads_content(&self) -> bool {
+        matches!(self.reading, Reading::Content(_))
     }
 
     fn settle(&mut self) {
