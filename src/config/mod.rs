@@ -624,6 +624,8 @@ redirect = { to = "/", status = 1 }
         // The second table is read into the first; its other keys are still looked at.
         let text = "[log]\nlevel = \"off\"\n[log]\nlevel = \"off\"\npath = 1\npath = 2\n";
         assert_eq!(places(text), ["3:2", "5:8", "6:1"]);
+        // A dotted key may not add to a table that has its own header.
+        assert_eq!(places("[apps.a]\nrespond = {}\n[apps]\na.files = {}\n"), ["4:1"]);
     }
 
     #[test]
@@ -713,7 +715,10 @@ error: `a` is defined twice
                 };
                 text.replace_range(start..end, &piece);
             }
-            let Err(error) = parse(&text) else { continue };
+            let Err(error) = parse(&text) else {
+                assert!(toml::de::DeTable::parse(&text).is_ok(), "round {round}: {text}");
+                continue;
+            };
             let report = error.to_string();
             assert!(!error.problems().is_empty());
             for problem in error.problems() {

@@ -69,7 +69,7 @@ fn without_consequences(text: &str, mut errors: Vec<(Span, String)>) -> Vec<Find
             let first = first_definition(text, &span);
             if line_from(text, span.start).starts_with('[') {
                 repeated_header = span.start;
-            } else if first.as_ref().is_none_or(|first| first.start < repeated_header) {
+            } else if first.as_ref().is_some_and(|first| first.start < repeated_header) {
                 // A table that stands twice was read as one: the keys are no mistake of their own.
                 continue;
             }
