@@ -3,6 +3,12 @@
 //! An app sees a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
 //! must not block: what takes time is said by the reply, and the loop does the waiting.
 
+mod redirect;
+mod respond;
+#[cfg(test)]
+mod test_support;
+mod unavailable;
+
 use std::{
     fs::File,
     net::SocketAddr,
@@ -10,7 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::http::{RequestHead, Response};
+use crate::http::{Bytes, RequestHead, Response};
+
+pub use redirect::Redirect;
+pub use respond::Respond;
+pub use unavailable::Unavailable;
 
 /// What a hostname serves.
 ///
@@ -24,6 +34,10 @@ pub trait App: Send + Sync {
     fn kind(&self) -> &'static str {
         "custom"
     }
+
+    /// Lets go of what is held for this loop and was not used for a while (open files, memory).
+    /// Each loop calls it now and then; an app that is never asked again would hold it for ever.
+    fn release_idle(&self, _loop_index: usize, _now: Instant) {}
 }
 
 /// What an app may know of the loop and the connection it is called from.
@@ -51,8 +65,11 @@ pub enum Reply<'a> {
     /// A response that is held back for this long without blocking the loop.
     After(Duration, Response<'a>),
     /// The app wants the request's content first, whole and within `limits.body_bytes`.
-    Collect(Box<dyn FnOnce(&[u8]) -> Response<'static> + Send>),
+    Collect(Box<OnContent>),
 }
+
+/// What an app does with the whole content of a request.
+pub type OnContent = dyn FnOnce(&[u8]) -> Response<'static> + Send;
 
 /// One piece of a response's content.
 #[derive(Clone, Debug)]
@@ -68,4 +85,23 @@ pub enum Segment {
         /// How many bytes. A file that turns out shorter ends the connection.
         length: u64,
     },
+}
+
+const JSON_FIELDS: &[u8] = b"Content-Type: application/json\r\n";
+
+/// The built-in answer with an error status; it allocates nothing.
+fn error_response(status: u16) -> Response<'static> {
+    let document: &[u8] = match status {
+        400 => br#"{"error":"Bad request"}"#,
+        403 => br#"{"error":"Forbidden"}"#,
+        404 => br#"{"error":"Not found"}"#,
+        405 => br#"{"error":"Method not allowed"}"#,
+        412 => br#"{"error":"Precondition failed"}"#,
+        416 => br#"{"error":"Range not satisfiable"}"#,
+        503 => br#"{"error":"Service unavailable"}"#,
+        _ => br#"{"error":"Internal server error"}"#,
+    };
+    Response::new(status)
+        .with_encoded_fields(Bytes::Borrowed(JSON_FIELDS))
+        .with_content_bytes(Bytes::Borrowed(document))
 }
