@@ -3,6 +3,8 @@
 //! An app sees a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
 //! must not block: what takes time is said by the reply, and the loop does the waiting.
 
+mod files;
+mod per_loop;
 mod redirect;
 mod respond;
 #[cfg(test)]
@@ -10,14 +12,21 @@ mod test_support;
 mod unavailable;
 
 use std::{
+    fmt,
     fs::File,
+    io,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::http::{Bytes, RequestHead, Response};
+use crate::{
+    config::AppKind,
+    http::{Bytes, RequestHead, Response},
+};
 
+pub use files::Files;
 pub use redirect::Redirect;
 pub use respond::Respond;
 pub use unavailable::Unavailable;
@@ -85,6 +94,53 @@ pub enum Segment {
         /// How many bytes. A file that turns out shorter ends the connection.
         length: u64,
     },
+}
+
+/// Loads an app of a configured kind, to be served by `loops` loops.
+///
+/// # Errors
+/// When what the app serves can't be opened. It concerns this app alone (I8).
+pub fn load(kind: &AppKind, loops: usize) -> Result<Arc<dyn App>, LoadError> {
+    Ok(match kind {
+        AppKind::Respond(config) => Arc::new(Respond::new(config)),
+        AppKind::Redirect(config) => Arc::new(Redirect::new(config)),
+        AppKind::Files(config) => Arc::new(Files::open(config.clone(), loops)?),
+    })
+}
+
+/// Why an app could not be loaded.
+#[derive(Debug)]
+pub struct LoadError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl LoadError {
+    /// The file or folder that was the reason.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.source.kind() {
+            io::ErrorKind::NotFound => write!(f, "{path}: no such directory"),
+            io::ErrorKind::NotADirectory => write!(f, "{path}: not a directory"),
+            io::ErrorKind::PermissionDenied => write!(f, "{path}: not readable"),
+            io::ErrorKind::Unsupported => {
+                write!(f, "{path}: the system has no openat2 (Linux 5.6), or forbids it")
+            }
+            _ => write!(f, "{path}: {}", self.source),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
 }
 
 const JSON_FIELDS: &[u8] = b"Content-Type: application/json\r\n";
