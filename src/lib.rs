@@ -3,6 +3,8 @@
 #[cfg(not(loom))]
 pub mod app;
 #[cfg(not(loom))]
+pub mod cli;
+#[cfg(not(loom))]
 pub mod config;
 #[cfg(not(loom))]
 mod control;

@@ -17,7 +17,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-pub use signals::forward_signals;
+pub use signals::{SignalRequest, forward_signals};
 
 use crate::{
     app::App,
@@ -290,8 +290,8 @@ impl Control {
         self.requests_before += state.requests();
         self.command(LoopCommand::Refresh);
         event!(Info, "app_removed", host = life.host(), id:% = id, requests = state.requests());
-        // Nobody has to wait for the verdict.
-        drop(verdict.send(end));
+        // Nobody has to wait for the verdict: a ticket can be dropped.
+        let _ = verdict.send(end);
     }
 
     fn on_loop(&mut self, index: usize, event: ControlEvent) -> Option<Verdict> {
@@ -322,8 +322,7 @@ impl Control {
             active_connections = self.active_connections(),
             drain_timeout_ms = self.drain_timeout.as_millis() as u64,
         );
-        let plan =
-            StopPlan::begin(now, self.loops.len(), self.shutdown_delay, self.drain_timeout);
+        let plan = StopPlan::begin(now, self.loops.len(), self.shutdown_delay, self.drain_timeout);
         self.stop = Some(Stop { plan, begun: now });
         self.on_time()
     }

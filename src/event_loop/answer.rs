@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{LoopContext, clock::milliseconds, connection::Connection, own_answers};
 use crate::{
-    app::{Context, ContentHandler, Reply},
+    app::{Context, OnContent, Reply},
     http::{Method, Refused, RequestHead, Response},
     logging::{AccessRecord, End, Outcome, event},
     message::AppGuard,
@@ -36,7 +36,7 @@ pub(super) enum Parked {
     /// The app holds the answer back until this time of the loop's clock.
     Until(u64, Response<'static>),
     /// The app wants the request's content first.
-    Collect(ContentHandler, Vec<u8>),
+    Collect(Box<OnContent>, Vec<u8>),
 }
 
 impl Parked {

@@ -24,14 +24,14 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 const BACKLOG: i32 = 4096;
 
 /// One loop's sockets for all addresses.
-pub type ListenerSet = Vec<std::net::TcpListener>;
+pub(crate) type ListenerSet = Vec<std::net::TcpListener>;
 
 /// Binds every address once per loop. Port 0 is chosen by the kernel for the first loop and shared
 /// by the others.
 ///
 /// # Errors
 /// The address that cannot be bound, and why.
-pub fn bind(addresses: &[SocketAddr], loops: usize) -> Result<Vec<ListenerSet>, BindError> {
+pub(crate) fn bind(addresses: &[SocketAddr], loops: usize) -> Result<Vec<ListenerSet>, BindError> {
     let mut sets: Vec<ListenerSet> = (0..loops).map(|_| Vec::new()).collect();
     for &address in addresses {
         let error = |source| BindError { address, source };
@@ -147,7 +147,7 @@ fn bare_syn_filter() -> [SockFilter; 5] {
 
 /// How many connections the process may have, shared by its loops; touched once per connection.
 #[derive(Clone, Debug)]
-pub struct ConnectionBudget(Arc<Budget>);
+pub(crate) struct ConnectionBudget(Arc<Budget>);
 
 #[derive(Debug)]
 struct Budget {
@@ -157,13 +157,8 @@ struct Budget {
 
 impl ConnectionBudget {
     /// A budget of this many connections.
-    pub fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self(Arc::new(Budget { open: AtomicUsize::new(0), max }))
-    }
-
-    /// Connections that are open.
-    pub fn open(&self) -> usize {
-        self.0.open.load(Ordering::Relaxed)
     }
 
     /// A place for one more, if there is one.

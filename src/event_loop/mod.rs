@@ -30,7 +30,8 @@ use std::{
 use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-pub use listener::{BindError, ConnectionBudget, ListenerSet, bind};
+pub use listener::BindError;
+pub(crate) use listener::{ConnectionBudget, ListenerSet, bind};
 
 use crate::{
     app::App,
@@ -48,29 +49,29 @@ use slots::Slots;
 use timers::Timers;
 
 /// What a loop needs to be made.
-pub struct LoopSetup {
+pub(crate) struct LoopSetup {
     /// The loop's number, from zero.
-    pub index: usize,
+    pub(crate) index: usize,
     /// Where it looks hosts up.
-    pub registry: Arc<Apps>,
+    pub(crate) registry: Arc<Apps>,
     /// Its own listening sockets.
-    pub listeners: ListenerSet,
+    pub(crate) listeners: ListenerSet,
     /// `[limits]`
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// `[server]`
-    pub server: ServerConfig,
+    pub(crate) server: ServerConfig,
     /// The process's connections.
-    pub budget: ConnectionBudget,
+    pub(crate) budget: ConnectionBudget,
     /// Where its clock begins; the same for all that compare times.
-    pub epoch: Instant,
+    pub(crate) epoch: Instant,
     /// Where requests are written, if they are.
-    pub access: Option<AccessWriter>,
+    pub(crate) access: Option<AccessWriter>,
     /// Called with what control is to know.
-    pub report: Box<dyn Fn(ControlEvent) + Send>,
+    pub(crate) report: Box<dyn Fn(ControlEvent) + Send>,
 }
 
 /// One event loop.
-pub struct EventLoop {
+pub(crate) struct EventLoop {
     poll: Poll,
     commands: Receiver<LoopCommand>,
     setup: LoopSetup,
@@ -81,7 +82,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// epoll's and eventfd's.
-    pub fn new(setup: LoopSetup) -> io::Result<(Self, LoopHandle)> {
+    pub(crate) fn new(setup: LoopSetup) -> io::Result<(Self, LoopHandle)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = crossbeam_channel::unbounded();
@@ -92,7 +93,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// When epoll_wait(2) fails or a listener cannot be watched.
-    pub fn run(self) -> io::Result<()> {
+    pub(crate) fn run(self) -> io::Result<()> {
         let Self { poll, commands, setup } = self;
         Running::new(poll, commands, setup)?.run()
     }

@@ -17,8 +17,7 @@ pub(super) fn unknown_host() -> Response<'static> {
 
 /// The app drains for so many seconds more.
 pub(super) fn draining(retry_after_s: u64) -> Response<'static> {
-    let document =
-        format!("{{\"error\":\"Service draining\",\"retry_after_s\":{retry_after_s}}}");
+    let document = format!("{{\"error\":\"Service draining\",\"retry_after_s\":{retry_after_s}}}");
     Response::json(503, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 

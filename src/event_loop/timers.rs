@@ -25,10 +25,6 @@ impl Deadline {
     pub(super) fn never() -> Self {
         Self { at: u64::MAX, booked: u64::MAX }
     }
-
-    pub(super) fn at(&self) -> u64 {
-        self.at
-    }
 }
 
 impl Timers {
