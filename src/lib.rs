@@ -6,3 +6,5 @@ pub mod app;
 pub mod config;
 #[cfg(not(loom))]
 pub mod http;
+pub mod registry;
+mod sync;

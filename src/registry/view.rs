@@ -1,0 +1,105 @@
+//! One loop's way into the registry.
+//!
+//! Owns copies of the routes that this loop asked for, valid for one generation of the registry.
+//! While nothing changes an admission takes no lock and writes no cache line of another loop: the
+//! reference counts are this loop's own. Not `Send`: made on the loop's thread, and stays there.
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::{AppEntry, AppRegistry, Draining, InFlightGuard};
+use crate::sync::Arc;
+
+/// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory.
+const SEATS_MAX: usize = 4096;
+
+/// A loop's view of the registry.
+#[derive(Debug)]
+pub struct RegistryView<A> {
+    registry: Arc<AppRegistry<A>>,
+    loop_index: usize,
+    generation: u64,
+    /// By the host as it was sent, in any case.
+    seats: HashMap<Rc<str>, Rc<Seat<A>>>,
+    /// The seat of the last host: most requests follow one for the same host.
+    last: Option<(Rc<str>, Rc<Seat<A>>)>,
+}
+
+/// A life and the word of it that one loop writes.
+#[derive(Debug)]
+pub(super) struct Seat<A> {
+    pub(super) entry: Arc<AppEntry<A>>,
+    pub(super) loop_index: usize,
+}
+
+/// Why a request is not admitted.
+#[derive(Debug)]
+pub enum Refusal<A> {
+    /// No app names this host, and there is no default app (I10).
+    UnknownHost,
+    /// The app is draining (I1).
+    Draining(Arc<AppEntry<A>>),
+}
+
+impl<A> RegistryView<A> {
+    /// The view of loop `loop_index`. There must be one view per loop and life of the process:
+    /// a word has one writer.
+    pub fn new(registry: Arc<AppRegistry<A>>, loop_index: usize) -> Self {
+        assert!(loop_index < registry.loops(), "there is no loop {loop_index}");
+        let generation = registry.generation();
+        Self { registry, loop_index, generation, seats: HashMap::new(), last: None }
+    }
+
+    /// Admits an exchange for a host: route and count in one step.
+    ///
+    /// # Errors
+    /// [`Refusal`] when no life may take the exchange.
+    pub fn admit(&mut self, host: Option<&str>) -> Result<InFlightGuard<A>, Refusal<A>> {
+        self.refresh();
+        loop {
+            let seat = self.seat(host).ok_or(Refusal::UnknownHost)?;
+            match InFlightGuard::enter(&seat) {
+                Ok(guard) => return Ok(guard),
+                // The seat may be older than a change made since: look at the map again.
+                Err(Draining) if self.registry.generation() != self.generation => self.refresh(),
+                Err(Draining) => return Err(Refusal::Draining(Arc::clone(&seat.entry))),
+            }
+        }
+    }
+
+    /// Drops every copy that the registry has moved on from, and with it the memory of lives that
+    /// ended.
+    pub fn refresh(&mut self) {
+        let generation = self.registry.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.seats.clear();
+            self.last = None;
+        }
+    }
+
+    fn seat(&mut self, host: Option<&str>) -> Option<Rc<Seat<A>>> {
+        let name = host.unwrap_or("");
+        if let Some((last, seat)) = &self.last
+            && **last == *name
+        {
+            return Some(Rc::clone(seat));
+        }
+        let (name, seat) = match self.seats.get_key_value(name) {
+            Some((name, seat)) => (Rc::clone(name), Rc::clone(seat)),
+            None => self.look_up(host)?,
+        };
+        self.last = Some((name, Rc::clone(&seat)));
+        Some(seat)
+    }
+
+    fn look_up(&mut self, host: Option<&str>) -> Option<(Rc<str>, Rc<Seat<A>>)> {
+        let entry = self.registry.resolve(host)?;
+        let name = Rc::from(host.unwrap_or(""));
+        let seat = Rc::new(Seat { entry, loop_index: self.loop_index });
+        if self.seats.len() >= SEATS_MAX {
+            self.seats.clear();
+        }
+        self.seats.insert(Rc::clone(&name), Rc::clone(&seat));
+        Some((name, seat))
+    }
+}
