@@ -38,7 +38,14 @@ pub(crate) struct Plan {
 /// Threads that load one server until stopped.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    threads: Vec<(JoinHandle<io::Result<()>>, Arc<CachePadded<AtomicU64>>)>,
+    threads: Vec<Thread>,
+}
+
+/// One thread of a load.
+struct Thread {
+    handle: JoinHandle<io::Result<()>>,
+    /// Requests answered whole.
+    done: Arc<CachePadded<AtomicU64>>,
 }
 
 impl Load {
@@ -53,7 +60,7 @@ impl Load {
                 machine::pin(&[core])?;
                 Client::new(plan, &count)?.run(share, &stop)
             };
-            (std::thread::spawn(body), done)
+            Thread { handle: std::thread::spawn(body), done }
         });
         let threads = threads.collect();
         Load { stop, threads }
@@ -61,7 +68,7 @@ impl Load {
 
     /// Requests answered whole until now.
     pub(crate) fn completed(&self) -> u64 {
-        self.threads.iter().map(|(_, done)| done.load(Ordering::Relaxed)).sum()
+        self.threads.iter().map(|thread| thread.done.load(Ordering::Relaxed)).sum()
     }
 
     /// Ends the load; the first failure of a thread, else all requests answered.
@@ -69,8 +76,8 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = 0;
         let mut outcome = Ok(());
-        for (thread, done) in self.threads {
-            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("load panicked")));
+        for Thread { handle, done } in self.threads {
+            let ended = handle.join().unwrap_or_else(|_| Err(io::Error::other("load panicked")));
             outcome = outcome.and(ended);
             total += done.load(Ordering::Relaxed);
         }

@@ -62,9 +62,9 @@ pub(crate) fn describe() -> String {
     let model = cpu.lines().find(|line| line.starts_with("model name"));
     let model = model.and_then(|line| line.split_once(": ")).map_or("unknown CPU", |pair| pair.1);
     let cores = allowed_cores().map_or(0, |cores| cores.len());
-    let kernel = rustix::system::uname();
-    let (name, release) = (kernel.sysname().to_string_lossy(), kernel.release().to_string_lossy());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = kernel.trim();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?");
-    format!("{model}, {cores} cores, {name} {release}, load average at the start {load}")
+    format!("{model}, {cores} cores, Linux {kernel}, load average at the start {load}")
 }

@@ -3,7 +3,6 @@
 //! Each runs with one loop, in the foreground, without an access log, on a free port of 127.0.0.1.
 //! A server that is not installed or does not serve is left out with its reason.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -70,7 +69,6 @@ impl Site {
 
 /// A running server; dropping it ends its processes.
 pub(crate) struct Peer {
-    pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
     child: Child,
 }
@@ -123,7 +121,7 @@ impl Peer {
         let child = command.spawn();
         machine::pin(home)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut peer = Peer { kind, address, child: child? };
+        let mut peer = Peer { address, child: child? };
         peer.wait_until_it_accepts(&output)?;
         Ok(peer)
     }
@@ -224,7 +222,7 @@ fn free_port() -> io::Result<u16> {
 
 /// Finds a program on PATH, and where system services lie.
 pub(crate) fn program(name: &str) -> io::Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
         .map(|folder| folder.join(name))

@@ -48,7 +48,7 @@ pub(crate) fn count(
     if requests == 0 || calls.is_empty() {
         return Err(io::Error::other("nothing was counted"));
     }
-    calls.sort_by(|one, other| other.1.cmp(&one.1));
+    calls.sort_by_key(|call| std::cmp::Reverse(call.1));
     let per_request = |calls: u64| calls as f64 / requests as f64;
     let total = per_request(calls.iter().map(|call| call.1).sum());
     let each: Vec<String> = calls
