@@ -1,0 +1,89 @@
+//! One measurement: a warm-up, then CPU time and requests over the same window.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::case::Case;
+use crate::load::{Load, Plan};
+use crate::machine;
+use crate::options::Options;
+use crate::peer::Peer;
+
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// Who runs where.
+pub(crate) struct Layout {
+    /// The one core of the server.
+    pub(crate) server: usize,
+    /// The cores of the load, none of them the server's.
+    pub(crate) load: Vec<usize>,
+}
+
+impl Layout {
+    /// The server on `core` or the last one, the load on up to `most` of the others.
+    pub(crate) fn choose(core: Option<usize>, most: usize) -> io::Result<Layout> {
+        let cores = machine::allowed_cores()?;
+        let server = core.or(cores.last().copied()).unwrap_or(0);
+        if !cores.contains(&server) {
+            return Err(io::Error::other(format!("core {server} is not ours to use")));
+        }
+        let load: Vec<usize> = cores.into_iter().filter(|&core| core != server).collect();
+        if load.is_empty() {
+            return Err(io::Error::other("needs two cores: one for the server, one for the load"));
+        }
+        Ok(Layout { server, load: load.into_iter().take(most).collect() })
+    }
+}
+
+/// What one window showed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// CPU time of the server per request, microseconds.
+    pub(crate) cpu_us: f64,
+    pub(crate) requests_per_second: f64,
+    /// Share of the window the server was on its core, 0 to 1.
+    pub(crate) busy: f64,
+}
+
+/// Loads `peer` with `case` and measures one window.
+pub(crate) fn sample(
+    peer: &Peer,
+    case: &Case,
+    answer_bytes: usize,
+    layout: &Layout,
+    options: &Options,
+) -> io::Result<Sample> {
+    let pids = peer.processes()?;
+    let load = start_load(peer, case, answer_bytes, layout);
+    std::thread::sleep(WARM_UP);
+    let window = window(&load, &pids, Duration::from_secs_f64(options.seconds));
+    load.finish()?;
+    window
+}
+
+/// Starts the load of `case` on `peer`.
+pub(crate) fn start_load(peer: &Peer, case: &Case, answer_bytes: usize, layout: &Layout) -> Load {
+    let plan = Plan {
+        server: peer.address,
+        batch: case.request(peer.address.port()).repeat(case.pipeline).into_bytes(),
+        pipeline: case.pipeline,
+        answer_bytes,
+        close: case.close,
+    };
+    Load::start(&plan, case.connections, &layout.load)
+}
+
+fn window(load: &Load, pids: &[i32], length: Duration) -> io::Result<Sample> {
+    let (requests, cpu, begin) = (load.completed(), machine::cpu_time(pids)?, Instant::now());
+    std::thread::sleep(length);
+    let (requests, cpu, wall) =
+        (load.completed() - requests, machine::cpu_time(pids)? - cpu, begin.elapsed());
+    if requests == 0 {
+        return Err(io::Error::other("no request was answered"));
+    }
+    Ok(Sample {
+        cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
+        requests_per_second: requests as f64 / wall.as_secs_f64(),
+        busy: cpu.as_secs_f64() / wall.as_secs_f64(),
+    })
+}
