@@ -77,6 +77,27 @@ pub enum Reply<'a> {
     Collect(Box<OnContent>),
 }
 
+impl Reply<'_> {
+    /// The status of the answer, if it is known already.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Full(response) | Self::After(_, response) => Some(response.status()),
+            Self::Files { head, .. } => Some(head.status()),
+            Self::Collect(_) => None,
+        }
+    }
+
+    /// The same reply, free of the app's lifetime.
+    pub fn into_owned(self) -> Reply<'static> {
+        match self {
+            Self::Full(response) => Reply::Full(response.into_owned()),
+            Self::Files { head, content } => Reply::Files { head: head.into_owned(), content },
+            Self::After(delay, response) => Reply::After(delay, response.into_owned()),
+            Self::Collect(on_content) => Reply::Collect(on_content),
+        }
+    }
+}
+
 /// What an app does with the whole content of a request.
 pub type OnContent = dyn FnOnce(&[u8]) -> Response<'static> + Send;
 

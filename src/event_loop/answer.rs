@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{LoopContext, clock::milliseconds, connection::Connection, own_answers};
 use crate::{
-    app::{Context, OnContent, Reply},
+    app::{Context, OnContent, Reply, Segment},
     http::{Method, Refused, RequestHead, Response},
     logging::{AccessRecord, End, Outcome, event},
     message::AppGuard,
@@ -33,10 +33,13 @@ pub(super) struct InFlight {
 
 /// An exchange whose answer waits for something other than the socket.
 pub(super) enum Parked {
-    /// The app holds the answer back until this time of the loop's clock.
-    Until(u64, Response<'static>),
-    /// The app wants the request's content first.
+    /// The answer is known, but the request's content is still coming: if that turns out broken,
+    /// the request is refused, in whatever pieces it comes.
+    Content(Reply<'static>),
+    /// The app wants the request's content first; what came so far.
     Collect(Box<OnContent>, Vec<u8>),
+    /// The app holds the answer back until this time of the loop's clock, in milliseconds.
+    Until(u64, Response<'static>),
 }
 
 impl Parked {
@@ -44,7 +47,7 @@ impl Parked {
     pub(super) fn due_ms(&self) -> Option<u64> {
         match self {
             Self::Until(due, _) => Some(*due),
-            Self::Collect(..) => None,
+            Self::Content(_) | Self::Collect(..) => None,
         }
     }
 }
@@ -72,32 +75,26 @@ impl Connection {
     /// Answers a request, or parks it.
     pub(super) fn answer(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) {
         self.wait_anew = true;
-        if own_answers::is_server_options(head) {
-            self.begin_exchange(Some(head), None, cx);
-            return self.respond(&own_answers::server_options(), cx);
-        }
-        if head.method() == Method::Trace {
-            self.begin_exchange(Some(head), None, cx);
-            return self.respond(&own_answers::trace(), cx);
-        }
-        let host = head.host().map(|host| host.name());
-        let mut none = None;
-        let before = self.in_flight.last_mut().map_or(&mut none, |flight| &mut flight.guard);
-        match cx.view.admit_after(host, before) {
-            Ok(guard) => self.answer_by_app(guard, head, cx),
-            Err(refusal) => {
-                self.begin_exchange(Some(head), None, cx);
-                let response = match refusal {
-                    Refusal::UnknownHost => own_answers::unknown_host(),
-                    Refusal::Draining(life) => {
-                        let left_ns =
-                            life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
-                        own_answers::draining(left_ns.div_ceil(1_000_000_000).max(1))
-                    }
-                };
-                self.respond(&response, cx);
+        let own_answer = if own_answers::is_server_options(head) {
+            own_answers::server_options()
+        } else if head.method() == Method::Trace {
+            own_answers::trace()
+        } else {
+            let host = head.host().map(|host| host.name());
+            let mut none = None;
+            let before = self.in_flight.last_mut().map_or(&mut none, |flight| &mut flight.guard);
+            match cx.view.admit_after(host, before) {
+                Ok(guard) => return self.answer_by_app(guard, head, cx),
+                Err(Refusal::UnknownHost) => own_answers::unknown_host(),
+                Err(Refusal::Draining(life)) => {
+                    let left_ns =
+                        life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
+                    own_answers::draining(left_ns.div_ceil(1_000_000_000).max(1))
+                }
             }
-        }
+        };
+        self.begin_exchange(Some(head), None, cx);
+        self.answer_or_park(Reply::Full(own_answer), cx);
     }
 
     fn answer_by_app(&mut self, guard: AppGuard, head: &RequestHead<'_>, cx: &mut LoopContext) {
@@ -106,31 +103,48 @@ impl Connection {
         let context = Context { loop_index: cx.index, now: cx.clock.now(), peer: self.peer };
         self.begin_exchange(Some(head), Some(guard), cx);
         let app = seat.entry().app();
-        match catch_unwind(AssertUnwindSafe(|| app.handle(head, &context))) {
-            Ok(Reply::Full(response)) => self.respond(&response, cx),
-            Ok(Reply::Files { head, content }) => {
-                let length = content.iter().map(crate::app::Segment::length).sum();
+        let reply = catch_unwind(AssertUnwindSafe(|| app.handle(head, &context)));
+        self.answer_or_park(reply.unwrap_or_else(|_| panicked(seat.entry().host())), cx);
+    }
+
+    /// Errors are told at once: a client that sends much should not have to send it all. Every
+    /// other answer comes behind the request's content.
+    fn answer_or_park(&mut self, reply: Reply<'_>, cx: &mut LoopContext) {
+        if !self.exchange.reads_content() || reply.status().is_some_and(|status| status >= 400) {
+            return self.give_reply(reply, cx);
+        }
+        self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
+        self.parked = Some(Box::new(match reply {
+            Reply::Collect(on_content) => Parked::Collect(on_content, Vec::new()),
+            reply => Parked::Content(reply.into_owned()),
+        }));
+    }
+
+    fn give_reply(&mut self, reply: Reply<'_>, cx: &mut LoopContext) {
+        match reply {
+            Reply::Full(response) => self.respond(&response, cx),
+            Reply::Files { head, content } => {
+                let length = content.iter().map(Segment::length).sum();
                 if self.write_head(&head, length, cx) {
                     self.output.push_segments(content);
                 }
                 self.end_answer();
             }
-            Ok(Reply::After(delay, response)) => {
+            Reply::After(delay, response) => {
                 let due = cx.clock.now_ms() + milliseconds(delay);
                 self.parked = Some(Box::new(Parked::Until(due, response.into_owned())));
+                self.wait_anew = true;
             }
-            Ok(Reply::Collect(handler)) => {
-                self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
-                self.parked = Some(Box::new(Parked::Collect(handler, Vec::new())));
-                if !self.exchange.reads_content() {
-                    self.answer_collected(cx);
-                }
-            }
-            Err(_) => {
-                event!(Error, "app_panicked", host = seat.entry().host());
-                self.respond(&own_answers::internal_error(), cx);
-            }
+            Reply::Collect(on_content) => self.give_collected(on_content, &[], cx),
         }
+    }
+
+    fn give_collected(&mut self, on_content: Box<OnContent>, content: &[u8], cx: &mut LoopContext) {
+        let host = self.in_flight.last().and_then(|flight| flight.guard.as_ref());
+        let host = host.map_or("", |guard| guard.entry().host());
+        let reply = catch_unwind(AssertUnwindSafe(|| Reply::Full(on_content(content))));
+        let reply = reply.unwrap_or_else(|_| panicked(host));
+        self.give_reply(reply, cx);
     }
 
     /// A piece of the request's content; dropped unless the app wants it.
@@ -140,16 +154,15 @@ impl Connection {
         }
     }
 
-    /// The request's content is complete.
-    pub(super) fn answer_collected(&mut self, cx: &mut LoopContext) {
-        let is_collect = |parked: &mut Box<Parked>| matches!(**parked, Parked::Collect(..));
-        let Some(parked) = self.parked.take_if(is_collect) else { return };
-        let Parked::Collect(handler, content) = *parked else { return };
-        let response = catch_unwind(AssertUnwindSafe(|| handler(&content))).unwrap_or_else(|_| {
-            event!(Error, "app_panicked", phase = "content");
-            own_answers::internal_error()
-        });
-        self.respond(&response, cx);
+    /// The request's content is complete: what waited for it goes on.
+    pub(super) fn content_complete(&mut self, cx: &mut LoopContext) {
+        match self.parked.take().map(|parked| *parked) {
+            Some(Parked::Content(reply)) => self.give_reply(reply, cx),
+            Some(Parked::Collect(on_content, content)) => {
+                self.give_collected(on_content, &content, cx);
+            }
+            parked => self.parked = parked.map(Box::new),
+        }
     }
 
     /// The time of an answer that was held back has come.
@@ -236,4 +249,9 @@ impl Connection {
             flight.end(sent, End::Aborted, cx);
         }
     }
+}
+
+fn panicked(host: &str) -> Reply<'static> {
+    event!(Error, "app_panicked", host = host);
+    Reply::Full(own_answers::internal_error())
 }

@@ -211,17 +211,20 @@ impl Connection {
             let mut fields = FieldTable::new();
             let (used, event) =
                 self.exchange.next_event(input.unread(), &mut fields, &cx.http_limits);
-            let waits = matches!(event, Event::NeedMore | Event::Closed);
+            let (waits, closed) =
+                (matches!(event, Event::NeedMore), matches!(event, Event::Closed));
             match event {
-                Event::NeedMore => {}
+                Event::NeedMore | Event::Closed => {}
                 Event::Request(head) => self.answer(&head, cx),
                 Event::Content(content) => self.collect(content),
-                Event::ContentEnd => self.answer_collected(cx),
+                Event::ContentEnd => self.content_complete(cx),
                 Event::Refused(refused) => self.answer_refused(refused, cx),
-                Event::Closed => input.clear(),
             }
             input.consume(used);
-            if waits {
+            if closed {
+                input.clear();
+            }
+            if waits || closed {
                 break;
             }
         }

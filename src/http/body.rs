@@ -5,6 +5,7 @@
 //! and are dropped. Keeps no bytes, so any split of the input reads the same.
 
 use super::{
+    Limits,
     request::{Refused, refused},
     response::is_token_byte,
 };
@@ -25,7 +26,8 @@ pub(super) struct Body {
     /// Bytes of content that are left: of the whole, or of this chunk.
     left: u64,
     /// Bytes that are neither content nor needed to frame it: extensions and trailers.
-    overhead: u32,
+    overhead: usize,
+    trailers: usize,
 }
 
 /// What a step of reading found.
@@ -38,9 +40,6 @@ pub(super) enum Piece {
     /// The content is complete.
     End,
 }
-
-/// Bytes of extensions and trailers that one message may carry.
-const OVERHEAD_BYTES_MAX: u32 = 16 * 1024;
 
 /// Digits of a chunk's size: what 64 bits hold.
 const SIZE_DIGITS_MAX: u8 = 16;
@@ -72,19 +71,25 @@ enum State {
 
 impl Body {
     pub(super) fn new(framing: Framing) -> Self {
-        match framing {
-            Framing::Length(left) => Self { state: State::Length, left, overhead: 0 },
-            Framing::Chunked => Self { state: State::Size(0), left: 0, overhead: 0 },
-        }
+        let (state, left) = match framing {
+            Framing::Length(left) => (State::Length, left),
+            Framing::Chunked => (State::Size(0), 0),
+        };
+        Self { state, left, overhead: 0, trailers: 0 }
     }
 
-    /// The length that the head told, before anything was read; none for chunks.
-    pub(super) fn announced(&self) -> Option<u64> {
-        (self.state == State::Length).then_some(self.left)
+    /// Bytes of content that are announced and not read: of the whole, or of this chunk.
+    pub(super) fn left(&self) -> u64 {
+        // The number is not complete before its line is.
+        if matches!(self.state, State::Size(_)) { 0 } else { self.left }
     }
 
     /// Reads on. Returns how many bytes were read and what they came to.
-    pub(super) fn read(&mut self, input: &[u8]) -> Result<(usize, Piece), Refused> {
+    pub(super) fn read(
+        &mut self,
+        input: &[u8],
+        limits: &Limits,
+    ) -> Result<(usize, Piece), Refused> {
         let mut at = 0;
         loop {
             match self.state {
@@ -99,7 +104,7 @@ impl Body {
                     return Ok((at + len, Piece::Content(len)));
                 }
                 _ => {
-                    self.state = self.framing_byte(input[at])?;
+                    self.state = self.framing_byte(input[at], limits)?;
                     at += 1;
                 }
             }
@@ -107,7 +112,7 @@ impl Body {
     }
 
     /// One byte of what stands around the chunks' content.
-    fn framing_byte(&mut self, byte: u8) -> Result<State, Refused> {
+    fn framing_byte(&mut self, byte: u8, limits: &Limits) -> Result<State, Refused> {
         const BAD_SIZE: Refused = refused(400, "malformed chunk size");
         const BAD_CHUNK: Refused = refused(400, "malformed chunk");
         const BAD_TRAILER: Refused = refused(400, "malformed trailer");
@@ -125,7 +130,7 @@ impl Body {
             (State::Size(_), _) => return Err(BAD_SIZE),
             (State::Extension, b'\r') => State::SizeLf,
             (State::Extension, byte) if is_text_byte(byte) => {
-                self.count_overhead("chunk extensions are too long")?;
+                self.count_overhead(limits)?;
                 State::Extension
             }
             (State::SizeLf, b'\n') if self.left == 0 => State::TrailerStart,
@@ -133,14 +138,21 @@ impl Body {
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => State::Size(0),
             (State::TrailerStart, b'\r') => State::EndLf,
-            (State::TrailerStart | State::TrailerName, byte) if is_token_byte(byte) => {
-                self.count_overhead("trailers are too long")?;
+            (State::TrailerStart, byte) if is_token_byte(byte) => {
+                self.trailers += 1;
+                if self.trailers > limits.fields {
+                    return Err(refused(431, "more trailers than limits.headers"));
+                }
+                State::TrailerName
+            }
+            (State::TrailerName, byte) if is_token_byte(byte) => {
+                self.count_overhead(limits)?;
                 State::TrailerName
             }
             (State::TrailerName, b':') => State::TrailerValue,
             (State::TrailerValue, b'\r') => State::TrailerLf,
             (State::TrailerValue, byte) if is_text_byte(byte) => {
-                self.count_overhead("trailers are too long")?;
+                self.count_overhead(limits)?;
                 State::TrailerValue
             }
             (State::TrailerLf, b'\n') => State::TrailerStart,
@@ -153,10 +165,10 @@ impl Body {
         })
     }
 
-    fn count_overhead(&mut self, reason: &'static str) -> Result<(), Refused> {
+    fn count_overhead(&mut self, limits: &Limits) -> Result<(), Refused> {
         self.overhead += 1;
-        if self.overhead > OVERHEAD_BYTES_MAX {
-            return Err(refused(400, reason));
+        if self.overhead > limits.head_bytes {
+            return Err(refused(431, "extensions and trailers longer than limits.head_bytes"));
         }
         Ok(())
     }

@@ -17,7 +17,7 @@
 
 use super::{
     FieldTable, Limits, Refused, RequestHead, Response,
-    body::{Body, Piece},
+    body::{Body, Framing, Piece},
     head::Version,
     method::Method,
     reason_phrase,
@@ -116,10 +116,10 @@ impl Exchange {
     ) -> (usize, Event<'h>) {
         match &mut self.reading {
             Reading::Head(_) => self.read_head(input, fields, limits),
-            Reading::Content(body) => match body.read(input) {
+            Reading::Content(body) => match body.read(input, limits) {
                 Ok((used, piece)) => {
-                    let event = self.content_event(&input[..used], piece, limits);
-                    (used, event)
+                    let left = body.left();
+                    (used, self.content_event(&input[..used], piece, left, limits))
                 }
                 Err(refused) => (0, self.refuse(refused)),
             },
@@ -157,26 +157,37 @@ impl Exchange {
         self.is_http10 = parsed.head.version == Version::Http10;
         self.keep_alive &= parsed.keep_alive;
         let body = Body::new(parsed.framing);
-        if body.announced().is_some_and(|length| length > limits.content_bytes) {
+        if body.left() > limits.content_bytes {
             return (0, self.refuse(CONTENT_TOO_LARGE));
         }
         self.writing = Writing::Owed;
         self.awaits_continue = parsed.expects_continue;
         self.content_read = 0;
-        self.reading =
-            if body.announced() == Some(0) { Reading::Done } else { Reading::Content(body) };
+        self.reading = match parsed.framing {
+            Framing::Length(0) => Reading::Done,
+            Framing::Length(_) | Framing::Chunked => Reading::Content(body),
+        };
         (end, Event::Request(parsed.head))
     }
 
-    fn content_event<'a>(&mut self, read: &'a [u8], piece: Piece, limits: &Limits) -> Event<'a> {
+    fn content_event<'a>(
+        &mut self,
+        read: &'a [u8],
+        piece: Piece,
+        left: u64,
+        limits: &Limits,
+    ) -> Event<'a> {
+        if let Piece::Content(len) = piece {
+            self.content_read += len as u64;
+        }
+        // What a chunk announces counts at once: nobody has to send it to hear that it is too much.
+        if self.content_read.saturating_add(left) > limits.content_bytes {
+            return self.refuse(CONTENT_TOO_LARGE);
+        }
         match piece {
             Piece::NeedMore => Event::NeedMore,
             Piece::Content(len) => {
                 self.awaits_continue = false;
-                self.content_read += len as u64;
-                if self.content_read > limits.content_bytes {
-                    return self.refuse(CONTENT_TOO_LARGE);
-                }
                 Event::Content(&read[read.len() - len..])
             }
             Piece::End => {
@@ -238,14 +249,9 @@ impl Exchange {
         out: &mut Vec<u8>,
     ) -> bool {
         debug_assert_eq!(self.writing, Writing::Owed, "a response that nobody asked for");
-        if self.awaits_continue {
-            if response.status() < 400 {
-                self.send_continue(out);
-            } else {
-                // The client may send its content or not: nobody could tell what comes next.
-                self.keep_alive = false;
-            }
-        }
+        // Answered before it was told to go on, the client may send its content or not: nobody
+        // could tell what comes next.
+        self.keep_alive &= !self.awaits_continue;
         if !self.keep_alive && !matches!(self.reading, Reading::Done) {
             self.reading = Reading::Closed;
         }
