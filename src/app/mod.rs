@@ -18,7 +18,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crate::{
@@ -56,6 +56,8 @@ pub struct Context {
     pub loop_index: usize,
     /// The time of this turn of the loop.
     pub now: Instant,
+    /// The time of day.
+    pub wall: SystemTime,
     /// The peer of the connection.
     pub peer: SocketAddr,
 }

@@ -1,6 +1,6 @@
 //! What the tests of every kind need: a request head and a context.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::http::{Host, Method, RequestHead, Version};
 
@@ -31,5 +31,10 @@ pub(super) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Re
 
 /// A context of loop 0, now.
 pub(super) fn context() -> Context {
-    Context { loop_index: 0, now: Instant::now(), peer: ([127, 0, 0, 1], 40000).into() }
+    Context {
+        loop_index: 0,
+        now: Instant::now(),
+        wall: SystemTime::now(),
+        peer: ([127, 0, 0, 1], 40000).into(),
+    }
 }

@@ -330,7 +330,10 @@ impl Control {
     fn take_stop_step(&mut self, step: Option<StopStep>) -> Option<Verdict> {
         match step? {
             StopStep::Gate => self.command(LoopCommand::Gate),
-            StopStep::Finish => self.command(LoopCommand::Finish),
+            StopStep::Finish => {
+                event!(Info, "shutdown_gated", active_connections = self.active_connections());
+                self.command(LoopCommand::Finish);
+            }
             StopStep::CutAll => self.command(LoopCommand::CutAll),
             StopStep::Over { cut, stuck } => return Some(self.end_stop(cut, stuck)),
         }

@@ -100,7 +100,12 @@ impl Connection {
     fn answer_by_app(&mut self, guard: AppGuard, head: &RequestHead<'_>, cx: &mut LoopContext) {
         // The reply borrows from the app; the seat keeps it alive beside the guard.
         let seat = guard.seat();
-        let context = Context { loop_index: cx.index, now: cx.clock.now(), peer: self.peer };
+        let context = Context {
+            loop_index: cx.index,
+            now: cx.clock.now(),
+            wall: cx.clock.wall(),
+            peer: self.peer,
+        };
         self.begin_exchange(Some(head), Some(guard), cx);
         let app = seat.entry().app();
         let reply = catch_unwind(AssertUnwindSafe(|| app.handle(head, &context)));

@@ -5,9 +5,10 @@
 //! one owns. It knows control only by [`crate::message`].
 //!
 //! ```text
-//! serving ──Gate──► closing: gated, every answer says close, idle connections end after the grace
-//! closing ──Finish──► accept until nobody waits, close the listeners; ended with the last connection
-//! any ──CutAll──► everything is dropped; ended
+//! serving ──Gate──► closing     gated; every answer says close; the idle end after the grace
+//! closing ──Finish──► finishing accepts until nobody waits, closes the listeners
+//! finishing ──last connection──► ended
+//! any ──CutAll──► ended         drops everything
 //! ```
 
 mod answer;

@@ -256,7 +256,8 @@ impl Server {
         let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
         let local = format!(":{:04X}", self.address().port());
         let remote = format!(":{client_port:04X}");
-        table.lines().any(|line| {
+        // The table has a line for every connection of the machine: look before splitting.
+        table.lines().filter(|line| line.contains(&remote)).any(|line| {
             let columns: Vec<&str> = line.split_ascii_whitespace().collect();
             columns.len() > 9
                 && columns[1].ends_with(&local)

@@ -110,9 +110,9 @@ impl Files {
             return answer(request, &asked, found);
         }
         let send = |found: &Representation| answer(request, &asked, found);
-        match self.resolve(&mut state, key, accepted(), context.now, send) {
+        match self.resolve(&mut state, key, accepted(), context, send) {
             Ok(reply) => reply,
-            Err(Failure::NotFound) => self.not_found(&mut state, context.now),
+            Err(Failure::NotFound) => self.not_found(&mut state, context),
             Err(Failure::IsDirectory) => Reply::Full(redirect_into(request)),
             Err(Failure::Malformed) => Reply::Full(error_response(400)),
             Err(Failure::Forbidden) => Reply::Full(error_response(403)),
@@ -122,17 +122,17 @@ impl Files {
     }
 
     /// 404 with the configured page, else with the built-in one.
-    fn not_found(&self, state: &mut LoopState, now: Instant) -> Reply<'static> {
+    fn not_found(&self, state: &mut LoopState, context: &Context) -> Reply<'static> {
         let built_in = || Reply::Full(error_response(404));
         if self.config.not_found.is_none() {
             return built_in();
         }
         let accepted = AcceptedCodings::default();
-        if let Some(page) = state.cache.find(NOT_FOUND_KEY, || accepted, now) {
+        if let Some(page) = state.cache.find(NOT_FOUND_KEY, || accepted, context.now) {
             return page.reply(404);
         }
         let send = |page: &Representation| page.reply(404);
-        self.resolve(state, NOT_FOUND_KEY, accepted, now, send).unwrap_or_else(|_| built_in())
+        self.resolve(state, NOT_FOUND_KEY, accepted, context, send).unwrap_or_else(|_| built_in())
     }
 
     /// Finds what a key names on disk, sends it, and remembers it. Out of descriptors, lets go of
@@ -142,7 +142,7 @@ impl Files {
         state: &mut LoopState,
         key: &str,
         accepted: AcceptedCodings,
-        now: Instant,
+        context: &Context,
         send: impl Fn(&Representation) -> Reply<'static>,
     ) -> Result<Reply<'static>, Failure> {
         let root = state.root.as_ref().unwrap_or(&self.root);
@@ -150,15 +150,16 @@ impl Files {
             state.root = Some(successor);
         }
         let root = state.root.as_ref().unwrap_or(&self.root);
-        let mut outcome = self.look_up(root, key, accepted, state.cache.last_known(key));
+        let wall_s = seconds(context.wall);
+        let mut outcome = self.look_up(root, key, accepted, state.cache.last_known(key), wall_s);
         if matches!(outcome, Err(Failure::Exhausted)) {
             state.cache.forget_open_files();
-            outcome = self.look_up(root, key, accepted, state.cache.last_known(key));
+            outcome = self.look_up(root, key, accepted, state.cache.last_known(key), wall_s);
         }
         match outcome {
             Ok(resource) => {
                 let reply = resource.select(|| accepted).map(send).ok_or(Failure::Broken)?;
-                state.cache.store(key, resource, now);
+                state.cache.store(key, resource, context.now);
                 Ok(reply)
             }
             Err(failure) => {
@@ -175,6 +176,7 @@ impl Files {
         key: &str,
         accepted: AcceptedCodings,
         last_known: Option<&Resource>,
+        wall_s: i64,
     ) -> Result<Resource, Failure> {
         let is_error_page = key == NOT_FOUND_KEY;
         let (name, file, stamp) = match &self.config.not_found {
@@ -199,7 +201,6 @@ impl Files {
             is_error_page,
         };
         let chosen = accepted.choose(|coding| opened.iter().any(|(own, ..)| *own == coding));
-        let wall_s = wall_clock_s();
         let mut variants = Vec::with_capacity(opened.len());
         for (coding, file, stamp) in opened {
             let known = last_known.and_then(|known| known.unchanged(coding, &stamp));
@@ -356,10 +357,9 @@ fn is_coded_name(name: &[u8]) -> bool {
     Coding::NEIGHBOURS.iter().any(|coding| name.ends_with(coding.suffix().as_bytes()))
 }
 
-/// The time in seconds since 1970. Read only when the file system is asked too, and for no more
-/// than to tell whether a file is from the future, or still warm.
-fn wall_clock_s() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+/// The time in seconds since 1970.
+fn seconds(wall: SystemTime) -> i64 {
+    let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 

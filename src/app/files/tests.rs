@@ -557,7 +557,7 @@ fn unchanged_content_is_not_read_again_once_it_is_settled() {
     };
     for (later_s, is_kept) in [(0, false), (1, false), (3, true)] {
         let Opened::Regular(file, stamp) = opened() else { panic!("no file") };
-        let wall_s = wall_clock_s() + later_s;
+        let wall_s = seconds(SystemTime::now()) + later_s;
         let loaded = Representation::load(file, stamp, Coding::Identity, &spec, wall_s).unwrap();
         let variant = Variant { coding: Coding::Identity, stamp, loaded: Some(loaded) };
         let known = Resource::new(vec![variant]);
