@@ -195,7 +195,7 @@ pub struct InFlightGuard<A> {
 
 impl<A> InFlightGuard<A> {
     pub(super) fn enter(seat: &Rc<Seat<A>>) -> Result<Self, Draining> {
-        seat.entry.drain().enter(seat.loop_index)?;
+        seat.entry().drain().enter(seat.loop_index())?;
         Ok(Self { seat: Rc::clone(seat) })
     }
 
@@ -205,28 +205,33 @@ impl<A> InFlightGuard<A> {
     /// # Errors
     /// [`Draining`] when a drain has begun since (I1).
     pub fn enter_again(&self) -> Result<(), Draining> {
-        self.seat.entry.drain().enter_again(self.seat.loop_index)
+        self.entry().drain().enter_again(self.seat.loop_index())
     }
 
     /// The life that is held.
     pub fn entry(&self) -> &AppEntry<A> {
-        &self.seat.entry
+        self.seat.entry()
     }
 
     /// The life's name.
     pub fn id(&self) -> AppId {
-        self.seat.entry.id()
+        self.entry().id()
+    }
+
+    /// The life, for longer than the guard: it keeps the app's memory, but counts nothing.
+    pub fn seat(&self) -> Rc<Seat<A>> {
+        Rc::clone(&self.seat)
     }
 
     /// Ends the exchange because a deadline passed: counted as cut, then released.
     pub fn cut(self) {
-        self.seat.entry.drain().cut.fetch_add(1, Ordering::Relaxed);
+        self.entry().drain().cut.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl<A> Drop for InFlightGuard<A> {
     fn drop(&mut self) {
-        self.seat.entry.drain().leave(self.seat.loop_index);
+        self.entry().drain().leave(self.seat.loop_index());
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use super::{AppEntry, AppRegistry, Draining, InFlightGuard};
+use super::{AppEntry, AppRegistry, InFlightGuard};
 use crate::sync::Arc;
 
 /// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory.
@@ -26,9 +26,20 @@ pub struct RegistryView<A> {
 
 /// A life and the word of it that one loop writes.
 #[derive(Debug)]
-pub(super) struct Seat<A> {
-    pub(super) entry: Arc<AppEntry<A>>,
-    pub(super) loop_index: usize,
+pub struct Seat<A> {
+    entry: Arc<AppEntry<A>>,
+    loop_index: usize,
+}
+
+impl<A> Seat<A> {
+    /// The life.
+    pub fn entry(&self) -> &AppEntry<A> {
+        &self.entry
+    }
+
+    pub(super) fn loop_index(&self) -> usize {
+        self.loop_index
+    }
 }
 
 /// Why a request is not admitted.
@@ -54,15 +65,41 @@ impl<A> RegistryView<A> {
     /// # Errors
     /// [`Refusal`] when no life may take the exchange.
     pub fn admit(&mut self, host: Option<&str>) -> Result<InFlightGuard<A>, Refusal<A>> {
+        let mut none = None;
+        self.admit_after(host, &mut none)
+    }
+
+    /// As [`RegistryView::admit`], for a connection whose exchange before this one is not over. If
+    /// that one was for the same life its guard passes on: the connection is counted once.
+    ///
+    /// # Errors
+    /// [`Refusal`]; `before` keeps its guard then.
+    pub fn admit_after(
+        &mut self,
+        host: Option<&str>,
+        before: &mut Option<InFlightGuard<A>>,
+    ) -> Result<InFlightGuard<A>, Refusal<A>> {
         self.refresh();
         loop {
             let seat = self.seat(host).ok_or(Refusal::UnknownHost)?;
-            match InFlightGuard::enter(&seat) {
-                Ok(guard) => return Ok(guard),
-                // The seat may be older than a change made since: look at the map again.
-                Err(Draining) if self.registry.generation() != self.generation => self.refresh(),
-                Err(Draining) => return Err(Refusal::Draining(Arc::clone(&seat.entry))),
+            match before.as_ref().filter(|guard| guard.id() == seat.entry.id()) {
+                Some(guard) if guard.enter_again().is_ok() => {
+                    if let Some(guard) = before.take() {
+                        return Ok(guard);
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    if let Ok(guard) = InFlightGuard::enter(&seat) {
+                        return Ok(guard);
+                    }
+                }
             }
+            // The seat may be older than a change made since: look at the map again.
+            if self.registry.generation() == self.generation {
+                return Err(Refusal::Draining(Arc::clone(&seat.entry)));
+            }
+            self.refresh();
         }
     }
 

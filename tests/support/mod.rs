@@ -1,0 +1,42 @@
+//! What the black-box tests share: the real binary as a child, and clients that see every byte.
+//!
+//! Every wait has a deadline, and none is a bare sleep: a test goes on as soon as what it waits for
+//! is there.
+
+// Each test file uses its own part of this.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+mod client;
+mod load;
+mod response;
+mod server;
+mod wait;
+
+pub use client::{Client, End, Lost};
+pub use load::{Load, LoadKind, Tally};
+pub use response::Response;
+pub use response::find;
+pub use rustix::process::Signal;
+pub use server::{Event, Server, Setup, run};
+pub use wait::{PATIENCE, give_way, wait_until};
+
+/// A plain request for `path` of `host`.
+pub fn get(host: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
+}
+
+/// The same, the last one of its connection.
+pub fn get_and_close(host: &str, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+}
+
+/// Bytes that differ from place to place, so that a piece sent twice or left out shows.
+pub fn pattern(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    let mut bytes = Vec::with_capacity(length);
+    for _ in 0..length {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes.push((state >> 24) as u8);
+    }
+    bytes
+}

@@ -1,0 +1,417 @@
+//! The real binary as a child process, its configuration, its events.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{
+    client::Client,
+    wait::{PATIENCE, wait_until},
+};
+
+/// The ticks of `/proc/PID/stat` in a second.
+const TICKS_PER_S: u64 = 100;
+
+/// A folder with a configuration, not yet running.
+pub struct Setup {
+    dir: TempDir,
+    listen: Vec<String>,
+    server: String,
+    limits: String,
+    apps: String,
+    descriptors: Option<u32>,
+}
+
+impl Setup {
+    /// Two loops on a free port of 127.0.0.1, no apps.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (server, limits, apps) = (String::new(), String::new(), String::new());
+        let listen = vec!["127.0.0.1:0".to_owned()];
+        Self { dir, listen, server, limits, apps, descriptors: None }
+    }
+
+    /// Listens on these addresses instead.
+    pub fn listen(mut self, addresses: &[&str]) -> Self {
+        self.listen = addresses.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Adds a line to `[server]`.
+    pub fn server(mut self, line: &str) -> Self {
+        self.server += &format!("{line}\n");
+        self
+    }
+
+    /// Adds a line to `[limits]`.
+    pub fn limits(mut self, line: &str) -> Self {
+        self.limits += &format!("{line}\n");
+        self
+    }
+
+    /// Adds an app by the lines of its table.
+    pub fn app(mut self, host: &str, lines: &str) -> Self {
+        self.apps += &format!("\n[apps.\"{host}\"]\n{lines}\n");
+        self
+    }
+
+    /// Adds an app that answers with its host's name.
+    pub fn named_app(self, host: &str) -> Self {
+        let lines = format!("respond = {{ body = \"{host}\" }}");
+        self.app(host, &lines)
+    }
+
+    /// Holds the process to this many descriptors.
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
+    /// The folder of the configuration.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes a file, and the folders above it.
+    pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
+        fs::write(&path, content).expect("file");
+        self
+    }
+
+    /// The text of the configuration.
+    pub fn text(&self) -> String {
+        let threads = if self.server.contains("threads") { "" } else { "threads = 2\n" };
+        format!(
+            "[server]\nlisten = {:?}\n{threads}{}\n[limits]\n{}{}",
+            self.listen, self.server, self.limits, self.apps
+        )
+    }
+
+    /// Starts the server and waits until it is ready.
+    pub fn start(self) -> Server {
+        let config = self.dir.path().join("config.toml");
+        fs::write(&config, self.text()).expect("config.toml");
+        let mut child = command(self.descriptors)
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("a pipe");
+        thread::spawn({
+            let log = Arc::clone(&log);
+            move || log.collect(stderr)
+        });
+        let mut server = Server { child, log, addresses: Vec::new(), dir: self.dir };
+        let ready = server.wait_event("multi_app_ready");
+        let listen = ready.field("listen").expect("multi_app_ready names the addresses");
+        let parse = |text: &str| text.parse().unwrap_or_else(|_| panic!("listen={listen:?}"));
+        server.addresses = listen.split(',').map(parse).collect();
+        server
+    }
+}
+
+fn command(descriptors: Option<u32>) -> Command {
+    let binary = env!("CARGO_BIN_EXE_tidegate");
+    let mut command = match descriptors {
+        None => Command::new(binary),
+        Some(most) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), binary]);
+            shell
+        }
+    };
+    command.env_remove("TIDEGATE_ADMIN").env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// Runs a command of the binary to its end: exit code and all it printed.
+pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut child = command(None)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let ended = wait_until(PATIENCE, || child.try_wait().expect("wait").is_some());
+    if !ended {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().expect("it ended");
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    assert!(ended, "{arguments:?} doesn't end; it printed:\n{printed}");
+    (output.status.code(), printed)
+}
+
+/// A running server. It is killed when this goes, and its log is shown if the test failed.
+pub struct Server {
+    child: Child,
+    log: Arc<Log>,
+    addresses: Vec<SocketAddr>,
+    dir: TempDir,
+}
+
+impl Server {
+    /// The first address where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// All addresses where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The folder of its configuration.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().to_owned()
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("signal");
+    }
+
+    /// Stops the process from running until `resume`.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let paused = wait_until(PATIENCE, || self.stat(0) == "T");
+        assert!(paused, "SIGSTOP stops");
+    }
+
+    /// Lets the process run on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        self.wait_exit_within(PATIENCE)
+    }
+
+    /// Waits for the end of the process, and fails the test at the deadline.
+    pub fn wait_exit_within(&mut self, deadline: Duration) -> ExitStatus {
+        let mut status = None;
+        let child = &mut self.child;
+        wait_until(deadline, || {
+            status = child.try_wait().expect("wait");
+            status.is_some()
+        });
+        let status = status.unwrap_or_else(|| panic!("the server runs after {deadline:?}"));
+        assert_eq!(status.signal(), None, "the server was killed");
+        self.log.wait_closed();
+        status
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
+    /// Waits for the first event of this name.
+    pub fn wait_event(&self, name: &str) -> Event {
+        let mut found = None;
+        self.log.wait(PATIENCE, |lines| {
+            found = lines.iter().filter_map(|line| Event::parse(line)).find(|e| e.name == name);
+            found.is_some()
+        });
+        found.unwrap_or_else(|| panic!("no event {name} in the log:\n{}", self.log.text()))
+    }
+
+    /// All events so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.log.lines().iter().filter_map(|line| Event::parse(line)).collect()
+    }
+
+    /// Waits until the server has accepted this connection and read all that was sent on it.
+    pub fn wait_read(&self, client: &Client) {
+        let read = wait_until(PATIENCE, || self.has_read(client.port()));
+        assert!(read, "the server doesn't read");
+    }
+
+    fn has_read(&self, client_port: u16) -> bool {
+        let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+        let local = format!(":{:04X}", self.address().port());
+        let remote = format!(":{client_port:04X}");
+        table.lines().any(|line| {
+            let columns: Vec<&str> = line.split_ascii_whitespace().collect();
+            columns.len() > 9
+                && columns[1].ends_with(&local)
+                && columns[2].ends_with(&remote)
+                && columns[4].ends_with(":00000000")
+                && columns[9] != "0"
+        })
+    }
+
+    /// How many sockets the process has open.
+    pub fn sockets(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let entries = fs::read_dir(folder).expect("the process runs");
+        let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    /// The processor time the process has used.
+    pub fn cpu_time(&self) -> Duration {
+        let ticks = |index| self.stat(index).parse::<u64>().expect("a number");
+        Duration::from_millis((ticks(11) + ticks(12)) * 1000 / TICKS_PER_S)
+    }
+
+    /// A column of `/proc/PID/stat`, counted from the state of the process.
+    fn stat(&self, index: usize) -> String {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let line = fs::read_to_string(path).expect("the process runs");
+        let columns = line.rsplit(')').next().unwrap_or("");
+        columns.split_ascii_whitespace().nth(index).unwrap_or("").to_owned()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("a process id")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Errors mean that it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.log.wait_closed();
+        let text = self.log.text();
+        if thread::panicking() {
+            eprintln!("--- the server's log\n{text}---");
+        } else {
+            assert!(!text.contains("panicked at"), "the server panicked:\n{text}");
+        }
+    }
+}
+
+/// One event of the log.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub level: String,
+    pub name: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Event {
+    /// Reads `time LEVEL name key=value key="va lue" …`.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = words(line).into_iter();
+        let time = words.next()?;
+        if !time.ends_with('Z') || !time.starts_with("20") {
+            return None;
+        }
+        let (level, name) = (words.next()?, words.next()?);
+        let fields = words
+            .filter_map(|word| {
+                let (key, value) = word.split_once('=')?;
+                Some((key.to_owned(), value.to_owned()))
+            })
+            .collect();
+        Some(Self { level, name, fields })
+    }
+
+    /// The value of a field.
+    pub fn field(&self, key: &str) -> Option<&str> {
+        self.fields.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of a field that is a number.
+    pub fn count(&self, key: &str) -> usize {
+        let value = self.field(key).unwrap_or_else(|| panic!("{} without {key}", self.name));
+        value.parse().unwrap_or_else(|_| panic!("{key}={value:?}"))
+    }
+}
+
+/// Splits at spaces, except between quotes, which are left out.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let (mut quoted, mut escaped) = (false, false);
+    for char in line.chars() {
+        let word = words.last_mut().expect("never empty");
+        match char {
+            _ if escaped => {
+                word.push(char);
+                escaped = false;
+            }
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            other => word.push(other),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// The lines of the child's standard error.
+#[derive(Default)]
+struct Log {
+    state: Mutex<LogState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct LogState {
+    lines: Vec<String>,
+    closed: bool,
+}
+
+impl Log {
+    fn collect(&self, stderr: ChildStderr) {
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            self.state.lock().expect("log").lines.push(String::from_utf8_lossy(&line).into_owned());
+            self.changed.notify_all();
+        }
+        self.state.lock().expect("log").closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until `condition` holds for the lines, the pipe is closed, or the deadline.
+    fn wait(&self, deadline: Duration, mut condition: impl FnMut(&[String]) -> bool) {
+        let end = Instant::now() + deadline;
+        let mut state = self.state.lock().expect("log");
+        while !condition(&state.lines) && !state.closed {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).expect("log").0;
+        }
+    }
+
+    fn wait_closed(&self) {
+        self.wait(PATIENCE, |_| false);
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.state.lock().expect("log").lines.clone()
+    }
+
+    fn text(&self) -> String {
+        self.lines().iter().map(|line| format!("{line}\n")).collect()
+    }
+}

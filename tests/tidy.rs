@@ -1,0 +1,731 @@
+//! The house rules as a test: which module may import which, lengths, time, words.
+//!
+//! The rules are read off rustfmt'ed text without comments and literals. Each rule is a function
+//! from a file to its complaints, and is tried on a bad sample first.
+#![cfg(not(loom))]
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+const COLUMNS_MAX: usize = 100;
+const FUNCTION_LINES_MAX: usize = 70;
+const FILE_LINES_MAX: usize = 500;
+
+/// A module and the modules it may import. Who isn't here may import all (`lib`, `main`).
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("sync", &[]),
+    ("http", &[]),
+    ("config", &["sync", "http"]),
+    ("logging", &["sync", "http", "config"]),
+    ("app", &["sync", "http", "logging", "config"]),
+    ("registry", &["sync"]),
+    ("message", &["sync", "http", "logging", "config", "app", "registry"]),
+    ("event_loop", &["sync", "http", "logging", "config", "app", "registry", "message"]),
+    ("control", &["sync", "http", "logging", "config", "app", "registry", "message"]),
+    (
+        "server",
+        &[
+            "sync",
+            "http",
+            "logging",
+            "config",
+            "app",
+            "registry",
+            "message",
+            "event_loop",
+            "control",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "sync",
+            "http",
+            "logging",
+            "config",
+            "app",
+            "registry",
+            "message",
+            "event_loop",
+            "control",
+            "server",
+        ],
+    ),
+];
+
+/// The modules that may ask what time it is.
+const CLOCKS: &[&str] = &["event_loop", "control", "server", "cli"];
+
+const ASYNC_RUNTIMES: &[&str] = &[
+    "tokio",
+    "async-std",
+    "smol",
+    "async-executor",
+    "async-global-executor",
+    "async-io",
+    "futures-executor",
+    "monoio",
+    "glommio",
+    "compio",
+];
+
+/// One file of Rust.
+struct Source {
+    /// Relative to the folder that was read, with slashes.
+    path: String,
+    text: String,
+    /// The text with comments and the insides of literals blanked, at the same places.
+    code: String,
+    /// The code with everything under `#[cfg(test)]` blanked too.
+    product: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Self {
+        let code = without_comments_and_literals(text);
+        let product = without_tests(&code);
+        Self { path: path.to_owned(), text: text.to_owned(), code, product }
+    }
+
+    /// The module path of the file from the crate's root: `http/head.rs` is `[http, head]`.
+    fn module(&self) -> Vec<&str> {
+        let stem = self.path.strip_suffix(".rs").unwrap_or(&self.path);
+        let mut parts: Vec<&str> = stem.split('/').collect();
+        if matches!(parts.last(), Some(&("mod" | "lib"))) {
+            parts.pop();
+        }
+        parts
+    }
+
+    /// A complaint about the place of byte `at`.
+    fn complain(&self, at: usize, what: &str) -> String {
+        let line = self.text[..at].matches('\n').count() + 1;
+        format!("{}:{line}: {what}", self.path)
+    }
+
+    /// The places of `word` in `text` where it stands alone.
+    fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+        text.match_indices(word).map(|(at, _)| at).filter(move |at| {
+            let before = text[..*at].chars().next_back();
+            let after = text[at + word.len()..].chars().next();
+            !before.is_some_and(is_name_char) && !after.is_some_and(is_name_char)
+        })
+    }
+}
+
+#[test]
+fn imports_go_one_way() {
+    check(&sources("src"), imports);
+}
+
+#[test]
+fn functions_are_short() {
+    check(&sources("src"), long_functions);
+}
+
+#[test]
+fn files_are_short() {
+    check(&sources("src"), long_files);
+}
+
+#[test]
+fn lines_are_narrow() {
+    for folder in ["src", "tests", "bench", "benches"] {
+        check(&sources(folder), wide_lines);
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    check(&sources("src"), no_purpose);
+    check(&sources("tests"), no_purpose);
+}
+
+#[test]
+fn time_enters_as_a_parameter() {
+    check(&sources("src"), clocks);
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    for folder in ["src", "tests", "bench", "benches"] {
+        check(&sources(folder), leftovers);
+    }
+}
+
+#[test]
+fn getters_have_no_prefix() {
+    check(&sources("src"), getters);
+}
+
+#[test]
+fn tests_never_just_sleep() {
+    check(&sources("tests"), sleeps);
+    check(&sources("src"), sleeps_in_tests);
+}
+
+#[test]
+fn only_the_registry_is_compiled_for_loom() {
+    check(&sources("tests"), no_loom_guard);
+}
+
+#[test]
+fn there_is_no_async_runtime() {
+    let lock = read("Cargo.lock");
+    assert_eq!(async_runtimes(&lock), Vec::<&str>::new());
+    assert_eq!(async_runtimes("name = \"mio\"\nname = \"tokio\"\n"), ["tokio"]);
+}
+
+#[test]
+fn unsafe_code_is_forbidden() {
+    let manifest = read("Cargo.toml");
+    let lints = manifest.split("[lints.rust]").nth(1).and_then(|rest| rest.split("\n[").next());
+    let lints = lints.expect("[lints.rust]");
+    assert!(lints.lines().any(|line| line == "unsafe_code = \"forbid\""), "{lints}");
+}
+
+#[test]
+fn ci_is_executable() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run");
+    let mode = fs::metadata(path).expect(".ci/run").permissions().mode();
+    assert_eq!(mode & 0o111, 0o111, "{mode:o}");
+}
+
+/// Fails with all complaints of a rule.
+fn check(sources: &[Source], rule: fn(&Source) -> Vec<String>) {
+    let complaints: Vec<String> = sources.iter().flat_map(rule).collect();
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+/// All Rust files of a folder; none if there is no such folder.
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut sources = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(source(&root, &path));
+            }
+        }
+    }
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    sources
+}
+
+fn source(root: &Path, path: &PathBuf) -> Source {
+    let text = fs::read_to_string(path).expect("a readable file");
+    let relative = path.strip_prefix(root).expect("below the root");
+    Source::new(relative.to_str().expect("a plain name"), &text)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
+}
+
+/// Paths from the crate's root, in code and in `use`, that the direction forbids.
+fn imports(source: &Source) -> Vec<String> {
+    let module = source.module();
+    let own = *module.first().unwrap_or(&"lib");
+    let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == own) else {
+        if ["lib", "main"].contains(&own) {
+            return Vec::new();
+        }
+        return vec![source.complain(0, "a module that has no place in the direction of imports")];
+    };
+    let mut complaints = Vec::new();
+    for (at, name) in imported(&source.product, module.len()) {
+        if name != own && !allowed.contains(&name.as_str()) {
+            complaints.push(source.complain(at, &format!("{own} imports {name}")));
+        }
+    }
+    complaints
+}
+
+/// The first names of all paths that begin at the crate's root, and where they stand. `depth`:
+/// how many `super` lead to the root.
+fn imported(code: &str, depth: usize) -> Vec<(usize, String)> {
+    let root_by_super = vec!["super"; depth].join("::");
+    let mut found = Vec::new();
+    for root in ["crate", "$crate", "tidegate", &root_by_super] {
+        for at in Source::words(code, root) {
+            let after = at + root.len();
+            let inner = code[..at].ends_with("::") || code[..at].ends_with('$');
+            if !inner && code[after..].starts_with("::") {
+                let names = first_names(&code[after + 2..]);
+                found.extend(names.into_iter().map(|name| (at, name)));
+            }
+        }
+    }
+    found
+}
+
+/// `a::b` gives `a`; `{a, b::{c, d}, self}` gives `a` and `b`.
+fn first_names(path: &str) -> Vec<String> {
+    let name = |text: &str| -> String {
+        let text = text.trim_start();
+        text.chars().take_while(|char| is_name_char(*char) || *char == '*').collect()
+    };
+    let Some(group) = path.strip_prefix('{') else { return vec![name(path)] };
+    let (mut names, mut depth, mut start) = (Vec::new(), 0, 0);
+    for (at, char) in group.char_indices() {
+        match char {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                names.push(name(&group[start..at]));
+                start = at + 1;
+                if char == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    names.retain(|name| !name.is_empty() && name != "self");
+    names
+}
+
+fn long_functions(source: &Source) -> Vec<String> {
+    let code = &source.code;
+    let mut complaints = Vec::new();
+    for at in Source::words(code, "fn") {
+        let named = code[at + 2..].trim_start().starts_with(|char: char| is_name_char(char));
+        let Some(open) = named.then(|| body(&code[at..])).flatten() else { continue };
+        let end = at + open + closing(&code[at + open..]);
+        let lines = code[at..end].matches('\n').count() + 1;
+        if lines > FUNCTION_LINES_MAX {
+            complaints.push(source.complain(at, &format!("a function of {lines} lines")));
+        }
+    }
+    complaints
+}
+
+/// Where a function's body opens; `None` for a declaration without one.
+fn body(code: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (at, char) in code.char_indices() {
+        match char {
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth = depth.saturating_sub(1),
+            '{' if depth == 0 => return Some(at),
+            ';' if depth == 0 => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// How long a block is that opens at the front of `code`.
+fn closing(code: &str) -> usize {
+    let mut depth = 0_usize;
+    for (at, char) in code.char_indices() {
+        match char {
+            '{' => depth += 1,
+            '}' if depth == 1 => return at + 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    code.len()
+}
+
+fn long_files(source: &Source) -> Vec<String> {
+    let is_test =
+        |line: &str| line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test");
+    let lines = source.code.lines().take_while(|line| !is_test(line)).count();
+    let long = lines > FILE_LINES_MAX;
+    long.then(|| source.complain(0, &format!("{lines} lines before the tests")))
+        .into_iter()
+        .collect()
+}
+
+fn wide_lines(source: &Source) -> Vec<String> {
+    let mut complaints = Vec::new();
+    let mut at = 0;
+    for line in source.text.split_inclusive('\n') {
+        let columns = line.trim_end_matches('\n').chars().count();
+        if columns > COLUMNS_MAX {
+            complaints.push(source.complain(at, &format!("{columns} columns")));
+        }
+        at += line.len();
+    }
+    complaints
+}
+
+fn no_purpose(source: &Source) -> Vec<String> {
+    let says = source.text.starts_with("//! ");
+    (!says).then(|| source.complain(0, "doesn't open with its purpose")).into_iter().collect()
+}
+
+fn clocks(source: &Source) -> Vec<String> {
+    if source.module().first().is_some_and(|module| CLOCKS.contains(module)) {
+        return Vec::new();
+    }
+    let calls = ["Instant::now", "SystemTime::now", ".elapsed()"];
+    let found = calls.iter().flat_map(|call| source.product.match_indices(call));
+    found.map(|(at, call)| source.complain(at, &format!("{call} outside of the loops"))).collect()
+}
+
+fn leftovers(source: &Source) -> Vec<String> {
+    let macros = ["todo", "unimplemented", "dbg"];
+    let found = macros.iter().flat_map(|name| {
+        let places = Source::words(&source.code, name);
+        places
+            .filter(|at| source.code[at + name.len()..].starts_with('!'))
+            .map(move |at| (at, name))
+    });
+    found.map(|(at, name)| source.complain(at, &format!("{name}!"))).collect()
+}
+
+fn getters(source: &Source) -> Vec<String> {
+    let found = source.code.match_indices("fn get_");
+    found.map(|(at, _)| source.complain(at, "a getter with a prefix")).collect()
+}
+
+fn sleeps(source: &Source) -> Vec<String> {
+    let own_place = source.path == "support/wait.rs";
+    let names = ["sleep", "sleep_ms", "sleep_until", "park_timeout"];
+    let found = names.iter().flat_map(|name| {
+        let places = Source::words(&source.code, name);
+        places
+            .filter(|at| source.code[at + name.len()..].starts_with('('))
+            .map(move |at| (at, name))
+    });
+    found
+        .filter(|(_, name)| !own_place || **name != "park_timeout")
+        .map(|(at, name)| source.complain(at, &format!("{name} waits for nothing")))
+        .collect()
+}
+
+fn sleeps_in_tests(source: &Source) -> Vec<String> {
+    let found = source.code.match_indices("thread::sleep");
+    found
+        .filter(|(at, call)| source.product[*at..at + call.len()].trim().is_empty())
+        .map(|(at, _)| source.complain(at, "a test that sleeps"))
+        .collect()
+}
+
+fn no_loom_guard(source: &Source) -> Vec<String> {
+    let needed = !source.path.contains('/') && source.path != "loom.rs";
+    let guarded = source.text.lines().any(|line| line == "#![cfg(not(loom))]");
+    let bad = needed && !guarded;
+    bad.then(|| source.complain(0, "no #![cfg(not(loom))]")).into_iter().collect()
+}
+
+fn async_runtimes(lock: &str) -> Vec<&'static str> {
+    let locked = |name: &&&str| lock.lines().any(|line| line == format!("name = \"{name}\""));
+    ASYNC_RUNTIMES.iter().filter(locked).copied().collect()
+}
+
+fn is_name_char(char: char) -> bool {
+    char.is_alphanumeric() || char == '_'
+}
+
+/// Blanks comments and the insides of string and character literals; what is left stays in place.
+fn without_comments_and_literals(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut code = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let length = skipped(text, at);
+        if length > 0 {
+            blank(&mut code, &text[at..at + length]);
+            at += length;
+        } else {
+            let char = text[at..].chars().next().unwrap_or(' ');
+            code.push(char);
+            at += char.len_utf8();
+        }
+    }
+    code
+}
+
+/// As many bytes of blanks, with the line breaks kept.
+fn blank(code: &mut String, text: &str) {
+    code.extend(text.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
+}
+
+/// How many bytes at `at` are a comment or a literal; 0 if none begins there.
+fn skipped(text: &str, at: usize) -> usize {
+    let rest = &text[at..];
+    let after_name = text[..at].chars().next_back().is_some_and(is_name_char);
+    if rest.starts_with("//") {
+        return rest.find('\n').unwrap_or(rest.len());
+    }
+    if rest.starts_with("/*") {
+        return block_comment(rest);
+    }
+    if rest.starts_with('"') {
+        return quoted(rest, '"');
+    }
+    if rest.starts_with('\'') {
+        return character(rest);
+    }
+    let raw = rest.trim_start_matches(['b', 'c']);
+    let prefix = rest.len() - raw.len();
+    if !after_name && prefix <= 1 && raw.starts_with('r') {
+        let hashes = raw[1..].bytes().take_while(|byte| *byte == b'#').count();
+        if raw[1 + hashes..].starts_with('"') {
+            let end = format!("\"{}", "#".repeat(hashes));
+            let content = prefix + 2 + hashes;
+            return rest[content..].find(&end).map_or(rest.len(), |at| content + at + end.len());
+        }
+    }
+    0
+}
+
+fn block_comment(rest: &str) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < rest.len() {
+        if rest[at..].starts_with("/*") {
+            (depth, at) = (depth + 1, at + 2);
+        } else if rest[at..].starts_with("*/") {
+            (depth, at) = (depth - 1, at + 2);
+            if depth == 0 {
+                break;
+            }
+        } else {
+            at += rest[at..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    at
+}
+
+/// The length of a literal that opens with `quote`, up to the next one that isn't escaped.
+fn quoted(rest: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, char) in rest.char_indices().skip(1) {
+        match char {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            _ if char == quote => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// The length of a character literal; 0 for a lifetime.
+fn character(rest: &str) -> usize {
+    let mut chars = rest[1..].chars();
+    match (chars.next(), chars.next()) {
+        (Some('\\'), _) | (Some(_), Some('\'')) => quoted(rest, '\''),
+        _ => 0,
+    }
+}
+
+/// Blanks each item behind a `cfg` that names `test`.
+fn without_tests(code: &str) -> String {
+    let mut product = String::with_capacity(code.len());
+    let mut at = 0;
+    let starts = ["#[cfg(test)]", "#[cfg(all(test"];
+    while let Some(start) = starts.iter().filter_map(|start| code[at..].find(start)).min() {
+        product.push_str(&code[at..at + start]);
+        at += start;
+        let attribute = code[at..].find(']').map_or(0, |end| end + 1);
+        let item = &code[at + attribute..];
+        let length = match body(item) {
+            Some(open) => open + closing(&item[open..]),
+            None => item.find(';').map_or(item.len(), |end| end + 1),
+        };
+        blank(&mut product, &code[at..at + attribute + length]);
+        at += attribute + length;
+    }
+    product.push_str(&code[at..]);
+    product
+}
+
+/// The complaints of a rule about one sample.
+fn complaints(rule: fn(&Source) -> Vec<String>, path: &str, text: &str) -> Vec<String> {
+    rule(&Source::new(path, text))
+}
+
+#[test]
+fn forbidden_imports_are_found() {
+    for (path, text, expected) in [
+        ("http/head.rs", "use crate::config::Config;", "http/head.rs:1: http imports config"),
+        ("http/mod.rs", "fn f() { crate::sync::x() }", "http/mod.rs:1: http imports sync"),
+        (
+            "app/mod.rs",
+            "//! A\nuse crate::{\n http::{A, B},\n server::C,\n};",
+            "app/mod.rs:2: app imports server",
+        ),
+        (
+            "registry/mod.rs",
+            "use crate::{sync, app::App};",
+            "registry/mod.rs:1: registry imports app",
+        ),
+        (
+            "event_loop/mod.rs",
+            "use crate::control;",
+            "event_loop/mod.rs:1: event_loop imports control",
+        ),
+        (
+            "control/plan.rs",
+            "use crate::event_loop::X;",
+            "control/plan.rs:1: control imports event_loop",
+        ),
+        ("control/mod.rs", "use super::server::X;", "control/mod.rs:1: control imports server"),
+        ("control/plan.rs", "use super::super::cli;", "control/plan.rs:1: control imports cli"),
+        (
+            "registry/mod.rs",
+            "crate::logging::event!(X);",
+            "registry/mod.rs:1: registry imports logging",
+        ),
+        ("message.rs", "use crate::HttpServer;", "message.rs:1: message imports HttpServer"),
+        ("sync.rs", "pub use crate::*;", "sync.rs:1: sync imports *"),
+        ("server.rs", "use tidegate::cli;", "server.rs:1: server imports cli"),
+        (
+            "app/x.rs",
+            "macro_rules! m { () => { $crate::server::x() } }",
+            "app/x.rs:1: app imports server",
+        ),
+        ("news.rs", "", "news.rs:1: a module that has no place in the direction of imports"),
+    ] {
+        assert_eq!(complaints(imports, path, text), [expected], "{path}: {text}");
+    }
+}
+
+#[test]
+fn allowed_imports_are_left_alone() {
+    for (path, text) in [
+        ("http/head.rs", "use super::{host::Host, method::Method};\nuse crate::http::Bytes;"),
+        ("http/head.rs", "//! See [`crate::server`].\n// crate::server\n/* crate::cli */"),
+        ("http/head.rs", "fn f() -> &'static str { \"crate::server\" }"),
+        ("http/head.rs", "fn f() -> &'static str { r#\"a \" crate::server\"# }"),
+        ("http/head.rs", "#[cfg(test)]\nmod tests {\n    use crate::server::X;\n}"),
+        ("http/head.rs", "#[cfg(test)]\nuse crate::server::X;\nfn f() {}"),
+        ("http/mod.rs", "mod head;\npub use head::X;\nuse std::sync::Arc;\nuse ::log::info;"),
+        ("registry/drain.rs", "use crate::sync::atomic::AtomicU64;\nuse super::AppRegistry;"),
+        ("event_loop/mod.rs", "use crate::{app::{App, Reply}, http, message::LoopCommand};"),
+        ("cli/serve.rs", "use tidegate::server::HttpServer;"),
+        ("lib.rs", "pub use server::HttpServer;"),
+        ("main.rs", "use tidegate::HttpServer;"),
+        ("app/x.rs", "fn f(tidegate: u8) { other::crate_name::x(); my_crate::server::y() }"),
+    ] {
+        assert_eq!(complaints(imports, path, text), Vec::<String>::new(), "{path}: {text}");
+    }
+}
+
+#[test]
+fn long_functions_are_found() {
+    let function = |lines: usize| {
+        let mut text = "//! X\nimpl X {\n    fn f<'a>(a: [u8; 4]) -> fn() {\n".to_owned();
+        for n in 0..lines - 2 {
+            let _ = writeln!(text, "        f({n}, '{{', \"}}\"); // }}");
+        }
+        text + "    }\n}\n\nfn g();\n"
+    };
+    let found = complaints(long_functions, "x.rs", &function(FUNCTION_LINES_MAX + 1));
+    assert_eq!(found, ["x.rs:3: a function of 71 lines"]);
+    assert!(complaints(long_functions, "x.rs", &function(FUNCTION_LINES_MAX)).is_empty());
+}
+
+#[test]
+fn long_files_are_found() {
+    let tests = "#[cfg(test)]\nmod tests {\n".to_owned() + &"    fn t() {}\n".repeat(900) + "}\n";
+    let most = "fn f() {}\n".repeat(FILE_LINES_MAX);
+    assert!(complaints(long_files, "x.rs", &(most.clone() + &tests)).is_empty());
+    let found = complaints(long_files, "x.rs", &("\n".to_owned() + &most + &tests));
+    assert_eq!(found, ["x.rs:1: 501 lines before the tests"]);
+}
+
+#[test]
+fn wide_lines_are_found() {
+    let line = "\u{fc}".repeat(COLUMNS_MAX);
+    assert!(complaints(wide_lines, "x.rs", &format!("{line}\n{line}\n")).is_empty());
+    let found = complaints(wide_lines, "x.rs", &format!("\n{line}x\n"));
+    assert_eq!(found, ["x.rs:2: 101 columns"]);
+}
+
+#[test]
+fn files_without_a_purpose_are_found() {
+    assert!(complaints(no_purpose, "x.rs", "//! What it is for.\n").is_empty());
+    assert_eq!(complaints(no_purpose, "x.rs", "// A comment.\n//! Late.\n").len(), 1);
+    assert_eq!(complaints(no_purpose, "x.rs", "").len(), 1);
+}
+
+#[test]
+fn clocks_are_found() {
+    let text = "use std::time::Instant;\nfn f() { let now = Instant::now(); }\n";
+    for (path, count) in
+        [("http/mod.rs", 1), ("logging/mod.rs", 1), ("event_loop/timers.rs", 0), ("server.rs", 0)]
+    {
+        assert_eq!(complaints(clocks, path, text).len(), count, "{path}");
+    }
+    let in_tests = format!("#[cfg(test)]\nmod tests {{\n{text}}}\n");
+    assert!(complaints(clocks, "http/mod.rs", &in_tests).is_empty());
+    assert_eq!(complaints(clocks, "app/x.rs", "fn f() { SystemTime::now() }").len(), 1);
+    assert_eq!(complaints(clocks, "app/x.rs", "fn f() { start.elapsed() }").len(), 1);
+}
+
+#[test]
+fn leftovers_are_found() {
+    for text in ["fn f() { todo!() }", "fn f() { dbg!(1); }", "fn f() { unimplemented!(\"x\") }"] {
+        assert_eq!(complaints(leftovers, "x.rs", text).len(), 1, "{text}");
+    }
+    for text in
+        ["// todo!()", "fn f() { not_todo!() }", "fn todo() {}", "const X: &str = \"dbg!\";"]
+    {
+        assert!(complaints(leftovers, "x.rs", text).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn prefixed_getters_are_found() {
+    assert_eq!(complaints(getters, "x.rs", "pub fn get_name() {}").len(), 1);
+    assert!(complaints(getters, "x.rs", "pub fn get() {}\nfn target_get_x() {}").is_empty());
+}
+
+#[test]
+fn sleeps_are_found() {
+    assert_eq!(complaints(sleeps, "drain.rs", "fn f() { thread::park_timeout(x) }").len(), 1);
+    assert!(complaints(sleeps, "support/wait.rs", "fn f() { thread::park_timeout(x) }").is_empty());
+    assert!(!complaints(sleeps, "support/wait.rs", "fn f() { thread::sleep(x) }").is_empty());
+    assert!(complaints(sleeps, "drain.rs", "// thread::sleep(x)").is_empty());
+    let in_test = "#[cfg(test)]\nmod tests {\n    fn f() { thread::sleep(x) }\n}\n";
+    assert_eq!(complaints(sleeps_in_tests, "x.rs", in_test).len(), 1);
+    assert!(complaints(sleeps_in_tests, "x.rs", "fn f() { thread::sleep(x) }").is_empty());
+}
+
+#[test]
+fn missing_loom_guards_are_found() {
+    assert_eq!(complaints(no_loom_guard, "drain.rs", "//! X\n").len(), 1);
+    assert!(complaints(no_loom_guard, "drain.rs", "//! X\n#![cfg(not(loom))]\n").is_empty());
+    assert!(complaints(no_loom_guard, "loom.rs", "//! X\n").is_empty());
+    assert!(complaints(no_loom_guard, "support/mod.rs", "//! X\n").is_empty());
+}
+
+#[test]
+fn comments_and_literals_are_blanked_in_place() {
+    for (text, code) in [
+        ("a // b\nc", "a     \nc"),
+        ("a /* b /* c */ d */ e", "a                   e"),
+        ("f(\"a\\\"b\", c)", "f(      , c)"),
+        ("f('\"', '\\'', '{', b'}') // x", "f(   ,     ,    , b   )     "),
+        ("fn f<'a>(x: &'a str)", "fn f<'a>(x: &'a str)"),
+        ("r#\"a\"b\"# + br\"\\\" + x", "         +       + x"),
+        ("for r in r {}", "for r in r {}"),
+        ("\"\u{fc}\" a", "     a"),
+    ] {
+        assert_eq!(without_comments_and_literals(text), code, "{text}");
+    }
+}
+
+#[test]
+fn tests_are_blanked_in_place() {
+    let text = "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() {}\n}\nfn c() {}\n";
+    let product = without_tests(text);
+    assert_eq!(product.len(), text.len());
+    assert_eq!(product.split_whitespace().collect::<String>(), "fna(){}fnc(){}");
+    let product = without_tests("#[cfg(all(test, not(loom)))]\nuse a::b;\nfn c() {}");
+    assert_eq!(product.trim(), "fn c() {}");
+}
