@@ -11,10 +11,10 @@ use crate::peer::Kind;
 #[command(name = "throughput")]
 pub(crate) struct Options {
     /// Measurements of each server in each case; the result is their median
-    #[arg(long, default_value = "7", value_parser = count)]
+    #[arg(long, default_value = "15", value_parser = count)]
     pub(crate) rounds: usize,
     /// Measured seconds of each round
-    #[arg(long, default_value = "0.4", value_parser = seconds)]
+    #[arg(long, default_value = "0.1", value_parser = seconds)]
     pub(crate) seconds: f64,
     /// Cases to run [default: all]
     #[arg(long, value_delimiter = ',', value_parser = case_names())]
@@ -62,7 +62,7 @@ fn count(text: &str) -> Result<usize, String> {
 
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(seconds) if (0.05..=60.0).contains(&seconds) => Ok(seconds),
-        _ => Err("seconds from 0.05 to 60".to_owned()),
+        Ok(seconds) if (0.02..=60.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds from 0.02 to 60".to_owned()),
     }
 }
