@@ -78,7 +78,7 @@ fn the_events_of_a_stop_come_in_order_with_counts() {
     idle.expect_end();
     assert_eq!(server.wait_exit().code(), Some(0));
     let began = server.wait_event("shutdown_graceful");
-    assert!(began.field("signal").is_some_and(|signal| signal.contains("TERM")), "{began:?}");
+    assert!(began.field("reason").is_some_and(|reason| reason.contains("TERM")), "{began:?}");
     assert_eq!(began.count("active_connections"), 3);
     let wanted = ["multi_app_ready", "shutdown_graceful", "shutdown_drained", "server_stop"];
     let events = server.events();
