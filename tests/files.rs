@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use support::{Client, PATIENCE, Response, Server, Setup, find, get, pattern, wait_until};
+use support::{Client, End, PATIENCE, Response, Server, Setup, find, get, pattern, wait_until};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -549,7 +549,8 @@ fn a_file_truncated_while_being_sent_ends_the_connection_short() {
     let path = server.dir().join("site/large.bin");
     let file = OpenOptions::new().write(true).open(path).expect("file");
     file.set_len(MIB as u64).expect("truncate");
-    let (received, _) = client.read_to_end();
+    let (received, end) = client.read_to_end();
+    assert_ne!(end, End::Open);
     assert!(received.len() < length, "{} bytes", received.len());
     assert!(received.starts_with(b"HTTP/1.1 200 "));
     assert_eq!(server.connect().exchange(get(HOST, "/")).text(), "<p>index</p>");

@@ -79,7 +79,7 @@ struct Source {
     text: String,
     /// The text with comments and the insides of literals blanked, at the same places.
     code: String,
-    /// The code with everything under `#[cfg(test)]` blanked too.
+    /// The code with everything under `#[cfg(test)]` blanked too; nothing in a file of tests.
     product: String,
 }
 
@@ -643,6 +643,7 @@ fn long_files_are_found() {
     let tests = "#[cfg(test)]\nmod tests {\n".to_owned() + &"    fn t() {}\n".repeat(900) + "}\n";
     let most = "fn f() {}\n".repeat(FILE_LINES_MAX);
     assert!(complaints(long_files, "x.rs", &(most.clone() + &tests)).is_empty());
+    assert!(complaints(long_files, "x/tests.rs", &("fn f() {}\n".to_owned() + &most)).is_empty());
     let found = complaints(long_files, "x.rs", &("\n".to_owned() + &most + &tests));
     assert_eq!(found, ["x.rs:1: 501 lines before the tests"]);
 }
@@ -672,6 +673,7 @@ fn clocks_are_found() {
     }
     let in_tests = format!("#[cfg(test)]\nmod tests {{\n{text}}}\n");
     assert!(complaints(clocks, "http/mod.rs", &in_tests).is_empty());
+    assert!(complaints(clocks, "http/tests.rs", text).is_empty());
     assert_eq!(complaints(clocks, "app/x.rs", "fn f() { SystemTime::now() }").len(), 1);
     assert_eq!(complaints(clocks, "app/x.rs", "fn f() { start.elapsed() }").len(), 1);
 }

@@ -138,12 +138,12 @@ impl Worker {
         };
         for nth in 0.. {
             match client.peek_end() {
-                None => {}
-                Some(End::Eof) => {
+                End::Open => {}
+                End::Eof => {
                     tally.closed_idle += 1;
                     return;
                 }
-                Some(End::Reset) => {
+                End::Reset => {
                     tally.lost.push(format!("reset before request {nth} of a connection"));
                     return;
                 }
