@@ -38,6 +38,8 @@ pub(crate) struct Case {
     /// More header fields, each with its line end.
     pub(crate) fields: &'static str,
     pub(crate) connections: usize,
+    /// Cores that make the load, unless told otherwise: as few as keep the floor busy.
+    pub(crate) load_cores: usize,
     /// Requests that are sent at once; the next ones follow when all are answered.
     pub(crate) pipeline: usize,
     /// A new connection for every request.
@@ -70,6 +72,7 @@ const SMALL: Case = Case {
     path: "/",
     fields: "",
     connections: 64,
+    load_cores: 1,
     pipeline: 1,
     close: false,
     body_bytes: SMALL_BODY.len(),
@@ -115,6 +118,7 @@ pub(crate) const CASES: [Case; 6] = [
         name: "close",
         title: "Small answer, a new connection for every request, 64 at a time",
         fields: "Connection: close\r\n",
+        load_cores: 2,
         close: true,
         ..SMALL
     },

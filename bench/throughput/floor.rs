@@ -3,8 +3,8 @@
 //! `epoll_wait`, `recv`, find the blank lines, `send` the ready answers: nothing is parsed, looked
 //! up, logged or timed. All answers to one read go out in one `send`, straight from one buffer that
 //! holds the answer many times over. Of edge- and level-triggered events, `recv`/`send` and
-//! `read`/`write`, these measured cheapest, if by little. What a real server costs above this is its
-//! own work.
+//! `read`/`write`, these measured cheapest, if by little. What a real server costs above this is
+//! its own work.
 //!
 //! Runs as a process of its own (the bench program starts itself again), with a single thread.
 //! Never ends by itself: the kernel ends it with its parent.

@@ -58,7 +58,7 @@ fn run(options: &Options) -> io::Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     let machine = machine::describe();
-    let layout = Layout::choose(options.core, options.load_cores)?;
+    let layout = Layout::choose(options.core)?;
     machine::pin(&layout.load)?;
     let site = Site::create()?;
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };

@@ -26,8 +26,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The server on `core` or the last one, the load on up to `most` of the others.
-    pub(crate) fn choose(core: Option<usize>, most: usize) -> io::Result<Layout> {
+    /// The server on `core` or the last one, the load on any of the others.
+    pub(crate) fn choose(core: Option<usize>) -> io::Result<Layout> {
         let cores = machine::allowed_cores()?;
         let server = core.or(cores.last().copied()).unwrap_or(0);
         if !cores.contains(&server) {
@@ -37,7 +37,7 @@ impl Layout {
         if load.is_empty() {
             return Err(io::Error::other("needs two cores: one for the server, one for the load"));
         }
-        Ok(Layout { server, load: load.into_iter().take(most).collect() })
+        Ok(Layout { server, load })
     }
 }
 
@@ -46,6 +46,8 @@ impl Layout {
 pub(crate) struct Sample {
     /// CPU time of the server per request, microseconds.
     pub(crate) cpu_us: f64,
+    /// CPU time of the load per request, microseconds.
+    pub(crate) load_cpu_us: f64,
     pub(crate) requests_per_second: f64,
     /// Share of the window the server was on its core, 0 to 1.
     pub(crate) busy: f64,
@@ -60,7 +62,7 @@ pub(crate) fn sample(
     options: &Options,
 ) -> io::Result<Sample> {
     let pids = peer.processes()?;
-    let load = start_load(peer, case, answer_bytes, layout);
+    let load = start_load(peer, case, answer_bytes, layout, options);
     std::thread::sleep(WARM_UP);
     let length = Duration::from_secs_f64(options.seconds);
     let best = best_window(&load, &pids, length);
@@ -85,7 +87,13 @@ fn best_window(load: &Load, pids: &[i32], length: Duration) -> io::Result<Sample
 }
 
 /// Starts the load of `case` on `peer`.
-pub(crate) fn start_load(peer: &Peer, case: &Case, answer_bytes: usize, layout: &Layout) -> Load {
+pub(crate) fn start_load(
+    peer: &Peer,
+    case: &Case,
+    answer_bytes: usize,
+    layout: &Layout,
+    options: &Options,
+) -> Load {
     let plan = Plan {
         server: peer.address,
         batch: case.request(peer.address.port()).repeat(case.pipeline).into_bytes(),
@@ -93,20 +101,26 @@ pub(crate) fn start_load(peer: &Peer, case: &Case, answer_bytes: usize, layout: 
         answer_bytes,
         close: case.close,
     };
-    Load::start(&plan, case.connections, &layout.load)
+    let cores = options.load_cores.unwrap_or(case.load_cores).min(layout.load.len());
+    Load::start(&plan, case.connections, &layout.load[..cores])
 }
 
 /// One window; nothing if no request was answered in it.
 fn window(load: &Load, pids: &[i32], length: Duration) -> io::Result<Option<Sample>> {
-    let (requests, cpu, begin) = (load.completed(), machine::cpu_time(pids)?, Instant::now());
+    let own = [std::process::id() as i32];
+    let begin = Instant::now();
+    let (requests, cpu) = (load.completed(), machine::cpu_time(pids)?);
+    let load_cpu = machine::cpu_time(&own)?;
     std::thread::sleep(length);
-    let (requests, cpu, wall) =
-        (load.completed() - requests, machine::cpu_time(pids)? - cpu, begin.elapsed());
+    let wall = begin.elapsed();
+    let (requests, cpu) = (load.completed() - requests, machine::cpu_time(pids)? - cpu);
+    let load_cpu = machine::cpu_time(&own)? - load_cpu;
     if requests == 0 {
         return Ok(None);
     }
     Ok(Some(Sample {
         cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
+        load_cpu_us: load_cpu.as_secs_f64() * 1e6 / requests as f64,
         requests_per_second: requests as f64 / wall.as_secs_f64(),
         busy: cpu.as_secs_f64() / wall.as_secs_f64(),
     }))

@@ -25,9 +25,9 @@ pub(crate) struct Options {
     /// The core the servers run on [default: the last one]
     #[arg(long)]
     pub(crate) core: Option<usize>,
-    /// How many cores make the load, at most
-    #[arg(long, default_value = "3", value_parser = count)]
-    pub(crate) load_cores: usize,
+    /// How many cores make the load, at most [default: 1; 2 in the case `close`]
+    #[arg(long, value_parser = count)]
+    pub(crate) load_cores: Option<usize>,
     /// Print JSON with every sample instead of tables
     #[arg(long)]
     pub(crate) json: bool,

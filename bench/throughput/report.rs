@@ -44,9 +44,10 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(machine: String, layout: &Layout, options: &Options) -> Report {
         let (rounds, seconds) = (options.rounds, options.seconds);
-        let (server, load) = (layout.server, &layout.load);
+        let (server, others) = (layout.server, &layout.load);
+        let load = options.load_cores.map_or("as the case says".to_owned(), |n| n.to_string());
         let setting = format!(
-            "one loop on core {server}, load on cores {load:?}, \
+            "one loop on core {server}, load on the first of cores {others:?} (how many: {load}), \
              medians of {rounds} interleaved rounds of {seconds} s"
         );
         Report { machine, setting, cases: Vec::new() }
@@ -64,8 +65,8 @@ impl Report {
                 text,
                 "\n**{title}** (`{name}`)\n\n\
                  | server | CPU µs/request | lowest - highest | ratio to {base_name} \
-                 | requests/s | server core busy | answer bytes |\n\
-                 |---|---:|---:|---:|---:|---:|---:|\n"
+                 | requests/s | server core busy | load's CPU µs/request | answer bytes |\n\
+                 |---|---:|---:|---:|---:|---:|---:|---:|\n"
             );
             let cpu = base_cpu(*base, rows);
             for row in rows {
@@ -99,7 +100,7 @@ fn line(row: &Row, base: &[f64]) -> String {
     let name = row.kind.name();
     let bytes = match &row.outcome {
         Outcome::Measured { answer_bytes, .. } => answer_bytes,
-        Outcome::Missing(reason) => return format!("| {name} | {reason} | | | | | |\n"),
+        Outcome::Missing(reason) => return format!("| {name} | {reason} | | | | | | |\n"),
     };
     let cpu = row.column(|sample| sample.cpu_us);
     let lowest = cpu.iter().copied().fold(f64::INFINITY, f64::min);
@@ -107,10 +108,11 @@ fn line(row: &Row, base: &[f64]) -> String {
     let ratio = ratio(&cpu, base).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
     let rate = median(row.column(|sample| sample.requests_per_second));
     let busy = 100.0 * median(row.column(|sample| sample.busy));
+    let load = median(row.column(|sample| sample.load_cpu_us));
     let cpu = median(cpu);
     format!(
         "| {name} | {cpu:.3} | {lowest:.3} - {highest:.3} | {ratio} | {rate:.0} \
-         | {busy:.0} % | {bytes} |\n"
+         | {busy:.0} % | {load:.3} | {bytes} |\n"
     )
 }
 
@@ -127,6 +129,7 @@ fn object(row: &Row, base: &[f64]) -> Value {
         .map(|sample| {
             json!({
                 "cpu_us": sample.cpu_us,
+                "load_cpu_us": sample.load_cpu_us,
                 "requests_per_second": sample.requests_per_second,
                 "busy": sample.busy,
             })
@@ -137,6 +140,7 @@ fn object(row: &Row, base: &[f64]) -> Value {
         "answer_bytes": bytes,
         "cpu_us": median(cpu.clone()),
         "ratio": ratio(&cpu, base),
+        "load_cpu_us": median(row.column(|sample| sample.load_cpu_us)),
         "requests_per_second": median(row.column(|sample| sample.requests_per_second)),
         "busy": median(row.column(|sample| sample.busy)),
         "samples": each,

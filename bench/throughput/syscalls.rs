@@ -40,7 +40,7 @@ pub(crate) fn count(
     let pids = peer.processes()?;
     let summary = site.path().join("strace.out");
     let trace = Trace::attach(&pids, &summary)?;
-    let load = start_load(peer, case, answer_bytes, layout);
+    let load = start_load(peer, case, answer_bytes, layout, options);
     std::thread::sleep(Duration::from_secs_f64(options.seconds));
     let requests = load.finish()?;
     trace.end()?;
