@@ -30,6 +30,8 @@ pub struct Exchange {
     writing: Writing,
     /// Whether the connection outlives this exchange.
     keep_alive: bool,
+    /// The peer said that this request is its last.
+    peer_closes: bool,
     /// The client waits for 100 before it sends its content.
     awaits_continue: bool,
     is_head: bool,
@@ -98,6 +100,7 @@ impl Exchange {
             reading: Reading::Head(HeadScan::default()),
             writing: Writing::Idle,
             keep_alive: true,
+            peer_closes: false,
             awaits_continue: false,
             is_head: false,
             is_http10: false,
@@ -123,7 +126,10 @@ impl Exchange {
                 Err(refused) => (0, self.refuse(refused)),
             },
             Reading::Done => (0, Event::NeedMore),
-            Reading::Closed => (0, Event::Closed),
+            Reading::Closed => {
+                self.peer_closes &= input.is_empty();
+                (0, Event::Closed)
+            }
         }
     }
 
@@ -141,6 +147,7 @@ impl Exchange {
         };
         self.is_head = parsed.head.method == Method::Head;
         self.is_http10 = parsed.head.version == Version::Http10;
+        self.peer_closes = !parsed.keep_alive;
         self.keep_alive &= parsed.keep_alive;
         let body = Body::new(parsed.framing);
         if body.left() > limits.content_bytes {
@@ -191,6 +198,7 @@ impl Exchange {
             && !matches!(self.reading, Reading::Closed);
         self.reading = Reading::Closed;
         self.keep_alive = false;
+        self.peer_closes = false;
         if answerable {
             self.writing = Writing::Owed;
             return Event::Refused(refused);
@@ -240,6 +248,7 @@ impl Exchange {
         self.keep_alive &= !self.awaits_continue;
         if !self.keep_alive && !matches!(self.reading, Reading::Done) {
             self.reading = Reading::Closed;
+            self.peer_closes = false;
         }
         let has_content = !matches!(response.status(), 204 | 304);
         opening.write(response.status(), out);
@@ -286,6 +295,12 @@ impl Exchange {
             (Reading::Content(_), _) => Phase::Content,
             (Reading::Done | Reading::Closed, _) => Phase::Answer,
         }
+    }
+
+    /// Whether the peer said that it sends nothing more, and all that it sent was of use: then the
+    /// connection can be closed at once. Any other has to be read out first (RFC 9112 §9.6).
+    pub fn peer_is_done(&self) -> bool {
+        self.peer_closes && matches!(self.reading, Reading::Done | Reading::Closed)
     }
 
     /// Whether bytes of the peer are of use now.

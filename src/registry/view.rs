@@ -107,6 +107,11 @@ impl<A> RegistryView<A> {
         }
     }
 
+    /// The registry itself.
+    pub fn registry(&self) -> &AppRegistry<A> {
+        &self.registry
+    }
+
     /// Drops every copy that the registry has moved on from, and with it the memory of lives that
     /// ended.
     pub fn refresh(&mut self) {
