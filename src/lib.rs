@@ -4,8 +4,8 @@
 //! **Data** goes one way:
 //!
 //! ```text
-//! listener ─► connection ─► exchange ─► registry.admit(host) ─► app.handle ─► response ─► write
-//!             event_loop    http        route + guard           app                      guard drops
+//! listener ► connection ► exchange ► registry.admit(host) ► app.handle ► response ► write
+//!            event_loop   http       route + guard          app                     guard drops
 //! ```
 //!
 //! **Control** goes the other axis; loops and control share only [`message`]:
