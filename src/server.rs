@@ -18,7 +18,7 @@ use crate::{
     control::{Control, Ended, Input},
     event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, event},
-    message::{Apps, ControlEvent, LoopHandle},
+    message::{Apps, ControlEvent, LoopCommand, LoopHandle},
     registry::{AppId, AppRegistry, NameTaken, NewApp},
 };
 
@@ -146,8 +146,7 @@ impl HttpServer {
         raise_descriptor_limit();
         let app_count = registry.entries().len();
         let budget = ConnectionBudget::new(connections_max(&limits, listeners.len()));
-        let mut handles: Vec<LoopHandle> = Vec::new();
-        let mut threads = Vec::new();
+        let (mut handles, mut loops) = (Vec::new(), Vec::new());
         for (index, listeners) in listeners.into_iter().enumerate() {
             let inputs = control.sender().clone();
             let (event_loop, handle) = EventLoop::new(LoopSetup {
@@ -164,11 +163,9 @@ impl HttpServer {
             })
             .map_err(ServerError::Setup)?;
             handles.push(handle);
-            let inputs = control.sender().clone();
-            let run = move || run_loop(index, event_loop, &inputs);
-            let thread = thread::Builder::new().name(format!("loop-{index}"));
-            threads.push(thread.spawn(run).map_err(ServerError::Setup)?);
+            loops.push(event_loop);
         }
+        spawn_loops(loops, &handles, control.sender()).map_err(ServerError::Setup)?;
         let listen: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         event!(
             Info,
@@ -177,12 +174,31 @@ impl HttpServer {
             listen = &*listen.join(","),
             loops = handles.len() as u64,
         );
-        match control.run(handles) {
+        match control.run(handles, addresses) {
             Ended::Stopped(verdict) => Ok(verdict),
             Ended::LoopFailed => Err(ServerError::LoopFailed),
         }
         // The threads are not joined: one that is stuck in an app must not hold up the exit.
     }
+}
+
+/// Starts a thread for each loop; all or none.
+fn spawn_loops(
+    loops: Vec<EventLoop>,
+    handles: &[LoopHandle],
+    inputs: &Sender<Input>,
+) -> io::Result<()> {
+    for (index, event_loop) in loops.into_iter().enumerate() {
+        let inputs = inputs.clone();
+        let thread = thread::Builder::new().name(format!("loop-{index}"));
+        if let Err(error) = thread.spawn(move || run_loop(index, event_loop, &inputs)) {
+            for handle in handles {
+                handle.send(LoopCommand::CutAll)?;
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// A loop's thread: its failure, also by panic, reaches control.

@@ -54,6 +54,8 @@ fn run(config: &Config, logging: &Logging) -> Result<Verdict, ServerError> {
 
 /// To standard error, whatever the log is: it may be what failed.
 fn failed(error: &dyn Display) -> ExitCode {
-    eprintln!("tidegate: {error}");
+    // In one write, so that no log line comes between.
+    let line = format!("tidegate: {error}\n");
+    eprint!("{line}");
     ExitCode::from(FAILED)
 }

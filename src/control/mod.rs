@@ -5,12 +5,14 @@
 //! It knows the loops only by [`crate::message`].
 
 mod drain_plan;
+mod handshakes;
 mod signals;
 mod stop_plan;
 
 use std::{
     collections::HashMap,
     fmt,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -112,6 +114,8 @@ pub(crate) struct Control {
     shutdown_delay: Duration,
     drain_timeout: Duration,
     drains: HashMap<AppId, Drain>,
+    /// Where the loops listen.
+    addresses: Vec<SocketAddr>,
     stop: Option<Stop>,
     failed: bool,
     /// Requests of lives that have left the registry.
@@ -122,6 +126,8 @@ struct Drain {
     life: Arc<AppLife>,
     plan: DrainPlan,
     begun: Instant,
+    /// Exchanges of this life that were cut before, together with another app's on their connection.
+    cut_before: u64,
     verdict: Sender<Verdict>,
 }
 
@@ -156,6 +162,7 @@ impl Control {
             shutdown_delay,
             drain_timeout,
             drains: HashMap::new(),
+            addresses: Vec::new(),
             stop: None,
             failed: false,
             requests_before: 0,
@@ -167,8 +174,8 @@ impl Control {
     }
 
     /// Runs until a stop is over.
-    pub(crate) fn run(mut self, loops: Vec<LoopHandle>) -> Ended {
-        self.loops = loops;
+    pub(crate) fn run(mut self, loops: Vec<LoopHandle>, addresses: Vec<SocketAddr>) -> Ended {
+        (self.loops, self.addresses) = (loops, addresses);
         loop {
             let input = match self.due() {
                 Some(due) => self.inputs.recv_deadline(due),
@@ -233,7 +240,8 @@ impl Control {
         );
         let (verdict, ticket) = crossbeam_channel::bounded(1);
         let plan = DrainPlan::begin(now, timeout);
-        let drain = Drain { life: Arc::clone(&life), plan, begun: now, verdict };
+        let cut_before = life.drain().cut();
+        let drain = Drain { life: Arc::clone(&life), plan, begun: now, cut_before, verdict };
         self.drains.insert(life.id(), drain);
         let (id, sender) = (life.id(), self.sender.clone());
         let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
@@ -262,11 +270,12 @@ impl Control {
 
     /// Ends a drain, once (I2): what comes after finds no drain of this life.
     fn end_drain(&mut self, id: AppId) {
-        let Some(Drain { life, begun, verdict, .. }) = self.drains.remove(&id) else { return };
+        let Some(drain) = self.drains.remove(&id) else { return };
+        let Drain { life, begun, cut_before, verdict, .. } = drain;
         // A loop that is stuck in the app holds its exchange still: cut, as far as anybody can.
         let state = life.drain();
         let (refused, elapsed_ms) = (state.refused(), begun.elapsed().as_millis() as u64);
-        let end = Verdict::of(state.cut() + state.active_connections());
+        let end = Verdict::of(state.cut() - cut_before + state.active_connections());
         match end {
             Verdict::Drained => event!(
                 Info,
@@ -330,6 +339,16 @@ impl Control {
     fn take_stop_step(&mut self, step: Option<StopStep>) -> Option<Verdict> {
         match step? {
             StopStep::Gate => self.command(LoopCommand::Gate),
+            StopStep::LookForHandshakes => {
+                let pending = handshakes::pending(&self.addresses).unwrap_or_else(|error| {
+                    event!(Warn, "handshakes_unknown", error:% = error);
+                    false
+                });
+                let now = Instant::now();
+                let stop = self.stop.as_mut()?;
+                let step = stop.plan.on_handshakes(pending, now);
+                return self.take_stop_step(step);
+            }
             StopStep::Finish => {
                 event!(Info, "shutdown_gated", active_connections = self.active_connections());
                 self.command(LoopCommand::Finish);
@@ -344,9 +363,15 @@ impl Control {
         // What a stuck loop still holds ends with the process.
         let held = if stuck > 0 { self.active_connections().max(1) } else { 0 };
         let verdict = Verdict::of(cut + held);
+        // I2: drains that a stuck loop holds up end with the server.
+        for id in self.drains.keys().copied().collect::<Vec<_>>() {
+            self.end_drain(id);
+        }
         let begun = self.stop.as_ref().map_or(self.epoch, |stop| stop.begun);
         let elapsed_ms = begun.elapsed().as_millis() as u64;
         match verdict {
+            // What the loop that failed had in flight was lost, and nobody knows how much that was.
+            _ if self.failed => event!(Error, "shutdown_incomplete", elapsed_ms = elapsed_ms),
             Verdict::Drained => {
                 event!(Info, "shutdown_drained", elapsed_ms = elapsed_ms, cut = 0u64);
             }

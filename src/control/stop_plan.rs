@@ -1,11 +1,13 @@
 //! The stop of the server, as a pure machine: (event, now) → steps.
 //!
 //! ```text
-//! delay ──shutdown_delay──► gating ──all gated──► settling ──► draining ──all ended──► over
-//!   any but cutting ──deadline, second signal──► cutting ──all ended, or CUT_GRACE──► over
+//! delay ──shutdown_delay──► gating ──all gated──► settling ──no handshake──► draining
+//! draining ──all ended──► over
+//! any but cutting ──deadline, second signal──► cutting ──all ended, or CUT_GRACE──► over
 //! ```
-//! The deadline counts from the gate. No listener is closed before all of them are gated: a SYN may
-//! be for any of them.
+//! The deadline counts from the gate. No listener is closed before all of them are gated, for a SYN
+//! may be for any of them, nor while a handshake that began before the gate is under way: its client
+//! would be reset. Handshakes that never end (the client is gone) hold the stop up for SETTLE_MAX.
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,8 @@ pub(super) struct StopPlan {
 pub(super) enum StopStep {
     /// Tell all loops to gate.
     Gate,
+    /// Look whether handshakes are under way, and say so by [`StopPlan::on_handshakes`].
+    LookForHandshakes,
     /// Tell all loops to finish.
     Finish,
     /// Tell all loops to cut everything.
@@ -39,15 +43,19 @@ pub(super) enum StopStep {
     },
 }
 
-/// How long handshakes that began before the gate have to end: more than a round trip on a local
-/// network, less than anybody waits for.
-const SETTLE: Duration = Duration::from_millis(10);
+/// Between two looks for handshakes; the first one lets packets end that were on their way through
+/// the kernel when the gate fell.
+const SETTLE: Duration = Duration::from_millis(2);
+
+/// How long handshakes may take. The third packet comes a round trip after the second; one that was
+/// lost comes again with the request, after a second at the earliest.
+const SETTLE_MAX: Duration = Duration::from_millis(1500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Delay { until: Instant },
     Gating,
-    Settling { until: Instant },
+    Settling { look: Instant, give_up: Instant },
     Draining,
     Cutting { until: Instant },
     Over,
@@ -80,7 +88,7 @@ impl StopPlan {
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Delay { until } | Phase::Cutting { until } => Some(until),
-            Phase::Settling { until } => Some(until.min(self.deadline)),
+            Phase::Settling { look, .. } => Some(look.min(self.deadline)),
             Phase::Gating | Phase::Draining => Some(self.deadline),
             Phase::Over => None,
         }
@@ -97,14 +105,22 @@ impl StopPlan {
                 self.phase = Phase::Gating;
                 Some(StopStep::Gate)
             }
-            Phase::Settling { until } if now >= until => {
-                self.phase = Phase::Draining;
-                Some(StopStep::Finish)
-            }
+            Phase::Settling { .. } if now < self.deadline => Some(StopStep::LookForHandshakes),
             Phase::Gating | Phase::Settling { .. } | Phase::Draining => self.cut(now),
             Phase::Cutting { .. } => Some(self.over()),
             Phase::Over => None,
         }
+    }
+
+    /// Whether handshakes are under way.
+    pub(super) fn on_handshakes(&mut self, pending: bool, now: Instant) -> Option<StopStep> {
+        let Phase::Settling { give_up, .. } = self.phase else { return None };
+        if pending && now < give_up {
+            self.phase = Phase::Settling { look: now + SETTLE, give_up };
+            return None;
+        }
+        self.phase = Phase::Draining;
+        Some(StopStep::Finish)
     }
 
     /// A loop has something to say.
@@ -128,7 +144,7 @@ impl StopPlan {
             return Some(self.over());
         }
         if self.phase == Phase::Gating && !self.loops.contains(&LoopState::Running) {
-            self.phase = Phase::Settling { until: now + SETTLE };
+            self.phase = Phase::Settling { look: now + SETTLE, give_up: now + SETTLE_MAX };
         }
         None
     }
@@ -174,12 +190,30 @@ mod tests {
         assert_eq!(plan.on_loop(0, ControlEvent::Gated, now), None);
         assert_eq!(plan.on_time(now + SETTLE * 2), None, "loop 1 is not gated");
         assert_eq!(plan.on_loop(1, ControlEvent::Gated, now), None);
-        assert_eq!(plan.on_time(now), None, "handshakes may be under way");
-        assert_eq!(plan.on_time(now + SETTLE), Some(StopStep::Finish));
+        assert_eq!(plan.on_time(now), None, "packets may be on their way");
+        assert_eq!(plan.on_time(now + SETTLE), Some(StopStep::LookForHandshakes));
+        assert_eq!(plan.on_handshakes(false, now + SETTLE), Some(StopStep::Finish));
         assert_eq!(plan.on_loop(1, ENDED, now), None);
         assert_eq!(plan.on_loop(0, ENDED, now), Some(StopStep::Over { cut: 0, stuck: 0 }));
         assert_eq!(plan.on_loop(0, ENDED, now), None, "I2: over once");
         assert_eq!(plan.due(), None);
+    }
+
+    #[test]
+    fn listeners_stay_open_while_handshakes_are_under_way_but_not_for_ever() {
+        let (mut plan, now) = begin(Duration::ZERO);
+        plan.on_time(now);
+        for index in 0..2 {
+            plan.on_loop(index, ControlEvent::Gated, now);
+        }
+        let late = now + SETTLE_MAX / 2;
+        assert_eq!(plan.on_time(late), Some(StopStep::LookForHandshakes));
+        assert_eq!(plan.on_handshakes(true, late), None);
+        assert_eq!(plan.due(), Some(late + SETTLE));
+        let end = now + SETTLE_MAX;
+        assert_eq!(plan.on_time(end), Some(StopStep::LookForHandshakes));
+        assert_eq!(plan.on_handshakes(true, end), Some(StopStep::Finish));
+        assert_eq!(plan.on_handshakes(false, end), None, "once");
     }
 
     #[test]
@@ -199,6 +233,7 @@ mod tests {
             plan.on_loop(index, ControlEvent::Gated, now);
         }
         plan.on_time(now + SETTLE);
+        plan.on_handshakes(false, now + SETTLE);
         assert_eq!(plan.on_time(now + DRAIN), Some(StopStep::CutAll));
         assert_eq!(plan.on_loop(0, ControlEvent::Ended { cut: 2 }, now), None);
         let over = plan.on_loop(1, ControlEvent::Ended { cut: 3 }, now);

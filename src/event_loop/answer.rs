@@ -127,7 +127,7 @@ impl Connection {
 
     fn give_reply(&mut self, reply: Reply<'_>, cx: &mut LoopContext) {
         match reply {
-            Reply::Full(response) => self.respond(&response, cx),
+            Reply::Full(response) => self.respond(response, cx),
             Reply::Files { head, content } => {
                 let length = content.iter().map(Segment::length).sum();
                 if self.write_head(&head, length, cx) {
@@ -136,7 +136,8 @@ impl Connection {
                 self.end_answer();
             }
             Reply::After(delay, response) => {
-                let due = cx.clock.now_ms() + milliseconds(delay);
+                // At least the next turn: a delay must not become a loop within this one.
+                let due = cx.clock.now_ms().saturating_add(milliseconds(delay).max(1));
                 self.parked = Some(Box::new(Parked::Until(due, response.into_owned())));
                 self.wait_anew = true;
             }
@@ -173,7 +174,7 @@ impl Connection {
     /// The time of an answer that was held back has come.
     pub(super) fn answer_parked(&mut self, cx: &mut LoopContext) {
         if let Some(Parked::Until(_, response)) = self.parked.take().map(|parked| *parked) {
-            self.respond(&response, cx);
+            self.respond(response, cx);
         }
     }
 
@@ -185,7 +186,7 @@ impl Connection {
         }
         self.parked = None;
         self.wait_anew = true;
-        self.respond(&own_answers::refused(refused), cx);
+        self.respond(own_answers::refused(refused), cx);
     }
 
     /// Takes an exchange into the account. An entry that holds nothing any more, for its guard has
@@ -213,9 +214,9 @@ impl Connection {
         });
     }
 
-    fn respond(&mut self, response: &Response<'_>, cx: &mut LoopContext) {
-        if self.write_head(response, response.content().len() as u64, cx) {
-            self.output.push_content(response.content());
+    fn respond(&mut self, response: Response<'_>, cx: &mut LoopContext) {
+        if self.write_head(&response, response.content().len() as u64, cx) {
+            self.output.push_content(response.into_content());
         }
         self.end_answer();
     }

@@ -74,9 +74,9 @@ impl Clock {
     }
 }
 
-/// In 64 bits, where `as_millis` computes in 128.
+/// In 64 bits, where `as_millis` computes in 128; the longest durations are as good as for ever.
 pub(super) fn milliseconds(duration: Duration) -> u64 {
-    duration.as_secs() * 1000 + u64::from(duration.subsec_millis())
+    duration.as_secs().saturating_mul(1000).saturating_add(u64::from(duration.subsec_millis()))
 }
 
 fn seconds(wall: SystemTime) -> u64 {

@@ -49,6 +49,8 @@ pub(super) struct Connection {
     pub(super) in_flight: SmallVec<[InFlight; 1]>,
     pub(super) parked: Option<Box<Parked>>,
     ready: Ready,
+    /// In the loop's list of those who have work left.
+    pub(super) queued: bool,
     /// Bytes were left unread because answers have to go out first.
     stalled: bool,
     lingering: bool,
@@ -125,6 +127,7 @@ impl Connection {
             in_flight: SmallVec::new(),
             parked: None,
             ready: Ready { writable: true, ..Ready::default() },
+            queued: false,
             stalled: false,
             lingering: false,
             wait: Wait::Fresh,
@@ -182,8 +185,10 @@ impl Connection {
             if self.stalled && sent {
                 continue;
             }
-            let content = self.exchange.phase() == Phase::Content;
-            let wants_input = self.exchange.wants_input() && (sent || content);
+            // Content is read beside the sending: a peer may send all of it before it reads.
+            let beside =
+                self.exchange.reads_content() && self.output.buffered() <= PIPELINE_BYTES_MAX;
+            let wants_input = self.exchange.wants_input() && (sent || beside);
             if self.stalled || !wants_input || !self.ready.readable {
                 return Fate::Keep;
             }
@@ -278,10 +283,9 @@ impl Connection {
         match self.wait {
             // I7: what came in since the last edge was handled is served; else it is closed.
             Wait::Fresh | Wait::Idle => {
-                if let Ok(Some(1..)) = self.read(cx) {
-                    return self.work(cx);
+                if !matches!(self.read(cx), Ok(Some(1..))) {
+                    self.exchange.close_now();
                 }
-                self.exchange.close_now();
             }
             Wait::Head => self.time_out(cx),
             Wait::Content if self.moves(self.received_total) => {}
@@ -364,7 +368,7 @@ impl Connection {
         let due = self.parked.as_ref().and_then(|parked| parked.due_ms());
         let at = match (wait, due) {
             (Wait::App, Some(due)) => due,
-            _ => cx.clock.now_ms() + milliseconds(timeout),
+            _ => cx.clock.now_ms().saturating_add(milliseconds(timeout)),
         };
         cx.timers.set(&mut self.deadline, self.token, at);
     }
@@ -374,6 +378,9 @@ impl Connection {
             cx.buffers.give_input(input);
         }
         self.output.release(&mut cx.buffers);
+        if self.in_flight.is_empty() && self.in_flight.spilled() {
+            self.in_flight = SmallVec::new();
+        }
     }
 
     /// Nothing more will be said: closes our side, and reads out the peer's.
@@ -412,7 +419,8 @@ impl Connection {
         self.in_flight.iter().any(|flight| flight.life() == Some(life))
     }
 
-    /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut.
+    /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut; those
+    /// of one app that wait on one connection are one.
     pub(super) fn cut(mut self, cx: &mut LoopContext) -> u64 {
         let mut cut = 0;
         for mut flight in self.in_flight.drain(..) {

@@ -16,7 +16,10 @@ use std::{
 };
 
 use mio::net::{TcpListener, TcpStream};
-use rustix::io::Errno;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    io::Errno,
+};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 /// Connections that the kernel may hold until a loop accepts them; it takes at most
@@ -87,6 +90,21 @@ pub(super) struct Listener {
     pub(super) ready: bool,
 }
 
+/// Errors of the connection that is accepted, not of accepting (accept(2)).
+const CONNECTION_ERRORS: &[Errno] = &[
+    Errno::CONNABORTED,
+    Errno::INTR,
+    Errno::PERM,
+    Errno::PROTO,
+    Errno::NETDOWN,
+    Errno::NOPROTOOPT,
+    Errno::HOSTDOWN,
+    Errno::NONET,
+    Errno::HOSTUNREACH,
+    Errno::OPNOTSUPP,
+    Errno::NETUNREACH,
+];
+
 /// What accepting once came to.
 pub(super) enum Accepted {
     Connection(TcpStream, SocketAddr),
@@ -94,7 +112,7 @@ pub(super) enum Accepted {
     Empty,
     /// The one who waited is gone; there may be others.
     Vanished,
-    /// No descriptors or memory: to be tried again when some are free.
+    /// No descriptors, no memory, or anything else that lasts: to be tried again after a while.
     Exhausted(io::Error),
 }
 
@@ -108,17 +126,21 @@ impl Listener {
             Ok((stream, peer)) => return Accepted::Connection(stream, peer),
             Err(error) => error,
         };
-        // accept(2): errors of the new socket are returned here too, and concern only it.
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::AGAIN) => {
                 self.ready = false;
                 Accepted::Empty
             }
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                Accepted::Exhausted(error)
-            }
-            _ => Accepted::Vanished,
+            Some(errno) if CONNECTION_ERRORS.contains(&errno) => Accepted::Vanished,
+            _ => Accepted::Exhausted(error),
         }
+    }
+
+    /// Whether the kernel says that somebody waits.
+    pub(super) fn has_waiting(&self) -> bool {
+        let mut look = [PollFd::new(&self.socket, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut look, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Lets no new connection begin; handshakes under way still end, and the queue stays.

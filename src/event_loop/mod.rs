@@ -115,6 +115,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting pauses when descriptors or places are used up and none gets free here.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a pause is logged at most: a machine out of descriptors has enough to do.
+const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(1);
+
 /// How often apps are asked to let go of what they have not used.
 const RELEASE_IDLE_EVERY: Duration = Duration::from_secs(10);
 
@@ -136,12 +139,15 @@ struct LoopContext {
 struct Running {
     poll: Poll,
     commands: Receiver<LoopCommand>,
-    listeners: Vec<Listener>,
+    /// By token; one that is closed leaves its place.
+    listeners: Vec<Option<Listener>>,
     connections: Slots<Connection>,
     /// Connections that have used up their turn.
     again: Vec<Token>,
     /// When accepting, which had to pause, is tried again; in the loop's milliseconds.
     accept_again_ms: Option<u64>,
+    /// When a pause may be logged again.
+    accept_log_ms: u64,
     release_idle_ms: u64,
     budget: ConnectionBudget,
     report: Box<dyn Fn(ControlEvent) + Send>,
@@ -170,10 +176,12 @@ impl Running {
             closing: false,
             access: setup.access,
         };
-        let mut listeners: Vec<_> = setup.listeners.into_iter().map(Listener::new).collect();
-        for (index, listener) in listeners.iter_mut().enumerate() {
+        let mut listeners = Vec::new();
+        for (index, socket) in setup.listeners.into_iter().enumerate() {
+            let mut listener = Listener::new(socket);
             let token = Token(LISTENERS + index);
             poll.registry().register(&mut listener.socket, token, Interest::READABLE)?;
+            listeners.push(Some(listener));
         }
         Ok(Self {
             poll,
@@ -182,6 +190,7 @@ impl Running {
             connections: Slots::new(),
             again: Vec::new(),
             accept_again_ms: None,
+            accept_log_ms: 0,
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             budget: setup.budget,
             report: setup.report,
@@ -195,15 +204,15 @@ impl Running {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
             }
             self.cx.clock.tick();
             let commanded = self.handle_events(&events);
             self.accept_all();
             if self.finishing {
-                // Gated, and nobody waits any more: closing it now resets nobody.
-                self.listeners.retain(|listener| listener.ready);
+                self.close_empty_listeners();
             }
             self.handle_timers();
             if commanded {
@@ -212,7 +221,8 @@ impl Running {
             if let Some(access) = &mut self.cx.access {
                 access.flush();
             }
-            if self.finishing && self.listeners.is_empty() && self.connections.is_empty() {
+            let listening = self.listeners.iter().any(Option::is_some);
+            if self.finishing && !listening && self.connections.is_empty() {
                 (self.report)(ControlEvent::Ended { cut: self.cut });
                 return Ok(());
             }
@@ -222,7 +232,8 @@ impl Running {
     /// How long the loop may sleep.
     fn timeout(&self) -> Option<Duration> {
         let accepting = self.accept_again_ms.is_none();
-        if !self.again.is_empty() || (accepting && self.listeners.iter().any(|l| l.ready)) {
+        let somebody_waits = self.listeners.iter().flatten().any(|listener| listener.ready);
+        if !self.again.is_empty() || (accepting && somebody_waits) {
             return Some(Duration::ZERO);
         }
         let due = [self.cx.timers.next(), self.accept_again_ms, Some(self.release_idle_ms)];
@@ -238,7 +249,11 @@ impl Running {
         for event in events {
             match event.token() {
                 WAKER => commanded = true,
-                Token(listener @ LISTENERS..) => self.listeners[listener - LISTENERS].ready = true,
+                Token(listener @ LISTENERS..) => {
+                    if let Some(listener) = &mut self.listeners[listener - LISTENERS] {
+                        listener.ready = true;
+                    }
+                }
                 token => {
                     let ready = Ready {
                         // An error is told by the read that runs into it.
@@ -251,7 +266,10 @@ impl Running {
             }
         }
         for token in again {
-            self.with_connection(token, Connection::work);
+            self.with_connection(token, |connection, cx| {
+                connection.queued = false;
+                connection.work(cx)
+            });
         }
         commanded
     }
@@ -268,7 +286,11 @@ impl Running {
         let worked = catch_unwind(AssertUnwindSafe(|| work(connection, cx)));
         match worked {
             Ok(Fate::Keep) => {}
-            Ok(Fate::Again) => self.again.push(token),
+            Ok(Fate::Again) => {
+                if !std::mem::replace(&mut connection.queued, true) {
+                    self.again.push(token);
+                }
+            }
             Ok(Fate::Gone) => self.drop_connection(token),
             Err(_) => {
                 event!(Error, "connection_panicked", loop_index = self.cx.index);
@@ -296,7 +318,7 @@ impl Running {
         }
         for index in 0..self.listeners.len() {
             for _ in 0..ACCEPTS_PER_TURN {
-                if !self.listeners[index].ready || !self.accept_one(index) {
+                if !self.accept_one(index) {
                     break;
                 }
             }
@@ -305,16 +327,24 @@ impl Running {
 
     /// Accepts once. Returns whether it makes sense to go on.
     fn accept_one(&mut self, index: usize) -> bool {
+        let Some(listener) = self.listeners[index].as_mut().filter(|listener| listener.ready)
+        else {
+            return false;
+        };
         let Some(permit) = self.budget.take() else {
             self.pause_accepting();
             return false;
         };
-        match self.listeners[index].accept() {
+        match listener.accept() {
             Accepted::Empty => false,
             Accepted::Vanished => true,
             Accepted::Exhausted(error) => {
-                event!(Warn, "accept_paused", error:% = error);
                 self.pause_accepting();
+                let now = self.cx.clock.now_ms();
+                if now >= self.accept_log_ms {
+                    self.accept_log_ms = now + milliseconds(ACCEPT_LOG_EVERY);
+                    event!(Warn, "accept_paused", error:% = error);
+                }
                 false
             }
             Accepted::Connection(socket, peer) => {
@@ -335,6 +365,16 @@ impl Running {
 
     fn pause_accepting(&mut self) {
         self.accept_again_ms = Some(self.cx.clock.now_ms() + milliseconds(ACCEPT_PAUSE));
+    }
+
+    /// Gated, a listener without anybody waiting can be closed: that resets nobody. While accepting
+    /// is paused the listener is asked itself, for accept(2) runs out of descriptors before it
+    /// finds nobody.
+    fn close_empty_listeners(&mut self) {
+        let paused = self.accept_again_ms.is_some();
+        for place in &mut self.listeners {
+            place.take_if(|listener| !listener.ready || (paused && !listener.has_waiting()));
+        }
     }
 
     fn handle_timers(&mut self) {
@@ -374,7 +414,7 @@ impl Running {
     }
 
     fn gate(&mut self) {
-        for listener in &self.listeners {
+        for listener in self.listeners.iter().flatten() {
             if let Err(error) = listener.gate() {
                 // Without the filter a connection that comes while the listener closes is reset.
                 event!(Warn, "gate_failed", error:% = error);
@@ -391,7 +431,7 @@ impl Running {
     }
 
     fn finish(&mut self) {
-        for listener in &mut self.listeners {
+        for listener in self.listeners.iter_mut().flatten() {
             listener.ready = true;
         }
         self.accept_again_ms = None;

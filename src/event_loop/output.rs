@@ -8,7 +8,7 @@ use std::{collections::VecDeque, io, os::fd::AsFd};
 use rustix::net::SendFlags;
 
 use super::buffers::BufferPool;
-use crate::app::Segment;
+use crate::{app::Segment, http::Bytes};
 
 /// The unsent part of the answers of one connection, in order.
 #[derive(Default)]
@@ -53,18 +53,27 @@ impl Output {
         if self.buffer.capacity() == 0 {
             self.buffer = pool.take_output();
         }
+        if self.sent >= COPIED_BYTES_MAX {
+            self.buffer.drain(..self.sent);
+            self.sent = 0;
+        }
         OutputBuffer { len_before: self.buffer.len(), output: self }
     }
 
     /// Adds in-memory content.
-    pub(super) fn push_content(&mut self, content: &[u8]) {
-        self.queued_total += content.len() as u64;
-        if content.len() < COPIED_BYTES_MAX {
-            self.buffer.extend_from_slice(content);
-        } else {
-            let queue = VecDeque::from([Segment::Bytes(content.to_vec())]);
-            self.segments = Some(Box::new(Segments { queue, first_sent: 0 }));
+    pub(super) fn push_content(&mut self, content: Bytes<'_>) {
+        let bytes = content.as_slice();
+        self.queued_total += bytes.len() as u64;
+        if bytes.len() < COPIED_BYTES_MAX {
+            self.buffer.extend_from_slice(bytes);
+            return;
         }
+        let bytes = match content {
+            Bytes::Owned(bytes) => bytes,
+            other => other.as_slice().to_vec(),
+        };
+        let queue = VecDeque::from([Segment::Bytes(bytes)]);
+        self.segments = Some(Box::new(Segments { queue, first_sent: 0 }));
     }
 
     /// Adds content that comes from files.

@@ -14,16 +14,18 @@ pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(u64, Token)>>,
 }
 
-/// A connection's own part: its deadline, and the soonest look that is booked.
+/// A connection's own part: its deadline, the soonest look that is booked, and the one behind it,
+/// which is used again: deadlines that go to and fro must not fill the heap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     at: u64,
     booked: u64,
+    behind: u64,
 }
 
 impl Deadline {
     pub(super) fn never() -> Self {
-        Self { at: u64::MAX, booked: u64::MAX }
+        Self { at: u64::MAX, booked: u64::MAX, behind: u64::MAX }
     }
 }
 
@@ -32,6 +34,7 @@ impl Timers {
     pub(super) fn set(&mut self, deadline: &mut Deadline, token: Token, at: u64) {
         deadline.at = at;
         if at < deadline.booked {
+            deadline.behind = deadline.booked;
             deadline.booked = at;
             self.heap.push(Reverse((at, token)));
         }
@@ -58,7 +61,7 @@ impl Timers {
         if look != deadline.booked {
             return false;
         }
-        deadline.booked = u64::MAX;
+        deadline.booked = std::mem::replace(&mut deadline.behind, u64::MAX);
         if deadline.at > now {
             self.set(deadline, token, deadline.at);
             return false;
@@ -98,7 +101,21 @@ mod tests {
         timers.set(&mut deadline, TOKEN, 10);
         let (look, token) = timers.pop_due(10).unwrap();
         assert!(timers.is_due(&mut deadline, token, look, 10));
+        timers.set(&mut deadline, TOKEN, 90);
         let (look, token) = timers.pop_due(80).unwrap();
-        assert!(!timers.is_due(&mut deadline, token, look, 80), "overtaken");
+        assert!(!timers.is_due(&mut deadline, token, look, 80), "too early");
+        assert_eq!(timers.next(), Some(90));
+    }
+
+    #[test]
+    fn deadlines_that_go_to_and_fro_do_not_fill_the_heap() {
+        let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
+        for now in 0..1000 {
+            timers.set(&mut deadline, TOKEN, now + 75_000);
+            timers.set(&mut deadline, TOKEN, now + 1);
+            let (look, token) = timers.pop_due(now + 1).unwrap();
+            assert!(timers.is_due(&mut deadline, token, look, now + 1));
+        }
+        assert!(timers.heap.len() <= 2, "{} entries", timers.heap.len());
     }
 }

@@ -143,7 +143,10 @@ impl Exchange {
         let (used, parsed) = match request::read(scan, input, fields, limits) {
             Ok((used, Some(parsed))) => (used, parsed),
             Ok((used, None)) => return (used, Event::NeedMore),
-            Err(refused) => return (0, self.refuse(refused)),
+            Err(refused) => {
+                self.is_head = input.trim_ascii_start().starts_with(b"HEAD ");
+                return (0, self.refuse(refused));
+            }
         };
         self.is_head = parsed.head.method == Method::Head;
         self.is_http10 = parsed.head.version == Version::Http10;

@@ -124,6 +124,11 @@ impl<'a> Response<'a> {
         self.content.as_slice()
     }
 
+    /// The content, for who sends it.
+    pub fn into_content(self) -> Bytes<'a> {
+        self.content
+    }
+
     /// A view of this response that borrows its fields and content.
     pub fn borrowed(&self) -> Response<'_> {
         Response {
