@@ -1,2 +1,7 @@
-//! The `tidegate` command.
-fn main() {}
+//! The `tidegate` command: arguments → command → exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tidegate::cli::run()
+}

@@ -3,14 +3,33 @@
 //! An app sees a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
 //! must not block: what takes time is said by the reply, and the loop does the waiting.
 
+mod files;
+mod per_loop;
+mod redirect;
+mod respond;
+#[cfg(test)]
+mod test_support;
+mod unavailable;
+
 use std::{
+    fmt,
     fs::File,
+    io,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use crate::http::{RequestHead, Response};
+use crate::{
+    config::AppKind,
+    http::{Bytes, RequestHead, Response},
+};
+
+pub use files::Files;
+pub use redirect::Redirect;
+pub use respond::Respond;
+pub use unavailable::Unavailable;
 
 /// What a hostname serves.
 ///
@@ -24,6 +43,10 @@ pub trait App: Send + Sync {
     fn kind(&self) -> &'static str {
         "custom"
     }
+
+    /// Lets go of what is held for this loop and was not used for a while (open files, memory).
+    /// Each loop calls it now and then; an app that is never asked again would hold it for ever.
+    fn release_idle(&self, _loop_index: usize, _now: Instant) {}
 }
 
 /// What an app may know of the loop and the connection it is called from.
@@ -33,6 +56,8 @@ pub struct Context {
     pub loop_index: usize,
     /// The time of this turn of the loop.
     pub now: Instant,
+    /// The time of day.
+    pub wall: SystemTime,
     /// The peer of the connection.
     pub peer: SocketAddr,
 }
@@ -51,8 +76,32 @@ pub enum Reply<'a> {
     /// A response that is held back for this long without blocking the loop.
     After(Duration, Response<'a>),
     /// The app wants the request's content first, whole and within `limits.body_bytes`.
-    Collect(Box<dyn FnOnce(&[u8]) -> Response<'static> + Send>),
+    Collect(Box<OnContent>),
 }
+
+impl Reply<'_> {
+    /// The status of the answer, if it is known already.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Full(response) | Self::After(_, response) => Some(response.status()),
+            Self::Files { head, .. } => Some(head.status()),
+            Self::Collect(_) => None,
+        }
+    }
+
+    /// The same reply, free of the app's lifetime.
+    pub fn into_owned(self) -> Reply<'static> {
+        match self {
+            Self::Full(response) => Reply::Full(response.into_owned()),
+            Self::Files { head, content } => Reply::Files { head: head.into_owned(), content },
+            Self::After(delay, response) => Reply::After(delay, response.into_owned()),
+            Self::Collect(on_content) => Reply::Collect(on_content),
+        }
+    }
+}
+
+/// What an app does with the whole content of a request.
+pub type OnContent = dyn FnOnce(&[u8]) -> Response<'static> + Send;
 
 /// One piece of a response's content.
 #[derive(Clone, Debug)]
@@ -68,4 +117,80 @@ pub enum Segment {
         /// How many bytes. A file that turns out shorter ends the connection.
         length: u64,
     },
+}
+
+impl Segment {
+    /// Bytes of this piece.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { length, .. } => *length,
+        }
+    }
+}
+
+/// Loads an app of a configured kind, to be served by `loops` loops.
+///
+/// # Errors
+/// When what the app serves can't be opened. It concerns this app alone (I8).
+pub fn load(kind: &AppKind, loops: usize) -> Result<Arc<dyn App>, LoadError> {
+    Ok(match kind {
+        AppKind::Respond(config) => Arc::new(Respond::new(config)),
+        AppKind::Redirect(config) => Arc::new(Redirect::new(config)),
+        AppKind::Files(config) => Arc::new(Files::open(config.clone(), loops)?),
+    })
+}
+
+/// Why an app could not be loaded.
+#[derive(Debug)]
+pub struct LoadError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl LoadError {
+    /// The file or folder that was the reason.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.source.kind() {
+            io::ErrorKind::NotFound => write!(f, "{path}: no such directory"),
+            io::ErrorKind::NotADirectory => write!(f, "{path}: not a directory"),
+            io::ErrorKind::PermissionDenied => write!(f, "{path}: not readable"),
+            io::ErrorKind::Unsupported => {
+                write!(f, "{path}: the system has no openat2 (Linux 5.6), or forbids it")
+            }
+            _ => write!(f, "{path}: {}", self.source),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+const JSON_FIELDS: &[u8] = b"Content-Type: application/json\r\n";
+
+/// The built-in answer with an error status; it allocates nothing.
+fn error_response(status: u16) -> Response<'static> {
+    let document: &[u8] = match status {
+        400 => br#"{"error":"Bad request"}"#,
+        403 => br#"{"error":"Forbidden"}"#,
+        404 => br#"{"error":"Not found"}"#,
+        405 => br#"{"error":"Method not allowed"}"#,
+        412 => br#"{"error":"Precondition failed"}"#,
+        416 => br#"{"error":"Range not satisfiable"}"#,
+        503 => br#"{"error":"Service unavailable"}"#,
+        _ => br#"{"error":"Internal server error"}"#,
+    };
+    Response::new(status)
+        .with_encoded_fields(Bytes::Borrowed(JSON_FIELDS))
+        .with_content_bytes(Bytes::Borrowed(document))
 }

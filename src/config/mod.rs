@@ -1,8 +1,31 @@
-//! The configuration: text → `RawConfig` → [`Config`].
+//! The configuration: text → TOML tree with places → [`Config`].
 //!
-//! A [`Config`] can only be made by parsing, and what it holds is valid: nothing is checked later.
+//! Owns every default and every bound. What a [`Config`] from [`Config::parse`] holds is valid:
+//! nothing is checked later. All problems of a file are found in one pass, and each is shown with
+//! its place. Never looks at the system beyond the config file itself: a missing folder or a taken
+//! port is found by who uses it (I8).
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod apps;
+mod error;
+mod hosts;
+mod reader;
+mod sections;
+mod syntax;
+mod units;
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{self, Path, PathBuf},
+    time::Duration,
+};
+
+pub use error::{ConfigError, Problem};
+pub use units::{UnitError, parse_duration, parse_size};
+
+use error::Finding;
+use reader::Table;
+use syntax::Document;
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -17,43 +40,103 @@ pub struct Config {
     pub apps: Vec<AppConfig>,
 }
 
+impl Config {
+    /// Reads a file. Relative paths in it start from its folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not UTF-8, or holds anything wrong: all of it at once.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let whole_file = |error| ConfigError::whole_file(path, &error);
+        let absolute = path::absolute(path).map_err(whole_file)?;
+        let base = absolute.parent().unwrap_or(&absolute);
+        let bytes = fs::read(path).map_err(whole_file)?;
+        let text = str::from_utf8(&bytes).map_err(|error| {
+            let end = error.valid_up_to();
+            let finding = Finding::new(end..end, "the file is not UTF-8 from here on");
+            ConfigError::new(path, &String::from_utf8_lossy(&bytes[..end]), vec![finding])
+        })?;
+        Self::parse(text, path, base)
+    }
+
+    /// Reads the text of a file that messages call `name`. Relative paths start from `base`.
+    ///
+    /// # Errors
+    /// When the text holds anything wrong: all of it at once.
+    pub fn parse(text: &str, name: &Path, base: &Path) -> Result<Self, ConfigError> {
+        let document = Document::parse(text);
+        let mut findings = Vec::new();
+        let config = Table::read_root(document.tree.get_ref(), &mut findings, |root| {
+            let server = root.table("server", sections::server);
+            let limits = root.table("limits", sections::limits).unwrap_or_default();
+            let log = root.table("log", |table| sections::log(table, base)).unwrap_or_default();
+            root.planned("admin");
+            let apps = root.table("apps", |table| apps::read(table, base)).unwrap_or_default();
+            let (mut server, default_app) = server.unwrap_or_default();
+            if let Some((name, span)) = default_app {
+                let host = apps.host_of(&name);
+                server.default_app = root.keep("server.default_app", span, host);
+            }
+            Self { server, limits, log, apps: apps.list }
+        });
+        let findings = document.join(text, findings);
+        if findings.is_empty() { Ok(config) } else { Err(ConfigError::new(name, text, findings)) }
+    }
+}
+
 /// `[server]`: addresses, threads and the times of a stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Addresses to listen on, at least one, no two alike.
+    /// Addresses to listen on, at least one, no two alike. Default: `127.0.0.1:8080`.
     pub listen: Vec<SocketAddr>,
-    /// Number of loops; 0 means one per core.
+    /// Number of loops; 0 means one per core; at most 1024. Default: 0.
     pub threads: usize,
-    /// The app that answers hosts no app names; lower case, one of the apps' hosts.
+    /// The app that answers hosts no app names; lower case, one of the apps' hosts. Default: none,
+    /// they get 404.
     pub default_app: Option<String>,
-    /// How long a drain may take before it cuts.
+    /// How long a drain may take before it cuts. Default: 30 s.
     pub drain_timeout: Duration,
-    /// How long an idle connection may still speak after a stop began.
+    /// How long an idle connection may still speak after a stop began. Default: 1 s.
     pub idle_grace: Duration,
     /// How long a stop waits, serving as before, between readiness 503 and the gate.
+    /// Default: 0 s.
     pub shutdown_delay: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            threads: 0,
+            default_app: None,
+            drain_timeout: Duration::from_secs(30),
+            idle_grace: Duration::from_secs(1),
+            shutdown_delay: Duration::ZERO,
+        }
+    }
 }
 
 /// `[limits]`: sizes, counts and times that no peer can exceed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections of the process.
+    /// Open connections of the process, 1 to 10,000,000. Default: 100,000.
     pub connections: usize,
-    /// Bytes of a request head.
+    /// Bytes of a request head, 1 KiB to 1 MiB. Default: 16 KiB.
     pub head_bytes: usize,
-    /// Fields of a request head; at most [`Limits::HEADERS_MAX`].
+    /// Fields of a request head; 1 to [`Limits::HEADERS_MAX`]. Default: 100.
     pub headers: usize,
-    /// Bytes of a request's content.
+    /// Bytes of a request's content, 0 to 1 TiB. Default: 1 MiB.
     pub body_bytes: u64,
     /// From the first byte of a head to its last; also how long a fresh connection may be silent.
+    /// Default: 10 s.
     pub head_timeout: Duration,
-    /// How long a request's content may make no real progress.
+    /// How long a request's content may make no real progress. Default: 30 s.
     pub body_timeout: Duration,
-    /// How long an answer may make no real progress.
+    /// How long an answer may make no real progress. Default: 30 s.
     pub write_timeout: Duration,
-    /// How long a connection may be idle between exchanges.
+    /// How long a connection may be idle between exchanges. Default: 75 s.
     pub keepalive_timeout: Duration,
     /// How long a closed connection is read out before it is forgotten (RFC 9112 §9.6).
+    /// Default: 2 s.
     pub linger_timeout: Duration,
 }
 
@@ -62,19 +145,47 @@ impl Limits {
     pub const HEADERS_MAX: usize = 256;
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 100_000,
+            head_bytes: 16 << 10,
+            headers: 100,
+            body_bytes: 1 << 20,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(75),
+            linger_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
 /// `[log]`: where and how events and requests are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// The lowest level that is written.
+    /// The lowest level that is written. Default: info.
     pub level: log::LevelFilter,
-    /// How events are written.
+    /// How events are written. Default: text.
     pub format: LogFormat,
-    /// The file for events; none: standard error.
+    /// The file for events, made absolute. Default: none, standard error.
     pub path: Option<PathBuf>,
-    /// How requests are written.
+    /// How requests are written. Default: off.
     pub access: AccessFormat,
-    /// The file for requests; none: standard output.
+    /// The file for requests, made absolute. Default: none, standard output.
     pub access_path: Option<PathBuf>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: log::LevelFilter::Info,
+            format: LogFormat::Text,
+            path: None,
+            access: AccessFormat::Off,
+            access_path: None,
+        }
+    }
 }
 
 /// How events are written.
@@ -100,11 +211,12 @@ pub enum AccessFormat {
 /// One app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppConfig {
-    /// The host as in the table's name, lower case; a name or a wildcard `*.example.com`.
+    /// The host as in the table's name, lower case; a name, an IPv6 literal in brackets, or
+    /// a wildcard `*.example.com`. No two apps share a host or alias.
     pub host: String,
-    /// Further names and wildcards, lower case.
+    /// Further names and wildcards, lower case. Default: none.
     pub aliases: Vec<String>,
-    /// Overrides `server.drain_timeout`.
+    /// Overrides `server.drain_timeout`. Default: none.
     pub drain_timeout: Option<Duration>,
     /// What the app does.
     pub kind: AppKind,
@@ -124,15 +236,15 @@ pub enum AppKind {
 /// `respond = { … }`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RespondConfig {
-    /// Status code, 200 to 599.
+    /// Status code, 200 to 599. Default: 200.
     pub status: u16,
-    /// The content.
+    /// The content; empty when the status is 204, 205 or 304, which have none. Default: empty.
     pub body: String,
-    /// The content's media type.
+    /// The content's media type. Default: `text/plain`.
     pub content_type: String,
-    /// Further fields; valid, and none that the server writes itself.
+    /// Further fields; valid, and none that the server writes itself. Default: none.
     pub headers: Vec<(String, String)>,
-    /// How long the answer is held back.
+    /// How long the answer is held back. Default: 0 s.
     pub delay: Duration,
 }
 
@@ -142,7 +254,7 @@ pub struct RedirectConfig {
     /// An absolute `http` or `https` URL without query and fragment, without a slash at its end;
     /// the request's path and query are put behind it.
     pub to: String,
-    /// 301, 302, 303, 307 or 308.
+    /// 301, 302, 303, 307 or 308. Default: 308.
     pub status: u16,
 }
 
@@ -152,14 +264,467 @@ pub struct FilesConfig {
     /// The folder, made absolute from the place of the config file. It may not exist: that is found
     /// when the app is loaded.
     pub root: PathBuf,
-    /// Names tried in a directory, in order.
+    /// Names tried in a directory, in order. Default: `index.html`.
     pub index: Vec<String>,
-    /// The page for 404, relative to the root.
+    /// The page for 404, relative to the root and inside it. Default: none.
     pub not_found: Option<String>,
     /// Whether precompressed neighbours (`.br`, `.zst`, `.gz`) are sent to who accepts them.
+    /// Default: true.
     pub precompressed: bool,
-    /// `Cache-Control` for every file.
+    /// `Cache-Control` for every file. Default: none.
     pub cache_control: Option<String>,
-    /// Media types by extension (lower case, no dot), before the built-in ones.
+    /// Media types by extension (lower case, no dot), before the built-in ones. Default: none.
     pub types: Vec<(String, String)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = r#"
+[server]
+listen = ["0.0.0.0:80", "[::]:80"]
+threads = 4
+default_app = "Example.com"
+drain_timeout = "1m30s"
+idle_grace = "0s"
+shutdown_delay = "500ms"
+
+[limits]
+connections = 1_000
+head_bytes = "8KiB"
+headers = 50
+body_bytes = "2GiB"
+head_timeout = "1s"
+body_timeout = "2s"
+write_timeout = "3s"
+keepalive_timeout = "4s"
+linger_timeout = "5s"
+
+[log]
+level = "debug"
+format = "json"
+path = "logs/events.log"
+access = "combined"
+access_path = "/var/log/access.log"
+
+[apps."www.Example.com."]
+aliases = ["example.com", "*.Example.com"]
+drain_timeout = "1m"
+respond = { status = 404, body = "no", content_type = "text/html; charset=utf-8", delay = "2s" }
+
+[apps."old.example.com".redirect]
+to = "https://example.com:8443/new//"
+status = 301
+
+[apps."[2001:DB8::1]"]
+files = { root = "site", index = [], not_found = "errors/404.html", precompressed = false }
+
+[apps.static.files]
+root = "/srv/static"
+cache_control = "max-age=60"
+types = { WASM = "application/wasm", md = "text/markdown" }
+
+[apps.headers.respond]
+headers = { X-B = "2", X-A = "1" }
+"#;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, Path::new("config.toml"), Path::new("/etc/tidegate"))
+    }
+
+    /// `line:column message (help)` of every problem.
+    fn problems(text: &str) -> Vec<String> {
+        let error = parse(text).expect_err(text);
+        let show = |problem: &Problem| {
+            let help = problem.help.as_ref().map_or(String::new(), |help| format!(" ({help})"));
+            format!("{}:{} {}{help}", problem.line, problem.column, problem.message)
+        };
+        error.problems().iter().map(show).collect()
+    }
+
+    fn places(text: &str) -> Vec<String> {
+        let place = |line: &String| line.split_once(' ').expect("a place").0.to_owned();
+        problems(text).iter().map(place).collect()
+    }
+
+    /// Checks that each line, put behind `header`, is one problem, at this place, in these words.
+    fn assert_problems(header: &str, table: &[(&str, &str, &str)]) {
+        for (line, place, words) in table {
+            let found = problems(&format!("{header}\n{line}"));
+            let right = found.len() == 1
+                && found[0].split(' ').next() == Some(*place)
+                && found[0].contains(words);
+            assert!(right, "{line}\nexpected {place} {words}\nfound {found:#?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        for text in ["", "# nothing\n", "[server]\n[limits]\n[log]\n[apps]\n", "\u{feff}"] {
+            let config = parse(text).expect(text);
+            assert_eq!(config.server, ServerConfig::default());
+            assert_eq!(config.limits, Limits::default());
+            assert_eq!(config.log, LogConfig::default());
+            assert!(config.apps.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_sections_is_read() {
+        let config = parse(FULL).unwrap_or_else(|error| panic!("{error}"));
+        let secs = Duration::from_secs;
+        let server = ServerConfig {
+            listen: vec!["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()],
+            threads: 4,
+            default_app: Some("www.example.com".to_owned()),
+            drain_timeout: secs(90),
+            idle_grace: Duration::ZERO,
+            shutdown_delay: Duration::from_millis(500),
+        };
+        assert_eq!(config.server, server);
+        let limits = Limits {
+            connections: 1000,
+            head_bytes: 8192,
+            headers: 50,
+            body_bytes: 2 << 30,
+            head_timeout: secs(1),
+            body_timeout: secs(2),
+            write_timeout: secs(3),
+            keepalive_timeout: secs(4),
+            linger_timeout: secs(5),
+        };
+        assert_eq!(config.limits, limits);
+        let log = LogConfig {
+            level: log::LevelFilter::Debug,
+            format: LogFormat::Json,
+            path: Some("/etc/tidegate/logs/events.log".into()),
+            access: AccessFormat::Combined,
+            access_path: Some("/var/log/access.log".into()),
+        };
+        assert_eq!(config.log, log);
+    }
+
+    #[test]
+    fn every_key_of_the_apps_is_read() {
+        let config = parse(FULL).unwrap_or_else(|error| panic!("{error}"));
+        let hosts: Vec<_> = config.apps.iter().map(|app| app.host.as_str()).collect();
+        let in_order = ["www.example.com", "old.example.com", "[2001:db8::1]", "static", "headers"];
+        assert_eq!(hosts, in_order);
+        assert_eq!(config.apps[0].aliases, ["example.com", "*.example.com"]);
+        assert_eq!(config.apps[0].drain_timeout, Some(Duration::from_secs(60)));
+        assert_eq!(config.apps[1].drain_timeout, None);
+
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let respond = RespondConfig {
+            status: 404,
+            body: "no".to_owned(),
+            content_type: "text/html; charset=utf-8".to_owned(),
+            headers: vec![],
+            delay: Duration::from_secs(2),
+        };
+        let redirect =
+            RedirectConfig { to: "https://example.com:8443/new".to_owned(), status: 301 };
+        let site = FilesConfig {
+            root: "/etc/tidegate/site".into(),
+            index: vec![],
+            not_found: Some("errors/404.html".to_owned()),
+            precompressed: false,
+            cache_control: None,
+            types: vec![],
+        };
+        let files = FilesConfig {
+            root: "/srv/static".into(),
+            index: vec!["index.html".to_owned()],
+            not_found: None,
+            precompressed: true,
+            cache_control: Some("max-age=60".to_owned()),
+            types: vec![pair("wasm", "application/wasm"), pair("md", "text/markdown")],
+        };
+        let defaults = RespondConfig {
+            status: 200,
+            body: String::new(),
+            content_type: "text/plain".to_owned(),
+            headers: vec![pair("X-B", "2"), pair("X-A", "1")],
+            delay: Duration::ZERO,
+        };
+        let kinds = [
+            AppKind::Respond(respond),
+            AppKind::Redirect(redirect),
+            AppKind::Files(site),
+            AppKind::Files(files),
+            AppKind::Respond(defaults),
+        ];
+        assert!(config.apps.into_iter().map(|app| app.kind).eq(kinds));
+    }
+
+    #[test]
+    fn mistakes_at_the_top_have_their_place_and_say_what_is_right() {
+        let table = [
+            ("[sever]", "2:2", "unknown key `sever` (did you mean `server`?)"),
+            ("x = 1", "2:1", "unknown key `x` (known keys: server, limits, log, apps)"),
+            ("server = 1", "2:10", "must be a table, not an integer (write [server])"),
+            ("[admin]\nenabled = true", "2:2", "`admin` is not supported yet"),
+            ("[[apps]]", "2:1", "`apps` must be a table, not an array (write [apps])"),
+            ("[log]\n[log]", "3:2", "`log` is defined twice"),
+        ];
+        assert_problems("# a comment", &table);
+    }
+
+    #[test]
+    fn mistakes_in_server_have_their_place_and_say_what_is_right() {
+        let table = [
+            ("listen = []", "2:10", "`server.listen` must have at least 1 entry"),
+            (
+                "listen = '[::1]:1'",
+                "2:10",
+                "an array of strings, not a string (write [\"[::1]:1\"]",
+            ),
+            ("listen = [':80']", "2:11", "(write \"0.0.0.0:80\" for all IPv4 addresses"),
+            ("listen = ['localhost:80']", "2:11", "(write \"127.0.0.1:80\")"),
+            ("listen = ['::1']", "2:11", "(write \"[::1]:8080\")"),
+            ("listen = ['10.0.0.1']", "2:11", "(write \"10.0.0.1:8080\")"),
+            ("listen = ['1.1.1.1:65536']", "2:11", "`server.listen[0]` is no IP address with"),
+            ("listen = ['[::1]:0', 1]", "2:22", "`server.listen[1]` must be a string"),
+            ("listen = ['[::1]:0', '[0::1]:0']", "2:22", "`[::1]:0` stands twice"),
+            ("threads = 'x'", "2:11", "must be an integer from 0 to 1024, not a string"),
+            ("threads = -1", "2:11", "`server.threads` must be an integer from 0 to 1024"),
+            ("threads = 1025", "2:11", "`server.threads` must be an integer from 0 to 1024"),
+            ("threads = 0xffff_ffff_ffff_ffff_f", "2:11", "must be an integer from 0 to"),
+            ("threads =", "2:10", "the value is missing"),
+            ("threads = 1\nthreads = 1", "3:1", "`threads` is defined twice"),
+            ("thread = 1", "2:1", "`server.thread` (did you mean `threads`?)"),
+            ("default_app = 'a b'", "2:15", "`server.default_app` is no host name"),
+            ("default_app = 'a'", "2:15", "names no app (there are no apps in this file)"),
+            ("drain_timeout = 30", "2:17", "be a duration with its unit (write \"30s\")"),
+            ("drain_timeout = 30s", "2:17", "must be quoted (write \"30s\")"),
+            ("drain_timeout = '30'", "2:17", "is no duration (write \"30s\")"),
+            ("drain_timeout = '169h'", "2:17", "must be from 0s to 168h"),
+            ("idle_grace = 1.5", "2:14", "must be a duration, not a float"),
+        ];
+        assert_problems("[server]", &table);
+    }
+
+    #[test]
+    fn mistakes_in_limits_and_log_have_their_place_and_say_what_is_right() {
+        let table = [
+            ("head_bytes = '16KB'", "2:14", "`limits.head_bytes` is no size (write \"16KiB\")"),
+            ("head_bytes = 16384", "2:14", "a size with its unit (write \"16384B\")"),
+            ("head_bytes = '1023B'", "2:14", "`limits.head_bytes` must be from 1KiB to 1MiB"),
+            ("headers = 257", "2:11", "must be an integer from 1 to 256"),
+            ("connections = 0", "2:15", "must be an integer from 1 to 10000000"),
+            ("head_timeout = '0s'", "2:16", "`limits.head_timeout` must be from 1ms to 168h"),
+        ];
+        assert_problems("[limits]", &table);
+        let table = [
+            ("level = 'inf'", "2:9", "\"trace\" (did you mean \"info\"?)"),
+            ("access = true", "2:10", "one of \"off\", \"combined\", \"json\", not a boolean"),
+            ("path = ''", "2:8", "`log.path` is no path"),
+        ];
+        assert_problems("[log]", &table);
+    }
+
+    #[test]
+    fn mistakes_in_an_app_have_their_place_and_say_what_is_right() {
+        let table = [
+            ("", "1:7", "`apps.a` has nothing to serve (add one of respond, redirect, files)"),
+            ("proxy = {}", "2:1", "`apps.a.proxy` is not supported yet"),
+            ("respond = {}\nfiles = { root = '.' }", "3:1", "has both `respond` and `files`"),
+            ("aliases = ['b', 'B.']\nrespond = {}", "2:17", "`b` stands twice"),
+            ("aliases = ['A']\nrespond = {}", "2:12", "`a` stands twice"),
+            ("aliases = ['*.a.*']\nrespond = {}", "2:12", "`apps.a.aliases[0]` is no host name"),
+            ("aliases = ['b:8']\nrespond = {}", "2:12", "must not have a port (write \"b\";"),
+            ("respond = {}\n[apps.b.c]\nfiles = {}", "3:9", "needs quotes: [apps.\"b.c\"]"),
+            ("respond = {}\n[apps.A.respond]", "3:7", "`a` stands twice"),
+            ("respond = {}\n[apps.\"a.\".respond]", "3:7", "`a` stands twice"),
+            ("respond = {}\n[apps.a]\nrespond = {}", "3:7", "`a` is defined twice"),
+            ("respond = {}\n[apps.\"*\".respond]", "3:7", "set `server.default_app`"),
+        ];
+        assert_problems("[apps.a]", &table);
+    }
+
+    #[test]
+    fn mistakes_in_respond_and_redirect_have_their_place_and_say_what_is_right() {
+        let table = [
+            ("respond = 'hello'", "2:11", "not a string (write [apps.a.respond])"),
+            ("respond = { status = 199 }", "2:22", "must be an integer from 200 to 599"),
+            ("respond = { body = 'x', status = 304 }", "2:20", "cannot be sent with status 304"),
+            ("respond = { content_type = 'text' }", "2:28", "is no media type"),
+            ("respond = { headers = { Date = 'x' } }", "2:25", "is written by the server itself"),
+            ("respond = { headers = { content-type = 'x' } }", "2:25", "(use `content_type`)"),
+            ("respond = { headers = { 'a b' = 'x' } }", "2:25", "is no field name"),
+            ("respond = { headers = { A = \"x\\r\\nB: y\" } }", "2:29", "is no field value"),
+            ("respond = { headers = { A = 'x', a = 'y' } }", "2:34", "`a` stands twice"),
+            ("redirect = {}", "2:1", "`apps.a.redirect.to` is missing (add `to`)"),
+            ("redirect = { to = '/' }", "2:19", "must begin with https:// or http://"),
+            ("redirect = { to = 'https://' }", "2:19", "has no valid host"),
+            ("redirect = { to = 'https://a@b' }", "2:19", "has no valid host"),
+            ("redirect = { to = 'https://a?b' }", "2:19", "must not have a query"),
+            ("redirect = { to = 'https://a/#b' }", "2:19", "must not have a query or fragment"),
+            ("redirect = { to = 'https://a/b c' }", "2:19", "must be percent-encoded"),
+            ("redirect = { to = \"https://a/\\r\\n\" }", "2:19", "must be percent-encoded"),
+            ("redirect = { to = 'http://a', status = 304 }", "2:40", "301, 302, 303, 307 or 308"),
+        ];
+        assert_problems("[apps.a]", &table);
+    }
+
+    #[test]
+    fn mistakes_in_files_have_their_place_and_say_what_is_right() {
+        let table = [
+            ("", "1:9", "`apps.a.files.root` is missing (add `root`)"),
+            ("root = ''", "2:8", "`apps.a.files.root` is no path"),
+            ("root = '.'\nindex = ['..']", "3:10", "`apps.a.files.index[0]` is no file name"),
+            ("root = '.'\nindex = ['a/b']", "3:10", "`apps.a.files.index[0]` is no file name"),
+            ("root = '.'\nnot_found = '../x'", "3:13", "is no path inside the root"),
+            ("root = '.'\nnot_found = '/x'", "3:13", "is no path inside the root"),
+            ("root = '.'\nprecompressed = 1", "3:17", "must be true or false, not an integer"),
+            ("root = '.'\ntypes = { '.MD' = 'a/b' }", "3:11", "(write \"md\", without dots)"),
+            ("root = '.'\ntypes = { md = 'text' }", "3:16", "is no media type"),
+            ("root = '.'\ncache_contrl = ''", "3:1", "(did you mean `cache_control`?)"),
+        ];
+        assert_problems("[apps.a.files]", &table);
+    }
+
+    #[test]
+    fn all_mistakes_of_a_file_are_found_in_one_pass() {
+        let text = r#"
+[server]
+listen = ["127.0.0.1"]
+threads = "x"
+default_app = "c"
+drain_timeot = "1s"
+[limits]
+headers = "x"
+head_bytes = "16KB"
+conections = 1
+[log]
+level = 3
+[apps.a]
+aliases = ["b:80"]
+respond = { status = "x", hedaers = {} }
+[apps.b]
+redirect = { to = "/", status = 1 }
+[apps.A]
+"#;
+        let expected = [
+            "3:11", "4:11", "5:15", "6:1", "8:11", "9:14", "10:1", "12:9", "14:12", "15:22",
+            "15:27", "17:19", "17:33", "18:7", "18:7",
+        ];
+        assert_eq!(places(text), expected);
+    }
+
+    #[test]
+    fn a_syntax_error_hides_no_other_mistake_and_invents_none() {
+        let text = "[server]\nthreads = \ndrain_timeout = 5\n[apps.a]\nrespond = { status = x }\n\
+                    [apps.b]\nrespond = { status = 1 }\n[apps.c]\nredirect = { to = \"x\n";
+        assert_eq!(places(text), ["2:11", "3:17", "5:22", "7:22", "9:21"]);
+        // The list swallows all that follows.
+        let text = "[server]\nlisten = [\"127.0.0.1:80\"\nthreads = 1\n[log]\nlevel = \"info\"\n";
+        assert_eq!(places(text), ["3:1"]);
+        // The second table is read into the first; its other keys are still looked at.
+        let text = "[log]\nlevel = \"off\"\n[log]\nlevel = \"off\"\npath = 1\npath = 2\n";
+        assert_eq!(places(text), ["3:2", "5:8", "6:1"]);
+        // A dotted key may not add to a table that has its own header.
+        assert_eq!(places("[apps.a]\nrespond = {}\n[apps]\na.files = {}\n"), ["4:1"]);
+    }
+
+    #[test]
+    fn a_report_shows_line_caret_and_both_places() {
+        let named_twice = "[apps.a]\naliases = [\"b\"]\nrespond = {}\n[apps.B.respond]\n";
+        let expected = "\
+error: `b` stands twice
+ --> config.toml:4:7
+  |
+2 | aliases = [\"b\"]
+  |            --- first here
+3 | respond = {}
+4 | [apps.B.respond]
+  |       ^ and again here";
+        assert_eq!(parse(named_twice).unwrap_err().to_string(), expected);
+
+        let defined_twice = "[apps.\"a\"]\nrespond = {}\n[apps.a]\nfiles = { root = \".\" }\n";
+        let expected = "\
+error: `a` is defined twice
+ --> config.toml:3:7
+  |
+1 | [apps.\"a\"]
+  |       --- defined here
+2 | respond = {}
+3 | [apps.a]
+  |       ^ and again here";
+        assert_eq!(parse(defined_twice).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_problem_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let error = Config::load(&path).unwrap_err();
+        assert!(error.to_string().contains("config.toml: No such file"), "{error}");
+        assert_eq!(error.problems().len(), 1);
+
+        fs::write(&path, b"[server]\nthreads = 1 # \xff\n").unwrap();
+        let error = Config::load(&path).unwrap_err();
+        assert_eq!((error.problems()[0].line, error.problems()[0].column), (2, 15));
+
+        fs::write(&path, "[apps.a.files]\nroot = \"site\"\n").unwrap();
+        let config = Config::load(&path).unwrap();
+        let AppKind::Files(files) = &config.apps[0].kind else { panic!("{config:?}") };
+        assert_eq!(files.root, folder.path().join("site"));
+    }
+
+    /// A file that is cut, doubled and overwritten anywhere gives a `Config`, or problems whose
+    /// places are those of the report.
+    #[test]
+    fn no_text_panics() {
+        const PIECES: [&str; 16] = [
+            "[",
+            "]",
+            "{",
+            "}",
+            "\"",
+            "'''",
+            "=",
+            ",",
+            ".",
+            "\n",
+            "\r",
+            "#",
+            "\u{fc}",
+            "\t",
+            "\0",
+            "[apps.a]\n",
+        ];
+        let mut state: u64 = 0x7469_6465_6761_7465;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % (below as u64)).unwrap()
+        };
+        for round in 0..1000 {
+            let mut text = FULL.to_owned();
+            for _ in 0..=random(4) {
+                let mut cuts = [random(text.len() + 1), random(text.len() + 1)];
+                cuts.sort_unstable();
+                let [start, end] = cuts.map(|cut| text.floor_char_boundary(cut));
+                let piece = match random(4) {
+                    0 => text[start..end].repeat(2),
+                    1 if end - start < 100 => String::new(),
+                    _ => PIECES[random(PIECES.len())].to_owned() + &text[start..end],
+                };
+                text.replace_range(start..end, &piece);
+            }
+            let Err(error) = parse(&text) else {
+                assert!(toml::de::DeTable::parse(&text).is_ok(), "round {round}: {text}");
+                continue;
+            };
+            let report = error.to_string();
+            assert!(!error.problems().is_empty());
+            for problem in error.problems() {
+                let place = format!("config.toml:{}:{}\n", problem.line, problem.column);
+                assert!(report.contains(&place), "round {round}: {place}{report}\n{text}");
+            }
+        }
+    }
 }

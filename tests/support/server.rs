@@ -258,6 +258,7 @@ impl Server {
         let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
         let local = format!(":{:04X} ", self.address().port());
         let mut waiting = client_ports.to_vec();
+        // The table has a line for every connection of the machine: look before splitting.
         for line in table.lines().filter(|line| line.contains(&local)) {
             let columns: Vec<&str> = line.split_ascii_whitespace().collect();
             let [_, own, peer, _, queues, _, _, _, _, inode, ..] = columns[..] else { continue };

@@ -1,0 +1,125 @@
+//! The cases: what is asked, on how many connections, and against whom it is compared.
+
+use crate::peer::Kind;
+
+/// Bytes of the two files that are served.
+pub(crate) const FILES: [(&str, usize); 2] = [("1k.txt", 1024), ("128k.txt", 128 * 1024)];
+/// The small answer's body.
+pub(crate) const SMALL_BODY: &str = "Hello, World!";
+/// Host whose app gives the small answer.
+pub(crate) const SMALL_HOST: &str = "bench.localhost";
+/// Host whose app serves the files.
+pub(crate) const FILES_HOST: &str = "files.localhost";
+
+/// What a browser sends beside `Host`: about 600 bytes.
+const BROWSER_FIELDS: &str = "Connection: keep-alive\r\n\
+    sec-ch-ua: \"Chromium\";v=\"140\", \"Not=A?Brand\";v=\"24\"\r\n\
+    sec-ch-ua-mobile: ?0\r\n\
+    sec-ch-ua-platform: \"Linux\"\r\n\
+    Upgrade-Insecure-Requests: 1\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
+    Chrome/140.0.0.0 Safari/537.36\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,\
+    */*;q=0.8\r\n\
+    Sec-Fetch-Site: none\r\n\
+    Sec-Fetch-Mode: navigate\r\n\
+    Sec-Fetch-User: ?1\r\n\
+    Sec-Fetch-Dest: document\r\n\
+    Accept-Language: en-GB,en;q=0.9\r\n";
+
+/// One kind of load.
+#[derive(Debug)]
+pub(crate) struct Case {
+    /// Its name on the command line and in the table.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) host: &'static str,
+    pub(crate) path: &'static str,
+    /// More header fields, each with its line end.
+    pub(crate) fields: &'static str,
+    pub(crate) connections: usize,
+    /// Cores that make the load, unless told otherwise: as few as keep the floor busy.
+    pub(crate) load_cores: usize,
+    /// Requests that are sent at once; the next ones follow when all are answered.
+    pub(crate) pipeline: usize,
+    /// A new connection for every request.
+    pub(crate) close: bool,
+    /// Bytes of the body that must come.
+    pub(crate) body_bytes: usize,
+    /// The server the ratios are relative to.
+    pub(crate) base: Kind,
+    /// The servers that take part.
+    pub(crate) peers: &'static [Kind],
+}
+
+impl Case {
+    /// The bytes of one request to a server on `port`.
+    pub(crate) fn request(&self, port: u16) -> String {
+        let Case { host, path, fields, .. } = self;
+        format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{fields}\r\n")
+    }
+}
+
+const EVERY: &[Kind] = &[Kind::Floor, Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy];
+const FILE: &[Kind] = &[Kind::Floor, Kind::Tidegate, Kind::Nginx, Kind::H2o];
+/// The floor writes from memory; no floor for a file that a server sends without a copy.
+const LARGE_FILE: &[Kind] = &[Kind::Tidegate, Kind::Nginx, Kind::H2o];
+
+const SMALL: Case = Case {
+    name: "small",
+    title: "Small answer, keep-alive, 64 connections",
+    host: SMALL_HOST,
+    path: "/",
+    fields: "",
+    connections: 64,
+    load_cores: 1,
+    pipeline: 1,
+    close: false,
+    body_bytes: SMALL_BODY.len(),
+    base: Kind::Floor,
+    peers: EVERY,
+};
+
+/// Every case, in the order of the report.
+pub(crate) const CASES: [Case; 6] = [
+    SMALL,
+    Case {
+        name: "browser",
+        title: "Small answer, a browser's header fields, 64 connections",
+        fields: BROWSER_FIELDS,
+        ..SMALL
+    },
+    Case {
+        name: "pipelined",
+        title: "Small answer, 16 pipelined, 64 connections",
+        pipeline: 16,
+        ..SMALL
+    },
+    Case {
+        name: "file-1k",
+        title: "1 KiB file, keep-alive, 64 connections",
+        host: FILES_HOST,
+        path: "/files/1k.txt",
+        body_bytes: FILES[0].1,
+        peers: FILE,
+        ..SMALL
+    },
+    Case {
+        name: "file-128k",
+        title: "128 KiB file, keep-alive, 64 connections",
+        host: FILES_HOST,
+        path: "/files/128k.txt",
+        body_bytes: FILES[1].1,
+        base: Kind::Nginx,
+        peers: LARGE_FILE,
+        ..SMALL
+    },
+    Case {
+        name: "close",
+        title: "Small answer, a new connection for every request, 64 at a time",
+        fields: "Connection: close\r\n",
+        load_cores: 2,
+        close: true,
+        ..SMALL
+    },
+];

@@ -1,0 +1,250 @@
+//! Throughput: CPU time per request, side by side in one run.
+//!
+//! Each server runs with one loop on one core, the load on the other cores. The rounds of all
+//! servers interleave, and the numbers are medians: what disturbs the machine disturbs all alike.
+//! `bench/README.md` tells how to run it and how to read it.
+
+mod case;
+mod floor;
+mod load;
+mod machine;
+mod measure;
+mod options;
+mod peer;
+mod report;
+mod syscalls;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::case::{CASES, Case};
+use crate::measure::{Layout, Sample};
+use crate::options::Options;
+use crate::peer::{Kind, Peer, Site};
+use crate::report::{Outcome, Report, Row};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "--floor", port, file, ref rest @ ..] => run_floor(port, file, rest.contains(&"close")),
+        _ if cfg!(debug_assertions) => {
+            eprintln!("a debug build measures nothing: use cargo bench --bench throughput");
+            Ok(())
+        }
+        _ => run(&Options::parse()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("throughput: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_floor(port: &str, file: &str, close: bool) -> io::Result<()> {
+    let port = port.parse().map_err(io::Error::other)?;
+    floor::run(port, &std::fs::read(file)?, close)
+}
+
+fn run(options: &Options) -> io::Result<()> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let machine = machine::describe();
+    let layout = Layout::choose(options.core)?;
+    machine::pin(&layout.load)?;
+    let site = Site::create()?;
+    let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
+    let cases: Vec<&Case> = CASES.iter().filter(|case| options.wants_case(case.name)).collect();
+    let peers = bench.start_peers(&cases);
+    let mut report = Report::new(machine, &layout, options);
+    for case in cases {
+        if options.syscalls {
+            print!("{}", bench.count_syscalls(case, &peers)?);
+        } else {
+            report.add(case, bench.run_case(case, &peers)?);
+        }
+    }
+    if !options.syscalls {
+        print!("{}", if options.json { report.to_json() } else { report.to_markdown() });
+    }
+    Ok(())
+}
+
+/// What all cases of a run share.
+struct Bench<'a> {
+    options: &'a Options,
+    layout: &'a Layout,
+    site: &'a Site,
+    interrupted: &'a AtomicBool,
+}
+
+/// A server that runs, or why it doesn't.
+type Started = (Kind, Result<Peer, String>);
+
+impl Bench<'_> {
+    /// Starts every server that a case asks for, except the floor.
+    fn start_peers(&self, cases: &[&Case]) -> Vec<Started> {
+        let wanted = |kind: Kind| {
+            let by_case = cases.iter().any(|case| case.peers.contains(&kind));
+            // The floor sends Tidegate's answer, so it needs Tidegate once.
+            let by_floor = kind == Kind::Tidegate && self.options.wants(Kind::Floor);
+            by_case && (self.options.wants(kind) || by_floor)
+        };
+        [Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy]
+            .into_iter()
+            .filter(|&kind| wanted(kind))
+            .map(|kind| {
+                let peer = Peer::start(kind, self.site, self.layout.server, &self.layout.load);
+                (kind, peer.map_err(|error| error.to_string()))
+            })
+            .collect()
+    }
+
+    /// All servers of one case, ready to be loaded, each with the length of its answer.
+    fn contestants<'p>(&self, case: &Case, peers: &'p [Started]) -> Vec<Contestant<'p>> {
+        let mut contestants = Vec::new();
+        let mut model = None;
+        for (kind, peer) in peers.iter().filter(|(kind, _)| case.peers.contains(kind)) {
+            let answer = match peer {
+                Ok(peer) => peer.answer(case).map_err(|error| error.to_string()),
+                Err(reason) => Err(reason.clone()),
+            };
+            if *kind == Kind::Tidegate {
+                model = answer.as_ref().ok().cloned();
+            }
+            if self.options.wants(*kind) {
+                let peer = peer.as_ref().map_or(Server::None, Server::Shared);
+                contestants.push(Contestant::new(*kind, peer, answer.map(|bytes| bytes.len())));
+            }
+        }
+        if self.options.wants(Kind::Floor) && case.peers.contains(&Kind::Floor) {
+            contestants.insert(0, self.floor(case, model));
+        }
+        contestants
+    }
+
+    fn floor<'p>(&self, case: &Case, model: Option<Vec<u8>>) -> Contestant<'p> {
+        let answer = model.unwrap_or_else(|| stand_in(case));
+        let (core, home) = (self.layout.server, &self.layout.load[..]);
+        let (peer, length) = match Peer::start_floor(case, &answer, self.site, core, home) {
+            Ok(peer) => (Server::Own(peer), Ok(answer.len())),
+            Err(error) => (Server::None, Err(error.to_string())),
+        };
+        Contestant::new(Kind::Floor, peer, length)
+    }
+
+    fn run_case(&self, case: &Case, peers: &[Started]) -> io::Result<Vec<Row>> {
+        let mut contestants = self.contestants(case, peers);
+        let count = contestants.len();
+        for round in 0..self.options.rounds {
+            eprintln!("{}: round {} of {}", case.name, round + 1, self.options.rounds);
+            for turn in 0..count {
+                self.check()?;
+                // Nobody always follows the same neighbour's start of the round.
+                let contestant = &mut contestants[(turn + round) % count];
+                let (Some(peer), Ok(length)) = (contestant.server.peer(), &contestant.answer_bytes)
+                else {
+                    continue;
+                };
+                match measure::sample(peer, case, *length, self.layout, self.options) {
+                    Ok(sample) => contestant.samples.push(sample),
+                    Err(error) => contestant.answer_bytes = Err(error.to_string()),
+                }
+            }
+        }
+        self.check()?;
+        Ok(contestants.into_iter().map(Contestant::into_row).collect())
+    }
+
+    fn count_syscalls(&self, case: &Case, peers: &[Started]) -> io::Result<String> {
+        let mut table = syscalls::heading(case);
+        for contestant in self.contestants(case, peers) {
+            self.check()?;
+            let line = match (contestant.server.peer(), &contestant.answer_bytes) {
+                (Some(peer), Ok(length)) => {
+                    syscalls::count(peer, case, *length, self.layout, self.options, self.site)
+                        .unwrap_or_else(|error| error.to_string())
+                }
+                (_, Err(reason)) => reason.clone(),
+                (None, Ok(_)) => continue,
+            };
+            table += &format!("| {} | {line} |\n", contestant.kind.name());
+        }
+        Ok(table)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(io::Error::other("interrupted"));
+        }
+        Ok(())
+    }
+}
+
+/// The process behind a contestant.
+enum Server<'p> {
+    /// Serves every case.
+    Shared(&'p Peer),
+    /// The floor of this case alone.
+    Own(Peer),
+    None,
+}
+
+impl Server<'_> {
+    fn peer(&self) -> Option<&Peer> {
+        match self {
+            Server::Shared(peer) => Some(peer),
+            Server::Own(peer) => Some(peer),
+            Server::None => None,
+        }
+    }
+}
+
+/// One server in one case.
+struct Contestant<'p> {
+    kind: Kind,
+    server: Server<'p>,
+    answer_bytes: Result<usize, String>,
+    samples: Vec<Sample>,
+}
+
+impl<'p> Contestant<'p> {
+    fn new(kind: Kind, server: Server<'p>, answer_bytes: Result<usize, String>) -> Self {
+        Contestant { kind, server, answer_bytes, samples: Vec::new() }
+    }
+
+    fn into_row(self) -> Row {
+        let outcome = match self.answer_bytes {
+            Ok(bytes) => Outcome::Measured { answer_bytes: bytes, samples: self.samples },
+            Err(reason) => Outcome::Missing(reason),
+        };
+        Row { kind: self.kind, outcome }
+    }
+}
+
+/// What the floor sends while Tidegate doesn't run: an answer of about its length.
+fn stand_in(case: &Case) -> Vec<u8> {
+    let validators = "Last-Modified: Sun, 22 Nov 2026 12:00:00 GMT\r\n\
+                      ETag: \"6560f0c0-400\"\r\n\
+                      Accept-Ranges: bytes\r\n";
+    let head = format!(
+        "HTTP/1.1 200 OK\r\n\
+         Date: Sun, 22 Nov 2026 12:00:00 GMT\r\n\
+         Content-Type: text/plain\r\n\
+         Content-Length: {}\r\n{}{}\r\n",
+        case.body_bytes,
+        if case.path == "/" { "" } else { validators },
+        if case.close { "Connection: close\r\n" } else { "" },
+    );
+    let mut answer = head.into_bytes();
+    answer.resize(answer.len() + case.body_bytes, b'x');
+    answer
+}

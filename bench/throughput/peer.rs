@@ -1,0 +1,340 @@
+//! The servers: their configuration, their start on one core, their certain end.
+//!
+//! Each runs with one loop, in the foreground, without an access log, on a free port of 127.0.0.1.
+//! A server that is not installed or does not serve is left out with its reason.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::case::{Case, FILES, FILES_HOST, SMALL_BODY, SMALL_HOST};
+use crate::machine;
+
+const START_LIMIT: Duration = Duration::from_secs(5);
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The servers that are known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Kind {
+    /// The least any epoll server can do.
+    Floor,
+    Tidegate,
+    Nginx,
+    H2o,
+    Haproxy,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Floor => "floor",
+            Kind::Tidegate => "tidegate",
+            Kind::Nginx => "nginx",
+            Kind::H2o => "h2o",
+            Kind::Haproxy => "haproxy",
+        }
+    }
+}
+
+/// The folder of the run: what the servers serve, their configurations and their output.
+pub(crate) struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    /// Lays the files down.
+    pub(crate) fn create() -> io::Result<Site> {
+        let folder = tempfile::Builder::new().prefix("tidegate-bench-").tempdir()?;
+        fs::create_dir_all(folder.path().join("root/files"))?;
+        fs::write(folder.path().join("hello.txt"), SMALL_BODY)?;
+        for (name, bytes) in FILES {
+            let text: Vec<u8> = (0..bytes).map(|index| b'a' + (index % 26) as u8).collect();
+            fs::write(folder.path().join("root/files").join(name), text)?;
+        }
+        Ok(Site { folder })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A running server; dropping it ends its processes.
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    child: Child,
+}
+
+impl Peer {
+    /// Starts a server on `core` and waits until it accepts. The calling thread moves to `home`.
+    pub(crate) fn start(kind: Kind, site: &Site, core: usize, home: &[usize]) -> io::Result<Peer> {
+        let port = free_port()?;
+        let command = match kind {
+            Kind::Floor => return Err(io::Error::other("the floor needs its answer first")),
+            Kind::Tidegate => tidegate(site, port)?,
+            Kind::Nginx => nginx(site, port)?,
+            Kind::H2o => h2o(site, port)?,
+            Kind::Haproxy => haproxy(site, port)?,
+        };
+        Peer::launch(kind, command, port, site, core, home)
+    }
+
+    /// Starts the floor of one case: a process of this same program that sends `answer`.
+    pub(crate) fn start_floor(
+        case: &Case,
+        answer: &[u8],
+        site: &Site,
+        core: usize,
+        home: &[usize],
+    ) -> io::Result<Peer> {
+        let port = free_port()?;
+        let file = site.path().join(format!("floor-{}.answer", case.name));
+        fs::write(&file, answer)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--floor").arg(port.to_string()).arg(file);
+        if case.close {
+            command.arg("close");
+        }
+        Peer::launch(Kind::Floor, command, port, site, core, home)
+    }
+
+    fn launch(
+        kind: Kind,
+        mut command: Command,
+        port: u16,
+        site: &Site,
+        core: usize,
+        home: &[usize],
+    ) -> io::Result<Peer> {
+        let output = site.path().join(format!("{}.out", kind.name()));
+        let file = File::create(&output)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        machine::pin(&[core])?;
+        let child = command.spawn();
+        machine::pin(home)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut peer = Peer { address, child: child? };
+        peer.wait_until_it_accepts(&output)?;
+        Ok(peer)
+    }
+
+    /// Its processes: our child first, then all that it started.
+    pub(crate) fn processes(&self) -> io::Result<Vec<i32>> {
+        machine::process_tree(self.child.id() as i32)
+    }
+
+    fn wait_until_it_accepts(&mut self, output: &Path) -> io::Result<()> {
+        let begin = Instant::now();
+        while TcpStream::connect(self.address).is_err() {
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || begin.elapsed() > START_LIMIT {
+                let said = fs::read_to_string(output).unwrap_or_default();
+                let last = said.lines().last().unwrap_or("it said nothing").to_owned();
+                let how = ended.map_or("no listener".to_owned(), |status| status.to_string());
+                return Err(io::Error::other(format!("{how}: {last}")));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Asks once and returns the whole answer, head and body, after checks.
+    pub(crate) fn answer(&self, case: &Case) -> io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.write_all(case.request(self.address.port()).as_bytes())?;
+        let mut answer = Vec::new();
+        let mut input = vec![0; 64 * 1024];
+        loop {
+            match stream.read(&mut input)? {
+                0 => return Err(io::Error::other("the first answer was cut")),
+                received => answer.extend_from_slice(&input[..received]),
+            }
+            let Some(total) = answer_length(&answer)? else { continue };
+            if answer.len() == total.head + total.body {
+                if total.body == case.body_bytes {
+                    return Ok(answer);
+                }
+                let (got, due) = (total.body, case.body_bytes);
+                return Err(io::Error::other(format!("{got} bytes of body instead of {due}")));
+            }
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // A process asked politely takes its own children along.
+        let root = Pid::from_child(&self.child);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(root, Signal::TERM);
+        }
+        let begin = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if begin.elapsed() > STOP_LIMIT {
+                let tree = self.processes().unwrap_or_default();
+                for pid in tree.into_iter().filter_map(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+struct Length {
+    head: usize,
+    body: usize,
+}
+
+/// The length of the answer that `bytes` begin with, once its head is whole.
+fn answer_length(bytes: &[u8]) -> io::Result<Option<Length>> {
+    let mut fields = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut fields);
+    let parsed = response.parse(bytes).map_err(io::Error::other)?;
+    let httparse::Status::Complete(head) = parsed else { return Ok(None) };
+    if response.code != Some(200) {
+        let code = response.code.unwrap_or(0);
+        return Err(io::Error::other(format!("status {code} instead of 200")));
+    }
+    let body = response
+        .headers
+        .iter()
+        .find(|field| field.name.eq_ignore_ascii_case("content-length"))
+        .and_then(|field| std::str::from_utf8(field.value).ok()?.parse().ok())
+        .ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
+    Ok(Some(Length { head, body }))
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Finds a program on PATH, and where system services lie.
+pub(crate) fn program(name: &str) -> io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| io::Error::other("not installed"))
+}
+
+/// The line that keeps a server started by root from dropping to a user who can't read the folder.
+fn keep_user(line: &'static str) -> &'static str {
+    if rustix::process::geteuid().is_root() { line } else { "" }
+}
+
+fn tidegate(site: &Site, port: u16) -> io::Result<Command> {
+    let file = site.path().join("tidegate.toml");
+    let config = format!(
+        "[server]\n\
+         listen = [\"127.0.0.1:{port}\"]\n\
+         threads = 1\n\
+         [log]\n\
+         level = \"warn\"\n\
+         access = \"off\"\n\
+         [apps.\"{SMALL_HOST}\"]\n\
+         respond = {{ status = 200, body = \"{SMALL_BODY}\", content_type = \"text/plain\" }}\n\
+         [apps.\"{FILES_HOST}\"]\n\
+         files = {{ root = \"root\" }}\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("serve").arg("--config").arg(file);
+    Ok(command)
+}
+
+fn nginx(site: &Site, port: u16) -> io::Result<Command> {
+    let folder = site.path();
+    let (file, at) = (folder.join("nginx.conf"), folder.display());
+    let user = keep_user("user root root;");
+    let config = format!(
+        "{user}\n\
+         daemon off;\n\
+         worker_processes 1;\n\
+         pid {at}/nginx.pid;\n\
+         error_log stderr error;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n\
+         types {{ text/plain txt; }}\n\
+         access_log off;\n\
+         sendfile on;\n\
+         tcp_nopush on;\n\
+         tcp_nodelay on;\n\
+         keepalive_timeout 60s;\n\
+         keepalive_requests 1000000000;\n\
+         open_file_cache max=1024 inactive=60s;\n\
+         open_file_cache_valid 60s;\n\
+         open_file_cache_min_uses 1;\n\
+         client_body_temp_path {at}/nginx-body;\n\
+         proxy_temp_path {at}/nginx-proxy;\n\
+         fastcgi_temp_path {at}/nginx-fastcgi;\n\
+         uwsgi_temp_path {at}/nginx-uwsgi;\n\
+         scgi_temp_path {at}/nginx-scgi;\n\
+         server {{\n\
+         listen 127.0.0.1:{port} backlog=4096;\n\
+         root {at}/root;\n\
+         location = / {{ default_type text/plain; return 200 \"{SMALL_BODY}\"; }}\n\
+         }}\n\
+         }}\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = Command::new(program("nginx")?);
+    command.arg("-p").arg(folder).arg("-c").arg(file).arg("-e").arg("stderr");
+    Ok(command)
+}
+
+/// h2o has no ready answer in its configuration: its small answer is a file of 13 bytes.
+fn h2o(site: &Site, port: u16) -> io::Result<Command> {
+    let folder = site.path();
+    let (file, at) = (folder.join("h2o.yaml"), folder.display());
+    let user = keep_user("user: root");
+    let config = format!(
+        "{user}\n\
+         num-threads: 1\n\
+         listen: {{ host: 127.0.0.1, port: {port} }}\n\
+         hosts:\n  \
+           default:\n    \
+             paths:\n      \
+               /files:\n        \
+                 file.dir: {at}/root/files\n      \
+               /:\n        \
+                 file.file: {at}/hello.txt\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = Command::new(program("h2o")?);
+    command.arg("-m").arg("worker").arg("-c").arg(file);
+    Ok(command)
+}
+
+fn haproxy(site: &Site, port: u16) -> io::Result<Command> {
+    let file = site.path().join("haproxy.cfg");
+    let config = format!(
+        "global\n  \
+           nbthread 1\n  \
+           maxconn 4096\n\
+         defaults\n  \
+           mode http\n  \
+           timeout connect 60s\n  \
+           timeout client 60s\n  \
+           timeout server 60s\n\
+         frontend bench\n  \
+           bind 127.0.0.1:{port}\n  \
+           http-request return status 200 content-type text/plain string \"{SMALL_BODY}\"\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = Command::new(program("haproxy")?);
+    command.arg("-db").arg("-f").arg(file);
+    Ok(command)
+}

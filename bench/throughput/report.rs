@@ -1,0 +1,165 @@
+//! The report: a table for people, JSON for programs.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::case::Case;
+use crate::measure::{Layout, Sample};
+use crate::options::Options;
+use crate::peer::Kind;
+
+/// What came of one server in one case.
+pub(crate) enum Outcome {
+    Measured {
+        answer_bytes: usize,
+        samples: Vec<Sample>,
+    },
+    /// Not measured, and why.
+    Missing(String),
+}
+
+/// One line of a case's table.
+pub(crate) struct Row {
+    pub(crate) kind: Kind,
+    pub(crate) outcome: Outcome,
+}
+
+impl Row {
+    fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+        match &self.outcome {
+            Outcome::Measured { samples, .. } => samples.iter().map(value).collect(),
+            Outcome::Missing(_) => Vec::new(),
+        }
+    }
+}
+
+/// All that was measured.
+pub(crate) struct Report {
+    machine: String,
+    setting: String,
+    cases: Vec<(&'static str, &'static str, Kind, Vec<Row>)>,
+}
+
+impl Report {
+    pub(crate) fn new(machine: String, layout: &Layout, options: &Options) -> Report {
+        let (rounds, seconds) = (options.rounds, options.seconds);
+        let (server, others) = (layout.server, &layout.load);
+        let load = options.load_cores.map_or("as the case says".to_owned(), |n| n.to_string());
+        let setting = format!(
+            "one loop on core {server}, load on the first of cores {others:?} (how many: {load}), \
+             medians of {rounds} interleaved rounds of {seconds} s"
+        );
+        Report { machine, setting, cases: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, case: &Case, rows: Vec<Row>) {
+        self.cases.push((case.name, case.title, case.base, rows));
+    }
+
+    pub(crate) fn to_markdown(&self) -> String {
+        let mut text = format!("{}; {}\n", self.machine, self.setting);
+        for (name, title, base, rows) in &self.cases {
+            let base_name = base.name();
+            let _ = write!(
+                text,
+                "\n**{title}** (`{name}`)\n\n\
+                 | server | CPU µs/request | lowest - highest | ratio to {base_name} \
+                 | requests/s | server core busy | load's CPU µs/request | answer bytes |\n\
+                 |---|---:|---:|---:|---:|---:|---:|---:|\n"
+            );
+            let cpu = base_cpu(*base, rows);
+            for row in rows {
+                text += &line(row, &cpu);
+            }
+        }
+        text
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        let cases: Vec<Value> = self
+            .cases
+            .iter()
+            .map(|(name, title, base, rows)| {
+                let cpu = base_cpu(*base, rows);
+                let servers: Vec<Value> = rows.iter().map(|row| object(row, &cpu)).collect();
+                json!({ "case": name, "title": title, "base": base.name(), "servers": servers })
+            })
+            .collect();
+        let report = json!({ "machine": self.machine, "setting": self.setting, "cases": cases });
+        format!("{report:#}\n")
+    }
+}
+
+fn base_cpu(base: Kind, rows: &[Row]) -> Vec<f64> {
+    let row = rows.iter().find(|row| row.kind == base);
+    row.map(|row| row.column(|sample| sample.cpu_us)).unwrap_or_default()
+}
+
+fn line(row: &Row, base: &[f64]) -> String {
+    let name = row.kind.name();
+    let bytes = match &row.outcome {
+        Outcome::Measured { answer_bytes, .. } => answer_bytes,
+        Outcome::Missing(reason) => return format!("| {name} | {reason} | | | | | | |\n"),
+    };
+    let cpu = row.column(|sample| sample.cpu_us);
+    let lowest = cpu.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = cpu.iter().copied().fold(0.0, f64::max);
+    let ratio = ratio(&cpu, base).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    let rate = median(row.column(|sample| sample.requests_per_second));
+    let busy = 100.0 * median(row.column(|sample| sample.busy));
+    let load = median(row.column(|sample| sample.load_cpu_us));
+    let cpu = median(cpu);
+    format!(
+        "| {name} | {cpu:.3} | {lowest:.3} - {highest:.3} | {ratio} | {rate:.0} \
+         | {busy:.0} % | {load:.3} | {bytes} |\n"
+    )
+}
+
+fn object(row: &Row, base: &[f64]) -> Value {
+    let (bytes, samples) = match &row.outcome {
+        Outcome::Measured { answer_bytes, samples } => (answer_bytes, samples),
+        Outcome::Missing(reason) => {
+            return json!({ "server": row.kind.name(), "missing": reason });
+        }
+    };
+    let cpu = row.column(|sample| sample.cpu_us);
+    let each: Vec<Value> = samples
+        .iter()
+        .map(|sample| {
+            json!({
+                "cpu_us": sample.cpu_us,
+                "load_cpu_us": sample.load_cpu_us,
+                "requests_per_second": sample.requests_per_second,
+                "busy": sample.busy,
+            })
+        })
+        .collect();
+    json!({
+        "server": row.kind.name(),
+        "answer_bytes": bytes,
+        "cpu_us": median(cpu.clone()),
+        "ratio": ratio(&cpu, base),
+        "load_cpu_us": median(row.column(|sample| sample.load_cpu_us)),
+        "requests_per_second": median(row.column(|sample| sample.requests_per_second)),
+        "busy": median(row.column(|sample| sample.busy)),
+        "samples": each,
+    })
+}
+
+/// The median of the rounds' own ratios: what slows one round slows both sides of its ratio.
+fn ratio(cpu: &[f64], base: &[f64]) -> Option<f64> {
+    if cpu.is_empty() || cpu.len() != base.len() {
+        return None;
+    }
+    Some(median(cpu.iter().zip(base).map(|(cpu, base)| cpu / base).collect()))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}

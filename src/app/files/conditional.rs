@@ -1,0 +1,219 @@
+//! Conditional requests (RFC 9110 §13), for GET and HEAD of a file that exists.
+//!
+//! Pure. A date that is none is ignored (§13.1.3, §13.1.4); an entity tag that breaks the grammar
+//! matches nothing. Both are what the RFC asks for, and both are the safe side.
+
+use std::time::UNIX_EPOCH;
+
+use crate::http::RequestHead;
+
+/// What a conditional request is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Validators<'a> {
+    /// The strong entity tag, with its quotes.
+    pub(super) etag: &'a str,
+    /// `Last-Modified` in seconds since 1970; none when it is not sent.
+    pub(super) modified_s: Option<u64>,
+}
+
+/// What the preconditions say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Go on.
+    Proceed,
+    /// 304
+    NotModified,
+    /// 412
+    Failed,
+}
+
+impl Validators<'_> {
+    /// Evaluates the preconditions in the order of RFC 9110 §13.2.2, without If-Range.
+    pub(super) fn evaluate(&self, request: &RequestHead<'_>) -> Outcome {
+        match self.matches(request, "If-Match", Comparison::Strong) {
+            Some(false) => return Outcome::Failed,
+            Some(true) => {}
+            None => {
+                if self
+                    .compare_date(request, "If-Unmodified-Since", |modified, date| modified > date)
+                {
+                    return Outcome::Failed;
+                }
+            }
+        }
+        let unchanged = match self.matches(request, "If-None-Match", Comparison::Weak) {
+            Some(matches) => matches,
+            None => {
+                self.compare_date(request, "If-Modified-Since", |modified, date| modified <= date)
+            }
+        };
+        if unchanged { Outcome::NotModified } else { Outcome::Proceed }
+    }
+
+    /// Whether If-Range allows a part to be sent (§13.1.5); also true without that field. Weak
+    /// tags never match; a date has to be the very same.
+    pub(super) fn allow_range(&self, request: &RequestHead<'_>) -> bool {
+        let mut lines = request.fields_named("If-Range");
+        let Some(line) = lines.next() else { return true };
+        if lines.next().is_some() {
+            return false;
+        }
+        line == self.etag.as_bytes()
+            || (self.modified_s.is_some() && parse_date(line) == self.modified_s)
+    }
+
+    /// Whether a list of entity tags names the current one; none without such a field.
+    fn matches(
+        &self,
+        request: &RequestHead<'_>,
+        name: &str,
+        comparison: Comparison,
+    ) -> Option<bool> {
+        let mut lines = request.fields_named(name).peekable();
+        lines.peek()?;
+        Some(lines.any(|line| line == b"*" || list_has(line, self.etag, comparison)))
+    }
+
+    fn compare_date(
+        &self,
+        request: &RequestHead<'_>,
+        name: &str,
+        holds: impl Fn(u64, u64) -> bool,
+    ) -> bool {
+        let mut lines = request.fields_named(name);
+        let date = lines.next().and_then(parse_date);
+        let is_alone = lines.next().is_none();
+        match (self.modified_s, date) {
+            (Some(modified), Some(date)) if is_alone => holds(modified, date),
+            _ => false,
+        }
+    }
+}
+
+/// RFC 9110 §8.8.3.2.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Strong,
+    Weak,
+}
+
+/// Whether `etag` is in a list of entity tags, which ends at its first fault. The tags may hold
+/// commas, so the list is read tag by tag.
+fn list_has(list: &[u8], etag: &str, comparison: Comparison) -> bool {
+    let mut rest = list;
+    loop {
+        while let [b' ' | b'\t' | b',', tail @ ..] = rest {
+            rest = tail;
+        }
+        let is_weak = rest.starts_with(b"W/");
+        let tag = if is_weak { &rest[2..] } else { rest };
+        let [b'"', opaque @ ..] = tag else { return false };
+        let Some(length) = memchr::memchr(b'"', opaque) else { return false };
+        let (tag, tail) = tag.split_at(length + 2);
+        let ends_well = matches!(tail.trim_ascii_start(), [] | [b',', ..]);
+        if !ends_well || opaque[..length].iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f)) {
+            return false;
+        }
+        if tag == etag.as_bytes() && (!is_weak || comparison == Comparison::Weak) {
+            return true;
+        }
+        rest = tail;
+    }
+}
+
+/// An HTTP date in any of its three formats (RFC 9110 §5.6.7), in seconds since 1970.
+fn parse_date(value: &[u8]) -> Option<u64> {
+    let time = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::test_support::request;
+
+    const ETAG: &str = "\"a,b\"";
+    /// Sun, 06 Nov 1994 08:49:37 GMT
+    const MODIFIED_S: u64 = 784_111_777;
+    const SAME: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+    const LATER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+
+    const FILE: Validators<'_> = Validators { etag: ETAG, modified_s: Some(MODIFIED_S) };
+
+    #[test]
+    fn preconditions_in_their_order() {
+        use Outcome::{Failed, NotModified, Proceed};
+        for (fields, outcome) in [
+            (&[][..], Proceed),
+            (&[("If-Match", "*")], Proceed),
+            (&[("If-Match", ETAG)], Proceed),
+            (&[("If-Match", "\"x\", \"a,b\"")], Proceed),
+            (&[("If-Match", "\"x\""), ("if-match", ETAG)], Proceed),
+            (&[("If-Match", "W/\"a,b\"")], Failed),
+            (&[("If-Match", "\"x\"")], Failed),
+            (&[("If-Match", "")], Failed),
+            (&[("If-Match", "a,b")], Failed),
+            (&[("If-Match", "\"x\" \"a,b\"")], Failed),
+            (&[("If-Match", "\"a,b")], Failed),
+            (&[("If-Match", "w/\"a,b\"")], Failed),
+            (&[("If-Match", ETAG), ("If-Unmodified-Since", BEFORE)], Proceed),
+            (&[("If-Match", ETAG), ("If-None-Match", ETAG)], NotModified),
+            (&[("If-Match", "\"x\""), ("If-None-Match", ETAG)], Failed),
+            (&[("If-Unmodified-Since", SAME)], Proceed),
+            (&[("If-Unmodified-Since", LATER)], Proceed),
+            (&[("If-Unmodified-Since", BEFORE)], Failed),
+            (&[("If-Unmodified-Since", "yesterday")], Proceed),
+            (&[("If-Unmodified-Since", BEFORE), ("If-Unmodified-Since", BEFORE)], Proceed),
+            (&[("If-None-Match", "*")], NotModified),
+            (&[("If-None-Match", ETAG)], NotModified),
+            (&[("If-None-Match", "W/\"a,b\"")], NotModified),
+            (&[("If-None-Match", ",, \"x\" ,\tW/\"a,b\",")], NotModified),
+            (&[("If-None-Match", "\"x\""), ("If-None-Match", ETAG)], NotModified),
+            (&[("If-None-Match", "\"a\", \"b\"")], Proceed),
+            (&[("If-None-Match", "\"x\", *")], Proceed),
+            (&[("If-None-Match", "\"x \", \"a,b\"")], Proceed),
+            (&[("If-None-Match", "\"x\""), ("If-Modified-Since", SAME)], Proceed),
+            (&[("If-None-Match", ETAG), ("If-Modified-Since", BEFORE)], NotModified),
+            (&[("If-Modified-Since", SAME)], NotModified),
+            (&[("If-Modified-Since", LATER)], NotModified),
+            (&[("If-Modified-Since", BEFORE)], Proceed),
+            (&[("If-Modified-Since", "Sunday, 06-Nov-94 08:49:37 GMT")], NotModified),
+            (&[("If-Modified-Since", "Sun Nov  6 08:49:37 1994")], NotModified),
+            (&[("If-Modified-Since", "784111777")], Proceed),
+            (&[("If-Modified-Since", "Thu, 01 Jan 1960 00:00:00 GMT")], Proceed),
+            (&[("If-Modified-Since", "")], Proceed),
+        ] {
+            let request = request("GET", "/", fields);
+            assert_eq!(FILE.evaluate(&request), outcome, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_date_only_tags_count() {
+        let undated = Validators { modified_s: None, ..FILE };
+        for name in ["If-Modified-Since", "If-Unmodified-Since"] {
+            assert_eq!(undated.evaluate(&request("GET", "/", &[(name, SAME)])), Outcome::Proceed);
+        }
+        assert!(!undated.allow_range(&request("GET", "/", &[("If-Range", SAME)])));
+        assert!(!undated.allow_range(&request("GET", "/", &[("If-Range", "no date")])));
+    }
+
+    #[test]
+    fn if_range_wants_the_very_same() {
+        for (fields, allowed) in [
+            (&[][..], true),
+            (&[("If-Range", ETAG)], true),
+            (&[("If-Range", SAME)], true),
+            (&[("If-Range", "W/\"a,b\"")], false),
+            (&[("If-Range", "\"x\"")], false),
+            (&[("If-Range", LATER)], false),
+            (&[("If-Range", BEFORE)], false),
+            (&[("If-Range", "*")], false),
+            (&[("If-Range", "\"x\", \"a,b\"")], false),
+            (&[("If-Range", ETAG), ("If-Range", ETAG)], false),
+        ] {
+            assert_eq!(FILE.allow_range(&request("GET", "/", fields)), allowed, "{fields:?}");
+        }
+    }
+}

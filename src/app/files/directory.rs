@@ -1,0 +1,227 @@
+//! The root of a `files` app: the only door to the file system.
+//!
+//! Owns the open root directory. Every file is opened by the kernel's `openat2` with
+//! `RESOLVE_BENEATH`, so no name and no symbolic link leads out of the root, also when the tree is
+//! changed meanwhile. Symbolic links that stay inside are followed. Opening never waits for a FIFO,
+//! and nothing but regular files is handed out. Reads may block on the disk: see the kind's page.
+
+use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat},
+    io::Errno,
+};
+
+use super::Failure;
+
+/// How often an open is tried again while the kernel says that the tree moved under it.
+const OPEN_ATTEMPTS_MAX: usize = 8;
+
+/// An open directory below which files are opened.
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    identity: (u64, u64),
+}
+
+/// What stands at a name.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// A regular file.
+    Regular(File, Stamp),
+    /// A directory.
+    Directory,
+}
+
+impl Directory {
+    /// Opens the root, and tries that files can be opened below it.
+    ///
+    /// # Errors
+    /// Missing, no directory, not to be searched, or `Unsupported` without `openat2`.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        match open_beneath(&fd, b".", flags) {
+            Ok(_) => Ok(Self { fd, identity: (stat.st_dev, stat.st_ino) }),
+            // Sandboxes refuse system calls that they don't know with EPERM.
+            Err(Errno::NOSYS | Errno::PERM) => Err(io::ErrorKind::Unsupported.into()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The directory that stands at `path` now, when it is another than this one. While there is
+    /// none, in the middle of a swap, this one goes on serving.
+    pub(super) fn successor(&self, path: &Path) -> Option<Self> {
+        let stat = rustix::fs::stat(path).ok()?;
+        if (stat.st_dev, stat.st_ino) == self.identity {
+            return None;
+        }
+        Self::open(path).ok()
+    }
+
+    /// Opens what stands at a name below this directory.
+    pub(super) fn open_file(&self, relative: &[u8]) -> Result<Opened, Failure> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = open_beneath(&self.fd, relative, flags)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Ok(Opened::Regular(File::from(fd), Stamp::of(&stat))),
+            FileType::Directory => Ok(Opened::Directory),
+            _ => Err(Failure::NotFound),
+        }
+    }
+}
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Device and inode.
+    identity: (u64, u64),
+    /// The size in bytes.
+    pub(super) size: u64,
+    /// Last change of the content: seconds since 1970, and nanoseconds.
+    pub(super) modified: (i64, u32),
+    /// Last change of content or inode: seconds since 1970, and nanoseconds.
+    pub(super) changed: (i64, u32),
+}
+
+impl Stamp {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            identity: (stat.st_dev, stat.st_ino),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            changed: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+        }
+    }
+
+    /// The state of an open file.
+    pub(super) fn of_file(file: &File) -> Result<Self, Failure> {
+        Ok(Self::of(&rustix::fs::fstat(file)?))
+    }
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            // XDEV: the name leads out of the root. NXIO, NODEV: a socket, a device without driver.
+            Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::XDEV
+            | Errno::NAMETOOLONG
+            | Errno::NXIO
+            | Errno::NODEV => Self::NotFound,
+            Errno::ACCESS | Errno::PERM => Self::Forbidden,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => Self::Exhausted,
+            _ => Self::Broken,
+        }
+    }
+}
+
+fn open_beneath(root: &OwnedFd, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let mut attempt = 1;
+    loop {
+        match rustix::fs::openat2(root, relative, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) if attempt < OPEN_ATTEMPTS_MAX => attempt += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    fn failure(root: &Directory, name: &str) -> Option<Failure> {
+        root.open_file(name.as_bytes()).err()
+    }
+
+    #[test]
+    fn nothing_leads_out_of_the_root() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "s").unwrap();
+        let root_dir = tempfile::tempdir_in(outside.path()).unwrap();
+        let at = |name: &str| root_dir.path().join(name);
+        std::fs::create_dir(at("d")).unwrap();
+        std::fs::write(at("d/file"), "f").unwrap();
+        symlink("d/file", at("inside")).unwrap();
+        symlink("../d/../d/file", at("d/inside")).unwrap();
+        symlink("../secret", at("out")).unwrap();
+        symlink(outside.path(), at("out-dir")).unwrap();
+        symlink(at("d/file"), at("absolute")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        symlink("/proc/self/root/etc/passwd", at("magic")).unwrap();
+        let root = Directory::open(root_dir.path()).unwrap();
+        for name in ["d/file", "inside", "d/inside"] {
+            assert!(matches!(root.open_file(name.as_bytes()), Ok(Opened::Regular(..))), "{name}");
+        }
+        assert!(matches!(root.open_file(b"d"), Ok(Opened::Directory)));
+        // An absolute link leaves the root, even if it comes back.
+        for name in [
+            "out",
+            "out-dir/secret",
+            "absolute",
+            "loop",
+            "magic",
+            "../secret",
+            "/etc/passwd",
+            "d/file/",
+            "d/file/x",
+            "none",
+            "d/../../secret",
+            &"n".repeat(300),
+            &"n/".repeat(3000),
+        ] {
+            assert_eq!(failure(&root, name), Some(Failure::NotFound), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let _listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+        let root = Directory::open(dir.path()).unwrap();
+        assert_eq!(failure(&root, "fifo"), Some(Failure::NotFound));
+        assert_eq!(failure(&root, "socket"), Some(Failure::NotFound));
+    }
+
+    #[test]
+    fn a_swapped_root_is_followed_and_a_missing_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (release, content) in [("1", "one"), ("2", "two")] {
+            std::fs::create_dir(at(release)).unwrap();
+            std::fs::write(at(release).join("a"), content).unwrap();
+        }
+        symlink("1", at("current")).unwrap();
+        let root = Directory::open(&at("current")).unwrap();
+        assert!(root.successor(&at("current")).is_none());
+        std::fs::remove_file(at("current")).unwrap();
+        assert!(root.successor(&at("current")).is_none());
+        symlink("2", at("current")).unwrap();
+        let root = root.successor(&at("current")).unwrap();
+        let Ok(Opened::Regular(file, _)) = root.open_file(b"a") else { panic!("no file") };
+        assert_eq!(io::read_to_string(file).unwrap(), "two");
+    }
+
+    #[test]
+    fn errors_of_the_system_have_their_status() {
+        for (errno, failure) in [
+            (Errno::NOENT, Failure::NotFound),
+            (Errno::XDEV, Failure::NotFound),
+            (Errno::ACCESS, Failure::Forbidden),
+            (Errno::PERM, Failure::Forbidden),
+            (Errno::MFILE, Failure::Exhausted),
+            (Errno::NFILE, Failure::Exhausted),
+            (Errno::IO, Failure::Broken),
+        ] {
+            assert_eq!(Failure::from(errno), failure, "{errno:?}");
+        }
+    }
+}

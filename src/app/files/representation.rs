@@ -1,0 +1,270 @@
+//! One file in one coding, ready to be sent: its encoded fields and its content.
+//!
+//! Content up to [`MEMORY_BYTES_MAX`] is held in memory, larger content as an open file that the
+//! loop sends from. A representation never changes; a changed file makes a new one.
+//!
+//! - The entity tag is strong: time of modification in nanoseconds, size, coding. It is the same on
+//!   every machine that holds the same files with the same times.
+//! - A file from the future has no `Last-Modified`, which must not lie after `Date` (RFC 9110
+//!   §8.8.2.1) and would be useless to compare with; nor has one from before 1970 or after 9999.
+
+use std::{
+    fs::File,
+    io::ErrorKind,
+    os::unix::fs::FileExt,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use crate::{
+    app::{Reply, Segment},
+    http::{Bytes, Response},
+};
+
+use super::{
+    Failure, conditional::Validators, directory::Stamp, encoding::Coding, ranges::ByteRange,
+};
+
+/// The largest content that is held in memory, in bytes.
+pub(super) const MEMORY_BYTES_MAX: u64 = 64 * 1024;
+
+/// How often a file is read that turns out shorter than it said: the content sent has to have the
+/// length that is told.
+const READ_ATTEMPTS_MAX: usize = 2;
+
+/// How long a file has to be unchanged before its stamp is trusted to tell a further change, in
+/// seconds: a second change within one tick of the file system's clock leaves the stamp as it was.
+const SETTLED_AFTER_S: i64 = 2;
+
+/// The first second of the year 10000, which no HTTP date can say.
+const DATES_END_S: i64 = 253_402_300_800;
+
+/// What fields a representation is sent with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FieldsSpec<'a> {
+    /// `Content-Type`
+    pub(super) media_type: &'a str,
+    /// `Cache-Control`
+    pub(super) cache_control: Option<&'a str>,
+    /// Whether `Accept-Encoding` had a say, or could have had.
+    pub(super) is_negotiated: bool,
+    /// Whether it is an answer with another status than 200, which has a type and no more.
+    pub(super) is_error_page: bool,
+}
+
+/// A file in one coding, ready to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Representation {
+    fields: Arc<[u8]>,
+    /// `Content-Type` ends here: a multipart answer has its own.
+    type_end: usize,
+    /// The fields of a 304 begin here.
+    lasting_start: usize,
+    etag: Arc<str>,
+    modified_s: Option<u64>,
+    length: u64,
+    body: Body,
+    is_coded: bool,
+    is_settled: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    Memory(Arc<[u8]>),
+    Open(Arc<File>),
+}
+
+impl Representation {
+    /// Loads an open file, whose state was `stamp` when it was opened. `wall_s` is the time in
+    /// seconds since 1970.
+    pub(super) fn load(
+        file: File,
+        mut stamp: Stamp,
+        coding: Coding,
+        spec: &FieldsSpec<'_>,
+        wall_s: i64,
+    ) -> Result<Self, Failure> {
+        for _ in 0..READ_ATTEMPTS_MAX {
+            if stamp.size > MEMORY_BYTES_MAX {
+                let body = Body::Open(Arc::new(file));
+                return Ok(Self::new(stamp, body, coding, spec, wall_s));
+            }
+            if let Some(content) = read_exact(&file, stamp.size)? {
+                let body = Body::Memory(content.into());
+                return Ok(Self::new(stamp, body, coding, spec, wall_s));
+            }
+            stamp = Stamp::of_file(&file)?;
+        }
+        Err(Failure::Broken)
+    }
+
+    fn new(stamp: Stamp, body: Body, coding: Coding, spec: &FieldsSpec<'_>, wall_s: i64) -> Self {
+        let mut fields = Vec::with_capacity(256);
+        push_field(&mut fields, "Content-Type", spec.media_type);
+        let type_end = fields.len();
+        if let Some(name) = coding.name() {
+            push_field(&mut fields, "Content-Encoding", name);
+        }
+        let etag = entity_tag(&stamp, coding);
+        let modified_s = last_modified(&stamp, wall_s);
+        let mut lasting_start = fields.len();
+        if !spec.is_error_page {
+            push_field(&mut fields, "Accept-Ranges", "bytes");
+            if let Some(modified_s) = modified_s {
+                let time = UNIX_EPOCH + Duration::from_secs(modified_s);
+                push_field(&mut fields, "Last-Modified", &httpdate::fmt_http_date(time));
+            }
+            lasting_start = fields.len();
+            push_field(&mut fields, "ETag", &etag);
+            if let Some(cache_control) = spec.cache_control {
+                push_field(&mut fields, "Cache-Control", cache_control);
+            }
+            if spec.is_negotiated {
+                push_field(&mut fields, "Vary", "Accept-Encoding");
+            }
+        }
+        let last_change_s = stamp.modified.0.max(stamp.changed.0);
+        Self {
+            fields: fields.into(),
+            type_end,
+            lasting_start,
+            etag: etag.into(),
+            modified_s,
+            length: stamp.size,
+            body,
+            is_coded: coding != Coding::Identity,
+            is_settled: last_change_s.saturating_add(SETTLED_AFTER_S) <= wall_s,
+        }
+    }
+
+    /// The whole, with its fields.
+    pub(super) fn reply(&self, status: u16) -> Reply<'static> {
+        let head =
+            Response::new(status).with_encoded_fields(Bytes::Shared(Arc::clone(&self.fields)));
+        match &self.body {
+            Body::Memory(content) => {
+                Reply::Full(head.with_content_bytes(Bytes::Shared(Arc::clone(content))))
+            }
+            Body::Open(_) => {
+                let whole = ByteRange { offset: 0, length: self.length };
+                Reply::Files { head, content: vec![self.segment(whole)] }
+            }
+        }
+    }
+
+    /// 304 (RFC 9110 §15.4.5): what a cache needs to update what it stored, and no more.
+    pub(super) fn not_modified(&self) -> Reply<'static> {
+        let fields = self.fields[self.lasting_start..].to_vec();
+        Reply::Full(Response::new(304).with_encoded_fields(Bytes::Owned(fields)))
+    }
+
+    /// 206 with one part, or with several as `multipart/byteranges` (RFC 9110 §15.3.7). The
+    /// boundary must not stand in the content, so it can't be a guessable one.
+    pub(super) fn partial(&self, parts: &[ByteRange], boundary: u64) -> Reply<'static> {
+        if let [part] = parts {
+            let mut fields = self.fields.to_vec();
+            push_field(&mut fields, "Content-Range", &part.content_range(self.length));
+            return partial_reply(fields, vec![self.segment(*part)]);
+        }
+        let media_type = format!("multipart/byteranges; boundary={boundary:016x}");
+        let mut fields = Vec::with_capacity(self.fields.len() + 64);
+        push_field(&mut fields, "Content-Type", &media_type);
+        fields.extend_from_slice(&self.fields[self.type_end..]);
+        let mut content = Vec::with_capacity(2 * parts.len() + 1);
+        for part in parts {
+            let delimiter = if content.is_empty() { "--" } else { "\r\n--" };
+            let mut head = format!("{delimiter}{boundary:016x}\r\n").into_bytes();
+            head.extend_from_slice(&self.fields[..self.type_end]);
+            push_field(&mut head, "Content-Range", &part.content_range(self.length));
+            head.extend_from_slice(b"\r\n");
+            content.push(Segment::Bytes(head));
+            content.push(self.segment(*part));
+        }
+        content.push(Segment::Bytes(format!("\r\n--{boundary:016x}--\r\n").into_bytes()));
+        partial_reply(fields, content)
+    }
+
+    /// What conditional requests are compared with.
+    pub(super) fn validators(&self) -> Validators<'_> {
+        Validators { etag: &self.etag, modified_s: self.modified_s }
+    }
+
+    /// The size of the content in bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether the content is in another coding than the file itself.
+    pub(super) fn is_coded(&self) -> bool {
+        self.is_coded
+    }
+
+    /// Whether an equal stamp means equal content.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    /// Whether it holds a descriptor.
+    pub(super) fn is_open_file(&self) -> bool {
+        matches!(self.body, Body::Open(_))
+    }
+
+    /// The memory that it holds, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let content = match &self.body {
+            Body::Memory(content) => content.len(),
+            Body::Open(_) => 0,
+        };
+        self.fields.len() + self.etag.len() + content
+    }
+
+    fn segment(&self, part: ByteRange) -> Segment {
+        match &self.body {
+            Body::Memory(content) => {
+                let start = part.offset as usize;
+                Segment::Bytes(content[start..start + part.length as usize].to_vec())
+            }
+            Body::Open(file) => {
+                Segment::File { file: Arc::clone(file), offset: part.offset, length: part.length }
+            }
+        }
+    }
+}
+
+fn partial_reply(fields: Vec<u8>, content: Vec<Segment>) -> Reply<'static> {
+    let head = Response::new(206).with_encoded_fields(Bytes::Owned(fields));
+    Reply::Files { head, content }
+}
+
+/// The values come from the configuration and from this file: all are valid ones.
+fn push_field(fields: &mut Vec<u8>, name: &str, value: &str) {
+    debug_assert!(crate::http::is_field_value(value), "{name}: {value:?}");
+    for part in [name, ": ", value, "\r\n"] {
+        fields.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn entity_tag(stamp: &Stamp, coding: Coding) -> String {
+    let (seconds, nanoseconds) = stamp.modified;
+    let modified_ns = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    let dash = if coding == Coding::Identity { "" } else { "-" };
+    format!("\"{modified_ns:x}-{:x}{dash}{}\"", stamp.size, coding.name().unwrap_or(""))
+}
+
+fn last_modified(stamp: &Stamp, wall_s: i64) -> Option<u64> {
+    let (modified_s, _) = stamp.modified;
+    let is_sayable = modified_s <= wall_s && modified_s < DATES_END_S;
+    if is_sayable { u64::try_from(modified_s).ok() } else { None }
+}
+
+/// The first `size` bytes of a file; none when it has fewer.
+fn read_exact(file: &File, size: u64) -> Result<Option<Vec<u8>>, Failure> {
+    let mut content = vec![0; size as usize];
+    match file.read_exact_at(&mut content, 0) {
+        Ok(()) => Ok(Some(content)),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => {
+            Err(rustix::io::Errno::from_io_error(&error).map_or(Failure::Broken, Failure::from))
+        }
+    }
+}

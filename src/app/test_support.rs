@@ -1,0 +1,40 @@
+//! What the tests of every kind need: a request head and a context.
+
+use std::time::{Instant, SystemTime};
+
+use crate::http::{Host, Method, RequestHead, Version};
+
+use super::Context;
+
+/// A head with this target and these fields, which live as long as the test program.
+pub(super) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> RequestHead<'static> {
+    let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+    let target = leak(target);
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| httparse::Header { name: leak(name), value: leak(value).as_bytes() })
+        .collect();
+    RequestHead {
+        method: Method::from_token(leak(method)),
+        target,
+        path,
+        query,
+        version: Version::Http11,
+        host: Host::parse(b"www.example.com"),
+        fields: fields.leak(),
+    }
+}
+
+/// A context of loop 0, now.
+pub(super) fn context() -> Context {
+    Context {
+        loop_index: 0,
+        now: Instant::now(),
+        wall: SystemTime::now(),
+        peer: ([127, 0, 0, 1], 40000).into(),
+    }
+}

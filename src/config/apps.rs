@@ -1,0 +1,268 @@
+//! `[apps."host"]`: names, and one of the kinds.
+//!
+//! Keeps the names of all apps apart from their contents, so that a fault in an app does not make
+//! its names unknown.
+
+use std::{ops::RangeInclusive, path::Path, time::Duration};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    AppConfig, AppKind, FilesConfig, RedirectConfig, RespondConfig,
+    error::{Finding, Span},
+    hosts::host_pattern,
+    reader::{Fault, Repeats, Table, boolean, integer, nearest, string},
+    sections::{absolute_path, wait},
+};
+use crate::http::{Host, is_field_name, is_field_value, is_framing_field};
+
+/// All apps, and who has which name.
+#[derive(Default)]
+pub(super) struct Apps {
+    pub(super) list: Vec<AppConfig>,
+    /// Every host and alias, with the host of its app.
+    names: Vec<(String, String)>,
+}
+
+impl Apps {
+    /// The host of the app that has this host or alias.
+    pub(super) fn host_of(&self, name: &str) -> Result<String, Fault> {
+        if let Some((_, host)) = self.names.iter().find(|(known, _)| known == name) {
+            return Ok(host.clone());
+        }
+        let fault = Fault::new("names no app").fragile();
+        let known = || self.names.iter().map(|(name, _)| name.as_str());
+        Err(match nearest(name, known()) {
+            Some(near) => fault.help(format!("did you mean \"{near}\"?")),
+            None if self.names.is_empty() => fault.help("there are no apps in this file"),
+            None => {
+                fault.help(format!("names there are: {}", known().collect::<Vec<_>>().join(", ")))
+            }
+        })
+    }
+}
+
+/// Statuses of a fixed answer. Informational ones end no exchange.
+const STATUS: RangeInclusive<u16> = 200..=599;
+
+/// Statuses of a redirect (RFC 9110 §15.4).
+const REDIRECT_STATUS: [u16; 5] = [301, 302, 303, 307, 308];
+
+/// Statuses whose answers have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
+const WITHOUT_CONTENT: [u16; 3] = [204, 205, 304];
+
+const KINDS: [&str; 3] = ["respond", "redirect", "files"];
+
+/// Reads `[apps]`.
+pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Apps {
+    let mut apps = Apps::default();
+    let mut repeats = Repeats::default();
+    table.each_table(|key, table| {
+        let host_span = table.span();
+        let path = table.path().to_owned();
+        let host = table.keep(&path, host_span.clone(), host_pattern(key));
+        let aliases = table.list("aliases", 0.., host_pattern).unwrap_or_default();
+        let names = host.iter().map(|host| (host, &host_span));
+        for (name, span) in names.chain(aliases.iter().map(|(alias, span)| (alias, span))) {
+            let repeat = repeats.add(name, span.clone());
+            repeat.into_iter().for_each(|finding| table.report(finding));
+            apps.names.push((name.clone(), host.clone().unwrap_or_default()));
+        }
+        let drain_timeout = table.optional("drain_timeout", wait);
+        let kind = kind(table, base);
+        if let (Some(host), Some(kind)) = (host, kind) {
+            let aliases = aliases.into_iter().map(|(alias, _)| alias).collect();
+            apps.list.push(AppConfig { host, aliases, drain_timeout, kind });
+        }
+    });
+    apps
+}
+
+/// Reads the one kind of an app, and whatever else is there as well.
+fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
+    let planned = table.planned("proxy");
+    let unquoted = unquoted_host(table);
+    let mut places: Vec<(Span, &str)> =
+        KINDS.iter().filter_map(|kind| Some((table.key_span(kind)?, *kind))).collect();
+    places.sort_by_key(|(span, _)| span.start);
+    match &places[..] {
+        [] if !planned && !unquoted => {
+            let message = format!("`{}` has nothing to serve", table.path());
+            let help = format!("add one of {}", KINDS.join(", "));
+            table.report(Finding::new(table.span(), message).help(help).fragile());
+        }
+        [(first_span, first), more @ ..] => {
+            for (span, kind) in more {
+                let message = format!("`{}` has both `{first}` and `{kind}`", table.path());
+                let finding = Finding::new(span.clone(), message).label("and this").fragile();
+                let finding = finding.related(first_span.clone(), "this");
+                table.report(finding.help("an app does one thing: keep one of them"));
+            }
+        }
+        [] => {}
+    }
+    let respond = table.table("respond", respond);
+    let redirect = table.table("redirect", redirect).flatten();
+    let files = table.table("files", |table| files(table, base)).flatten();
+    let respond = respond.map(AppKind::Respond);
+    respond.or(redirect.map(AppKind::Redirect)).or(files.map(AppKind::Files))
+}
+
+/// Reports `[apps.www.example.com]`, which TOML reads as tables in tables.
+fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
+    let known = |key: &str| KINDS.contains(&key) || ["aliases", "proxy"].contains(&key);
+    let mut found = false;
+    for (key, span, value) in table.in_order() {
+        let DeValue::Table(inner) = value.get_ref() else { continue };
+        if known(key) {
+            continue;
+        }
+        table.accept(key);
+        let mut host = format!("{}.{key}", table.key());
+        let mut inner: &DeTable<'_> = inner;
+        while let Some((key, value)) = inner.iter().next()
+            && let (false, DeValue::Table(next)) = (known(key.get_ref()), value.get_ref())
+        {
+            host = format!("{host}.{}", key.get_ref());
+            inner = next;
+        }
+        let message = format!("unknown table `{}`", table.path_of(key));
+        let help = format!("a host with dots needs quotes: [apps.\"{}\"]", host.escape_debug());
+        table.report(Finding::new(span, message).help(help));
+        found = true;
+    }
+    found
+}
+
+fn respond(table: &mut Table<'_, '_>) -> RespondConfig {
+    let status = table.or("status", 200, |value| integer(value, STATUS));
+    let body = table.or("body", String::new(), |value| {
+        let body = string(value)?;
+        if !body.is_empty() && WITHOUT_CONTENT.contains(&status) {
+            return Err(Fault::new(format!("cannot be sent with status {status}"))
+                .help("remove the body, or take another status"));
+        }
+        Ok(body.to_owned())
+    });
+    RespondConfig {
+        status,
+        body,
+        content_type: table
+            .or("content_type", "text/plain".to_owned(), |value| media_type(string(value)?)),
+        headers: table.pairs("headers", header_name, header_value),
+        delay: table.or("delay", Duration::ZERO, wait),
+    }
+}
+
+fn redirect(table: &mut Table<'_, '_>) -> Option<RedirectConfig> {
+    let to = table.required("to", |value| redirect_target(string(value)?));
+    let status = table.or("status", 308, |value| {
+        let allowed = Fault::new("must be 301, 302, 303, 307 or 308");
+        let status = integer(value, 300..=399);
+        status.ok().filter(|status| REDIRECT_STATUS.contains(status)).ok_or(allowed)
+    });
+    Some(RedirectConfig { to: to?, status })
+}
+
+fn files(table: &mut Table<'_, '_>, base: &Path) -> Option<FilesConfig> {
+    let root = table.required("root", |value| absolute_path(value, base));
+    let index = table.list("index", 0.., file_name);
+    let index = index.map(|names| names.into_iter().map(|(name, _)| name).collect());
+    let not_found = table.optional("not_found", |value| path_inside(string(value)?));
+    let precompressed = table.or("precompressed", true, boolean);
+    let cache_control = table.optional("cache_control", |value| header_value(string(value)?));
+    let types = table.pairs("types", extension, media_type);
+    Some(FilesConfig {
+        root: root?,
+        index: index.unwrap_or_else(|| vec!["index.html".to_owned()]),
+        not_found,
+        precompressed,
+        cache_control,
+        types,
+    })
+}
+
+fn header_name(name: &str) -> Result<String, Fault> {
+    if !is_field_name(name) {
+        return Err(Fault::new("is no field name").help("write a name such as \"X-Robots-Tag\""));
+    }
+    if is_framing_field(name) {
+        return Err(Fault::new("is written by the server itself").help("remove it"));
+    }
+    if name.eq_ignore_ascii_case("content-type") {
+        return Err(Fault::new("is set elsewhere").help("use `content_type`"));
+    }
+    Ok(name.to_owned())
+}
+
+fn header_value(text: &str) -> Result<String, Fault> {
+    if text.is_empty() || !is_field_value(text) {
+        return Err(Fault::new("is no field value")
+            .help("write one line, without control characters and without spaces around it"));
+    }
+    Ok(text.to_owned())
+}
+
+/// `type/subtype`, with parameters or without (RFC 9110 §8.3.1).
+fn media_type(text: &str) -> Result<String, Fault> {
+    let essence = text.split(';').next().unwrap_or_default().trim_end();
+    let is_type = essence
+        .split_once('/')
+        .is_some_and(|(kind, subtype)| is_field_name(kind) && is_field_name(subtype));
+    if !is_type || !is_field_value(text) {
+        return Err(Fault::new("is no media type").help("write a type such as \"text/html\""));
+    }
+    Ok(text.to_owned())
+}
+
+/// A file's extension in lower case.
+fn extension(text: &str) -> Result<String, Fault> {
+    let last = text.rsplit(['.', '/']).next().unwrap_or_default();
+    if text.is_empty() || last != text || text.contains(char::is_control) {
+        let fault = Fault::new("is no file extension");
+        let meant = if last.is_empty() { "html" } else { last };
+        let meant = meant.to_ascii_lowercase();
+        return Err(fault.help(format!("write \"{}\", without dots", meant.escape_debug())));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// The name of a file without a folder.
+fn file_name(text: &str) -> Result<String, Fault> {
+    if ["", ".", ".."].contains(&text) || text.contains(|c: char| c == '/' || c.is_control()) {
+        return Err(Fault::new("is no file name")
+            .help("write a name such as \"index.html\", without a folder"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A relative path that stays inside its root.
+fn path_inside(text: &str) -> Result<String, Fault> {
+    if text.split('/').any(|part| file_name(part).is_err()) {
+        return Err(Fault::new("is no path inside the root")
+            .help("write a path such as \"404.html\", relative to `root`"));
+    }
+    Ok(text.to_owned())
+}
+
+/// An absolute URL that a request's path and query can be put behind.
+fn redirect_target(text: &str) -> Result<String, Fault> {
+    let fault =
+        |reason: &str| Err(Fault::new(reason).help("write a URL such as \"https://example.com\""));
+    let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
+        return fault("must begin with https:// or http://");
+    };
+    if text.contains(['?', '#']) {
+        return fault("must not have a query or fragment: the request's own is put behind it");
+    }
+    let authority = rest.split('/').next().unwrap_or_default();
+    if Host::parse(authority.as_bytes()).is_none() {
+        return fault("has no valid host");
+    }
+    // The characters of a path in a URI (RFC 3986 §3.3), not decoded.
+    let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
+    if !rest[authority.len()..].bytes().all(in_path) {
+        return fault("has a character that must be percent-encoded");
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}

@@ -1,0 +1,148 @@
+//! `[server]`, `[limits]` and `[log]`.
+
+use std::{
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    AccessFormat, Limits, LogConfig, LogFormat, ServerConfig,
+    error::Span,
+    hosts::host_pattern,
+    reader::{Fault, Repeats, Table, Value, choice, duration, integer, size, string},
+};
+
+/// The most loops.
+const THREADS_MAX: usize = 1024;
+
+/// The most open connections.
+const CONNECTIONS_MAX: usize = 10_000_000;
+
+/// The least and most that may be given for `head_bytes`.
+const HEAD_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
+
+/// The most that may be given for `body_bytes`.
+const BODY_BYTES_MAX: u64 = 1 << 40;
+
+/// The longest time anywhere: a week. Deadlines are sums of times, and must not overflow.
+const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Times that may be nothing.
+const WAIT: RangeInclusive<Duration> = Duration::ZERO..=TIME_MAX;
+
+/// Times that must leave a peer a chance.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=TIME_MAX;
+
+/// Reads `[server]`. The default app is given apart, with its place: the apps are not known yet.
+pub(super) fn server(table: &mut Table<'_, '_>) -> (ServerConfig, Option<(String, Span)>) {
+    let default = ServerConfig::default();
+    let listen = listen(table).unwrap_or(default.listen);
+    let default_app =
+        table.optional("default_app", |value| Ok((host_pattern(string(value)?)?, value.span())));
+    let server = ServerConfig {
+        listen,
+        threads: table.or("threads", default.threads, |value| integer(value, 0..=THREADS_MAX)),
+        default_app: None,
+        drain_timeout: table.or("drain_timeout", default.drain_timeout, wait),
+        idle_grace: table.or("idle_grace", default.idle_grace, wait),
+        shutdown_delay: table.or("shutdown_delay", default.shutdown_delay, wait),
+    };
+    (server, default_app)
+}
+
+/// Reads `[limits]`.
+pub(super) fn limits(table: &mut Table<'_, '_>) -> Limits {
+    let default = Limits::default();
+    Limits {
+        connections: table
+            .or("connections", default.connections, |value| integer(value, 1..=CONNECTIONS_MAX)),
+        head_bytes: table.or("head_bytes", default.head_bytes, |value| {
+            let bytes = size(value, HEAD_BYTES)?;
+            Ok(usize::try_from(bytes).expect("the bound fits"))
+        }),
+        headers: table
+            .or("headers", default.headers, |value| integer(value, 1..=Limits::HEADERS_MAX)),
+        body_bytes: table
+            .or("body_bytes", default.body_bytes, |value| size(value, 0..=BODY_BYTES_MAX)),
+        head_timeout: table.or("head_timeout", default.head_timeout, timeout),
+        body_timeout: table.or("body_timeout", default.body_timeout, timeout),
+        write_timeout: table.or("write_timeout", default.write_timeout, timeout),
+        keepalive_timeout: table.or("keepalive_timeout", default.keepalive_timeout, timeout),
+        linger_timeout: table.or("linger_timeout", default.linger_timeout, timeout),
+    }
+}
+
+/// Reads `[log]`.
+pub(super) fn log(table: &mut Table<'_, '_>, base: &Path) -> LogConfig {
+    use log::LevelFilter;
+    let levels = [
+        ("off", LevelFilter::Off),
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let access_formats = [
+        ("off", AccessFormat::Off),
+        ("combined", AccessFormat::Combined),
+        ("json", AccessFormat::Json),
+    ];
+    let default = LogConfig::default();
+    LogConfig {
+        level: table.or("level", default.level, |value| choice(value, &levels)),
+        format: table.or("format", default.format, |value| choice(value, &formats)),
+        path: table.optional("path", |value| absolute_path(value, base)),
+        access: table.or("access", default.access, |value| choice(value, &access_formats)),
+        access_path: table.optional("access_path", |value| absolute_path(value, base)),
+    }
+}
+
+/// A time that may be nothing.
+pub(super) fn wait(value: Value<'_>) -> Result<Duration, Fault> {
+    duration(value, WAIT)
+}
+
+/// A path, made absolute from `base`.
+pub(super) fn absolute_path(value: Value<'_>, base: &Path) -> Result<PathBuf, Fault> {
+    let text = string(value)?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(Fault::new("is no path").help("write a path, relative to the config file"));
+    }
+    Ok(base.join(text))
+}
+
+fn timeout(value: Value<'_>) -> Result<Duration, Fault> {
+    duration(value, TIMEOUT)
+}
+
+fn listen(table: &mut Table<'_, '_>) -> Option<Vec<SocketAddr>> {
+    let addresses = table.list("listen", 1.., address)?;
+    let mut seen = Repeats::default();
+    for (address, span) in &addresses {
+        // An IPv4 address can be written as IPv6 too, and both would take the same port.
+        let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let repeat = seen.add(&canonical.to_string(), span.clone());
+        repeat.into_iter().for_each(|finding| table.report(finding));
+    }
+    Some(addresses.into_iter().map(|(address, _)| address).collect())
+}
+
+fn address(text: &str) -> Result<SocketAddr, Fault> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        let fault = Fault::new("is no IP address with a port");
+        match (text.split(':').next(), port, text.parse::<std::net::IpAddr>()) {
+            (Some(""), Some(port), Err(_)) => fault.help(format!(
+                "write \"0.0.0.0:{port}\" for all IPv4 addresses, \"[::]:{port}\" for all, or \
+                 \"127.0.0.1:{port}\" for this machine"
+            )),
+            (Some("localhost"), Some(port), _) => fault.help(format!("write \"127.0.0.1:{port}\"")),
+            (_, _, Ok(ip)) => fault.help(format!("write \"{}\"", SocketAddr::new(ip, 8080))),
+            _ => fault.help(r#"write an address such as "127.0.0.1:8080" or "[::1]:8080""#),
+        }
+    })
+}

@@ -1,0 +1,156 @@
+//! Text → TOML tree, as much of it as can be read, and what is wrong with its syntax.
+//!
+//! Owns the recovery: which errors are consequences of others, and which findings can be trusted in
+//! a file that holds syntax errors.
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::error::{Finding, Span, line_and_column};
+
+/// A file's tree and its syntax errors.
+pub(super) struct Document<'t> {
+    pub(super) tree: Spanned<DeTable<'t>>,
+    pub(super) errors: Vec<Finding>,
+    /// Lines, from 1, on which the parser stumbled.
+    broken_lines: Vec<usize>,
+}
+
+impl<'t> Document<'t> {
+    /// Reads what can be read.
+    pub(super) fn parse(text: &'t str) -> Self {
+        let (tree, errors) = DeTable::parse_recoverable(text);
+        let mut errors: Vec<(Span, String)> = errors
+            .iter()
+            .map(|error| (error.span().unwrap_or_default(), error.message().to_owned()))
+            .collect();
+        errors.sort_by_key(|(span, _)| span.start);
+        let broken_lines = errors.iter().map(|(span, _)| line_of(text, span.start)).collect();
+        Self { tree, errors: without_consequences(text, errors), broken_lines }
+    }
+
+    /// Joins the syntax errors with what was found in the tree.
+    ///
+    /// After a syntax error the tree holds guesses: what touches a broken line, or depends on the
+    /// whole file, is left for the next run.
+    pub(super) fn join(self, text: &str, findings: Vec<Finding>) -> Vec<Finding> {
+        let mut all = self.errors;
+        let broken = self.broken_lines;
+        all.extend(findings.into_iter().filter(|finding| {
+            let lines = line_of(text, finding.span.start)..=line_of(text, finding.span.end);
+            broken.is_empty() || !finding.fragile && !broken.iter().any(|line| lines.contains(line))
+        }));
+        all
+    }
+}
+
+const DUPLICATE: &str = "duplicate key";
+
+/// One finding for each mistake, where the parser reports one for each place it stumbles over.
+fn without_consequences(text: &str, mut errors: Vec<(Span, String)>) -> Vec<Finding> {
+    let unclosed = |message: &str| {
+        message.starts_with("unclosed array") || message.starts_with("unclosed inline table")
+    };
+    // A list that is never closed swallows the rest of the file, and each of its lines is an error.
+    let swallowed = errors.iter().any(|(_, message)| unclosed(message));
+    let first = errors.iter().position(|(_, message)| message.starts_with("missing comma"));
+    let swallows_at = first.filter(|_| swallowed);
+    if let Some(at) = swallows_at {
+        errors.truncate(at + 1);
+    }
+    let mut findings = Vec::new();
+    let mut last_line = 0;
+    let mut repeated_header = 0;
+    for (index, (span, message)) in errors.into_iter().enumerate() {
+        let line = line_of(text, span.start);
+        if message == DUPLICATE {
+            let first = first_definition(text, &span);
+            if line_from(text, span.start).starts_with('[') {
+                repeated_header = span.start;
+            } else if first.as_ref().is_some_and(|first| first.start < repeated_header) {
+                // A table that stands twice was read as one: the keys are no mistake of their own.
+                continue;
+            }
+            findings.push(duplicate(text, span, first));
+        } else if line != last_line {
+            let mut finding = explained(text, span, &message);
+            if swallows_at == Some(index) {
+                finding = finding.help("a `]` or `}` may be missing before this place");
+            }
+            findings.push(finding);
+            last_line = line;
+        }
+    }
+    findings
+}
+
+/// The parser's words, and more where it says too little.
+fn explained(text: &str, span: Span, message: &str) -> Finding {
+    let (message, expected) = match message.split_once(", expected ") {
+        Some((message, expected)) => (message, Some(format!("expected {expected}"))),
+        None => (message, None),
+    };
+    if message == "string values must be quoted" {
+        return match text.get(span.clone()).unwrap_or_default().trim() {
+            "" => Finding::new(span, "the value is missing"),
+            value => Finding::new(span, message).help(format!("write \"{value}\"")),
+        };
+    }
+    let mut finding = Finding::new(span, message);
+    finding.help = expected;
+    finding
+}
+
+fn duplicate(text: &str, span: Span, first: Option<Span>) -> Finding {
+    let key = text.get(span.clone()).unwrap_or_default();
+    let finding = Finding::new(span, format!("`{key}` is defined twice"));
+    match first {
+        Some(first) => finding.label("and again here").related(first, "defined here"),
+        None => finding.label("defined before"),
+    }
+}
+
+/// Where the key that is a duplicate at `span` was defined first.
+///
+/// The parser knows, but does not tell. So the duplicate is renamed and the text read once more:
+/// the first definition is then its neighbour.
+fn first_definition(text: &str, span: &Span) -> Option<Span> {
+    const RENAMED: &str = "renamed-duplicate";
+    let named = text.get(span.clone())?;
+    let line_end = text[span.end..].find('\n').map_or(text.len(), |length| span.end + length);
+    let renamed = [&text[..span.start], RENAMED, &text[span.end..line_end]].concat();
+    let probe = format!("{named} = 0");
+    let probe = DeTable::parse(&probe).ok()?.into_inner();
+    let key = probe.keys().next()?.get_ref();
+
+    let tree = DeTable::parse_recoverable(&renamed).0.into_inner();
+    let mut tables = vec![&tree];
+    while let Some(table) = tables.pop() {
+        if table.keys().any(|k| k.span().start == span.start && k.get_ref() == RENAMED) {
+            let first = table.keys().find(|k| k.get_ref() == key)?.span();
+            return (first.end <= span.start).then_some(first);
+        }
+        for value in table.values() {
+            match value.get_ref() {
+                DeValue::Table(inner) => tables.push(inner),
+                DeValue::Array(items) => {
+                    tables.extend(items.iter().filter_map(|item| item.get_ref().as_table()));
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
+/// The line that `offset` is in, without the spaces before it.
+fn line_from(text: &str, offset: usize) -> &str {
+    let start = text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+    text[start..].trim_start()
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    line_and_column(text, offset).0
+}

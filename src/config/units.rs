@@ -1,0 +1,190 @@
+//! Durations and sizes as people write them: `30s`, `1m30s`, `16KiB`.
+//!
+//! Pure text → number. Never guesses a unit: a number without one is an error with a suggestion.
+
+use std::{error::Error, fmt, time::Duration};
+
+/// Why a text is no duration or no size; `Display` says what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitError {
+    help: String,
+}
+
+impl fmt::Display for UnitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.help)
+    }
+}
+
+impl Error for UnitError {}
+
+/// Units of a duration in milliseconds, the greatest first.
+const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+/// Units of a size in bytes, the greatest first.
+const SIZE_UNITS: [(&str, u64); 4] =
+    [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// Reads `500ms`, `30s`, `2m`, `1h`, or several of them from great to small: `1m30s`.
+///
+/// # Errors
+/// When a unit is missing, unknown or out of order, or the number is too large.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let fail = || {
+        Err(UnitError {
+            help: match text.parse::<u64>() {
+                Ok(seconds) => format!("write \"{seconds}s\""),
+                Err(_) => r#"write a duration such as "500ms", "30s", "1m30s" or "2h""#.to_owned(),
+            },
+        })
+    };
+    let mut units = DURATION_UNITS.iter();
+    let mut rest = text;
+    let mut total_ms: u64 = 0;
+    loop {
+        let (count, unit, behind) = split_number(rest);
+        // Going on in the list, and not from its start, refuses "30s1m" and "1s1s".
+        let Some((_, unit_ms)) = units.find(|(name, _)| *name == unit) else { return fail() };
+        let part = count.and_then(|count| count.checked_mul(*unit_ms));
+        let Some(sum) = part.and_then(|part| part.checked_add(total_ms)) else { return fail() };
+        if behind.is_empty() {
+            return Ok(Duration::from_millis(sum));
+        }
+        (total_ms, rest) = (sum, behind);
+    }
+}
+
+/// Reads `512B`, `16KiB`, `1MiB` or `2GiB` as bytes.
+///
+/// # Errors
+/// When the unit is missing or another one, or the number is too large.
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+    let (count, unit, rest) = split_number(text);
+    let known = SIZE_UNITS.iter().find(|(name, _)| *name == unit).filter(|_| rest.is_empty());
+    let bytes = known.and_then(|(_, unit_bytes)| count?.checked_mul(*unit_bytes));
+    bytes.ok_or_else(|| {
+        let meant = match (unit.to_ascii_lowercase().as_str(), rest) {
+            ("" | "b", "") => Some("B"),
+            ("k" | "kb" | "kib", "") => Some("KiB"),
+            ("m" | "mb" | "mib", "") => Some("MiB"),
+            ("g" | "gb" | "gib", "") => Some("GiB"),
+            _ => None,
+        };
+        let help = match (meant, count) {
+            (Some(meant), Some(count)) if known.is_none() => format!("write \"{count}{meant}\""),
+            _ => r#"write a size such as "512B", "16KiB", "1MiB" or "2GiB""#.to_owned(),
+        };
+        UnitError { help }
+    })
+}
+
+/// Writes a duration in the greatest unit that holds it whole; parts of a millisecond are cut.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if ms == 0 { "0s".to_owned() } else { show(ms, &DURATION_UNITS) }
+}
+
+/// Writes a size in the greatest unit that holds it whole.
+pub(super) fn show_size(bytes: u64) -> String {
+    if bytes == 0 { "0B".to_owned() } else { show(bytes, &SIZE_UNITS) }
+}
+
+fn show(amount: u64, units: &[(&str, u64)]) -> String {
+    let whole = units.iter().find(|(_, size)| amount.is_multiple_of(*size));
+    whole.map_or_else(String::new, |(unit, size)| format!("{}{unit}", amount / size))
+}
+
+/// The digits at the start as a number, the letters behind them, and the rest.
+fn split_number(text: &str) -> (Option<u64>, &str, &str) {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, rest) = text.split_at(digits);
+    let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at(letters);
+    (number.parse().ok(), unit, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_that_stand() {
+        for (text, ms) in [
+            ("0s", 0),
+            ("0ms", 0),
+            ("0h0m0s", 0),
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("2m", 120_000),
+            ("1h", 3_600_000),
+            ("1m30s", 90_000),
+            ("1h2m3s4ms", 3_723_004),
+            ("007s", 7000),
+            ("90m", 5_400_000),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_that_are_refused() {
+        for text in [
+            "",
+            "s",
+            "30",
+            "30 s",
+            " 30s",
+            "30s ",
+            "1.5s",
+            "-1s",
+            "+1s",
+            "30S",
+            "30sec",
+            "1d",
+            "1s1s",
+            "30s1m",
+            "1m30",
+            "1µs",
+            "99999999999999999999s",
+            "9999999999999999999h",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_duration("30").unwrap_err().to_string(), "write \"30s\"");
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("0B", 0), ("512B", 512), ("16KiB", 16 << 10), ("1MiB", 1 << 20), ("2GiB", 2 << 30)]
+        {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for (text, help) in [
+            ("16KB", "write \"16KiB\""),
+            ("16k", "write \"16KiB\""),
+            ("1mb", "write \"1MiB\""),
+            ("2G", "write \"2GiB\""),
+            ("512", "write \"512B\""),
+            ("", "write a size such as"),
+            ("1.5MiB", "write a size such as"),
+            ("1KiB1B", "write a size such as"),
+            ("16 KiB", "write a size such as"),
+            ("99999999999999999GiB", "write a size such as"),
+        ] {
+            let error = parse_size(text).expect_err(text).to_string();
+            assert!(error.starts_with(help), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_read_back() {
+        for ms in [0, 1, 999, 1000, 90_000, 3_600_000, 604_800_000] {
+            let duration = Duration::from_millis(ms);
+            assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
+        }
+        for bytes in [0, 1, 1000, 1024, 1 << 20, 3 << 30] {
+            assert_eq!(parse_size(&show_size(bytes)), Ok(bytes));
+        }
+    }
+}

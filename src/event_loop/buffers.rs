@@ -1,0 +1,134 @@
+//! Input and output memory, lent to connections that have work and taken back when they idle.
+//!
+//! One pool per loop, last in first out, so that the memory in use stays in the cache.
+
+/// Bytes that came in and are not read yet: `start..end` of a fixed block.
+#[derive(Debug)]
+pub(super) struct InputBuffer {
+    block: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl InputBuffer {
+    fn new(bytes: usize) -> Self {
+        Self { block: vec![0; bytes].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// What is not read yet.
+    pub(super) fn unread(&mut self) -> &mut [u8] {
+        &mut self.block[self.start..self.end]
+    }
+
+    /// This many bytes were read.
+    pub(super) fn consume(&mut self, len: usize) {
+        self.start += len;
+        debug_assert!(self.start <= self.end);
+        if self.is_empty() {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Drops what is not read.
+    pub(super) fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
+    /// Room for more, moved together when little is left of it.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        if self.start > 0 && self.end > self.block.len() / 2 {
+            self.block.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        &mut self.block[self.end..]
+    }
+
+    /// This many bytes came in.
+    pub(super) fn fill(&mut self, len: usize) {
+        self.end += len;
+        debug_assert!(self.end <= self.block.len());
+    }
+}
+
+/// A loop's free buffers.
+pub(super) struct BufferPool {
+    input_bytes: usize,
+    inputs: Vec<InputBuffer>,
+    outputs: Vec<Vec<u8>>,
+}
+
+/// Free buffers of a kind that are kept.
+const FREE_MAX: usize = 256;
+
+/// An output buffer that grew beyond this is not kept.
+const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// What an output buffer begins with.
+const OUTPUT_BYTES: usize = 4 * 1024;
+
+impl BufferPool {
+    /// A pool whose input buffers hold this many bytes.
+    pub(super) fn new(input_bytes: usize) -> Self {
+        Self { input_bytes, inputs: Vec::new(), outputs: Vec::new() }
+    }
+
+    pub(super) fn take_input(&mut self) -> InputBuffer {
+        self.inputs.pop().unwrap_or_else(|| InputBuffer::new(self.input_bytes))
+    }
+
+    pub(super) fn give_input(&mut self, mut buffer: InputBuffer) {
+        buffer.clear();
+        if self.inputs.len() < FREE_MAX {
+            self.inputs.push(buffer);
+        }
+    }
+
+    pub(super) fn take_output(&mut self) -> Vec<u8> {
+        self.outputs.pop().unwrap_or_else(|| Vec::with_capacity(OUTPUT_BYTES))
+    }
+
+    pub(super) fn give_output(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        if self.outputs.len() < FREE_MAX && buffer.capacity() <= OUTPUT_KEPT_BYTES_MAX {
+            self.outputs.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unread_bytes_survive_being_moved_together() {
+        let mut buffer = InputBuffer::new(8);
+        buffer.room()[..6].copy_from_slice(b"abcdef");
+        buffer.fill(6);
+        buffer.consume(4);
+        let room = buffer.room();
+        assert_eq!(room.len(), 6);
+        room[..2].copy_from_slice(b"gh");
+        buffer.fill(2);
+        assert_eq!(buffer.unread(), b"efgh");
+        buffer.consume(4);
+        assert!(buffer.is_empty());
+        assert_eq!(buffer.room().len(), 8);
+    }
+
+    #[test]
+    fn a_buffer_that_is_given_back_is_empty_when_it_is_taken() {
+        let mut pool = BufferPool::new(8);
+        let mut input = pool.take_input();
+        input.fill(3);
+        pool.give_input(input);
+        assert!(pool.take_input().is_empty());
+        let mut output = pool.take_output();
+        output.extend_from_slice(b"x");
+        pool.give_output(output);
+        assert!(pool.take_output().is_empty());
+    }
+}

@@ -1,0 +1,438 @@
+//! One connection: its socket, its protocol state, its unread and unsent bytes, its deadlines.
+//!
+//! ```text
+//!  fresh ──bytes──► head ◄────────────── idle      each wait ends by its own limit:
+//!                    │ complete            ▲         fresh, head   head_timeout       408 if begun
+//!                    ▼                     │ sent    content       body_timeout       408 if owed
+//!                 content, app, sending ───┘         sending       write_timeout      gone
+//!                    │ last answer sent              idle          keepalive_timeout  last read
+//!                    ▼                               lingering     linger_timeout     gone
+//!                 lingering ──peer closed──► gone
+//! ```
+//! An exchange is in flight from its complete head until the kernel has its last byte; the guards
+//! are kept in [`InFlight`], in the order of the answers. Idle, a connection holds no buffer.
+//!
+//! - I3, I6: every way out drops the guards; a cut is counted.
+//! - I7: an idle connection is read once more before it is closed.
+//! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
+//!   (RFC 9112 §9.6).
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use mio::{Token, net::TcpStream};
+use rustix::net::{RecvFlags, Shutdown};
+use smallvec::SmallVec;
+
+use super::{
+    LoopContext,
+    answer::{InFlight, Parked},
+    buffers::InputBuffer,
+    clock::milliseconds,
+    listener::ConnectionPermit,
+    output::{Flushed, Output},
+    timers::Deadline,
+};
+use crate::{
+    http::{Event, Exchange, FieldTable, Phase},
+    logging::End,
+    registry::AppId,
+};
+
+/// A connection of one loop.
+pub(super) struct Connection {
+    token: Token,
+    socket: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) exchange: Exchange,
+    input: Option<InputBuffer>,
+    pub(super) output: Output,
+    pub(super) in_flight: SmallVec<[InFlight; 1]>,
+    pub(super) parked: Option<Box<Parked>>,
+    ready: Ready,
+    /// Bytes were left unread because answers have to go out first.
+    stalled: bool,
+    lingering: bool,
+    wait: Wait,
+    /// A request came since the deadline was set: what is waited for now is a new wait.
+    pub(super) wait_anew: bool,
+    deadline: Deadline,
+    received_total: u64,
+    /// What the total of the wait's direction was when its window began.
+    window_start: u64,
+    windows: u8,
+    _permit: ConnectionPermit,
+}
+
+/// What the socket is known to be ready for: edges tell of changes only, so it is remembered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ready {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The peer has closed its side; the end is still to be read.
+    pub(super) read_closed: bool,
+}
+
+/// What becomes of a connection after it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It waits for its socket or its deadline.
+    Keep,
+    /// It has used up its turn and has more to do.
+    Again,
+    /// It is to be dropped.
+    Gone,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Fresh,
+    Idle,
+    Head,
+    Content,
+    App,
+    Sending,
+    Lingering,
+}
+
+/// Reads and writes of one connection before others get their turn.
+const STEPS_PER_TURN: usize = 16;
+
+/// Unsent bytes above which no further request of a pipeline is answered.
+const PIPELINE_BYTES_MAX: usize = 64 * 1024;
+
+/// What has to move within a time-out for it to begin anew: less is a peer that trickles.
+const WINDOW_BYTES_MIN: u64 = 1024;
+
+/// Windows that a peer who keeps sending may linger.
+const LINGER_WINDOWS_MAX: u8 = 15;
+
+impl Connection {
+    pub(super) fn new(
+        token: Token,
+        socket: TcpStream,
+        peer: SocketAddr,
+        permit: ConnectionPermit,
+        cx: &mut LoopContext,
+    ) -> Self {
+        let mut connection = Self {
+            token,
+            socket,
+            peer,
+            exchange: Exchange::new(),
+            input: None,
+            output: Output::default(),
+            in_flight: SmallVec::new(),
+            parked: None,
+            ready: Ready { writable: true, ..Ready::default() },
+            stalled: false,
+            lingering: false,
+            wait: Wait::Fresh,
+            wait_anew: true,
+            deadline: Deadline::never(),
+            received_total: 0,
+            window_start: 0,
+            windows: 0,
+            _permit: permit,
+        };
+        connection.set_deadline(cx);
+        connection
+    }
+
+    pub(super) fn socket_mut(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+
+    /// The socket told of changes.
+    pub(super) fn on_ready(&mut self, ready: Ready, cx: &mut LoopContext) -> Fate {
+        self.ready.readable |= ready.readable;
+        self.ready.writable |= ready.writable;
+        self.ready.read_closed |= ready.read_closed;
+        self.work(cx)
+    }
+
+    /// Does what can be done now, at most a turn's worth.
+    pub(super) fn work(&mut self, cx: &mut LoopContext) -> Fate {
+        let fate = self.step_until_waiting(cx);
+        if fate != Fate::Gone {
+            self.set_deadline(cx);
+            self.release_buffers(cx);
+        }
+        fate
+    }
+
+    fn step_until_waiting(&mut self, cx: &mut LoopContext) -> Fate {
+        for _ in 0..STEPS_PER_TURN {
+            if self.lingering {
+                return self.read_out(cx);
+            }
+            self.process_input(cx);
+            match self.flush(cx) {
+                Ok(Flushed::TurnOver) => return Fate::Again,
+                Ok(Flushed::All | Flushed::Blocked) => {}
+                Err(_) => return Fate::Gone,
+            }
+            let sent = self.output.is_empty();
+            if sent && self.exchange.phase() == Phase::Closed {
+                if self.begin_linger(cx) == Fate::Gone {
+                    return Fate::Gone;
+                }
+                continue;
+            }
+            if self.stalled && sent {
+                continue;
+            }
+            let content = self.exchange.phase() == Phase::Content;
+            let wants_input = self.exchange.wants_input() && (sent || content);
+            if self.stalled || !wants_input || !self.ready.readable {
+                return Fate::Keep;
+            }
+            match self.read(cx) {
+                Ok(Some(0)) => self.end_of_input(cx),
+                Ok(Some(_)) => {}
+                Ok(None) => return Fate::Keep,
+                Err(_) => return Fate::Gone,
+            }
+        }
+        Fate::Again
+    }
+
+    /// Takes events out of the unread bytes until they are used up or answers have to go out first.
+    fn process_input(&mut self, cx: &mut LoopContext) {
+        self.stalled = false;
+        let Some(mut input) = self.input.take() else { return };
+        loop {
+            if self.exchange.phase() == Phase::Head
+                && (self.output.has_segments() || self.output.buffered() > PIPELINE_BYTES_MAX)
+            {
+                self.stalled = !input.is_empty();
+                break;
+            }
+            let mut fields = FieldTable::new();
+            let (used, event) =
+                self.exchange.next_event(input.unread(), &mut fields, &cx.http_limits);
+            let (waits, closed) =
+                (matches!(event, Event::NeedMore), matches!(event, Event::Closed));
+            match event {
+                Event::NeedMore | Event::Closed => {}
+                Event::Request(head) => self.answer(&head, cx),
+                Event::Content(content) => self.collect(content),
+                Event::ContentEnd => self.content_complete(cx),
+                Event::Refused(refused) => self.answer_refused(refused, cx),
+            }
+            input.consume(used);
+            if closed {
+                input.clear();
+            }
+            if waits || closed {
+                break;
+            }
+        }
+        self.input = Some(input);
+    }
+
+    /// Reads once. `None` when there is nothing now; 0 at the end of the peer's bytes.
+    fn read(&mut self, cx: &mut LoopContext) -> io::Result<Option<usize>> {
+        let input = self.input.get_or_insert_with(|| cx.buffers.take_input());
+        let room = input.room();
+        let room_len = room.len();
+        match receive(&self.socket, room)? {
+            Some(len) => {
+                input.fill(len);
+                self.received_total += len as u64;
+                // epoll(7): a short read means that the socket is read empty; only a peer that has
+                // closed has still its end to tell.
+                self.ready.readable = len == room_len || self.ready.read_closed;
+                Ok(Some(len))
+            }
+            None => {
+                self.ready.readable = false;
+                Ok(None)
+            }
+        }
+    }
+
+    fn end_of_input(&mut self, cx: &mut LoopContext) {
+        self.ready.readable = false;
+        self.ready.read_closed = true;
+        if let Event::Refused(refused) = self.exchange.receive_eof() {
+            self.answer_refused(refused, cx);
+        }
+    }
+
+    fn flush(&mut self, cx: &mut LoopContext) -> io::Result<Flushed> {
+        if self.output.is_empty() {
+            return Ok(Flushed::All);
+        }
+        if !self.ready.writable {
+            return Ok(Flushed::Blocked);
+        }
+        let flushed = self.output.flush(&self.socket)?;
+        self.ready.writable = flushed != Flushed::Blocked;
+        self.end_sent_exchanges(cx);
+        Ok(flushed)
+    }
+
+    /// The deadline has come.
+    pub(super) fn on_deadline(&mut self, cx: &mut LoopContext) -> Fate {
+        match self.wait {
+            // I7: what came in since the last edge was handled is served; else it is closed.
+            Wait::Fresh | Wait::Idle => {
+                if let Ok(Some(1..)) = self.read(cx) {
+                    return self.work(cx);
+                }
+                self.exchange.close_now();
+            }
+            Wait::Head => self.time_out(cx),
+            Wait::Content if self.moves(self.received_total) => {}
+            Wait::Content => self.time_out(cx),
+            Wait::App => self.answer_parked(cx),
+            Wait::Sending if self.moves(self.output.sent_total()) => {}
+            Wait::Sending => return Fate::Gone,
+            Wait::Lingering => {
+                self.windows += 1;
+                if self.windows > LINGER_WINDOWS_MAX || !self.moves(self.received_total) {
+                    return Fate::Gone;
+                }
+            }
+        }
+        self.wait_anew = true;
+        self.work(cx)
+    }
+
+    fn time_out(&mut self, cx: &mut LoopContext) {
+        if let Event::Refused(refused) = self.exchange.time_out() {
+            self.answer_refused(refused, cx);
+        }
+    }
+
+    /// Whether enough moved in this window of the wait.
+    fn moves(&self, total: u64) -> bool {
+        total - self.window_start >= WINDOW_BYTES_MIN
+    }
+
+    /// A stop has begun: a connection without a request ends after the grace.
+    pub(super) fn begin_closing(&mut self, cx: &mut LoopContext) {
+        if matches!(self.wait, Wait::Fresh | Wait::Idle) {
+            self.wait_anew = true;
+            self.set_deadline(cx);
+        }
+    }
+
+    pub(super) fn deadline_mut(&mut self) -> &mut Deadline {
+        &mut self.deadline
+    }
+
+    fn waits_for(&self) -> Wait {
+        if self.lingering {
+            return Wait::Lingering;
+        }
+        if !self.output.is_empty() {
+            return Wait::Sending;
+        }
+        if self.parked.as_ref().is_some_and(|parked| parked.due_ms().is_some()) {
+            return Wait::App;
+        }
+        match self.exchange.phase() {
+            Phase::Content => Wait::Content,
+            Phase::Head if self.input.as_ref().is_some_and(|input| !input.is_empty()) => Wait::Head,
+            Phase::Head if self.received_total == 0 => Wait::Fresh,
+            Phase::Head => Wait::Idle,
+            Phase::Answer | Phase::Closed => Wait::Sending,
+        }
+    }
+
+    fn set_deadline(&mut self, cx: &mut LoopContext) {
+        let wait = self.waits_for();
+        if wait == self.wait && !self.wait_anew {
+            return;
+        }
+        self.wait = wait;
+        self.wait_anew = false;
+        let limits = &cx.limits;
+        let timeout = match wait {
+            Wait::Fresh | Wait::Idle if cx.closing => cx.idle_grace,
+            Wait::Fresh | Wait::Head => limits.head_timeout,
+            Wait::Idle => limits.keepalive_timeout,
+            Wait::Content => limits.body_timeout,
+            Wait::Sending => limits.write_timeout,
+            Wait::Lingering => limits.linger_timeout,
+            Wait::App => Duration::ZERO,
+        };
+        self.window_start =
+            if wait == Wait::Sending { self.output.sent_total() } else { self.received_total };
+        let due = self.parked.as_ref().and_then(|parked| parked.due_ms());
+        let at = match (wait, due) {
+            (Wait::App, Some(due)) => due,
+            _ => cx.clock.now_ms() + milliseconds(timeout),
+        };
+        cx.timers.set(&mut self.deadline, self.token, at);
+    }
+
+    fn release_buffers(&mut self, cx: &mut LoopContext) {
+        if let Some(input) = self.input.take_if(|input| input.is_empty()) {
+            cx.buffers.give_input(input);
+        }
+        self.output.release(&mut cx.buffers);
+    }
+
+    /// Nothing more will be said: closes our side, and reads out the peer's.
+    fn begin_linger(&mut self, cx: &mut LoopContext) -> Fate {
+        debug_assert!(self.in_flight.is_empty(), "lingering with an exchange in flight");
+        let at_end = self.ready.read_closed && !self.ready.readable;
+        if at_end || rustix::net::shutdown(&self.socket, Shutdown::Write).is_err() {
+            return Fate::Gone;
+        }
+        self.lingering = true;
+        if let Some(input) = self.input.take() {
+            cx.buffers.give_input(input);
+        }
+        // A connection that was never readable may have bytes all the same: the first read tells.
+        self.ready.readable = true;
+        Fate::Keep
+    }
+
+    fn read_out(&mut self, cx: &mut LoopContext) -> Fate {
+        for _ in 0..STEPS_PER_TURN {
+            if !self.ready.readable {
+                return Fate::Keep;
+            }
+            match self.read(cx) {
+                Ok(Some(0)) | Err(_) => return Fate::Gone,
+                Ok(Some(_)) => self.input.as_mut().map_or((), InputBuffer::clear),
+                Ok(None) => return Fate::Keep,
+            }
+        }
+        Fate::Again
+    }
+
+    /// Whether an exchange of this life is in flight here.
+    pub(super) fn serves(&self, life: AppId) -> bool {
+        self.in_flight.iter().any(|flight| flight.life() == Some(life))
+    }
+
+    /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut.
+    pub(super) fn cut(mut self, cx: &mut LoopContext) -> u64 {
+        let mut cut = 0;
+        for mut flight in self.in_flight.drain(..) {
+            if let Some(guard) = flight.guard.take() {
+                guard.cut();
+                cut += 1;
+            }
+            flight.end(self.output.sent_total(), End::Cut, cx);
+        }
+        cut
+    }
+}
+
+/// recv(2), with "not now" as `None`.
+fn receive(socket: &TcpStream, room: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
+            Ok((len, _)) => return Ok(Some(len)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

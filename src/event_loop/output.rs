@@ -1,0 +1,214 @@
+//! What a connection still has to send: bytes in a buffer, and content that comes from files.
+//!
+//! Owns the unsent bytes. A batch of answers goes out in one write; a file goes from the page cache
+//! to the socket by sendfile(2), its head held back (MSG_MORE) to travel with it.
+
+use std::{collections::VecDeque, io, os::fd::AsFd};
+
+use rustix::net::SendFlags;
+
+use super::buffers::BufferPool;
+use crate::app::Segment;
+
+/// The unsent part of the answers of one connection, in order.
+#[derive(Default)]
+pub(super) struct Output {
+    buffer: Vec<u8>,
+    sent: usize,
+    /// Content behind the buffer; boxed, for few connections have some at a time.
+    segments: Option<Box<Segments>>,
+    /// Bytes ever put in, and ever taken by the kernel.
+    queued_total: u64,
+    sent_total: u64,
+}
+
+/// Content that is sent from where it is.
+struct Segments {
+    queue: VecDeque<Segment>,
+    /// Bytes of the first segment that are sent, if it is in memory.
+    first_sent: usize,
+}
+
+/// How sending ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Everything is with the kernel.
+    All,
+    /// The peer has to read first.
+    Blocked,
+    /// This turn's share is sent; there is more.
+    TurnOver,
+}
+
+/// Bytes of file content that one connection sends before others get their turn.
+const TURN_BYTES: u64 = 1024 * 1024;
+
+/// In-memory content from this size on is sent from where it is instead of copied to the buffer.
+const COPIED_BYTES_MAX: usize = 64 * 1024;
+
+impl Output {
+    /// The buffer to write to; taken from the pool at first.
+    pub(super) fn buffer(&mut self, pool: &mut BufferPool) -> OutputBuffer<'_> {
+        debug_assert!(self.segments.is_none(), "an answer behind one that is not complete");
+        if self.buffer.capacity() == 0 {
+            self.buffer = pool.take_output();
+        }
+        OutputBuffer { len_before: self.buffer.len(), output: self }
+    }
+
+    /// Adds in-memory content.
+    pub(super) fn push_content(&mut self, content: &[u8]) {
+        self.queued_total += content.len() as u64;
+        if content.len() < COPIED_BYTES_MAX {
+            self.buffer.extend_from_slice(content);
+        } else {
+            let queue = VecDeque::from([Segment::Bytes(content.to_vec())]);
+            self.segments = Some(Box::new(Segments { queue, first_sent: 0 }));
+        }
+    }
+
+    /// Adds content that comes from files.
+    pub(super) fn push_segments(&mut self, content: Vec<Segment>) {
+        let queue: VecDeque<_> = content.into_iter().filter(|part| part.length() > 0).collect();
+        self.queued_total += queue.iter().map(Segment::length).sum::<u64>();
+        if !queue.is_empty() {
+            self.segments = Some(Box::new(Segments { queue, first_sent: 0 }));
+        }
+    }
+
+    /// Bytes ever put in: where the answer that was put in last ends.
+    pub(super) fn queued_total(&self) -> u64 {
+        self.queued_total
+    }
+
+    /// Bytes ever taken by the kernel.
+    pub(super) fn sent_total(&self) -> u64 {
+        self.sent_total
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queued_total == self.sent_total
+    }
+
+    /// Whether the content of the last answer is still outside the buffer.
+    pub(super) fn has_segments(&self) -> bool {
+        self.segments.is_some()
+    }
+
+    /// Bytes that wait in the buffer.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len() - self.sent
+    }
+
+    /// Sends until all is sent or the kernel takes no more.
+    ///
+    /// # Errors
+    /// The socket's; `UnexpectedEof` when a file became shorter than its answer said.
+    pub(super) fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
+        let mut turn_left = TURN_BYTES;
+        loop {
+            let sent = if self.sent < self.buffer.len() {
+                self.send_buffer(&socket)
+            } else if let Some(segments) = &mut self.segments {
+                segments.send(&socket, &mut turn_left)
+            } else {
+                return Ok(Flushed::All);
+            };
+            match sent {
+                Ok(0) => return Ok(Flushed::TurnOver),
+                Ok(sent) => self.sent_total += sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Flushed::Blocked);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if self.segments.as_ref().is_some_and(|segments| segments.queue.is_empty()) {
+                self.segments = None;
+            }
+        }
+    }
+
+    fn send_buffer(&mut self, socket: impl AsFd) -> io::Result<u64> {
+        let mut flags = SendFlags::NOSIGNAL;
+        if self.segments.is_some() {
+            flags |= SendFlags::MORE;
+        }
+        let sent = rustix::net::send(socket, &self.buffer[self.sent..], flags)?;
+        self.sent += sent;
+        if self.sent == self.buffer.len() {
+            self.buffer.clear();
+            self.sent = 0;
+        }
+        Ok(sent as u64)
+    }
+
+    /// Gives the buffer back when nothing is in it.
+    pub(super) fn release(&mut self, pool: &mut BufferPool) {
+        if self.buffer.is_empty() && self.buffer.capacity() > 0 {
+            pool.give_output(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+/// The buffer while something is written to it; what was written counts when this is dropped.
+pub(super) struct OutputBuffer<'a> {
+    output: &'a mut Output,
+    len_before: usize,
+}
+
+impl std::ops::Deref for OutputBuffer<'_> {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.output.buffer
+    }
+}
+
+impl std::ops::DerefMut for OutputBuffer<'_> {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.output.buffer
+    }
+}
+
+impl Drop for OutputBuffer<'_> {
+    fn drop(&mut self) {
+        self.output.queued_total += (self.output.buffer.len() - self.len_before) as u64;
+    }
+}
+
+impl Segments {
+    /// Sends from the first segment; drops it when it is sent. 0 when the turn is over.
+    fn send(&mut self, socket: impl AsFd, turn_left: &mut u64) -> io::Result<u64> {
+        let more = self.queue.len() > 1;
+        let (sent, done) = match self.queue.front_mut() {
+            None => return Ok(0),
+            Some(Segment::Bytes(bytes)) => {
+                let flags = if more { SendFlags::MORE } else { SendFlags::empty() };
+                let unsent = &bytes[self.first_sent..];
+                let sent = rustix::net::send(socket, unsent, SendFlags::NOSIGNAL | flags)?;
+                self.first_sent += sent;
+                (sent as u64, self.first_sent == bytes.len())
+            }
+            Some(Segment::File { file, offset, length }) => {
+                let count = (*length).min(*turn_left);
+                if count == 0 {
+                    return Ok(0);
+                }
+                let count = usize::try_from(count).unwrap_or(usize::MAX);
+                let sent = rustix::fs::sendfile(socket, &**file, Some(offset), count)? as u64;
+                if sent == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                *turn_left -= sent;
+                *length -= sent;
+                (sent, *length == 0)
+            }
+        };
+        if done {
+            self.queue.pop_front();
+            self.first_sent = 0;
+        }
+        Ok(sent)
+    }
+}

@@ -1,0 +1,83 @@
+//! The table of a loop's connections.
+//!
+//! Keys of a slab are used again, so a token carries the slot's generation: an event or a timer of
+//! a connection that is gone finds nothing instead of its successor.
+
+use mio::Token;
+use slab::Slab;
+
+/// Values by token.
+pub(super) struct Slots<T> {
+    slab: Slab<(u32, T)>,
+    next_generation: u32,
+}
+
+impl<T> Slots<T> {
+    pub(super) fn new() -> Self {
+        Self { slab: Slab::new(), next_generation: 0 }
+    }
+
+    /// Puts in what `make` makes for its token; nothing when that fails.
+    pub(super) fn insert<E>(
+        &mut self,
+        make: impl FnOnce(Token) -> Result<T, E>,
+    ) -> Result<Token, E> {
+        let generation = self.next_generation;
+        let entry = self.slab.vacant_entry();
+        let token = token(entry.key(), generation);
+        entry.insert((generation, make(token)?));
+        self.next_generation = generation.wrapping_add(1);
+        Ok(token)
+    }
+
+    pub(super) fn find(&mut self, token: Token) -> Option<&mut T> {
+        let (key, generation) = parts(token);
+        self.slab.get_mut(key).filter(|slot| slot.0 == generation).map(|slot| &mut slot.1)
+    }
+
+    pub(super) fn remove(&mut self, token: Token) -> Option<T> {
+        self.find(token)?;
+        Some(self.slab.remove(parts(token).0).1)
+    }
+
+    pub(super) fn tokens(&self) -> Vec<Token> {
+        self.slab.iter().map(|(key, slot)| token(key, slot.0)).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+}
+
+fn token(key: usize, generation: u32) -> Token {
+    debug_assert!(key < 1 << 31);
+    Token((generation as usize) << 32 | key)
+}
+
+fn parts(token: Token) -> (usize, u32) {
+    (token.0 & 0xffff_ffff, (token.0 >> 32) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_one_that_is_gone_finds_nothing() {
+        let mut slots = Slots::new();
+        let first = slots.insert(|_| Ok::<_, ()>('a')).unwrap();
+        assert_eq!(slots.remove(first), Some('a'));
+        let second = slots.insert(|_| Ok::<_, ()>('b')).unwrap();
+        assert_eq!(parts(first).0, parts(second).0, "the key is used again");
+        assert_eq!(slots.find(first), None);
+        assert_eq!(slots.remove(first), None);
+        assert_eq!(slots.find(second), Some(&mut 'b'));
+    }
+
+    #[test]
+    fn what_could_not_be_made_takes_no_slot() {
+        let mut slots: Slots<char> = Slots::new();
+        assert!(slots.insert(|_| Err(())).is_err());
+        assert!(slots.is_empty());
+    }
+}

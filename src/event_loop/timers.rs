@@ -1,0 +1,104 @@
+//! When a loop has to look at a connection again.
+//!
+//! Deadlines mostly move later (each answer renews the idle time), so a connection keeps its own
+//! deadline and the heap only holds when to look: moving later costs nothing, and a look that comes
+//! too early asks for the next one. Times are milliseconds of the loop's clock.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use mio::Token;
+
+/// The looks that are due, soonest first.
+#[derive(Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(u64, Token)>>,
+}
+
+/// A connection's own part: its deadline, and the soonest look that is booked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    at: u64,
+    booked: u64,
+}
+
+impl Deadline {
+    pub(super) fn never() -> Self {
+        Self { at: u64::MAX, booked: u64::MAX }
+    }
+}
+
+impl Timers {
+    /// Moves a deadline; books a look only if none comes before it.
+    pub(super) fn set(&mut self, deadline: &mut Deadline, token: Token, at: u64) {
+        deadline.at = at;
+        if at < deadline.booked {
+            deadline.booked = at;
+            self.heap.push(Reverse((at, token)));
+        }
+    }
+
+    /// The next look that is due.
+    pub(super) fn pop_due(&mut self, now: u64) -> Option<(u64, Token)> {
+        let Reverse((at, _)) = self.heap.peek()?;
+        if *at > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse(look)| look)
+    }
+
+    /// Whether a look means that the deadline has come. One that was overtaken by an earlier look
+    /// is ignored; one that comes too early books the next.
+    pub(super) fn is_due(
+        &mut self,
+        deadline: &mut Deadline,
+        token: Token,
+        look: u64,
+        now: u64,
+    ) -> bool {
+        if look != deadline.booked {
+            return false;
+        }
+        deadline.booked = u64::MAX;
+        if deadline.at > now {
+            self.set(deadline, token, deadline.at);
+            return false;
+        }
+        true
+    }
+
+    /// When the soonest look is due.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: Token = Token(7);
+
+    #[test]
+    fn a_deadline_that_moved_later_is_met_once() {
+        let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
+        timers.set(&mut deadline, TOKEN, 10);
+        timers.set(&mut deadline, TOKEN, 30);
+        let (look, token) = timers.pop_due(10).unwrap();
+        assert!(!timers.is_due(&mut deadline, token, look, 10));
+        assert_eq!(timers.pop_due(29), None);
+        let (look, token) = timers.pop_due(30).unwrap();
+        assert!(timers.is_due(&mut deadline, token, look, 30));
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_deadline_that_moved_earlier_is_met_in_time_and_once() {
+        let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
+        timers.set(&mut deadline, TOKEN, 75);
+        timers.set(&mut deadline, TOKEN, 10);
+        let (look, token) = timers.pop_due(10).unwrap();
+        assert!(timers.is_due(&mut deadline, token, look, 10));
+        let (look, token) = timers.pop_due(80).unwrap();
+        assert!(!timers.is_due(&mut deadline, token, look, 80), "overtaken");
+    }
+}

@@ -1,0 +1,338 @@
+//! One connection's protocol state: the only place where it changes.
+//!
+//! ```text
+//! reading:  Head ──complete──► Content ──last byte──► Done      Closed: nothing more is read as
+//!             └───────no content───────────────────────▲        a request (refused, not kept, EOF)
+//! writing:  Idle ──head──► Owed ──respond──► Done
+//! ```
+//! With both sides Done the next exchange begins, if the connection is kept, else it is Closed.
+//! Reading goes on beside writing: content that the app does not want is read and dropped, so that
+//! it can never be taken for a request. Sans-IO: the caller owns the bytes, the socket and the
+//! clock; it takes events out with [`Exchange::next_event`] and puts answers in with
+//! [`Exchange::respond`].
+//!
+//! - After a refusal nothing is read as a request again (RFC 9112 §11.2).
+//! - Every head that comes out is owed exactly one response, and they are written in order.
+//! - The same bytes in any split give the same events.
+
+use super::{
+    FieldTable, Limits, Refused, RequestHead, Response,
+    body::{Body, Framing, Piece},
+    head::Version,
+    method::Method,
+    reason_phrase,
+    request::{self, HeadScan, Scan, refused},
+};
+
+/// The protocol state of one connection.
+#[derive(Debug)]
+pub struct Exchange {
+    reading: Reading,
+    writing: Writing,
+    /// Whether the connection outlives this exchange.
+    keep_alive: bool,
+    /// The client waits for 100 before it sends its content.
+    awaits_continue: bool,
+    is_head: bool,
+    is_http10: bool,
+    /// Bytes of content read in this exchange.
+    content_read: u64,
+}
+
+#[derive(Debug)]
+enum Reading {
+    Head(HeadScan),
+    Content(Body),
+    Done,
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Idle,
+    Owed,
+    Done,
+}
+
+/// What the input came to.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Nothing, until more bytes come or the response is done.
+    NeedMore,
+    /// A request. It has to be answered with [`Exchange::respond`].
+    Request(RequestHead<'a>),
+    /// A piece of the request's content.
+    Content(&'a [u8]),
+    /// The request's content is complete.
+    ContentEnd,
+    /// A request that cannot be served; it has to be answered with this status.
+    Refused(Refused),
+    /// Nothing more is read on this connection.
+    Closed,
+}
+
+/// Where a connection is between and within exchanges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for a request, or reading its head.
+    Head,
+    /// Waiting for the request's content, before or after the answer.
+    Content,
+    /// The request is read, and its response is owed.
+    Answer,
+    /// Nothing more is read, and nothing is owed.
+    Closed,
+}
+
+const CONTENT_TOO_LARGE: Refused = refused(413, "content longer than limits.body_bytes");
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Exchange {
+    /// The state of a new connection.
+    pub fn new() -> Self {
+        Self {
+            reading: Reading::Head(HeadScan::default()),
+            writing: Writing::Idle,
+            keep_alive: true,
+            awaits_continue: false,
+            is_head: false,
+            is_http10: false,
+            content_read: 0,
+        }
+    }
+
+    /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
+    /// bytes are done with. To be called until it says [`Event::NeedMore`] or [`Event::Closed`].
+    pub fn next_event<'h, 'b: 'h>(
+        &mut self,
+        input: &'b mut [u8],
+        fields: &'h mut FieldTable<'b>,
+        limits: &Limits,
+    ) -> (usize, Event<'h>) {
+        match &mut self.reading {
+            Reading::Head(_) => self.read_head(input, fields, limits),
+            Reading::Content(body) => match body.read(input, limits) {
+                Ok((used, piece)) => {
+                    let left = body.left();
+                    (used, self.content_event(&input[..used], piece, left, limits))
+                }
+                Err(refused) => (0, self.refuse(refused)),
+            },
+            Reading::Done => (0, Event::NeedMore),
+            Reading::Closed => (0, Event::Closed),
+        }
+    }
+
+    fn read_head<'h, 'b: 'h>(
+        &mut self,
+        input: &'b mut [u8],
+        fields: &'h mut FieldTable<'b>,
+        limits: &Limits,
+    ) -> (usize, Event<'h>) {
+        let Reading::Head(scan) = &mut self.reading else { return (0, Event::NeedMore) };
+        let mut start = 0;
+        let end = loop {
+            match scan.look(&input[start..], limits) {
+                Ok(Scan::NeedMore) => return (start, Event::NeedMore),
+                Ok(Scan::BlankLine) => start += 2,
+                Ok(Scan::Complete(len)) => break start + len,
+                Err(refused) => return (0, self.refuse(refused)),
+            }
+        };
+        let request_line = start + scan.request_line_end();
+        if let Err(refused) = request::check_version(&mut input[start..request_line]) {
+            return (0, self.refuse(refused));
+        }
+        let head: &'b [u8] = &input[start..end];
+        let parsed = match request::parse(head, fields, limits) {
+            Ok(parsed) => parsed,
+            Err(refused) => return (0, self.refuse(refused)),
+        };
+        self.is_head = parsed.head.method == Method::Head;
+        self.is_http10 = parsed.head.version == Version::Http10;
+        self.keep_alive &= parsed.keep_alive;
+        let body = Body::new(parsed.framing);
+        if body.left() > limits.content_bytes {
+            return (0, self.refuse(CONTENT_TOO_LARGE));
+        }
+        self.writing = Writing::Owed;
+        self.awaits_continue = parsed.expects_continue;
+        self.content_read = 0;
+        self.reading = match parsed.framing {
+            Framing::Length(0) => Reading::Done,
+            Framing::Length(_) | Framing::Chunked => Reading::Content(body),
+        };
+        (end, Event::Request(parsed.head))
+    }
+
+    fn content_event<'a>(
+        &mut self,
+        read: &'a [u8],
+        piece: Piece,
+        left: u64,
+        limits: &Limits,
+    ) -> Event<'a> {
+        if let Piece::Content(len) = piece {
+            self.content_read += len as u64;
+        }
+        // What a chunk announces counts at once: nobody has to send it to hear that it is too much.
+        if self.content_read.saturating_add(left) > limits.content_bytes {
+            return self.refuse(CONTENT_TOO_LARGE);
+        }
+        match piece {
+            Piece::NeedMore => Event::NeedMore,
+            Piece::Content(len) => {
+                self.awaits_continue = false;
+                Event::Content(&read[read.len() - len..])
+            }
+            Piece::End => {
+                self.awaits_continue = false;
+                self.reading = Reading::Done;
+                self.settle();
+                Event::ContentEnd
+            }
+        }
+    }
+
+    /// Refuses what is being read. An answer can be written unless one is under way already.
+    pub fn refuse(&mut self, refused: Refused) -> Event<'static> {
+        let answerable = matches!(self.writing, Writing::Idle | Writing::Owed)
+            && !matches!(self.reading, Reading::Closed);
+        self.reading = Reading::Closed;
+        self.keep_alive = false;
+        if answerable {
+            self.writing = Writing::Owed;
+            return Event::Refused(refused);
+        }
+        Event::Closed
+    }
+
+    /// The peer has sent its last byte. A request that is complete still gets its answer.
+    pub fn receive_eof(&mut self) -> Event<'static> {
+        match (&self.reading, self.writing) {
+            (Reading::Content(_), Writing::Owed) => {
+                self.refuse(refused(400, "the connection was closed within the content"))
+            }
+            _ => {
+                self.keep_alive = false;
+                if !matches!(self.reading, Reading::Done) {
+                    self.reading = Reading::Closed;
+                }
+                Event::Closed
+            }
+        }
+    }
+
+    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does.
+    pub fn send_continue(&mut self, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.awaits_continue) {
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    /// Writes the head of the response that is owed, for content of this length. Returns whether
+    /// the content has to follow. From here on the response counts as written: the next request may
+    /// come out, and its answer belongs behind the content of this one.
+    ///
+    /// # Panics
+    /// In debug builds, when no response is owed.
+    pub fn respond(
+        &mut self,
+        response: &Response<'_>,
+        content_length: u64,
+        date_line: &[u8],
+        out: &mut Vec<u8>,
+    ) -> bool {
+        debug_assert_eq!(self.writing, Writing::Owed, "a response that nobody asked for");
+        // Answered before it was told to go on, the client may send its content or not: nobody
+        // could tell what comes next.
+        self.keep_alive &= !self.awaits_continue;
+        if !self.keep_alive && !matches!(self.reading, Reading::Done) {
+            self.reading = Reading::Closed;
+        }
+        let has_content = !matches!(response.status(), 204 | 304);
+        write_status_line(response.status(), out);
+        out.extend_from_slice(date_line);
+        out.extend_from_slice(response.fields());
+        if has_content {
+            out.extend_from_slice(b"Content-Length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(content_length).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        let connection: &[u8] = match (self.keep_alive, self.is_http10) {
+            (true, false) => b"\r\n",
+            (true, true) => b"Connection: keep-alive\r\n\r\n",
+            (false, _) => b"Connection: close\r\n\r\n",
+        };
+        out.extend_from_slice(connection);
+        let send_content = has_content && content_length > 0 && !self.is_head;
+        self.writing = Writing::Done;
+        self.settle();
+        send_content
+    }
+
+    /// The peer was too slow: refused with 408 if that can be said.
+    pub fn time_out(&mut self) -> Event<'static> {
+        self.refuse(refused(408, "the request did not come in time"))
+    }
+
+    /// Ends a connection that is between exchanges.
+    pub fn close_now(&mut self) {
+        if matches!(self.reading, Reading::Head(_)) {
+            self.reading = Reading::Closed;
+        }
+    }
+
+    /// This exchange is the connection's last; its answer says so, if it is not written yet.
+    pub fn close_after(&mut self) {
+        self.keep_alive = false;
+    }
+
+    /// Where the connection is.
+    pub fn phase(&self) -> Phase {
+        match (&self.reading, self.writing) {
+            (Reading::Closed, Writing::Idle | Writing::Done) => Phase::Closed,
+            (Reading::Head(_), _) => Phase::Head,
+            (Reading::Content(_), _) => Phase::Content,
+            (Reading::Done | Reading::Closed, _) => Phase::Answer,
+        }
+    }
+
+    /// Whether bytes of the peer are of use now.
+    pub fn wants_input(&self) -> bool {
+        matches!(self.reading, Reading::Head(_) | Reading::Content(_))
+    }
+
+    /// Whether the request's content is still coming.
+    pub fn reads_content(&self) -> bool {
+        matches!(self.reading, Reading::Content(_))
+    }
+
+    fn settle(&mut self) {
+        if self.writing != Writing::Done {
+            return;
+        }
+        match self.reading {
+            Reading::Done if self.keep_alive => *self = Self::new(),
+            Reading::Done => self.reading = Reading::Closed,
+            Reading::Head(_) | Reading::Content(_) | Reading::Closed => {}
+        }
+    }
+}
+
+fn write_status_line(status: u16, out: &mut Vec<u8>) {
+    if status == 200 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reason_phrase(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}

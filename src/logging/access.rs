@@ -1,0 +1,657 @@
+//! The access log: one line for every exchange, written when it ends.
+//!
+//! Owns, for each loop, the lines of its current turn, and the records of its open exchanges while
+//! nobody holds them. Never allocates for a line once warm, never makes a system call for one, and
+//! never makes a loop wait: full chunks and the end of a turn go to the log's thread.
+//!
+//! A line is less than [`LINE_BYTES_MAX`], whatever a peer sends, and a chunk at most 64 KiB.
+
+use std::{
+    array,
+    fmt::{self, Write as _},
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    LogError, escape, event,
+    stamp::Stamp,
+    writer::{LineOptions, LineWriter, Note, Output},
+};
+use crate::{
+    config::{AccessFormat, LogConfig},
+    http::{RequestHead, Version},
+};
+
+/// The access log of a process. Clones stand for the same log.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    format: LineFormat,
+    writer: LineWriter,
+    seed: u64,
+    loops: Arc<AtomicU64>,
+}
+
+/// One loop's way into the access log.
+#[derive(Debug)]
+pub struct AccessWriter {
+    format: LineFormat,
+    writer: LineWriter,
+    ids: RequestIds,
+    stamp: Stamp,
+    lines: String,
+    /// Buffers of records that are written, for the next ones.
+    spare: Vec<Vec<u8>>,
+}
+
+/// What is remembered of a request until its exchange ends. One that is dropped leaves no line.
+#[derive(Debug)]
+#[must_use = "an exchange is logged when its record is finished"]
+pub struct AccessRecord {
+    id: RequestId,
+    peer: IpAddr,
+    version: Option<Version>,
+    /// The parts, one behind the other.
+    text: Vec<u8>,
+    /// Where each part ends in `text`; an empty part is a missing one.
+    ends: [u16; PARTS],
+}
+
+/// How an exchange went.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The status of the answer; 0 if there was none.
+    pub status: u16,
+    /// Bytes of head and content that were sent.
+    pub bytes: u64,
+    /// From the complete request head to the end.
+    pub duration: Duration,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The whole answer was sent.
+    Complete,
+    /// The peer left, or made no progress, or the answer's source failed.
+    Aborted,
+    /// The deadline of a drain came first.
+    Cut,
+}
+
+/// Names a request, never used twice in a process; 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(u64);
+
+/// More than a line can have, its line feed included.
+const LINE_BYTES_MAX: usize = 40 * 1024;
+
+/// A turn's lines are sent as soon as they are this many bytes; with one line more a chunk is at
+/// most 64 KiB.
+const CHUNK_BYTES: usize = 24 * 1024;
+
+/// The most access lines that wait for the disk, in bytes: about 80 000 common ones.
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+const _: () = assert!(CHUNK_BYTES + LINE_BYTES_MAX <= 64 * 1024);
+
+/// How long the log's thread gathers lines before a write.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// Records' buffers that a loop keeps, and how large the kept ones may be.
+const SPARE_RECORDS_MAX: usize = 256;
+const SPARE_BYTES_MAX: usize = 1024;
+
+/// The parts of a record, and the most bytes that are kept of each. A cut one ends in `...`.
+const METHOD: usize = 0;
+const TARGET: usize = 1;
+const HOST: usize = 2;
+const APP: usize = 3;
+const REFERER: usize = 4;
+const USER_AGENT: usize = 5;
+const PARTS: usize = 6;
+const PART_BYTES_MAX: [usize; PARTS] = [32, 4096, 255, 255, 1024, 1024];
+const CUT_MARK: &[u8] = b"...";
+
+impl AccessLog {
+    /// Opens the access log; none if it is off.
+    ///
+    /// # Errors
+    /// If its file can't be opened.
+    pub fn open(config: &LogConfig) -> Result<Option<Self>, LogError> {
+        let format = match config.access {
+            AccessFormat::Off => return Ok(None),
+            AccessFormat::Combined => LineFormat::Combined,
+            AccessFormat::Json => LineFormat::Json,
+        };
+        let output = config.access_path.clone().map_or(Output::Stdout, Output::File);
+        let note = Box::new(move |out: &mut String, now, note: &Note<'_>| match note {
+            Note::Lost { lines } => format.push_lost(out, now, *lines),
+            Note::ReopenFailed { path, error } => {
+                event!(Error, "log_reopen_failed", path:% = path.display(), error:% = error);
+            }
+        });
+        let writer = LineWriter::open(
+            output,
+            LineOptions { name: "log-access", queue_bytes: QUEUE_BYTES, gather: GATHER, note },
+        )?;
+        let seed = RandomState::new().hash_one(process::id());
+        Ok(Some(Self { format, writer, seed, loops: Arc::default() }))
+    }
+
+    /// The writer for one more loop.
+    pub fn for_loop(&self) -> AccessWriter {
+        AccessWriter {
+            format: self.format,
+            writer: self.writer.clone(),
+            ids: RequestIds::new(self.seed, self.loops.fetch_add(1, Relaxed)),
+            stamp: Stamp::default(),
+            lines: String::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.writer.lost()
+    }
+
+    pub(super) fn writer(&self) -> &LineWriter {
+        &self.writer
+    }
+}
+
+impl AccessWriter {
+    /// Remembers a request. Without a head (it was none, or no valid one) the line has only the
+    /// peer; without an app, no app was found for the host.
+    pub fn begin(
+        &mut self,
+        peer: IpAddr,
+        head: Option<&RequestHead<'_>>,
+        app: Option<&str>,
+    ) -> AccessRecord {
+        let mut record = AccessRecord {
+            id: self.ids.next(),
+            peer: peer.to_canonical(),
+            version: head.map(RequestHead::version),
+            text: self.spare.pop().unwrap_or_default(),
+            ends: [0; PARTS],
+        };
+        let mut parts = [&b""[..]; PARTS];
+        parts[APP] = app.unwrap_or_default().as_bytes();
+        if let Some(head) = head {
+            parts[METHOD] = head.method().as_str().as_bytes();
+            parts[TARGET] = head.target().as_bytes();
+            parts[HOST] = head.host().map_or("", |host| host.name()).as_bytes();
+            parts[REFERER] = head.field("referer").unwrap_or_default();
+            parts[USER_AGENT] = head.field("user-agent").unwrap_or_default();
+        }
+        record.remember(&parts);
+        record
+    }
+
+    /// Writes the line of an exchange that ended at `now`.
+    pub fn finish(&mut self, mut record: AccessRecord, outcome: &Outcome, now: SystemTime) {
+        self.stamp.set(now);
+        match self.format {
+            LineFormat::Combined => {
+                push_combined_line(&mut self.lines, &self.stamp, &record, outcome);
+            }
+            LineFormat::Json => push_json_line(&mut self.lines, &self.stamp, &record, outcome),
+        }
+        if self.lines.len() >= CHUNK_BYTES {
+            self.flush();
+        }
+        if self.spare.len() < SPARE_RECORDS_MAX && record.text.capacity() <= SPARE_BYTES_MAX {
+            record.text.clear();
+            self.spare.push(record.text);
+        }
+    }
+
+    /// Hands the lines to the log's thread; for the end of every turn. Dropping does it too.
+    pub fn flush(&mut self) {
+        if !self.lines.is_empty() {
+            self.writer.send(self.lines.as_bytes());
+            self.lines.clear();
+        }
+    }
+}
+
+impl AccessRecord {
+    /// The request's id.
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    fn remember(&mut self, parts: &[&[u8]; PARTS]) {
+        for (index, part) in parts.iter().enumerate() {
+            let bytes_max = PART_BYTES_MAX[index];
+            if part.len() <= bytes_max {
+                self.text.extend_from_slice(part);
+            } else {
+                self.text.extend_from_slice(&part[..bytes_max - CUT_MARK.len()]);
+                self.text.extend_from_slice(CUT_MARK);
+            }
+            // The parts' limits are far below what fits.
+            self.ends[index] = self.text.len() as u16;
+        }
+    }
+
+    fn part(&self, index: usize) -> Option<&[u8]> {
+        let begin = if index == 0 { 0 } else { self.ends[index - 1] };
+        let part = &self.text[usize::from(begin)..usize::from(self.ends[index])];
+        (!part.is_empty()).then_some(part)
+    }
+}
+
+impl RequestId {
+    fn push_digits(self, out: &mut String) {
+        let digits: [u8; 16] = array::from_fn(|index| {
+            let shift = 60 - 4 * index as u32;
+            b"0123456789abcdef"[(self.0 >> shift) as usize & 0xf]
+        });
+        out.push_str(str::from_utf8(&digits).unwrap_or_default());
+    }
+}
+
+impl End {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Aborted => "aborted",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+impl Drop for AccessWriter {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The formats of [`AccessFormat`] that are one.
+#[derive(Clone, Copy, Debug)]
+enum LineFormat {
+    Combined,
+    Json,
+}
+
+impl LineFormat {
+    fn push_lost(self, out: &mut String, now: SystemTime, lines: u64) {
+        let stamp = Stamp::of(now);
+        match self {
+            Self::Combined => {
+                let time = stamp.common();
+                let _ = write!(out, "- - - [{time}] \"-\" 000 0 \"-\" \"-\" lines_lost={lines}");
+            }
+            Self::Json => {
+                out.push_str("{\"ts\":\"");
+                stamp.push_rfc3339(out);
+                let _ = write!(out, "\",\"lines_lost\":{lines}}}");
+            }
+        }
+        out.push('\n');
+    }
+}
+
+/// One loop's ids: numbers that no other loop has, mixed with the process's seed. The mixing is a
+/// bijection, so different numbers stay different.
+#[derive(Debug)]
+struct RequestIds {
+    seed: u64,
+    /// The loop's index in the upper 16 bits, its requests below.
+    number: u64,
+}
+
+impl RequestIds {
+    fn new(seed: u64, loop_index: u64) -> Self {
+        Self { seed, number: loop_index << 48 }
+    }
+
+    fn next(&mut self) -> RequestId {
+        self.number += 1;
+        // The finalizer of SplitMix64.
+        let mut mixed = self.number ^ self.seed;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        RequestId(mixed ^ (mixed >> 31))
+    }
+}
+
+/// The Combined Log Format, and `key=value`s behind it that its readers pass over.
+fn push_combined_line(out: &mut String, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
+    push_address(out, record.peer);
+    out.push_str(" - - [");
+    out.push_str(stamp.common());
+    out.push_str("] \"");
+    escape::push_combined_quoted(out, record.part(METHOD).unwrap_or(b"-"));
+    if let Some(version) = record.version {
+        out.push(' ');
+        escape::push_combined_quoted(out, record.part(TARGET).unwrap_or(b"-"));
+        out.push(' ');
+        out.push_str(protocol(version));
+    }
+    out.push_str(if outcome.status == 0 { "\" 00" } else { "\" " });
+    push_number(out, outcome.status);
+    out.push(' ');
+    push_number(out, outcome.bytes);
+    out.push_str(" \"");
+    escape::push_combined_quoted(out, record.part(REFERER).unwrap_or(b"-"));
+    out.push_str("\" \"");
+    escape::push_combined_quoted(out, record.part(USER_AGENT).unwrap_or(b"-"));
+    out.push_str("\" host=");
+    escape::push_combined_bare(out, record.part(HOST).unwrap_or(b"-"));
+    out.push_str(" app=");
+    escape::push_combined_bare(out, record.part(APP).unwrap_or(b"-"));
+    out.push_str(" duration_us=");
+    push_number(out, micros(outcome.duration));
+    out.push_str(" id=");
+    record.id.push_digits(out);
+    out.push_str(" end=");
+    out.push_str(outcome.end.as_str());
+    out.push('\n');
+}
+
+/// One JSON object; what is missing is null.
+fn push_json_line(out: &mut String, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
+    out.push_str("{\"ts\":\"");
+    stamp.push_rfc3339(out);
+    out.push_str("\",\"peer\":\"");
+    push_address(out, record.peer);
+    out.push('"');
+    for (name, part) in [
+        (",\"host\":", HOST),
+        (",\"app\":", APP),
+        (",\"method\":", METHOD),
+        (",\"target\":", TARGET),
+        (",\"referer\":", REFERER),
+        (",\"user_agent\":", USER_AGENT),
+    ] {
+        out.push_str(name);
+        match record.part(part) {
+            Some(value) => escape::push_json_string(out, value),
+            None => out.push_str("null"),
+        }
+    }
+    out.push_str(",\"protocol\":");
+    match record.version {
+        Some(version) => escape::push_json_string(out, protocol(version).as_bytes()),
+        None => out.push_str("null"),
+    }
+    out.push_str(",\"status\":");
+    push_number(out, outcome.status);
+    out.push_str(",\"bytes\":");
+    push_number(out, outcome.bytes);
+    out.push_str(",\"duration_us\":");
+    push_number(out, micros(outcome.duration));
+    out.push_str(",\"id\":\"");
+    record.id.push_digits(out);
+    out.push_str("\",\"end\":\"");
+    out.push_str(outcome.end.as_str());
+    out.push_str("\"}\n");
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros().try_into().unwrap_or(u64::MAX)
+}
+
+/// As `Display` has it; with less work for the common kind.
+fn push_address(out: &mut String, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push('.');
+                }
+                push_number(out, octet);
+            }
+        }
+        IpAddr::V6(address) => {
+            let _ = write!(out, "{address}");
+        }
+    }
+}
+
+fn push_number(out: &mut String, number: impl itoa::Integer) {
+    out.push_str(itoa::Buffer::new().format(number));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, fs, path::Path, time::UNIX_EPOCH};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        config::LogFormat,
+        http::{Host, Method},
+        logging::writer::flush_all,
+    };
+
+    const OUTCOME: Outcome = Outcome {
+        status: 200,
+        bytes: 1234,
+        duration: Duration::from_micros(1500),
+        end: End::Complete,
+    };
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(1_795_383_000_123)
+    }
+
+    fn config(path: &Path, access: AccessFormat) -> LogConfig {
+        LogConfig {
+            level: log::LevelFilter::Info,
+            format: LogFormat::Text,
+            path: None,
+            access,
+            access_path: Some(path.to_owned()),
+        }
+    }
+
+    fn head<'a>(
+        method: &'a str,
+        target: &'a str,
+        fields: &'a [httparse::Header<'a>],
+    ) -> RequestHead<'a> {
+        RequestHead {
+            method: Method::from_token(method),
+            target,
+            path: target,
+            query: None,
+            version: Version::Http11,
+            host: Host::parse(b"Shop.example:8080"),
+            fields,
+        }
+    }
+
+    /// The lines that `write` leaves in a fresh log.
+    fn lines(access: AccessFormat, write: impl FnOnce(&mut AccessWriter)) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let log = AccessLog::open(&config(&path, access)).unwrap().unwrap();
+        let mut writer = log.for_loop();
+        write(&mut writer);
+        drop(writer);
+        assert!(flush_all([log.writer()], Duration::from_secs(20)));
+        assert_eq!(log.lost(), 0);
+        fs::read_to_string(&path).unwrap()
+    }
+
+    fn agent(value: &[u8]) -> [httparse::Header<'_>; 2] {
+        [
+            httparse::Header { name: "Referer", value: b"https://a.example/" },
+            httparse::Header { name: "USER-AGENT", value },
+        ]
+    }
+
+    #[test]
+    fn a_combined_line() {
+        let mut id = None;
+        let written = lines(AccessFormat::Combined, |writer| {
+            let fields = agent(b"curl \"8\" \xff");
+            let head = head("GET", "/x?y=z", &fields);
+            let peer = "::ffff:192.0.2.7".parse().unwrap();
+            let record = writer.begin(peer, Some(&head), Some("shop.example"));
+            id = Some(record.id());
+            writer.finish(record, &OUTCOME, now());
+        });
+        let id = id.unwrap();
+        assert_eq!(
+            written,
+            format!(
+                "192.0.2.7 - - [22/Nov/2026:21:30:00 +0000] \"GET /x?y=z HTTP/1.1\" 200 1234 \
+                 \"https://a.example/\" \"curl \\x228\\x22 \\xFF\" host=Shop.example \
+                 app=shop.example duration_us=1500 id={id} end=complete\n"
+            )
+        );
+        assert_eq!(id.to_string(), format!("{:016x}", id.0));
+    }
+
+    #[test]
+    fn a_json_line() {
+        let written = lines(AccessFormat::Json, |writer| {
+            let fields = agent(b"curl \"8\" \xff");
+            let head = head("GET", "/x?y=z", &fields);
+            let peer = "2001:db8::1".parse().unwrap();
+            let record = writer.begin(peer, Some(&head), Some("*.example"));
+            writer.finish(record, &OUTCOME, now());
+        });
+        let mut read: serde_json::Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(read["id"].take().as_str().unwrap().len(), 16);
+        assert_eq!(
+            read,
+            serde_json::json!({
+                "ts": "2026-11-22T21:30:00.123Z", "peer": "2001:db8::1", "host": "Shop.example",
+                "app": "*.example", "method": "GET", "target": "/x?y=z",
+                "referer": "https://a.example/", "user_agent": "curl \"8\" \u{fffd}",
+                "protocol": "HTTP/1.1", "status": 200, "bytes": 1234, "duration_us": 1500,
+                "id": null, "end": "complete",
+            })
+        );
+    }
+
+    #[test]
+    fn a_request_without_a_valid_head() {
+        let write = |writer: &mut AccessWriter| {
+            let record = writer.begin("192.0.2.7".parse().unwrap(), None, None);
+            let outcome = Outcome { status: 0, bytes: 0, end: End::Aborted, ..OUTCOME };
+            writer.finish(record, &outcome, now());
+        };
+        let combined = lines(AccessFormat::Combined, write);
+        let start = "192.0.2.7 - - [22/Nov/2026:21:30:00 +0000] \"-\" 000 0 \"-\" \"-\" \
+                     host=- app=- duration_us=1500 id=";
+        assert!(combined.starts_with(start) && combined.ends_with(" end=aborted\n"), "{combined}");
+        let json = lines(AccessFormat::Json, write);
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        for missing in ["host", "app", "method", "target", "protocol", "referer", "user_agent"] {
+            assert!(read[missing].is_null(), "{missing}");
+        }
+    }
+
+    #[test]
+    fn a_recycled_record_keeps_nothing_of_the_one_before() {
+        let written = lines(AccessFormat::Combined, |writer| {
+            let peer = "192.0.2.7".parse().unwrap();
+            let fields = agent(b"first");
+            let first = writer.begin(peer, Some(&head("PUT", "/first", &fields)), Some("first"));
+            let buffer = first.text.as_ptr();
+            writer.finish(first, &OUTCOME, now());
+            let second = writer.begin(peer, Some(&head("GET", "/", &[])), None);
+            assert_eq!(second.text.as_ptr(), buffer);
+            writer.finish(second, &OUTCOME, now());
+        });
+        let second = written.lines().nth(1).unwrap();
+        assert!(!second.contains("first"), "{second}");
+        assert!(second.contains("\"GET / HTTP/1.1\" 200 1234 \"-\" \"-\" host=Shop.example app=-"));
+    }
+
+    #[test]
+    fn the_longest_line_fits_whatever_it_holds() {
+        let long = vec![b'\x01'; 20_000];
+        let text = str::from_utf8(&long).unwrap();
+        for access in [AccessFormat::Combined, AccessFormat::Json] {
+            let written = lines(access, |writer| {
+                let fields = agent(&long);
+                let fields = [fields[1], httparse::Header { name: "referer", value: &long }];
+                let head = head(text, text, &fields);
+                for _ in 0..10 {
+                    let peer = "2001:db8::1".parse().unwrap();
+                    let record = writer.begin(peer, Some(&head), Some(text));
+                    writer.finish(record, &OUTCOME, now());
+                    assert!(writer.lines.len() < CHUNK_BYTES);
+                    assert!(writer.spare.is_empty(), "a large buffer was kept");
+                }
+            });
+            assert_eq!(written.lines().count(), 10);
+            assert!(written.lines().all(|line| line.len() < LINE_BYTES_MAX));
+            assert!(written.contains("..."));
+        }
+    }
+
+    #[test]
+    fn lost_lines_are_said_in_the_log_s_own_format() {
+        let mut out = String::new();
+        LineFormat::Combined.push_lost(&mut out, now(), 17);
+        assert_eq!(
+            out,
+            "- - - [22/Nov/2026:21:30:00 +0000] \"-\" 000 0 \"-\" \"-\" lines_lost=17\n"
+        );
+        out.clear();
+        LineFormat::Json.push_lost(&mut out, now(), 17);
+        assert_eq!(out, "{\"ts\":\"2026-11-22T21:30:00.123Z\",\"lines_lost\":17}\n");
+    }
+
+    #[test]
+    fn ids_differ_within_a_loop_and_between_loops() {
+        let mut loops = [0, 1, 2, 65_535].map(|index| RequestIds::new(0x1234, index));
+        let ids: HashSet<RequestId> =
+            (0..4000).map(|request| loops[request % loops.len()].next()).collect();
+        assert_eq!(ids.len(), 4000);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn any_value_stays_on_its_line_and_in_its_place(value: Vec<u8>, target: String) {
+            let write = |writer: &mut AccessWriter| {
+                let fields = agent(&value);
+                let head = head("GET", &target, &fields);
+                let record = writer.begin("192.0.2.7".parse().unwrap(), Some(&head), None);
+                writer.finish(record, &OUTCOME, now());
+            };
+            let json = lines(AccessFormat::Json, write);
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let lossy = String::from_utf8_lossy(&value);
+            let expected = (!value.is_empty()).then_some(&*lossy);
+            prop_assert_eq!(read["user_agent"].as_str(), expected);
+            prop_assert_eq!(read["target"].as_str().unwrap_or_default(), &target);
+            let combined = lines(AccessFormat::Combined, write);
+            prop_assert_eq!(combined.matches('"').count(), 6);
+            let (line, end) = combined.split_at(combined.len() - 1);
+            prop_assert!(end == "\n" && line.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+        }
+    }
+}

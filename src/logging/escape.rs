@@ -1,0 +1,192 @@
+//! Values as they stand in log lines: what a peer sends can't end a line or look like another.
+//!
+//! Pure: bytes in, text out. Every function appends to `out`; none can fail.
+
+use std::{fmt::Write as _, str};
+
+/// Appends a JSON string with its quotes. What is not UTF-8 becomes U+FFFD, as in
+/// [`String::from_utf8_lossy`]. Control characters and line separators are escaped, also those
+/// beyond ASCII, so that no reader sees two lines.
+pub(super) fn push_json_string(out: &mut String, bytes: &[u8]) {
+    out.push('"');
+    if let Some(plain) = plain_ascii(bytes) {
+        out.push_str(plain);
+    } else {
+        for chunk in bytes.utf8_chunks() {
+            push_json_text(out, chunk.valid());
+            if !chunk.invalid().is_empty() {
+                out.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+    }
+    out.push('"');
+}
+
+/// Appends the value of a text line's `key=value`: bare if it is one plain word, else quoted and
+/// escaped.
+pub(super) fn push_text_value(out: &mut String, value: &str) {
+    let is_bare = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
+    if !value.is_empty() && value.bytes().all(is_bare) {
+        out.push_str(value);
+    } else {
+        // `Debug` of str escapes quotes, backslashes and all that is not printable.
+        let _ = write!(out, "{value:?}");
+    }
+}
+
+/// Appends what stands between the quotes of a Combined Log Format field: quotes, backslashes,
+/// control and non-ASCII bytes become `\xHH`, as nginx writes them.
+pub(super) fn push_combined_quoted(out: &mut String, bytes: &[u8]) {
+    match plain_ascii(bytes) {
+        Some(plain) => out.push_str(plain),
+        None => push_combined(out, bytes, is_plain),
+    }
+}
+
+/// The same for a field that stands without quotes: a space is escaped too.
+pub(super) fn push_combined_bare(out: &mut String, bytes: &[u8]) {
+    match plain_ascii(bytes) {
+        Some(plain) if !plain.contains(' ') => out.push_str(plain),
+        _ => push_combined(out, bytes, |byte| byte != b' ' && is_plain(byte)),
+    }
+}
+
+fn push_combined(out: &mut String, bytes: &[u8], is_plain: impl Fn(u8) -> bool) {
+    for &byte in bytes {
+        if is_plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "\\x{byte:02X}");
+        }
+    }
+}
+
+/// The bytes as they are, if no format has to escape any of them: nearly always.
+fn plain_ascii(bytes: &[u8]) -> Option<&str> {
+    // Without an early end the compiler checks many bytes at once.
+    let is_plain = bytes.iter().fold(true, |plain, &byte| plain & is_plain(byte));
+    if is_plain { str::from_utf8(bytes).ok() } else { None }
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
+}
+
+fn push_json_text(out: &mut String, text: &str) {
+    let mut copied = 0;
+    for (at, ch) in text.char_indices() {
+        let short = match ch {
+            '"' | '\\' => Some(ch),
+            '\n' => Some('n'),
+            '\r' => Some('r'),
+            '\t' => Some('t'),
+            _ if ch.is_control() || matches!(ch, '\u{2028}' | '\u{2029}') => None,
+            _ => continue,
+        };
+        out.push_str(&text[copied..at]);
+        copied = at + ch.len_utf8();
+        let _ = match short {
+            Some(short) => write!(out, "\\{short}"),
+            None => write!(out, "\\u{:04x}", u32::from(ch)),
+        };
+    }
+    out.push_str(&text[copied..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(bytes: &[u8]) -> String {
+        let mut out = String::new();
+        push_json_string(&mut out, bytes);
+        out
+    }
+
+    fn text(value: &str) -> String {
+        let mut out = String::new();
+        push_text_value(&mut out, value);
+        out
+    }
+
+    fn combined(bytes: &[u8]) -> (String, String) {
+        let (mut quoted, mut bare) = (String::new(), String::new());
+        push_combined_quoted(&mut quoted, bytes);
+        push_combined_bare(&mut bare, bytes);
+        (quoted, bare)
+    }
+
+    #[test]
+    fn json_strings() {
+        for (bytes, expected) in [
+            (&b""[..], r#""""#),
+            (b"plain words", r#""plain words""#),
+            (b"a\"b\\c/", r#""a\"b\\c/""#),
+            (b"\n\r\t\0\x1b\x7f", r#""\n\r\t\u0000\u001b\u007f""#),
+            ("b\u{fc}cher \u{1f980}".as_bytes(), "\"b\u{fc}cher \u{1f980}\""),
+            ("\u{85}\u{2028}\u{2029}".as_bytes(), r#""\u0085\u2028\u2029""#),
+            (b"a\xff\xfeb\xe2\x82", "\"a\u{fffd}\u{fffd}b\u{fffd}\""),
+        ] {
+            assert_eq!(json(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn text_values() {
+        for (value, expected) in [
+            ("", r#""""#),
+            ("shop.example", "shop.example"),
+            ("[::1]:8080,x", "[::1]:8080,x"),
+            ("two words", r#""two words""#),
+            ("a=b", r#""a=b""#),
+            ("a\"b", r#""a\"b""#),
+            ("a\\b", r#""a\\b""#),
+            ("it's", "it's"),
+            ("a\nb\r\tc", r#""a\nb\r\tc""#),
+            ("\0\u{1b}[0m", r#""\0\u{1b}[0m""#),
+            ("b\u{fc}cher", "\"b\u{fc}cher\""),
+            ("\u{85}\u{2028}\u{202e}", r#""\u{85}\u{2028}\u{202e}""#),
+        ] {
+            assert_eq!(text(value), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn combined_fields() {
+        for (bytes, quoted, bare) in [
+            (&b""[..], "", ""),
+            (b"/a?b=c", "/a?b=c", "/a?b=c"),
+            (b"Agent (X; Y)", "Agent (X; Y)", r"Agent\x20(X;\x20Y)"),
+            (b"a\"b\\c", r"a\x22b\x5Cc", r"a\x22b\x5Cc"),
+            (b"\n\x00\x7f\xff", r"\x0A\x00\x7F\xFF", r"\x0A\x00\x7F\xFF"),
+            ("\u{fc}".as_bytes(), r"\xC3\xBC", r"\xC3\xBC"),
+        ] {
+            assert_eq!(combined(bytes), (quoted.to_owned(), bare.to_owned()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn json_reads_back_as_the_lossy_text(bytes: Vec<u8>) {
+            let read: String = serde_json::from_str(&json(&bytes)).unwrap();
+            prop_assert_eq!(read, String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn json_of_any_text_reads_back(value in "\\PC*|[\\x00-\\x24\\\\\u{80}-\u{a0}]*") {
+            let read: String = serde_json::from_str(&json(value.as_bytes())).unwrap();
+            prop_assert_eq!(read, value);
+        }
+
+        #[test]
+        fn no_value_breaks_its_line(bytes: Vec<u8>) {
+            let lossy = String::from_utf8_lossy(&bytes);
+            let (quoted, bare) = combined(&bytes);
+            for out in [json(&bytes), text(&lossy), quoted, bare] {
+                prop_assert!(!out.chars().any(char::is_control), "{:?}", out);
+            }
+        }
+    }
+}

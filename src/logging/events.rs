@@ -1,0 +1,431 @@
+//! Events: `time LEVEL event key=value …`, or one JSON object a line.
+//!
+//! An event is a record of the `log` facade, with the event's name as its message and its fields as
+//! key-values; `event!` writes one. Records that are no events (plain `log::warn!`) come out as
+//! the event `log` with the fields `target` and `message`.
+//!
+//! Owns the logger behind the facade. Never lets a value end its line, and never formats or waits
+//! while the logger's lock is held.
+
+use std::{
+    fmt::{self, Write as _},
+    io,
+    time::{Duration, SystemTime},
+};
+
+use log::{
+    Level, LevelFilter, Log, Metadata, Record,
+    kv::{self, Key, Value, VisitSource, VisitValue},
+};
+use simplelog::{ConfigBuilder, WriteLogger};
+
+use super::{
+    LogError, escape,
+    stamp::Stamp,
+    writer::{LineOptions, LineWriter, Note, Output},
+};
+use crate::config::{LogConfig, LogFormat};
+
+/// Logs an event: `event!(Info, "app_loaded", host = host, apps = 3)`.
+///
+/// Numbers, bools, strings and `Option`s of them are taken as they are; anything else that has
+/// `Display` with `key:% = value`. Durations are given in milliseconds, with `_ms` in the key.
+macro_rules! event {
+    ($level:ident, $name:literal $(,)?) => {
+        ::log::log!(target: $crate::logging::EVENT_TARGET, ::log::Level::$level, $name)
+    };
+    ($level:ident, $name:literal, $($key:ident $(:$how:tt)? = $value:expr),+ $(,)?) => {
+        ::log::log!(
+            target: $crate::logging::EVENT_TARGET,
+            ::log::Level::$level,
+            $($key $(:$how)? = $value),+;
+            $name
+        )
+    };
+}
+pub(crate) use event;
+
+/// The target that makes a record an event.
+pub(crate) const EVENT_TARGET: &str = "tidegate::event";
+
+/// The most events that wait for the disk.
+const QUEUE_BYTES: usize = 1024 * 1024;
+
+/// Opens the log of events.
+pub(super) fn open(config: &LogConfig) -> Result<LineWriter, LogError> {
+    let output = config.path.clone().map_or(Output::Stderr, Output::File);
+    let format = config.format;
+    let note = Box::new(move |out: &mut String, now, note: &Note<'_>| {
+        push_note(out, format, now, note);
+    });
+    let gather = Duration::ZERO;
+    LineWriter::open(
+        output,
+        LineOptions { name: "log-events", queue_bytes: QUEUE_BYTES, gather, note },
+    )
+}
+
+/// The process's logger.
+///
+/// The line is made here; simplelog passes it on as it is. Its lock is held only while the line
+/// is put into the queue.
+pub(super) struct EventLogger {
+    format: LogFormat,
+    lines: Box<WriteLogger<LineSink>>,
+}
+
+impl EventLogger {
+    /// Logs to `writer` what is at the config's level or above it.
+    pub(super) fn new(config: &LogConfig, writer: LineWriter) -> Self {
+        let message_only = ConfigBuilder::new()
+            .set_time_level(LevelFilter::Off)
+            .set_max_level(LevelFilter::Off)
+            .set_thread_level(LevelFilter::Off)
+            .set_target_level(LevelFilter::Off)
+            .set_location_level(LevelFilter::Off)
+            .build();
+        let sink = LineSink { writer, line: Vec::new() };
+        Self { format: config.format, lines: WriteLogger::new(config.level, message_only, sink) }
+    }
+}
+
+impl Log for EventLogger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.lines.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mut line = String::new();
+        push_record(&mut line, self.format, SystemTime::now(), record);
+        let metadata = record.metadata().clone();
+        self.lines.log(&Record::builder().metadata(metadata).args(format_args!("{line}")).build());
+    }
+
+    /// Does nothing, because it has no timeout: see [`super::Logging::flush`].
+    fn flush(&self) {}
+}
+
+/// Collects what simplelog writes, and sends it on by whole lines.
+struct LineSink {
+    writer: LineWriter,
+    line: Vec<u8>,
+}
+
+impl io::Write for LineSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        // Within a line all line feeds are escaped.
+        if self.line.ends_with(b"\n") {
+            self.writer.send(&self.line);
+            self.line.clear();
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Appends a record's line, without a line feed.
+fn push_record(out: &mut String, format: LogFormat, now: SystemTime, record: &Record<'_>) {
+    let event = (record.target() == EVENT_TARGET).then(|| record.args().as_str()).flatten();
+    push_line(out, format, now, record.level(), event.unwrap_or("log"), |fields| {
+        if event.is_none() {
+            fields.push_pair("target", record.target());
+            fields.push_pair("message", &record.args().to_string());
+        }
+        // Our visitor returns no errors; with a foreign source's own error its field ends there.
+        let _ = record.key_values().visit(fields);
+    });
+}
+
+fn push_note(out: &mut String, format: LogFormat, now: SystemTime, note: &Note<'_>) {
+    match note {
+        Note::Lost { lines } => {
+            push_line(out, format, now, Level::Warn, "log_lines_lost", |fields| {
+                fields.push_key("lines");
+                let _ = fields.push_plain(lines);
+            });
+        }
+        Note::ReopenFailed { path, error } => {
+            push_line(out, format, now, Level::Error, "log_reopen_failed", |fields| {
+                fields.push_pair("path", &path.display().to_string());
+                fields.push_pair("error", &error.to_string());
+            });
+        }
+    }
+    out.push('\n');
+}
+
+fn push_line(
+    out: &mut String,
+    format: LogFormat,
+    now: SystemTime,
+    level: Level,
+    event: &str,
+    push_fields: impl FnOnce(&mut Fields<'_>),
+) {
+    match format {
+        LogFormat::Text => {
+            Stamp::of(now).push_rfc3339(out);
+            let _ = write!(out, " {level} {event}");
+            push_fields(&mut Fields { out, format, is_first: true });
+        }
+        LogFormat::Json => {
+            out.push_str("{\"ts\":\"");
+            Stamp::of(now).push_rfc3339(out);
+            let _ = write!(out, "\",\"level\":\"{level}\",\"event\":");
+            escape::push_json_string(out, event.as_bytes());
+            out.push_str(",\"fields\":{");
+            push_fields(&mut Fields { out, format, is_first: true });
+            out.push_str("}}");
+        }
+    }
+}
+
+/// Appends fields to a line.
+struct Fields<'a> {
+    out: &'a mut String,
+    format: LogFormat,
+    is_first: bool,
+}
+
+impl Fields<'_> {
+    fn push_pair(&mut self, key: &str, value: &str) {
+        self.push_key(key);
+        self.push_text(value);
+    }
+
+    fn push_key(&mut self, key: &str) {
+        match self.format {
+            LogFormat::Text => {
+                self.out.push(' ');
+                escape::push_text_value(self.out, key);
+                self.out.push('=');
+            }
+            LogFormat::Json => {
+                if !self.is_first {
+                    self.out.push(',');
+                }
+                self.is_first = false;
+                escape::push_json_string(self.out, key.as_bytes());
+                self.out.push(':');
+            }
+        }
+    }
+
+    fn push_text(&mut self, value: &str) {
+        match self.format {
+            LogFormat::Text => escape::push_text_value(self.out, value),
+            LogFormat::Json => escape::push_json_string(self.out, value.as_bytes()),
+        }
+    }
+
+    /// A number or bool, which looks the same in both formats.
+    fn push_plain(&mut self, value: impl fmt::Display) -> Result<(), kv::Error> {
+        let _ = write!(self.out, "{value}");
+        Ok(())
+    }
+}
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        self.push_key(key.as_str());
+        value.visit(self)
+    }
+}
+
+impl<'v> VisitValue<'v> for Fields<'_> {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
+        self.visit_str(&value.to_string())
+    }
+
+    fn visit_null(&mut self) -> Result<(), kv::Error> {
+        self.push_plain(if self.format == LogFormat::Json { "null" } else { "-" })
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
+        self.push_plain(value)
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
+        self.push_plain(value)
+    }
+
+    fn visit_u128(&mut self, value: u128) -> Result<(), kv::Error> {
+        self.push_plain(value)
+    }
+
+    fn visit_i128(&mut self, value: i128) -> Result<(), kv::Error> {
+        self.push_plain(value)
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
+        // JSON has no number for infinities.
+        if value.is_finite() { self.push_plain(value) } else { self.visit_null() }
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
+        self.push_plain(value)
+    }
+
+    fn visit_str(&mut self, value: &str) -> Result<(), kv::Error> {
+        self.push_text(value);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, time::UNIX_EPOCH};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::AccessFormat;
+
+    const NOW_MS: u64 = 1_795_383_000_123;
+
+    fn line(format: LogFormat, record: &Record<'_>) -> String {
+        let mut out = String::new();
+        push_record(&mut out, format, UNIX_EPOCH + Duration::from_millis(NOW_MS), record);
+        out
+    }
+
+    /// Both formats of an event with these fields.
+    fn event_lines(fields: &[(&str, Value<'_>)]) -> [String; 2] {
+        [LogFormat::Text, LogFormat::Json].map(|format| {
+            let mut record = Record::builder();
+            record.target(EVENT_TARGET).level(Level::Info).key_values(&fields);
+            line(format, &record.args(format_args!("app_loaded")).build())
+        })
+    }
+
+    fn config(path: &Path, level: LevelFilter) -> LogConfig {
+        LogConfig {
+            level,
+            format: LogFormat::Text,
+            path: Some(path.to_owned()),
+            access: AccessFormat::Off,
+            access_path: None,
+        }
+    }
+
+    #[test]
+    fn an_event_in_both_formats() {
+        let address: std::net::SocketAddr = "[::1]:80".parse().unwrap();
+        let [text, json] = event_lines(&[
+            ("host", Value::from("shop.example")),
+            ("active_connections", Value::from(5)),
+            ("offset", Value::from(-1_i64)),
+            ("share", Value::from(0.5)),
+            ("none", Value::from(f64::NAN)),
+            ("missing", Value::null()),
+            ("wait", Value::from(true)),
+            ("mark", Value::from('=')),
+            ("listen", Value::from_display(&address)),
+            ("error", Value::from("No such file (os error 2)\n")),
+        ]);
+        assert_eq!(
+            text,
+            "2026-11-22T21:30:00.123Z INFO app_loaded host=shop.example active_connections=5 \
+             offset=-1 share=0.5 none=- missing=- wait=true mark=\"=\" listen=[::1]:80 \
+             error=\"No such file (os error 2)\\n\""
+        );
+        assert_eq!(
+            json,
+            "{\"ts\":\"2026-11-22T21:30:00.123Z\",\"level\":\"INFO\",\"event\":\"app_loaded\",\
+             \"fields\":{\"host\":\"shop.example\",\"active_connections\":5,\"offset\":-1,\
+             \"share\":0.5,\"none\":null,\"missing\":null,\"wait\":true,\"mark\":\"=\",\
+             \"listen\":\"[::1]:80\",\"error\":\"No such file (os error 2)\\n\"}}"
+        );
+    }
+
+    #[test]
+    fn an_event_without_fields() {
+        let [text, json] = event_lines(&[]);
+        assert_eq!(text, "2026-11-22T21:30:00.123Z INFO app_loaded");
+        assert!(json.ends_with("\"event\":\"app_loaded\",\"fields\":{}}"), "{json}");
+    }
+
+    #[test]
+    fn a_record_that_is_no_event() {
+        let number = 7;
+        let [text, json] = [LogFormat::Text, LogFormat::Json].map(|format| {
+            let mut record = Record::builder();
+            record.target("some::crate").level(Level::Warn).key_values(&[("a", 1)]);
+            line(format, &record.args(format_args!("odd \"{number}\"\nINFO fake")).build())
+        });
+        assert_eq!(
+            text,
+            "2026-11-22T21:30:00.123Z WARN log target=some::crate \
+             message=\"odd \\\"7\\\"\\nINFO fake\" a=1"
+        );
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["event"], "log");
+        assert_eq!(read["fields"]["message"], "odd \"7\"\nINFO fake");
+        assert_eq!(read["fields"]["a"], 1);
+    }
+
+    #[test]
+    fn notes_are_events() {
+        let error = io::Error::other("gone");
+        let notes = [
+            Note::Lost { lines: 3 },
+            Note::ReopenFailed { path: Path::new("/var/log/a b"), error: &error },
+        ];
+        let mut out = String::new();
+        for note in &notes {
+            push_note(&mut out, LogFormat::Text, UNIX_EPOCH, note);
+        }
+        assert_eq!(
+            out,
+            "1970-01-01T00:00:00.000Z WARN log_lines_lost lines=3\n\
+             1970-01-01T00:00:00.000Z ERROR log_reopen_failed path=\"/var/log/a b\" error=gone\n"
+        );
+        out.clear();
+        push_note(&mut out, LogFormat::Json, UNIX_EPOCH, &notes[0]);
+        let read: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(read["fields"], serde_json::json!({ "lines": 3 }));
+    }
+
+    #[test]
+    fn the_logger_writes_what_its_level_lets_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.log");
+        let config = config(&path, LevelFilter::Info);
+        let writer = open(&config).unwrap();
+        let logger = EventLogger::new(&config, writer.clone());
+        for level in [Level::Error, Level::Info, Level::Debug] {
+            let mut record = Record::builder();
+            record.level(level).target(EVENT_TARGET);
+            logger.log(&record.args(format_args!("server_start")).build());
+        }
+        assert!(super::super::writer::flush_all([&writer], Duration::from_secs(20)));
+        let written = fs::read_to_string(&path).unwrap();
+        let ends: Vec<_> = written.lines().map(|line| &line[24..]).collect();
+        assert_eq!(ends, [" ERROR server_start", " INFO server_start"]);
+    }
+
+    proptest! {
+        #[test]
+        fn values_come_back_from_json(value: String, number: u64, sign: i64, flag: bool) {
+            let [text, json] = event_lines(&[
+                ("value", Value::from(value.as_str())),
+                ("number", Value::from(number)),
+                ("sign", Value::from(sign)),
+                ("flag", Value::from(flag)),
+            ]);
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let fields = serde_json::json!({
+                "value": value, "number": number, "sign": sign, "flag": flag
+            });
+            prop_assert_eq!(&read["fields"], &fields);
+            prop_assert!(!text.chars().chain(json.chars()).any(char::is_control));
+        }
+    }
+}

@@ -1,0 +1,629 @@
+//! A log's own thread: it takes whole lines from any thread and writes them.
+//!
+//! Owns the file (or standard error or output) of one log, and the queue in front of it.
+//!
+//! - A sender never waits: what finds the queue full is lost, counted, and reported in the log.
+//! - The queue is bounded by bytes, so a stalled disk costs a known amount of memory, and small
+//!   chunks get through a stall as long as large ones do.
+//! - A write error never ends the thread: the lines are counted as lost, and reported as soon as
+//!   writing works again. After half a line the next one still begins on a line of its own.
+//! - Chunks keep their order and are never split by another's.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+
+use super::LogError;
+
+/// The sending side of a log; clones send to the same log. The thread ends after the last one.
+#[derive(Clone, Debug)]
+pub(super) struct LineWriter {
+    queue: Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+/// Where a log goes.
+#[derive(Clone, Debug)]
+pub(super) enum Output {
+    /// Appended to; made with mode 0640 if it is not there. Its folder must exist.
+    File(PathBuf),
+    Stderr,
+    Stdout,
+}
+
+/// What one log needs to know besides its output.
+pub(super) struct LineOptions {
+    /// The thread's name, at most 15 bytes.
+    pub(super) name: &'static str,
+    /// The most bytes that wait for the disk, with [`CHUNK_OVERHEAD_BYTES`] for every chunk.
+    pub(super) queue_bytes: usize,
+    /// How long lines are gathered before they are written: one wake-up and one write for many.
+    pub(super) gather: Duration,
+    /// Says in the log's own format what the writer has to say.
+    pub(super) note: NoteFormat,
+}
+
+/// What the writer itself has to say.
+#[derive(Debug)]
+pub(super) enum Note<'a> {
+    /// So many lines were lost since the last such note.
+    Lost { lines: u64 },
+    /// The old file is still being written.
+    ReopenFailed { path: &'a Path, error: &'a io::Error },
+}
+
+/// Appends a note's line, with its line feed; or nothing, if it is said elsewhere.
+pub(super) type NoteFormat = Box<dyn Fn(&mut String, SystemTime, &Note<'_>) + Send>;
+
+/// What a chunk costs in the queue besides its bytes.
+const CHUNK_OVERHEAD_BYTES: usize = 64;
+
+/// The writer takes up to this many bytes at once from the queue, and one chunk more.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// How long the writer leaves a loss unreported when no line comes that would bring it out.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often, and how long each time, the writer waits for an output that others set to
+/// non-blocking: a terminal or pipe is shared with whoever started us.
+const STALL_WAITS_MAX: u32 = 100;
+const STALL_WAIT: Duration = Duration::from_millis(10);
+
+impl LineWriter {
+    /// Opens the output and starts its thread.
+    pub(super) fn open(output: Output, options: LineOptions) -> Result<Self, LogError> {
+        let file =
+            output.open().map_err(|error| LogError::Open { output: output.to_string(), error })?;
+        let path = match output {
+            Output::File(path) => Some(path),
+            Output::Stderr | Output::Stdout => None,
+        };
+        Self::start(Box::new(file), path, options)
+    }
+
+    /// The same for any sink; with a path it can be reopened.
+    fn start(
+        sink: Box<dyn Write + Send>,
+        path: Option<PathBuf>,
+        options: LineOptions,
+    ) -> Result<Self, LogError> {
+        let (queue, messages) = unbounded();
+        let shared = Arc::new(Shared {
+            queue_bytes_max: options.queue_bytes,
+            queued_bytes: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
+        });
+        let worker = Worker {
+            messages,
+            shared: Arc::clone(&shared),
+            sink,
+            path,
+            gather: options.gather,
+            note: options.note,
+            batch: Vec::new(),
+            lines_at: 0,
+            lost_noted: 0,
+            lost_reported: 0,
+            is_torn: false,
+        };
+        thread::Builder::new()
+            .name(options.name.to_owned())
+            .spawn(move || worker.run())
+            .map_err(LogError::Thread)?;
+        Ok(Self { queue, shared })
+    }
+
+    /// Sends whole lines, each with its line feed, as one chunk. Never waits.
+    pub(super) fn send(&self, lines: &[u8]) {
+        let cost = lines.len() + CHUNK_OVERHEAD_BYTES;
+        let queued = self.shared.queued_bytes.fetch_add(cost, Relaxed);
+        let is_sent = queued + cost <= self.shared.queue_bytes_max
+            && self.queue.send(Message::Lines(lines.to_vec())).is_ok();
+        if !is_sent {
+            self.shared.queued_bytes.fetch_sub(cost, Relaxed);
+            self.shared.lost.fetch_add(count_lines(lines), Relaxed);
+        }
+    }
+
+    /// Has the file opened anew by its path, after the lines sent so far. If that fails, the old
+    /// one is kept and a note says so. Standard error and output stay as they are.
+    pub(super) fn reopen(&self) {
+        // It fails only without a thread: then there is nothing to reopen.
+        let _ = self.queue.send(Message::Reopen);
+    }
+
+    /// How many lines were lost so far: to a full queue or to write errors.
+    pub(super) fn lost(&self) -> u64 {
+        self.shared.lost.load(Relaxed)
+    }
+}
+
+/// Waits until all that was sent to these writers before is written, or counted as lost. False if
+/// that did not happen within the timeout.
+pub(super) fn flush_all<'a>(
+    writers: impl IntoIterator<Item = &'a LineWriter>,
+    timeout: Duration,
+) -> bool {
+    let (done, flushed) = bounded::<()>(0);
+    for writer in writers {
+        let _ = writer.queue.send(Message::Flush(done.clone()));
+    }
+    // Nothing is sent over this channel: it closes when the last writer lets go of its end.
+    drop(done);
+    matches!(flushed.recv_timeout(timeout), Err(RecvTimeoutError::Disconnected))
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue_bytes_max: usize,
+    queued_bytes: AtomicUsize,
+    lost: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Message {
+    Lines(Vec<u8>),
+    Reopen,
+    /// Dropped when done.
+    Flush(Sender<()>),
+}
+
+impl Output {
+    fn open(&self) -> io::Result<File> {
+        // A descriptor of our own for the standard streams: std's handles have locks, and a thread
+        // that panics must not wait for a stalled log to print its last words.
+        match self {
+            Self::File(path) => open_append(path),
+            Self::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
+            Self::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stderr => f.write_str("standard error"),
+            Self::Stdout => f.write_str("standard output"),
+        }
+    }
+}
+
+/// The thread's state.
+struct Worker {
+    messages: Receiver<Message>,
+    shared: Arc<Shared>,
+    sink: Box<dyn Write + Send>,
+    path: Option<PathBuf>,
+    gather: Duration,
+    note: NoteFormat,
+    /// What the next write writes: perhaps a line feed and a note, then lines.
+    batch: Vec<u8>,
+    /// Where in the batch the lines begin.
+    lines_at: usize,
+    /// The losses that the batch's note covers, and those that a written note did.
+    lost_noted: u64,
+    lost_reported: u64,
+    /// The last write ended within a line.
+    is_torn: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Some(message) = self.next_message() {
+            let queued_bytes = self.shared.queued_bytes.load(Relaxed);
+            if matches!(message, Message::Lines(_)) && queued_bytes < BATCH_BYTES {
+                thread::sleep(self.gather);
+            }
+            self.take(message);
+            while self.batch.len() < BATCH_BYTES
+                && let Ok(message) = self.messages.try_recv()
+            {
+                self.take(message);
+            }
+            self.write_batch();
+        }
+        self.report_losses();
+    }
+
+    /// The next message; none when all senders are gone. While it waits, it brings out losses.
+    fn next_message(&mut self) -> Option<Message> {
+        while self.has_unreported() {
+            match self.messages.recv_timeout(REPORT_INTERVAL) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Timeout) => self.report_losses(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        self.messages.recv().ok()
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Lines(lines) => {
+                if self.batch.is_empty() {
+                    self.begin_batch();
+                }
+                self.batch.extend_from_slice(&lines);
+                self.shared.queued_bytes.fetch_sub(lines.len() + CHUNK_OVERHEAD_BYTES, Relaxed);
+            }
+            Message::Reopen => {
+                self.write_batch();
+                self.reopen();
+            }
+            Message::Flush(_done) => {
+                self.write_batch();
+                self.report_losses();
+            }
+        }
+    }
+
+    fn has_unreported(&self) -> bool {
+        self.shared.lost.load(Relaxed) > self.lost_reported
+    }
+
+    fn report_losses(&mut self) {
+        if self.has_unreported() {
+            self.begin_batch();
+            self.write_batch();
+        }
+    }
+
+    /// Puts into the empty batch what must stand before the lines.
+    fn begin_batch(&mut self) {
+        if self.is_torn {
+            self.batch.push(b'\n');
+        }
+        self.lost_noted = self.shared.lost.load(Relaxed);
+        if self.lost_noted > self.lost_reported {
+            let lines = self.lost_noted - self.lost_reported;
+            self.push_note(&Note::Lost { lines });
+        }
+        self.lines_at = self.batch.len();
+    }
+
+    fn push_note(&mut self, note: &Note<'_>) {
+        let mut line = String::new();
+        (self.note)(&mut line, SystemTime::now(), note);
+        self.batch.extend_from_slice(line.as_bytes());
+    }
+
+    /// Writes the batch as far as that works; the rest is lost.
+    fn write_batch(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let written = write_as_far(&mut *self.sink, &self.batch);
+        if written > 0 {
+            self.is_torn = self.batch[written - 1] != b'\n';
+        }
+        if written >= self.lines_at {
+            self.lost_reported = self.lost_noted;
+        }
+        let lost = count_lines(&self.batch[written.max(self.lines_at)..]);
+        self.shared.lost.fetch_add(lost, Relaxed);
+        self.batch.clear();
+    }
+
+    fn reopen(&mut self) {
+        let Some(path) = self.path.clone() else { return };
+        match open_append(&path) {
+            Ok(file) => {
+                self.sink = Box::new(file);
+                self.is_torn = false;
+            }
+            Err(error) => {
+                self.begin_batch();
+                self.push_note(&Note::ReopenFailed { path: &path, error: &error });
+                self.write_batch();
+            }
+        }
+    }
+}
+
+fn open_append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+/// How many bytes could be written.
+fn write_as_far(sink: &mut dyn Write, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    let mut waits = 0;
+    while written < bytes.len() {
+        match sink.write(&bytes[written..]) {
+            Ok(0) => break,
+            Ok(count) => {
+                written += count;
+                waits = 0;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && waits < STALL_WAITS_MAX => {
+                waits += 1;
+                thread::sleep(STALL_WAIT);
+            }
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+fn count_lines(lines: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', lines).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::{
+            Mutex,
+            atomic::{AtomicBool, Ordering::SeqCst},
+        },
+    };
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn options(queue_bytes: usize) -> LineOptions {
+        let note = |out: &mut String, _, note: &Note<'_>| match note {
+            Note::Lost { lines } => out.push_str(&format!("lost {lines}\n")),
+            Note::ReopenFailed { .. } => out.push_str("reopen failed\n"),
+        };
+        LineOptions { name: "log-test", queue_bytes, gather: Duration::ZERO, note: Box::new(note) }
+    }
+
+    fn start(sink: impl Write + Send + 'static) -> LineWriter {
+        LineWriter::start(Box::new(sink), None, options(1 << 20)).unwrap()
+    }
+
+    fn open(path: &Path) -> LineWriter {
+        LineWriter::open(Output::File(path.to_owned()), options(1 << 20)).unwrap()
+    }
+
+    fn flush(writer: &LineWriter) {
+        assert!(flush_all([writer], DEADLINE));
+    }
+
+    /// What a sink took, shared with the test.
+    #[derive(Clone, Default)]
+    struct Taken(Arc<Mutex<Vec<u8>>>);
+
+    impl Taken {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Taken {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A sink that says when a write begins, and holds every write until the gate's sender is gone.
+    struct Gated {
+        entered: Sender<()>,
+        gate: Receiver<()>,
+        taken: Taken,
+    }
+
+    impl Write for Gated {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.entered.send(());
+            let _ = self.gate.recv();
+            self.taken.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A sink that takes a few bytes of a write and then fails, until it is well.
+    struct Failing {
+        is_ill: Arc<AtomicBool>,
+        bytes_left: usize,
+        taken: Taken,
+    }
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if !self.is_ill.load(SeqCst) {
+                return self.taken.write(bytes);
+            }
+            let count = bytes.len().min(self.bytes_left);
+            self.bytes_left -= count;
+            match self.taken.write(&bytes[..count])? {
+                0 => Err(io::ErrorKind::StorageFull.into()),
+                count => Ok(count),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_queue_loses_lines_and_says_how_many() {
+        let (entered, has_entered) = unbounded();
+        let (gate_keeper, gate) = bounded(0);
+        let taken = Taken::default();
+        let sink = Gated { entered, gate, taken: taken.clone() };
+        let queue_bytes = 3 * (CHUNK_OVERHEAD_BYTES + 4);
+        let writer = LineWriter::start(Box::new(sink), None, options(queue_bytes)).unwrap();
+        writer.send(b"1st\n");
+        has_entered.recv_timeout(DEADLINE).unwrap();
+        for _ in 0..3 {
+            writer.send(b"2nd\n");
+        }
+        writer.send(b"3\n3\n");
+        writer.send(b"3rd\n");
+        assert_eq!(writer.lost(), 3);
+        assert!(!flush_all([&writer], Duration::from_millis(1)));
+        drop(gate_keeper);
+        flush(&writer);
+        writer.send(b"4th\n");
+        flush(&writer);
+        assert_eq!(taken.text(), "1st\nlost 3\n2nd\n2nd\n2nd\n4th\n");
+        assert_eq!(writer.lost(), 3);
+        assert_eq!(writer.shared.queued_bytes.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn a_failing_disk_loses_lines_until_it_is_well_again() {
+        let is_ill = Arc::new(AtomicBool::new(true));
+        let taken = Taken::default();
+        let writer = start(Failing { is_ill: is_ill.clone(), bytes_left: 8, taken: taken.clone() });
+        writer.send(b"whole\ntorn line\nlost\n");
+        flush(&writer);
+        assert_eq!((taken.text().as_str(), writer.lost()), ("whole\nto", 2));
+        writer.send(b"lost too\n");
+        flush(&writer);
+        assert_eq!(writer.lost(), 3);
+        is_ill.store(false, SeqCst);
+        writer.send(b"well\n");
+        flush(&writer);
+        assert_eq!(taken.text(), "whole\nto\nlost 3\nwell\n");
+        assert_eq!(writer.lost(), 3);
+    }
+
+    #[test]
+    fn losses_are_reported_also_when_no_line_follows() {
+        let is_ill = Arc::new(AtomicBool::new(true));
+        let taken = Taken::default();
+        let writer = start(Failing { is_ill: is_ill.clone(), bytes_left: 0, taken: taken.clone() });
+        writer.send(b"lost\n");
+        flush(&writer);
+        is_ill.store(false, SeqCst);
+        flush(&writer);
+        assert_eq!(taken.text(), "lost 1\n");
+    }
+
+    #[test]
+    fn a_full_disk_and_a_broken_pipe_only_lose_lines() {
+        let (reader, broken) = io::pipe().unwrap();
+        drop(reader);
+        for writer in [open(Path::new("/dev/full")), start(broken)] {
+            for sent in 1..=3 {
+                writer.send(b"line\n");
+                flush(&writer);
+                assert_eq!(writer.lost(), sent);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_holds_up_nobody() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let writer = LineWriter::start(Box::new(pipe), None, options(256 * 1024)).unwrap();
+        let chunk = vec![b'\n'; 64 * 1024];
+        for _ in 0..100 {
+            writer.send(&chunk);
+        }
+        assert!(writer.lost() > 0);
+        assert!(!flush_all([&writer], Duration::from_millis(1)));
+        drop(reader);
+        flush(&writer);
+    }
+
+    #[test]
+    fn reopen_goes_on_in_a_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, rotated] = ["a.log", "a.log.1"].map(|name| dir.path().join(name));
+        let writer = open(&path);
+        writer.send(b"old\n");
+        flush(&writer);
+        fs::rename(&path, &rotated).unwrap();
+        writer.send(b"still old\n");
+        writer.reopen();
+        writer.send(b"new\n");
+        flush(&writer);
+        assert_eq!(fs::read_to_string(&rotated).unwrap(), "old\nstill old\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
+    }
+
+    #[test]
+    fn a_failed_reopen_keeps_the_old_file_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, rotated] = ["a.log", "a.log.1"].map(|name| dir.path().join(name));
+        let writer = open(&path);
+        fs::rename(&path, &rotated).unwrap();
+        fs::create_dir(&path).unwrap();
+        writer.reopen();
+        writer.send(b"on\n");
+        flush(&writer);
+        assert_eq!(fs::read_to_string(&rotated).unwrap(), "reopen failed\non\n");
+        assert_eq!(writer.lost(), 0);
+    }
+
+    #[test]
+    fn a_file_is_appended_to_and_its_folder_must_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        fs::write(&path, "before\n").unwrap();
+        let writer = open(&path);
+        writer.send(b"after\n");
+        flush(&writer);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before\nafter\n");
+
+        let missing = dir.path().join("missing/a.log");
+        let error = LineWriter::open(Output::File(missing.clone()), options(0)).unwrap_err();
+        let reason = "No such file or directory (os error 2)";
+        assert_eq!(error.to_string(), format!("cannot open log {}: {reason}", missing.display()));
+    }
+
+    #[test]
+    fn chunks_of_two_threads_stay_whole_and_in_order() {
+        let taken = Taken::default();
+        let writer = start(taken.clone());
+        thread::scope(|scope| {
+            for name in ["a", "b"] {
+                let writer = &writer;
+                scope.spawn(move || {
+                    for number in 0..2000 {
+                        writer.send(format!("{name} {number}\n{name} {number} end\n").as_bytes());
+                    }
+                });
+            }
+        });
+        flush(&writer);
+        let text = taken.text();
+        let mut next = [0, 0];
+        for chunk in text.lines().collect::<Vec<_>>().chunks(2) {
+            let index = usize::from(chunk[0].starts_with('b'));
+            let expected = format!("{} {}", ["a", "b"][index], next[index]);
+            assert_eq!(chunk, [expected.clone(), format!("{expected} end")]);
+            next[index] += 1;
+        }
+        assert_eq!((next, writer.lost()), ([2000, 2000], 0));
+    }
+
+    #[test]
+    fn what_was_sent_is_written_also_after_the_last_sender() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let writer = start(pipe);
+        writer.send(b"last words\n");
+        drop(writer);
+        assert_eq!(io::read_to_string(reader).unwrap(), "last words\n");
+    }
+}

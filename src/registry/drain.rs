@@ -1,0 +1,247 @@
+//! The drain protocol: who is in flight for one life of an app, and when the last one has left.
+//!
+//! Owns one word per loop: the top bit says *draining*, the rest counts that loop's active
+//! connections. Flag and count share the word because apart they cannot be right: between "check
+//! the flag" and "count" a drain could end, and between "count" and "announce at zero" the
+//! announcement could be lost or made twice. Never blocks, never allocates, knows no clock.
+//!
+//! ```text
+//!            enter: n → n+1                    begin_drain: set the bit
+//!   serving(n) ───────────────► serving(n+1)   serving(n) ──► draining(n)   n = 0: word done
+//!            leave: n → n-1
+//!   draining(n): enter refuses (I1), leave n → n-1, and who makes it draining(0): word done
+//! ```
+//! A draining word never grows, so each word is done once; who finishes the last word announces
+//! (I2). Loops write only their own word.
+
+use std::{fmt, rc::Rc};
+
+use super::{AppEntry, AppId, Seat};
+use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, Ordering};
+
+const DRAINING: u64 = 1 << 63;
+
+/// Called once, by whoever brings the last word to zero; it must not block.
+pub type Announce = Box<dyn FnOnce() + Send>;
+
+/// The life is draining and admits nothing (I1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draining;
+
+/// Which exchanges of one life are in flight, and whether the life is draining.
+pub struct AppDrainState {
+    words: Box<[CachePadded<Word>]>,
+    /// Words that are not done; moves only while draining.
+    open_words: AtomicUsize,
+    /// When the drain began; 0 before it.
+    start_ns: AtomicU64,
+    deadline_ns: AtomicU64,
+    cut: AtomicU64,
+    announce: Mutex<Option<Announce>>,
+}
+
+/// What one loop writes for one life. The counters have a single writer, the loop.
+struct Word {
+    state: AtomicU64,
+    requests: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl AppDrainState {
+    pub(super) fn new(loops: usize) -> Self {
+        let word = || Word {
+            state: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        };
+        Self {
+            words: (0..loops).map(|_| CachePadded::new(word())).collect(),
+            open_words: AtomicUsize::new(loops),
+            start_ns: AtomicU64::new(0),
+            deadline_ns: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+            announce: Mutex::new(None),
+        }
+    }
+
+    /// Connections with an unfinished exchange for this life.
+    pub fn active_connections(&self) -> u64 {
+        self.words.iter().map(|word| word.state.load(Ordering::Acquire) & !DRAINING).sum()
+    }
+
+    /// Exchanges admitted so far.
+    pub fn requests(&self) -> u64 {
+        self.words.iter().map(|word| word.requests.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Exchanges refused because the life was draining.
+    pub fn refused(&self) -> u64 {
+        self.words.iter().map(|word| word.refused.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Exchanges that a deadline ended.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Whether a drain has begun.
+    pub fn draining(&self) -> bool {
+        self.drain_start_ns().is_some()
+    }
+
+    /// When the drain began, in the nanoseconds of the caller of `begin_drain`.
+    pub fn drain_start_ns(&self) -> Option<u64> {
+        Some(self.start_ns.load(Ordering::Acquire)).filter(|&start| start != 0)
+    }
+
+    /// When the drain will cut, in the same nanoseconds; meaningful once it has begun.
+    pub fn drain_deadline_ns(&self) -> u64 {
+        self.deadline_ns.load(Ordering::Acquire)
+    }
+
+    /// Begins the drain, once in a life: from here on nothing is admitted (I1), and `announce` is
+    /// called exactly once, when nothing is in flight (I2): here, if that is so already.
+    ///
+    /// # Errors
+    /// [`Draining`] when it has begun before.
+    pub fn begin_drain(
+        &self,
+        now_ns: u64,
+        deadline_ns: u64,
+        announce: Announce,
+    ) -> Result<(), Draining> {
+        self.start_ns
+            .compare_exchange(0, now_ns.max(1), Ordering::AcqRel, Ordering::Acquire)
+            .map_err(|_| Draining)?;
+        self.deadline_ns.store(deadline_ns, Ordering::Release);
+        // Stored before the first bit is set: the bit publishes it to whoever leaves last.
+        *self.announce.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(announce);
+        for word in &self.words {
+            if word.state.fetch_or(DRAINING, Ordering::AcqRel) == 0 {
+                self.word_done();
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&self, loop_index: usize) -> Result<(), Draining> {
+        let word = &self.words[loop_index];
+        let mut state = word.state.load(Ordering::Relaxed);
+        // Not add-then-undo: a count that was never admitted must not hold up the announcement.
+        loop {
+            if state & DRAINING != 0 {
+                add_own(&word.refused);
+                return Err(Draining);
+            }
+            match word.state.compare_exchange_weak(
+                state,
+                state + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(now) => state = now,
+            }
+        }
+        add_own(&word.requests);
+        Ok(())
+    }
+
+    fn enter_again(&self, loop_index: usize) -> Result<(), Draining> {
+        let word = &self.words[loop_index];
+        if word.state.load(Ordering::Acquire) & DRAINING != 0 {
+            add_own(&word.refused);
+            return Err(Draining);
+        }
+        add_own(&word.requests);
+        Ok(())
+    }
+
+    fn leave(&self, loop_index: usize) {
+        let before = self.words[loop_index].state.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before & !DRAINING > 0, "left without having entered");
+        if before == DRAINING | 1 {
+            self.word_done();
+        }
+    }
+
+    fn word_done(&self) {
+        if self.open_words.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let announce =
+                self.announce.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            debug_assert!(announce.is_some(), "a drain was announced twice");
+            if let Some(announce) = announce {
+                announce();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for AppDrainState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppDrainState")
+            .field("active_connections", &self.active_connections())
+            .field("draining", &self.draining())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One active connection of one life. It holds its own life, never a hostname (I4), and there is
+/// no way to release it but dropping it (I3).
+#[must_use = "dropping the guard says that the exchange is over"]
+pub struct InFlightGuard<A> {
+    seat: Rc<Seat<A>>,
+}
+
+impl<A> InFlightGuard<A> {
+    pub(super) fn enter(seat: &Rc<Seat<A>>) -> Result<Self, Draining> {
+        seat.entry().drain().enter(seat.loop_index())?;
+        Ok(Self { seat: Rc::clone(seat) })
+    }
+
+    /// Admits a further exchange of the connection that this guard counts already: the connection
+    /// stays counted once, so the word is only read.
+    ///
+    /// # Errors
+    /// [`Draining`] when a drain has begun since (I1).
+    pub fn enter_again(&self) -> Result<(), Draining> {
+        self.entry().drain().enter_again(self.seat.loop_index())
+    }
+
+    /// The life that is held.
+    pub fn entry(&self) -> &AppEntry<A> {
+        self.seat.entry()
+    }
+
+    /// The life's name.
+    pub fn id(&self) -> AppId {
+        self.entry().id()
+    }
+
+    /// The life, for longer than the guard: it keeps the app's memory, but counts nothing.
+    pub fn seat(&self) -> Rc<Seat<A>> {
+        Rc::clone(&self.seat)
+    }
+
+    /// Ends the exchange because a deadline passed: counted as cut, then released.
+    pub fn cut(self) {
+        self.entry().drain().cut.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<A> Drop for InFlightGuard<A> {
+    fn drop(&mut self) {
+        self.entry().drain().leave(self.seat.loop_index());
+    }
+}
+
+impl<A> fmt::Debug for InFlightGuard<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InFlightGuard").field(&self.id()).finish()
+    }
+}
+
+/// Adds one to a counter that only the calling loop writes: a load and a store, no locked add.
+fn add_own(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}

@@ -1,0 +1,142 @@
+//! One loop's way into the registry.
+//!
+//! Owns copies of the routes that this loop asked for, valid for one generation of the registry.
+//! While nothing changes an admission takes no lock and writes no cache line of another loop: the
+//! reference counts are this loop's own. Not `Send`: made on the loop's thread, and stays there.
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::{AppEntry, AppRegistry, InFlightGuard};
+use crate::sync::Arc;
+
+/// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory.
+const SEATS_MAX: usize = 4096;
+
+/// A loop's view of the registry.
+#[derive(Debug)]
+pub struct RegistryView<A> {
+    registry: Arc<AppRegistry<A>>,
+    loop_index: usize,
+    generation: u64,
+    /// By the host as it was sent, in any case.
+    seats: HashMap<Rc<str>, Rc<Seat<A>>>,
+    /// The seat of the last host: most requests follow one for the same host.
+    last: Option<(Rc<str>, Rc<Seat<A>>)>,
+}
+
+/// A life and the word of it that one loop writes.
+#[derive(Debug)]
+pub struct Seat<A> {
+    entry: Arc<AppEntry<A>>,
+    loop_index: usize,
+}
+
+impl<A> Seat<A> {
+    /// The life.
+    pub fn entry(&self) -> &AppEntry<A> {
+        &self.entry
+    }
+
+    pub(super) fn loop_index(&self) -> usize {
+        self.loop_index
+    }
+}
+
+/// Why a request is not admitted.
+#[derive(Debug)]
+pub enum Refusal<A> {
+    /// No app names this host, and there is no default app (I10).
+    UnknownHost,
+    /// The app is draining (I1).
+    Draining(Arc<AppEntry<A>>),
+}
+
+impl<A> RegistryView<A> {
+    /// The view of loop `loop_index`. There must be one view per loop and life of the process:
+    /// a word has one writer.
+    pub fn new(registry: Arc<AppRegistry<A>>, loop_index: usize) -> Self {
+        assert!(loop_index < registry.loops(), "there is no loop {loop_index}");
+        let generation = registry.generation();
+        Self { registry, loop_index, generation, seats: HashMap::new(), last: None }
+    }
+
+    /// Admits an exchange for a host: route and count in one step.
+    ///
+    /// # Errors
+    /// [`Refusal`] when no life may take the exchange.
+    pub fn admit(&mut self, host: Option<&str>) -> Result<InFlightGuard<A>, Refusal<A>> {
+        let mut none = None;
+        self.admit_after(host, &mut none)
+    }
+
+    /// As [`RegistryView::admit`], for a connection whose exchange before this one is not over. If
+    /// that one was for the same life its guard passes on: the connection is counted once.
+    ///
+    /// # Errors
+    /// [`Refusal`]; `before` keeps its guard then.
+    pub fn admit_after(
+        &mut self,
+        host: Option<&str>,
+        before: &mut Option<InFlightGuard<A>>,
+    ) -> Result<InFlightGuard<A>, Refusal<A>> {
+        self.refresh();
+        loop {
+            let seat = self.seat(host).ok_or(Refusal::UnknownHost)?;
+            match before.as_ref().filter(|guard| guard.id() == seat.entry.id()) {
+                Some(guard) if guard.enter_again().is_ok() => {
+                    if let Some(guard) = before.take() {
+                        return Ok(guard);
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    if let Ok(guard) = InFlightGuard::enter(&seat) {
+                        return Ok(guard);
+                    }
+                }
+            }
+            // The seat may be older than a change made since: look at the map again.
+            if self.registry.generation() == self.generation {
+                return Err(Refusal::Draining(Arc::clone(&seat.entry)));
+            }
+            self.refresh();
+        }
+    }
+
+    /// Drops every copy that the registry has moved on from, and with it the memory of lives that
+    /// ended.
+    pub fn refresh(&mut self) {
+        let generation = self.registry.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            self.seats.clear();
+            self.last = None;
+        }
+    }
+
+    fn seat(&mut self, host: Option<&str>) -> Option<Rc<Seat<A>>> {
+        let name = host.unwrap_or("");
+        if let Some((last, seat)) = &self.last
+            && **last == *name
+        {
+            return Some(Rc::clone(seat));
+        }
+        let (name, seat) = match self.seats.get_key_value(name) {
+            Some((name, seat)) => (Rc::clone(name), Rc::clone(seat)),
+            None => self.look_up(host)?,
+        };
+        self.last = Some((name, Rc::clone(&seat)));
+        Some(seat)
+    }
+
+    fn look_up(&mut self, host: Option<&str>) -> Option<(Rc<str>, Rc<Seat<A>>)> {
+        let entry = self.registry.resolve(host)?;
+        let name = Rc::from(host.unwrap_or(""));
+        let seat = Rc::new(Seat { entry, loop_index: self.loop_index });
+        if self.seats.len() >= SEATS_MAX {
+            self.seats.clear();
+        }
+        self.seats.insert(Rc::clone(&name), Rc::clone(&seat));
+        Some((name, seat))
+    }
+}
