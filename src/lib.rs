@@ -1,4 +1,79 @@
-//! Tidegate: many apps on one machine, routed by hostname.
+//! Tidegate: many apps on one machine, routed by hostname, in one process with one synchronous
+//! event loop per core. Apps come and go, and the server stops, without one lost request.
+//!
+//! **Data** goes one way:
+//!
+//! ```text
+//! listener ► connection ► exchange ► registry.admit(host) ► app.handle ► response ► write
+//!            event_loop   http       route + guard          app                     guard drops
+//! ```
+//!
+//! **Control** goes the other axis; loops and control share only [`message`]:
+//!
+//! ```text
+//! signal thread ──┐                       ┌─► loop 0 ─ sockets, exchanges, timers
+//! ServerHandle ───┴─► control thread ─────┼─► loop 1
+//!                     (registry writes,   └─► loop N     LoopCommand down: channel, then waker
+//!                      drain plans)      ◄── ControlEvent up: channel
+//! ```
+//!
+//! The drain is in [`registry`], which loom checks; the protocol, sans-IO, in [`http`]; the
+//! invariants I1 to I10 that comments cite are these:
+//!
+//! - **I1** After a drain of a life has begun, no exchange is admitted to that life.
+//! - **I2** Every drain announces its end exactly once.
+//! - **I3** Every count returns to zero: a guard holds it, and only its `Drop` releases it.
+//! - **I4** Lives never mix: a guard holds its own life's state, never a hostname.
+//! - **I5** Every drain ends by its deadline.
+//! - **I6** An exchange that was admitted is answered whole, unless its own peer leaves or a
+//!   deadline cuts it; a cut is counted and logged.
+//! - **I7** An idle connection is closed only by its own loop, after a last read found nothing.
+//! - **I8** A failure stays in its app.
+//! - **I9** No byte from a peer can make the process panic, or hold memory beyond the limits.
+//! - **I10** A removed or unknown host is never answered by another app, unless `default_app`
+//!   names that app.
+//!
+//! # An app of your own
+//!
+//! ```
+//! use std::{io::{Read, Write}, net::TcpStream, path::Path, thread, time::Duration};
+//! use tidegate::{
+//!     app::{App, Context, Reply},
+//!     config::Config,
+//!     http::{RequestHead, Response},
+//!     server::{HttpServer, Verdict},
+//! };
+//!
+//! struct Greeter;
+//!
+//! impl App for Greeter {
+//!     fn handle<'a>(&'a self, request: &RequestHead<'_>, _: &Context) -> Reply<'a> {
+//!         Reply::Full(Response::new(200).with_content(format!("hello from {}", request.path())))
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let text = "server = { listen = [\"127.0.0.1:0\"], threads = 1, idle_grace = \"50ms\" }";
+//! let config = Config::parse(text, Path::new("example"), Path::new("."))?;
+//! let mut server = HttpServer::bind(&config)?;
+//! server.add_app("greeter.test", Greeter)?;
+//! let (address, handle) = (server.addresses()[0], server.handle());
+//! let running = thread::spawn(move || server.run());
+//!
+//! let mut client = TcpStream::connect(address)?;
+//! client.write_all(b"GET /me HTTP/1.1\r\nHost: greeter.test\r\nConnection: close\r\n\r\n")?;
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer)?;
+//! assert!(answer.ends_with("hello from /me"));
+//!
+//! // Removed under traffic: what is in flight is answered, and the ticket says when that is done.
+//! let ticket = handle.remove_app("greeter.test")?;
+//! assert_eq!(ticket.wait(Duration::from_secs(5)), Some(Verdict::Drained));
+//! handle.stop("the example is over");
+//! assert_eq!(running.join().expect("the server runs")?, Verdict::Drained);
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(not(loom))]
 pub mod app;

@@ -80,7 +80,7 @@ impl Connection {
         } else if head.method() == Method::Trace {
             own_answers::trace()
         } else {
-            let host = head.host().map(|host| host.name());
+            let host = head.host().map(|host| host.as_bytes());
             let mut none = None;
             let before = self.in_flight.last_mut().map_or(&mut none, |flight| &mut flight.guard);
             match cx.view.admit_after(host, before) {
@@ -228,7 +228,7 @@ impl Connection {
             flight.status = response.status();
         }
         let mut out = self.output.buffer(&mut cx.buffers);
-        self.exchange.respond(response, length, cx.clock.date_line(), &mut out)
+        self.exchange.respond(response, length, cx.clock.opening(), &mut out)
     }
 
     fn end_answer(&mut self) {

@@ -20,8 +20,8 @@ impl InputBuffer {
     }
 
     /// What is not read yet.
-    pub(super) fn unread(&mut self) -> &mut [u8] {
-        &mut self.block[self.start..self.end]
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.block[self.start..self.end]
     }
 
     /// This many bytes were read.

@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::http::Opening;
+
 /// The time of this turn.
 pub(super) struct Clock {
     epoch: Instant,
     now: Instant,
     now_ms: u64,
+    now_ns: u64,
     wall: SystemTime,
-    wall_read: Instant,
-    date_line: Vec<u8>,
+    /// The wall clock as it was last read, and when.
+    wall_read: (SystemTime, Instant),
+    opening: Opening,
 }
 
 /// How far the wall clock may be behind: the Date field counts seconds.
@@ -18,24 +22,31 @@ const WALL_AGE_MAX: Duration = Duration::from_millis(100);
 impl Clock {
     /// A clock that counts milliseconds and nanoseconds from `epoch`.
     pub(super) fn new(epoch: Instant) -> Self {
-        let now = Instant::now();
-        let wall = SystemTime::now();
-        let now_ms = milliseconds(now.duration_since(epoch));
-        Self { epoch, now, now_ms, wall, wall_read: now, date_line: date_line(wall) }
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let opening = Opening::at(wall);
+        let mut clock =
+            Self { epoch, now, now_ms: 0, now_ns: 0, wall, wall_read: (wall, now), opening };
+        clock.tick();
+        clock
     }
 
     /// Begins a turn.
     pub(super) fn tick(&mut self) {
         self.now = Instant::now();
-        self.now_ms = milliseconds(self.now.duration_since(self.epoch));
-        if self.now.duration_since(self.wall_read) < WALL_AGE_MAX {
+        let since = self.now.duration_since(self.epoch);
+        self.now_ms = milliseconds(since);
+        self.now_ns = since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos());
+        let (read, read_at) = self.wall_read;
+        let age = self.now.duration_since(read_at);
+        self.wall = read + age;
+        if age < WALL_AGE_MAX {
             return;
         }
-        let wall = SystemTime::now();
-        if seconds(wall) != seconds(self.wall) {
-            self.date_line = date_line(wall);
+        self.wall = SystemTime::now();
+        if seconds(self.wall) != seconds(read) {
+            self.opening = Opening::at(self.wall);
         }
-        (self.wall, self.wall_read) = (wall, self.now);
+        self.wall_read = (self.wall, self.now);
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -49,17 +60,17 @@ impl Clock {
 
     /// Nanoseconds since the epoch.
     pub(super) fn now_ns(&self) -> u64 {
-        self.now.duration_since(self.epoch).as_nanos() as u64
+        self.now_ns
     }
 
     /// The time of day.
     pub(super) fn wall(&self) -> SystemTime {
-        self.wall + self.now.duration_since(self.wall_read)
+        self.wall
     }
 
-    /// `Date: …` with its CRLF (RFC 9110 §6.6.1).
-    pub(super) fn date_line(&self) -> &[u8] {
-        &self.date_line
+    /// What opens the responses of this second.
+    pub(super) fn opening(&self) -> &Opening {
+        &self.opening
     }
 }
 
@@ -70,10 +81,4 @@ pub(super) fn milliseconds(duration: Duration) -> u64 {
 
 fn seconds(wall: SystemTime) -> u64 {
     wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn date_line(wall: SystemTime) -> Vec<u8> {
-    // Before 1970 and after 9999 there is no such date; a clock that says so has no better one.
-    let wall = if seconds(wall) < 253_402_300_800 { wall.max(UNIX_EPOCH) } else { UNIX_EPOCH };
-    format!("Date: {}\r\n", httpdate::fmt_http_date(wall)).into_bytes()
 }

@@ -380,7 +380,8 @@ impl Connection {
     fn begin_linger(&mut self, cx: &mut LoopContext) -> Fate {
         debug_assert!(self.in_flight.is_empty(), "lingering with an exchange in flight");
         let at_end = self.ready.read_closed && !self.ready.readable;
-        if at_end || rustix::net::shutdown(&self.socket, Shutdown::Write).is_err() {
+        let is_done = self.exchange.peer_is_done() && !self.ready.readable;
+        if at_end || is_done || rustix::net::shutdown(&self.socket, Shutdown::Write).is_err() {
             return Fate::Gone;
         }
         self.lingering = true;

@@ -115,6 +115,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting pauses when descriptors or places are used up and none gets free here.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often apps are asked to let go of what they have not used.
+const RELEASE_IDLE_EVERY: Duration = Duration::from_secs(10);
+
 /// What connections of one loop share.
 struct LoopContext {
     index: usize,
@@ -139,6 +142,7 @@ struct Running {
     again: Vec<Token>,
     /// When accepting, which had to pause, is tried again; in the loop's milliseconds.
     accept_again_ms: Option<u64>,
+    release_idle_ms: u64,
     budget: ConnectionBudget,
     report: Box<dyn Fn(ControlEvent) + Send>,
     finishing: bool,
@@ -178,6 +182,7 @@ impl Running {
             connections: Slots::new(),
             again: Vec::new(),
             accept_again_ms: None,
+            release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             budget: setup.budget,
             report: setup.report,
             finishing: false,
@@ -220,7 +225,8 @@ impl Running {
         if !self.again.is_empty() || (accepting && self.listeners.iter().any(|l| l.ready)) {
             return Some(Duration::ZERO);
         }
-        let next = self.cx.timers.next().into_iter().chain(self.accept_again_ms).min()?;
+        let due = [self.cx.timers.next(), self.accept_again_ms, Some(self.release_idle_ms)];
+        let next = due.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
 
@@ -340,6 +346,12 @@ impl Running {
                 *connection.deadline_mut() = deadline;
                 if due { connection.on_deadline(cx) } else { Fate::Keep }
             });
+        }
+        if now >= self.release_idle_ms {
+            self.release_idle_ms = now + milliseconds(RELEASE_IDLE_EVERY);
+            for life in self.cx.view.registry().entries() {
+                life.app().release_idle(self.cx.index, self.cx.clock.now());
+            }
         }
     }
 

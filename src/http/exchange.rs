@@ -16,12 +16,11 @@
 //! - The same bytes in any split give the same events.
 
 use super::{
-    FieldTable, Limits, Refused, RequestHead, Response,
+    FieldTable, Limits, Opening, Refused, RequestHead, Response,
     body::{Body, Framing, Piece},
     head::Version,
     method::Method,
-    reason_phrase,
-    request::{self, HeadScan, Scan, refused},
+    request::{self, HeadScan, refused},
 };
 
 /// The protocol state of one connection.
@@ -31,6 +30,8 @@ pub struct Exchange {
     writing: Writing,
     /// Whether the connection outlives this exchange.
     keep_alive: bool,
+    /// The peer said that this request is its last.
+    peer_closes: bool,
     /// The client waits for 100 before it sends its content.
     awaits_continue: bool,
     is_head: bool,
@@ -99,6 +100,7 @@ impl Exchange {
             reading: Reading::Head(HeadScan::default()),
             writing: Writing::Idle,
             keep_alive: true,
+            peer_closes: false,
             awaits_continue: false,
             is_head: false,
             is_http10: false,
@@ -110,7 +112,7 @@ impl Exchange {
     /// bytes are done with. To be called until it says [`Event::NeedMore`] or [`Event::Closed`].
     pub fn next_event<'h, 'b: 'h>(
         &mut self,
-        input: &'b mut [u8],
+        input: &'b [u8],
         fields: &'h mut FieldTable<'b>,
         limits: &Limits,
     ) -> (usize, Event<'h>) {
@@ -124,37 +126,28 @@ impl Exchange {
                 Err(refused) => (0, self.refuse(refused)),
             },
             Reading::Done => (0, Event::NeedMore),
-            Reading::Closed => (0, Event::Closed),
+            Reading::Closed => {
+                self.peer_closes &= input.is_empty();
+                (0, Event::Closed)
+            }
         }
     }
 
     fn read_head<'h, 'b: 'h>(
         &mut self,
-        input: &'b mut [u8],
+        input: &'b [u8],
         fields: &'h mut FieldTable<'b>,
         limits: &Limits,
     ) -> (usize, Event<'h>) {
         let Reading::Head(scan) = &mut self.reading else { return (0, Event::NeedMore) };
-        let mut start = 0;
-        let end = loop {
-            match scan.look(&input[start..], limits) {
-                Ok(Scan::NeedMore) => return (start, Event::NeedMore),
-                Ok(Scan::BlankLine) => start += 2,
-                Ok(Scan::Complete(len)) => break start + len,
-                Err(refused) => return (0, self.refuse(refused)),
-            }
-        };
-        let request_line = start + scan.request_line_end();
-        if let Err(refused) = request::check_version(&mut input[start..request_line]) {
-            return (0, self.refuse(refused));
-        }
-        let head: &'b [u8] = &input[start..end];
-        let parsed = match request::parse(head, fields, limits) {
-            Ok(parsed) => parsed,
+        let (used, parsed) = match request::read(scan, input, fields, limits) {
+            Ok((used, Some(parsed))) => (used, parsed),
+            Ok((used, None)) => return (used, Event::NeedMore),
             Err(refused) => return (0, self.refuse(refused)),
         };
         self.is_head = parsed.head.method == Method::Head;
         self.is_http10 = parsed.head.version == Version::Http10;
+        self.peer_closes = !parsed.keep_alive;
         self.keep_alive &= parsed.keep_alive;
         let body = Body::new(parsed.framing);
         if body.left() > limits.content_bytes {
@@ -167,7 +160,7 @@ impl Exchange {
             Framing::Length(0) => Reading::Done,
             Framing::Length(_) | Framing::Chunked => Reading::Content(body),
         };
-        (end, Event::Request(parsed.head))
+        (used, Event::Request(parsed.head))
     }
 
     fn content_event<'a>(
@@ -205,6 +198,7 @@ impl Exchange {
             && !matches!(self.reading, Reading::Closed);
         self.reading = Reading::Closed;
         self.keep_alive = false;
+        self.peer_closes = false;
         if answerable {
             self.writing = Writing::Owed;
             return Event::Refused(refused);
@@ -245,7 +239,7 @@ impl Exchange {
         &mut self,
         response: &Response<'_>,
         content_length: u64,
-        date_line: &[u8],
+        opening: &Opening,
         out: &mut Vec<u8>,
     ) -> bool {
         debug_assert_eq!(self.writing, Writing::Owed, "a response that nobody asked for");
@@ -254,22 +248,22 @@ impl Exchange {
         self.keep_alive &= !self.awaits_continue;
         if !self.keep_alive && !matches!(self.reading, Reading::Done) {
             self.reading = Reading::Closed;
+            self.peer_closes = false;
         }
         let has_content = !matches!(response.status(), 204 | 304);
-        write_status_line(response.status(), out);
-        out.extend_from_slice(date_line);
+        opening.write(response.status(), out);
         out.extend_from_slice(response.fields());
         if has_content {
             out.extend_from_slice(b"Content-Length: ");
             out.extend_from_slice(itoa::Buffer::new().format(content_length).as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        let connection: &[u8] = match (self.keep_alive, self.is_http10) {
+        let end: &[u8] = match (self.keep_alive, self.is_http10) {
             (true, false) => b"\r\n",
             (true, true) => b"Connection: keep-alive\r\n\r\n",
             (false, _) => b"Connection: close\r\n\r\n",
         };
-        out.extend_from_slice(connection);
+        out.extend_from_slice(end);
         let send_content = has_content && content_length > 0 && !self.is_head;
         self.writing = Writing::Done;
         self.settle();
@@ -303,6 +297,12 @@ impl Exchange {
         }
     }
 
+    /// Whether the peer said that it sends nothing more, and all that it sent was of use: then the
+    /// connection can be closed at once. Any other has to be read out first (RFC 9112 §9.6).
+    pub fn peer_is_done(&self) -> bool {
+        self.peer_closes && matches!(self.reading, Reading::Done | Reading::Closed)
+    }
+
     /// Whether bytes of the peer are of use now.
     pub fn wants_input(&self) -> bool {
         matches!(self.reading, Reading::Head(_) | Reading::Content(_))
@@ -323,16 +323,4 @@ impl Exchange {
             Reading::Head(_) | Reading::Content(_) | Reading::Closed => {}
         }
     }
-}
-
-fn write_status_line(status: u16, out: &mut Vec<u8>) {
-    if status == 200 {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
-    }
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(reason_phrase(status).as_bytes());
-    out.extend_from_slice(b"\r\n");
 }

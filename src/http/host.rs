@@ -1,16 +1,18 @@
 //! The host that a request names (RFC 9112 §3.2, RFC 3986 §3.2.2).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{net::Ipv6Addr, str::FromStr};
 
 /// A checked `host [ ":" port ]`, with one trailing dot cut; in the case in which it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host<'a> {
-    name: &'a str,
+    /// ASCII; kept as bytes, for the way to the app needs no text.
+    name: &'a [u8],
     port: Option<u16>,
 }
 
-/// The longest name of a host in bytes (RFC 1035 §2.3.4), which holds a literal address too.
-pub(crate) const HOST_BYTES_MAX: usize = 255;
+/// The longest name of a host, and of one of its labels, in bytes (RFC 1035 §2.3.4).
+const HOST_BYTES_MAX: usize = 255;
+const LABEL_BYTES_MAX: usize = 63;
 
 impl<'a> Host<'a> {
     /// Checks an authority without userinfo. `None` when it is empty or no `uri-host [":" port]`.
@@ -19,21 +21,30 @@ impl<'a> Host<'a> {
     /// and single dots. The rest of `reg-name` (percent-encodings, sub-delims) has no use in HTTP
     /// and is read differently by different parsers.
     pub fn parse(authority: &'a [u8]) -> Option<Self> {
-        let text = std::str::from_utf8(authority).ok()?;
-        if text.starts_with('[') {
-            let end = text.find(']')? + 1;
-            let (literal, rest) = text.split_at(end);
-            literal[1..end - 1].parse::<Ipv6Addr>().ok()?;
-            return Some(Self { name: literal, port: parse_port(rest)? });
-        }
-        let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-        let name = name.strip_suffix('.').unwrap_or(name);
+        let end = match authority {
+            [b'[', ..] => memchr::memchr(b']', authority)? + 1,
+            _ => authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len()),
+        };
+        let (name, rest) = authority.split_at(end);
         let port = parse_port(rest)?;
-        is_host_name(name).then_some(Self { name, port })
+        let name = match name {
+            [b'[', literal @ .., b']'] => {
+                Ipv6Addr::from_str(std::str::from_utf8(literal).ok()?).ok()?;
+                name
+            }
+            [name @ .., b'.'] | name if is_host_name(name) => name,
+            _ => return None,
+        };
+        Some(Self { name, port })
     }
 
     /// The name, or the IPv6 literal in its brackets.
     pub fn name(&self) -> &'a str {
+        std::str::from_utf8(self.name).unwrap_or_default()
+    }
+
+    /// The bytes of the name, which are ASCII.
+    pub fn as_bytes(&self) -> &'a [u8] {
         self.name
     }
 
@@ -44,43 +55,79 @@ impl<'a> Host<'a> {
 }
 
 /// Whether `name` is a host name or an IPv4 address, without a trailing dot.
-pub fn is_host_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else { return false };
-    let mut label_len = 0;
-    for &byte in bytes {
-        match byte {
-            b'.' if label_len == 0 => return false,
-            b'.' => label_len = 0,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => label_len += 1,
-            _ => return false,
+pub fn is_host_name(name: impl AsRef<[u8]>) -> bool {
+    let name = name.as_ref();
+    let (mut previous, mut numeric) = (b'.', true);
+    for &byte in name {
+        match CLASSES[usize::from(byte)] {
+            Class::Refused => return false,
+            Class::Dot if previous == b'.' => return false,
+            Class::Letter => numeric = false,
+            Class::Dot | Class::Digit => {}
         }
-        if label_len > 63 {
-            return false;
-        }
+        previous = byte;
     }
-    if last.is_ascii_digit() && first.is_ascii_digit() && looks_like_ipv4(bytes) {
-        return name.parse::<Ipv4Addr>().is_ok();
-    }
-    first != b'-' && last != b'.' && bytes.len() <= HOST_BYTES_MAX
+    // Digits and dots alone have to be an address, or two resolvers would read two.
+    previous != b'.'
+        && name[0] != b'-'
+        && (!numeric || is_ipv4_address(name))
+        && (name.len() <= LABEL_BYTES_MAX || has_short_labels(name))
 }
 
-/// Digits and dots alone: it has to be an address, or two resolvers would read it in two ways.
-fn looks_like_ipv4(name: &[u8]) -> bool {
-    name.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+fn has_short_labels(name: &[u8]) -> bool {
+    name.len() <= HOST_BYTES_MAX
+        && name.split(|byte| *byte == b'.').all(|label| label.len() <= LABEL_BYTES_MAX)
+}
+
+/// What a byte is in a host name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Refused,
+    Dot,
+    Digit,
+    Letter,
+}
+
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Refused; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'.' => Class::Dot,
+            b'0'..=b'9' => Class::Digit,
+            b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' => Class::Letter,
+            _ => Class::Refused,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// Four decimal numbers up to 255, without leading zeros, between dots (RFC 3986 §3.2.2).
+fn is_ipv4_address(name: &[u8]) -> bool {
+    let mut numbers = 0;
+    for number in name.split(|byte| *byte == b'.') {
+        let value = number.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
+        if number.len() > 3 || value > 255 || (number.len() > 1 && number[0] == b'0') {
+            return false;
+        }
+        numbers += 1;
+    }
+    numbers == 4
 }
 
 /// `Some(None)` without a port; `None` for anything that is no port. An empty port is allowed
 /// (RFC 3986 §3.2.3) and means none.
-fn parse_port(rest: &str) -> Option<Option<u16>> {
-    match rest.strip_prefix(':') {
-        None => rest.is_empty().then_some(None),
-        Some("") => Some(None),
-        Some(digits) => {
-            let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-            plain.then(|| digits.parse().ok().map(Some)).flatten()
-        }
-    }
+fn parse_port(rest: &[u8]) -> Option<Option<u16>> {
+    let digits = match rest {
+        [] | [b':'] => return Some(None),
+        [b':', digits @ ..] if digits.len() <= 5 => digits,
+        _ => return None,
+    };
+    let port = digits.iter().try_fold(0, |port, digit| {
+        digit.is_ascii_digit().then(|| port * 10 + u32::from(digit - b'0'))
+    })?;
+    u16::try_from(port).ok().map(Some)
 }
 
 #[cfg(test)]

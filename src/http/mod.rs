@@ -16,7 +16,7 @@ pub use host::{Host, is_host_name};
 pub use method::Method;
 pub use request::{FieldTable, Refused};
 pub use response::{
-    Bytes, Response, is_field_name, is_field_value, is_framing_field, reason_phrase,
+    Bytes, Opening, Response, is_field_name, is_field_value, is_framing_field, reason_phrase,
 };
 
 /// What a request may measure.

@@ -18,11 +18,17 @@ use super::{
     head::{RequestHead, Version},
     host::Host,
     method::Method,
-    response::is_token_byte,
+    response::{is_field_name, is_token_byte},
 };
 
-/// Room for the fields of one head; lives on the stack of whoever asks for events.
-pub struct FieldTable<'a>([MaybeUninit<Header<'a>>; FieldTable::LEN]);
+/// Room for the fields of one head; lives on the stack of whoever asks for events. Nothing of it is
+/// written before it is needed.
+pub struct FieldTable<'a> {
+    at_once: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    in_pieces: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    /// For a head of a later minor version; empty, and without memory, for all others.
+    later_version: Vec<Header<'a>>,
+}
 
 impl FieldTable<'_> {
     /// The most fields of a head; [`Limits::fields`] is at most this.
@@ -30,7 +36,11 @@ impl FieldTable<'_> {
 
     /// A table without fields.
     pub fn new() -> Self {
-        Self([const { MaybeUninit::uninit() }; Self::LEN])
+        Self {
+            at_once: [const { MaybeUninit::uninit() }; Self::LEN],
+            in_pieces: [const { MaybeUninit::uninit() }; Self::LEN],
+            later_version: Vec::new(),
+        }
     }
 }
 
@@ -70,7 +80,7 @@ pub(super) struct HeadScan {
 
 /// What a look at the input found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Scan {
+enum Scan {
     /// The head is not complete.
     NeedMore,
     /// One empty line before the request line, to be skipped (RFC 9112 §2.2).
@@ -81,7 +91,7 @@ pub(super) enum Scan {
 
 impl HeadScan {
     /// Looks for the end of the head, from where the last look ended.
-    pub(super) fn look(&mut self, input: &[u8], limits: &Limits) -> Result<Scan, Refused> {
+    fn look(&mut self, input: &[u8], limits: &Limits) -> Result<Scan, Refused> {
         let window = &input[..input.len().min(limits.head_bytes)];
         match window {
             [] => return Ok(Scan::NeedMore),
@@ -116,9 +126,8 @@ impl HeadScan {
         })
     }
 
-    /// The length of the request line, without its CRLF.
-    pub(super) fn request_line_end(&self) -> usize {
-        self.request_line_end
+    fn is_untouched(&self) -> bool {
+        self.scanned == 0 && !self.blank_line_seen
     }
 }
 
@@ -131,41 +140,149 @@ pub(super) struct Parsed<'a> {
     pub(super) expects_continue: bool,
 }
 
-/// Reads the version at the end of the request line. A higher minor version is written over with
-/// 1.1, as which it is read (RFC 9110 §2.5), so that there is one parser for all.
-pub(super) fn check_version(request_line: &mut [u8]) -> Result<(), Refused> {
-    let start = memchr::memrchr(b' ', request_line).ok_or(BAD_REQUEST_LINE)? + 1;
-    match &mut request_line[start..] {
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0' | b'1'] => Ok(()),
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'2'..=b'9'] => {
-            *minor = b'1';
-            Ok(())
+/// Reads a head, or as much of it as is there. Returns how many bytes are done with, and the head
+/// if it is complete.
+pub(super) fn read<'h, 'b: 'h>(
+    scan: &mut HeadScan,
+    input: &'b [u8],
+    fields: &'h mut FieldTable<'b>,
+    limits: &Limits,
+) -> Result<(usize, Option<Parsed<'h>>), Refused> {
+    if scan.is_untouched()
+        && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
+    {
+        return Ok((len, Some(check(&syntax)?)));
+    }
+    let mut start = 0;
+    let len = loop {
+        match scan.look(&input[start..], limits)? {
+            Scan::NeedMore => return Ok((start, None)),
+            Scan::BlankLine => start += 2,
+            Scan::Complete(len) => break len,
         }
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
-            Err(refused(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"))
+    };
+    let head = &input[start..start + len];
+    let (request_line, lines) =
+        (&head[..scan.request_line_end], &head[scan.request_line_end + 2..]);
+    let syntax = match version(request_line)? {
+        Announced::Known => {
+            let mut request = httparse::Request::new(&mut []);
+            let room = &mut fields.in_pieces[..limits.fields.min(FieldTable::LEN)];
+            match request.parse_with_uninit_headers(head, room) {
+                Ok(httparse::Status::Complete(_)) => Syntax::of(request),
+                Ok(httparse::Status::Partial) => return Err(BAD_FIELD),
+                Err(error) => return Err(syntax_error(error)),
+            }
         }
+        Announced::Later => {
+            fields.later_version.resize(limits.fields, httparse::EMPTY_HEADER);
+            parse_later_version(request_line, lines, &mut fields.later_version)?
+        }
+    };
+    Ok((start + len, Some(check(&syntax)?)))
+}
+
+/// Parses a head that came whole, if nothing has to be said about its syntax; `None` sends the
+/// caller the long way round, which alone refuses.
+///
+/// httparse takes a bare LF for a line's end. Where lines begin tells: each has to stand behind a
+/// CRLF. Leading empty lines, which it skips, are left to the long way.
+fn parse_at_once<'h, 'b: 'h>(
+    input: &'b [u8],
+    room: &'h mut [MaybeUninit<Header<'b>>],
+    limits: &Limits,
+) -> Option<(usize, Syntax<'h>)> {
+    if !input.first().copied().is_some_and(is_token_byte) {
+        return None;
+    }
+    let mut request = httparse::Request::new(&mut []);
+    let room = &mut room[..limits.fields.min(FieldTable::LEN)];
+    let Ok(httparse::Status::Complete(len)) = request.parse_with_uninit_headers(input, room) else {
+        return None;
+    };
+    let head = &input[..len];
+    let is_behind_crlf = |field: &Header<'_>| {
+        let start = field.name.as_ptr().addr() - head.as_ptr().addr();
+        head[..start].ends_with(b"\r\n")
+    };
+    let is_strict = len <= limits.head_bytes
+        && head.ends_with(b"\r\n\r\n")
+        && request.headers.iter().all(is_behind_crlf);
+    is_strict.then(|| (len, Syntax::of(request)))
+}
+
+/// What a request line says of its version.
+enum Announced {
+    /// 1.1 or 1.0, as the parser knows them.
+    Known,
+    /// A later minor version of 1, which is read as 1.1 (RFC 9110 §2.5).
+    Later,
+}
+
+fn version(request_line: &[u8]) -> Result<Announced, Refused> {
+    match request_line {
+        [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => match (major, minor) {
+            (b'1', b'0' | b'1') => Ok(Announced::Known),
+            (b'1', b'2'..=b'9') => Ok(Announced::Later),
+            (b'0'..=b'9', b'0'..=b'9') => {
+                Err(refused(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"))
+            }
+            _ => Err(BAD_REQUEST_LINE),
+        },
         _ => Err(BAD_REQUEST_LINE),
     }
 }
 
-/// Parses a complete head whose version was checked.
-pub(super) fn parse<'h, 'b: 'h>(
-    input: &'b [u8],
-    fields: &'h mut FieldTable<'b>,
-    limits: &Limits,
-) -> Result<Parsed<'h>, Refused> {
-    let mut request = httparse::Request::new(&mut []);
-    let room = &mut fields.0[..limits.fields.min(FieldTable::LEN)];
-    match request.parse_with_uninit_headers(input, room) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(BAD_FIELD),
-        Err(error) => return Err(syntax_error(error)),
-    }
-    let (Some(method), Some(target)) = (request.method, request.path) else {
+/// The parser knows two versions, so this one's request line is taken apart by hand.
+fn parse_later_version<'h, 'b: 'h>(
+    request_line: &'b [u8],
+    lines: &'b [u8],
+    room: &'h mut [Header<'b>],
+) -> Result<Syntax<'h>, Refused> {
+    let text = std::str::from_utf8(request_line).map_err(|_| BAD_REQUEST_LINE)?;
+    let mut parts = text.split(' ');
+    let (Some(method), Some(target), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(BAD_REQUEST_LINE);
     };
-    let version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let fields: &'h [Header<'h>] = request.headers;
+    let is_target = !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_field_name(method) || !is_target {
+        return Err(BAD_REQUEST_LINE);
+    }
+    match httparse::parse_headers(lines, room) {
+        Ok(httparse::Status::Complete((_, fields))) => {
+            Ok(Syntax { method, target, version: Version::Http11, fields })
+        }
+        Ok(httparse::Status::Partial) => Err(BAD_FIELD),
+        Err(error) => Err(syntax_error(error)),
+    }
+}
+
+/// A head whose syntax stands.
+struct Syntax<'a> {
+    method: &'a str,
+    target: &'a str,
+    version: Version,
+    fields: &'a [Header<'a>],
+}
+
+impl<'h> Syntax<'h> {
+    /// What a parse that was completed found.
+    fn of<'b: 'h>(request: httparse::Request<'h, 'b>) -> Self {
+        let httparse::Request { method, path, version, headers } = request;
+        Self {
+            method: method.unwrap_or_default(),
+            target: path.unwrap_or_default(),
+            version: if version == Some(0) { Version::Http10 } else { Version::Http11 },
+            fields: headers,
+        }
+    }
+}
+
+/// Checks what the syntax leaves open.
+fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
+    let &Syntax { method, target, version, fields } = syntax;
     let known = KnownFields::collect(fields, version)?;
     let method = Method::from_token(method);
     let form = TargetForm::parse(method, target)?;
@@ -206,7 +323,7 @@ struct TargetForm<'a> {
 impl<'a> TargetForm<'a> {
     fn parse(method: Method<'_>, target: &'a str) -> Result<Self, Refused> {
         // A fragment never belongs on the wire, and who cuts it reads another target.
-        if !target.is_ascii() || target.contains('#') {
+        if target.bytes().any(|byte| byte == b'#' || !byte.is_ascii()) {
             return Err(BAD_TARGET);
         }
         match (method, target) {
@@ -240,8 +357,8 @@ impl<'a> TargetForm<'a> {
 }
 
 fn split_query(target: &str) -> (&str, Option<&str>) {
-    match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    match target.bytes().position(|byte| byte == b'?') {
+        Some(mark) => (&target[..mark], Some(&target[mark + 1..])),
         None => (target, None),
     }
 }

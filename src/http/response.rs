@@ -3,7 +3,10 @@
 //! A [`Response`] carries no framing: `Content-Length`, `Date` and `Connection` are written by the
 //! exchange, which alone knows the request it answers and the state of its connection.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Bytes that are borrowed from an app, owned by one answer, or shared between answers.
 ///
@@ -137,6 +140,40 @@ impl<'a> Response<'a> {
             fields: self.fields.into_owned(),
             content: self.content.into_owned(),
         }
+    }
+}
+
+/// What opens every response of one second: status line and `Date` (RFC 9110 §6.6.1).
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// For 200, the most common status, both lines in one piece.
+    ok: Vec<u8>,
+}
+
+const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
+
+impl Opening {
+    /// The opening at a time of day. Before 1970 and after 9999 there is no such date; a clock that
+    /// says so is answered with 1970.
+    pub fn at(wall: SystemTime) -> Self {
+        const YEAR_10000_S: u64 = 253_402_300_800;
+        let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = if since.as_secs() < YEAR_10000_S { UNIX_EPOCH + since } else { UNIX_EPOCH };
+        let date = httpdate::fmt_http_date(wall);
+        Self { ok: [OK_LINE, b"Date: ", date.as_bytes(), b"\r\n"].concat() }
+    }
+
+    pub(super) fn write(&self, status: u16, out: &mut Vec<u8>) {
+        if status == 200 {
+            out.extend_from_slice(&self.ok);
+            return;
+        }
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(reason_phrase(status).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&self.ok[OK_LINE.len()..]);
     }
 }
 

@@ -19,10 +19,13 @@ pub struct RegistryView<A> {
     loop_index: usize,
     generation: u64,
     /// By the host as it was sent, in any case.
-    seats: HashMap<Rc<str>, Rc<Seat<A>>>,
+    seats: HashMap<Rc<[u8]>, Rc<Seat<A>>>,
     /// The seat of the last host: most requests follow one for the same host.
-    last: Option<(Rc<str>, Rc<Seat<A>>)>,
+    last: Option<Known<A>>,
 }
+
+/// A host as it was sent, and who answers it.
+type Known<A> = (Rc<[u8]>, Rc<Seat<A>>);
 
 /// A life and the word of it that one loop writes.
 #[derive(Debug)]
@@ -60,13 +63,14 @@ impl<A> RegistryView<A> {
         Self { registry, loop_index, generation, seats: HashMap::new(), last: None }
     }
 
-    /// Admits an exchange for a host: route and count in one step.
+    /// Admits an exchange for a host, as the request names it in any case: route and count in one
+    /// step.
     ///
     /// # Errors
     /// [`Refusal`] when no life may take the exchange.
     pub fn admit(&mut self, host: Option<&str>) -> Result<InFlightGuard<A>, Refusal<A>> {
         let mut none = None;
-        self.admit_after(host, &mut none)
+        self.admit_after(host.map(str::as_bytes), &mut none)
     }
 
     /// As [`RegistryView::admit`], for a connection whose exchange before this one is not over. If
@@ -76,7 +80,7 @@ impl<A> RegistryView<A> {
     /// [`Refusal`]; `before` keeps its guard then.
     pub fn admit_after(
         &mut self,
-        host: Option<&str>,
+        host: Option<&[u8]>,
         before: &mut Option<InFlightGuard<A>>,
     ) -> Result<InFlightGuard<A>, Refusal<A>> {
         self.refresh();
@@ -103,6 +107,11 @@ impl<A> RegistryView<A> {
         }
     }
 
+    /// The registry itself.
+    pub fn registry(&self) -> &AppRegistry<A> {
+        &self.registry
+    }
+
     /// Drops every copy that the registry has moved on from, and with it the memory of lives that
     /// ended.
     pub fn refresh(&mut self) {
@@ -114,8 +123,8 @@ impl<A> RegistryView<A> {
         }
     }
 
-    fn seat(&mut self, host: Option<&str>) -> Option<Rc<Seat<A>>> {
-        let name = host.unwrap_or("");
+    fn seat(&mut self, host: Option<&[u8]>) -> Option<Rc<Seat<A>>> {
+        let name = host.unwrap_or_default();
         if let Some((last, seat)) = &self.last
             && **last == *name
         {
@@ -129,9 +138,10 @@ impl<A> RegistryView<A> {
         Some(seat)
     }
 
-    fn look_up(&mut self, host: Option<&str>) -> Option<(Rc<str>, Rc<Seat<A>>)> {
-        let entry = self.registry.resolve(host)?;
-        let name = Rc::from(host.unwrap_or(""));
+    fn look_up(&mut self, host: Option<&[u8]>) -> Option<Known<A>> {
+        let text = host.map(|host| std::str::from_utf8(host).unwrap_or_default());
+        let entry = self.registry.resolve(text)?;
+        let name = Rc::from(host.unwrap_or_default());
         let seat = Rc::new(Seat { entry, loop_index: self.loop_index });
         if self.seats.len() >= SEATS_MAX {
             self.seats.clear();
