@@ -473,7 +473,7 @@ fn a_delayed_answer_blocks_nobody() {
     let mut slow = server.connect();
     let started = Instant::now();
     slow.send(get("slow.test", "/"));
-    server.wait_read(&slow);
+    server.wait_read([&slow]);
     let mut fast = server.connect();
     for _ in 0..10 {
         assert_eq!(fast.exchange(get("app.test", "/")).text(), "hello");

@@ -246,25 +246,29 @@ impl Server {
         self.log.lines().iter().filter_map(|line| Event::parse(line)).collect()
     }
 
-    /// Waits until the server has accepted this connection and read all that was sent on it.
-    pub fn wait_read(&self, client: &Client) {
-        let read = wait_until(PATIENCE, || self.has_read(client.port()));
+    /// Waits until the server has accepted these connections and read all that was sent on them.
+    pub fn wait_read<'a>(&self, clients: impl IntoIterator<Item = &'a Client>) {
+        let ports: Vec<u16> = clients.into_iter().map(Client::port).collect();
+        let read = wait_until(PATIENCE, || self.has_read(&ports));
         assert!(read, "the server doesn't read");
     }
 
-    fn has_read(&self, client_port: u16) -> bool {
+    /// Whether the sockets whose peers have these ports have an owner and nothing to be read.
+    fn has_read(&self, client_ports: &[u16]) -> bool {
         let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
-        let local = format!(":{:04X}", self.address().port());
-        let remote = format!(":{client_port:04X}");
+        let local = format!(":{:04X} ", self.address().port());
+        let mut waiting = client_ports.to_vec();
         // The table has a line for every connection of the machine: look before splitting.
-        table.lines().filter(|line| line.contains(&remote)).any(|line| {
+        for line in table.lines().filter(|line| line.contains(&local)) {
             let columns: Vec<&str> = line.split_ascii_whitespace().collect();
-            columns.len() > 9
-                && columns[1].ends_with(&local)
-                && columns[2].ends_with(&remote)
-                && columns[4].ends_with(":00000000")
-                && columns[9] != "0"
-        })
+            let [_, own, peer, _, queues, _, _, _, _, inode, ..] = columns[..] else { continue };
+            let port = peer.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok());
+            let read = queues.ends_with(":00000000") && inode != "0";
+            if own.ends_with(local.trim_end()) && read {
+                waiting.retain(|waiting| Some(*waiting) != port);
+            }
+        }
+        waiting.is_empty()
     }
 
     /// How many sockets the process has open.
