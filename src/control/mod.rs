@@ -126,7 +126,7 @@ struct Drain {
     life: Arc<AppLife>,
     plan: DrainPlan,
     begun: Instant,
-    /// Exchanges of this life that were cut before, together with another app's on their connection.
+    /// Exchanges of this life that were cut before, with another app's on their connection.
     cut_before: u64,
     verdict: Sender<Verdict>,
 }

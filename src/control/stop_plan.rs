@@ -6,8 +6,8 @@
 //! any but cutting ──deadline, second signal──► cutting ──all ended, or CUT_GRACE──► over
 //! ```
 //! The deadline counts from the gate. No listener is closed before all of them are gated, for a SYN
-//! may be for any of them, nor while a handshake that began before the gate is under way: its client
-//! would be reset. Handshakes that never end (the client is gone) hold the stop up for SETTLE_MAX.
+//! may be for any of them, nor while a handshake that began before the gate is under way: its
+//! client would be reset. Handshakes that never end hold the stop up for SETTLE_MAX.
 
 use std::time::{Duration, Instant};
 
