@@ -19,7 +19,6 @@ use super::{
     FieldTable, Limits, Refused, RequestHead, Response,
     body::{Body, Framing, Piece},
     head::Version,
-    method::Method,
     reason_phrase,
     request::{self, HeadScan, Scan, refused},
 };
@@ -141,9 +140,13 @@ impl Exchange {
                 Ok(Scan::NeedMore) => return (start, Event::NeedMore),
                 Ok(Scan::BlankLine) => start += 2,
                 Ok(Scan::Complete(len)) => break start + len,
-                Err(refused) => return (0, self.refuse(refused)),
+                Err(refused) => {
+                    self.is_head = is_head(&input[start..]);
+                    return (0, self.refuse(refused));
+                }
             }
         };
+        self.is_head = is_head(&input[start..]);
         let request_line = start + scan.request_line_end();
         if let Err(refused) = request::check_version(&mut input[start..request_line]) {
             return (0, self.refuse(refused));
@@ -153,7 +156,6 @@ impl Exchange {
             Ok(parsed) => parsed,
             Err(refused) => return (0, self.refuse(refused)),
         };
-        self.is_head = parsed.head.method == Method::Head;
         self.is_http10 = parsed.head.version == Version::Http10;
         self.keep_alive &= parsed.keep_alive;
         let body = Body::new(parsed.framing);
@@ -323,6 +325,11 @@ impl Exchange {
             Reading::Head(_) | Reading::Content(_) | Reading::Closed => {}
         }
     }
+}
+
+/// Known before the head is, so that its refusal has no content either (RFC 9110 §9.3.2).
+fn is_head(request_line: &[u8]) -> bool {
+    request_line.starts_with(b"HEAD ")
 }
 
 fn write_status_line(status: u16, out: &mut Vec<u8>) {

@@ -376,3 +376,195 @@ fn parse_content_length(value: &[u8]) -> Result<u64, Refused> {
         })
         .ok_or(BAD)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { head_bytes: 24, fields: 4, content_bytes: 0 };
+
+    /// Looks at ever more of the input, one byte after the other: how far it had to look.
+    fn scan(input: &str) -> (usize, Result<Scan, u16>) {
+        let mut scan = HeadScan::default();
+        for len in 0..=input.len() {
+            match scan.look(&input.as_bytes()[..len], &LIMITS) {
+                Ok(Scan::NeedMore) => {}
+                other => return (len, other.map_err(|refused| refused.status)),
+            }
+        }
+        (input.len(), Ok(Scan::NeedMore))
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found_as_soon_as_it_is_there() {
+        for (input, looked_at, found) in [
+            ("", 0, Ok(Scan::NeedMore)),
+            ("\r", 1, Ok(Scan::NeedMore)),
+            ("\r\nG", 2, Ok(Scan::BlankLine)),
+            ("\rG", 2, Err(400)),
+            ("\n", 1, Err(400)),
+            (" G", 1, Err(400)),
+            ("\x16\x03\x01", 1, Err(400)),
+            ("G\n", 2, Err(400)),
+            ("G\rX\n", 4, Err(400)),
+            ("G\r\n\n", 4, Err(400)),
+            ("G\r\n\r\r\n", 6, Ok(Scan::NeedMore)),
+            ("G\r\nA\r\n\r", 7, Ok(Scan::NeedMore)),
+            ("G\r\n\r\nX", 5, Ok(Scan::Complete(5))),
+            ("G\r\nA: b\r\n\r\n", 11, Ok(Scan::Complete(11))),
+            ("G /23456789012345678\r\n\r\n", 24, Ok(Scan::Complete(24))),
+            ("G /234567890123456789\r\n\r\n", 24, Err(431)),
+            ("G /2345678901234567890123\r\n", 24, Err(414)),
+        ] {
+            assert_eq!(scan(input), (looked_at, found), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn one_empty_line_is_skipped_before_a_head() {
+        let mut scan = HeadScan::default();
+        assert_eq!(scan.look(b"\r\n\r\nG", &LIMITS), Ok(Scan::BlankLine));
+        assert_eq!(scan.look(b"", &LIMITS), Ok(Scan::NeedMore));
+        assert_eq!(scan.look(b"\r\nG", &LIMITS), Err(BAD_REQUEST_LINE));
+        let mut scan = HeadScan::default();
+        assert_eq!(scan.look(b"\r\nGET\r\n\r\n", &LIMITS), Ok(Scan::BlankLine));
+        assert_eq!(scan.look(b"GET\r\n\r\n", &LIMITS), Ok(Scan::Complete(7)));
+        assert_eq!(scan.request_line_end(), 3);
+    }
+
+    #[test]
+    fn versions_are_checked_and_brought_down_to_1_1() {
+        for (line, checked) in [
+            ("GET / HTTP/1.0", Ok("GET / HTTP/1.0")),
+            ("GET / HTTP/1.1", Ok("GET / HTTP/1.1")),
+            ("GET / HTTP/1.2", Ok("GET / HTTP/1.1")),
+            ("GET /HTTP/1.5 HTTP/1.9", Ok("GET /HTTP/1.5 HTTP/1.1")),
+            ("GET / HTTP/0.9", Err(505)),
+            ("GET / HTTP/2.0", Err(505)),
+            ("GET / HTTP/9.9", Err(505)),
+            ("GET / HTTP/1.10", Err(400)),
+            ("GET / HTTP/1.x", Err(400)),
+            ("GET / HTTP/2", Err(400)),
+            ("GET / http/1.1", Err(400)),
+            ("GET / HTTP/1.1 ", Err(400)),
+            ("GET / HTTP/1.1\r", Err(400)),
+            ("GET /", Err(400)),
+            ("GET", Err(400)),
+            ("", Err(400)),
+        ] {
+            let mut bytes = line.as_bytes().to_vec();
+            let result = check_version(&mut bytes).map_err(|refused| refused.status);
+            let seen = result.map(|()| String::from_utf8(bytes).unwrap_or_default());
+            assert_eq!(seen, checked.map(str::to_owned), "{line:?}");
+        }
+    }
+
+    /// Path, query and authority.
+    type Form = (&'static str, Option<&'static str>, Option<&'static str>);
+
+    #[test]
+    fn targets_have_a_form_for_their_method() {
+        let forms: &[(&str, &str, Option<Form>)] = &[
+            ("GET", "/", Some(("/", None, None))),
+            ("GET", "//a?b?c", Some(("//a", Some("b?c"), None))),
+            ("GET", "/?", Some(("/", Some(""), None))),
+            ("GET", "/http://b/", Some(("/http://b/", None, None))),
+            ("GET", "/%00\\\"<>", Some(("/%00\\\"<>", None, None))),
+            ("OPTIONS", "*", Some(("*", None, None))),
+            ("GET", "http://b", Some(("/", None, Some("b")))),
+            ("GET", "http://b?c", Some(("/", Some("c"), Some("b")))),
+            ("GET", "https://b:1/c?d", Some(("/c", Some("d"), Some("b")))),
+            ("GET", "HTTP://[::1]/", Some(("/", None, Some("[::1]")))),
+            ("GET", "http://b/http://c/", Some(("/http://c/", None, Some("b")))),
+            ("CONNECT", "b:443", Some(("", None, Some("b")))),
+            ("CONNECT", "b", None),
+            ("CONNECT", "b:", None),
+            ("CONNECT", "/", None),
+            ("CONNECT", "http://b:443/", None),
+            ("GET", "*", None),
+            ("OPTIONS", "**", None),
+            ("GET", "b:443", None),
+            ("GET", "ftp://b/", None),
+            ("GET", "http:/b", None),
+            ("GET", "http:///", None),
+            ("GET", "http://?b", None),
+            ("GET", "http://u@b/", None),
+            ("GET", "http://b\\c/", None),
+            ("GET", "/#", None),
+            ("GET", "/\u{fc}", None),
+            ("GET", "", None),
+        ];
+        for (method, target, form) in forms {
+            let parsed = TargetForm::parse(Method::from_token(method), target).ok();
+            let parsed =
+                parsed.map(|form| (form.path, form.query, form.authority.map(|host| host.name())));
+            assert_eq!(parsed, *form, "{method} {target}");
+        }
+    }
+
+    fn known<'a>(fields: &'a [Header<'a>], version: Version) -> Result<KnownFields<'a>, u16> {
+        KnownFields::collect(fields, version).map_err(|refused| refused.status)
+    }
+
+    fn headers<'a>(lines: &[(&'a str, &'a str)]) -> Vec<Header<'a>> {
+        lines.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect()
+    }
+
+    /// Fields, and the framing they tell.
+    type Told = (&'static [(&'static str, &'static str)], Result<Framing, u16>);
+
+    #[test]
+    fn framing_is_told_in_one_way() {
+        const TE: &str = "Transfer-Encoding";
+        const CL: &str = "content-length";
+        let rows: &[Told] = &[
+            (&[], Ok(Framing::Length(0))),
+            (&[("Content-Lengths", "5")], Ok(Framing::Length(0))),
+            (&[(CL, "0")], Ok(Framing::Length(0))),
+            (&[(CL, "007")], Ok(Framing::Length(7))),
+            (&[(CL, "18446744073709551615")], Ok(Framing::Length(u64::MAX))),
+            (&[(CL, "18446744073709551616")], Err(400)),
+            (&[(CL, "")], Err(400)),
+            (&[(CL, "5 ")], Err(400)),
+            (&[(CL, "5"), (CL, "5")], Err(400)),
+            (&[(TE, "chunked")], Ok(Framing::Chunked)),
+            (&[(TE, "\tCHUNKED ")], Ok(Framing::Chunked)),
+            (&[(TE, "chunked"), (CL, "5")], Err(400)),
+            (&[(CL, "5"), (TE, "gzip")], Err(400)),
+            (&[(TE, "gzip"), (TE, "chunked")], Err(501)),
+            (&[(TE, "chunked"), (TE, "gzip")], Err(400)),
+            (&[(TE, "gzip")], Err(400)),
+            (&[(TE, "")], Err(400)),
+        ];
+        for (lines, framing) in rows {
+            let fields = headers(lines);
+            let seen = known(&fields, Version::Http11)
+                .and_then(|known| known.framing().map_err(|refused| refused.status));
+            assert_eq!(seen, *framing, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn old_clients_have_neither_codings_nor_expectations() {
+        let fields = headers(&[("Transfer-Encoding", "chunked")]);
+        assert_eq!(known(&fields, Version::Http10).err(), Some(400));
+        let fields = headers(&[("Expect", "anything")]);
+        assert_eq!(known(&fields, Version::Http11).err(), Some(417));
+        assert!(known(&fields, Version::Http10).is_ok_and(|known| !known.expects_continue));
+    }
+
+    #[test]
+    fn connection_options_add_up() {
+        for (values, close, keep_alive) in [
+            (&["close"][..], true, false),
+            (&["Keep-Alive"], false, true),
+            (&["a,\tCLOSE ,", "keep-alive"], true, true),
+            (&["closed", "keep alive", ""], false, false),
+        ] {
+            let lines: Vec<_> = values.iter().map(|value| ("Connection", *value)).collect();
+            let fields = headers(&lines);
+            let known = known(&fields, Version::Http11).expect("fields");
+            assert_eq!((known.close, known.keep_alive), (close, keep_alive), "{values:?}");
+        }
+    }
+}
