@@ -80,8 +80,9 @@ impl Body {
 
     /// Bytes of content that are announced and not read: of the whole, or of this chunk.
     pub(super) fn left(&self) -> u64 {
-        // The number is not complete before its line is.
-        if matches!(self.state, State::Size(_)) { 0 } else { self.left }
+        // A size counts when its line is complete: before, any split could decide whether it is
+        // refused for what it says or for how its line goes on.
+        if matches!(self.state, State::Length | State::Data) { self.left } else { 0 }
     }
 
     /// Reads on. Returns how many bytes were read and what they came to.
@@ -177,4 +178,123 @@ impl Body {
 /// What may stand in a field's value or an extension: no control characters but the tab.
 fn is_text_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { head_bytes: 8, fields: 2, content_bytes: 0 };
+
+    /// What is read of the input in pieces of `step` bytes: the content, and how it ends: with the
+    /// bytes left unread, or a status.
+    fn read(framing: Framing, input: &str, step: usize) -> (String, Result<Option<usize>, u16>) {
+        let mut body = Body::new(framing);
+        let mut content = Vec::new();
+        let (mut at, mut end) = (0, 0);
+        loop {
+            match body.read(&input.as_bytes()[at..end], &LIMITS) {
+                Ok((used, piece)) => {
+                    at += used;
+                    match piece {
+                        Piece::Content(len) => {
+                            content.extend_from_slice(&input.as_bytes()[at - len..at]);
+                        }
+                        Piece::End => return (text(content), Ok(Some(input.len() - at))),
+                        Piece::NeedMore if end == input.len() => return (text(content), Ok(None)),
+                        Piece::NeedMore => {
+                            assert_eq!(at, end, "everything that was given is read");
+                            end = (end + step).min(input.len());
+                        }
+                    }
+                }
+                Err(refused) => return (text(content), Err(refused.status)),
+            }
+        }
+    }
+
+    fn text(content: Vec<u8>) -> String {
+        String::from_utf8(content).unwrap_or_default()
+    }
+
+    #[test]
+    fn content_ends_where_its_framing_says() {
+        let length = Framing::Length;
+        for (framing, input, content, end) in [
+            (length(0), "x", "", Ok(Some(1))),
+            (length(3), "abc", "abc", Ok(Some(0))),
+            (length(3), "abcd", "abc", Ok(Some(1))),
+            (length(3), "ab", "ab", Ok(None)),
+            (length(u64::MAX), "ab", "ab", Ok(None)),
+            (Framing::Chunked, "0\r\n\r\nx", "", Ok(Some(1))),
+            (Framing::Chunked, "0\r\n\r", "", Ok(None)),
+            (Framing::Chunked, "3\r\nabc\r\n", "abc", Ok(None)),
+            (Framing::Chunked, "3\r\nabc\r\n02;x\r\nde\r\n0\r\n\r\nx", "abcde", Ok(Some(1))),
+            (
+                Framing::Chunked,
+                "b\r\n0\r\n\r\n0\r\n\r\n0\r\n0\r\n\r\n",
+                "0\r\n\r\n0\r\n\r\n0",
+                Ok(Some(0)),
+            ),
+            (Framing::Chunked, "000000000000000a\r\n0123456789", "0123456789", Ok(None)),
+            (Framing::Chunked, "0000000000000000a", "", Err(400)),
+            (Framing::Chunked, "0\r\nA: b\r\nC:\r\n\r\n", "", Ok(Some(0))),
+        ] {
+            for step in 1..=input.len() {
+                assert_eq!(read(framing, input, step), (content.to_owned(), end), "{input:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_state_refuses_what_does_not_belong_there() {
+        for (input, status) in [
+            ("\r", 400),
+            (";", 400),
+            (" 1", 400),
+            ("1 ", 400),
+            ("g", 400),
+            ("1\n", 400),
+            ("1;\n", 400),
+            ("1;\x7f", 400),
+            ("1\rX", 400),
+            ("1\r\nab", 400),
+            ("1\r\na\n", 400),
+            ("1\r\na\rX", 400),
+            ("1\r\na\r\n\r\n", 400),
+            ("0\r\n\n", 400),
+            ("0\r\n:", 400),
+            ("0\r\n A", 400),
+            ("0\r\nA\r", 400),
+            ("0\r\nA :", 400),
+            ("0\r\nA:\n", 400),
+            ("0\r\nA:\rX", 400),
+            ("0\r\n\rX", 400),
+            ("0;12345678\r\n\r", 0),
+            ("0;123456789", 431),
+            ("1;1234\r\na\r\n1;5678\r\nb\r\n0;9", 431),
+            ("0;1234\r\nA:5678\r\n\r", 0),
+            ("0;1234\r\nA:56789", 431),
+            ("0\r\nA:\r\nB:\r\nC", 431),
+        ] {
+            for step in 1..=input.len() {
+                let (_, end) = read(Framing::Chunked, input, step);
+                let refused = (status != 0).then_some(status);
+                assert_eq!(end.err(), refused, "{input:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_size_counts_when_its_line_is_complete() {
+        let mut body = Body::new(Framing::Chunked);
+        for (input, left) in
+            [("f", 0), ("f;", 0), ("x", 0), ("\r", 0), ("\n", 255), ("ab", 253), ("c", 252)]
+        {
+            let read = body.read(input.as_bytes(), &LIMITS);
+            assert!(read.is_ok_and(|(used, _)| used == input.len()), "{input:?}");
+            assert_eq!(body.left(), left, "{input:?}");
+        }
+        assert_eq!(Body::new(Framing::Length(5)).left(), 5);
+    }
 }

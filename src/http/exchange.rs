@@ -140,11 +140,14 @@ impl Exchange {
         limits: &Limits,
     ) -> (usize, Event<'h>) {
         let Reading::Head(scan) = &mut self.reading else { return (0, Event::NeedMore) };
+        let skipped = scan.blank_line(input);
+        let input = &input[skipped..];
         let (used, parsed) = match request::read(scan, input, fields, limits) {
-            Ok((used, Some(parsed))) => (used, parsed),
-            Ok((used, None)) => return (used, Event::NeedMore),
+            Ok(Some((len, parsed))) => (skipped + len, parsed),
+            Ok(None) => return (skipped, Event::NeedMore),
             Err(refused) => {
-                self.is_head = input.trim_ascii_start().starts_with(b"HEAD ");
+                // Its refusal has no content either (RFC 9110 §9.3.2).
+                self.is_head = input.starts_with(b"HEAD ");
                 return (0, self.refuse(refused));
             }
         };

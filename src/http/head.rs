@@ -73,3 +73,28 @@ impl<'a> RequestHead<'a> {
         self.fields.iter().map(|field| (field.name, field.value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_name_in_any_case() {
+        let header = |name, value: &'static str| httparse::Header { name, value: value.as_bytes() };
+        let fields = [header("A", "1"), header("b", "2"), header("a", "")];
+        let head = RequestHead {
+            method: Method::Get,
+            target: "/?q",
+            path: "/",
+            query: Some("q"),
+            version: Version::Http11,
+            host: None,
+            fields: &fields,
+        };
+        assert_eq!(head.field("a"), Some(&b"1"[..]));
+        assert_eq!(head.field("C"), None);
+        assert_eq!(head.fields_named("a").collect::<Vec<_>>(), [&b"1"[..], b""]);
+        assert_eq!(head.fields().map(|(name, _)| name).collect::<String>(), "Aba");
+        assert!(Version::Http10 < Version::Http11);
+    }
+}

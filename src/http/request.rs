@@ -83,23 +83,27 @@ pub(super) struct HeadScan {
 enum Scan {
     /// The head is not complete.
     NeedMore,
-    /// One empty line before the request line, to be skipped (RFC 9112 §2.2).
-    BlankLine,
     /// The head is complete and has this many bytes.
     Complete(usize),
 }
 
 impl HeadScan {
+    /// The length of an empty line before the request line, which is to be skipped; one is
+    /// (RFC 9112 §2.2).
+    pub(super) fn blank_line(&mut self, input: &[u8]) -> usize {
+        if self.blank_line_seen || !input.starts_with(b"\r\n") {
+            return 0;
+        }
+        *self = Self { blank_line_seen: true, ..Self::default() };
+        2
+    }
+
     /// Looks for the end of the head, from where the last look ended.
     fn look(&mut self, input: &[u8], limits: &Limits) -> Result<Scan, Refused> {
         let window = &input[..input.len().min(limits.head_bytes)];
         match window {
             [] => return Ok(Scan::NeedMore),
             [b'\r'] if !self.blank_line_seen => return Ok(Scan::NeedMore),
-            [b'\r', b'\n', ..] if !self.blank_line_seen => {
-                *self = Self { blank_line_seen: true, ..Self::default() };
-                return Ok(Scan::BlankLine);
-            }
             [first, ..] if !is_token_byte(*first) => return Err(BAD_REQUEST_LINE),
             _ => {}
         }
@@ -140,28 +144,20 @@ pub(super) struct Parsed<'a> {
     pub(super) expects_continue: bool,
 }
 
-/// Reads a head, or as much of it as is there. Returns how many bytes are done with, and the head
-/// if it is complete.
+/// Reads a head, if it is complete. Returns its length too.
 pub(super) fn read<'h, 'b: 'h>(
     scan: &mut HeadScan,
     input: &'b [u8],
     fields: &'h mut FieldTable<'b>,
     limits: &Limits,
-) -> Result<(usize, Option<Parsed<'h>>), Refused> {
+) -> Result<Option<(usize, Parsed<'h>)>, Refused> {
     if scan.is_untouched()
         && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
     {
-        return Ok((len, Some(check(&syntax)?)));
+        return Ok(Some((len, check(&syntax)?)));
     }
-    let mut start = 0;
-    let len = loop {
-        match scan.look(&input[start..], limits)? {
-            Scan::NeedMore => return Ok((start, None)),
-            Scan::BlankLine => start += 2,
-            Scan::Complete(len) => break len,
-        }
-    };
-    let head = &input[start..start + len];
+    let Scan::Complete(len) = scan.look(input, limits)? else { return Ok(None) };
+    let head = &input[..len];
     let (request_line, lines) =
         (&head[..scan.request_line_end], &head[scan.request_line_end + 2..]);
     let syntax = match version(request_line)? {
@@ -179,7 +175,7 @@ pub(super) fn read<'h, 'b: 'h>(
             parse_later_version(request_line, lines, &mut fields.later_version)?
         }
     };
-    Ok((start + len, Some(check(&syntax)?)))
+    Ok(Some((len, check(&syntax)?)))
 }
 
 /// Parses a head that came whole, if nothing has to be said about its syntax; `None` sends the
@@ -492,4 +488,242 @@ fn parse_content_length(value: &[u8]) -> Result<u64, Refused> {
             length.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
         })
         .ok_or(BAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { head_bytes: 24, fields: 4, content_bytes: 0 };
+
+    /// Looks at ever more of the input, one byte after the other: how far it had to look.
+    fn scan(input: &str) -> (usize, Result<Scan, u16>) {
+        let mut scan = HeadScan::default();
+        for len in 0..=input.len() {
+            match scan.look(&input.as_bytes()[..len], &LIMITS) {
+                Ok(Scan::NeedMore) => {}
+                other => return (len, other.map_err(|refused| refused.status)),
+            }
+        }
+        (input.len(), Ok(Scan::NeedMore))
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found_as_soon_as_it_is_there() {
+        for (input, looked_at, found) in [
+            ("", 0, Ok(Scan::NeedMore)),
+            ("\r", 1, Ok(Scan::NeedMore)),
+            ("\r\nG", 2, Err(400)),
+            ("\rG", 2, Err(400)),
+            ("\n", 1, Err(400)),
+            (" G", 1, Err(400)),
+            ("\x16\x03\x01", 1, Err(400)),
+            ("G\n", 2, Err(400)),
+            ("G\rX\n", 4, Err(400)),
+            ("G\r\n\n", 4, Err(400)),
+            ("G\r\n\r\r\n", 6, Ok(Scan::NeedMore)),
+            ("G\r\nA\r\n\r", 7, Ok(Scan::NeedMore)),
+            ("G\r\n\r\nX", 5, Ok(Scan::Complete(5))),
+            ("G\r\nA: b\r\n\r\n", 11, Ok(Scan::Complete(11))),
+            ("G /23456789012345678\r\n\r\n", 24, Ok(Scan::Complete(24))),
+            ("G /234567890123456789\r\n\r\n", 24, Err(431)),
+            ("G /2345678901234567890123\r\n", 24, Err(414)),
+        ] {
+            assert_eq!(scan(input), (looked_at, found), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn one_empty_line_is_skipped_before_a_head() {
+        let mut scan = HeadScan::default();
+        assert_eq!(scan.look(b"\r", &LIMITS), Ok(Scan::NeedMore));
+        assert_eq!(scan.blank_line(b"\r\n\r\nG"), 2);
+        assert_eq!(scan.blank_line(b"\r\nG"), 0);
+        assert_eq!(scan.look(b"\r\nG", &LIMITS), Err(BAD_REQUEST_LINE));
+        let mut scan = HeadScan::default();
+        assert_eq!(scan.blank_line(b"\r\nGET\r\n\r\n"), 2);
+        assert_eq!(scan.look(b"GET\r\n\r\n", &LIMITS), Ok(Scan::Complete(7)));
+        assert_eq!(scan.request_line_end, 3);
+    }
+
+    #[test]
+    fn versions_are_known_later_or_refused() {
+        for (line, is_later) in [
+            ("GET / HTTP/1.0", Ok(false)),
+            ("GET / HTTP/1.1", Ok(false)),
+            ("GET / HTTP/1.2", Ok(true)),
+            ("GET /HTTP/1.5 HTTP/1.9", Ok(true)),
+            ("GET / HTTP/0.9", Err(505)),
+            ("GET / HTTP/2.0", Err(505)),
+            ("GET / HTTP/9.9", Err(505)),
+            ("GET / HTTP/1.10", Err(400)),
+            ("GET / HTTP/1.x", Err(400)),
+            ("GET / HTTP/2", Err(400)),
+            ("GET / http/1.1", Err(400)),
+            ("GET / HTTP/1.1 ", Err(400)),
+            ("GET / HTTP/1.1\r", Err(400)),
+            ("GET /", Err(400)),
+            ("GET", Err(400)),
+            ("", Err(400)),
+        ] {
+            let found = version(line.as_bytes()).map_err(|refused| refused.status);
+            assert_eq!(found.map(|found| matches!(found, Announced::Later)), is_later, "{line:?}");
+        }
+    }
+
+    /// The same head by each way through the parser.
+    fn by_each_way(head: &str) -> [Result<String, u16>; 2] {
+        let limits = Limits { head_bytes: 1000, fields: 8, content_bytes: 0 };
+        let read_on = |scan: &mut HeadScan| {
+            let mut fields = FieldTable::new();
+            let parsed = read(scan, head.as_bytes(), &mut fields, &limits)?;
+            Ok::<_, Refused>(format!("{parsed:?}"))
+        };
+        let in_pieces = || {
+            let mut scan = HeadScan::default();
+            scan.look(&head.as_bytes()[..1], &limits)?;
+            read_on(&mut scan)
+        };
+        let at_once = || read_on(&mut HeadScan::default());
+        [in_pieces(), at_once()].map(|outcome| outcome.map_err(|refused| refused.status))
+    }
+
+    #[test]
+    fn every_way_through_the_parser_ends_alike() {
+        for head in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\n",
+            "GET / HTTP/1.1\r\nA: b \nHost: a\r\n\r\n",
+            "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n\r\n",
+        ] {
+            let [in_pieces, at_once] = by_each_way(head);
+            assert_eq!(in_pieces, at_once, "{head:?}");
+        }
+        // A later version is read as 1.1, by a way of its own.
+        for (target, lines) in [
+            ("/", "Host: a\r\n"),
+            ("/ä", "Host: a\r\n"),
+            ("/", "Host : a\r\n"),
+            ("", "Host: a\r\n"),
+        ] {
+            let known = by_each_way(&format!("GET {target} HTTP/1.1\r\n{lines}\r\n"));
+            let later = by_each_way(&format!("GET {target} HTTP/1.7\r\n{lines}\r\n"));
+            assert_eq!(known, later, "{target} {lines:?}");
+        }
+    }
+
+    /// Path, query and authority.
+    type Form = (&'static str, Option<&'static str>, Option<&'static str>);
+
+    #[test]
+    fn targets_have_a_form_for_their_method() {
+        let forms: &[(&str, &str, Option<Form>)] = &[
+            ("GET", "/", Some(("/", None, None))),
+            ("GET", "//a?b?c", Some(("//a", Some("b?c"), None))),
+            ("GET", "/?", Some(("/", Some(""), None))),
+            ("GET", "/http://b/", Some(("/http://b/", None, None))),
+            ("GET", "/%00\\\"<>", Some(("/%00\\\"<>", None, None))),
+            ("OPTIONS", "*", Some(("*", None, None))),
+            ("GET", "http://b", Some(("/", None, Some("b")))),
+            ("GET", "http://b?c", Some(("/", Some("c"), Some("b")))),
+            ("GET", "https://b:1/c?d", Some(("/c", Some("d"), Some("b")))),
+            ("GET", "HTTP://[::1]/", Some(("/", None, Some("[::1]")))),
+            ("GET", "http://b/http://c/", Some(("/http://c/", None, Some("b")))),
+            ("CONNECT", "b:443", Some(("", None, Some("b")))),
+            ("CONNECT", "b", None),
+            ("CONNECT", "b:", None),
+            ("CONNECT", "/", None),
+            ("CONNECT", "http://b:443/", None),
+            ("GET", "*", None),
+            ("OPTIONS", "**", None),
+            ("GET", "b:443", None),
+            ("GET", "ftp://b/", None),
+            ("GET", "http:/b", None),
+            ("GET", "http:///", None),
+            ("GET", "http://?b", None),
+            ("GET", "http://u@b/", None),
+            ("GET", "http://b\\c/", None),
+            ("GET", "/#", None),
+            ("GET", "/\u{fc}", None),
+            ("GET", "", None),
+        ];
+        for (method, target, form) in forms {
+            let parsed = TargetForm::parse(Method::from_token(method), target).ok();
+            let parsed =
+                parsed.map(|form| (form.path, form.query, form.authority.map(|host| host.name())));
+            assert_eq!(parsed, *form, "{method} {target}");
+        }
+    }
+
+    fn known<'a>(fields: &'a [Header<'a>], version: Version) -> Result<KnownFields<'a>, u16> {
+        KnownFields::collect(fields, version).map_err(|refused| refused.status)
+    }
+
+    fn headers<'a>(lines: &[(&'a str, &'a str)]) -> Vec<Header<'a>> {
+        lines.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect()
+    }
+
+    /// Fields, and the framing they tell.
+    type Told = (&'static [(&'static str, &'static str)], Result<Framing, u16>);
+
+    #[test]
+    fn framing_is_told_in_one_way() {
+        const TE: &str = "Transfer-Encoding";
+        const CL: &str = "content-length";
+        let rows: &[Told] = &[
+            (&[], Ok(Framing::Length(0))),
+            (&[("Content-Lengths", "5")], Ok(Framing::Length(0))),
+            (&[(CL, "0")], Ok(Framing::Length(0))),
+            (&[(CL, "007")], Ok(Framing::Length(7))),
+            (&[(CL, "18446744073709551615")], Ok(Framing::Length(u64::MAX))),
+            (&[(CL, "18446744073709551616")], Err(400)),
+            (&[(CL, "")], Err(400)),
+            (&[(CL, "5 ")], Err(400)),
+            (&[(CL, "5"), (CL, "5")], Err(400)),
+            (&[(TE, "chunked")], Ok(Framing::Chunked)),
+            (&[(TE, "\tCHUNKED ")], Ok(Framing::Chunked)),
+            (&[(TE, "chunked"), (CL, "5")], Err(400)),
+            (&[(CL, "5"), (TE, "gzip")], Err(400)),
+            (&[(TE, "gzip"), (TE, "chunked")], Err(501)),
+            (&[(TE, "chunked"), (TE, "gzip")], Err(400)),
+            (&[(TE, "gzip")], Err(400)),
+            (&[(TE, "")], Err(400)),
+        ];
+        for (lines, framing) in rows {
+            let fields = headers(lines);
+            let seen = known(&fields, Version::Http11)
+                .and_then(|known| known.framing().map_err(|refused| refused.status));
+            assert_eq!(seen, *framing, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn old_clients_have_neither_codings_nor_expectations() {
+        let fields = headers(&[("Transfer-Encoding", "chunked")]);
+        assert_eq!(known(&fields, Version::Http10).err(), Some(400));
+        let fields = headers(&[("Expect", "anything")]);
+        assert_eq!(known(&fields, Version::Http11).err(), Some(417));
+        assert!(known(&fields, Version::Http10).is_ok_and(|known| !known.expects_continue));
+    }
+
+    #[test]
+    fn connection_options_add_up() {
+        for (values, close, keep_alive) in [
+            (&["close"][..], true, false),
+            (&["Keep-Alive"], false, true),
+            (&["a,\tCLOSE ,", "keep-alive"], true, true),
+            (&["closed", "keep alive", ""], false, false),
+        ] {
+            let lines: Vec<_> = values.iter().map(|value| ("Connection", *value)).collect();
+            let fields = headers(&lines);
+            let known = known(&fields, Version::Http11).expect("fields");
+            assert_eq!((known.close, known.keep_alive), (close, keep_alive), "{values:?}");
+        }
+    }
 }

@@ -261,3 +261,54 @@ pub fn reason_phrase(status: u16) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_lines_are_encoded_in_order() {
+        let response = Response::json(404, "{}").with_field("A", "b\tc").with_field("A", "");
+        assert_eq!(response.fields(), b"Content-Type: application/json\r\nA: b\tc\r\nA: \r\n");
+        assert_eq!((response.status(), response.content()), (404, &b"{}"[..]));
+        let owned = response.borrowed().into_owned();
+        assert_eq!((owned.fields(), owned.content()), (response.fields(), response.content()));
+    }
+
+    #[test]
+    fn fields_that_would_split_a_response_are_refused() {
+        for (name, value) in [
+            ("", "x"),
+            ("A b", "x"),
+            ("A:", "x"),
+            ("A\r\nB", "x"),
+            ("\u{fc}", "x"),
+            ("A", "x\r\nB: y"),
+            ("A", "x\ny"),
+            ("A", "x\0"),
+            ("A", "\x7f"),
+            ("A", " x"),
+            ("A", "x\t"),
+            ("content-length", "5"),
+            ("Transfer-Encoding", "chunked"),
+            ("CONNECTION", "close"),
+            ("Date", "now"),
+            ("Keep-Alive", "5"),
+            ("Upgrade", "h2c"),
+        ] {
+            let usable = is_field_name(name) && is_field_value(value) && !is_framing_field(name);
+            assert!(!usable, "{name:?}: {value:?}");
+            let built = std::panic::catch_unwind(|| Response::new(200).with_field(name, value));
+            assert!(built.is_err(), "{name:?}: {value:?}");
+        }
+        assert!(is_field_value("caf\u{e9} \"x\"; y") && !is_framing_field("Dates"));
+    }
+
+    #[test]
+    fn only_final_statuses_are_answers() {
+        for status in [0, 100, 199, 600] {
+            assert!(std::panic::catch_unwind(|| Response::new(status)).is_err(), "{status}");
+        }
+        assert_eq!((reason_phrase(200), reason_phrase(299)), ("OK", ""));
+    }
+}
