@@ -70,6 +70,8 @@ pub(super) struct Ready {
     pub(super) writable: bool,
     /// The peer has closed its side; the end is still to be read.
     pub(super) read_closed: bool,
+    /// The connection is reset, or lost.
+    pub(super) failed: bool,
 }
 
 /// What becomes of a connection after it was looked at.
@@ -148,6 +150,7 @@ impl Connection {
         self.ready.readable |= ready.readable;
         self.ready.writable |= ready.writable;
         self.ready.read_closed |= ready.read_closed;
+        self.ready.failed |= ready.failed;
         self.work(cx)
     }
 
@@ -185,7 +188,9 @@ impl Connection {
             let content = self.exchange.phase() == Phase::Content;
             let wants_input = self.exchange.wants_input() && (sent || content);
             if self.stalled || !wants_input || !self.ready.readable {
-                return Fate::Keep;
+                // Nothing is read or sent that would run into the error: whoever reset while the
+                // app holds its answer back waits for it no more (I3).
+                return if self.ready.failed { Fate::Gone } else { Fate::Keep };
             }
             match self.read(cx) {
                 Ok(Some(0)) => self.end_of_input(cx),
