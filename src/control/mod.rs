@@ -122,6 +122,9 @@ struct Drain {
     life: Arc<AppLife>,
     plan: DrainPlan,
     begun: Instant,
+    /// Exchanges of the life that were cut before, with a connection that another app's deadline
+    /// ended.
+    cut_before: u64,
     verdict: Sender<Verdict>,
 }
 
@@ -233,7 +236,8 @@ impl Control {
         );
         let (verdict, ticket) = crossbeam_channel::bounded(1);
         let plan = DrainPlan::begin(now, timeout);
-        let drain = Drain { life: Arc::clone(&life), plan, begun: now, verdict };
+        let cut_before = life.drain().cut();
+        let drain = Drain { life: Arc::clone(&life), plan, begun: now, cut_before, verdict };
         self.drains.insert(life.id(), drain);
         let (id, sender) = (life.id(), self.sender.clone());
         let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
@@ -262,11 +266,12 @@ impl Control {
 
     /// Ends a drain, once (I2): what comes after finds no drain of this life.
     fn end_drain(&mut self, id: AppId) {
-        let Some(Drain { life, begun, verdict, .. }) = self.drains.remove(&id) else { return };
+        let Some(drain) = self.drains.remove(&id) else { return };
+        let Drain { life, begun, cut_before, verdict, .. } = drain;
         // A loop that is stuck in the app holds its exchange still: cut, as far as anybody can.
         let state = life.drain();
         let (refused, elapsed_ms) = (state.refused(), begun.elapsed().as_millis() as u64);
-        let end = Verdict::of(state.cut() + state.active_connections());
+        let end = Verdict::of(state.cut() - cut_before + state.active_connections());
         match end {
             Verdict::Drained => event!(
                 Info,
@@ -344,6 +349,9 @@ impl Control {
         // What a stuck loop still holds ends with the process.
         let held = if stuck > 0 { self.active_connections().max(1) } else { 0 };
         let verdict = Verdict::of(cut + held);
+        // I2: a drain that such a loop holds ends here too.
+        let drains: Vec<_> = self.drains.keys().copied().collect();
+        drains.into_iter().for_each(|life| self.end_drain(life));
         let begun = self.stop.as_ref().map_or(self.epoch, |stop| stop.begun);
         let elapsed_ms = begun.elapsed().as_millis() as u64;
         match verdict {
