@@ -72,6 +72,8 @@ pub(super) struct Ready {
     pub(super) writable: bool,
     /// The peer has closed its side; the end is still to be read.
     pub(super) read_closed: bool,
+    /// The connection is reset, or lost.
+    pub(super) failed: bool,
 }
 
 /// What becomes of a connection after it was looked at.
@@ -151,6 +153,7 @@ impl Connection {
         self.ready.readable |= ready.readable;
         self.ready.writable |= ready.writable;
         self.ready.read_closed |= ready.read_closed;
+        self.ready.failed |= ready.failed;
         self.work(cx)
     }
 
@@ -190,7 +193,9 @@ impl Connection {
                 self.exchange.reads_content() && self.output.buffered() <= PIPELINE_BYTES_MAX;
             let wants_input = self.exchange.wants_input() && (sent || beside);
             if self.stalled || !wants_input || !self.ready.readable {
-                return Fate::Keep;
+                // Nothing is read or sent that would run into the error: whoever reset while the
+                // app holds its answer back waits for it no more (I3).
+                return if self.ready.failed { Fate::Gone } else { Fate::Keep };
             }
             match self.read(cx) {
                 Ok(Some(0)) => self.end_of_input(cx),

@@ -260,6 +260,7 @@ impl Running {
                         readable: event.is_readable() || event.is_error(),
                         writable: event.is_writable(),
                         read_closed: event.is_read_closed(),
+                        failed: event.is_error(),
                     };
                     self.with_connection(token, |connection, cx| connection.on_ready(ready, cx));
                 }

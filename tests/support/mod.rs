@@ -1,4 +1,5 @@
-//! What the black-box tests share: the real binary as a child, and clients that see every byte.
+//! What the tests share that see the server from outside: the real binary as a child, or the
+//! library in a thread, and clients that see every byte.
 //!
 //! Every wait has a deadline, and none is a bare sleep: a test goes on as soon as what it waits for
 //! is there.
@@ -10,6 +11,7 @@ mod client;
 mod load;
 mod response;
 mod server;
+mod site;
 mod wait;
 
 pub use client::{Client, End, Lost};
@@ -18,6 +20,7 @@ pub use response::Response;
 pub use response::find;
 pub use rustix::process::Signal;
 pub use server::{Event, Server, Setup, run};
+pub use site::{Act, Held, Site, Stage, logged, post};
 pub use wait::{PATIENCE, give_way, wait_until};
 
 /// A plain request for `path` of `host`.
