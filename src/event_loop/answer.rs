@@ -7,7 +7,10 @@
 //!
 //! [`RegistryView::admit_after`]: crate::registry::RegistryView::admit_after
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use super::{LoopContext, clock::milliseconds, connection::Connection, own_answers};
 use crate::{
@@ -25,8 +28,8 @@ pub(super) struct InFlight {
     record: Option<AccessRecord>,
     status: u16,
     started_ns: u64,
-    /// Where the answer begins in the connection's output, and where it ends: never, as long as it
-    /// is not written.
+    /// Where the answer's content begins in the connection's output, and where it ends: never, as
+    /// long as it is not written.
     begin: u64,
     end: u64,
 }
@@ -64,7 +67,7 @@ impl InFlight {
         let outcome = Outcome {
             status: self.status,
             bytes: sent_total.min(self.end).saturating_sub(self.begin),
-            duration: std::time::Duration::from_nanos(cx.clock.now_ns() - self.started_ns),
+            duration: Duration::from_nanos(cx.clock.read_ns().saturating_sub(self.started_ns)),
             end: how,
         };
         access.finish(record, &outcome, cx.clock.wall());
@@ -209,7 +212,7 @@ impl Connection {
             record,
             status: 0,
             started_ns: cx.clock.now_ns(),
-            begin: self.output.queued_total(),
+            begin: u64::MAX,
             end: u64::MAX,
         });
     }
@@ -225,11 +228,13 @@ impl Connection {
         if cx.closing {
             self.exchange.close_after();
         }
-        if let Some(flight) = self.in_flight.last_mut() {
-            flight.status = response.status();
-        }
         let mut out = self.output.buffer(&mut cx.buffers);
-        self.exchange.respond(response, length, cx.clock.opening(), &mut out)
+        let has_content = self.exchange.respond(response, length, cx.clock.opening(), &mut out);
+        drop(out);
+        if let Some(flight) = self.in_flight.last_mut() {
+            (flight.status, flight.begin) = (response.status(), self.output.queued_total());
+        }
+        has_content
     }
 
     fn end_answer(&mut self) {

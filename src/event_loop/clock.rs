@@ -35,7 +35,7 @@ impl Clock {
         self.now = Instant::now();
         let since = self.now.duration_since(self.epoch);
         self.now_ms = milliseconds(since);
-        self.now_ns = since.as_secs() * 1_000_000_000 + u64::from(since.subsec_nanos());
+        self.now_ns = nanoseconds(since);
         let (read, read_at) = self.wall_read;
         let age = self.now.duration_since(read_at);
         self.wall = read + age;
@@ -63,6 +63,11 @@ impl Clock {
         self.now_ns
     }
 
+    /// Nanoseconds since the epoch, read anew: for what is measured within a turn.
+    pub(super) fn read_ns(&self) -> u64 {
+        nanoseconds(self.epoch.elapsed())
+    }
+
     /// The time of day.
     pub(super) fn wall(&self) -> SystemTime {
         self.wall
@@ -77,6 +82,10 @@ impl Clock {
 /// In 64 bits, where `as_millis` computes in 128; the longest durations are as good as for ever.
 pub(super) fn milliseconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1000).saturating_add(u64::from(duration.subsec_millis()))
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos())
 }
 
 fn seconds(wall: SystemTime) -> u64 {

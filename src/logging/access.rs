@@ -68,7 +68,7 @@ pub struct AccessRecord {
 pub struct Outcome {
     /// The status of the answer; 0 if there was none.
     pub status: u16,
-    /// Bytes of head and content that were sent.
+    /// Bytes of content that were sent.
     pub bytes: u64,
     /// From the complete request head to the end.
     pub duration: Duration,
