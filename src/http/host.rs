@@ -21,21 +21,24 @@ impl<'a> Host<'a> {
     /// and single dots. The rest of `reg-name` (percent-encodings, sub-delims) has no use in HTTP
     /// and is read differently by different parsers.
     pub fn parse(authority: &'a [u8]) -> Option<Self> {
-        let end = match authority {
-            [b'[', ..] => memchr::memchr(b']', authority)? + 1,
-            _ => authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len()),
-        };
-        let (name, rest) = authority.split_at(end);
+        if authority.first() == Some(&b'[') {
+            return Self::parse_ipv6(authority);
+        }
+        let scan = NameScan::until_colon(authority);
+        let (name, rest) = authority.split_at(scan.len);
         let port = parse_port(rest)?;
-        let name = match name {
-            [b'[', literal @ .., b']'] => {
-                Ipv6Addr::from_str(std::str::from_utf8(literal).ok()?).ok()?;
-                name
-            }
-            [name @ .., b'.'] | name if is_host_name(name) => name,
-            _ => return None,
-        };
-        Some(Self { name, port })
+        if scan.is_host_name(name) {
+            return Some(Self { name, port });
+        }
+        let name = name.strip_suffix(b".")?;
+        is_host_name(name).then_some(Self { name, port })
+    }
+
+    fn parse_ipv6(authority: &'a [u8]) -> Option<Self> {
+        let end = memchr::memchr(b']', authority)?;
+        let (name, rest) = authority.split_at(end + 1);
+        Ipv6Addr::from_str(std::str::from_utf8(&name[1..end]).ok()?).ok()?;
+        Some(Self { name, port: parse_port(rest)? })
     }
 
     /// The name, or the IPv6 literal in its brackets.
@@ -57,51 +60,75 @@ impl<'a> Host<'a> {
 /// Whether `name` is a host name or an IPv4 address, without a trailing dot.
 pub fn is_host_name(name: impl AsRef<[u8]>) -> bool {
     let name = name.as_ref();
-    let (mut previous, mut numeric) = (b'.', true);
-    for &byte in name {
-        match CLASSES[usize::from(byte)] {
-            Class::Refused => return false,
-            Class::Dot if previous == b'.' => return false,
-            Class::Letter => numeric = false,
-            Class::Dot | Class::Digit => {}
-        }
-        previous = byte;
+    let scan = NameScan::until_colon(name);
+    scan.len == name.len() && scan.is_host_name(name)
+}
+
+/// What stands in a name, found in one pass: every request's Host goes through it.
+struct NameScan {
+    /// Bytes before the first colon.
+    len: usize,
+    /// The classes of all bytes.
+    seen: u8,
+    /// Whether the last label is empty.
+    ends_open: bool,
+    /// Whether another one is.
+    has_gap: bool,
+}
+
+/// Classes of bytes in a host name, as bits.
+const REFUSED: u8 = 1;
+const DOT: u8 = 2;
+const DIGIT: u8 = 4;
+const LETTER: u8 = 8;
+const COLON: u8 = 16;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [REFUSED; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'.' => DOT,
+            b'0'..=b'9' => DIGIT,
+            b':' => COLON,
+            b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' => LETTER,
+            _ => REFUSED,
+        };
+        byte += 1;
     }
-    // Digits and dots alone have to be an address, or two resolvers would read two.
-    previous != b'.'
-        && name[0] != b'-'
-        && (!numeric || is_ipv4_address(name))
-        && (name.len() <= LABEL_BYTES_MAX || has_short_labels(name))
+    classes
+};
+
+impl NameScan {
+    fn until_colon(bytes: &[u8]) -> Self {
+        let (mut len, mut seen, mut last, mut gaps) = (0, 0, DOT, 0);
+        for byte in bytes {
+            let class = CLASSES[usize::from(*byte)];
+            if class == COLON {
+                break;
+            }
+            seen |= class;
+            gaps |= class & last;
+            last = class & DOT;
+            len += 1;
+        }
+        Self { len, seen, ends_open: last == DOT, has_gap: gaps != 0 }
+    }
+
+    fn is_host_name(&self, name: &[u8]) -> bool {
+        let is_name = self.seen & REFUSED == 0 && !self.has_gap && !self.ends_open;
+        // Digits and dots alone have to be an address, or two resolvers would read two.
+        is_name
+            && name[0] != b'-'
+            && (self.seen & LETTER != 0 || is_ipv4_address(name))
+            && (name.len() <= LABEL_BYTES_MAX || has_short_labels(name))
+    }
 }
 
 fn has_short_labels(name: &[u8]) -> bool {
     name.len() <= HOST_BYTES_MAX
         && name.split(|byte| *byte == b'.').all(|label| label.len() <= LABEL_BYTES_MAX)
 }
-
-/// What a byte is in a host name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Refused,
-    Dot,
-    Digit,
-    Letter,
-}
-
-const CLASSES: [Class; 256] = {
-    let mut classes = [Class::Refused; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        classes[byte] = match byte as u8 {
-            b'.' => Class::Dot,
-            b'0'..=b'9' => Class::Digit,
-            b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' => Class::Letter,
-            _ => Class::Refused,
-        };
-        byte += 1;
-    }
-    classes
-};
 
 /// Four decimal numbers up to 255, without leading zeros, between dots (RFC 3986 §3.2.2).
 fn is_ipv4_address(name: &[u8]) -> bool {
@@ -124,9 +151,14 @@ fn parse_port(rest: &[u8]) -> Option<Option<u16>> {
         [b':', digits @ ..] if digits.len() <= 5 => digits,
         _ => return None,
     };
-    let port = digits.iter().try_fold(0, |port, digit| {
-        digit.is_ascii_digit().then(|| port * 10 + u32::from(digit - b'0'))
-    })?;
+    let (mut port, mut is_number) = (0, true);
+    for digit in digits {
+        is_number &= digit.is_ascii_digit();
+        port = port * 10 + u32::from(digit.wrapping_sub(b'0'));
+    }
+    if !is_number {
+        return None;
+    }
     u16::try_from(port).ok().map(Some)
 }
 
