@@ -110,6 +110,8 @@ impl Exchange {
 
     /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
     /// bytes are done with. To be called until it says [`Event::NeedMore`] or [`Event::Closed`].
+    // By force, as what it calls: `request` says why.
+    #[inline(always)]
     pub fn next_event<'h, 'b: 'h>(
         &mut self,
         input: &'b [u8],
@@ -133,6 +135,7 @@ impl Exchange {
         }
     }
 
+    #[inline(always)]
     fn read_head<'h, 'b: 'h>(
         &mut self,
         input: &'b [u8],

@@ -5,6 +5,9 @@
 //! beside Transfer-Encoding, a doubtful Host, targets of the wrong form. Holds no bytes: the caller
 //! keeps the input until the head is complete.
 //!
+//! From [`read`] to the app a head goes through five functions. They are inlined by force: moved
+//! through memory at each, it cost a third of the time of a pipelined request.
+//!
 //! What is found early (a bare LF, a byte that begins no request) is found by its position alone,
 //! everything else when the head is complete: so any split of the same bytes ends the same way.
 
@@ -145,6 +148,7 @@ pub(super) struct Parsed<'a> {
 }
 
 /// Reads a head, if it is complete. Returns its length too.
+#[inline(always)]
 pub(super) fn read<'h, 'b: 'h>(
     scan: &mut HeadScan,
     input: &'b [u8],
@@ -183,6 +187,7 @@ pub(super) fn read<'h, 'b: 'h>(
 ///
 /// httparse takes a bare LF for a line's end. Where lines begin tells: each has to stand behind a
 /// CRLF. Leading empty lines, which it skips, are left to the long way.
+#[inline(always)]
 fn parse_at_once<'h, 'b: 'h>(
     input: &'b [u8],
     room: &'h mut [MaybeUninit<Header<'b>>],
@@ -277,6 +282,7 @@ impl<'h> Syntax<'h> {
 }
 
 /// Checks what the syntax leaves open.
+#[inline(always)]
 fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
     let &Syntax { method, target, version, fields } = syntax;
     let known = KnownFields::collect(fields, version)?;
@@ -317,6 +323,7 @@ struct TargetForm<'a> {
 }
 
 impl<'a> TargetForm<'a> {
+    #[inline(always)]
     fn parse(method: Method<'_>, target: &'a str) -> Result<Self, Refused> {
         // A fragment never belongs on the wire, and who cuts it reads another target.
         if target.bytes().any(|byte| byte == b'#' || !byte.is_ascii()) {
@@ -372,6 +379,7 @@ struct KnownFields<'a> {
 }
 
 impl<'a> KnownFields<'a> {
+    #[inline(always)]
     fn collect(fields: &'a [Header<'a>], version: Version) -> Result<Self, Refused> {
         let mut known = Self::default();
         for field in fields {
