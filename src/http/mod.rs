@@ -9,6 +9,7 @@ mod host;
 mod method;
 mod request;
 mod response;
+mod target;
 
 pub use exchange::{Event, Exchange, Phase};
 pub use head::{RequestHead, Version};

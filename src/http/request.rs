@@ -22,6 +22,7 @@ use super::{
     host::Host,
     method::Method,
     response::{is_field_name, is_token_byte},
+    target::TargetForm,
 };
 
 /// Room for the fields of one head; lives on the stack of whoever asks for events. Nothing of it is
@@ -67,7 +68,6 @@ pub(super) const fn refused(status: u16, reason: &'static str) -> Refused {
 }
 
 const BAD_REQUEST_LINE: Refused = refused(400, "malformed request line");
-const BAD_TARGET: Refused = refused(400, "malformed request target");
 const BAD_HOST: Refused = refused(400, "malformed Host");
 const BAD_FIELD: Refused = refused(400, "malformed header field");
 const BARE_LF: Refused = refused(400, "line not ended by CRLF");
@@ -312,57 +312,6 @@ fn syntax_error(error: httparse::Error) -> Refused {
         httparse::Error::TooManyHeaders => refused(431, "more fields than limits.headers"),
         httparse::Error::HeaderName | httparse::Error::HeaderValue => BAD_FIELD,
         _ => BAD_REQUEST_LINE,
-    }
-}
-
-/// A request target in one of its forms (RFC 9112 §3.2).
-struct TargetForm<'a> {
-    path: &'a str,
-    query: Option<&'a str>,
-    authority: Option<Host<'a>>,
-}
-
-impl<'a> TargetForm<'a> {
-    #[inline(always)]
-    fn parse(method: Method<'_>, target: &'a str) -> Result<Self, Refused> {
-        // A fragment never belongs on the wire, and who cuts it reads another target.
-        if target.bytes().any(|byte| byte == b'#' || !byte.is_ascii()) {
-            return Err(BAD_TARGET);
-        }
-        match (method, target) {
-            (Method::Connect, authority) => {
-                let host = Host::parse(authority.as_bytes()).ok_or(BAD_TARGET)?;
-                host.port().ok_or(BAD_TARGET)?;
-                Ok(Self { path: "", query: None, authority: Some(host) })
-            }
-            (_, target) if target.starts_with('/') => {
-                let (path, query) = split_query(target);
-                Ok(Self { path, query, authority: None })
-            }
-            (Method::Options, "*") => Ok(Self { path: "*", query: None, authority: None }),
-            (_, target) => Self::absolute(target),
-        }
-    }
-
-    fn absolute(target: &'a str) -> Result<Self, Refused> {
-        let (scheme, rest) = target.split_once("://").ok_or(BAD_TARGET)?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err(BAD_TARGET);
-        }
-        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-        let (path, query) = split_query(rest);
-        Ok(Self {
-            path: if path.is_empty() { "/" } else { path },
-            query,
-            authority: Some(Host::parse(authority.as_bytes()).ok_or(BAD_TARGET)?),
-        })
-    }
-}
-
-fn split_query(target: &str) -> (&str, Option<&str>) {
-    match target.bytes().position(|byte| byte == b'?') {
-        Some(mark) => (&target[..mark], Some(&target[mark + 1..])),
-        None => (target, None),
     }
 }
 
@@ -623,49 +572,6 @@ mod tests {
             let known = by_each_way(&format!("GET {target} HTTP/1.1\r\n{lines}\r\n"));
             let later = by_each_way(&format!("GET {target} HTTP/1.7\r\n{lines}\r\n"));
             assert_eq!(known, later, "{target} {lines:?}");
-        }
-    }
-
-    /// Path, query and authority.
-    type Form = (&'static str, Option<&'static str>, Option<&'static str>);
-
-    #[test]
-    fn targets_have_a_form_for_their_method() {
-        let forms: &[(&str, &str, Option<Form>)] = &[
-            ("GET", "/", Some(("/", None, None))),
-            ("GET", "//a?b?c", Some(("//a", Some("b?c"), None))),
-            ("GET", "/?", Some(("/", Some(""), None))),
-            ("GET", "/http://b/", Some(("/http://b/", None, None))),
-            ("GET", "/%00\\\"<>", Some(("/%00\\\"<>", None, None))),
-            ("OPTIONS", "*", Some(("*", None, None))),
-            ("GET", "http://b", Some(("/", None, Some("b")))),
-            ("GET", "http://b?c", Some(("/", Some("c"), Some("b")))),
-            ("GET", "https://b:1/c?d", Some(("/c", Some("d"), Some("b")))),
-            ("GET", "HTTP://[::1]/", Some(("/", None, Some("[::1]")))),
-            ("GET", "http://b/http://c/", Some(("/http://c/", None, Some("b")))),
-            ("CONNECT", "b:443", Some(("", None, Some("b")))),
-            ("CONNECT", "b", None),
-            ("CONNECT", "b:", None),
-            ("CONNECT", "/", None),
-            ("CONNECT", "http://b:443/", None),
-            ("GET", "*", None),
-            ("OPTIONS", "**", None),
-            ("GET", "b:443", None),
-            ("GET", "ftp://b/", None),
-            ("GET", "http:/b", None),
-            ("GET", "http:///", None),
-            ("GET", "http://?b", None),
-            ("GET", "http://u@b/", None),
-            ("GET", "http://b\\c/", None),
-            ("GET", "/#", None),
-            ("GET", "/\u{fc}", None),
-            ("GET", "", None),
-        ];
-        for (method, target, form) in forms {
-            let parsed = TargetForm::parse(Method::from_token(method), target).ok();
-            let parsed =
-                parsed.map(|form| (form.path, form.query, form.authority.map(|host| host.name())));
-            assert_eq!(parsed, *form, "{method} {target}");
         }
     }
 
