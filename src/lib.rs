@@ -8,7 +8,7 @@
 //!            event_loop   http       route + guard          app                     guard drops
 //! ```
 //!
-//! **Control** goes the other axis; loops and control share only [`message`]:
+//! **Control** goes the other axis; loops and control share only `message`:
 //!
 //! ```text
 //! signal thread ──┐                       ┌─► loop 0 ─ sockets, exchanges, timers
@@ -90,7 +90,7 @@ pub mod http;
 #[cfg(not(loom))]
 pub mod logging;
 #[cfg(not(loom))]
-pub mod message;
+mod message;
 pub mod registry;
 #[cfg(not(loom))]
 pub mod server;

@@ -14,17 +14,17 @@ use crate::{
 };
 
 /// The registry of a server.
-pub type Apps = AppRegistry<Arc<dyn App>>;
+pub(crate) type Apps = AppRegistry<Arc<dyn App>>;
 
 /// One life of an app of a server.
-pub type AppLife = AppEntry<Arc<dyn App>>;
+pub(crate) type AppLife = AppEntry<Arc<dyn App>>;
 
 /// An active connection of an app of a server.
-pub type AppGuard = InFlightGuard<Arc<dyn App>>;
+pub(crate) type AppGuard = InFlightGuard<Arc<dyn App>>;
 
 /// Control to a loop. Obeyed between turns, so that nothing an event still names goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoopCommand {
+pub(crate) enum LoopCommand {
     /// A stop begins: gate the listeners, say `Connection: close` with every answer, close idle
     /// connections after `idle_grace`. Answered by [`ControlEvent::Gated`].
     Gate,
@@ -41,7 +41,7 @@ pub enum LoopCommand {
 
 /// A loop to control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ControlEvent {
+pub(crate) enum ControlEvent {
     /// The listeners are gated.
     Gated,
     /// The last connection is gone and the thread ends; so many exchanges were cut by `CutAll`.
@@ -55,14 +55,14 @@ pub enum ControlEvent {
 
 /// Control's end of one loop.
 #[derive(Clone, Debug)]
-pub struct LoopHandle {
+pub(crate) struct LoopHandle {
     commands: Sender<LoopCommand>,
     waker: Arc<Waker>,
 }
 
 impl LoopHandle {
     /// Joins a channel and the waker of the loop that reads it.
-    pub fn new(commands: Sender<LoopCommand>, waker: Arc<Waker>) -> Self {
+    pub(crate) fn new(commands: Sender<LoopCommand>, waker: Arc<Waker>) -> Self {
         Self { commands, waker }
     }
 
@@ -70,7 +70,7 @@ impl LoopHandle {
     ///
     /// # Errors
     /// The waker's.
-    pub fn send(&self, command: LoopCommand) -> io::Result<()> {
+    pub(crate) fn send(&self, command: LoopCommand) -> io::Result<()> {
         match self.commands.send(command) {
             Ok(()) => self.waker.wake(),
             Err(_) => Ok(()),
