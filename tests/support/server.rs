@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
 use super::{
@@ -205,6 +205,12 @@ impl Server {
     /// Lets the process run on.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Holds the running process to this many descriptors; those it has above stay open.
+    pub fn lower_descriptor_limit(&self, most: u64) {
+        let limit = Rlimit { current: Some(most), maximum: Some(64) };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).expect("prlimit");
     }
 
     /// Waits for the end of the process.
