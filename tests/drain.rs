@@ -7,6 +7,7 @@ mod support;
 use std::{
     fs,
     io::ErrorKind,
+    net::TcpListener,
     time::{Duration, Instant},
 };
 
@@ -151,6 +152,40 @@ fn a_fresh_connection_in_the_accept_queue_is_answered() {
         client.expect_end();
     }
     assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_long_queue_outlives_the_listeners_that_close_before_it() {
+    let mut listen = vec!["127.0.0.1:0", "127.0.0.2:0"];
+    if TcpListener::bind("[::1]:0").is_ok() {
+        listen.push("[::1]:0");
+    }
+    // One loop has all addresses, and places for few at a time: the queue lasts many turns.
+    let mut server =
+        setup("0s").listen(&listen).server("threads = 1").limits("connections = 8").start();
+    server.pause();
+    let last = *server.addresses().last().expect("an address");
+    let mut clients: Vec<Client> = (0..100).map(|_| Client::connect(last)).collect();
+    for client in &mut clients {
+        client.send(get("app.test", "/"));
+    }
+    server.signal(Signal::TERM);
+    server.resume();
+    for mut client in clients {
+        assert_eq!(client.response().text(), "hello");
+        client.expect_end();
+    }
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn an_idle_server_that_is_out_of_descriptors_stops_at_once() {
+    let mut server = setup("0s").server("threads = 1").start();
+    server.lower_descriptor_limit(5);
+    server.signal(Signal::TERM);
+    // Far below the drain_timeout of 30 s.
+    assert_eq!(server.wait_exit_within(Duration::from_secs(10)).code(), Some(0));
+    server.wait_event("shutdown_drained");
 }
 
 #[test]

@@ -336,6 +336,36 @@ fn an_idle_connection_is_closed_silently() {
 }
 
 #[test]
+fn idle_connections_keep_no_memory_of_the_requests_they_pipelined() {
+    const CONNECTIONS: usize = 100;
+    // One read holds them: all are in flight at a time.
+    const PIPELINED: usize = 300;
+    const KIB_PER_CONNECTION_MAX: usize = 6;
+    let server = one_app()
+        .server("threads = 1")
+        .log("access = \"combined\"\naccess_path = \"/dev/null\"")
+        .start();
+    let pipeline = |client: &mut Client| {
+        client.send(get("app.test", "/").repeat(PIPELINED));
+        for _ in 0..PIPELINED {
+            assert_eq!(client.response().status, 200);
+        }
+    };
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.exchange(get("app.test", "/"));
+    }
+    // What all connections share, the log's queue too, has its size after as many requests.
+    let mut one = server.connect();
+    (0..CONNECTIONS).for_each(|_| pipeline(&mut one));
+    let before_kib = server.resident_kib();
+    clients.iter_mut().for_each(pipeline);
+    let grown_kib = || server.resident_kib().saturating_sub(before_kib);
+    let most_kib = CONNECTIONS * KIB_PER_CONNECTION_MAX;
+    assert!(wait_until(PATIENCE, || grown_kib() <= most_kib), "{} KiB more", grown_kib());
+}
+
+#[test]
 fn a_fresh_connection_that_says_nothing_is_closed_silently() {
     let server = one_app().limits("head_timeout = \"300ms\"").start();
     server.connect().expect_end();

@@ -450,3 +450,80 @@ fn receive(socket: &TcpStream, room: &mut [u8]) -> io::Result<Option<usize>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    use super::*;
+    use crate::{
+        config::{AccessFormat, LogConfig},
+        event_loop::test_support::{self, wait_readable},
+        logging::AccessLog,
+    };
+
+    const READABLE: Ready =
+        Ready { readable: true, writable: true, read_closed: false, failed: false };
+
+    /// Sends requests for no app's host in one piece, and has them answered.
+    fn exchange(
+        connection: &mut Connection,
+        peer: &mut TcpStream,
+        count: usize,
+        cx: &mut LoopContext,
+    ) {
+        peer.write_all("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count).as_bytes()).unwrap();
+        wait_readable(&connection.socket);
+        let mut fate = connection.on_ready(READABLE, cx);
+        while fate == Fate::Again {
+            fate = connection.work(cx);
+        }
+        assert_eq!((fate, connection.waits_for()), (Fate::Keep, Wait::Idle));
+    }
+
+    /// Lets time pass until the connection's deadline, as the loop does; `None` if it has none.
+    fn come_to_deadline(connection: &mut Connection, cx: &mut LoopContext) -> Option<Fate> {
+        while let Some((look, token)) = cx.timers.pop_due(u64::MAX) {
+            if cx.timers.is_due(&mut connection.deadline, token, look, u64::MAX) {
+                return Some(connection.on_deadline(cx));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn an_idle_connection_holds_no_list_of_the_requests_it_once_pipelined() {
+        let path = Some("/dev/null".into());
+        let log = LogConfig { access: AccessFormat::Json, access_path: path, ..Default::default() };
+        let log = AccessLog::open(&log).unwrap().unwrap();
+        // With an access log each request has its own line, and with it its own place in the list.
+        let mut running = test_support::running(Vec::new(), Some(log.for_loop()));
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        exchange(&mut connection, &mut peer, 300, cx);
+        assert!(connection.in_flight.is_empty() && connection.input.is_none());
+        assert!(!connection.in_flight.spilled(), "room for {}", connection.in_flight.capacity());
+    }
+
+    #[test]
+    fn an_idle_connection_whose_last_read_finds_an_empty_line_still_has_a_deadline() {
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        exchange(&mut connection, &mut peer, 1, cx);
+        peer.write_all(b"\r\n").unwrap();
+        wait_readable(&connection.socket);
+        // The deadline comes before the event does. An empty line is no request: it stays idle.
+        assert_eq!(come_to_deadline(&mut connection, cx), Some(Fate::Keep));
+        assert_eq!((connection.wait, connection.lingering), (Wait::Idle, false));
+        // I7: the next last read finds nothing.
+        assert_eq!(come_to_deadline(&mut connection, cx), Some(Fate::Keep));
+        assert!(connection.lingering);
+        let mut answers = String::new();
+        peer.read_to_string(&mut answers).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1);
+    }
+}

@@ -19,6 +19,8 @@ mod listener;
 mod output;
 mod own_answers;
 mod slots;
+#[cfg(test)]
+mod test_support;
 mod timers;
 
 use std::{
@@ -449,5 +451,41 @@ impl Running {
             }
         }
         cut
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// More than a turn's worth, so that the first listeners are closed before the last one.
+    const QUEUED: usize = 3 * ACCEPTS_PER_TURN;
+
+    #[test]
+    fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
+        let mut sets = bind(&[([127, 0, 0, 1], 0).into(); 3], 1).unwrap();
+        let sockets = sets.remove(0);
+        let last = sockets[2].local_addr().unwrap();
+        let mut running = test_support::running(sockets, None);
+        let mut peers: Vec<_> = (0..QUEUED).map(|_| TcpStream::connect(last).unwrap()).collect();
+        running.finish();
+        running.accept_all();
+        running.close_empty_listeners();
+        assert_eq!(running.listeners.iter().flatten().count(), 1, "the others have nobody waiting");
+        // A handshake that ends only now.
+        peers.push(TcpStream::connect(last).unwrap());
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while running.connections.tokens().len() < peers.len() {
+            running.poll.poll(&mut events, Some(Duration::from_secs(15))).unwrap();
+            assert!(!events.is_empty(), "{} accepted", running.connections.tokens().len());
+            running.handle_events(&events);
+            while running.listeners.iter().flatten().any(|listener| listener.ready) {
+                running.accept_all();
+            }
+        }
+        running.close_empty_listeners();
+        assert!(running.listeners.iter().all(Option::is_none));
     }
 }

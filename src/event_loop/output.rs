@@ -221,3 +221,43 @@ impl Segments {
         Ok(sent)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, os::unix::net::UnixStream};
+
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_is_never_sent_empty_does_not_grow() {
+        const ANSWER_BYTES: usize = 16 * 1024;
+        // More than the kernel takes at once.
+        const UNSENT_BYTES_MIN: usize = 4 * ANSWER_BYTES;
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        set_socket_send_buffer_size(&socket, ANSWER_BYTES).unwrap();
+        let (mut output, mut pool) = (Output::default(), BufferPool::new(16));
+        let (mut written, mut read) = (Vec::new(), Vec::new());
+        let mut room = 0;
+        for round in 0..1000_u32 {
+            while output.buffered() < UNSENT_BYTES_MIN {
+                let answer = round.to_le_bytes().repeat(ANSWER_BYTES / 4);
+                output.buffer(&mut pool).extend_from_slice(&answer);
+                written.extend_from_slice(&answer);
+            }
+            room = room.max(output.buffer.capacity());
+            assert_eq!(output.flush(&socket).unwrap(), Flushed::Blocked);
+            let mut bytes = [0; ANSWER_BYTES];
+            let taken = peer.read(&mut bytes).unwrap();
+            read.extend_from_slice(&bytes[..taken]);
+        }
+        assert!(room <= 4 * COPIED_BYTES_MAX, "{room} bytes");
+        assert_eq!(output.queued_total(), written.len() as u64);
+        // What was dropped was sent: nothing is missing, nothing comes twice.
+        assert_eq!(output.sent_total(), (written.len() - output.buffered()) as u64);
+        assert!(written.starts_with(&read));
+        assert!(written.ends_with(&output.buffer[output.sent..]));
+    }
+}

@@ -12,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
@@ -29,6 +30,7 @@ pub struct Setup {
     listen: Vec<String>,
     server: String,
     limits: String,
+    log: String,
     apps: String,
     descriptors: Option<u32>,
 }
@@ -37,9 +39,9 @@ impl Setup {
     /// Two loops on a free port of 127.0.0.1, no apps.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (server, limits, apps) = (String::new(), String::new(), String::new());
         let listen = vec!["127.0.0.1:0".to_owned()];
-        Self { dir, listen, server, limits, apps, descriptors: None }
+        let [server, limits, log, apps] = [const { String::new() }; 4];
+        Self { dir, listen, server, limits, log, apps, descriptors: None }
     }
 
     /// Listens on these addresses instead.
@@ -57,6 +59,12 @@ impl Setup {
     /// Adds a line to `[limits]`.
     pub fn limits(mut self, line: &str) -> Self {
         self.limits += &format!("{line}\n");
+        self
+    }
+
+    /// Adds a line to `[log]`.
+    pub fn log(mut self, line: &str) -> Self {
+        self.log += &format!("{line}\n");
         self
     }
 
@@ -95,8 +103,8 @@ impl Setup {
     pub fn text(&self) -> String {
         let threads = if self.server.contains("threads") { "" } else { "threads = 2\n" };
         format!(
-            "[server]\nlisten = {:?}\n{threads}{}\n[limits]\n{}{}",
-            self.listen, self.server, self.limits, self.apps
+            "[server]\nlisten = {:?}\n{threads}{}\n[limits]\n{}\n[log]\n{}{}",
+            self.listen, self.server, self.limits, self.log, self.apps
         )
     }
 
@@ -207,6 +215,12 @@ impl Server {
         self.signal(Signal::CONT);
     }
 
+    /// Holds the running process to this many descriptors; those it has above stay open.
+    pub fn lower_descriptor_limit(&self, most: u64) {
+        let limit = Rlimit { current: Some(most), maximum: Some(64) };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).expect("prlimit");
+    }
+
     /// Waits for the end of the process.
     pub fn wait_exit(&mut self) -> ExitStatus {
         self.wait_exit_within(PATIENCE)
@@ -244,6 +258,11 @@ impl Server {
     /// All events so far.
     pub fn events(&self) -> Vec<Event> {
         self.log.lines().iter().filter_map(|line| Event::parse(line)).collect()
+    }
+
+    /// All lines of its standard error so far.
+    pub fn log_lines(&self) -> Vec<String> {
+        self.log.lines()
     }
 
     /// Waits until the server has accepted these connections and read all that was sent on them.
@@ -285,6 +304,14 @@ impl Server {
         Duration::from_millis((ticks(11) + ticks(12)) * 1000 / TICKS_PER_S)
     }
 
+    /// The memory that the process has in use, in KiB.
+    pub fn resident_kib(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = fs::read_to_string(path).expect("the process runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// A column of `/proc/PID/stat`, counted from the state of the process.
     fn stat(&self, index: usize) -> String {
         let path = format!("/proc/{}/stat", self.child.id());
@@ -322,8 +349,11 @@ pub struct Event {
 }
 
 impl Event {
-    /// Reads `time LEVEL name key=value key="va lue" …`.
+    /// Reads `time LEVEL name key=value key="va lue" …`, or the JSON of the same.
     fn parse(line: &str) -> Option<Self> {
+        if line.starts_with('{') {
+            return Self::parse_json(line);
+        }
         let mut words = words(line).into_iter();
         let time = words.next()?;
         if !time.ends_with('Z') || !time.starts_with("20") {
@@ -336,6 +366,16 @@ impl Event {
                 Some((key.to_owned(), value.to_owned()))
             })
             .collect();
+        Some(Self { level, name, fields })
+    }
+
+    fn parse_json(line: &str) -> Option<Self> {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+        let (level, name) =
+            (line["level"].as_str()?.to_owned(), line["event"].as_str()?.to_owned());
+        let fields = line.get("fields").and_then(Value::as_object).into_iter().flatten();
+        let fields = fields.map(|(key, value)| (key.clone(), text(value))).collect();
         Some(Self { level, name, fields })
     }
 
