@@ -12,7 +12,8 @@ use std::{
 };
 
 use support::{
-    Client, End, Load, LoadKind, Lost, Server, Setup, Signal, get, get_and_close, pattern,
+    Client, End, Load, LoadKind, Lost, PATIENCE, Server, Setup, Signal, get, get_and_close,
+    pattern, wait_until,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -186,6 +187,26 @@ fn an_idle_server_that_is_out_of_descriptors_stops_at_once() {
     // Far below the drain_timeout of 30 s.
     assert_eq!(server.wait_exit_within(Duration::from_secs(10)).code(), Some(0));
     server.wait_event("shutdown_drained");
+}
+
+#[test]
+fn handshakes_under_way_when_the_gate_falls_are_not_reset() {
+    let mut server = setup("0s").server("idle_grace = \"10s\"").start();
+    let mut clients = Vec::new();
+    // A busy machine may take so long that they end before the look.
+    let under_way = wait_until(PATIENCE, || {
+        clients = (0..10).map(|_| Client::connect_late(server.address())).collect();
+        server.handshakes() > 0
+    });
+    assert!(under_way, "no handshake is kept back");
+    server.signal(Signal::TERM);
+    // From here on the listeners are being closed. To these clients, their connections exist.
+    server.wait_event("shutdown_gated");
+    for mut client in clients {
+        assert_eq!(client.exchange(get("app.test", "/")).text(), "hello");
+        client.expect_end();
+    }
+    assert_eq!(server.wait_exit().code(), Some(0));
 }
 
 #[test]
@@ -495,4 +516,18 @@ fn an_address_in_use_is_a_failure_and_said() {
     assert!(code.is_some_and(|code| code == 1 || code == 2), "{code:?}: {errors}");
     assert!(errors.contains(&address.port().to_string()), "{errors}");
     assert!(errors.contains("Address already in use"), "{errors}");
+}
+
+#[test]
+fn a_second_server_on_the_same_address_fails_instead_of_taking_half_of_the_connections() {
+    let first = setup("0s").start();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("config.toml");
+    let address = first.address().to_string();
+    fs::write(&path, setup("0s").listen(&[&address]).text()).expect("write");
+    let (code, errors) = support::run(&["serve", "--config", path.to_str().expect("text")]);
+    assert_eq!(code, Some(1), "{errors}");
+    let named = errors.contains(&format!("cannot listen on {address}: Address already in use"));
+    assert!(named, "{errors}");
+    assert_eq!(first.connect().exchange(get("app.test", "/")).text(), "hello");
 }

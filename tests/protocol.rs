@@ -4,7 +4,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use support::{
     Client, End, Lost, PATIENCE, Response, Setup, Signal, get, get_and_close, wait_until,
@@ -542,6 +545,33 @@ fn one_connection_too_many_waits_its_turn() {
     assert_eq!(second.exchange(get("app.test", "/")).text(), "hello");
     drop(first);
     assert_eq!(third.response().text(), "hello");
+}
+
+#[test]
+fn a_busy_address_does_not_take_every_place_that_gets_free() {
+    let server = one_app()
+        .listen(&["127.0.0.1:0", "127.0.0.2:0"])
+        .server("threads = 1")
+        .limits("connections = 2")
+        .start();
+    let [busy, quiet] = server.addresses() else { panic!("two addresses") };
+    // The first address always has somebody waiting.
+    let mut waiting: VecDeque<Client> = (0..10).map(|_| Client::connect(*busy)).collect();
+    waiting.iter_mut().for_each(|client| client.send(get("app.test", "/")));
+    let mut patient = Client::connect(*quiet);
+    patient.send(get("app.test", "/"));
+    for served in 1.. {
+        if patient.is_readable() {
+            break;
+        }
+        assert!(served < 200, "{served} came first");
+        let mut next = Client::connect(*busy);
+        next.send(get("app.test", "/"));
+        waiting.push_back(next);
+        let mut first = waiting.pop_front().expect("a client");
+        assert_eq!(first.response().text(), "hello");
+    }
+    assert_eq!(patient.response().text(), "hello");
 }
 
 #[test]

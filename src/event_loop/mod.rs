@@ -146,6 +146,8 @@ struct Running {
     connections: Slots<Connection>,
     /// Connections that have used up their turn.
     again: Vec<Token>,
+    /// The listener that accepts first.
+    accept_first: usize,
     /// When accepting, which had to pause, is tried again; in the loop's milliseconds.
     accept_again_ms: Option<u64>,
     /// When a pause may be logged again.
@@ -191,6 +193,7 @@ impl Running {
             listeners,
             connections: Slots::new(),
             again: Vec::new(),
+            accept_first: 0,
             accept_again_ms: None,
             accept_log_ms: 0,
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
@@ -319,11 +322,17 @@ impl Running {
             }
             self.accept_again_ms = None;
         }
-        for index in 0..self.listeners.len() {
+        let (first, count) = (self.accept_first, self.listeners.len());
+        for index in (first..first + count).map(|index| index % count) {
             for _ in 0..ACCEPTS_PER_TURN {
                 if !self.accept_one(index) {
                     break;
                 }
+            }
+            if self.accept_again_ms.is_some() {
+                // The next place is for the others first: else a busy address takes every one.
+                self.accept_first = index + 1;
+                break;
             }
         }
     }

@@ -290,6 +290,18 @@ impl Server {
         waiting.is_empty()
     }
 
+    /// How many handshakes with its first address are under way.
+    pub fn handshakes(&self) -> usize {
+        const SYN_RECV: &str = "03";
+        let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+        let local = format!(":{:04X}", self.address().port());
+        let under_way = |line: &&str| {
+            let columns: Vec<&str> = line.split_ascii_whitespace().take(4).collect();
+            matches!(columns[..], [_, own, _, SYN_RECV] if own.ends_with(&local))
+        };
+        table.lines().filter(under_way).count()
+    }
+
     /// How many sockets the process has open.
     pub fn sockets(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.child.id());
