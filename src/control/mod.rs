@@ -222,13 +222,15 @@ impl Control {
         let found = self.registry.find(&host.to_ascii_lowercase());
         let life = found.filter(|life| life.host().eq_ignore_ascii_case(host));
         let life = life.ok_or(RemoveError::UnknownHost)?;
-        if life.drain().draining() {
-            return Err(RemoveError::Draining);
-        }
         let now = Instant::now();
         let timeout = life.drain_timeout();
         let start_ns = now.duration_since(self.epoch).as_nanos() as u64;
         let deadline_ns = start_ns.saturating_add(timeout.as_nanos() as u64);
+        let cut_before = life.drain().cut();
+        let (id, sender) = (life.id(), self.sender.clone());
+        let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
+        let begun = life.drain().begin_drain(start_ns, deadline_ns, announce);
+        begun.map_err(|_| RemoveError::Draining)?;
         event!(
             Info,
             "app_drain_start",
@@ -240,14 +242,8 @@ impl Control {
         );
         let (verdict, ticket) = crossbeam_channel::bounded(1);
         let plan = DrainPlan::begin(now, timeout);
-        let cut_before = life.drain().cut();
-        let drain = Drain { life: Arc::clone(&life), plan, begun: now, cut_before, verdict };
-        self.drains.insert(life.id(), drain);
-        let (id, sender) = (life.id(), self.sender.clone());
-        let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
-        if life.drain().begin_drain(start_ns, deadline_ns, announce).is_err() {
-            return Err(RemoveError::Draining);
-        }
+        // In time, also if nothing was in flight: the announcement is a message to this thread.
+        self.drains.insert(id, Drain { life, plan, begun: now, cut_before, verdict });
         Ok(DrainTicket { verdict: ticket })
     }
 
