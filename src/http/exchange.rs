@@ -164,7 +164,6 @@ impl Exchange {
         }
         self.writing = Writing::Owed;
         self.awaits_continue = parsed.expects_continue;
-        self.content_read = 0;
         self.reading = match parsed.framing {
             Framing::Length(0) => Reading::Done,
             Framing::Length(_) | Framing::Chunked => Reading::Content(body),
