@@ -11,8 +11,9 @@ use super::{
     AppConfig, AppKind, FilesConfig, RedirectConfig, RespondConfig,
     error::{Finding, Span},
     hosts::host_pattern,
-    reader::{Fault, Repeats, Table, boolean, integer, nearest, string},
+    reader::{Repeats, Syntax, Table},
     sections::{absolute_path, wait},
+    values::{Fault, boolean, integer, nearest, string},
 };
 use crate::http::{Host, is_field_name, is_field_value, is_framing_field};
 
@@ -22,6 +23,7 @@ pub(super) struct Apps {
     pub(super) list: Vec<AppConfig>,
     /// Every host and alias, with the host of its app.
     names: Vec<(String, String)>,
+    repeats: Repeats,
 }
 
 impl Apps {
@@ -36,7 +38,9 @@ impl Apps {
             Some(near) => fault.help(format!("did you mean \"{near}\"?")),
             None if self.names.is_empty() => fault.help("there are no apps in this file"),
             None => {
-                fault.help(format!("names there are: {}", known().collect::<Vec<_>>().join(", ")))
+                let shown: Vec<_> = known().take(NAMES_SHOWN_MAX).collect();
+                let more = if shown.len() < self.names.len() { ", …" } else { "" };
+                fault.help(format!("names there are: {}{more}", shown.join(", ")))
             }
         })
     }
@@ -51,31 +55,35 @@ const REDIRECT_STATUS: [u16; 5] = [301, 302, 303, 307, 308];
 /// Statuses whose answers have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
 const WITHOUT_CONTENT: [u16; 3] = [204, 205, 304];
 
+/// The most names that a message lists.
+const NAMES_SHOWN_MAX: usize = 20;
+
 const KINDS: [&str; 3] = ["respond", "redirect", "files"];
 
 /// Reads `[apps]`.
 pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Apps {
     let mut apps = Apps::default();
-    let mut repeats = Repeats::default();
-    table.each_table(|key, table| {
-        let host_span = table.span();
-        let path = table.path().to_owned();
-        let host = table.keep(&path, host_span.clone(), host_pattern(key));
-        let aliases = table.list("aliases", 0.., host_pattern).unwrap_or_default();
-        let names = host.iter().map(|host| (host, &host_span));
-        for (name, span) in names.chain(aliases.iter().map(|(alias, span)| (alias, span))) {
-            let repeat = repeats.add(name, span.clone());
-            repeat.into_iter().for_each(|finding| table.report(finding));
-            apps.names.push((name.clone(), host.clone().unwrap_or_default()));
-        }
-        let drain_timeout = table.optional("drain_timeout", wait);
-        let kind = kind(table, base);
-        if let (Some(host), Some(kind)) = (host, kind) {
-            let aliases = aliases.into_iter().map(|(alias, _)| alias).collect();
-            apps.list.push(AppConfig { host, aliases, drain_timeout, kind });
-        }
-    });
+    table.each_table(|table| app(table, base, &mut apps));
     apps
+}
+
+/// Reads one app, whose host is the table's key.
+pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
+    let host_span = table.span();
+    let host = table.keep(&table.name(), host_span.clone(), host_pattern(table.key()));
+    let aliases = table.list("aliases", 0.., host_pattern).unwrap_or_default();
+    let names = host.iter().map(|host| (host, &host_span));
+    for (name, span) in names.chain(aliases.iter().map(|(alias, span)| (alias, span))) {
+        let repeat = apps.repeats.add(name, span.clone());
+        repeat.into_iter().for_each(|finding| table.report(finding));
+        apps.names.push((name.clone(), host.clone().unwrap_or_default()));
+    }
+    let drain_timeout = table.optional("drain_timeout", wait);
+    let kind = kind(table, base);
+    if let (Some(host), Some(kind)) = (host, kind) {
+        let aliases = aliases.into_iter().map(|(alias, _)| alias).collect();
+        apps.list.push(AppConfig { host, aliases, drain_timeout, kind });
+    }
 }
 
 /// Reads the one kind of an app, and whatever else is there as well.
@@ -87,13 +95,13 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
     places.sort_by_key(|(span, _)| span.start);
     match &places[..] {
         [] if !planned && !unquoted => {
-            let message = format!("`{}` has nothing to serve", table.path());
+            let message = format!("`{}` has nothing to serve", table.name());
             let help = format!("add one of {}", KINDS.join(", "));
             table.report(Finding::new(table.span(), message).help(help).fragile());
         }
         [(first_span, first), more @ ..] => {
             for (span, kind) in more {
-                let message = format!("`{}` has both `{first}` and `{kind}`", table.path());
+                let message = format!("`{}` has both `{first}` and `{kind}`", table.name());
                 let finding = Finding::new(span.clone(), message).label("and this").fragile();
                 let finding = finding.related(first_span.clone(), "this");
                 table.report(finding.help("an app does one thing: keep one of them"));
@@ -112,6 +120,9 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
 fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
     let known = |key: &str| KINDS.contains(&key) || ["aliases", "proxy"].contains(&key);
     let mut found = false;
+    if table.syntax() == Syntax::Json {
+        return found;
+    }
     for (key, span, value) in table.in_order() {
         let DeValue::Table(inner) = value.get_ref() else { continue };
         if known(key) {
@@ -165,7 +176,7 @@ fn redirect(table: &mut Table<'_, '_>) -> Option<RedirectConfig> {
 }
 
 fn files(table: &mut Table<'_, '_>, base: &Path) -> Option<FilesConfig> {
-    let root = table.required("root", |value| absolute_path(value, base));
+    let root = table.required("root", |value| absolute_path(string(value)?, base));
     let index = table.list("index", 0.., file_name);
     let index = index.map(|names| names.into_iter().map(|(name, _)| name).collect());
     let not_found = table.optional("not_found", |value| path_inside(string(value)?));

@@ -3,13 +3,14 @@
 //! A [`Finding`] points into the text by bytes; a [`ConfigError`] is all findings of one file, with
 //! lines and columns, and rendered. Never decides what is wrong.
 
-use std::{error::Error, fmt, ops::Range, path::Path};
+use std::{error::Error, fmt, iter, ops::Range, path::Path};
 
 use annotate_snippets::{
     AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str as printable,
 };
 
-/// All problems of one config file; `Display` shows each with its line and what would be right.
+/// All problems of one config file. `Display` shows each with its line and what would be right,
+/// up to [`ConfigError::SHOWN_MAX`] of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
@@ -17,6 +18,9 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// The most problems that are shown: of more, somebody fixes the cause and not each one.
+    pub const SHOWN_MAX: usize = 100;
+
     /// All problems, in the order of the file; never empty.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -31,9 +35,14 @@ impl ConfigError {
         }
         findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
         let name = name.display().to_string();
-        let reports: Vec<_> = findings.iter().map(|finding| render(&name, text, finding)).collect();
+        let shown = findings.iter().take(Self::SHOWN_MAX);
+        let mut reports: Vec<_> = shown.map(|finding| render(&name, text, finding)).collect();
+        if findings.len() > reports.len() {
+            reports.push(format!("error: {} problems more", findings.len() - reports.len()));
+        }
+        let lines = Lines::of(text);
         let problems = findings.into_iter().map(|finding| {
-            let (line, column) = line_and_column(text, finding.span.start);
+            let (line, column) = lines.line_and_column(finding.span.start);
             Problem { line, column, message: finding.message, help: finding.help }
         });
         Self { problems: problems.collect(), report: reports.join("\n\n") }
@@ -55,12 +64,12 @@ impl fmt::Display for ConfigError {
 
 impl Error for ConfigError {}
 
-/// One thing that is wrong in a config file.
+/// One thing that is wrong in a config file, or in an app's JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The line, from 1; 0 when the file could not be read at all.
+    /// The line, from 1; 0 in JSON, and when the file could not be read at all.
     pub line: usize,
-    /// The column in characters, from 1; 0 when the file could not be read at all.
+    /// The column in characters, from 1; 0 in JSON, and when the file could not be read at all.
     pub column: usize,
     /// What is wrong.
     pub message: String,
@@ -111,11 +120,29 @@ impl Finding {
     }
 }
 
-/// Line and column, from 1, of a byte of `text`.
-pub(super) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = &text[..text.floor_char_boundary(offset)];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+/// Where the lines of a text begin.
+pub(super) struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    pub(super) fn of(text: &'t str) -> Self {
+        let newlines = memchr::memchr_iter(b'\n', text.as_bytes());
+        Self { text, starts: iter::once(0).chain(newlines.map(|at| at + 1)).collect() }
+    }
+
+    /// The line, from 1, that a byte is in.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
+
+    /// Line and column, from 1, of a byte.
+    pub(super) fn line_and_column(&self, offset: usize) -> (usize, usize) {
+        let offset = self.text.floor_char_boundary(offset);
+        let line = self.line(offset);
+        (line, self.text[self.starts[line - 1]..offset].chars().count() + 1)
+    }
 }
 
 fn renderer() -> Renderer {

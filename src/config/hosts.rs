@@ -4,7 +4,7 @@
 
 use crate::http::{Host, is_host_name};
 
-use super::reader::Fault;
+use super::values::Fault;
 
 /// Checks a host or wildcard and gives its kept form: lower case, without a trailing dot.
 pub(super) fn host_pattern(text: &str) -> Result<String, Fault> {

@@ -5,13 +5,18 @@
 //! its place. Never looks at the system beyond the config file itself: a missing folder or a taken
 //! port is found by who uses it (I8).
 
+mod admin;
 mod apps;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the reload that is to come"))]
+pub(crate) mod diff;
 mod error;
 mod hosts;
+mod json;
 mod reader;
 mod sections;
 mod syntax;
 mod units;
+mod values;
 
 use std::{
     fs,
@@ -20,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+pub use admin::{AdminConfig, AdminListen};
 pub use error::{ConfigError, Problem};
 pub use units::{UnitError, parse_duration, parse_size};
 
@@ -28,7 +34,7 @@ use reader::Table;
 use syntax::Document;
 
 /// A whole configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[server]`
     pub server: ServerConfig,
@@ -36,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`
     pub log: LogConfig,
+    /// `[admin]`
+    pub admin: AdminConfig,
     /// `[apps."host"]`, in the order of the file.
     pub apps: Vec<AppConfig>,
 }
@@ -63,23 +71,27 @@ impl Config {
     /// # Errors
     /// When the text holds anything wrong: all of it at once.
     pub fn parse(text: &str, name: &Path, base: &Path) -> Result<Self, ConfigError> {
-        let document = Document::parse(text);
+        let mut document = Document::parse(text);
         let mut findings = Vec::new();
         let config = Table::read_root(document.tree.get_ref(), &mut findings, |root| {
             let server = root.table("server", sections::server);
             let limits = root.table("limits", sections::limits).unwrap_or_default();
             let log = root.table("log", |table| sections::log(table, base)).unwrap_or_default();
-            root.planned("admin");
-            let apps = root.table("apps", |table| apps::read(table, base)).unwrap_or_default();
             let (mut server, default_app) = server.unwrap_or_default();
+            let admin = admin::read(root, base, &server.listen);
+            let apps = root.table("apps", |table| apps::read(table, base)).unwrap_or_default();
             if let Some((name, span)) = default_app {
                 let host = apps.host_of(&name);
                 server.default_app = root.keep("server.default_app", span, host);
             }
-            Self { server, limits, log, apps: apps.list }
+            Self { server, limits, log, admin, apps: apps.list }
         });
-        let findings = document.join(text, findings);
-        if findings.is_empty() { Ok(config) } else { Err(ConfigError::new(name, text, findings)) }
+        let findings = document.join(findings);
+        if findings.is_empty() {
+            return Ok(config);
+        }
+        let shown = admin::hide_token(text, document.tree.get_ref());
+        Err(ConfigError::new(name, &shown, findings))
     }
 }
 
@@ -308,6 +320,11 @@ path = "logs/events.log"
 access = "combined"
 access_path = "/var/log/access.log"
 
+[admin]
+enabled = false
+listen = "127.0.0.1:9901"
+token = "0123456789abcdef"
+
 [apps."www.Example.com."]
 aliases = ["example.com", "*.Example.com"]
 drain_timeout = "1m"
@@ -366,6 +383,8 @@ headers = { X-B = "2", X-A = "1" }
             assert_eq!(config.server, ServerConfig::default());
             assert_eq!(config.limits, Limits::default());
             assert_eq!(config.log, LogConfig::default());
+            let listen = AdminListen::Unix("/etc/tidegate/tidegate.sock".into());
+            assert_eq!(config.admin, AdminConfig { enabled: true, listen, token: None });
             assert!(config.apps.is_empty());
         }
     }
@@ -403,6 +422,12 @@ headers = { X-B = "2", X-A = "1" }
             access_path: Some("/var/log/access.log".into()),
         };
         assert_eq!(config.log, log);
+        let admin = AdminConfig {
+            enabled: false,
+            listen: AdminListen::Tcp("127.0.0.1:9901".parse().unwrap()),
+            token: Some("0123456789abcdef".to_owned()),
+        };
+        assert_eq!(config.admin, admin);
     }
 
     #[test]
@@ -462,9 +487,8 @@ headers = { X-B = "2", X-A = "1" }
     fn mistakes_at_the_top_have_their_place_and_say_what_is_right() {
         let table = [
             ("[sever]", "2:2", "unknown key `sever` (did you mean `server`?)"),
-            ("x = 1", "2:1", "unknown key `x` (known keys: server, limits, log, apps)"),
+            ("x = 1", "2:1", "unknown key `x` (known keys: server, limits, log, admin, apps)"),
             ("server = 1", "2:10", "must be a table, not an integer (write [server])"),
-            ("[admin]\nenabled = true", "2:2", "`admin` is not supported yet"),
             ("[[apps]]", "2:1", "`apps` must be a table, not an array (write [apps])"),
             ("[log]\n[log]", "3:2", "`log` is defined twice"),
         ];
@@ -522,6 +546,96 @@ headers = { X-B = "2", X-A = "1" }
             ("path = ''", "2:8", "`log.path` is no path"),
         ];
         assert_problems("[log]", &table);
+    }
+
+    #[test]
+    fn mistakes_in_admin_have_their_place_and_say_what_is_right() {
+        let long = format!("listen = 'unix:{}'", "x".repeat(94));
+        let tcp = |listen: &str| format!("token = '0123456789abcdef'\nlisten = {listen}");
+        let here = |token: &str| format!("listen = '[::1]:0'\ntoken = '{token}'");
+        let table = [
+            ("enabled = 'no'", "2:11", "`admin.enabled` must be true or false, not a string"),
+            ("listen = 9901", "2:10", "`admin.listen` must be a string, not an integer"),
+            ("listen = ''", "2:10", "is no socket and no IP address with a port (write \"unix:t"),
+            ("listen = 'unix:'", "2:10", "`admin.listen` is no path"),
+            ("listen = '/run/x.sock'", "2:10", "(write \"unix:/run/x.sock\")"),
+            ("listen = 'localhost:9901'", "2:10", "(write \"127.0.0.1:9901\")"),
+            ("listen = '::1'", "2:10", "(write \"[::1]:9901\")"),
+            (&long, "2:10", "is too long for a socket: 108 bytes with its folder (at most 107"),
+            ("listen = '127.0.0.1:9901'", "2:10", "`admin.token` is missing (add `token = "),
+            ("token = '0123456789abcdef'", "2:1", "`admin.token` is for TCP addresses only"),
+            (&tcp("'unix:a'"), "2:1", "(remove it: the socket's mode protects it"),
+            (&here("0123456789abcde"), "3:9", "`admin.token` must have at least 16 bytes"),
+            (&here("0123456789 abcdef"), "3:9", "`admin.token` must be visible ASCII"),
+            (&here("0123456789\u{fc}abcdef"), "3:9", "`admin.token` must be visible ASCII"),
+            (&tcp("'10.0.0.1:1'"), "3:10", "of this machine alone (write \"127.0.0.1:1\", and"),
+            (&tcp("'[::]:99'"), "3:10", "of this machine alone (write \"[::1]:99\", and"),
+            (&tcp("'127.0.0.1:8080'"), "3:10", "is taken: `server.listen` has \"127.0.0.1:8080"),
+            (&tcp("true"), "3:10", "`admin.listen` must be a string, not a boolean"),
+        ];
+        assert_problems("[admin]", &table);
+    }
+
+    #[test]
+    fn an_admin_address_that_the_server_takes_is_found_by_its_meaning() {
+        let config = |server: &str, admin: &str| {
+            let token = "token = '0123456789abcdef'";
+            format!("server.listen = ['{server}']\n[admin]\nlisten = '{admin}'\n{token}")
+        };
+        for (server, admin) in [
+            ("0.0.0.0:9901", "127.0.0.1:9901"),
+            ("[::]:9901", "[::1]:9901"),
+            ("[::ffff:127.0.0.1]:9901", "127.0.0.1:9901"),
+        ] {
+            let found = problems(&config(server, admin));
+            assert!(found.len() == 1 && found[0].contains("is taken"), "{server} {admin}");
+        }
+        for (server, admin) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("127.0.0.2:9901", "127.0.0.1:9901"),
+            ("[::]:9901", "127.0.0.1:9901"),
+            ("127.0.0.1:9901", "127.0.0.1:9902"),
+        ] {
+            parse(&config(server, admin)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let off = config("127.0.0.1:9901", "127.0.0.1:9901") + "\nenabled = false";
+        parse(&off).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
+    fn a_folder_too_deep_for_the_default_socket_is_said_unless_there_is_none() {
+        let folder = PathBuf::from(format!("/{}", "x".repeat(92)));
+        let parse = |text, folder| Config::parse(text, Path::new("config.toml"), folder);
+        assert!(parse("", &folder).is_ok(), "107 bytes");
+        let deeper = folder.join("y");
+        for (text, place) in [("", (1, 1)), ("# a\n[admin]\nenabled = true", (2, 2))] {
+            let error = parse(text, &deeper).unwrap_err();
+            let [problem] = error.problems() else { panic!("{error}") };
+            assert_eq!((problem.line, problem.column), place);
+            assert!(problem.message.starts_with("`admin.listen` is too long"), "{error}");
+            assert!(problem.help.as_ref().unwrap().contains("`admin.enabled = false`"));
+        }
+        for text in ["admin.enabled = false", "admin.listen = 'unix:/run/tidegate.sock'"] {
+            parse(text, &deeper).unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+
+    #[test]
+    fn the_token_is_not_in_a_report_that_shows_its_line() {
+        for (text, line) in [
+            ("[admin]\ntoken = 'sesame'\nlisten = '[::1]:1'", "2 | token = '******'"),
+            ("[admin]\ntoken = 'ses\u{e4}me'\nlisten = '[::1]:1'", "2 | token = '***\u{e4}**'"),
+            ("admin = { token = 'sesame', x = 1 }", "1 | admin = { token = '******', x = 1 }"),
+        ] {
+            let report = parse(text).unwrap_err().to_string();
+            assert!(report.contains(line) && !report.contains("sesame"), "{report}");
+        }
+    }
+
+    #[test]
+    fn the_token_is_not_in_debug_output() {
+        let shown = format!("{:?}", parse(FULL).unwrap().admin);
+        assert!(shown.contains("token: Some((secret))") && !shown.contains("0123"), "{shown}");
     }
 
     #[test]
@@ -626,6 +740,29 @@ redirect = { to = "/", status = 1 }
         assert_eq!(places(text), ["3:2", "5:8", "6:1"]);
         // A dotted key may not add to a table that has its own header.
         assert_eq!(places("[apps.a]\nrespond = {}\n[apps]\na.files = {}\n"), ["4:1"]);
+    }
+
+    #[test]
+    fn a_doubled_file_is_a_problem_for_each_table_and_not_for_each_key() {
+        let once: String = (0..200)
+            .map(|n| format!("[apps.a{n}]\nrespond = {{}}\ndrain_timeout = '1s'\n"))
+            .collect();
+        let text = format!("{once}{once}");
+        let error = parse(&text).unwrap_err();
+        assert_eq!(error.problems().len(), 200);
+        let lines = error.problems().iter().map(|problem| problem.line);
+        assert!(lines.eq((0..200).map(|n| 601 + 3 * n)), "{error}");
+        let report = error.to_string();
+        assert_eq!(report.matches("error: ").count(), ConfigError::SHOWN_MAX + 1);
+        assert!(report.ends_with("error: 100 problems more"), "{report}");
+    }
+
+    #[test]
+    fn a_message_does_not_list_ten_thousand_names() {
+        let apps: String = (0..10_000).map(|n| format!("[apps.a{n}]\nrespond = {{}}\n")).collect();
+        let found = problems(&format!("server.default_app = 'other'\n{apps}"));
+        assert!(found.len() == 1 && found[0].len() < 300, "{found:?}");
+        assert!(found[0].ends_with("a18, a19, …)"), "{found:?}");
     }
 
     #[test]

@@ -4,25 +4,21 @@
 //! one key never hide those of another. What is read after a fault may be a default: it is dropped
 //! with the whole configuration.
 
-use std::{
-    collections::HashMap,
-    fmt::Display,
-    ops::{RangeFrom, RangeInclusive},
-    time::Duration,
-};
+use std::{collections::HashMap, ops::RangeFrom};
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::de::{DeTable, DeValue};
 
 use super::{
     error::{Finding, Span},
-    units::{parse_duration, parse_size, show_duration, show_size},
+    values::{Fault, Value, nearest, string},
 };
 
-/// A value and its place.
-pub(super) type Value<'d> = &'d Spanned<DeValue<'d>>;
+/// What the user wrote, for the words of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Toml,
+    Json,
+}
 
 /// A table that is being read.
 pub(super) struct Table<'d, 'f> {
@@ -32,6 +28,7 @@ pub(super) struct Table<'d, 'f> {
     /// Where the table is named.
     span: Span,
     entries: &'d DeTable<'d>,
+    syntax: Syntax,
     known: Vec<&'static str>,
     /// Keys that are reported elsewhere.
     silent: Vec<&'d str>,
@@ -47,16 +44,35 @@ impl<'d, 'f> Table<'d, 'f> {
         findings: &'f mut Vec<Finding>,
         read: impl FnOnce(&mut Table<'d, '_>) -> T,
     ) -> T {
-        Table::new(String::new(), ("", 0..0), tree, findings).read_all(read)
+        let nowhere = ("", 0..0);
+        Table::new(String::new(), nowhere, tree, Syntax::Toml, findings).read_all(read)
+    }
+
+    /// Reads an app's table that came as JSON, as the root of its paths.
+    pub(super) fn read_json<T>(
+        host: &'d str,
+        value: Value<'d>,
+        findings: &'f mut Vec<Finding>,
+        read: impl FnOnce(&mut Table<'d, '_>) -> T,
+    ) -> Option<T> {
+        let DeValue::Table(entries) = value.get_ref() else {
+            let fault = no_table(Syntax::Json, host, value.get_ref());
+            findings.push(fault.into_finding(host, value.span()));
+            return None;
+        };
+        let name = (host, 0..0);
+        Some(Table::new(String::new(), name, entries, Syntax::Json, findings).read_all(read))
     }
 
     fn new(
         path: String,
         (key, span): (&'d str, Span),
         entries: &'d DeTable<'d>,
+        syntax: Syntax,
         findings: &'f mut Vec<Finding>,
     ) -> Self {
-        Self { path, key, span, entries, known: vec![], silent: vec![], free: false, findings }
+        let (known, silent) = (Vec::new(), Vec::new());
+        Self { path, key, span, entries, syntax, known, silent, free: false, findings }
     }
 
     fn read_all<T>(mut self, read: impl FnOnce(&mut Self) -> T) -> T {
@@ -65,9 +81,14 @@ impl<'d, 'f> Table<'d, 'f> {
         result
     }
 
-    /// The dotted path, for messages.
-    pub(super) fn path(&self) -> &str {
-        &self.path
+    /// What messages call the table: its dotted path; for a root its key.
+    pub(super) fn name(&self) -> String {
+        if self.path.is_empty() { self.key.escape_debug().to_string() } else { self.path.clone() }
+    }
+
+    /// What the table is written in.
+    pub(super) fn syntax(&self) -> Syntax {
+        self.syntax
     }
 
     /// The key of the table.
@@ -87,13 +108,7 @@ impl<'d, 'f> Table<'d, 'f> {
 
     /// The dotted path of a key in this table.
     pub(super) fn path_of(&self, key: &str) -> String {
-        let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let quoted = if !key.is_empty() && key.chars().all(bare) {
-            key.to_owned()
-        } else {
-            format!("\"{}\"", key.escape_debug())
-        };
-        if self.path.is_empty() { quoted } else { format!("{}.{quoted}", self.path) }
+        dotted_path(&self.path, key)
     }
 
     /// Where a key stands, if it does.
@@ -228,10 +243,10 @@ impl<'d, 'f> Table<'d, 'f> {
     }
 
     /// Reads every entry as a table inside, in the order of the file.
-    pub(super) fn each_table(&mut self, mut read: impl FnMut(&'d str, &mut Table<'d, '_>)) {
+    pub(super) fn each_table(&mut self, mut read: impl FnMut(&mut Table<'d, '_>)) {
         self.free = true;
         for (key, span, value) in self.in_order() {
-            self.enter(key, span, value, |table| read(key, table));
+            self.enter(key, span, value, &mut read);
         }
     }
 
@@ -245,10 +260,11 @@ impl<'d, 'f> Table<'d, 'f> {
         let path = self.path_of(key);
         match value.get_ref() {
             DeValue::Table(entries) => {
-                Some(Table::new(path, (key, span), entries, self.findings).read_all(read))
+                let table = Table::new(path, (key, span), entries, self.syntax, self.findings);
+                Some(table.read_all(read))
             }
             other => {
-                let fault = Fault::wrong_type("a table", other).help(format!("write [{path}]"));
+                let fault = no_table(self.syntax, &path, other);
                 self.keep(&path, value.span(), Err(fault))
             }
         }
@@ -282,43 +298,21 @@ impl<'d, 'f> Table<'d, 'f> {
     }
 }
 
-/// What is wrong with a value: the end of a sentence that begins with its key.
-#[derive(Debug)]
-pub(super) struct Fault {
-    predicate: String,
-    help: Option<String>,
-    fragile: bool,
+/// The path of a key in a table of this path, as TOML writes it.
+pub(super) fn dotted_path(table: &str, key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let quoted = if !key.is_empty() && key.chars().all(bare) {
+        key.to_owned()
+    } else {
+        format!("\"{}\"", key.escape_debug())
+    };
+    if table.is_empty() { quoted } else { format!("{table}.{quoted}") }
 }
 
-impl Fault {
-    pub(super) fn new(predicate: impl Into<String>) -> Self {
-        Self { predicate: predicate.into(), help: None, fragile: false }
-    }
-
-    fn wrong_type(wanted: &str, value: &DeValue<'_>) -> Self {
-        Self::new(format!("must be {wanted}, not {}", type_name(value)))
-    }
-
-    pub(super) fn help(self, help: impl Into<String>) -> Self {
-        self.help_if(Some(help.into()))
-    }
-
-    fn help_if(mut self, help: Option<String>) -> Self {
-        self.help = help;
-        self
-    }
-
-    /// See [`Finding::fragile`].
-    pub(super) fn fragile(mut self) -> Self {
-        self.fragile = true;
-        self
-    }
-
-    pub(super) fn into_finding(self, path: &str, span: Span) -> Finding {
-        let mut finding = Finding::new(span, format!("`{path}` {}", self.predicate));
-        finding.help = self.help;
-        finding.fragile = self.fragile;
-        finding
+fn no_table(syntax: Syntax, path: &str, value: &DeValue<'_>) -> Fault {
+    match syntax {
+        Syntax::Toml => Fault::wrong_type("a table", value).help(format!("write [{path}]")),
+        Syntax::Json => Fault::wrong_type("an object", value).help("write {…}"),
     }
 }
 
@@ -337,151 +331,5 @@ impl Repeats {
         }
         self.seen.insert(name.to_owned(), span);
         None
-    }
-}
-
-pub(super) fn string<'d>(value: Value<'d>) -> Result<&'d str, Fault> {
-    value.get_ref().as_str().ok_or_else(|| Fault::wrong_type("a string", value.get_ref()))
-}
-
-pub(super) fn boolean(value: Value<'_>) -> Result<bool, Fault> {
-    let value = value.get_ref();
-    value.as_bool().ok_or_else(|| Fault::wrong_type("true or false", value))
-}
-
-/// An integer in a range.
-pub(super) fn integer<T>(value: Value<'_>, range: RangeInclusive<T>) -> Result<T, Fault>
-where
-    T: TryFrom<u64> + PartialOrd + Display,
-{
-    let wanted = format!("an integer from {} to {}", range.start(), range.end());
-    let DeValue::Integer(integer) = value.get_ref() else {
-        return Err(Fault::wrong_type(&wanted, value.get_ref()));
-    };
-    let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
-    let number = number.and_then(|number| T::try_from(number).ok());
-    let number = number.filter(|number| range.contains(number));
-    number.ok_or_else(|| Fault::new(format!("must be {wanted}")))
-}
-
-/// A duration in a range.
-pub(super) fn duration(
-    value: Value<'_>,
-    range: RangeInclusive<Duration>,
-) -> Result<Duration, Fault> {
-    let text = quantity(value, "a duration", |n| format!("{n}s"))?;
-    let duration = parse_duration(text)
-        .map_err(|error| Fault::new("is no duration").help(error.to_string()))?;
-    if range.contains(&duration) {
-        return Ok(duration);
-    }
-    let (least, most) = (show_duration(*range.start()), show_duration(*range.end()));
-    Err(Fault::new(format!("must be from {least} to {most}")))
-}
-
-/// A size in bytes, in a range.
-pub(super) fn size(value: Value<'_>, range: RangeInclusive<u64>) -> Result<u64, Fault> {
-    let text = quantity(value, "a size", |n| format!("{n}B"))?;
-    let size =
-        parse_size(text).map_err(|error| Fault::new("is no size").help(error.to_string()))?;
-    if range.contains(&size) {
-        return Ok(size);
-    }
-    let (least, most) = (show_size(*range.start()), show_size(*range.end()));
-    Err(Fault::new(format!("must be from {least} to {most}")))
-}
-
-/// One of several words.
-pub(super) fn choice<T: Copy>(value: Value<'_>, choices: &[(&str, T)]) -> Result<T, Fault> {
-    let quoted: Vec<_> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-    let wanted = format!("one of {}", quoted.join(", "));
-    let Some(text) = value.get_ref().as_str() else {
-        return Err(Fault::wrong_type(&wanted, value.get_ref()));
-    };
-    let found = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice);
-    found.ok_or_else(|| {
-        let near = nearest(text, choices.iter().map(|(word, _)| *word));
-        let help = near.map(|word| format!("did you mean \"{word}\"?"));
-        Fault::new(format!("must be {wanted}")).help_if(help)
-    })
-}
-
-/// The text of a number with a unit; a bare number gets told its likely unit.
-fn quantity<'d>(
-    value: Value<'d>,
-    wanted: &str,
-    suggest: impl Fn(u64) -> String,
-) -> Result<&'d str, Fault> {
-    match value.get_ref() {
-        DeValue::String(text) => Ok(text),
-        DeValue::Integer(integer) => {
-            let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
-            let help = number.map(|number| format!("write \"{}\"", suggest(number)));
-            Err(Fault::new(format!("must be {wanted} with its unit")).help_if(help))
-        }
-        other => Err(Fault::wrong_type(wanted, other)),
-    }
-}
-
-fn type_name(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a float",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-/// The word that `text` was probably meant to be, if one is near enough.
-pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let near = words.map(|word| (edit_distance(text, word), word)).min_by_key(|(steps, _)| *steps);
-    near.filter(|(steps, word)| *steps <= 1 + word.len() / 4).map(|(_, word)| word)
-}
-
-/// Levenshtein's distance in characters, counting two swapped neighbours as one step.
-fn edit_distance(from: &str, to: &str) -> usize {
-    // Nothing this long is near a known word, and the table below is quadratic.
-    if from.len() > 256 {
-        return usize::MAX;
-    }
-    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
-    let mut rows = vec![vec![0; to.len() + 1]; from.len() + 1];
-    rows[0] = (0..=to.len()).collect();
-    for i in 1..=from.len() {
-        rows[i][0] = i;
-        for j in 1..=to.len() {
-            let changed = usize::from(from[i - 1] != to[j - 1]);
-            let mut least = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            least = least.min(rows[i - 1][j - 1] + changed);
-            if i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = least;
-        }
-    }
-    rows[from.len()][to.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_finds_its_word_and_another_word_finds_none() {
-        let words = ["threads", "listen", "default_app", "drain_timeout"];
-        for (text, word) in [
-            ("thread", Some("threads")),
-            ("lisetn", Some("listen")),
-            ("default-app", Some("default_app")),
-            ("drain_time", Some("drain_timeout")),
-            ("port", None),
-            ("", None),
-            ("workers", None),
-        ] {
-            assert_eq!(nearest(text, words.into_iter()), word, "{text:?}");
-        }
     }
 }

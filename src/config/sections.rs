@@ -11,7 +11,8 @@ use super::{
     AccessFormat, Limits, LogConfig, LogFormat, ServerConfig,
     error::Span,
     hosts::host_pattern,
-    reader::{Fault, Repeats, Table, Value, choice, duration, integer, size, string},
+    reader::{Repeats, Table},
+    values::{Fault, Value, choice, duration, integer, size, string},
 };
 
 /// The most loops.
@@ -95,9 +96,9 @@ pub(super) fn log(table: &mut Table<'_, '_>, base: &Path) -> LogConfig {
     LogConfig {
         level: table.or("level", default.level, |value| choice(value, &levels)),
         format: table.or("format", default.format, |value| choice(value, &formats)),
-        path: table.optional("path", |value| absolute_path(value, base)),
+        path: table.optional("path", |value| absolute_path(string(value)?, base)),
         access: table.or("access", default.access, |value| choice(value, &access_formats)),
-        access_path: table.optional("access_path", |value| absolute_path(value, base)),
+        access_path: table.optional("access_path", |value| absolute_path(string(value)?, base)),
     }
 }
 
@@ -107,8 +108,7 @@ pub(super) fn wait(value: Value<'_>) -> Result<Duration, Fault> {
 }
 
 /// A path, made absolute from `base`.
-pub(super) fn absolute_path(value: Value<'_>, base: &Path) -> Result<PathBuf, Fault> {
-    let text = string(value)?;
+pub(super) fn absolute_path(text: &str, base: &Path) -> Result<PathBuf, Fault> {
     if text.is_empty() || text.contains('\0') {
         return Err(Fault::new("is no path").help("write a path, relative to the config file"));
     }

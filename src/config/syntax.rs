@@ -3,18 +3,21 @@
 //! Owns the recovery: which errors are consequences of others, and which findings can be trusted in
 //! a file that holds syntax errors.
 
+use std::mem;
+
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
-use super::error::{Finding, Span, line_and_column};
+use super::error::{Finding, Lines, Span};
 
 /// A file's tree and its syntax errors.
 pub(super) struct Document<'t> {
     pub(super) tree: Spanned<DeTable<'t>>,
-    pub(super) errors: Vec<Finding>,
-    /// Lines, from 1, on which the parser stumbled.
+    errors: Vec<Finding>,
+    lines: Lines<'t>,
+    /// Lines, from 1, on which the parser stumbled, in order.
     broken_lines: Vec<usize>,
 }
 
@@ -27,20 +30,23 @@ impl<'t> Document<'t> {
             .map(|error| (error.span().unwrap_or_default(), error.message().to_owned()))
             .collect();
         errors.sort_by_key(|(span, _)| span.start);
-        let broken_lines = errors.iter().map(|(span, _)| line_of(text, span.start)).collect();
-        Self { tree, errors: without_consequences(text, errors), broken_lines }
+        let lines = Lines::of(text);
+        let broken_lines = errors.iter().map(|(span, _)| lines.line(span.start)).collect();
+        Self { tree, errors: without_consequences(text, &lines, errors), lines, broken_lines }
     }
 
     /// Joins the syntax errors with what was found in the tree.
     ///
     /// After a syntax error the tree holds guesses: what touches a broken line, or depends on the
     /// whole file, is left for the next run.
-    pub(super) fn join(self, text: &str, findings: Vec<Finding>) -> Vec<Finding> {
-        let mut all = self.errors;
-        let broken = self.broken_lines;
+    pub(super) fn join(&mut self, findings: Vec<Finding>) -> Vec<Finding> {
+        let mut all = mem::take(&mut self.errors);
+        let broken = &self.broken_lines;
         all.extend(findings.into_iter().filter(|finding| {
-            let lines = line_of(text, finding.span.start)..=line_of(text, finding.span.end);
-            broken.is_empty() || !finding.fragile && !broken.iter().any(|line| lines.contains(line))
+            let (first, last) = (finding.span.start, finding.span.end);
+            let before = broken.partition_point(|line| *line < self.lines.line(first));
+            let touches = broken.get(before).is_some_and(|line| *line <= self.lines.line(last));
+            broken.is_empty() || !finding.fragile && !touches
         }));
         all
     }
@@ -48,8 +54,15 @@ impl<'t> Document<'t> {
 
 const DUPLICATE: &str = "duplicate key";
 
+/// Of how many errors the first definition is looked for: each time the whole text is read.
+const EXPLAINED_MAX: usize = 20;
+
 /// One finding for each mistake, where the parser reports one for each place it stumbles over.
-fn without_consequences(text: &str, mut errors: Vec<(Span, String)>) -> Vec<Finding> {
+fn without_consequences(
+    text: &str,
+    lines: &Lines<'_>,
+    mut errors: Vec<(Span, String)>,
+) -> Vec<Finding> {
     let unclosed = |message: &str| {
         message.starts_with("unclosed array") || message.starts_with("unclosed inline table")
     };
@@ -64,12 +77,17 @@ fn without_consequences(text: &str, mut errors: Vec<(Span, String)>) -> Vec<Find
     let mut last_line = 0;
     let mut repeated_header = 0;
     for (index, (span, message)) in errors.into_iter().enumerate() {
-        let line = line_of(text, span.start);
+        let line = lines.line(span.start);
         if message == DUPLICATE {
-            let first = first_definition(text, &span);
+            let is_explained = index < EXPLAINED_MAX;
+            let first = is_explained.then(|| first_definition(text, &span)).flatten();
+            let is_inherited = match &first {
+                Some(first) => first.start < repeated_header,
+                None => !is_explained && repeated_header > 0,
+            };
             if line_from(text, span.start).starts_with('[') {
                 repeated_header = span.start;
-            } else if first.as_ref().is_some_and(|first| first.start < repeated_header) {
+            } else if is_inherited {
                 // A table that stands twice was read as one: the keys are no mistake of their own.
                 continue;
             }
@@ -149,8 +167,4 @@ fn first_definition(text: &str, span: &Span) -> Option<Span> {
 fn line_from(text: &str, offset: usize) -> &str {
     let start = text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
     text[start..].trim_start()
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    line_and_column(text, offset).0
 }

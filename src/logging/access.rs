@@ -11,9 +11,10 @@ use std::{
     fmt::{self, Write as _},
     hash::{BuildHasher, RandomState},
     net::IpAddr,
+    ops::Range,
     process,
     sync::{
-        Arc,
+        LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -29,13 +30,12 @@ use crate::{
     http::{RequestHead, Version},
 };
 
-/// The access log of a process. Clones stand for the same log.
+/// The access log of a process. Clones stand for the same log, whose file stays open as long as
+/// there are any, or writers of theirs.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     format: LineFormat,
     writer: LineWriter,
-    seed: u64,
-    loops: Arc<AtomicU64>,
 }
 
 /// One loop's way into the access log.
@@ -127,6 +127,14 @@ impl AccessLog {
     /// # Errors
     /// If its file can't be opened.
     pub fn open(config: &LogConfig) -> Result<Option<Self>, LogError> {
+        Self::open_after(None, config)
+    }
+
+    /// The same; goes on with the file of `old` if that is the one.
+    pub(super) fn open_after(
+        old: Option<&Self>,
+        config: &LogConfig,
+    ) -> Result<Option<Self>, LogError> {
         let format = match config.access {
             AccessFormat::Off => return Ok(None),
             AccessFormat::Combined => LineFormat::Combined,
@@ -139,12 +147,10 @@ impl AccessLog {
                 event!(Error, "log_reopen_failed", path:% = path.display(), error:% = error);
             }
         });
-        let writer = LineWriter::open(
-            output,
-            LineOptions { name: "log-access", queue_bytes: QUEUE_BYTES, gather: GATHER, note },
-        )?;
-        let seed = RandomState::new().hash_one(process::id());
-        Ok(Some(Self { format, writer, seed, loops: Arc::default() }))
+        let options =
+            LineOptions { name: "log-access", queue_bytes: QUEUE_BYTES, gather: GATHER, note };
+        let writer = LineWriter::open_after(old.map(Self::writer), output, options)?;
+        Ok(Some(Self { format, writer }))
     }
 
     /// The writer for one more loop.
@@ -152,15 +158,16 @@ impl AccessLog {
         AccessWriter {
             format: self.format,
             writer: self.writer.clone(),
-            ids: RequestIds::new(self.seed, self.loops.fetch_add(1, Relaxed)),
+            ids: RequestIds::new(),
             stamp: Stamp::default(),
             lines: String::new(),
             spare: Vec::new(),
         }
     }
 
-    pub(super) fn lost(&self) -> u64 {
-        self.writer.lost()
+    /// Whether writers of one do the same as those of the other.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.format == other.format && self.writer.is_same(&other.writer)
     }
 
     pub(super) fn writer(&self) -> &LineWriter {
@@ -284,7 +291,7 @@ impl fmt::Display for RequestId {
 }
 
 /// The formats of [`AccessFormat`] that are one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LineFormat {
     Combined,
     Json,
@@ -308,24 +315,35 @@ impl LineFormat {
     }
 }
 
-/// One loop's ids: numbers that no other loop has, mixed with the process's seed. The mixing is a
+/// One writer's ids: numbers that no other has, mixed with the process's seed. The mixing is a
 /// bijection, so different numbers stay different.
 #[derive(Debug)]
 struct RequestIds {
     seed: u64,
-    /// The loop's index in the upper 16 bits, its requests below.
-    number: u64,
+    numbers: Range<u64>,
 }
 
+/// How many numbers a writer takes at once from those of the process.
+const NUMBERS_AT_ONCE: u64 = 1 << 16;
+
+/// Writers come and go with reloads, so their numbers are the process's and not a log's.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
+
+static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(process::id()));
+
 impl RequestIds {
-    fn new(seed: u64, loop_index: u64) -> Self {
-        Self { seed, number: loop_index << 48 }
+    fn new() -> Self {
+        Self { seed: *SEED, numbers: 0..0 }
     }
 
     fn next(&mut self) -> RequestId {
-        self.number += 1;
+        let number = self.numbers.next().unwrap_or_else(|| {
+            let first = NEXT_NUMBER.fetch_add(NUMBERS_AT_ONCE, Relaxed);
+            self.numbers = first + 1..first + NUMBERS_AT_ONCE;
+            first
+        });
         // The finalizer of SplitMix64.
-        let mut mixed = self.number ^ self.seed;
+        let mut mixed = number ^ self.seed;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         RequestId(mixed ^ (mixed >> 31))
@@ -495,8 +513,8 @@ mod tests {
         let mut writer = log.for_loop();
         write(&mut writer);
         drop(writer);
-        assert!(flush_all([log.writer()], Duration::from_secs(20)));
-        assert_eq!(log.lost(), 0);
+        assert!(flush_all([log.writer()], &[], Duration::from_secs(20)));
+        assert_eq!(log.writer().lost(), 0);
         fs::read_to_string(&path).unwrap()
     }
 
@@ -625,11 +643,13 @@ mod tests {
     }
 
     #[test]
-    fn ids_differ_within_a_loop_and_between_loops() {
-        let mut loops = [0, 1, 2, 65_535].map(|index| RequestIds::new(0x1234, index));
-        let ids: HashSet<RequestId> =
-            (0..4000).map(|request| loops[request % loops.len()].next()).collect();
-        assert_eq!(ids.len(), 4000);
+    fn ids_differ_within_a_writer_and_between_writers_whatever_their_number() {
+        let mut long = [RequestIds::new(), RequestIds::new()];
+        let of_two = (0..150_000).map(|request| long[request % 2].next());
+        let mut ids: HashSet<RequestId> = of_two.collect();
+        // As many as some years of reloads make.
+        ids.extend((0..70_000).map(|_| RequestIds::new().next()));
+        assert_eq!(ids.len(), 220_000);
     }
 
     proptest! {

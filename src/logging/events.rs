@@ -4,12 +4,13 @@
 //! key-values; `event!` writes one. Records that are no events (plain `log::warn!`) come out as
 //! the event `log` with the fields `target` and `message`.
 //!
-//! Owns the logger behind the facade. Never lets a value end its line, and never formats or waits
-//! while the logger's lock is held.
+//! Owns the logger behind the facade, whose settings can change while it logs. Never lets a value
+//! end its line, and never formats or waits while a lock is held.
 
 use std::{
     fmt::{self, Write as _},
     io,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -51,32 +52,68 @@ pub(crate) const EVENT_TARGET: &str = "tidegate::event";
 /// The most events that wait for the disk.
 const QUEUE_BYTES: usize = 1024 * 1024;
 
-/// Opens the log of events.
-pub(super) fn open(config: &LogConfig) -> Result<LineWriter, LogError> {
-    let output = config.path.clone().map_or(Output::Stderr, Output::File);
-    let format = config.format;
-    let note = Box::new(move |out: &mut String, now, note: &Note<'_>| {
-        push_note(out, format, now, note);
-    });
-    let gather = Duration::ZERO;
-    LineWriter::open(
-        output,
-        LineOptions { name: "log-events", queue_bytes: QUEUE_BYTES, gather, note },
-    )
+/// The log of events. Clones stand for the same log.
+#[derive(Clone, Debug)]
+pub(super) struct EventLog {
+    format: LogFormat,
+    writer: LineWriter,
 }
 
-/// The process's logger.
-///
-/// The line is made here; simplelog passes it on as it is. Its lock is held only while the line
-/// is put into the queue.
+impl EventLog {
+    /// Opens the log, or goes on with `old` if it has the same file; none with level `off`.
+    pub(super) fn open_after(
+        old: Option<&Self>,
+        config: &LogConfig,
+    ) -> Result<Option<Self>, LogError> {
+        if config.level == LevelFilter::Off {
+            return Ok(None);
+        }
+        let output = config.path.clone().map_or(Output::Stderr, Output::File);
+        let format = config.format;
+        let note = Box::new(move |out: &mut String, now, note: &Note<'_>| {
+            push_note(out, format, now, note);
+        });
+        let gather = Duration::ZERO;
+        let options = LineOptions { name: "log-events", queue_bytes: QUEUE_BYTES, gather, note };
+        let writer = LineWriter::open_after(old.map(Self::writer), output, options)?;
+        Ok(Some(Self { format, writer }))
+    }
+
+    pub(super) fn writer(&self) -> &LineWriter {
+        &self.writer
+    }
+}
+
+/// The process's logger. Clones are the same logger.
+#[derive(Clone, Default)]
 pub(super) struct EventLogger {
+    current: Arc<RwLock<Option<Arc<Lines>>>>,
+}
+
+/// Where lines go for now, and which.
+///
+/// The line is made outside; simplelog passes it on as it is. Its lock is held only while the line
+/// is put into the queue.
+struct Lines {
     format: LogFormat,
-    lines: Box<WriteLogger<LineSink>>,
+    logger: Box<WriteLogger<LineSink>>,
 }
 
 impl EventLogger {
-    /// Logs to `writer` what is at the config's level or above it.
-    pub(super) fn new(config: &LogConfig, writer: LineWriter) -> Self {
+    /// Logs from here on to `log` what is at this level or above it.
+    pub(super) fn log_to(&self, log: Option<&EventLog>, level: LevelFilter) {
+        let lines = log.map(|log| Arc::new(Lines::new(log, level)));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
+    fn current(&self, metadata: &Metadata<'_>) -> Option<Arc<Lines>> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().filter(|lines| lines.logger.enabled(metadata)).cloned()
+    }
+}
+
+impl Lines {
+    fn new(log: &EventLog, level: LevelFilter) -> Self {
         let message_only = ConfigBuilder::new()
             .set_time_level(LevelFilter::Off)
             .set_max_level(LevelFilter::Off)
@@ -84,24 +121,24 @@ impl EventLogger {
             .set_target_level(LevelFilter::Off)
             .set_location_level(LevelFilter::Off)
             .build();
-        let sink = LineSink { writer, line: Vec::new() };
-        Self { format: config.format, lines: WriteLogger::new(config.level, message_only, sink) }
+        let sink = LineSink { writer: log.writer.clone(), line: Vec::new() };
+        Self { format: log.format, logger: WriteLogger::new(level, message_only, sink) }
     }
 }
 
 impl Log for EventLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.lines.enabled(metadata)
+        self.current(metadata).is_some()
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
+        let Some(lines) = self.current(record.metadata()) else { return };
         let mut line = String::new();
-        push_record(&mut line, self.format, SystemTime::now(), record);
+        push_record(&mut line, lines.format, SystemTime::now(), record);
         let metadata = record.metadata().clone();
-        self.lines.log(&Record::builder().metadata(metadata).args(format_args!("{line}")).build());
+        lines
+            .logger
+            .log(&Record::builder().metadata(metadata).args(format_args!("{line}")).build());
     }
 
     /// Does nothing, because it has no timeout: see [`super::Logging::flush`].
@@ -398,14 +435,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.log");
         let config = config(&path, LevelFilter::Info);
-        let writer = open(&config).unwrap();
-        let logger = EventLogger::new(&config, writer.clone());
+        let log = EventLog::open_after(None, &config).unwrap().unwrap();
+        let logger = EventLogger::default();
+        logger.log_to(Some(&log), config.level);
         for level in [Level::Error, Level::Info, Level::Debug] {
             let mut record = Record::builder();
             record.level(level).target(EVENT_TARGET);
             logger.log(&record.args(format_args!("server_start")).build());
         }
-        assert!(super::super::writer::flush_all([&writer], Duration::from_secs(20)));
+        assert!(super::super::writer::flush_all([log.writer()], &[], Duration::from_secs(20)));
         let written = fs::read_to_string(&path).unwrap();
         let ends: Vec<_> = written.lines().map(|line| &line[24..]).collect();
         assert_eq!(ends, [" ERROR server_start", " INFO server_start"]);

@@ -4,9 +4,12 @@
 //! who logs wait for a disk, a pipe or a terminal: what finds a queue full is lost, counted, and
 //! reported in the log itself.
 //!
+//! The settings can change at any time. A log that then has another file goes on there, and the old
+//! file gets all that was sent to it; no line is lost for that.
+//!
 //! Memory is bounded: at most 1 MiB of events and 16 MiB of access lines wait for the disk; a log's
 //! thread holds less than 2 MiB more, and each loop less than 384 KiB. At worst that is 21 MiB and
-//! 384 KiB for every loop.
+//! 384 KiB for every loop; while a reload puts a log elsewhere, as much again for the old one.
 
 mod access;
 mod escape;
@@ -14,20 +17,35 @@ mod events;
 mod stamp;
 mod writer;
 
-use std::{error, fmt, io, time::Duration};
+use std::{
+    error, fmt, io, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome, RequestId};
 pub(crate) use events::{EVENT_TARGET, event};
 
 use crate::config::LogConfig;
-use events::EventLogger;
-use writer::LineWriter;
+use events::{EventLog, EventLogger};
+use writer::{LineWriter, RetiredLogs};
 
 /// The process's logs. Clones stand for the same logs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Logging {
-    events: Option<LineWriter>,
-    access: Option<AccessLog>,
+    logger: EventLogger,
+    logs: Arc<Mutex<Logs>>,
+}
+
+/// What became of new settings.
+#[derive(Debug)]
+#[must_use = "loops may need new writers, and logs may have failed"]
+pub struct Reconfigured {
+    /// The access log is another, or on or off, since: each loop needs a new writer, or none, from
+    /// [`Logging::access`].
+    pub access_changed: bool,
+    /// The logs that could not be opened, and go on as they were.
+    pub errors: Vec<LogError>,
 }
 
 /// Lines that were lost since the start, to a full queue or to write errors.
@@ -61,54 +79,124 @@ pub enum LogError {
 /// # Errors
 /// If a log can't be opened, or the process has a logger.
 pub fn init(config: &LogConfig) -> Result<Logging, LogError> {
-    let (logging, logger) = Logging::open(config)?;
-    if let Some(logger) = logger {
-        log::set_boxed_logger(Box::new(logger)).map_err(|_| LogError::AlreadyInitialized)?;
-    }
+    let logging = Logging::open(config)?;
+    // Also with level `off`: it may change.
+    let logger = Box::new(logging.logger.clone());
+    log::set_boxed_logger(logger).map_err(|_| LogError::AlreadyInitialized)?;
     log::set_max_level(config.level);
     Ok(logging)
 }
 
+/// The logs there are, and those there were.
+#[derive(Debug, Default)]
+struct Logs {
+    events: Option<EventLog>,
+    access: Option<AccessLog>,
+    retired_events: RetiredLogs,
+    retired_access: RetiredLogs,
+}
+
 impl Logging {
     /// The access log, unless it is off.
-    pub fn access(&self) -> Option<&AccessLog> {
-        self.access.as_ref()
+    pub fn access(&self) -> Option<AccessLog> {
+        self.logs().access.clone()
+    }
+
+    /// Takes new settings while the process logs. A log whose file can't be opened goes on as it
+    /// was, but for its level; the other changes all the same. Lines that were sent before go to
+    /// the old file, as do those of old [`AccessWriter`]s; it closes when it has them and the last
+    /// writer is dropped.
+    pub fn reconfigure(&self, config: &LogConfig) -> Reconfigured {
+        let mut logs = self.logs();
+        let events = EventLog::open_after(logs.events.as_ref(), config);
+        let access = AccessLog::open_after(logs.access.as_ref(), config);
+        let mut changes = Reconfigured { access_changed: false, errors: Vec::new() };
+        match events {
+            Ok(events) => logs.replace_events(events),
+            Err(error) => changes.errors.push(error),
+        }
+        match access {
+            Ok(access) => changes.access_changed = logs.replace_access(access),
+            Err(error) => changes.errors.push(error),
+        }
+        self.logger.log_to(logs.events.as_ref(), config.level);
+        log::set_max_level(config.level);
+        changes
     }
 
     /// Has the logs' files opened anew by their paths, after the lines sent so far; for log
     /// rotation. Returns at once. A log whose file can't be opened keeps its old one, with an event
     /// `log_reopen_failed`.
     pub fn reopen(&self) {
-        self.writers().for_each(LineWriter::reopen);
+        self.logs().writers().for_each(LineWriter::reopen);
     }
 
-    /// Waits until the lines that were sent so far are written, or counted as lost. Access lines
-    /// are sent by [`AccessWriter::flush`]. False if the timeout came first.
+    /// Waits until the lines that were sent so far are written, or counted as lost; also those to
+    /// files that [`Logging::reconfigure`] left. Access lines are sent by [`AccessWriter::flush`].
+    /// False if the timeout came first.
     pub fn flush(&self, timeout: Duration) -> bool {
-        writer::flush_all(self.writers(), timeout)
+        let (writers, retired) = {
+            let logs = self.logs();
+            let writers: Vec<LineWriter> = logs.writers().cloned().collect();
+            (writers, [logs.retired_events.clone(), logs.retired_access.clone()])
+        };
+        writer::flush_all(&writers, &retired, timeout)
     }
 
     /// How many lines were lost.
     pub fn lost(&self) -> LostLines {
+        let logs = self.logs();
+        let events = logs.events.as_ref().map_or(0, |log| log.writer().lost());
+        let access = logs.access.as_ref().map_or(0, |log| log.writer().lost());
         LostLines {
-            events: self.events.as_ref().map_or(0, LineWriter::lost),
-            access: self.access.as_ref().map_or(0, AccessLog::lost),
+            events: events + logs.retired_events.lost(),
+            access: access + logs.retired_access.lost(),
         }
     }
 
-    /// Opens the logs, without installing the logger; with level `off` there is none.
-    fn open(config: &LogConfig) -> Result<(Self, Option<EventLogger>), LogError> {
+    /// Opens the logs, without installing the logger.
+    fn open(config: &LogConfig) -> Result<Self, LogError> {
         let access = AccessLog::open(config)?;
-        if config.level == log::LevelFilter::Off {
-            return Ok((Self { events: None, access }, None));
-        }
-        let events = events::open(config)?;
-        let logger = EventLogger::new(config, events.clone());
-        Ok((Self { events: Some(events), access }, Some(logger)))
+        let events = EventLog::open_after(None, config)?;
+        let logger = EventLogger::default();
+        logger.log_to(events.as_ref(), config.level);
+        let logs = Logs { events, access, ..Logs::default() };
+        Ok(Self { logger, logs: Arc::new(Mutex::new(logs)) })
+    }
+
+    fn logs(&self) -> MutexGuard<'_, Logs> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Logs {
+    fn replace_events(&mut self, new: Option<EventLog>) {
+        let old = mem::replace(&mut self.events, new);
+        let [old, new] = [&old, &self.events].map(|log| log.as_ref().map(EventLog::writer));
+        self.retired_events.add_unless_same(old, new);
+    }
+
+    /// Says whether it is another.
+    fn replace_access(&mut self, new: Option<AccessLog>) -> bool {
+        let old = mem::replace(&mut self.access, new);
+        let is_same = match (&old, &self.access) {
+            (Some(old), Some(new)) => old.is_same(new),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        let [old, new] = [&old, &self.access].map(|log| log.as_ref().map(AccessLog::writer));
+        self.retired_access.add_unless_same(old, new);
+        !is_same
     }
 
     fn writers(&self) -> impl Iterator<Item = &LineWriter> {
-        self.events.iter().chain(self.access.as_ref().map(AccessLog::writer))
+        let events = self.events.iter().map(EventLog::writer);
+        events.chain(self.access.iter().map(AccessLog::writer))
+    }
+}
+
+impl fmt::Debug for Logging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logging").field("logs", &self.logs).finish_non_exhaustive()
     }
 }
 
@@ -137,6 +225,7 @@ mod tests {
         env, fs,
         path::Path,
         process::{Command, Stdio},
+        thread,
     };
 
     use super::*;
@@ -157,8 +246,16 @@ mod tests {
         }
     }
 
+    fn log_one(logging: &Logging, message: &str) {
+        let mut record = log::Record::builder();
+        log::Log::log(&logging.logger, &record.args(format_args!("{message}")).build());
+    }
+
     fn finish_one(logging: &Logging) {
-        let mut writer = logging.access().unwrap().for_loop();
+        finish_with(&mut logging.access().unwrap().for_loop());
+    }
+
+    fn finish_with(writer: &mut AccessWriter) {
         let record = writer.begin("192.0.2.7".parse().unwrap(), None, None);
         let outcome =
             Outcome { status: 400, bytes: 9, duration: Duration::ZERO, end: End::Complete };
@@ -169,11 +266,9 @@ mod tests {
     #[test]
     fn all_logs_are_flushed_and_reopened() {
         let dir = tempfile::tempdir().unwrap();
-        let (logging, logger) = Logging::open(&config(dir.path())).unwrap();
-        let logger = logger.unwrap();
+        let logging = Logging::open(&config(dir.path())).unwrap();
         let write = || {
-            let record = log::Record::builder().args(format_args!("line")).build();
-            log::Log::log(&logger, &record);
+            log_one(&logging, "line");
             finish_one(&logging);
             assert!(logging.flush(DEADLINE));
         };
@@ -198,11 +293,188 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let level = log::LevelFilter::Off;
         let config = LogConfig { level, access: AccessFormat::Off, ..config(dir.path()) };
-        let (logging, logger) = Logging::open(&config).unwrap();
-        assert!(logger.is_none() && logging.access().is_none());
+        let logging = Logging::open(&config).unwrap();
+        log_one(&logging, "nowhere");
+        assert!(logging.access().is_none());
         assert!(logging.flush(Duration::ZERO));
         logging.reopen();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    fn text(path: impl AsRef<Path>) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    fn reconfigure(logging: &Logging, config: &LogConfig) -> bool {
+        let Reconfigured { access_changed, errors } = logging.reconfigure(config);
+        assert!(errors.is_empty(), "{errors:?}");
+        access_changed
+    }
+
+    #[test]
+    fn the_level_follows_also_up_from_off_and_down_to_it() {
+        use log::LevelFilter::{Debug, Error, Info, Off};
+        let dir = tempfile::tempdir().unwrap();
+        let at = |level| LogConfig { level, ..config(dir.path()) };
+        let logging = Logging::open(&at(Off)).unwrap();
+        log_one(&logging, "1st");
+        for (level, message) in [(Info, "2nd"), (Error, "3rd"), (Off, "4th"), (Debug, "5th")] {
+            assert!(!reconfigure(&logging, &at(level)));
+            log_one(&logging, message);
+            assert!(logging.flush(DEADLINE));
+        }
+        let text = text(dir.path().join("events.log"));
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("2nd") && text.contains("5th"), "{text}");
+    }
+
+    #[test]
+    fn a_new_format_goes_on_in_the_same_file_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let logging = Logging::open(&config(dir.path())).unwrap();
+        let mut old = logging.access().unwrap().for_loop();
+        log_one(&logging, "json");
+        let plain = LogConfig {
+            format: LogFormat::Text,
+            access: AccessFormat::Combined,
+            ..config(dir.path())
+        };
+        assert!(!reconfigure(&logging, &config(dir.path())), "nothing is new");
+        assert!(reconfigure(&logging, &plain));
+        assert!(!reconfigure(&logging, &plain), "nothing is new");
+        log_one(&logging, "text");
+        finish_with(&mut old);
+        finish_one(&logging);
+        assert!(logging.flush(DEADLINE));
+        for name in ["events.log", "access.log"] {
+            let text = text(dir.path().join(name));
+            let lines: Vec<_> = text.lines().map(|line| line.starts_with('{')).collect();
+            assert_eq!(lines, [true, false], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_old_loop_s_lines_go_to_the_old_file_and_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let moved = |name: &str| LogConfig {
+            path: Some(dir.path().join(format!("events.{name}"))),
+            access_path: Some(dir.path().join(format!("access.{name}"))),
+            ..config(dir.path())
+        };
+        let logging = Logging::open(&moved("old")).unwrap();
+        let mut old = logging.access().unwrap().for_loop();
+        finish_with(&mut old);
+        log_one(&logging, "old");
+        assert!(reconfigure(&logging, &moved("new")));
+        finish_with(&mut old);
+        finish_one(&logging);
+        log_one(&logging, "new");
+        assert!(logging.flush(DEADLINE), "while the loop still has its old writer");
+        assert_eq!(text(dir.path().join("access.old")).lines().count(), 2);
+        finish_with(&mut old);
+        drop(old);
+        assert!(logging.flush(DEADLINE), "when it has ended");
+        assert_eq!(text(dir.path().join("access.old")).lines().count(), 3);
+        for name in ["access.new", "events.old", "events.new"] {
+            assert_eq!(text(dir.path().join(name)).lines().count(), 1, "{name}");
+        }
+        let closed = |name: &str| {
+            let path = dir.path().join(name);
+            let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            !files.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file == path)
+        };
+        assert!(closed("access.old") && closed("events.old") && !closed("access.new"));
+        assert_eq!(logging.lost(), LostLines::default());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_goes_on_and_the_other_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let logging = Logging::open(&config(dir.path())).unwrap();
+        let missing = Some(dir.path().join("missing/x.log"));
+        let new = LogConfig {
+            level: log::LevelFilter::Error,
+            path: missing.clone(),
+            access: AccessFormat::Combined,
+            ..config(dir.path())
+        };
+        let Reconfigured { access_changed, errors } = logging.reconfigure(&new);
+        assert!(access_changed && matches!(errors[..], [LogError::Open { .. }]), "{errors:?}");
+        log_one(&logging, "below the new level");
+        let new = LogConfig { access_path: missing, ..config(dir.path()) };
+        let Reconfigured { access_changed, errors } = logging.reconfigure(&new);
+        assert!(!access_changed && matches!(errors[..], [LogError::Open { .. }]), "{errors:?}");
+        log_one(&logging, "on");
+        finish_one(&logging);
+        assert!(logging.flush(DEADLINE));
+        let events = text(dir.path().join("events.log"));
+        assert!(events.lines().count() == 1 && events.contains("on"), "{events}");
+        assert!(!text(dir.path().join("access.log")).starts_with('{'));
+    }
+
+    #[test]
+    fn the_access_log_goes_off_and_on_while_losses_stay_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = LogConfig { access_path: Some("/dev/full".into()), ..config(dir.path()) };
+        let off = LogConfig { access: AccessFormat::Off, ..full.clone() };
+        let logging = Logging::open(&full).unwrap();
+        finish_one(&logging);
+        assert!(logging.flush(DEADLINE));
+        assert!(reconfigure(&logging, &off) && logging.access().is_none());
+        assert_eq!(logging.lost().access, 1);
+        assert!(reconfigure(&logging, &full));
+        finish_one(&logging);
+        assert!(logging.flush(DEADLINE));
+        assert_eq!(logging.lost(), LostLines { events: 0, access: 2 });
+    }
+
+    #[test]
+    fn rotation_after_a_change_opens_the_files_that_are_current() {
+        let dir = tempfile::tempdir().unwrap();
+        let logging = Logging::open(&config(dir.path())).unwrap();
+        let path = dir.path().join("moved.log");
+        let moved = LogConfig { path: Some(path.clone()), ..config(dir.path()) };
+        assert!(!reconfigure(&logging, &moved));
+        fs::remove_file(dir.path().join("events.log")).unwrap();
+        fs::rename(&path, dir.path().join("moved.log.1")).unwrap();
+        logging.reopen();
+        log_one(&logging, "line");
+        assert!(logging.flush(DEADLINE));
+        assert_eq!(text(&path).lines().count(), 1);
+        assert!(!dir.path().join("events.log").exists());
+    }
+
+    #[test]
+    fn no_event_is_lost_or_torn_while_settings_change() {
+        const EVENTS: usize = 2000;
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["a.log", "b.log"];
+        let to = |index: usize| LogConfig {
+            path: Some(dir.path().join(names[index % 2])),
+            format: if index.is_multiple_of(3) { LogFormat::Text } else { LogFormat::Json },
+            access: AccessFormat::Off,
+            ..config(dir.path())
+        };
+        let logging = Logging::open(&to(0)).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..2 {
+                let logging = &logging;
+                scope.spawn(move || {
+                    (0..EVENTS).for_each(|event| log_one(logging, &format!("<{thread}-{event}>")));
+                });
+            }
+            (0..100).for_each(|round| assert!(!reconfigure(&logging, &to(round))));
+        });
+        assert!(logging.flush(DEADLINE));
+        assert_eq!(logging.lost(), LostLines::default());
+        let all = names.map(|name| text(dir.path().join(name))).concat();
+        let mut found: Vec<&str> = all
+            .lines()
+            .map(|line| &line[line.find('<').unwrap()..=line.find('>').unwrap()])
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!((found.len(), all.lines().count()), (2 * EVENTS, 2 * EVENTS));
     }
 
     #[test]
@@ -238,7 +510,11 @@ mod tests {
         let Some(dir) = env::var_os(DIR_VARIABLE) else { return };
         let config = config(Path::new(&dir));
         let access_path = config.access_path.clone().unwrap();
-        let logging = init(&config).unwrap();
+        let off = LogConfig { level: log::LevelFilter::Off, ..config.clone() };
+        let logging = init(&off).unwrap();
+        log::error!("not heard");
+        assert!(!logging.reconfigure(&config).access_changed);
+        assert_eq!(log::max_level(), log::LevelFilter::Info);
         let listen: std::net::SocketAddr = "[::1]:80".parse().unwrap();
         event!(Info, "app_loaded", host = "a.example", apps = 3, listen:% = listen);
         event!(Debug, "not_seen");
@@ -249,15 +525,15 @@ mod tests {
         fs::create_dir(&access_path).unwrap();
         logging.reopen();
         // The access log's thread says in the other log that it could not.
-        let access = logging.access().unwrap().writer();
-        assert!(writer::flush_all([access], DEADLINE));
+        let access = logging.access().unwrap();
+        assert!(writer::flush_all([access.writer()], &[], DEADLINE));
         assert!(logging.flush(DEADLINE));
         assert!(matches!(init(&config), Err(LogError::Open { .. })));
         let again = LogConfig { access: AccessFormat::Off, path: None, ..config };
         assert!(matches!(init(&again), Err(LogError::AlreadyInitialized)));
 
-        let (to_stderr, _logger) = Logging::open(&again).unwrap();
-        to_stderr.events.as_ref().unwrap().send(b"nobody hears\n");
+        let to_stderr = Logging::open(&again).unwrap();
+        log_one(&to_stderr, "nobody hears");
         assert!(to_stderr.flush(DEADLINE));
         assert_eq!(to_stderr.lost(), LostLines { events: 1, access: 0 });
     }

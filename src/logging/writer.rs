@@ -8,6 +8,7 @@
 //! - A write error never ends the thread: the lines are counted as lost, and reported as soon as
 //!   writing works again. After half a line the next one still begins on a line of its own.
 //! - Chunks keep their order and are never split by another's.
+//! - A log whose place is taken by another writes all it was sent before its file closes.
 
 use std::{
     fmt,
@@ -16,26 +17,35 @@ use std::{
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::{Duration, SystemTime},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Sender, TryRecvError, after, bounded, select_biased, unbounded,
+};
 
 use super::LogError;
 
 /// The sending side of a log; clones send to the same log. The thread ends after the last one.
 #[derive(Clone, Debug)]
 pub(super) struct LineWriter {
-    queue: Sender<Message>,
-    shared: Arc<Shared>,
+    way: Arc<Way>,
+}
+
+/// Logs that others have taken the place of: they end when their last writer is dropped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RetiredLogs {
+    logs: Vec<Retired>,
+    /// What those lost that ended and were forgotten.
+    lost: u64,
 }
 
 /// Where a log goes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     /// Appended to; made with mode 0640 if it is not there. Its folder must exist.
     File(PathBuf),
@@ -86,20 +96,17 @@ impl LineWriter {
     pub(super) fn open(output: Output, options: LineOptions) -> Result<Self, LogError> {
         let file =
             output.open().map_err(|error| LogError::Open { output: output.to_string(), error })?;
-        let path = match output {
-            Output::File(path) => Some(path),
-            Output::Stderr | Output::Stdout => None,
-        };
-        Self::start(Box::new(file), path, options)
+        Self::start(Box::new(file), output, options)
     }
 
-    /// The same for any sink; with a path it can be reopened.
+    /// The same for any sink; one of a file can be reopened.
     fn start(
         sink: Box<dyn Write + Send>,
-        path: Option<PathBuf>,
+        output: Output,
         options: LineOptions,
     ) -> Result<Self, LogError> {
         let (queue, messages) = unbounded();
+        let (ends, ended) = bounded(0);
         let shared = Arc::new(Shared {
             queue_bytes_max: options.queue_bytes,
             queued_bytes: AtomicUsize::new(0),
@@ -109,7 +116,7 @@ impl LineWriter {
             messages,
             shared: Arc::clone(&shared),
             sink,
-            path,
+            output: output.clone(),
             gather: options.gather,
             note: options.note,
             batch: Vec::new(),
@@ -117,23 +124,44 @@ impl LineWriter {
             lost_noted: 0,
             lost_reported: 0,
             is_torn: false,
+            _ends: ends,
         };
         thread::Builder::new()
             .name(options.name.to_owned())
             .spawn(move || worker.run())
             .map_err(LogError::Thread)?;
-        Ok(Self { queue, shared })
+        Ok(Self { way: Arc::new(Way { queue, shared, output, ended }) })
+    }
+
+    /// What a log goes on with: `old` if it goes to the same place, otherwise a new one.
+    pub(super) fn open_after(
+        old: Option<&Self>,
+        output: Output,
+        options: LineOptions,
+    ) -> Result<Self, LogError> {
+        let Some(same) = old.filter(|old| old.way.output == output) else {
+            return Self::open(output, options);
+        };
+        // It fails only without a thread: then there is nothing to note.
+        let _ = same.way.queue.send(Message::Notes(options.note));
+        Ok(same.clone())
+    }
+
+    /// Whether one is a clone of the other.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.way, &other.way)
     }
 
     /// Sends whole lines, each with its line feed, as one chunk. Never waits.
     pub(super) fn send(&self, lines: &[u8]) {
+        let Way { queue, shared, .. } = &*self.way;
         let cost = lines.len() + CHUNK_OVERHEAD_BYTES;
-        let queued = self.shared.queued_bytes.fetch_add(cost, Relaxed);
-        let is_sent = queued + cost <= self.shared.queue_bytes_max
-            && self.queue.send(Message::Lines(lines.to_vec())).is_ok();
+        let queued = shared.queued_bytes.fetch_add(cost, Relaxed);
+        let is_sent = queued + cost <= shared.queue_bytes_max
+            && queue.send(Message::Lines(lines.to_vec())).is_ok();
         if !is_sent {
-            self.shared.queued_bytes.fetch_sub(cost, Relaxed);
-            self.shared.lost.fetch_add(count_lines(lines), Relaxed);
+            shared.queued_bytes.fetch_sub(cost, Relaxed);
+            shared.lost.fetch_add(count_lines(lines), Relaxed);
         }
     }
 
@@ -141,28 +169,88 @@ impl LineWriter {
     /// one is kept and a note says so. Standard error and output stay as they are.
     pub(super) fn reopen(&self) {
         // It fails only without a thread: then there is nothing to reopen.
-        let _ = self.queue.send(Message::Reopen);
+        let _ = self.way.queue.send(Message::Reopen);
     }
 
     /// How many lines were lost so far: to a full queue or to write errors.
     pub(super) fn lost(&self) -> u64 {
-        self.shared.lost.load(Relaxed)
+        self.way.shared.lost.load(Relaxed)
     }
 }
 
-/// Waits until all that was sent to these writers before is written, or counted as lost. False if
-/// that did not happen within the timeout.
+impl RetiredLogs {
+    /// Adds `old`, unless `new` is the same. It ends as soon as nobody else holds its writer, and
+    /// its lines are written.
+    pub(super) fn add_unless_same(&mut self, old: Option<&LineWriter>, new: Option<&LineWriter>) {
+        self.forget_ended();
+        let Some(old) = old.filter(|old| !new.is_some_and(|new| new.is_same(old))) else { return };
+        let Way { shared, ended, .. } = &*old.way;
+        let (shared, ended) = (Arc::clone(shared), ended.clone());
+        self.logs.push(Retired { way: Arc::downgrade(&old.way), shared, ended });
+    }
+
+    /// How many lines all of them lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost + self.logs.iter().map(|log| log.shared.lost.load(Relaxed)).sum::<u64>()
+    }
+
+    fn forget_ended(&mut self) {
+        let Self { logs, lost } = self;
+        logs.retain(|log| {
+            let has_ended = log.ended.try_recv() == Err(TryRecvError::Disconnected);
+            if has_ended {
+                *lost += log.shared.lost.load(Relaxed);
+            }
+            !has_ended
+        });
+    }
+}
+
+/// Waits until all that was sent to these logs before is written, or counted as lost. False if that
+/// did not happen within the timeout.
 pub(super) fn flush_all<'a>(
     writers: impl IntoIterator<Item = &'a LineWriter>,
+    retired: &[RetiredLogs],
     timeout: Duration,
 ) -> bool {
+    let deadline = after(timeout);
     let (done, flushed) = bounded::<()>(0);
     for writer in writers {
-        let _ = writer.queue.send(Message::Flush(done.clone()));
+        let _ = writer.way.queue.send(Message::Flush(done.clone()));
     }
-    // Nothing is sent over this channel: it closes when the last writer lets go of its end.
+    let mut waits = vec![&flushed];
+    for log in retired.iter().flat_map(|retired| &retired.logs) {
+        match log.way.upgrade() {
+            Some(way) => drop(way.queue.send(Message::Flush(done.clone()))),
+            None => waits.push(&log.ended),
+        }
+    }
+    // Nothing is sent over these channels: they close when the last writer lets go of its end.
     drop(done);
-    matches!(flushed.recv_timeout(timeout), Err(RecvTimeoutError::Disconnected))
+    waits.into_iter().all(|closed| {
+        select_biased! {
+            recv(closed) -> _ => true,
+            recv(deadline) -> _ => false,
+        }
+    })
+}
+
+/// What the clones of a writer share.
+#[derive(Debug)]
+struct Way {
+    queue: Sender<Message>,
+    shared: Arc<Shared>,
+    output: Output,
+    /// Closes when the thread has ended.
+    ended: Receiver<()>,
+}
+
+/// A log that keeps nobody's file open.
+#[derive(Clone, Debug)]
+struct Retired {
+    way: Weak<Way>,
+    shared: Arc<Shared>,
+    ended: Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -172,10 +260,10 @@ struct Shared {
     lost: AtomicU64,
 }
 
-#[derive(Debug)]
 enum Message {
     Lines(Vec<u8>),
     Reopen,
+    Notes(NoteFormat),
     /// Dropped when done.
     Flush(Sender<()>),
 }
@@ -207,7 +295,7 @@ struct Worker {
     messages: Receiver<Message>,
     shared: Arc<Shared>,
     sink: Box<dyn Write + Send>,
-    path: Option<PathBuf>,
+    output: Output,
     gather: Duration,
     note: NoteFormat,
     /// What the next write writes: perhaps a line feed and a note, then lines.
@@ -219,6 +307,8 @@ struct Worker {
     lost_reported: u64,
     /// The last write ended within a line.
     is_torn: bool,
+    /// Closes behind the sink, as the last field.
+    _ends: Sender<()>,
 }
 
 impl Worker {
@@ -264,6 +354,7 @@ impl Worker {
                 self.write_batch();
                 self.reopen();
             }
+            Message::Notes(note) => self.note = note,
             Message::Flush(_done) => {
                 self.write_batch();
                 self.report_losses();
@@ -319,13 +410,14 @@ impl Worker {
     }
 
     fn reopen(&mut self) {
-        let Some(path) = self.path.clone() else { return };
-        match open_append(&path) {
+        let Output::File(path) = &self.output else { return };
+        match open_append(path) {
             Ok(file) => {
                 self.sink = Box::new(file);
                 self.is_torn = false;
             }
             Err(error) => {
+                let path = path.clone();
                 self.begin_batch();
                 self.push_note(&Note::ReopenFailed { path: &path, error: &error });
                 self.write_batch();
@@ -367,7 +459,7 @@ fn count_lines(lines: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::{
-        fs,
+        fs, slice,
         sync::{
             Mutex,
             atomic::{AtomicBool, Ordering::SeqCst},
@@ -387,7 +479,7 @@ mod tests {
     }
 
     fn start(sink: impl Write + Send + 'static) -> LineWriter {
-        LineWriter::start(Box::new(sink), None, options(1 << 20)).unwrap()
+        LineWriter::start(Box::new(sink), Output::Stderr, options(1 << 20)).unwrap()
     }
 
     fn open(path: &Path) -> LineWriter {
@@ -395,7 +487,7 @@ mod tests {
     }
 
     fn flush(writer: &LineWriter) {
-        assert!(flush_all([writer], DEADLINE));
+        assert!(flush_all([writer], &[], DEADLINE));
     }
 
     /// What a sink took, shared with the test.
@@ -470,7 +562,8 @@ mod tests {
         let taken = Taken::default();
         let sink = Gated { entered, gate, taken: taken.clone() };
         let queue_bytes = 3 * (CHUNK_OVERHEAD_BYTES + 4);
-        let writer = LineWriter::start(Box::new(sink), None, options(queue_bytes)).unwrap();
+        let writer =
+            LineWriter::start(Box::new(sink), Output::Stderr, options(queue_bytes)).unwrap();
         writer.send(b"1st\n");
         has_entered.recv_timeout(DEADLINE).unwrap();
         for _ in 0..3 {
@@ -479,14 +572,14 @@ mod tests {
         writer.send(b"3\n3\n");
         writer.send(b"3rd\n");
         assert_eq!(writer.lost(), 3);
-        assert!(!flush_all([&writer], Duration::from_millis(1)));
+        assert!(!flush_all([&writer], &[], Duration::from_millis(1)));
         drop(gate_keeper);
         flush(&writer);
         writer.send(b"4th\n");
         flush(&writer);
         assert_eq!(taken.text(), "1st\nlost 3\n2nd\n2nd\n2nd\n4th\n");
         assert_eq!(writer.lost(), 3);
-        assert_eq!(writer.shared.queued_bytes.load(SeqCst), 0);
+        assert_eq!(writer.way.shared.queued_bytes.load(SeqCst), 0);
     }
 
     #[test]
@@ -535,13 +628,14 @@ mod tests {
     #[test]
     fn a_pipe_that_nobody_reads_holds_up_nobody() {
         let (reader, pipe) = io::pipe().unwrap();
-        let writer = LineWriter::start(Box::new(pipe), None, options(256 * 1024)).unwrap();
+        let writer =
+            LineWriter::start(Box::new(pipe), Output::Stderr, options(256 * 1024)).unwrap();
         let chunk = vec![b'\n'; 64 * 1024];
         for _ in 0..100 {
             writer.send(&chunk);
         }
         assert!(writer.lost() > 0);
-        assert!(!flush_all([&writer], Duration::from_millis(1)));
+        assert!(!flush_all([&writer], &[], Duration::from_millis(1)));
         drop(reader);
         flush(&writer);
     }
@@ -625,5 +719,56 @@ mod tests {
         writer.send(b"last words\n");
         drop(writer);
         assert_eq!(io::read_to_string(reader).unwrap(), "last words\n");
+    }
+
+    #[test]
+    fn a_retired_log_writes_all_it_was_sent_and_is_waited_for() {
+        let (entered, has_entered) = unbounded();
+        let (gate_keeper, gate) = bounded(0);
+        let taken = Taken::default();
+        let writer = start(Gated { entered, gate, taken: taken.clone() });
+        writer.send(b"old\n");
+        has_entered.recv_timeout(DEADLINE).unwrap();
+        let mut retired = RetiredLogs::default();
+        retired.add_unless_same(Some(&writer), None);
+        writer.send(b"late\n");
+        // First with a writer that somebody holds, then with none.
+        assert!(!flush_all([], slice::from_ref(&retired), Duration::from_millis(1)));
+        drop(writer);
+        assert!(!flush_all([], slice::from_ref(&retired), Duration::from_millis(1)));
+        drop(gate_keeper);
+        assert!(flush_all([], slice::from_ref(&retired), DEADLINE));
+        assert_eq!(taken.text(), "old\nlate\n");
+        assert!(flush_all([], slice::from_ref(&retired), Duration::ZERO), "it has ended");
+    }
+
+    #[test]
+    fn what_retired_logs_lost_is_counted_also_when_they_are_forgotten() {
+        let mut retired = RetiredLogs::default();
+        for round in 1..=3 {
+            let writer = open(Path::new("/dev/full"));
+            writer.send(b"lost\n");
+            retired.add_unless_same(Some(&writer), None);
+            drop(writer);
+            assert!(flush_all([], slice::from_ref(&retired), DEADLINE));
+            assert_eq!(retired.lost(), round);
+            assert_eq!(retired.logs.len(), 1, "the ones before are forgotten");
+        }
+    }
+
+    #[test]
+    fn notes_change_their_format_behind_the_lines_before() {
+        let taken = Taken::default();
+        let writer =
+            LineWriter::start(Box::new(taken.clone()), Output::Stderr, options(0)).unwrap();
+        writer.send(b"1\n");
+        flush(&writer);
+        let note: NoteFormat = Box::new(|out, _, _| out.push_str("another\n"));
+        let again = LineOptions { note, ..options(0) };
+        let same = LineWriter::open_after(Some(&writer), Output::Stderr, again).unwrap();
+        assert!(same.is_same(&writer));
+        writer.send(b"2\n");
+        flush(&writer);
+        assert_eq!(taken.text(), "lost 1\nanother\n");
     }
 }

@@ -1,0 +1,204 @@
+//! `[admin]`: where a running server is steered from, and who may.
+//!
+//! Decides what is safe to listen on: a socket file, whose mode protects it, or this machine's own
+//! addresses with a token. Never looks whether the place is free.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use toml::{Spanned, de::DeTable};
+
+use super::{
+    error::{Finding, Span},
+    reader::Table,
+    sections::absolute_path,
+    values::{Fault, boolean, string},
+};
+
+/// `[admin]`: the listener for commands. `Debug` leaves the token out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Whether there is such a listener. Default: true.
+    pub enabled: bool,
+    /// Where it listens. Default: the socket [`AdminConfig::SOCKET_NAME`] in the config's folder.
+    pub listen: AdminListen,
+    /// What each request must carry: at least 16 bytes of visible ASCII. There with
+    /// [`AdminListen::Tcp`], and only then.
+    pub token: Option<String>,
+}
+
+/// Where the admin listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    /// A socket file: an absolute path of at most 107 bytes.
+    Unix(PathBuf),
+    /// A loopback address; while enabled none of `server.listen`, unless its port is 0.
+    Tcp(SocketAddr),
+}
+
+/// The bytes of a socket's path that the kernel takes: those of `sun_path` without its last NUL.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The least bytes of a token; fewer could be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+
+impl AdminConfig {
+    /// The socket's name by default.
+    pub const SOCKET_NAME: &str = "tidegate.sock";
+
+    /// The defaults of a config whose folder is `base`.
+    pub fn in_folder(base: &Path) -> Self {
+        let listen = AdminListen::Unix(base.join(Self::SOCKET_NAME));
+        Self { enabled: true, listen, token: None }
+    }
+}
+
+impl fmt::Debug for AdminConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { enabled, listen, token } = self;
+        let token = token.as_ref().map(|_| format_args!("(secret)"));
+        f.debug_struct("AdminConfig")
+            .field("enabled", enabled)
+            .field("listen", listen)
+            .field("token", &token)
+            .finish()
+    }
+}
+
+/// The text of a config with stars for its token, so that reports can show its lines. All else
+/// stays in place.
+pub(super) fn hide_token(text: &str, tree: &DeTable<'_>) -> String {
+    let token = tree.get("admin").and_then(|admin| admin.get_ref().as_table()?.get("token"));
+    let Some(span) = token.map(Spanned::span) else { return text.to_owned() };
+    // Without its quotes.
+    let inside = span.start + 1..span.end.max(span.start + 2) - 1;
+    let star = |(at, c): (usize, char)| {
+        if inside.contains(&at) && (c == ' ' || c.is_ascii_graphic()) { '*' } else { c }
+    };
+    text.char_indices().map(star).collect()
+}
+
+/// Reads `[admin]` in the root of a config that listens on `taken`.
+pub(super) fn read(root: &mut Table<'_, '_>, base: &Path, taken: &[SocketAddr]) -> AdminConfig {
+    let read = root.table("admin", |table| section(table, base, taken));
+    let (admin, is_listen_given) = read.unwrap_or_else(|| (AdminConfig::in_folder(base), false));
+    if admin.enabled
+        && !is_listen_given
+        && let AdminListen::Unix(path) = &admin.listen
+        && let Err(fault) = check_length(path)
+    {
+        let span = root.key_span("admin").unwrap_or(0..0);
+        let fault = fault.help("write a shorter `admin.listen`, or `admin.enabled = false`");
+        root.report(fault.into_finding("admin.listen", span));
+    }
+    admin
+}
+
+/// The section, and whether it says where to listen.
+fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[SocketAddr]) -> (AdminConfig, bool) {
+    let default = AdminConfig::in_folder(base);
+    let enabled = table.or("enabled", default.enabled, boolean);
+    let given = table.optional("listen", |value| Ok((string(value)?, value.span())));
+    let is_listen_given = table.key_span("listen").is_some();
+    let token_span = table.key_span("token");
+    let token = table.optional("token", |value| token(string(value)?));
+    let path = table.path_of("listen");
+    let listen = match given {
+        None => Some(default.listen).filter(|_| !is_listen_given),
+        Some((text, span)) => {
+            let listen = listen(text, base).and_then(|listen| match listen {
+                AdminListen::Tcp(address) if enabled => free(address, taken),
+                _ => Ok(listen),
+            });
+            let listen = table.keep(&path, span.clone(), listen);
+            if matches!(listen, Some(AdminListen::Tcp(_))) && token_span.is_none() {
+                table.report(token_missing(&table.path_of("token"), span));
+            }
+            listen
+        }
+    };
+    if let (Some(AdminListen::Unix(_)), Some(span)) = (&listen, token_span) {
+        let fault = Fault::new("is for TCP addresses only").fragile();
+        let fault = fault.help("remove it: the socket's mode protects it, 0600 for its owner");
+        table.report(fault.into_finding(&table.path_of("token"), span));
+    }
+    let listen = listen.unwrap_or_else(|| AdminConfig::in_folder(base).listen);
+    (AdminConfig { enabled, listen, token }, is_listen_given)
+}
+
+fn token_missing(path: &str, span: Span) -> Finding {
+    Finding::new(span, format!("`{path}` is missing"))
+        .label("whoever reaches this address could steer the server")
+        .help("add `token = \"…\"`, such as from `openssl rand -hex 16`, or listen on a socket")
+        .fragile()
+}
+
+fn listen(text: &str, base: &Path) -> Result<AdminListen, Fault> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = absolute_path(path, base)?;
+        check_length(&path)?;
+        return Ok(AdminListen::Unix(path));
+    }
+    let Ok(address) = text.parse::<SocketAddr>() else { return Err(no_listen(text)) };
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(AdminListen::Tcp(address));
+    }
+    let here = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+    Err(Fault::new("must be an address of this machine alone")
+        .help(format!("write \"{here}:{}\", and reach it by a tunnel", address.port())))
+}
+
+/// Says what was probably meant.
+fn no_listen(text: &str) -> Fault {
+    let fault = Fault::new("is no socket and no IP address with a port");
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return fault.help(format!("write \"{}\"", SocketAddr::new(ip, 9901)));
+    }
+    let port = text.rsplit_once(':').filter(|(host, _)| ["", "localhost"].contains(host));
+    if let Some(port) = port.and_then(|(_, port)| port.parse::<u16>().ok()) {
+        return fault.help(format!("write \"127.0.0.1:{port}\""));
+    }
+    if text.contains('/') || text.ends_with(".sock") {
+        return fault.help(format!("write \"unix:{}\"", text.escape_debug()));
+    }
+    fault.help(r#"write "unix:tidegate.sock" or "127.0.0.1:9901""#)
+}
+
+fn check_length(path: &Path) -> Result<(), Fault> {
+    let length = path.as_os_str().len();
+    if length <= SOCKET_PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let fault = Fault::new(format!("is too long for a socket: {length} bytes with its folder"));
+    Err(fault.help(format!("at most {SOCKET_PATH_BYTES_MAX} bytes are possible")))
+}
+
+fn free(address: SocketAddr, taken: &[SocketAddr]) -> Result<AdminListen, Fault> {
+    let ip = address.ip().to_canonical();
+    let takes = |other: &&SocketAddr| {
+        // An address for all of its family takes the port of each one.
+        let for_all = other.ip().is_unspecified() && other.is_ipv4() == ip.is_ipv4();
+        other.port() == address.port() && (for_all || other.ip().to_canonical() == ip)
+    };
+    match taken.iter().find(takes) {
+        Some(other) if address.port() != 0 => {
+            Err(Fault::new(format!("is taken: `server.listen` has \"{other}\""))
+                .help("write another port"))
+        }
+        _ => Ok(AdminListen::Tcp(address)),
+    }
+}
+
+fn token(text: &str) -> Result<String, Fault> {
+    let fault = if text.len() < TOKEN_BYTES_MIN {
+        Fault::new(format!("must have at least {TOKEN_BYTES_MIN} bytes"))
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Fault::new("must be visible ASCII, without spaces")
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(fault.help("take one from `openssl rand -hex 16`"))
+}

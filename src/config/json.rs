@@ -1,0 +1,268 @@
+//! One app from JSON, as the admin API takes it.
+//!
+//! The JSON is written as TOML and read as a file is: one reader and one set of checks for both.
+//! Owns what only JSON has: null, and any depth.
+
+use std::{collections::HashSet, fmt::Write as _, path::Path};
+
+use serde_json::Value;
+use toml::de::DeValue;
+
+use super::{
+    AppConfig, Problem,
+    apps::{self, Apps},
+    error::{Finding, Span},
+    reader::{Table, dotted_path},
+    values::Fault,
+};
+
+/// What is deeper is left out: nothing is read there, and the parser has a limit of its own.
+const DEPTH_MAX: usize = 16;
+
+impl AppConfig {
+    /// Reads an app from its table as JSON, such as `{"respond": {"body": "hi"}}`: what would stand
+    /// in `[apps."host"]` of a file. Relative paths start from `base`. `headers` and `types` come
+    /// in the order that the map has.
+    ///
+    /// # Errors
+    /// All that is wrong with host or table, never empty; their lines and columns are 0.
+    pub fn from_json(host: &str, table: &Value, base: &Path) -> Result<Self, Vec<Problem>> {
+        let mut toml = TomlText::default();
+        toml.push(table, host, "", 0);
+        let (tree, errors) = DeValue::parse_recoverable(&toml.text);
+        let errors = errors.iter().map(|error| {
+            Finding::new(error.span().unwrap_or_default(), error.message().to_owned())
+        });
+        let mut findings: Vec<Finding> = errors.collect();
+        let mut apps = Apps::default();
+        Table::read_json(host, &tree, &mut findings, |table| apps::app(table, base, &mut apps));
+        // What stands for a null was found to be of a wrong type.
+        let nulls: HashSet<Span> = toml.nulls.iter().map(|null| null.span.clone()).collect();
+        findings.retain(|finding| !nulls.contains(&finding.span));
+        findings.append(&mut toml.nulls);
+        findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
+        let problem = |Finding { message, help, .. }| Problem { line: 0, column: 0, message, help };
+        match apps.list.pop() {
+            Some(app) if findings.is_empty() => Ok(app),
+            _ => Err(findings.into_iter().map(problem).collect()),
+        }
+    }
+}
+
+/// A TOML value that is being written.
+#[derive(Default)]
+struct TomlText {
+    text: String,
+    nulls: Vec<Finding>,
+}
+
+impl TomlText {
+    /// Writes a value that messages call `name`, and whose keys' paths begin with `path`.
+    fn push(&mut self, value: &Value, name: &str, path: &str, depth: usize) {
+        match value {
+            Value::Null => self.push_null(name),
+            Value::Bool(flag) => self.push_plain(flag),
+            Value::Number(number) => self.push_plain(number),
+            Value::String(text) => self.push_string(text),
+            Value::Array(items) => {
+                self.text.push('[');
+                for (index, item) in items.iter().enumerate().filter(|_| depth < DEPTH_MAX) {
+                    let path = format!("{path}[{index}]");
+                    self.push(item, &path, &path, depth + 1);
+                    self.text.push(',');
+                }
+                self.text.push(']');
+            }
+            Value::Object(entries) => {
+                self.text.push('{');
+                for (index, (key, value)) in
+                    entries.iter().enumerate().filter(|_| depth < DEPTH_MAX)
+                {
+                    if index > 0 {
+                        self.text.push(',');
+                    }
+                    let path = dotted_path(path, key);
+                    self.push_string(key);
+                    self.text.push('=');
+                    self.push(value, &path, &path, depth + 1);
+                }
+                self.text.push('}');
+            }
+        }
+    }
+
+    /// TOML has no null; something stands for it, so that the other findings are as they would be.
+    fn push_null(&mut self, name: &str) {
+        let start = self.text.len();
+        self.text.push_str("false");
+        let fault = Fault::new("is null").help("leave it out, or give it a value");
+        self.nulls.push(fault.into_finding(name, start..self.text.len()));
+    }
+
+    fn push_plain(&mut self, value: impl std::fmt::Display) {
+        let _ = write!(self.text, "{value}");
+    }
+
+    fn push_string(&mut self, text: &str) {
+        self.text.push('"');
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => self.text.extend(['\\', c]),
+                c if c.is_control() => self.push_plain(format_args!("\\u{:04X}", u32::from(c))),
+                c => self.text.push(c),
+            }
+        }
+        self.text.push('"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{AppKind, Config};
+
+    const BASE: &str = "/etc/tidegate";
+
+    fn read(host: &str, table: &Value) -> Result<AppConfig, Vec<Problem>> {
+        AppConfig::from_json(host, table, Path::new(BASE))
+    }
+
+    /// `message (help)` of every problem.
+    fn problems(host: &str, table: &Value) -> Vec<String> {
+        let show = |problem: Problem| {
+            assert_eq!((problem.line, problem.column), (0, 0));
+            let help = problem.help.map_or(String::new(), |help| format!(" ({help})"));
+            problem.message + &help
+        };
+        read(host, table).expect_err("problems").into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn an_app_is_the_same_from_json_as_from_a_file() {
+        let file = r#"
+[apps."WWW.Example.com."]
+aliases = ["example.com", "*.Example.com"]
+drain_timeout = "1m"
+respond = { status = 404, body = "no", headers = { X-A = "1", X-B = "2" }, delay = "2s" }
+[apps.static.files]
+root = "site"
+index = []
+not_found = "errors/404.html"
+precompressed = false
+types = { WASM = "application/wasm" }
+[apps."[2001:DB8::1]"]
+redirect = { to = "https://example.com", status = 301 }
+"#;
+        let config = Config::parse(file, Path::new("config.toml"), Path::new(BASE)).unwrap();
+        let tables = [
+            (
+                "www.example.com",
+                json!({
+                    "aliases": ["example.com", "*.Example.com"],
+                    "drain_timeout": "1m",
+                    "respond": {
+                        "status": 404, "body": "no", "delay": "2s",
+                        "headers": {"X-A": "1", "X-B": "2"},
+                    },
+                }),
+            ),
+            (
+                "Static",
+                json!({"files": {
+                    "root": "site", "index": [], "not_found": "errors/404.html",
+                    "precompressed": false, "types": {"WASM": "application/wasm"}
+                }}),
+            ),
+            ("[2001:db8::1]", json!({"redirect": {"to": "https://example.com", "status": 301}})),
+        ];
+        let apps: Vec<_> = tables.iter().map(|(host, table)| read(host, table).unwrap()).collect();
+        assert_eq!(apps, config.apps);
+    }
+
+    #[test]
+    fn mistakes_have_their_path_and_say_what_is_right() {
+        for (table, expected) in [
+            (json!([]), "`a` must be an object, not an array (write {…})"),
+            (json!("x"), "`a` must be an object, not a string (write {…})"),
+            (json!(null), "`a` is null (leave it out, or give it a value)"),
+            (json!({}), "`a` has nothing to serve (add one of respond, redirect, files)"),
+            (json!({"respond": null}), "`respond` is null (leave it out, or give it a value)"),
+            (json!({"respond": {"status": null}}), "`respond.status` is null (leave it out, or"),
+            (json!({"respond": {}, "aliases": ["b", null]}), "`aliases[1]` is null (leave it"),
+            (json!({"respond": 1}), "`respond` must be an object, not an integer (write {…})"),
+            (json!({"respond": {"a b": 1}}), "unknown key `respond.\"a b\"` (known keys: status,"),
+            (json!({"respond": {}, "www": {"x": {}}}), "unknown key `www` (known keys: "),
+            (json!({"respond": {"status": 199}}), "`respond.status` must be an integer from 200"),
+            (json!({"respond": {"status": -1}}), "`respond.status` must be an integer from 200"),
+            (json!({"respond": {"status": u64::MAX}}), "`respond.status` must be an integer from"),
+            (json!({"respond": {"status": 200.5}}), "to 599, not a float"),
+            (json!({"respond": {"status": 1e300}}), "to 599, not a float"),
+            (json!({"respond": {"status": -1e-300}}), "to 599, not a float"),
+            (json!({"respond": {"delay": 30}}), "`respond.delay` must be a duration with its unit"),
+            (json!({"respond": {}, "drain_timeout": "169h"}), "`drain_timeout` must be from 0s to"),
+            (json!({"respond": {}, "aliases": "b"}), "must be an array of strings, not a string"),
+            (json!({"respond": {}, "aliases": ["A"]}), "`a` stands twice"),
+            (json!({"respond": {}, "proxy": {}}), "`proxy` is not supported yet"),
+            (json!({"respond": {}, "redirect": {"to": "http://b"}}), "`a` has both `"),
+            (json!({"files": {}}), "`files.root` is missing (add `root`)"),
+        ] {
+            let found = problems("a", &table);
+            assert!(found.len() == 1 && found[0].contains(expected), "{table}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_found_in_one_pass() {
+        let table = json!({
+            "aliases": ["b:80", 1], "drain_timeot": "1s",
+            "respond": {"status": "x", "body": null, "hedaers": {}}
+        });
+        let found = problems("a:80", &table);
+        let starts = [
+            "`a:80` must not have a port",
+            "`aliases[0]` must not have a port",
+            "`aliases[1]` must be a string",
+            "unknown key `drain_timeot`",
+            "`respond.body` is null",
+            "unknown key `respond.hedaers`",
+            "`respond.status` must be an integer",
+        ];
+        assert_eq!(found.len(), starts.len(), "{found:#?}");
+        for (found, start) in found.iter().zip(starts) {
+            assert!(found.starts_with(start), "{found:?}: {start}");
+        }
+    }
+
+    #[test]
+    fn a_depth_that_toml_would_not_take_is_a_wrong_type_like_any_other() {
+        let mut deep = json!(1);
+        for level in 0..100 {
+            deep = if level % 2 == 0 { json!([deep]) } else { json!({"x": deep}) };
+        }
+        let found = problems("a", &json!({"respond": {"body": deep}}));
+        assert_eq!(found, ["`respond.body` must be a string, not a table"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_survives(body: String, extra in proptest::char::any()) {
+            let body = format!("{body}{extra}\0\u{7f}\u{85}\r\n\t\"\\");
+            let app = read("a", &json!({"respond": {"body": body.as_str()}})).unwrap();
+            let AppKind::Respond(respond) = app.kind else { panic!("another kind") };
+            prop_assert_eq!(respond.body, body);
+        }
+
+        #[test]
+        fn any_key_and_any_number_is_read_as_what_it_is(key: String, float: f64, integer: i64) {
+            for number in [json!(float), json!(integer)] {
+                let found = problems("a", &json!({"respond": {"headers": {key.as_str(): number}}}));
+                let words = if number.is_null() { "is null" } else { "must be a string" };
+                prop_assert!(found.iter().any(|line| line.contains(words)), "{:?}", found);
+                prop_assert!(found.len() <= 2, "{:?}", found);
+            }
+        }
+    }
+}
