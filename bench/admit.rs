@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -60,12 +60,7 @@ impl Apps {
 fn admission(cores: &[usize], apps: Apps) -> Vec<f64> {
     let registry = Arc::new(AppRegistry::new(cores.len(), None));
     for host in HOSTS {
-        let app = NewApp {
-            host: host.to_owned(),
-            aliases: Vec::new(),
-            drain_timeout: Duration::from_secs(30),
-            app: (),
-        };
+        let app = NewApp { host: host.to_owned(), aliases: Vec::new(), app: () };
         registry.insert(app).expect("the names differ");
     }
     rounds(cores, |thread| {

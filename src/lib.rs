@@ -12,10 +12,13 @@
 //!
 //! ```text
 //! signal thread ──┐                       ┌─► loop 0 ─ sockets, exchanges, timers
-//! ServerHandle ───┴─► control thread ─────┼─► loop 1
-//!                     (registry writes,   └─► loop N     LoopCommand down: channel, then waker
-//!                      drain plans)      ◄── ControlEvent up: channel
+//! ServerHandle ───┼─► control thread ─────┼─► loop 1
+//! admin thread ───┤   (registry writes,   └─► loop N     LoopCommand down: channel, then waker
+//! operator thread ┘    drain plans)      ◄── ControlEvent up: channel
 //! ```
+//!
+//! The admin thread answers the admin API; the operator thread does what waits for a disk: reading
+//! the config and loading apps.
 //!
 //! The drain is in [`registry`], which loom checks; the protocol, sans-IO, in [`http`]; the
 //! invariants I1 to I10 that comments cite are these:
@@ -91,6 +94,8 @@ pub mod http;
 pub mod logging;
 #[cfg(not(loom))]
 mod message;
+#[cfg(not(loom))]
+mod metrics;
 pub mod registry;
 #[cfg(not(loom))]
 pub mod server;

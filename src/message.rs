@@ -1,54 +1,166 @@
-//! What control and the loops say to each other. Nothing here does anything.
+//! What control and the loops say to each other, and what both hold. Nothing here does anything.
 //!
 //! Down: a channel, then the loop's waker. Up: one channel for all loops and everybody else who
 //! wants something of control.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use crossbeam_channel::Sender;
-use mio::Waker;
+use mio::{Token, Waker};
 
 use crate::{
-    app::App,
+    app::{App, Delivery, Peer},
+    config::{AppConfig, Limits},
+    logging::AccessWriter,
+    metrics::ExchangeCounters,
     registry::{AppEntry, AppId, AppRegistry, InFlightGuard},
 };
 
 /// The registry of a server.
-pub(crate) type Apps = AppRegistry<Arc<dyn App>>;
+pub(crate) type Apps = AppRegistry<HostedApp>;
 
 /// One life of an app of a server.
-pub(crate) type AppLife = AppEntry<Arc<dyn App>>;
+pub(crate) type AppLife = AppEntry<HostedApp>;
 
 /// An active connection of an app of a server.
-pub(crate) type AppGuard = InFlightGuard<Arc<dyn App>>;
+pub(crate) type AppGuard = InFlightGuard<HostedApp>;
+
+/// An app as a life holds it.
+pub(crate) struct HostedApp {
+    /// The app itself.
+    pub(crate) app: Arc<dyn App>,
+    /// What it was loaded from; none for an embedder's app, and for one that could not be loaded:
+    /// the next reload tries again.
+    pub(crate) config: Option<AppConfig>,
+    /// Why it could not be loaded, if so.
+    pub(crate) load_error: Option<String>,
+    /// Who wanted it.
+    pub(crate) origin: Origin,
+    /// How long a drain may take; none: as long as the server's.
+    pub(crate) drain_timeout: Option<Duration>,
+    /// How its exchanges ended.
+    pub(crate) counters: ExchangeCounters,
+}
+
+impl HostedApp {
+    /// An app that nothing is counted of yet.
+    pub(crate) fn new(app: Arc<dyn App>, origin: Origin, loops: usize) -> Self {
+        let counters = ExchangeCounters::new(loops);
+        Self { app, config: None, load_error: None, origin, drain_timeout: None, counters }
+    }
+
+    /// The same app for a further life.
+    pub(crate) fn again(&self, loops: usize) -> Self {
+        Self {
+            config: self.config.clone(),
+            load_error: self.load_error.clone(),
+            drain_timeout: self.drain_timeout,
+            ..Self::new(Arc::clone(&self.app), self.origin, loops)
+        }
+    }
+}
+
+/// Who wanted an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The config file.
+    Config,
+    /// An admin request; it lives until a reload of a config that does not name it.
+    Admin,
+    /// The program that embeds the server; reloads leave it alone.
+    Embedder,
+}
 
 /// Control to a loop. Obeyed between turns, so that nothing an event still names goes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LoopCommand {
-    /// A stop begins: gate the listeners, say `Connection: close` with every answer, close idle
-    /// connections after `idle_grace`. Answered by [`ControlEvent::Gated`].
+    /// A stop begins: gate all public listeners, say `Connection: close` with every public answer,
+    /// close idle public connections after `idle_grace`. Answered by [`ControlEvent::Gated`].
     Gate,
-    /// All listeners of all loops are gated: accept until nobody waits, close the listeners, and
-    /// end with the last connection. Answered by [`ControlEvent::Ended`].
+    /// All listeners of all loops are gated: accept until nobody waits and close them. Answered by
+    /// [`ControlEvent::Emptied`] with the last public connection. Admin connections go on.
     Finish,
     /// Ends the exchanges of one life.
     Cut(AppId),
-    /// Ends everything. Answered by [`ControlEvent::Ended`].
+    /// Ends every public connection. Answered by [`ControlEvent::Emptied`].
     CutAll,
+    /// The server is over: close the admin listener, send what admin peers are still owed, and end
+    /// the thread. Answered by [`ControlEvent::Ended`].
+    End,
     /// The routes changed: forget lives that ended.
     Refresh,
+    /// Serve these public addresses too; each with this loop's own socket.
+    Listen(Vec<(SocketAddr, std::net::TcpListener)>),
+    /// Gate the public listeners of these addresses. Answered by [`ControlEvent::ListenersGated`].
+    GateListeners(Arc<[SocketAddr]>),
+    /// All loops have gated these: accept until nobody waits, and close them. Connections stay.
+    CloseListeners(Arc<[SocketAddr]>),
+    /// From here on these hold, also for connections that are open.
+    Configure(Box<LoopConfig>),
+    /// Say which connections are busy for these lives, all lives if there are none named.
+    ListBusy(Arc<[AppId]>, Sender<Vec<BusyConnection>>),
+    /// Ends one connection, if it is there; says how many exchanges that cut.
+    CutConnection(Token, Sender<Option<u64>>),
+    /// An answer, or a part of one, for the exchange of this number, if that connection still
+    /// waits for it.
+    Deliver(Token, ExchangeNumber, Delivery),
+}
+
+/// Names an exchange that waits for its answer from outside; one loop uses no number twice. A
+/// delivery that comes late must not answer the next exchange of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExchangeNumber(pub(crate) u64);
+
+/// What of a loop's settings can change while it runs.
+pub(crate) struct LoopConfig {
+    /// `[limits]`, without `connections`: that is the process's.
+    pub(crate) limits: Limits,
+    /// `server.idle_grace`
+    pub(crate) idle_grace: Duration,
+    /// Where requests are written, if they are.
+    pub(crate) access: Option<AccessWriter>,
+}
+
+/// A connection within an exchange.
+#[derive(Clone, Debug)]
+pub(crate) struct BusyConnection {
+    pub(crate) loop_index: usize,
+    pub(crate) token: Token,
+    pub(crate) life: AppId,
+    pub(crate) peer: Peer,
+    /// Method and target; not kept for short answers that are written at once.
+    pub(crate) request: Option<(String, String)>,
+    /// Since the complete request head.
+    pub(crate) age: Duration,
+    pub(crate) phase: BusyPhase,
+    /// Of the response, head included.
+    pub(crate) bytes_sent: u64,
+}
+
+/// What a busy connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BusyPhase {
+    /// The request's content.
+    ReadingBody,
+    /// The app.
+    WaitingForApp,
+    /// The peer, to take the response.
+    Sending,
 }
 
 /// A loop to control.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ControlEvent {
-    /// The listeners are gated.
+    /// All public listeners are gated: a stop has begun.
     Gated,
-    /// The last connection is gone and the thread ends; so many exchanges were cut by `CutAll`.
-    Ended {
+    /// These listeners are gated.
+    ListenersGated(Arc<[SocketAddr]>),
+    /// The last public connection is gone; so many exchanges were cut by `CutAll`.
+    Emptied {
         /// Exchanges that were cut.
         cut: u64,
     },
+    /// The thread ends.
+    Ended,
     /// The loop cannot go on; its connections are lost.
     Failed,
 }
@@ -66,14 +178,14 @@ impl LoopHandle {
         Self { commands, waker }
     }
 
-    /// Sends a command and wakes the loop. A loop that has ended needs none.
+    /// Sends a command and wakes the loop. A loop that has ended needs none: false then.
     ///
     /// # Errors
     /// The waker's.
-    pub(crate) fn send(&self, command: LoopCommand) -> io::Result<()> {
+    pub(crate) fn send(&self, command: LoopCommand) -> io::Result<bool> {
         match self.commands.send(command) {
-            Ok(()) => self.waker.wake(),
-            Err(_) => Ok(()),
+            Ok(()) => self.waker.wake().map(|()| true),
+            Err(_) => Ok(false),
         }
     }
 }

@@ -1,44 +1,53 @@
 //! The server: binds, loads, wires control and the loops together, and runs them.
 
 use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    fmt, io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, thread, time::Instant,
 };
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
-pub use crate::control::{DrainTicket, RemoveError, SignalRequest, Verdict, forward_signals};
+pub use crate::control::{
+    ChangeError, DrainTicket, ReloadError, Reloaded, SignalRequest, Verdict, forward_signals,
+};
 pub use crate::event_loop::BindError;
 use crate::{
-    app::{self, App},
-    config::{AppConfig, Config, Limits, ServerConfig},
-    control::{Control, Ended, Input},
-    event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
-    logging::{AccessLog, event},
-    message::{Apps, ControlEvent, LoopCommand, LoopHandle},
-    registry::{AppId, AppRegistry, NameTaken, NewApp},
+    app::{App, Later},
+    config::{AdminListen, AppConfig, Config},
+    control::{
+        Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Input, Notices, Operator,
+        Patience, PutMode, Reloads, Task, ask, load, unavailable,
+    },
+    event_loop::{
+        self, AdminSetup, ConnectionBudget, EventLoop, ListenerSet, LoopSetup, UnixSocketFile,
+    },
+    logging::{AccessLog, Logging, event},
+    message::{Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle, Origin},
+    metrics::LoopGauges,
+    registry::{AppId, AppRegistry, NewApp},
 };
 
 /// A server that is bound and can be given apps. [`HttpServer::run`] serves them.
 pub struct HttpServer {
-    control: Control,
+    config: Config,
+    /// The file that a reload reads.
+    source: Option<PathBuf>,
     registry: Arc<Apps>,
+    control: Control,
+    notices: Arc<Notices>,
+    tasks: (Sender<Task>, Receiver<Task>),
     listeners: Vec<ListenerSet>,
     addresses: Vec<SocketAddr>,
-    server: ServerConfig,
-    limits: Limits,
-    access: Option<AccessLog>,
+    admin: Option<AdminSocket>,
+    logging: Option<Logging>,
     epoch: Instant,
 }
 
 /// A way to a running server, for any thread. Calls wait for [`HttpServer::run`] to take them up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServerHandle {
     inputs: Sender<Input>,
-    drain_timeout: Duration,
+    tasks: Sender<Task>,
+    loops: usize,
 }
 
 /// Why a server cannot run.
@@ -54,28 +63,36 @@ pub enum ServerError {
 
 impl HttpServer {
     /// Binds the config's addresses. Nothing is accepted before [`HttpServer::run`], but from here
-    /// on the kernel queues connections.
+    /// on the kernel queues connections. The config's `[admin]` is left to
+    /// [`HttpServer::listen_for_admin`], its apps to [`HttpServer::load_apps`].
     ///
     /// # Errors
     /// The address that cannot be bound.
     pub fn bind(config: &Config) -> Result<Self, ServerError> {
-        let server = config.server.clone();
-        let loops = match server.threads {
+        let loops = match config.server.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let listeners = event_loop::bind(&server.listen, loops).map_err(ServerError::Bind)?;
-        let addresses = listeners[0]
-            .iter()
-            .map(std::net::TcpListener::local_addr)
-            .collect::<io::Result<_>>()
-            .map_err(ServerError::Setup)?;
-        let registry = Arc::new(AppRegistry::new(loops, server.default_app.clone()));
-        let epoch = Instant::now();
+        let listeners =
+            event_loop::bind(&config.server.listen, loops).map_err(ServerError::Bind)?;
+        let addresses = listeners[0].iter().map(|(address, _)| *address).collect();
+        let registry = Arc::new(AppRegistry::new(loops, config.server.default_app.clone()));
+        let (notices, epoch) = (Arc::<Notices>::default(), Instant::now());
         let control =
-            Control::new(Arc::clone(&registry), epoch, server.shutdown_delay, server.drain_timeout);
-        let limits = config.limits.clone();
-        Ok(Self { control, registry, listeners, addresses, server, limits, access: None, epoch })
+            Control::new(Arc::clone(&registry), Arc::clone(&notices), epoch, &config.server);
+        Ok(Self {
+            config: config.clone(),
+            source: None,
+            registry,
+            control,
+            notices,
+            tasks: crossbeam_channel::unbounded(),
+            listeners,
+            addresses,
+            admin: None,
+            logging: None,
+            epoch,
+        })
     }
 
     /// Where the server listens; port 0 is the real one here.
@@ -83,57 +100,63 @@ impl HttpServer {
         &self.addresses
     }
 
-    /// Has requests written to this log.
-    pub fn log_requests(&mut self, access: AccessLog) {
-        self.access = Some(access);
+    /// Has requests written to the access log of these logs, and reloads change the logs.
+    pub fn log_to(&mut self, logging: Logging) {
+        self.logging = Some(logging);
+    }
+
+    /// Has reloads read this file, which the config came from.
+    pub fn reload_from(&mut self, path: PathBuf) {
+        self.source = Some(path);
+    }
+
+    /// Opens the listener of the admin API, if the config wants one.
+    ///
+    /// # Errors
+    /// When the address is in use or the socket cannot be made there.
+    pub fn listen_for_admin(&mut self) -> Result<(), ServerError> {
+        let admin = &self.config.admin;
+        if admin.enabled {
+            self.admin = Some(AdminSocket::bind(&admin.listen).map_err(ServerError::Bind)?);
+        }
+        Ok(())
     }
 
     /// Loads apps from their config. One that cannot be loaded is logged and answers 503 (I8).
     pub fn load_apps(&mut self, apps: &[AppConfig]) {
+        let loops = self.registry.loops();
         for config in apps {
-            let app = app::load(&config.kind, self.registry.loops()).unwrap_or_else(|error| {
+            let app = load(config, Origin::Config, loops).unwrap_or_else(|error| {
                 event!(Error, "app_load_failed", host = &*config.host, error:% = error);
-                Arc::new(app::Unavailable)
+                unavailable(config, error.to_string(), loops)
             });
-            let kind = app.kind();
-            let new = NewApp {
-                host: config.host.clone(),
-                aliases: config.aliases.clone(),
-                drain_timeout: config.drain_timeout.unwrap_or(self.server.drain_timeout),
-                app,
-            };
-            match self.registry.insert(new) {
-                Ok(life) => {
-                    event!(Info, "app_loaded", host = life.host(), id:% = life.id(), kind = kind);
-                }
-                Err(taken) => {
-                    event!(Error, "app_load_failed", host = &*config.host, error:% = taken);
-                }
-            }
+            self.control.load_app(app);
         }
     }
 
     /// Adds an app of the embedder's own under a host name, lower case, or `*.` and a name.
     ///
     /// # Errors
-    /// [`NameTaken`] when another app serves the name.
-    pub fn add_app(&mut self, host: &str, app: impl App + 'static) -> Result<AppId, NameTaken> {
-        self.control.add_app(new_app(host, Arc::new(app), self.server.drain_timeout))
+    /// [`ChangeError`] when another app serves the name.
+    pub fn add_app(&mut self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
+        let app = own_app(host, Arc::new(app), self.registry.loops());
+        self.control.put_app(app, PutMode::Add).map(|begun| begun.life.id())
     }
 
     /// Removes an app, draining it.
     ///
     /// # Errors
     /// When there is no such app, or it is being removed already.
-    pub fn remove_app(&mut self, host: &str) -> Result<DrainTicket, RemoveError> {
-        self.control.remove_app(host)
+    pub fn remove_app(&mut self, host: &str) -> Result<DrainTicket, ChangeError> {
+        self.control.remove_app(host, None)
     }
 
     /// A handle by which other threads reach the server while it runs.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             inputs: self.control.sender().clone(),
-            drain_timeout: self.server.drain_timeout,
+            tasks: self.tasks.0.clone(),
+            loops: self.registry.loops(),
         }
     }
 
@@ -141,46 +164,164 @@ impl HttpServer {
     ///
     /// # Errors
     /// When a loop cannot be set up, or failed while it ran.
-    pub fn run(self) -> Result<Verdict, ServerError> {
-        let Self { control, registry, listeners, addresses, server, limits, access, epoch } = self;
+    pub fn run(mut self) -> Result<Verdict, ServerError> {
         raise_descriptor_limit();
-        let app_count = registry.entries().len();
-        let budget = ConnectionBudget::new(connections_max(&limits, listeners.len()));
-        let (mut handles, mut loops) = (Vec::new(), Vec::new());
-        for (index, listeners) in listeners.into_iter().enumerate() {
-            let inputs = control.sender().clone();
-            let (event_loop, handle) = EventLoop::new(LoopSetup {
-                index,
-                registry: Arc::clone(&registry),
-                listeners,
-                limits: limits.clone(),
-                server: server.clone(),
-                budget: budget.clone(),
-                epoch,
-                access: access.as_ref().map(AccessLog::for_loop),
-                // Control ends after the loops, so it is there to hear this.
-                report: Box::new(move |event| drop(inputs.send(Input::Loop(index, event)))),
-            })
-            .map_err(ServerError::Setup)?;
-            handles.push(handle);
-            loops.push(event_loop);
-        }
-        spawn_loops(loops, &handles, control.sender()).map_err(ServerError::Setup)?;
-        let listen: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let possible = connections_possible(self.registry.loops());
+        let budget =
+            ConnectionBudget::new(connections_max(self.config.limits.connections, possible));
+        let gauges: Vec<Arc<LoopGauges>> =
+            (0..self.registry.loops()).map(|_| Arc::default()).collect();
+        let (admin_requests, requests) = crossbeam_channel::unbounded();
+        let (handles, loops) =
+            self.make_loops(&budget, &gauges, &admin_requests).map_err(ServerError::Setup)?;
+        drop(admin_requests);
+        let reloads = Arc::<Reloads>::default();
+        self.spawn_operator(&reloads, budget, possible).map_err(ServerError::Setup)?;
+        self.spawn_admin(handles.clone(), gauges, reloads, requests).map_err(ServerError::Setup)?;
+        spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
+        let listen: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         event!(
             Info,
             "multi_app_ready",
-            app_count = app_count as u64,
+            app_count = self.registry.entries().len() as u64,
             listen = &*listen.join(","),
             loops = handles.len() as u64,
+            admin = self.admin.as_ref().map(|admin| admin.address.as_str()),
         );
-        match control.run(handles, addresses) {
+        match self.control.run(handles, self.addresses) {
             Ended::Stopped(verdict) => Ok(verdict),
             Ended::LoopFailed => Err(ServerError::LoopFailed),
         }
         // The threads are not joined: one that is stuck in an app must not hold up the exit.
     }
+
+    fn make_loops(
+        &mut self,
+        budget: &ConnectionBudget,
+        gauges: &[Arc<LoopGauges>],
+        admin_requests: &Sender<(AdminRequest, Later)>,
+    ) -> io::Result<(Vec<LoopHandle>, Vec<EventLoop>)> {
+        let access = self.logging.as_ref().and_then(Logging::access);
+        let admin_budget = ConnectionBudget::new(ADMIN_CONNECTIONS_MAX);
+        let (mut handles, mut loops) = (Vec::new(), Vec::new());
+        for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
+            let inputs = self.control.sender().clone();
+            let admin = self.admin.as_ref().map(|admin| {
+                let token = self.config.admin.token.clone();
+                Ok::<_, io::Error>(AdminSetup {
+                    listener: admin.socket.try_clone()?,
+                    app: Arc::new(AdminApp::new(
+                        admin_requests.clone(),
+                        token,
+                        self.control.stopping(),
+                    )),
+                    budget: admin_budget.clone(),
+                })
+            });
+            let (event_loop, handle) = EventLoop::new(LoopSetup {
+                index,
+                registry: Arc::clone(&self.registry),
+                listeners,
+                admin: admin.transpose()?,
+                config: LoopConfig {
+                    limits: self.config.limits.clone(),
+                    idle_grace: self.config.server.idle_grace,
+                    access: access.as_ref().map(AccessLog::for_loop),
+                },
+                budget: budget.clone(),
+                epoch: self.epoch,
+                gauges: Arc::clone(&gauges[index]),
+                // Control ends after the loops, so it is there to hear this.
+                report: Box::new(move |event| drop(inputs.send(Input::Loop(index, event)))),
+            })?;
+            handles.push(handle);
+            loops.push(event_loop);
+        }
+        Ok((handles, loops))
+    }
+
+    fn spawn_operator(
+        &self,
+        reloads: &Arc<Reloads>,
+        budget: ConnectionBudget,
+        possible: usize,
+    ) -> io::Result<()> {
+        let loops = self.registry.loops();
+        let configured = self.config.server.listen.iter().copied();
+        let operator = Operator {
+            registry: Arc::clone(&self.registry),
+            control: self.control.sender().clone(),
+            notices: Arc::clone(&self.notices),
+            reloads: Arc::clone(reloads),
+            source: self.source.clone(),
+            current: self.config.clone(),
+            access: self.logging.as_ref().and_then(Logging::access),
+            logging: self.logging.clone(),
+            listening: configured.zip(self.addresses.iter().copied()).collect(),
+            closing: Vec::new(),
+            host: Host {
+                bind: Box::new(move |address, beside| {
+                    Ok(event_loop::bind_address(address, loops, beside)?)
+                }),
+                set_connections: Box::new(move |connections| {
+                    budget.set_max(connections_max(connections, possible));
+                }),
+            },
+        };
+        let tasks = self.tasks.1.clone();
+        let thread = thread::Builder::new().name("operator".into());
+        thread.spawn(move || operator.run(&tasks)).map(drop)
+    }
+
+    fn spawn_admin(
+        &self,
+        loops: Vec<LoopHandle>,
+        gauges: Vec<Arc<LoopGauges>>,
+        reloads: Arc<Reloads>,
+        requests: Receiver<(AdminRequest, Later)>,
+    ) -> io::Result<()> {
+        let admin = Admin {
+            registry: Arc::clone(&self.registry),
+            control: self.control.sender().clone(),
+            tasks: self.tasks.0.clone(),
+            loops,
+            gauges,
+            notices: Arc::clone(&self.notices),
+            reloads,
+            logging: self.logging.clone(),
+            facts: Facts { started: self.epoch, config: self.source.clone() },
+        };
+        let thread = thread::Builder::new().name("admin".into());
+        thread.spawn(move || admin.run(&requests)).map(drop)
+    }
 }
+
+/// The admin's listening socket.
+struct AdminSocket {
+    socket: OwnedFd,
+    /// As operators write it.
+    address: String,
+    /// Removed at the end.
+    _file: Option<UnixSocketFile>,
+}
+
+impl AdminSocket {
+    fn bind(listen: &AdminListen) -> Result<Self, BindError> {
+        Ok(match listen {
+            AdminListen::Unix(path) => {
+                let (socket, file) = event_loop::bind_unix(path)?;
+                Self { socket, address: format!("unix:{}", path.display()), _file: Some(file) }
+            }
+            AdminListen::Tcp(address) => {
+                let (address, socket) = event_loop::bind_admin(*address)?;
+                Self { socket, address: address.to_string(), _file: None }
+            }
+        })
+    }
+}
+
+/// Connections to the admin listener; they do not take the place of others.
+const ADMIN_CONNECTIONS_MAX: usize = 4096;
 
 /// Starts a thread for each loop; all or none.
 fn spawn_loops(
@@ -218,12 +359,22 @@ impl ServerHandle {
     /// while an app of that name that was removed is still draining.
     ///
     /// # Errors
-    /// [`AddError`] when another app serves the name, or the server has ended.
-    pub fn add_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, AddError> {
-        let (reply, answer) = crossbeam_channel::bounded(1);
-        let new = new_app(host, Arc::new(app), self.drain_timeout);
-        self.inputs.send(Input::Add(new, reply)).map_err(|_| AddError::Ended)?;
-        answer.recv().map_err(|_| AddError::Ended)?.map_err(AddError::NameTaken)
+    /// When an app serves the name, or the server has ended.
+    pub fn add_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
+        let app = own_app(host, Arc::new(app), self.loops);
+        ask(&self.inputs, |answer| Input::Put(app, PutMode::Add, answer))
+            .map(|begun| begun.life.id())
+    }
+
+    /// Begins a new life of an app, from this one: new requests are for it, at once; those in
+    /// flight finish on the old life. The ticket is the new life's name.
+    ///
+    /// # Errors
+    /// When no app has this host, or the server has ended.
+    pub fn replace_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
+        let app = own_app(host, Arc::new(app), self.loops);
+        ask(&self.inputs, |answer| Input::Put(app, PutMode::Replace, answer))
+            .map(|begun| begun.life.id())
     }
 
     /// Begins to remove an app, and returns: new requests get 503, those in flight finish, the
@@ -231,39 +382,53 @@ impl ServerHandle {
     ///
     /// # Errors
     /// When there is no such app, or it is being removed already.
-    pub fn remove_app(&self, host: &str) -> Result<DrainTicket, RemoveError> {
-        let (reply, answer) = crossbeam_channel::bounded(1);
-        self.inputs.send(Input::Remove(host.into(), reply)).map_err(|_| RemoveError::Ended)?;
-        answer.recv().map_err(|_| RemoveError::Ended)?
+    pub fn remove_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
+        ask(&self.inputs, |answer| Input::Remove(host.into(), None, answer))
+    }
+
+    /// Begins to drain an app that stays: new requests get 503 until it is resumed.
+    ///
+    /// # Errors
+    /// When there is no such app, or it is being removed.
+    pub fn drain_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
+        ask(&self.inputs, |answer| Input::Drain(host.into(), None, answer))
+    }
+
+    /// Has a drained app serve again, as a new life. A drain that is not over is cancelled.
+    ///
+    /// # Errors
+    /// When there is no such app, or it was not drained.
+    pub fn resume_app(&self, host: &str) -> Result<AppId, ChangeError> {
+        ask(&self.inputs, |answer| Input::Resume(host.into(), None, answer)).map(|life| life.id())
+    }
+
+    /// Reads the config file again, and changes what differs. It returns when the changes hold;
+    /// old lives may drain still.
+    ///
+    /// # Errors
+    /// When there is no file, or it is wrong; then nothing changed.
+    pub fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let (sender, done) = crossbeam_channel::bounded(1);
+        let tell = Box::new(move |result| drop(sender.send(result)));
+        let ended = || ReloadError::Change(ChangeError::Ended);
+        self.tasks.send(Task::Reload(tell)).map_err(|_| ended())?;
+        done.recv().map_err(|_| ended())?
+    }
+
+    /// As [`ServerHandle::reload`], but returns at once; the log tells how it went.
+    pub fn begin_reload(&self) {
+        // A server that has ended needs no reload.
+        drop(self.tasks.send(Task::Reload(Box::new(drop))));
     }
 
     /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is
     /// for the log.
     pub fn stop(&self, reason: &str) {
+        let (reason, patience) = (reason.to_owned(), Patience::CutIfRepeated);
         // A server that has ended needs no stop.
-        drop(self.inputs.send(Input::Stop(reason.into())));
+        drop(self.inputs.send(Input::Stop { reason, timeout: None, patience }));
     }
 }
-
-/// Why an app cannot be added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AddError {
-    /// Another app serves the name.
-    NameTaken(NameTaken),
-    /// The server has ended.
-    Ended,
-}
-
-impl fmt::Display for AddError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NameTaken(taken) => taken.fmt(f),
-            Self::Ended => f.write_str("the server has ended"),
-        }
-    }
-}
-
-impl std::error::Error for AddError {}
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,8 +442,9 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-fn new_app(host: &str, app: Arc<dyn App>, drain_timeout: Duration) -> NewApp<Arc<dyn App>> {
-    NewApp { host: host.to_ascii_lowercase(), aliases: Vec::new(), drain_timeout, app }
+fn own_app(host: &str, app: Arc<dyn App>, loops: usize) -> NewApp<HostedApp> {
+    let app = HostedApp::new(app, Origin::Embedder, loops);
+    NewApp { host: host.to_ascii_lowercase(), aliases: Vec::new(), app }
 }
 
 /// Raises the limit of open files as far as the process may.
@@ -291,24 +457,26 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The config's connections, or as many as there are descriptors for: an eighth stays free for the
-/// files of apps and logs.
-fn connections_max(limits: &Limits, loops: usize) -> usize {
+/// As many connections as there are descriptors for, beside what is open now: an eighth stays free
+/// for the files of apps and logs.
+fn connections_possible(loops: usize) -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let descriptors =
         limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     // Each loop is going to open an epoll instance and the descriptors of its waker.
     let own = open + 3 * loops + descriptors / 8;
-    let possible = descriptors.saturating_sub(own).max(1);
-    if possible < limits.connections {
+    descriptors.saturating_sub(own).max(1)
+}
+
+fn connections_max(configured: usize, possible: usize) -> usize {
+    if possible < configured {
         event!(
             Info,
             "connections_limited",
             connections = possible as u64,
-            configured = limits.connections as u64,
-            descriptors = descriptors as u64,
+            configured = configured as u64,
         );
     }
-    possible.min(limits.connections)
+    possible.min(configured)
 }

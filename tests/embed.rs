@@ -27,7 +27,7 @@ use support::{
 use tidegate::{
     app::{App, Context, Reply, Segment},
     http::{self, RequestHead},
-    server::{AddError, DrainTicket, RemoveError, Verdict},
+    server::{ChangeError, DrainTicket, Verdict},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -204,12 +204,12 @@ fn names_are_held_by_one_app_and_removed_by_their_own() {
     let mut site = Site::start(config, |server| {
         server.add_app("UPPER.test", a.clone()).expect("the name is free");
         let taken = server.add_app("alias.test", a.clone()).expect_err("an alias is taken too");
-        assert_eq!((&*taken.name, &*taken.by), ("alias.test", "main.test"));
+        assert_eq!(taken.to_string(), "the name alias.test is served by the app main.test");
     });
     let handle = site.handle.clone();
     for name in ["main.test", "alias.test", "*.alias.test", "MAIN.test"] {
         match handle.add_app(name, a.clone()) {
-            Err(AddError::NameTaken(taken)) => {
+            Err(ChangeError::NameTaken(taken)) => {
                 let lower = name.to_ascii_lowercase();
                 assert_eq!((&*taken.name, &*taken.by), (&*lower, "main.test"));
             }
@@ -217,16 +217,16 @@ fn names_are_held_by_one_app_and_removed_by_their_own() {
         }
     }
     for name in ["alias.test", "*.alias.test", "x.alias.test", "unknown.test", ""] {
-        assert_eq!(handle.remove_app(name).unwrap_err(), RemoveError::UnknownHost, "{name}");
+        assert_eq!(handle.remove_app(name).unwrap_err(), ChangeError::UnknownHost, "{name}");
     }
     let mut client = site.connect();
     assert_eq!(text(&client.exchange(get("upper.TEST", "/"))), (200, "a"));
     let held = Held::begin_all(&site, "upper.test", &a, 1);
     let ticket = site.remove("Upper.Test");
-    assert_eq!(handle.remove_app("upper.test").unwrap_err(), RemoveError::Draining);
+    assert_eq!(handle.remove_app("upper.test").unwrap_err(), ChangeError::BeingRemoved);
     held.into_iter().for_each(|held| drop(held.end("a")));
     assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained));
-    assert_eq!(handle.remove_app("upper.test").unwrap_err(), RemoveError::UnknownHost);
+    assert_eq!(handle.remove_app("upper.test").unwrap_err(), ChangeError::UnknownHost);
     site.remove_drained("main.test");
     for name in ["main.test", "alias.test", "x.alias.test"] {
         assert_eq!(client.exchange(get(name, "/")).status, 404, "{name}");
@@ -234,8 +234,8 @@ fn names_are_held_by_one_app_and_removed_by_their_own() {
     drop(client);
     handle.stop("end");
     assert_eq!(site.ended(), Verdict::Drained);
-    assert_eq!(handle.remove_app("main.test").unwrap_err(), RemoveError::Ended);
-    assert_eq!(handle.add_app("main.test", a), Err(AddError::Ended));
+    assert_eq!(handle.remove_app("main.test").unwrap_err(), ChangeError::Ended);
+    assert_eq!(handle.add_app("main.test", a), Err(ChangeError::Ended));
     handle.stop("a stop of what has ended does nothing");
 }
 

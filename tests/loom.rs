@@ -1,23 +1,15 @@
 //! The drain protocol under every interleaving that loom can make (`--cfg loom`), by invariant.
 #![cfg(loom)]
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::{sync::Arc, thread};
-use tidegate::registry::{AppEntry, AppRegistry, NewApp, Refusal, RegistryView};
+use tidegate::registry::{AppEntry, AppRegistry, NewApp, NewLife, Refusal, RegistryView};
 
 const HOST: Option<&str> = Some("a.test");
 
 fn new_app() -> NewApp<()> {
-    NewApp {
-        host: "a.test".into(),
-        aliases: Vec::new(),
-        drain_timeout: Duration::from_secs(1),
-        app: (),
-    }
+    NewApp { host: "a.test".into(), aliases: Vec::new(), app: () }
 }
 
 fn registry(loops: usize) -> (Arc<AppRegistry<()>>, Arc<AppEntry<()>>) {
@@ -177,5 +169,32 @@ fn i4_lives_never_mix() {
         assert_eq!(new.drain().active_connections(), 1, "I4: an old guard left the new life");
         registry.forget(&old);
         assert_eq!(registry.find("a.test").map(|entry| entry.id()), Some(new.id()), "I4");
+    });
+}
+
+#[test]
+fn i1_i4_a_replace_has_no_gap_and_the_old_life_still_announces_its_end() {
+    loom::model(|| {
+        let (registry, old) = registry(1);
+        let announced = counter();
+        let control = {
+            let (registry, old) = (Arc::clone(&registry), Arc::clone(&old));
+            let announced = std::sync::Arc::clone(&announced);
+            thread::spawn(move || {
+                let life = NewLife { app: new_app(), instead_of: Some(Arc::clone(&old)) };
+                let begun = registry.update(vec![life], |_| false);
+                drain(&old, &announced);
+                begun.into_iter().next().expect("one life").expect("the old one leaves")
+            })
+        };
+        let mut view = RegistryView::new(Arc::clone(&registry), 0);
+        for _ in 0..2 {
+            let guard = view.admit(HOST).expect("there is always a life that serves");
+            assert!(guard.id() >= old.id());
+        }
+        let new = control.join().unwrap();
+        assert_eq!(view.admit(HOST).expect("the new life").id(), new.id());
+        assert_eq!(announced.load(Ordering::SeqCst), 1, "I2");
+        assert_eq!(new.drain().active_connections(), 0, "I3");
     });
 }

@@ -7,7 +7,9 @@
 //! [GET /x a]   a request: method, path, host, and 1.0 if it is
 //! +hello .     content, and its end
 //! !400         refused
-//! <200 close>  output: status, `Connection` if written, `bare` without its content
+//! <200 close>  output: status, `Connection` if written, `bare` without its content, `chunked` or
+//!              `until` for the head of a stream
+//! =2\r\nok     what a piece of a stream, or its end, was written as
 //! Head         at the end the phase: Head, Content, Answer, Closed
 //! ```
 #![cfg(not(loom))]
@@ -18,7 +20,7 @@ use exchange_support::{DATE, Moment, Random, Step, Talk, pieces};
 use tidegate::http::{Limits, reason_phrase};
 
 use Moment::{AfterContent, AtOnce, WhenTold, WhenWaiting};
-use Step::{Answer, CloseAfter, CloseNow, Eof, In, TimeOut};
+use Step::{Answer, Begin, CloseAfter, CloseNow, End, Eof, In, Piece, TimeOut};
 
 /// The input, and its trace when the app answers at once; empty if it is the same as the next: its
 /// trace when the app answers after the content.
@@ -467,6 +469,110 @@ const ANSWERED_WITHIN: &[Scene] = &[
     ),
 ];
 
+/// Answers whose length is not known at their head.
+const STREAMS: &[Scene] = &[
+    (
+        WhenTold,
+        &[In(head!("GET /1")), Begin, Piece("ok"), Piece(""), Piece("0123456789abcdef"), End],
+        "[GET /1 a] <200 chunked> =2\\r\\nok\\r\\n = =10\\r\\n0123456789abcdef\\r\\n \
+         =0\\r\\n\\r\\n \
+         Head",
+    ),
+    (WhenTold, &[In(head!("GET /1")), Begin], "[GET /1 a] <200 chunked> Answer"),
+    (WhenTold, &[In(head!("GET /1")), Begin, End], "[GET /1 a] <200 chunked> =0\\r\\n\\r\\n Head"),
+    // What is pipelined behind it waits for its last chunk.
+    (
+        WhenTold,
+        &[In(head!("GET /1")), Begin, In(head!("GET /2")), Piece("ok"), End, Answer],
+        "[GET /1 a] <200 chunked> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n [GET /2 a] <200> Head",
+    ),
+    // Content-Length and chunks never stand together, and what has no content has no chunks.
+    (
+        WhenTold,
+        &[In(head!("HEAD /1")), Begin, Piece("ok"), End, In(head!("GET /2")), Answer],
+        "[HEAD /1 a] <200 chunked> = = [GET /2 a] <200> Head",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /204")), Begin, Piece("ok"), End, In(head!("GET /2")), Answer],
+        "[GET /204 a] <204> = = [GET /2 a] <200> Head",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /304")), Begin, Piece("ok"), End, In(head!("GET /2")), Answer],
+        "[GET /304 a] <304> = = [GET /2 a] <200> Head",
+    ),
+    // HTTP/1.0 knows no chunks: the end of the connection is the end of the content.
+    (
+        WhenTold,
+        &[In("GET /1 HTTP/1.0\r\n\r\n"), Begin, Piece("ok"), Piece(""), End],
+        "[GET /1 - 1.0] <200 until close> =ok = = Closed",
+    ),
+    (
+        WhenTold,
+        &[In("GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), Begin, Piece("ok"), End],
+        "[GET /1 - 1.0] <200 until close> =ok = Closed",
+    ),
+    (
+        WhenTold,
+        &[In("HEAD /1 HTTP/1.0\r\n\r\n"), Begin, Piece("ok"), End],
+        "[HEAD /1 - 1.0] <200 until close> = = Closed",
+    ),
+    (
+        WhenTold,
+        &[In("GET /204 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), Begin, End],
+        "[GET /204 - 1.0] <204 keep-alive> = Head",
+    ),
+    // The connection ends with it, said before or too late to be said.
+    (
+        WhenTold,
+        &[In(head!("GET /1", "Connection: close")), Begin, Piece("ok"), End],
+        "[GET /1 a] <200 chunked close> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n Closed",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /1")), CloseAfter, Begin, End],
+        "[GET /1 a] <200 chunked close> =0\\r\\n\\r\\n Closed",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /1")), Begin, CloseAfter, Piece("ok"), End, In(head!("GET /2"))],
+        "[GET /1 a] <200 chunked> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n Closed",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /1")), Begin, Eof, Piece("ok"), End],
+        "[GET /1 a] <200 chunked> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n Closed",
+    ),
+    // Content is read beside it; broken or late content ends the reading, not the answer.
+    (
+        WhenTold,
+        &[In(HALF), Begin, Piece("ok"), In("llo"), End, In(head!("GET /2")), Answer],
+        "[POST /x a] +he <200 chunked> =2\\r\\nok\\r\\n +llo . =0\\r\\n\\r\\n [GET /2 a] <200> \
+         Head",
+    ),
+    (
+        WhenTold,
+        &[In(HALF), Begin, End, In("llo"), In(head!("GET /2")), Answer],
+        "[POST /x a] +he <200 chunked> =0\\r\\n\\r\\n +llo . [GET /2 a] <200> Head",
+    ),
+    (
+        WhenTold,
+        &[In(HALF), Begin, TimeOut, Piece("ok"), End],
+        "[POST /x a] +he <200 chunked> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n Closed",
+    ),
+    (
+        WhenTold,
+        &[In(chunked!("2\r\nhe")), Begin, In("x"), Piece("ok"), End],
+        "[POST /x a] +he <200 chunked> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n Closed",
+    ),
+];
+
+#[test]
+fn a_stream_ends_by_its_own_framing() {
+    check_scenes(STREAMS);
+}
+
 #[test]
 fn content_is_read_to_its_end() {
     check(CONTENT);
@@ -697,12 +803,18 @@ fn answer_bytes(answer: &str) -> Vec<u8> {
     if answer == "100" {
         return b"HTTP/1.1 100 Continue\r\n\r\n".to_vec();
     }
-    let mut words = answer.split(' ');
+    let mut words = answer.split(' ').peekable();
     let status = words.next().unwrap_or_default();
     let reason = reason_phrase(status.parse().expect("a status"));
     let mut text = format!("HTTP/1.1 {status} {reason}\r\nDate: {DATE}\r\nX: y\r\n");
     let mut content = "ok";
+    let stream = words.next_if(|word| ["chunked", "until"].contains(word));
     match status {
+        _ if stream == Some("chunked") => {
+            text += "Transfer-Encoding: chunked\r\n";
+            content = "";
+        }
+        _ if stream == Some("until") => content = "",
         "204" | "304" => content = "",
         "202" => {
             text += "Content-Length: 0\r\n";

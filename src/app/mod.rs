@@ -4,11 +4,12 @@
 //! must not block: what takes time is said by the reply, and the loop does the waiting.
 
 mod files;
+mod later;
 mod per_loop;
 mod redirect;
 mod respond;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod unavailable;
 
 use std::{
@@ -27,6 +28,8 @@ use crate::{
 };
 
 pub use files::Files;
+pub(crate) use later::{Deliver, Delivery, Waiting};
+pub use later::{Later, Stream};
 pub use redirect::Redirect;
 pub use respond::Respond;
 pub use unavailable::Unavailable;
@@ -59,7 +62,16 @@ pub struct Context {
     /// The time of day.
     pub wall: SystemTime,
     /// The peer of the connection.
-    pub peer: SocketAddr,
+    pub peer: Peer,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A peer on TCP.
+    Tcp(SocketAddr),
+    /// A process of this machine, on a unix socket.
+    Unix,
 }
 
 /// An app's answer to a request head.
@@ -77,6 +89,9 @@ pub enum Reply<'a> {
     After(Duration, Response<'a>),
     /// The app wants the request's content first, whole and within `limits.body_bytes`.
     Collect(Box<OnContent>),
+    /// The answer comes from outside the loop. The function is called when the exchange is parked,
+    /// on the loop's thread: it passes the [`Later`] on, and must not block.
+    Later(Box<dyn FnOnce(Later) + Send>),
 }
 
 impl Reply<'_> {
@@ -85,7 +100,7 @@ impl Reply<'_> {
         match self {
             Self::Full(response) | Self::After(_, response) => Some(response.status()),
             Self::Files { head, .. } => Some(head.status()),
-            Self::Collect(_) => None,
+            Self::Collect(_) | Self::Later(_) => None,
         }
     }
 
@@ -96,12 +111,14 @@ impl Reply<'_> {
             Self::Files { head, content } => Reply::Files { head: head.into_owned(), content },
             Self::After(delay, response) => Reply::After(delay, response.into_owned()),
             Self::Collect(on_content) => Reply::Collect(on_content),
+            Self::Later(start) => Reply::Later(start),
         }
     }
 }
 
-/// What an app does with the whole content of a request.
-pub type OnContent = dyn FnOnce(&[u8]) -> Response<'static> + Send;
+/// What an app does with the whole content of a request. A reply that is `Collect` again is an
+/// error of the app, and answered with 500.
+pub type OnContent = dyn FnOnce(&[u8]) -> Reply<'static> + Send;
 
 /// One piece of a response's content.
 #[derive(Clone, Debug)]

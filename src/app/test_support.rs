@@ -7,7 +7,7 @@ use crate::http::{Host, Method, RequestHead, Version};
 use super::Context;
 
 /// A head with this target and these fields, which live as long as the test program.
-pub(super) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> RequestHead<'static> {
+pub(crate) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> RequestHead<'static> {
     let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
     let target = leak(target);
     let (path, query) = match target.split_once('?') {
@@ -35,6 +35,6 @@ pub(super) fn context() -> Context {
         loop_index: 0,
         now: Instant::now(),
         wall: SystemTime::now(),
-        peer: ([127, 0, 0, 1], 40000).into(),
+        peer: super::Peer::Tcp(([127, 0, 0, 1], 40000).into()),
     }
 }

@@ -1,38 +1,126 @@
-//! The command line: one file per command.
+//! The command line: one file per command or group of alike ones.
 //!
-//! Exit codes: 0 done or drained, 1 failed, 2 usage or config error, 3 exchanges were cut.
+//! `serve` is the server; the others talk to a running one through its admin listener, or need
+//! none. Exit codes: 0 done or drained, 1 failed, 2 usage or config error, 3 exchanges were cut.
 
+mod address;
+mod admin;
+mod answers;
+mod apps;
 mod check;
+mod client;
+mod content;
+mod drains;
+mod events;
+mod failure;
+mod pages;
+mod put;
+mod reload;
 mod serve;
+mod show;
+mod status;
+mod stop;
+mod wait;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
-use crate::config::Config;
+use crate::config::{Config, UnitError, parse_duration};
 
 /// Serves many apps on one machine, routed by hostname, and stops without losing a request.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done or drained, 1 failed, 2 usage or config error, \
+                  3 exchanges were cut\n\nExample:\n  tidegate --config /etc/tidegate/config.toml"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// The config file
-    #[arg(long, short, global = true, value_name = "FILE", default_value = "config.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    place: admin::Place,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the config's apps until SIGTERM or SIGINT (the default)
+    /// Serve the config's apps until a signal or `tidegate stop` (the default)
+    #[command(after_help = "Example:\n  tidegate serve --config /etc/tidegate/config.toml")]
     Serve,
     /// Check the config and say what is wrong with it
+    #[command(after_help = "Example:\n  tidegate check --config new.toml")]
     Check,
     /// Print the version
+    #[command(after_help = "Example:\n  tidegate version")]
     Version,
+    /// Show the server at a glance
+    #[command(after_help = "Example:\n  tidegate status --admin unix:/run/tidegate.sock")]
+    Status(status::Status),
+    /// List the apps
+    #[command(after_help = "Example:\n  tidegate apps --json")]
+    Apps(apps::Apps),
+    /// Show one app, or its connections
+    #[command(after_help = "Example:\n  tidegate app shop.example --connections")]
+    App(apps::App),
+    /// Add an app
+    #[command(
+        override_usage = "tidegate add [OPTIONS] HOST <--respond BODY | --redirect URL | \
+                          --files DIR | --from FILE>",
+        after_help = "Examples:\n  tidegate add shop.example --files ./site --alias \
+                            www.shop.example\n  tidegate add old.example --redirect \
+                            https://shop.example --status 301"
+    )]
+    Add(put::Add),
+    /// Put another app in the place of one, without a gap
+    #[command(
+        override_usage = "tidegate replace [OPTIONS] HOST <--respond BODY | --redirect URL | \
+                          --files DIR | --from FILE>",
+        after_help = "Examples:\n  tidegate replace shop.example --respond 'back soon' \
+                            --status 503\n  tidegate replace shop.example --from app.json --wait"
+    )]
+    Replace(put::Replace),
+    /// Drain an app and take it away
+    #[command(after_help = "Example:\n  tidegate remove shop.example --timeout 30s")]
+    Remove(drains::Drain),
+    /// Drain an app and keep its place, until `resume`
+    #[command(after_help = "Example:\n  tidegate drain shop.example --timeout 30s")]
+    Drain(drains::Drain),
+    /// Bring a drained app back
+    #[command(after_help = "Example:\n  tidegate resume shop.example")]
+    Resume(drains::Resume),
+    /// Have the server read its config again
+    #[command(after_help = "Example:\n  tidegate reload --wait")]
+    Reload(reload::Reload),
+    /// Drain the whole server and end it
+    #[command(after_help = "Example:\n  tidegate stop --timeout 2m")]
+    Stop(stop::Stop),
+    /// Cut one connection
+    #[command(after_help = "Example:\n  tidegate cut 1-2a00000007")]
+    Cut(apps::Cut),
+    /// Print the server's events as they happen, until ^C
+    #[command(after_help = "Example:\n  tidegate events --json")]
+    Events(events::Events),
+    /// Print the completion script of a shell
+    #[command(after_help = "Example:\n  tidegate completions bash \
+                            > /etc/bash_completion.d/tidegate")]
+    Completions(pages::Completions),
+    /// Print the man page
+    #[command(after_help = "Example:\n  tidegate man > /usr/local/share/man/man1/tidegate.1")]
+    Man,
 }
 
+/// The argument that names an app.
+#[derive(Debug, Args)]
+struct Host {
+    /// The app's host, not an alias
+    #[arg(value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+}
+
+/// Done or drained.
+const DONE: u8 = 0;
 /// Failed.
 const FAILED: u8 = 1;
 /// Usage or config error.
@@ -42,21 +130,43 @@ const CUT: u8 = 3;
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::serve(&arguments.config),
-        Command::Check => check::check(&arguments.config),
-        Command::Version => {
-            println!("tidegate {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
-    }
+    let Arguments { command, place } = Arguments::parse();
+    let done = match command.unwrap_or(Command::Serve) {
+        Command::Serve => return serve::serve(&place.config),
+        Command::Check => return check::check(&place.config),
+        Command::Version => version(),
+        Command::Status(command) => command.run(&place),
+        Command::Apps(command) => command.run(&place),
+        Command::App(command) => command.run(&place),
+        Command::Add(command) => command.run(&place),
+        Command::Replace(command) => command.run(&place),
+        Command::Remove(command) => command.remove(&place),
+        Command::Drain(command) => command.drain(&place),
+        Command::Resume(command) => command.run(&place),
+        Command::Reload(command) => command.run(&place),
+        Command::Stop(command) => command.run(&place),
+        Command::Cut(command) => command.run(&place),
+        Command::Events(command) => command.run(&place),
+        Command::Completions(command) => command.run(Arguments::command()),
+        Command::Man => pages::man(Arguments::command()),
+    };
+    done.map_or_else(|failure| failure.report(), ExitCode::from)
+}
+
+fn version() -> Result<u8, failure::Failure> {
+    show::print_line(concat!("tidegate ", env!("CARGO_PKG_VERSION")))?;
+    Ok(DONE)
 }
 
 /// Loads the config, or prints all that is wrong with it.
-fn load_config(path: &std::path::Path) -> Result<Config, ExitCode> {
+fn load_config(path: &Path) -> Result<Config, ExitCode> {
     Config::load(path).map_err(|error| {
-        eprintln!("{error}");
+        show::note(&format!("{error}\n"));
         ExitCode::from(USAGE)
     })
+}
+
+/// Checks a time among the arguments; the server gets it as it is.
+fn duration(text: &str) -> Result<String, UnitError> {
+    parse_duration(text).map(|_| text.to_owned())
 }

@@ -8,7 +8,7 @@ use crate::{
     server::{HttpServer, ServerError, SignalRequest, Verdict, forward_signals},
 };
 
-use super::{CUT, FAILED};
+use super::{CUT, FAILED, show};
 
 /// How long the logs may take to be written out at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,28 +23,29 @@ pub(super) fn serve(path: &Path) -> ExitCode {
         Ok(logging) => logging,
         Err(error) => return failed(&error),
     };
-    let code = match run(&config, &logging) {
-        Ok(Verdict::Drained) => ExitCode::SUCCESS,
+    let code = match run(path, &config, &logging) {
         Ok(Verdict::Cut(_)) => ExitCode::from(CUT),
+        Ok(Verdict::Drained | Verdict::Cancelled) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     };
     logging.flush(FLUSH_TIMEOUT);
     code
 }
 
-fn run(config: &Config, logging: &Logging) -> Result<Verdict, ServerError> {
+fn run(path: &Path, config: &Config, logging: &Logging) -> Result<Verdict, ServerError> {
     let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
     event!(Info, "server_start", version = version, pid = pid);
     let mut server = HttpServer::bind(config)?;
-    if let Some(access) = logging.access() {
-        server.log_requests(access.clone());
-    }
+    server.log_to(logging.clone());
+    server.reload_from(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    server.listen_for_admin()?;
     server.load_apps(&config.apps);
     let (handle, logging) = (server.handle(), logging.clone());
     let on_signal = move |request, name: &str| match request {
         SignalRequest::Stop => handle.stop(name),
         SignalRequest::ReopenLogs => logging.reopen(),
-        SignalRequest::Reload | SignalRequest::Upgrade => {
+        SignalRequest::Reload => handle.begin_reload(),
+        SignalRequest::Upgrade => {
             event!(Warn, "signal_ignored", signal = name, reason = "not in this version");
         }
     };
@@ -54,8 +55,6 @@ fn run(config: &Config, logging: &Logging) -> Result<Verdict, ServerError> {
 
 /// To standard error, whatever the log is: it may be what failed.
 fn failed(error: &dyn Display) -> ExitCode {
-    // In one write, so that no log line comes between.
-    let line = format!("tidegate: {error}\n");
-    eprint!("{line}");
+    show::note(&format!("tidegate: {error}\n"));
     ExitCode::from(FAILED)
 }

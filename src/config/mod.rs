@@ -7,7 +7,6 @@
 
 mod admin;
 mod apps;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the reload that is to come"))]
 pub(crate) mod diff;
 mod error;
 mod hosts;
@@ -27,6 +26,7 @@ use std::{
 
 pub use admin::{AdminConfig, AdminListen};
 pub use error::{ConfigError, Problem};
+pub(crate) use sections::TIME_MAX;
 pub use units::{UnitError, parse_duration, parse_size};
 
 use error::Finding;
@@ -54,16 +54,28 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or holds anything wrong: all of it at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let whole_file = |error| ConfigError::whole_file(path, &error);
-        let absolute = path::absolute(path).map_err(whole_file)?;
-        let base = absolute.parent().unwrap_or(&absolute);
-        let bytes = fs::read(path).map_err(whole_file)?;
-        let text = str::from_utf8(&bytes).map_err(|error| {
-            let end = error.valid_up_to();
-            let finding = Finding::new(end..end, "the file is not UTF-8 from here on");
-            ConfigError::new(path, &String::from_utf8_lossy(&bytes[..end]), vec![finding])
-        })?;
-        Self::parse(text, path, base)
+        let (text, base) = read_file(path)?;
+        Self::parse(&text, path, &base)
+    }
+
+    /// Reads `[admin]` of a file, whatever else in it is wrong: a running server can be found by
+    /// its config also while that is being edited.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not UTF-8, or has a mistake in `[admin]`.
+    pub fn load_admin(path: &Path) -> Result<AdminConfig, ConfigError> {
+        let (text, base) = read_file(path)?;
+        let document = Document::parse(&text);
+        let tree = document.tree.get_ref();
+        let mut findings = Vec::new();
+        let admin = Table::read_root(tree, &mut findings, |root| {
+            root.in_order().into_iter().for_each(|(key, ..)| root.accept(key));
+            admin::read(root, &base, &[])
+        });
+        if findings.is_empty() {
+            return Ok(admin);
+        }
+        Err(ConfigError::new(path, &admin::hide_token(&text, tree), findings))
     }
 
     /// Reads the text of a file that messages call `name`. Relative paths start from `base`.
@@ -93,6 +105,20 @@ impl Config {
         let shown = admin::hide_token(text, document.tree.get_ref());
         Err(ConfigError::new(name, &shown, findings))
     }
+}
+
+/// The text of a file, and the folder that paths in it start from.
+fn read_file(path: &Path) -> Result<(String, PathBuf), ConfigError> {
+    let whole_file = |error| ConfigError::whole_file(path, &error);
+    let absolute = path::absolute(path).map_err(whole_file)?;
+    let base = absolute.parent().unwrap_or(&absolute);
+    let bytes = fs::read(path).map_err(whole_file)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let end = error.utf8_error().valid_up_to();
+        let finding = Finding::new(end..end, "the file is not UTF-8 from here on");
+        ConfigError::new(path, &String::from_utf8_lossy(&error.as_bytes()[..end]), vec![finding])
+    })?;
+    Ok((text, base.to_owned()))
 }
 
 /// `[server]`: addresses, threads and the times of a stop.
@@ -387,6 +413,24 @@ headers = { X-B = "2", X-A = "1" }
             assert_eq!(config.admin, AdminConfig { enabled: true, listen, token: None });
             assert!(config.apps.is_empty());
         }
+    }
+
+    #[test]
+    fn the_admin_is_found_in_a_config_that_is_wrong_elsewhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.toml");
+        let load = |text: &str| {
+            fs::write(&path, text).expect("config.toml");
+            Config::load_admin(&path)
+        };
+        let other = "[admin]\nlisten = \"unix:other.sock\"\n";
+        for broken in ["[servr]\n", "[apps.\"a\"]\nrespond = {\n", "[server]\nlisten = 7 7\n"] {
+            let admin = load(&format!("{other}{broken}")).expect(broken);
+            assert_eq!(admin.listen, AdminListen::Unix(folder.path().join("other.sock")));
+            let admin = load(broken).expect(broken);
+            assert_eq!(admin, AdminConfig::in_folder(folder.path()));
+        }
+        assert!(load("[admin]\nlisten = 7\n").is_err());
     }
 
     #[test]

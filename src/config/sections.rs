@@ -28,7 +28,7 @@ const HEAD_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
 const BODY_BYTES_MAX: u64 = 1 << 40;
 
 /// The longest time anywhere: a week. Deadlines are sums of times, and must not overflow.
-const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Times that may be nothing.
 const WAIT: RangeInclusive<Duration> = Duration::ZERO..=TIME_MAX;

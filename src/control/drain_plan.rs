@@ -31,13 +31,20 @@ pub(super) enum DrainStep {
 }
 
 impl DrainPlan {
-    pub(super) fn begin(now: Instant, timeout: Duration) -> Self {
-        Self { due: now + timeout, cutting: false }
+    pub(super) fn begin(deadline: Instant) -> Self {
+        Self { due: deadline, cutting: false }
     }
 
     /// When [`DrainPlan::on_time`] has something to do.
     pub(super) fn due(&self) -> Instant {
         self.due
+    }
+
+    /// Moves the deadline, unless it has passed.
+    pub(super) fn set_deadline(&mut self, deadline: Instant) {
+        if !self.cutting {
+            self.due = deadline;
+        }
     }
 
     /// Time has passed.
@@ -61,7 +68,7 @@ mod tests {
     #[test]
     fn the_deadline_cuts_and_the_grace_ends() {
         let start = Instant::now();
-        let mut plan = DrainPlan::begin(start, Duration::from_secs(30));
+        let mut plan = DrainPlan::begin(start + Duration::from_secs(30));
         assert_eq!(plan.on_time(start + Duration::from_secs(29)), None);
         let deadline = plan.due();
         assert_eq!(plan.on_time(deadline), Some(DrainStep::Cut));

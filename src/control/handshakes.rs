@@ -8,12 +8,22 @@ use std::{
     net::SocketAddr,
 };
 
+use crate::logging::event;
+
+/// As [`pending`]; unknown, with a line in the log, counts as no.
+pub(super) fn are_pending(addresses: &[SocketAddr]) -> bool {
+    pending(addresses).unwrap_or_else(|error| {
+        event!(Warn, "handshakes_unknown", error:% = error);
+        false
+    })
+}
+
 /// Whether a socket in SYN_RECV belongs to one of these addresses' ports, by the kernel's tables
 /// (proc(5), `/proc/net/tcp`).
 ///
 /// # Errors
 /// When a table cannot be read; a system without IPv6 has no table of it, and no handshakes.
-pub(super) fn pending(addresses: &[SocketAddr]) -> io::Result<bool> {
+fn pending(addresses: &[SocketAddr]) -> io::Result<bool> {
     for (table, is_ipv6) in [("/proc/net/tcp", false), ("/proc/net/tcp6", true)] {
         let ports: Vec<u16> = addresses
             .iter()

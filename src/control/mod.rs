@@ -1,107 +1,144 @@
 //! The control thread: the one that changes the registry, and sees every drain to its end.
 //!
-//! Owns the drains and the stop; decides by the pure plans ([`drain_plan`], [`stop_plan`]) and
-//! carries their steps out. Waits only on its channel, never on a loop, and touches no connection.
-//! It knows the loops only by [`crate::message`].
+//! Owns the drains and the stop; decides by the pure plans ([`drain_plan`], [`gate_plan`],
+//! [`stop_plan`]) and carries their steps out. Waits only on its channel, never on a loop or a
+//! disk, and touches no connection. It knows the loops only by [`crate::message`].
+//!
+//! Two more threads work for it. `admin` answers what only has to be looked up, and passes the rest
+//! on; `operator` does what may wait for a disk (reading the config, loading apps), one after the
+//! other, and gives control what is ready.
 
+mod account;
+mod admin;
 mod drain_plan;
+mod drains;
+mod gate_plan;
 mod handshakes;
+mod listeners;
+mod lives;
+mod notices;
+mod operator;
+mod reload;
 mod signals;
 mod stop_plan;
+mod stopping;
 
 use std::{
-    collections::HashMap,
-    fmt,
+    collections::HashSet,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts};
+pub(crate) use drains::{DrainName, DrainView};
+pub use drains::{DrainTicket, Verdict};
+pub use lives::ChangeError;
+pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
+pub(crate) use notices::Notices;
+pub(crate) use operator::{Host, Operator, PutError, Sockets, Task, load, unavailable};
+pub(crate) use reload::Reloads;
+pub use reload::{ReloadError, Reloaded};
 pub use signals::{SignalRequest, forward_signals};
 
 use crate::{
-    app::App,
+    config::ServerConfig,
     logging::event,
-    message::{AppLife, Apps, ControlEvent, LoopCommand, LoopHandle},
-    registry::{AppId, NameTaken, NewApp},
+    message::{AppLife, Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle},
+    registry::NewApp,
 };
-use drain_plan::{DrainPlan, DrainStep};
-use stop_plan::{StopPlan, StopStep};
+use account::{Account, Measured};
+use drain_plan::DrainStep;
+use drains::Drains;
+use listeners::ClosingListeners;
+use stopping::Stop;
 
-/// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Every exchange that was admitted ended by itself.
-    Drained,
-    /// The deadline, or somebody without patience, ended this many exchanges.
-    Cut(u64),
-}
-
-impl Verdict {
-    fn of(cut: u64) -> Self {
-        if cut == 0 { Self::Drained } else { Self::Cut(cut) }
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Drained => f.write_str("drained"),
-            Self::Cut(exchanges) => write!(f, "cut {exchanges}"),
-        }
-    }
-}
-
-/// A drain that is under way.
-#[derive(Clone, Debug)]
-#[must_use = "the ticket is how the drain's end is known"]
-pub struct DrainTicket {
-    verdict: Receiver<Verdict>,
-}
-
-impl DrainTicket {
-    /// Waits for the end of the drain, at most this long; `None` when it is not over by then. The
-    /// verdict is given once.
-    pub fn wait(&self, timeout: Duration) -> Option<Verdict> {
-        self.verdict.recv_timeout(timeout).ok()
-    }
-}
-
-/// Why an app cannot be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RemoveError {
-    /// No app has this host.
-    UnknownHost,
-    /// The app is being removed already.
-    Draining,
-    /// The server has ended.
-    Ended,
-}
-
-impl fmt::Display for RemoveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UnknownHost => "no app has this host",
-            Self::Draining => "the app is being removed already",
-            Self::Ended => "the server has ended",
-        })
-    }
-}
-
-impl std::error::Error for RemoveError {}
+/// Whoever asked may have gone; what was asked for is done all the same.
+pub(crate) type Answer<T> = Sender<Result<T, ChangeError>>;
 
 /// What reaches the control thread.
 pub(crate) enum Input {
     /// A loop reports.
     Loop(usize, ControlEvent),
     /// The last exchange of a draining life has left.
-    Drained(AppId),
-    Add(NewApp<Arc<dyn App>>, Sender<Result<AppId, NameTaken>>),
-    Remove(String, Sender<Result<DrainTicket, RemoveError>>),
-    /// Stop; when stopping already, cut.
-    Stop(String),
+    Drained(crate::registry::AppId),
+    Put(NewApp<HostedApp>, PutMode, Answer<Begun>),
+    Remove(String, Option<Duration>, Answer<DrainTicket>),
+    Drain(String, Option<Duration>, Answer<DrainTicket>),
+    Resume(String, Option<NewApp<HostedApp>>, Answer<Arc<AppLife>>),
+    Reload(Box<ReadyReload>, Answer<LivesChanged>),
+    Stop {
+        /// For the log.
+        reason: String,
+        /// Instead of `server.drain_timeout`.
+        timeout: Option<Duration>,
+        patience: Patience,
+    },
+    /// Tells the drain as soon as it has ended, at the latest then; none if there is no such drain.
+    Watch(DrainName, Instant, Box<dyn FnOnce(Option<DrainView>) + Send>),
+    Report(Answer<Report>),
+    /// Lives that serve or drain, in the map or outside it.
+    Lives(Answer<Vec<LifeView>>),
+    Measure(Answer<Measured>),
+}
+
+/// What to do if a stop is under way already, and how long to wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Join the stop that is under way.
+    Join,
+    /// Cut if one is under way: a second signal.
+    CutIfRepeated,
+    /// Cut at once.
+    CutNow,
+}
+
+/// A reload that is ready: whatever could fail has been done.
+pub(crate) struct ReadyReload {
+    pub(crate) lives: LifeChanges,
+    pub(crate) server: ServerConfig,
+    /// For each loop; empty if nothing changed that concerns them.
+    pub(crate) loops: Vec<LoopConfig>,
+    /// Addresses to serve too: of each, a socket for every loop.
+    pub(crate) listen: Vec<Sockets>,
+    /// Addresses to serve no longer.
+    pub(crate) close: Vec<SocketAddr>,
+}
+
+/// What control knows and nobody else does.
+pub(crate) struct Report {
+    /// The stop, if one has begun.
+    pub(crate) stop: Option<DrainView>,
+    /// Drains that are under way or remembered, the oldest first.
+    pub(crate) drains: Vec<DrainView>,
+    /// Where the loops listen.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Requests of lives that are gone.
+    pub(crate) requests_before: u64,
+    /// Exchanges that were cut of lives that are gone.
+    pub(crate) cut_before: u64,
+}
+
+/// A life as it is at one moment.
+pub(crate) struct LifeView {
+    pub(crate) life: Arc<AppLife>,
+    /// How it drains, or drained; none while it serves.
+    pub(crate) drain: Option<DrainView>,
+}
+
+/// Asks control, and waits for its answer; control waits for nobody, so that is soon.
+pub(crate) fn ask<T>(
+    control: &Sender<Input>,
+    input: impl FnOnce(Answer<T>) -> Input,
+) -> Result<T, ChangeError> {
+    let (sender, answer) = crossbeam_channel::bounded(1);
+    control.send(input(sender)).map_err(|_| ChangeError::Ended)?;
+    answer.recv().map_err(|_| ChangeError::Ended)?
 }
 
 /// The state of the control thread.
@@ -110,30 +147,29 @@ pub(crate) struct Control {
     loops: Vec<LoopHandle>,
     inputs: Receiver<Input>,
     sender: Sender<Input>,
+    notices: Arc<Notices>,
     epoch: Instant,
     shutdown_delay: Duration,
     drain_timeout: Duration,
-    drains: HashMap<AppId, Drain>,
+    drains: Drains,
+    watchers: Vec<Watcher>,
     /// Where the loops listen.
     addresses: Vec<SocketAddr>,
+    /// Listeners that are being closed.
+    closing: Vec<ClosingListeners>,
     stop: Option<Stop>,
+    /// A stop has begun; for who only has to know that.
+    stopping: Arc<AtomicBool>,
     failed: bool,
-    /// Requests of lives that have left the registry.
-    requests_before: u64,
+    /// The routes have changed since the loops were told to look again.
+    routes_changed: bool,
+    account: Account,
 }
 
-struct Drain {
-    life: Arc<AppLife>,
-    plan: DrainPlan,
-    begun: Instant,
-    /// Exchanges of this life that were cut before, with another app's on their connection.
-    cut_before: u64,
-    verdict: Sender<Verdict>,
-}
-
-struct Stop {
-    plan: StopPlan,
-    begun: Instant,
+struct Watcher {
+    drain: DrainName,
+    until: Instant,
+    tell: Box<dyn FnOnce(Option<DrainView>) + Send>,
 }
 
 /// How a run of the control thread ended.
@@ -148,9 +184,9 @@ impl Control {
     /// `epoch` is where drain times count from; the loops' clocks begin there too.
     pub(crate) fn new(
         registry: Arc<Apps>,
+        notices: Arc<Notices>,
         epoch: Instant,
-        shutdown_delay: Duration,
-        drain_timeout: Duration,
+        server: &ServerConfig,
     ) -> Self {
         let (sender, inputs) = crossbeam_channel::unbounded();
         Self {
@@ -158,14 +194,19 @@ impl Control {
             loops: Vec::new(),
             inputs,
             sender,
+            notices,
             epoch,
-            shutdown_delay,
-            drain_timeout,
-            drains: HashMap::new(),
+            shutdown_delay: server.shutdown_delay,
+            drain_timeout: server.drain_timeout,
+            drains: Drains::default(),
+            watchers: Vec::new(),
             addresses: Vec::new(),
+            closing: Vec::new(),
             stop: None,
+            stopping: Arc::default(),
             failed: false,
-            requests_before: 0,
+            routes_changed: false,
+            account: Account::default(),
         }
     }
 
@@ -173,16 +214,26 @@ impl Control {
         &self.sender
     }
 
+    /// True from the first moment of a stop.
+    pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopping)
+    }
+
     /// Runs until a stop is over.
     pub(crate) fn run(mut self, loops: Vec<LoopHandle>, addresses: Vec<SocketAddr>) -> Ended {
         (self.loops, self.addresses) = (loops, addresses);
         loop {
+            if self.routes_changed && self.inputs.is_empty() {
+                self.routes_changed = false;
+                self.command(|| LoopCommand::Refresh);
+            }
             let input = match self.due() {
                 Some(due) => self.inputs.recv_deadline(due),
                 None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             let ended = match input {
-                Ok(input) => self.on_input(input),
+                // Deadlines hold however much there is to do (I5).
+                Ok(input) => self.on_input(input).or_else(|| self.on_time_if_due()),
                 // Disconnected cannot be: the control thread holds a sender itself.
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.on_time(),
             };
@@ -193,213 +244,167 @@ impl Control {
     }
 
     fn due(&self) -> Option<Instant> {
-        let drains = self.drains.values().map(|drain| drain.plan.due());
-        drains.chain(self.stop.as_ref().and_then(|stop| stop.plan.due())).min()
+        let stop = self.stop.as_ref().and_then(Stop::due);
+        let closing = self.closing.iter().map(ClosingListeners::due);
+        let watchers = self.watchers.iter().map(|watcher| watcher.until);
+        self.drains.due().into_iter().chain(stop).chain(closing).chain(watchers).min()
     }
 
     fn on_input(&mut self, input: Input) -> Option<Verdict> {
         match input {
-            Input::Loop(index, event) => return self.on_loop(index, event),
+            Input::Loop(index, event) => return self.on_loop(index, &event),
             Input::Drained(life) => self.end_drain(life),
-            // Whoever asked may have gone; what was asked for is done all the same.
-            Input::Add(app, reply) => drop(reply.send(self.add_app(app))),
-            Input::Remove(host, reply) => drop(reply.send(self.remove_app(&host))),
-            Input::Stop(reason) => return self.stop(&reason),
+            Input::Put(app, mode, answer) => drop(answer.send(self.put_app(app, mode))),
+            Input::Remove(host, timeout, answer) => {
+                drop(answer.send(self.remove_app(&host, timeout)));
+            }
+            Input::Drain(host, timeout, answer) => {
+                drop(answer.send(self.drain_app(&host, timeout)));
+            }
+            Input::Resume(host, app, answer) => drop(answer.send(self.resume_app(&host, app))),
+            Input::Reload(reload, answer) => drop(answer.send(self.reload(*reload))),
+            Input::Stop { reason, timeout, patience } => {
+                return self.stop(&reason, timeout, patience);
+            }
+            Input::Watch(drain, until, tell) => self.watch(Watcher { drain, until, tell }),
+            Input::Report(answer) => drop(answer.send(Ok(self.report()))),
+            Input::Lives(answer) => drop(answer.send(Ok(self.life_views()))),
+            Input::Measure(answer) => {
+                let running = self.drains.running().count() as u64;
+                drop(answer.send(Ok(self.account.measure(&self.all_lives(), running))));
+            }
         }
         None
     }
 
-    /// Registers an app; it is served at once.
-    pub(crate) fn add_app(&self, app: NewApp<Arc<dyn App>>) -> Result<AppId, NameTaken> {
-        let life = self.registry.insert(app)?;
-        let kind = life.app().kind();
-        event!(Info, "app_added", host = life.host(), id:% = life.id(), kind = kind);
-        Ok(life.id())
-    }
-
-    /// Begins the drain of an app that leaves. It keeps its names until the end, for its 503.
-    pub(crate) fn remove_app(&mut self, host: &str) -> Result<DrainTicket, RemoveError> {
-        let found = self.registry.find(&host.to_ascii_lowercase());
-        let life = found.filter(|life| life.host().eq_ignore_ascii_case(host));
-        let life = life.ok_or(RemoveError::UnknownHost)?;
-        let now = Instant::now();
-        let timeout = life.drain_timeout();
-        let start_ns = now.duration_since(self.epoch).as_nanos() as u64;
-        let deadline_ns = start_ns.saturating_add(timeout.as_nanos() as u64);
-        let cut_before = life.drain().cut();
-        let (id, sender) = (life.id(), self.sender.clone());
-        let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
-        let begun = life.drain().begin_drain(start_ns, deadline_ns, announce);
-        begun.map_err(|_| RemoveError::Draining)?;
-        event!(
-            Info,
-            "app_drain_start",
-            host = life.host(),
-            id:% = life.id(),
-            cause = "remove",
-            active_connections = life.drain().active_connections(),
-            timeout_ms = timeout.as_millis() as u64,
-        );
-        let (verdict, ticket) = crossbeam_channel::bounded(1);
-        let plan = DrainPlan::begin(now, timeout);
-        // In time, also if nothing was in flight: the announcement is a message to this thread.
-        self.drains.insert(id, Drain { life, plan, begun: now, cut_before, verdict });
-        Ok(DrainTicket { verdict: ticket })
+    fn on_time_if_due(&mut self) -> Option<Verdict> {
+        let due = self.due()?;
+        if due <= Instant::now() { self.on_time() } else { None }
     }
 
     fn on_time(&mut self) -> Option<Verdict> {
         let now = Instant::now();
-        let due: Vec<_> = self
-            .drains
-            .iter_mut()
-            .filter_map(|(id, drain)| drain.plan.on_time(now).map(|step| (*id, step)))
-            .collect();
-        for (id, step) in due {
+        for (id, step) in self.drains.on_time(now) {
             match step {
-                DrainStep::Cut => self.command(LoopCommand::Cut(id)),
+                DrainStep::Cut => self.command(|| LoopCommand::Cut(id)),
                 DrainStep::End => self.end_drain(id),
             }
         }
-        let step = self.stop.as_mut().and_then(|stop| stop.plan.on_time(now));
-        self.take_stop_step(step)
+        self.close_gated_listeners(now);
+        let (due, waiting) = self.watchers.drain(..).partition(|watcher| watcher.until <= now);
+        self.watchers = waiting;
+        self.tell(due);
+        self.on_stop_time(now)
     }
 
-    /// Ends a drain, once (I2): what comes after finds no drain of this life.
-    fn end_drain(&mut self, id: AppId) {
-        let Some(drain) = self.drains.remove(&id) else { return };
-        let Drain { life, begun, cut_before, verdict, .. } = drain;
-        // A loop that is stuck in the app holds its exchange still: cut, as far as anybody can.
-        let state = life.drain();
-        let (refused, elapsed_ms) = (state.refused(), begun.elapsed().as_millis() as u64);
-        let end = Verdict::of(state.cut() - cut_before + state.active_connections());
-        match end {
-            Verdict::Drained => event!(
-                Info,
-                "app_drained",
-                host = life.host(),
-                id:% = id,
-                elapsed_ms = elapsed_ms,
-                refused = refused,
-            ),
-            Verdict::Cut(cut) => event!(
-                Warn,
-                "app_drain_timeout",
-                host = life.host(),
-                id:% = id,
-                elapsed_ms = elapsed_ms,
-                refused = refused,
-                cut = cut,
-            ),
-        }
-        self.registry.forget(&life);
-        self.requests_before += state.requests();
-        self.command(LoopCommand::Refresh);
-        event!(Info, "app_removed", host = life.host(), id:% = id, requests = state.requests());
-        // Nobody has to wait for the verdict: a ticket can be dropped.
-        let _ = verdict.send(end);
-    }
-
-    fn on_loop(&mut self, index: usize, event: ControlEvent) -> Option<Verdict> {
+    fn on_loop(&mut self, index: usize, event: &ControlEvent) -> Option<Verdict> {
         let mut stopped = None;
-        if event == ControlEvent::Failed {
+        let now = Instant::now();
+        if *event == ControlEvent::Failed {
             event!(Error, "loop_failed", loop_index = index);
             self.failed = true;
+            self.gate_for_failed(index);
             if self.stop.is_none() {
-                stopped = self.stop("loop_failed");
+                stopped = self.stop("loop_failed", None, Patience::Join);
             }
         }
+        if let ControlEvent::ListenersGated(gated) = event {
+            self.on_listeners_gated(index, gated);
+        }
+        self.on_stop_loop(index, event, now).or(stopped)
+    }
+
+    fn reload(&mut self, reload: ReadyReload) -> Result<LivesChanged, ChangeError> {
+        if self.stop.is_some() {
+            return Err(ChangeError::Stopping);
+        }
+        self.shutdown_delay = reload.server.shutdown_delay;
+        self.drain_timeout = reload.server.drain_timeout;
+        let changed = self.change_lives(reload.lives);
+        for (index, config) in reload.loops.into_iter().enumerate() {
+            self.command_one(index, LoopCommand::Configure(Box::new(config)));
+        }
+        for sockets in reload.listen {
+            self.addresses.extend(sockets.first().map(|(address, _)| *address));
+            for (index, socket) in sockets.into_iter().enumerate() {
+                self.command_one(index, LoopCommand::Listen(vec![socket]));
+            }
+        }
+        self.close_listeners(reload.close);
+        Ok(changed)
+    }
+
+    fn watch(&mut self, watcher: Watcher) {
+        let is_over = self.view(watcher.drain).is_none_or(|view| view.verdict.is_some());
+        if is_over || watcher.until <= Instant::now() {
+            return self.tell(vec![watcher]);
+        }
+        self.watchers.push(watcher);
+    }
+
+    /// A drain has ended.
+    fn tell_watchers(&mut self, drain: DrainName) {
+        let (told, waiting) = self.watchers.drain(..).partition(|watcher| watcher.drain == drain);
+        self.watchers = waiting;
+        self.tell(told);
+    }
+
+    fn tell(&self, watchers: Vec<Watcher>) {
+        for watcher in watchers {
+            (watcher.tell)(self.view(watcher.drain));
+        }
+    }
+
+    fn view(&self, drain: DrainName) -> Option<DrainView> {
+        match drain {
+            DrainName::App(id) => self.drains.view(id, Instant::now()),
+            DrainName::Stop => self.stop_view(),
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            stop: self.stop_view(),
+            drains: self.drains.views(Instant::now()),
+            addresses: self.addresses.clone(),
+            requests_before: self.account.requests,
+            cut_before: self.account.cut,
+        }
+    }
+
+    /// Lives that serve or drain, in the map or outside it.
+    fn all_lives(&self) -> Vec<Arc<AppLife>> {
+        let mut lives = self.registry.entries();
+        let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();
+        let draining = self.drains.running().map(|drain| &drain.life);
+        lives.extend(draining.filter(|life| !in_map.contains(&life.id())).map(Arc::clone));
+        lives
+    }
+
+    fn life_views(&self) -> Vec<LifeView> {
         let now = Instant::now();
-        let step = self.stop.as_mut().and_then(|stop| stop.plan.on_loop(index, event, now));
-        self.take_stop_step(step).or(stopped)
-    }
-
-    fn stop(&mut self, reason: &str) -> Option<Verdict> {
-        let now = Instant::now();
-        if let Some(stop) = &mut self.stop {
-            let step = stop.plan.cut(now);
-            event!(Warn, "shutdown_cut", reason = reason);
-            return self.take_stop_step(step);
-        }
-        event!(
-            Info,
-            "shutdown_graceful",
-            reason = reason,
-            active_connections = self.active_connections(),
-            drain_timeout_ms = self.drain_timeout.as_millis() as u64,
-        );
-        let plan = StopPlan::begin(now, self.loops.len(), self.shutdown_delay, self.drain_timeout);
-        self.stop = Some(Stop { plan, begun: now });
-        self.on_time()
-    }
-
-    fn take_stop_step(&mut self, step: Option<StopStep>) -> Option<Verdict> {
-        match step? {
-            StopStep::Gate => self.command(LoopCommand::Gate),
-            StopStep::LookForHandshakes => {
-                let pending = handshakes::pending(&self.addresses).unwrap_or_else(|error| {
-                    event!(Warn, "handshakes_unknown", error:% = error);
-                    false
-                });
-                let now = Instant::now();
-                let stop = self.stop.as_mut()?;
-                let step = stop.plan.on_handshakes(pending, now);
-                return self.take_stop_step(step);
-            }
-            StopStep::Finish => {
-                event!(Info, "shutdown_gated", active_connections = self.active_connections());
-                self.command(LoopCommand::Finish);
-            }
-            StopStep::CutAll => self.command(LoopCommand::CutAll),
-            StopStep::Over { cut, stuck } => return Some(self.end_stop(cut, stuck)),
-        }
-        None
-    }
-
-    fn end_stop(&mut self, cut: u64, stuck: usize) -> Verdict {
-        // What a stuck loop still holds ends with the process.
-        let held = if stuck > 0 { self.active_connections().max(1) } else { 0 };
-        let verdict = Verdict::of(cut + held);
-        // I2: drains that a stuck loop holds up end with the server.
-        for id in self.drains.keys().copied().collect::<Vec<_>>() {
-            self.end_drain(id);
-        }
-        let begun = self.stop.as_ref().map_or(self.epoch, |stop| stop.begun);
-        let elapsed_ms = begun.elapsed().as_millis() as u64;
-        match verdict {
-            // What the loop that failed had in flight was lost, and nobody knows how much that was.
-            _ if self.failed => event!(Error, "shutdown_incomplete", elapsed_ms = elapsed_ms),
-            Verdict::Drained => {
-                event!(Info, "shutdown_drained", elapsed_ms = elapsed_ms, cut = 0u64);
-            }
-            Verdict::Cut(cut) => event!(
-                Warn,
-                "shutdown_timeout_reached",
-                elapsed_ms = elapsed_ms,
-                cut = cut,
-                stuck_loops = stuck as u64,
-            ),
-        }
-        let lives = self.registry.entries();
-        let requests: u64 = lives.iter().map(|life| life.drain().requests()).sum();
-        let uptime_ms = self.epoch.elapsed().as_millis() as u64;
-        let requests = requests + self.requests_before;
-        event!(Info, "server_stop", uptime_ms = uptime_ms, requests = requests);
-        verdict
+        let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
+        let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
+        self.all_lives().into_iter().map(view).collect()
     }
 
     fn active_connections(&self) -> u64 {
-        let in_map = self.registry.entries();
-        let outside = self.drains.values().map(|drain| &drain.life);
-        // A life that is being removed is in the map too, unless its names were taken over.
-        let outside = outside.filter(|life| !in_map.iter().any(|entry| entry.id() == life.id()));
-        in_map.iter().chain(outside).map(|life| life.drain().active_connections()).sum()
+        self.all_lives().iter().map(|life| life.drain().active_connections()).sum()
     }
 
-    fn command(&self, command: LoopCommand) {
-        for (index, handle) in self.loops.iter().enumerate() {
-            if let Err(error) = handle.send(command) {
-                event!(Error, "loop_not_woken", loop_index = index, error:% = error);
-            }
+    fn command(&self, command: impl Fn() -> LoopCommand) {
+        for index in 0..self.loops.len() {
+            self.command_one(index, command());
         }
+    }
+
+    fn command_one(&self, index: usize, command: LoopCommand) {
+        if let Err(error) = self.loops[index].send(command) {
+            event!(Error, "loop_not_woken", loop_index = index, error:% = error);
+        }
+    }
+
+    fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
     }
 }

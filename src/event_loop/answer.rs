@@ -1,38 +1,30 @@
 //! From a request to its answer: admission, the app, what its reply asks of the loop, and the end
 //! of the exchange.
 //!
-//! - I1, I10: every request for an app goes through [`RegistryView::admit_after`].
-//! - I3: the guard of an exchange sits in its [`InFlight`] and leaves with it.
+//! - I1, I10: every public request for an app goes through [`RegistryView::admit_after`]; an admin
+//!   request never does.
 //! - I9: a panic of an app is its exchange's 500.
 //!
 //! [`RegistryView::admit_after`]: crate::registry::RegistryView::admit_after
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{LoopContext, clock::milliseconds, connection::Connection, own_answers};
+use super::{
+    LoopContext,
+    clock::milliseconds,
+    connection::{Class, Connection},
+    in_flight::InFlight,
+    later::Awaited,
+    output::COPIED_BYTES_MAX,
+    own_answers,
+};
 use crate::{
-    app::{Context, OnContent, Reply, Segment},
+    app::{App, Context, OnContent, Peer, Reply, Segment},
     http::{Method, Refused, RequestHead, Response},
-    logging::{AccessRecord, End, Outcome, event},
+    logging::{End, event},
     message::AppGuard,
-    registry::{AppId, Refusal},
+    registry::Refusal,
 };
-
-/// An exchange whose answer is not all with the kernel.
-pub(super) struct InFlight {
-    /// Holds the app's life; none if no app serves this exchange, or a later one has it.
-    pub(super) guard: Option<AppGuard>,
-    record: Option<AccessRecord>,
-    status: u16,
-    started_ns: u64,
-    /// Where the answer's content begins in the connection's output, and where it ends: never, as
-    /// long as it is not written.
-    begin: u64,
-    end: u64,
-}
 
 /// An exchange whose answer waits for something other than the socket.
 pub(super) enum Parked {
@@ -43,6 +35,10 @@ pub(super) enum Parked {
     Collect(Box<OnContent>, Vec<u8>),
     /// The app holds the answer back until this time of the loop's clock, in milliseconds.
     Until(u64, Response<'static>),
+    /// The answer comes from outside the loop.
+    Later(Awaited),
+    /// The answer has begun; the rest of its content comes from outside the loop.
+    Stream(Awaited),
 }
 
 impl Parked {
@@ -50,34 +46,26 @@ impl Parked {
     pub(super) fn due_ms(&self) -> Option<u64> {
         match self {
             Self::Until(due, _) => Some(*due),
-            Self::Content(_) | Self::Collect(..) => None,
+            Self::Content(_) | Self::Collect(..) | Self::Later(_) | Self::Stream(_) => None,
         }
     }
-}
 
-impl InFlight {
-    /// The life that the exchange holds.
-    pub(super) fn life(&self) -> Option<AppId> {
-        self.guard.as_ref().map(AppGuard::id)
-    }
-
-    /// The exchange is over, with so many bytes of the connection's output sent.
-    pub(super) fn end(self, sent_total: u64, how: End, cx: &mut LoopContext) {
-        let (Some(record), Some(access)) = (self.record, &mut cx.access) else { return };
-        let outcome = Outcome {
-            status: self.status,
-            bytes: sent_total.min(self.end).saturating_sub(self.begin),
-            duration: Duration::from_nanos(cx.clock.read_ns().saturating_sub(self.started_ns)),
-            end: how,
-        };
-        access.finish(record, &outcome, cx.clock.wall());
+    /// Whether it is the app's turn, however long that takes.
+    pub(super) fn waits_for_app(&self) -> bool {
+        matches!(self, Self::Until(..) | Self::Later(_) | Self::Stream(_))
     }
 }
+
+/// What the admin is called where a host stands.
+const ADMIN: &str = "admin";
 
 impl Connection {
     /// Answers a request, or parks it.
     pub(super) fn answer(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) {
         self.wait_anew = true;
+        if self.class == Class::Admin {
+            return self.answer_by_admin(head, cx);
+        }
         let own_answer = if own_answers::is_server_options(head) {
             own_answers::server_options()
         } else if head.method() == Method::Trace {
@@ -85,9 +73,18 @@ impl Connection {
         } else {
             let host = head.host().map(|host| host.as_bytes());
             let mut none = None;
+            let was_held = self.in_flight.last().is_some_and(|flight| flight.guard.is_some());
             let before = self.in_flight.last_mut().map_or(&mut none, |flight| &mut flight.guard);
             match cx.view.admit_after(host, before) {
-                Ok(guard) => return self.answer_by_app(guard, head, cx),
+                Ok(guard) => {
+                    if let Some(flight) = self.in_flight.last()
+                        && was_held
+                        && flight.guard.is_none()
+                    {
+                        flight.count(&guard, cx);
+                    }
+                    return self.answer_by_app(guard, head, cx);
+                }
                 Err(Refusal::UnknownHost) => own_answers::unknown_host(),
                 Err(Refusal::Draining(life)) => {
                     let left_ns =
@@ -103,16 +100,40 @@ impl Connection {
     fn answer_by_app(&mut self, guard: AppGuard, head: &RequestHead<'_>, cx: &mut LoopContext) {
         // The reply borrows from the app; the seat keeps it alive beside the guard.
         let seat = guard.seat();
+        self.begin_exchange(Some(head), Some(guard), cx);
+        let (app, host) = (&*seat.entry().app().app, seat.entry().host());
+        let reply = self.ask(app, host, head, cx);
+        if (!is_short(&reply) || self.exchange.reads_content())
+            && let Some(flight) = self.in_flight.last_mut()
+        {
+            flight.remember_request(head);
+        }
+        self.answer_or_park(reply, cx);
+    }
+
+    /// Admin requests hold no app's life, and are not in the access log.
+    fn answer_by_admin(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) {
+        let Some(app) = cx.admin_app.clone() else { return };
+        self.begin_exchange(Some(head), None, cx);
+        let reply = self.ask(&*app, ADMIN, head, cx);
+        self.answer_or_park(reply, cx);
+    }
+
+    fn ask<'a>(
+        &self,
+        app: &'a dyn App,
+        host: &str,
+        head: &RequestHead<'_>,
+        cx: &LoopContext,
+    ) -> Reply<'a> {
         let context = Context {
             loop_index: cx.index,
             now: cx.clock.now(),
             wall: cx.clock.wall(),
             peer: self.peer,
         };
-        self.begin_exchange(Some(head), Some(guard), cx);
-        let app = seat.entry().app();
         let reply = catch_unwind(AssertUnwindSafe(|| app.handle(head, &context)));
-        self.answer_or_park(reply.unwrap_or_else(|_| panicked(seat.entry().host())), cx);
+        reply.unwrap_or_else(|_| panicked(host))
     }
 
     /// Errors are told at once: a client that sends much should not have to send it all. Every
@@ -133,7 +154,7 @@ impl Connection {
             Reply::Full(response) => self.respond(response, cx),
             Reply::Files { head, content } => {
                 let length = content.iter().map(Segment::length).sum();
-                if self.write_head(&head, length, cx) {
+                if self.write_head(&head, Some(length), cx) {
                     self.output.push_segments(content);
                 }
                 self.end_answer();
@@ -145,15 +166,25 @@ impl Connection {
                 self.wait_anew = true;
             }
             Reply::Collect(on_content) => self.give_collected(on_content, &[], cx),
+            Reply::Later(start) => self.park_for_later(start, cx),
         }
     }
 
     fn give_collected(&mut self, on_content: Box<OnContent>, content: &[u8], cx: &mut LoopContext) {
-        let host = self.in_flight.last().and_then(|flight| flight.guard.as_ref());
-        let host = host.map_or("", |guard| guard.entry().host());
-        let reply = catch_unwind(AssertUnwindSafe(|| Reply::Full(on_content(content))));
-        let reply = reply.unwrap_or_else(|_| panicked(host));
+        let host = self.app_host();
+        let reply = catch_unwind(AssertUnwindSafe(|| on_content(content)));
+        let reply = match reply {
+            // There is no more content than that.
+            Ok(Reply::Collect(_)) | Err(_) => panicked(host),
+            Ok(reply) => reply,
+        };
         self.give_reply(reply, cx);
+    }
+
+    /// Who answers the last exchange, for the log of events.
+    pub(super) fn app_host(&self) -> &str {
+        let guard = self.in_flight.last().and_then(|flight| flight.guard.as_ref());
+        guard.map_or(ADMIN, |guard| guard.entry().host())
     }
 
     /// A piece of the request's content; dropped unless the app wants it.
@@ -183,7 +214,7 @@ impl Connection {
 
     /// Answers what cannot be served. The exchange may have begun (its content is broken).
     pub(super) fn answer_refused(&mut self, refused: Refused, cx: &mut LoopContext) {
-        let begun = self.in_flight.last().is_some_and(|flight| flight.end == u64::MAX);
+        let begun = self.in_flight.last().is_some_and(|flight| !flight.is_answered());
         if !begun {
             self.begin_exchange(None, None, cx);
         }
@@ -192,8 +223,8 @@ impl Connection {
         self.respond(own_answers::refused(refused), cx);
     }
 
-    /// Takes an exchange into the account. An entry that holds nothing any more, for its guard has
-    /// passed on and no line is owed, is used again: a pipeline for one app needs one.
+    /// Takes an exchange into the account. An entry that is spent is used again: a pipeline for one
+    /// app needs one.
     fn begin_exchange(
         &mut self,
         head: Option<&RequestHead<'_>>,
@@ -201,43 +232,56 @@ impl Connection {
         cx: &mut LoopContext,
     ) {
         let app = guard.as_ref().map(|guard| guard.entry().host());
-        let record = cx.access.as_mut().map(|access| access.begin(self.peer.ip(), head, app));
-        let spent = |flight: &&mut InFlight| flight.guard.is_none() && flight.record.is_none();
-        if let Some(flight) = self.in_flight.last_mut().filter(spent) {
-            (flight.guard, flight.record, flight.end) = (guard, record, u64::MAX);
-            return;
+        let record = match (&mut cx.access, self.peer) {
+            (Some(access), Peer::Tcp(peer)) if self.class == Class::Public => {
+                Some(access.begin(peer.ip(), head, app))
+            }
+            _ => None,
+        };
+        let flight = InFlight::new(guard, record, cx.clock.now_ns());
+        match self.in_flight.last_mut().filter(|flight| flight.is_spent()) {
+            Some(spent) => *spent = flight,
+            None => self.in_flight.push(flight),
         }
-        self.in_flight.push(InFlight {
-            guard,
-            record,
-            status: 0,
-            started_ns: cx.clock.now_ns(),
-            begin: u64::MAX,
-            end: u64::MAX,
-        });
     }
 
-    fn respond(&mut self, response: Response<'_>, cx: &mut LoopContext) {
-        if self.write_head(&response, response.content().len() as u64, cx) {
+    pub(super) fn respond(&mut self, response: Response<'_>, cx: &mut LoopContext) {
+        if self.write_head(&response, Some(response.content().len() as u64), cx) {
             self.output.push_content(response.into_content());
         }
         self.end_answer();
     }
 
-    fn write_head(&mut self, response: &Response<'_>, length: u64, cx: &mut LoopContext) -> bool {
-        if cx.closing {
+    /// Writes the head of an answer whose content has this length, or that is a stream. Returns
+    /// whether content follows.
+    pub(super) fn write_head(
+        &mut self,
+        response: &Response<'_>,
+        length: Option<u64>,
+        cx: &mut LoopContext,
+    ) -> bool {
+        if cx.is_closing(self.class) {
             self.exchange.close_after();
         }
+        let start = self.output.queued_total();
         let mut out = self.output.buffer(&mut cx.buffers);
-        let has_content = self.exchange.respond(response, length, cx.clock.opening(), &mut out);
+        let opening = cx.clock.opening();
+        let has_content = match length {
+            Some(length) => self.exchange.respond(response, length, opening, &mut out),
+            None => {
+                self.exchange.begin_stream(response, opening, &mut out);
+                true
+            }
+        };
         drop(out);
         if let Some(flight) = self.in_flight.last_mut() {
             (flight.status, flight.begin) = (response.status(), self.output.queued_total());
+            flight.head_bytes = (flight.begin - start) as u32;
         }
         has_content
     }
 
-    fn end_answer(&mut self) {
+    pub(super) fn end_answer(&mut self) {
         let end = self.output.queued_total();
         if let Some(flight) = self.in_flight.last_mut() {
             flight.end = end;
@@ -256,10 +300,22 @@ impl Connection {
     /// The connection is going: what is in flight does not reach its end.
     pub(super) fn abort(mut self, cx: &mut LoopContext) {
         let sent = self.output.sent_total();
+        self.parked = None;
         for flight in self.in_flight.drain(..) {
             flight.end(sent, End::Aborted, cx);
         }
+        self.uncount(cx);
     }
+}
+
+/// Whether an answer is likely to be gone within this turn.
+fn is_short(reply: &Reply<'_>) -> bool {
+    let length = match reply {
+        Reply::Full(response) => response.content().len() as u64,
+        Reply::Files { content, .. } => content.iter().map(Segment::length).sum(),
+        Reply::After(..) | Reply::Collect(_) | Reply::Later(_) => return false,
+    };
+    length < COPIED_BYTES_MAX as u64
 }
 
 fn panicked(host: &str) -> Reply<'static> {

@@ -19,6 +19,11 @@ impl InputBuffer {
         self.start == self.end
     }
 
+    /// Whether there is no room left.
+    pub(super) fn is_full(&self) -> bool {
+        self.end - self.start == self.block.len()
+    }
+
     /// What is not read yet.
     pub(super) fn unread(&self) -> &[u8] {
         &self.block[self.start..self.end]
@@ -80,9 +85,29 @@ impl BufferPool {
         self.inputs.pop().unwrap_or_else(|| InputBuffer::new(self.input_bytes))
     }
 
+    /// Hands out buffers of this size from here on.
+    pub(super) fn set_input_bytes(&mut self, input_bytes: usize) {
+        if input_bytes != self.input_bytes {
+            self.input_bytes = input_bytes;
+            self.inputs.clear();
+        }
+    }
+
+    /// Puts what is unread into a buffer of the size that is handed out now, if that is larger: a
+    /// head may have been let grow while it came.
+    pub(super) fn enlarge(&mut self, buffer: &mut InputBuffer) {
+        if buffer.block.len() < self.input_bytes {
+            let mut larger = self.take_input();
+            let unread = buffer.unread();
+            larger.room()[..unread.len()].copy_from_slice(unread);
+            larger.fill(unread.len());
+            *buffer = larger;
+        }
+    }
+
     pub(super) fn give_input(&mut self, mut buffer: InputBuffer) {
         buffer.clear();
-        if self.inputs.len() < FREE_MAX {
+        if self.inputs.len() < FREE_MAX && buffer.block.len() == self.input_bytes {
             self.inputs.push(buffer);
         }
     }
@@ -117,6 +142,27 @@ mod tests {
         buffer.consume(4);
         assert!(buffer.is_empty());
         assert_eq!(buffer.room().len(), 8);
+    }
+
+    #[test]
+    fn buffers_of_another_size_are_not_kept_and_what_is_unread_moves() {
+        let mut pool = BufferPool::new(4);
+        let (mut full, empty, kept) = (pool.take_input(), pool.take_input(), pool.take_input());
+        pool.give_input(kept);
+        full.room().copy_from_slice(b"abcd");
+        full.fill(4);
+        full.consume(1);
+        assert!(!full.is_full());
+        pool.set_input_bytes(8);
+        assert_eq!(pool.take_input().room().len(), 8);
+        pool.give_input(empty);
+        assert_eq!(pool.take_input().room().len(), 8);
+        pool.enlarge(&mut full);
+        assert_eq!(full.unread(), b"bcd");
+        assert_eq!(full.room().len(), 5);
+        pool.set_input_bytes(4);
+        pool.enlarge(&mut full);
+        assert_eq!(full.room().len(), 5, "never smaller");
     }
 
     #[test]

@@ -17,32 +17,37 @@
 //! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
 //!   (RFC 9112 §9.6).
 
-use std::{io, net::SocketAddr, time::Duration};
+mod waits;
 
-use mio::{Token, net::TcpStream};
+use std::{io, os::fd::OwnedFd};
+
+use mio::Token;
 use rustix::net::{RecvFlags, Shutdown};
 use smallvec::SmallVec;
 
 use super::{
     LoopContext,
-    answer::{InFlight, Parked},
+    answer::Parked,
     buffers::InputBuffer,
-    clock::milliseconds,
+    in_flight::InFlight,
     listener::ConnectionPermit,
     output::{Flushed, Output},
     timers::Deadline,
 };
 use crate::{
+    app::Peer,
     http::{Event, Exchange, FieldTable, Phase},
     logging::End,
     registry::AppId,
 };
+use waits::Wait;
 
 /// A connection of one loop.
 pub(super) struct Connection {
-    token: Token,
-    socket: TcpStream,
-    pub(super) peer: SocketAddr,
+    pub(super) token: Token,
+    socket: OwnedFd,
+    pub(super) class: Class,
+    pub(super) peer: Peer,
     pub(super) exchange: Exchange,
     input: Option<InputBuffer>,
     pub(super) output: Output,
@@ -63,6 +68,23 @@ pub(super) struct Connection {
     window_start: u64,
     windows: u8,
     _permit: ConnectionPermit,
+}
+
+/// Who is served by what, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// By the registry's apps, until a stop.
+    Public,
+    /// By the admin app, until the end.
+    Admin,
+}
+
+/// A connection as it was accepted.
+pub(super) struct Newcomer {
+    pub(super) class: Class,
+    pub(super) socket: OwnedFd,
+    pub(super) peer: Peer,
+    pub(super) permit: ConnectionPermit,
 }
 
 /// What the socket is known to be ready for: edges tell of changes only, so it is remembered.
@@ -87,18 +109,6 @@ pub(super) enum Fate {
     Gone,
 }
 
-/// What a connection waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    Fresh,
-    Idle,
-    Head,
-    Content,
-    App,
-    Sending,
-    Lingering,
-}
-
 /// Reads and writes of one connection before others get their turn.
 const STEPS_PER_TURN: usize = 16;
 
@@ -112,17 +122,12 @@ const WINDOW_BYTES_MIN: u64 = 1024;
 const LINGER_WINDOWS_MAX: u8 = 15;
 
 impl Connection {
-    pub(super) fn new(
-        token: Token,
-        socket: TcpStream,
-        peer: SocketAddr,
-        permit: ConnectionPermit,
-        cx: &mut LoopContext,
-    ) -> Self {
+    pub(super) fn new(token: Token, newcomer: Newcomer, cx: &mut LoopContext) -> Self {
         let mut connection = Self {
             token,
-            socket,
-            peer,
+            socket: newcomer.socket,
+            class: newcomer.class,
+            peer: newcomer.peer,
             exchange: Exchange::new(),
             input: None,
             output: Output::default(),
@@ -138,14 +143,18 @@ impl Connection {
             received_total: 0,
             window_start: 0,
             windows: 0,
-            _permit: permit,
+            _permit: newcomer.permit,
         };
+        if connection.class == Class::Public {
+            cx.counts.fresh += 1;
+            cx.counts.accepted += 1;
+        }
         connection.set_deadline(cx);
         connection
     }
 
-    pub(super) fn socket_mut(&mut self) -> &mut TcpStream {
-        &mut self.socket
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
     /// The socket told of changes.
@@ -194,8 +203,11 @@ impl Connection {
             let wants_input = self.exchange.wants_input() && (sent || beside);
             if self.stalled || !wants_input || !self.ready.readable {
                 // Nothing is read or sent that would run into the error: whoever reset while the
-                // app holds its answer back waits for it no more (I3).
-                return if self.ready.failed { Fate::Gone } else { Fate::Keep };
+                // app holds its answer back waits for it no more (I3). A stream has no end of its
+                // own (events, progress): closing is how its peer leaves, and a peer that only
+                // closed its side cannot be told from one that left.
+                let is_left = self.ready.read_closed && self.is_streaming();
+                return if self.ready.failed || is_left { Fate::Gone } else { Fate::Keep };
             }
             match self.read(cx) {
                 Ok(Some(0)) => self.end_of_input(cx),
@@ -220,7 +232,7 @@ impl Connection {
             }
             let mut fields = FieldTable::new();
             let (used, event) =
-                self.exchange.next_event(input.unread(), &mut fields, &cx.http_limits);
+                self.exchange.next_event(input.unread(), &mut fields, &cx.limits(self.class).http);
             let (waits, closed) =
                 (matches!(event, Event::NeedMore), matches!(event, Event::Closed));
             match event {
@@ -244,6 +256,9 @@ impl Connection {
     /// Reads once. `None` when there is nothing now; 0 at the end of the peer's bytes.
     fn read(&mut self, cx: &mut LoopContext) -> io::Result<Option<usize>> {
         let input = self.input.get_or_insert_with(|| cx.buffers.take_input());
+        if input.is_full() {
+            cx.buffers.enlarge(input);
+        }
         let room = input.room();
         let room_len = room.len();
         match receive(&self.socket, room)? {
@@ -320,62 +335,8 @@ impl Connection {
         total - self.window_start >= WINDOW_BYTES_MIN
     }
 
-    /// A stop has begun: a connection without a request ends after the grace.
-    pub(super) fn begin_closing(&mut self, cx: &mut LoopContext) {
-        if matches!(self.wait, Wait::Fresh | Wait::Idle) {
-            self.wait_anew = true;
-            self.set_deadline(cx);
-        }
-    }
-
     pub(super) fn deadline_mut(&mut self) -> &mut Deadline {
         &mut self.deadline
-    }
-
-    fn waits_for(&self) -> Wait {
-        if self.lingering {
-            return Wait::Lingering;
-        }
-        if !self.output.is_empty() {
-            return Wait::Sending;
-        }
-        if self.parked.as_ref().is_some_and(|parked| parked.due_ms().is_some()) {
-            return Wait::App;
-        }
-        match self.exchange.phase() {
-            Phase::Content => Wait::Content,
-            Phase::Head if self.input.as_ref().is_some_and(|input| !input.is_empty()) => Wait::Head,
-            Phase::Head if self.received_total == 0 => Wait::Fresh,
-            Phase::Head => Wait::Idle,
-            Phase::Answer | Phase::Closed => Wait::Sending,
-        }
-    }
-
-    fn set_deadline(&mut self, cx: &mut LoopContext) {
-        let wait = self.waits_for();
-        if wait == self.wait && !self.wait_anew {
-            return;
-        }
-        self.wait = wait;
-        self.wait_anew = false;
-        let limits = &cx.limits;
-        let timeout = match wait {
-            Wait::Fresh | Wait::Idle if cx.closing => cx.idle_grace,
-            Wait::Fresh | Wait::Head => limits.head_timeout,
-            Wait::Idle => limits.keepalive_timeout,
-            Wait::Content => limits.body_timeout,
-            Wait::Sending => limits.write_timeout,
-            Wait::Lingering => limits.linger_timeout,
-            Wait::App => Duration::ZERO,
-        };
-        self.window_start =
-            if wait == Wait::Sending { self.output.sent_total() } else { self.received_total };
-        let due = self.parked.as_ref().and_then(|parked| parked.due_ms());
-        let at = match (wait, due) {
-            (Wait::App, Some(due)) => due,
-            _ => cx.clock.now_ms().saturating_add(milliseconds(timeout)),
-        };
-        cx.timers.set(&mut self.deadline, self.token, at);
     }
 
     fn release_buffers(&mut self, cx: &mut LoopContext) {
@@ -427,20 +388,18 @@ impl Connection {
     /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut; those
     /// of one app that wait on one connection are one.
     pub(super) fn cut(mut self, cx: &mut LoopContext) -> u64 {
-        let mut cut = 0;
-        for mut flight in self.in_flight.drain(..) {
-            if let Some(guard) = flight.guard.take() {
-                guard.cut();
-                cut += 1;
-            }
-            flight.end(self.output.sent_total(), End::Cut, cx);
-        }
+        let sent = self.output.sent_total();
+        // First: whoever is told of the end finds that nobody waits any more.
+        self.parked = None;
+        let ends = self.in_flight.drain(..).map(|flight| flight.end(sent, End::Cut, cx));
+        let cut = ends.filter(|is_cut| *is_cut).count() as u64;
+        self.uncount(cx);
         cut
     }
 }
 
 /// recv(2), with "not now" as `None`.
-fn receive(socket: &TcpStream, room: &mut [u8]) -> io::Result<Option<usize>> {
+fn receive(socket: &OwnedFd, room: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
             Ok((len, _)) => return Ok(Some(len)),

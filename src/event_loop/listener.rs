@@ -1,93 +1,39 @@
-//! Listening sockets: made for every loop and address, gated and closed when a stop wants it.
+//! A listening socket as a loop serves it: accepted from, gated, and closed when nobody waits.
 //!
-//! Each loop has a socket of its own per address (SO_REUSEPORT): mio cannot ask for exclusive
-//! wake-ups, and one shared socket would wake every loop for each connection. Closing one of
-//! several such sockets resets what is queued on it, hence the gate: a filter on the socket drops
-//! bare SYNs, the queue is accepted empty, and then there is nothing left to reset. The client's
-//! kernel repeats a dropped SYN and meets the successor.
+//! Closing one of several sockets with SO_REUSEPORT resets what is queued on it, hence the gate: a
+//! filter on the socket drops bare SYNs, the queue is accepted empty, and then there is nothing
+//! left to reset. The client's kernel repeats a dropped SYN and meets the successor.
 
 use std::{
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use mio::net::{TcpListener, TcpStream};
+use mio::Token;
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     io::Errno,
+    net::{SocketAddrAny, SocketFlags},
 };
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use socket2::{SockFilter, SockRef};
 
-/// Connections that the kernel may hold until a loop accepts them; it takes at most
-/// `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-
-/// One loop's sockets for all addresses.
-pub(crate) type ListenerSet = Vec<std::net::TcpListener>;
-
-/// Binds every address once per loop. Port 0 is chosen by the kernel for the first loop and shared
-/// by the others.
-///
-/// # Errors
-/// The address that cannot be bound, and why.
-pub(crate) fn bind(addresses: &[SocketAddr], loops: usize) -> Result<Vec<ListenerSet>, BindError> {
-    let mut sets: Vec<ListenerSet> = (0..loops).map(|_| Vec::new()).collect();
-    for &address in addresses {
-        let error = |source| BindError { address, source };
-        // Somebody else's socket with SO_REUSEPORT would take half of our connections.
-        drop(listen(address, false).map_err(error)?);
-        let mut bound = address;
-        for set in &mut sets {
-            let listener = listen(bound, true).map_err(error)?;
-            bound = listener.local_addr().map_err(error)?;
-            set.push(listener);
-        }
-    }
-    Ok(sets)
-}
-
-/// An address that cannot be listened on.
-#[derive(Debug)]
-pub struct BindError {
-    address: SocketAddr,
-    source: io::Error,
-}
-
-impl std::fmt::Display for BindError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cannot listen on {}: {}", self.address, self.source)
-    }
-}
-
-impl std::error::Error for BindError {}
-
-fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    if address.is_ipv6() {
-        // 0.0.0.0 and [::] are two addresses, and both can be listed.
-        socket.set_only_v6(true)?;
-    }
-    // Accepted sockets inherit it: one system call less for each.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    if reuse_port {
-        socket.listen(BACKLOG)?;
-    }
-    Ok(socket.into())
-}
+use crate::app::Peer;
 
 /// A listening socket of one loop.
 pub(super) struct Listener {
-    pub(super) socket: TcpListener,
+    pub(super) socket: OwnedFd,
+    pub(super) token: Token,
+    /// What a public one is called by; the admin's has no name.
+    pub(super) address: Option<SocketAddr>,
     /// An edge said that connections wait, and accepting has not found the end of them since.
     pub(super) ready: bool,
+    /// It is gated on every loop: it closes when nobody waits.
+    pub(super) closing: bool,
 }
 
 /// Errors of the connection that is accepted, not of accepting (accept(2)).
@@ -107,7 +53,7 @@ const CONNECTION_ERRORS: &[Errno] = &[
 
 /// What accepting once came to.
 pub(super) enum Accepted {
-    Connection(TcpStream, SocketAddr),
+    Connection(OwnedFd, Peer),
     /// Nobody waits.
     Empty,
     /// The one who waited is gone; there may be others.
@@ -117,22 +63,20 @@ pub(super) enum Accepted {
 }
 
 impl Listener {
-    pub(super) fn new(socket: std::net::TcpListener) -> Self {
-        Self { socket: TcpListener::from_std(socket), ready: true }
+    pub(super) fn new(socket: OwnedFd, token: Token, address: Option<SocketAddr>) -> Self {
+        Self { socket, token, address, ready: true, closing: false }
     }
 
     pub(super) fn accept(&mut self) -> Accepted {
-        let error = match self.socket.accept() {
-            Ok((stream, peer)) => return Accepted::Connection(stream, peer),
-            Err(error) => error,
-        };
-        match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::AGAIN) => {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match rustix::net::acceptfrom_with(&self.socket, flags) {
+            Ok((socket, peer)) => Accepted::Connection(socket, peer_of(peer)),
+            Err(Errno::AGAIN) => {
                 self.ready = false;
                 Accepted::Empty
             }
-            Some(errno) if CONNECTION_ERRORS.contains(&errno) => Accepted::Vanished,
-            _ => Accepted::Exhausted(error),
+            Err(errno) if CONNECTION_ERRORS.contains(&errno) => Accepted::Vanished,
+            Err(errno) => Accepted::Exhausted(errno.into()),
         }
     }
 
@@ -147,6 +91,11 @@ impl Listener {
     pub(super) fn gate(&self) -> io::Result<()> {
         SockRef::from(&self.socket).attach_filter(&bare_syn_filter())
     }
+}
+
+/// A process at the other end of a unix socket has no address that says anything.
+fn peer_of(address: Option<SocketAddrAny>) -> Peer {
+    address.and_then(|address| SocketAddr::try_from(address).ok()).map_or(Peer::Unix, Peer::Tcp)
 }
 
 /// Classic BPF on the TCP header: drops segments with SYN and without ACK, takes all others.
@@ -174,18 +123,24 @@ pub(crate) struct ConnectionBudget(Arc<Budget>);
 #[derive(Debug)]
 struct Budget {
     open: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
 }
 
 impl ConnectionBudget {
     /// A budget of this many connections.
     pub(crate) fn new(max: usize) -> Self {
-        Self(Arc::new(Budget { open: AtomicUsize::new(0), max }))
+        Self(Arc::new(Budget { open: AtomicUsize::new(0), max: AtomicUsize::new(max) }))
+    }
+
+    /// Allows this many from here on. Those that are open stay.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.0.max.store(max, Ordering::Relaxed);
     }
 
     /// A place for one more, if there is one.
     pub(super) fn take(&self) -> Option<ConnectionPermit> {
-        let below_max = |open| (open < self.0.max).then_some(open + 1);
+        let max = self.0.max.load(Ordering::Relaxed);
+        let below_max = |open| (open < max).then_some(open + 1);
         self.0
             .open
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below_max)
@@ -201,5 +156,25 @@ pub(super) struct ConnectionPermit(Arc<Budget>);
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_that_shrinks_gives_nothing_until_enough_came_back() {
+        let budget = ConnectionBudget::new(2);
+        let both = (budget.take(), budget.take());
+        assert!(both.0.is_some() && both.1.is_some() && budget.take().is_none());
+        budget.set_max(1);
+        drop(both.0);
+        assert!(budget.take().is_none());
+        drop(both.1);
+        let one = budget.take();
+        assert!(one.is_some() && budget.take().is_none());
+        budget.set_max(2);
+        assert!(budget.take().is_some());
     }
 }

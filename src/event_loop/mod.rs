@@ -7,24 +7,36 @@
 //! ```text
 //! serving ──Gate──► closing     gated; every answer says close; the idle end after the grace
 //! closing ──Finish──► finishing accepts until nobody waits, closes the listeners
-//! finishing ──last connection──► ended
-//! any ──CutAll──► ended         drops everything
+//! finishing ──last public connection──► emptied
+//! any ──CutAll──► emptied       drops everything public
+//! any ──End──► ended            with the last answer to an admin, or after END_GRACE
 //! ```
+//! Connections are of two classes. All of this is about public ones; admin connections have their
+//! own listener, app, budget and limits, and go on until the end: they tell of the stop.
 
+mod accept;
 mod answer;
+mod bind;
 mod buffers;
+mod busy;
 mod clock;
 mod connection;
+mod in_flight;
+mod later;
 mod listener;
+mod obey;
 mod output;
 mod own_answers;
 mod slots;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::{
     io,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -33,21 +45,23 @@ use std::{
 use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-pub use listener::BindError;
-pub(crate) use listener::{ConnectionBudget, ListenerSet, bind};
+pub use bind::BindError;
+pub(crate) use bind::{ListenerSet, UnixSocketFile, bind, bind_address, bind_admin, bind_unix};
+pub(crate) use listener::ConnectionBudget;
 
 use crate::{
     app::App,
-    config::{Limits, ServerConfig},
-    http,
+    config, http,
     logging::{AccessWriter, event},
-    message::{Apps, ControlEvent, LoopCommand, LoopHandle},
+    message::{Apps, ControlEvent, ExchangeNumber, HostedApp, LoopCommand, LoopConfig, LoopHandle},
+    metrics::{LoopCounts, LoopGauges},
     registry::RegistryView,
 };
+use accept::{Acceptor, watch};
 use buffers::BufferPool;
 use clock::{Clock, milliseconds};
-use connection::{Connection, Fate, Ready};
-use listener::{Accepted, Listener};
+use connection::{Class, Connection, Fate, Newcomer, Ready};
+use listener::Listener;
 use slots::Slots;
 use timers::Timers;
 
@@ -57,26 +71,37 @@ pub(crate) struct LoopSetup {
     pub(crate) index: usize,
     /// Where it looks hosts up.
     pub(crate) registry: Arc<Apps>,
-    /// Its own listening sockets.
+    /// Its own public sockets.
     pub(crate) listeners: ListenerSet,
-    /// `[limits]`
-    pub(crate) limits: Limits,
-    /// `[server]`
-    pub(crate) server: ServerConfig,
-    /// The process's connections.
+    /// The admin's part; none if it is off.
+    pub(crate) admin: Option<AdminSetup>,
+    /// What can change while it runs.
+    pub(crate) config: LoopConfig,
+    /// The process's public connections.
     pub(crate) budget: ConnectionBudget,
     /// Where its clock begins; the same for all that compare times.
     pub(crate) epoch: Instant,
-    /// Where requests are written, if they are.
-    pub(crate) access: Option<AccessWriter>,
+    /// Where it shows what it is doing.
+    pub(crate) gauges: Arc<LoopGauges>,
     /// Called with what control is to know.
     pub(crate) report: Box<dyn Fn(ControlEvent) + Send>,
+}
+
+/// How a loop serves the admin.
+pub(crate) struct AdminSetup {
+    /// This loop's dup of the one socket, or a socket of its own.
+    pub(crate) listener: OwnedFd,
+    /// What answers every request on it.
+    pub(crate) app: Arc<dyn App>,
+    /// The process's admin connections.
+    pub(crate) budget: ConnectionBudget,
 }
 
 /// One event loop.
 pub(crate) struct EventLoop {
     poll: Poll,
     commands: Receiver<LoopCommand>,
+    handle: LoopHandle,
     setup: LoopSetup,
 }
 
@@ -89,120 +114,140 @@ impl EventLoop {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = crossbeam_channel::unbounded();
-        Ok((Self { poll, commands, setup }, LoopHandle::new(sender, waker)))
+        let handle = LoopHandle::new(sender, waker);
+        Ok((Self { poll, commands, handle: handle.clone(), setup }, handle))
     }
 
-    /// Runs on the calling thread until a stop has ended the last connection.
+    /// Runs on the calling thread until it is told to end.
     ///
     /// # Errors
     /// When epoll_wait(2) fails or a listener cannot be watched.
     pub(crate) fn run(self) -> io::Result<()> {
-        let Self { poll, commands, setup } = self;
-        Running::new(poll, commands, setup)?.run()
+        let Self { poll, commands, handle, setup } = self;
+        Running::new(poll, commands, handle, setup)?.run()
     }
 }
 
 const WAKER: Token = Token(usize::MAX);
 
-/// Tokens from here on up, below the waker's, are listeners; below are connections.
-const LISTENERS: usize = usize::MAX - 1 - LISTENERS_MAX;
-const LISTENERS_MAX: usize = 1 << 16;
+/// The bit that listeners' tokens have and connections' have not.
+const LISTENER_BIT: usize = 1 << slots::KEY_BITS;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
 
-/// Connections accepted from one listener in a turn.
-const ACCEPTS_PER_TURN: usize = 64;
-
-/// How long accepting pauses when descriptors or places are used up and none gets free here.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How often a pause is logged at most: a machine out of descriptors has enough to do.
-const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(1);
-
 /// How often apps are asked to let go of what they have not used.
 const RELEASE_IDLE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long admin peers may take for the answers that are owed to them at the end.
+const END_GRACE: Duration = Duration::from_secs(2);
 
 /// What connections of one loop share.
 struct LoopContext {
     index: usize,
-    view: RegistryView<Arc<dyn App>>,
+    view: RegistryView<HostedApp>,
     buffers: BufferPool,
     clock: Clock,
     timers: Timers,
-    http_limits: http::Limits,
-    limits: Limits,
+    public: ClassLimits,
+    admin: ClassLimits,
+    admin_app: Option<Arc<dyn App>>,
     idle_grace: Duration,
     /// A stop has begun.
     closing: bool,
     access: Option<AccessWriter>,
+    /// Public connections by state. Plain numbers: a turn that changed them shows them at its end.
+    counts: LoopCounts,
+    /// The last number that an exchange was given.
+    last_number: u64,
+    /// By which the loop is told what comes from outside.
+    handle: LoopHandle,
+}
+
+/// What connections of one class may take.
+struct ClassLimits {
+    http: http::Limits,
+    times: config::Limits,
 }
 
 struct Running {
     poll: Poll,
     commands: Receiver<LoopCommand>,
-    /// By token; one that is closed leaves its place.
-    listeners: Vec<Option<Listener>>,
+    public: Acceptor,
+    admin: Acceptor,
+    /// Listeners there have been: tokens are not used again, for events can be late.
+    listener_count: usize,
     connections: Slots<Connection>,
     /// Connections that have used up their turn.
     again: Vec<Token>,
-    /// The listener that accepts first.
-    accept_first: usize,
-    /// When accepting, which had to pause, is tried again; in the loop's milliseconds.
-    accept_again_ms: Option<u64>,
-    /// When a pause may be logged again.
-    accept_log_ms: u64,
     release_idle_ms: u64,
-    budget: ConnectionBudget,
     report: Box<dyn Fn(ControlEvent) + Send>,
+    gauges: Arc<LoopGauges>,
+    published: LoopCounts,
     finishing: bool,
     cut: u64,
+    /// The last public connection is gone, and control knows.
+    emptied: bool,
+    /// The end has come; what is owed may take until then.
+    end_ms: Option<u64>,
     cx: LoopContext,
 }
 
 impl Running {
-    fn new(poll: Poll, commands: Receiver<LoopCommand>, setup: LoopSetup) -> io::Result<Self> {
-        let limits = setup.limits;
+    fn new(
+        poll: Poll,
+        commands: Receiver<LoopCommand>,
+        handle: LoopHandle,
+        setup: LoopSetup,
+    ) -> io::Result<Self> {
+        let LoopSetup { config, admin, .. } = setup;
+        // Without the admin nothing ever takes a place of its budget.
+        let admin_budget = admin.as_ref().map_or(ConnectionBudget::new(0), |a| a.budget.clone());
         let cx = LoopContext {
             index: setup.index,
             view: RegistryView::new(setup.registry, setup.index),
-            // A blank line before a head of the largest size has to fit too.
-            buffers: BufferPool::new(limits.head_bytes.max(16 * 1024) + 2),
+            buffers: BufferPool::new(input_bytes(&config.limits)),
             clock: Clock::new(setup.epoch),
             timers: Timers::default(),
-            http_limits: http::Limits {
-                head_bytes: limits.head_bytes,
-                fields: limits.headers,
-                content_bytes: limits.body_bytes,
-            },
-            limits,
-            idle_grace: setup.server.idle_grace,
+            public: ClassLimits::new(config.limits),
+            // Whatever a config sets for the public, the admin can be reached: with 16 KiB of head,
+            // 100 fields and 1 MiB of content.
+            admin: ClassLimits::new(config::Limits::default()),
+            admin_app: admin.as_ref().map(|admin| Arc::clone(&admin.app)),
+            idle_grace: config.idle_grace,
             closing: false,
-            access: setup.access,
+            access: config.access,
+            counts: LoopCounts::default(),
+            last_number: 0,
+            handle,
         };
-        let mut listeners = Vec::new();
-        for (index, socket) in setup.listeners.into_iter().enumerate() {
-            let mut listener = Listener::new(socket);
-            let token = Token(LISTENERS + index);
-            poll.registry().register(&mut listener.socket, token, Interest::READABLE)?;
-            listeners.push(Some(listener));
-        }
-        Ok(Self {
+        let mut running = Self {
             poll,
             commands,
-            listeners,
+            public: Acceptor::new(setup.budget),
+            admin: Acceptor::new(admin_budget),
+            listener_count: 0,
             connections: Slots::new(),
             again: Vec::new(),
-            accept_first: 0,
-            accept_again_ms: None,
-            accept_log_ms: 0,
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
-            budget: setup.budget,
             report: setup.report,
+            gauges: setup.gauges,
+            published: LoopCounts::default(),
             finishing: false,
             cut: 0,
+            emptied: false,
+            end_ms: None,
             cx,
-        })
+        };
+        for (address, socket) in setup.listeners {
+            let listener = running.listener(socket.into(), Some(address))?;
+            running.public.add(listener);
+        }
+        if let Some(admin) = admin {
+            let listener = running.listener(admin.listener, None)?;
+            running.admin.add(listener);
+        }
+        Ok(running)
     }
 
     fn run(mut self) -> io::Result<()> {
@@ -216,32 +261,49 @@ impl Running {
             self.cx.clock.tick();
             let commanded = self.handle_events(&events);
             self.accept_all();
-            if self.finishing {
-                self.close_empty_listeners();
-            }
+            self.public.close_empty();
             self.handle_timers();
             if commanded {
                 self.obey();
             }
-            if let Some(access) = &mut self.cx.access {
-                access.flush();
-            }
-            let listening = self.listeners.iter().any(Option::is_some);
-            if self.finishing && !listening && self.connections.is_empty() {
-                (self.report)(ControlEvent::Ended { cut: self.cut });
+            if self.end_turn() {
+                (self.report)(ControlEvent::Ended);
                 return Ok(());
             }
         }
     }
 
+    /// Says what came of the turn. Returns whether the loop is at its end.
+    fn end_turn(&mut self) -> bool {
+        if let Some(access) = &mut self.cx.access {
+            access.flush();
+        }
+        if self.cx.counts != self.published {
+            self.published = self.cx.counts;
+            self.gauges.publish(&self.published);
+        }
+        let empty = self.public.is_empty() && self.cx.public_connections() == 0;
+        if self.finishing && empty && !self.emptied {
+            self.emptied = true;
+            (self.report)(ControlEvent::Emptied { cut: self.cut });
+        }
+        let Some(end_ms) = self.end_ms else { return false };
+        self.drop_settled();
+        self.connections.is_empty() || self.cx.clock.now_ms() >= end_ms
+    }
+
     /// How long the loop may sleep.
     fn timeout(&self) -> Option<Duration> {
-        let accepting = self.accept_again_ms.is_none();
-        let somebody_waits = self.listeners.iter().flatten().any(|listener| listener.ready);
-        if !self.again.is_empty() || (accepting && somebody_waits) {
+        if !self.again.is_empty() || self.public.somebody_waits() || self.admin.somebody_waits() {
             return Some(Duration::ZERO);
         }
-        let due = [self.cx.timers.next(), self.accept_again_ms, Some(self.release_idle_ms)];
+        let due = [
+            self.cx.timers.next(),
+            self.public.again_ms(),
+            self.admin.again_ms(),
+            self.end_ms,
+            Some(self.release_idle_ms),
+        ];
         let next = due.into_iter().flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
@@ -254,10 +316,9 @@ impl Running {
         for event in events {
             match event.token() {
                 WAKER => commanded = true,
-                Token(listener @ LISTENERS..) => {
-                    if let Some(listener) = &mut self.listeners[listener - LISTENERS] {
-                        listener.ready = true;
-                    }
+                listener if listener.0 & LISTENER_BIT != 0 => {
+                    self.public.on_ready(listener);
+                    self.admin.on_ready(listener);
                 }
                 token => {
                     let ready = Ready {
@@ -265,7 +326,8 @@ impl Running {
                         readable: event.is_readable() || event.is_error(),
                         writable: event.is_writable(),
                         read_closed: event.is_read_closed(),
-                        failed: event.is_error(),
+                        // A process that closed its unix socket is gone, and no read tells.
+                        failed: event.is_error() || event.is_write_closed(),
                     };
                     self.with_connection(token, |connection, cx| connection.on_ready(ready, cx));
                 }
@@ -308,84 +370,19 @@ impl Running {
     fn drop_connection(&mut self, token: Token) {
         if let Some(connection) = self.connections.remove(token) {
             connection.abort(&mut self.cx);
-            if self.accept_again_ms.is_some() {
-                self.accept_again_ms = Some(0);
-            }
+            self.public.end_pause();
+            self.admin.end_pause();
         }
     }
 
-    /// Accepts from every listener that has somebody waiting, a turn's worth from each.
     fn accept_all(&mut self) {
-        if let Some(again_ms) = self.accept_again_ms {
-            if again_ms > self.cx.clock.now_ms() {
-                return;
-            }
-            self.accept_again_ms = None;
-        }
-        let (first, count) = (self.accept_first, self.listeners.len());
-        for index in (first..first + count).map(|index| index % count) {
-            for _ in 0..ACCEPTS_PER_TURN {
-                if !self.accept_one(index) {
-                    break;
-                }
-            }
-            if self.accept_again_ms.is_some() {
-                // The next place is for the others first: else a busy address takes every one.
-                self.accept_first = index + 1;
-                break;
-            }
-        }
-    }
-
-    /// Accepts once. Returns whether it makes sense to go on.
-    fn accept_one(&mut self, index: usize) -> bool {
-        let Some(listener) = self.listeners[index].as_mut().filter(|listener| listener.ready)
-        else {
-            return false;
-        };
-        let Some(permit) = self.budget.take() else {
-            self.pause_accepting();
-            return false;
-        };
-        match listener.accept() {
-            Accepted::Empty => false,
-            Accepted::Vanished => true,
-            Accepted::Exhausted(error) => {
-                self.pause_accepting();
-                let now = self.cx.clock.now_ms();
-                if now >= self.accept_log_ms {
-                    self.accept_log_ms = now + milliseconds(ACCEPT_LOG_EVERY);
-                    event!(Warn, "accept_paused", error:% = error);
-                }
-                false
-            }
-            Accepted::Connection(socket, peer) => {
-                let (cx, poll) = (&mut self.cx, &self.poll);
-                let inserted = self.connections.insert(|token| {
-                    let mut connection = Connection::new(token, socket, peer, permit, cx);
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    poll.registry().register(connection.socket_mut(), token, interest)?;
-                    Ok::<_, io::Error>(connection)
-                });
-                if let Err(error) = inserted {
-                    event!(Warn, "connection_not_watched", error:% = error);
-                }
-                true
-            }
-        }
-    }
-
-    fn pause_accepting(&mut self) {
-        self.accept_again_ms = Some(self.cx.clock.now_ms() + milliseconds(ACCEPT_PAUSE));
-    }
-
-    /// Gated, a listener without anybody waiting can be closed: that resets nobody. While accepting
-    /// is paused the listener is asked itself, for accept(2) runs out of descriptors before it
-    /// finds nobody.
-    fn close_empty_listeners(&mut self) {
-        let paused = self.accept_again_ms.is_some();
-        for place in &mut self.listeners {
-            place.take_if(|listener| !listener.ready || (paused && !listener.has_waiting()));
+        let Self { poll, public, admin, connections, cx, .. } = self;
+        let now_ms = cx.clock.now_ms();
+        for (acceptor, class) in [(public, Class::Public), (admin, Class::Admin)] {
+            acceptor.accept_all(now_ms, |socket, peer, permit| {
+                let newcomer = Newcomer { class, socket, peer, permit };
+                add_connection(poll, connections, newcomer, cx);
+            });
         }
     }
 
@@ -402,99 +399,87 @@ impl Running {
         if now >= self.release_idle_ms {
             self.release_idle_ms = now + milliseconds(RELEASE_IDLE_EVERY);
             for life in self.cx.view.registry().entries() {
-                life.app().release_idle(self.cx.index, self.cx.clock.now());
+                life.app().app.release_idle(self.cx.index, self.cx.clock.now());
             }
         }
     }
 
-    fn obey(&mut self) {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                LoopCommand::Gate => self.gate(),
-                LoopCommand::Finish => self.finish(),
-                LoopCommand::Cut(life) => {
-                    self.cut(|connection| connection.serves(life));
-                }
-                LoopCommand::CutAll => {
-                    self.cut += self.cut(|_| true);
-                    self.listeners.clear();
-                    self.finishing = true;
-                }
-                LoopCommand::Refresh => self.cx.view.refresh(),
-            }
-        }
-    }
-
-    fn gate(&mut self) {
-        for listener in self.listeners.iter().flatten() {
-            if let Err(error) = listener.gate() {
-                // Without the filter a connection that comes while the listener closes is reset.
-                event!(Warn, "gate_failed", error:% = error);
-            }
-        }
-        self.cx.closing = true;
-        for token in self.connections.tokens() {
-            self.with_connection(token, |connection, cx| {
-                connection.begin_closing(cx);
-                Fate::Keep
-            });
-        }
-        (self.report)(ControlEvent::Gated);
-    }
-
-    fn finish(&mut self) {
-        for listener in self.listeners.iter_mut().flatten() {
-            listener.ready = true;
-        }
-        self.accept_again_ms = None;
-        self.finishing = true;
-    }
-
-    fn cut(&mut self, which: impl Fn(&Connection) -> bool) -> u64 {
-        let mut cut = 0;
-        for token in self.connections.tokens() {
-            if self.connections.find(token).is_some_and(|connection| which(connection))
-                && let Some(connection) = self.connections.remove(token)
-            {
-                cut += connection.cut(&mut self.cx);
-            }
-        }
-        cut
+    /// A listener that the loop is told of.
+    fn listener(
+        &mut self,
+        socket: OwnedFd,
+        address: Option<std::net::SocketAddr>,
+    ) -> io::Result<Listener> {
+        let token = Token(self.listener_count << (slots::KEY_BITS + 1) | LISTENER_BIT);
+        self.listener_count += 1;
+        watch(self.poll.registry(), &socket, token, Interest::READABLE)?;
+        Ok(Listener::new(socket, token, address))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::net::TcpStream;
-
-    use super::*;
-
-    /// More than a turn's worth, so that the first listeners are closed before the last one.
-    const QUEUED: usize = 3 * ACCEPTS_PER_TURN;
-
-    #[test]
-    fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
-        let mut sets = bind(&[([127, 0, 0, 1], 0).into(); 3], 1).unwrap();
-        let sockets = sets.remove(0);
-        let last = sockets[2].local_addr().unwrap();
-        let mut running = test_support::running(sockets, None);
-        let mut peers: Vec<_> = (0..QUEUED).map(|_| TcpStream::connect(last).unwrap()).collect();
-        running.finish();
-        running.accept_all();
-        running.close_empty_listeners();
-        assert_eq!(running.listeners.iter().flatten().count(), 1, "the others have nobody waiting");
-        // A handshake that ends only now.
-        peers.push(TcpStream::connect(last).unwrap());
-        let mut events = Events::with_capacity(EVENTS_MAX);
-        while running.connections.tokens().len() < peers.len() {
-            running.poll.poll(&mut events, Some(Duration::from_secs(15))).unwrap();
-            assert!(!events.is_empty(), "{} accepted", running.connections.tokens().len());
-            running.handle_events(&events);
-            while running.listeners.iter().flatten().any(|listener| listener.ready) {
-                running.accept_all();
-            }
+impl LoopContext {
+    fn limits(&self, class: Class) -> &ClassLimits {
+        match class {
+            Class::Public => &self.public,
+            Class::Admin => &self.admin,
         }
-        running.close_empty_listeners();
-        assert!(running.listeners.iter().all(Option::is_none));
+    }
+
+    /// Whether a stop asks connections of this class to end.
+    fn is_closing(&self, class: Class) -> bool {
+        self.closing && class == Class::Public
+    }
+
+    fn public_connections(&self) -> u64 {
+        let counts = &self.counts;
+        counts.fresh + counts.busy + counts.idle + counts.lingering
+    }
+
+    /// A name for an exchange that is parked.
+    fn next_number(&mut self) -> ExchangeNumber {
+        self.last_number += 1;
+        ExchangeNumber(self.last_number)
+    }
+
+    /// What a new config says holds from here on.
+    fn configure(&mut self, config: LoopConfig) {
+        self.buffers.set_input_bytes(input_bytes(&config.limits));
+        self.public = ClassLimits::new(config.limits);
+        self.idle_grace = config.idle_grace;
+        // The old one hands its lines over when it is dropped; the new one finishes the records.
+        self.access = config.access;
+    }
+}
+
+impl ClassLimits {
+    fn new(limits: config::Limits) -> Self {
+        let http = http::Limits {
+            head_bytes: limits.head_bytes,
+            fields: limits.headers,
+            content_bytes: limits.body_bytes,
+        };
+        Self { http, times: limits }
+    }
+}
+
+/// A blank line before a head of the largest size has to fit too, and so have the admin's heads.
+fn input_bytes(limits: &config::Limits) -> usize {
+    limits.head_bytes.max(config::Limits::default().head_bytes) + 2
+}
+
+fn add_connection(
+    poll: &Poll,
+    connections: &mut Slots<Connection>,
+    newcomer: Newcomer,
+    cx: &mut LoopContext,
+) {
+    let inserted = connections.insert(|token| {
+        let connection = Connection::new(token, newcomer, cx);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let watched = watch(poll.registry(), connection.socket(), token, interest);
+        watched.inspect_err(|_| connection.uncount(cx)).map(|()| connection)
+    });
+    if let Err(error) = inserted {
+        event!(Warn, "connection_not_watched", error:% = error);
     }
 }

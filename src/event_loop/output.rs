@@ -44,7 +44,7 @@ pub(super) enum Flushed {
 const TURN_BYTES: u64 = 1024 * 1024;
 
 /// In-memory content from this size on is sent from where it is instead of copied to the buffer.
-const COPIED_BYTES_MAX: usize = 64 * 1024;
+pub(super) const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 impl Output {
     /// The buffer to write to; taken from the pool at first.
@@ -102,6 +102,11 @@ impl Output {
     /// Whether the content of the last answer is still outside the buffer.
     pub(super) fn has_segments(&self) -> bool {
         self.segments.is_some()
+    }
+
+    /// Bytes that the kernel has not taken.
+    pub(super) fn unsent(&self) -> u64 {
+        self.queued_total - self.sent_total
     }
 
     /// Bytes that wait in the buffer.

@@ -6,6 +6,9 @@
 use mio::Token;
 use slab::Slab;
 
+/// Bits of a token that tell the slot; the upper half tells the generation.
+pub(super) const KEY_BITS: u32 = 31;
+
 /// Values by token.
 pub(super) struct Slots<T> {
     slab: Slab<(u32, T)>,
@@ -50,7 +53,7 @@ impl<T> Slots<T> {
 }
 
 fn token(key: usize, generation: u32) -> Token {
-    debug_assert!(key < 1 << 31);
+    debug_assert!(key < 1 << KEY_BITS);
     Token((generation as usize) << 32 | key)
 }
 

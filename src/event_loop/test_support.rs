@@ -7,13 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Poll, Token};
+use mio::{Poll, Token, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{Connection, ConnectionBudget, ListenerSet, LoopContext, LoopSetup, Running};
+use super::{
+    Class, Connection, ConnectionBudget, ListenerSet, LoopContext, LoopSetup, Newcomer, Running,
+};
 use crate::{
-    config::{Limits, ServerConfig},
+    app::{App, Peer},
+    config::Limits,
     logging::AccessWriter,
+    message::{HostedApp, LoopConfig, LoopHandle, Origin},
     registry::AppRegistry,
 };
 
@@ -25,19 +29,28 @@ pub(super) const TOKEN: Token = Token(7);
 
 /// A loop without apps that is at rest until a test calls its parts.
 pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> Running {
-    let (_, commands) = crossbeam_channel::unbounded();
+    let poll = Poll::new().expect("epoll");
+    let waker = Waker::new(poll.registry(), super::WAKER).expect("eventfd");
+    let (sender, commands) = crossbeam_channel::unbounded();
+    let handle = LoopHandle::new(sender, Arc::new(waker));
+    let config = LoopConfig { limits: Limits::default(), idle_grace: Duration::ZERO, access };
     let setup = LoopSetup {
         index: 0,
         registry: Arc::new(AppRegistry::new(1, None)),
         listeners,
-        limits: Limits::default(),
-        server: ServerConfig { idle_grace: Duration::ZERO, ..ServerConfig::default() },
+        admin: None,
+        config,
         budget: budget(),
         epoch: Instant::now(),
-        access,
+        gauges: Arc::default(),
         report: Box::new(|_| {}),
     };
-    Running::new(Poll::new().expect("epoll"), commands, setup).expect("a loop")
+    Running::new(poll, commands, handle, setup).expect("a loop")
+}
+
+/// An app as the registry holds it, for one loop.
+pub(super) fn hosted_app(app: Arc<dyn App>) -> HostedApp {
+    HostedApp::new(app, Origin::Embedder, 1)
 }
 
 /// A connection of a loop, and its peer.
@@ -47,8 +60,9 @@ pub(super) fn connection(cx: &mut LoopContext) -> (Connection, TcpStream) {
     let (socket, address) = listener.accept().expect("accept");
     socket.set_nonblocking(true).expect("O_NONBLOCK");
     let permit = budget().take().expect("a place");
-    let socket = mio::net::TcpStream::from_std(socket);
-    (Connection::new(TOKEN, socket, address, permit, cx), peer)
+    let newcomer =
+        Newcomer { class: Class::Public, socket: socket.into(), peer: Peer::Tcp(address), permit };
+    (Connection::new(TOKEN, newcomer, cx), peer)
 }
 
 /// Waits until the socket has something to read.

@@ -27,6 +27,11 @@ impl Deadline {
     pub(super) fn never() -> Self {
         Self { at: u64::MAX, booked: u64::MAX, behind: u64::MAX }
     }
+
+    /// When it comes.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
 }
 
 impl Timers {

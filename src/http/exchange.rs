@@ -3,8 +3,12 @@
 //! ```text
 //! reading:  Head ──complete──► Content ──last byte──► Done      Closed: nothing more is read as
 //!             └───────no content───────────────────────▲        a request (refused, not kept, EOF)
-//! writing:  Idle ──head──► Owed ──respond──► Done
+//! writing:  Idle ──head──► Owed ──respond──────────────────► Done
+//!                            └──begin_stream──► Stream ──end_stream──▲
 //! ```
+//! A stream is a response whose length is not known at its head: HTTP/1.1 is told its end by the
+//! last chunk, HTTP/1.0 by the end of the connection (RFC 9112 §6.3).
+//!
 //! With both sides Done the next exchange begins, if the connection is kept, else it is Closed.
 //! Reading goes on beside writing: content that the app does not want is read and dropped, so that
 //! it can never be taken for a request. Sans-IO: the caller owns the bytes, the socket and the
@@ -52,7 +56,17 @@ enum Reading {
 enum Writing {
     Idle,
     Owed,
+    Stream(Coding),
     Done,
+}
+
+/// How the content of a stream is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    UntilClose,
+    /// Not at all: the answer to HEAD, 204 and 304.
+    Left,
 }
 
 /// What the input came to.
@@ -250,6 +264,80 @@ impl Exchange {
         opening: &Opening,
         out: &mut Vec<u8>,
     ) -> bool {
+        self.begin_answer();
+        let has_content = has_content(response.status());
+        opening.write(response.status(), out);
+        out.extend_from_slice(response.fields());
+        if has_content {
+            out.extend_from_slice(b"Content-Length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(content_length).as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        self.end_head(out);
+        let send_content = has_content && content_length > 0 && !self.is_head;
+        self.writing = Writing::Done;
+        self.settle();
+        send_content
+    }
+
+    /// Writes the head of the response that is owed, for content whose length is not known. The
+    /// content follows by [`Exchange::write_piece`], until [`Exchange::end_stream`]; no request
+    /// comes out before that.
+    ///
+    /// # Panics
+    /// In debug builds, when no response is owed.
+    pub fn begin_stream(&mut self, response: &Response<'_>, opening: &Opening, out: &mut Vec<u8>) {
+        let has_content = has_content(response.status());
+        self.keep_alive &= !(has_content && self.is_http10);
+        self.begin_answer();
+        opening.write(response.status(), out);
+        out.extend_from_slice(response.fields());
+        if has_content && !self.is_http10 {
+            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+        self.end_head(out);
+        self.writing = Writing::Stream(match (has_content && !self.is_head, self.is_http10) {
+            (false, _) => Coding::Left,
+            (true, false) => Coding::Chunked,
+            (true, true) => Coding::UntilClose,
+        });
+    }
+
+    /// Writes a piece of a stream's content. An empty one writes nothing: an empty chunk would be
+    /// the last one.
+    ///
+    /// # Panics
+    /// In debug builds, when there is no stream.
+    pub fn write_piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        match self.writing {
+            Writing::Stream(Coding::Chunked) if !piece.is_empty() => {
+                out.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                out.extend_from_slice(piece);
+                out.extend_from_slice(b"\r\n");
+            }
+            Writing::Stream(Coding::UntilClose) => out.extend_from_slice(piece),
+            Writing::Stream(Coding::Chunked | Coding::Left) => {}
+            Writing::Idle | Writing::Owed | Writing::Done => {
+                debug_assert!(false, "a piece of content without a stream");
+            }
+        }
+    }
+
+    /// Ends a stream: the response is complete, and the next request may come out.
+    ///
+    /// # Panics
+    /// In debug builds, when there is no stream.
+    pub fn end_stream(&mut self, out: &mut Vec<u8>) {
+        debug_assert!(matches!(self.writing, Writing::Stream(_)), "the end of no stream");
+        if self.writing == Writing::Stream(Coding::Chunked) {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.writing = Writing::Done;
+        self.settle();
+    }
+
+    /// Decides what the answer that begins now means for what is read.
+    fn begin_answer(&mut self) {
         debug_assert_eq!(self.writing, Writing::Owed, "a response that nobody asked for");
         // Answered before it was told to go on, the client may send its content or not: nobody
         // could tell what comes next.
@@ -258,24 +346,15 @@ impl Exchange {
             self.reading = Reading::Closed;
             self.peer_closes = false;
         }
-        let has_content = !matches!(response.status(), 204 | 304);
-        opening.write(response.status(), out);
-        out.extend_from_slice(response.fields());
-        if has_content {
-            out.extend_from_slice(b"Content-Length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(content_length).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+    }
+
+    fn end_head(&self, out: &mut Vec<u8>) {
         let end: &[u8] = match (self.keep_alive, self.is_http10) {
             (true, false) => b"\r\n",
             (true, true) => b"Connection: keep-alive\r\n\r\n",
             (false, _) => b"Connection: close\r\n\r\n",
         };
         out.extend_from_slice(end);
-        let send_content = has_content && content_length > 0 && !self.is_head;
-        self.writing = Writing::Done;
-        self.settle();
-        send_content
     }
 
     /// The peer was too slow: refused with 408 if that can be said.
@@ -331,4 +410,9 @@ impl Exchange {
             Reading::Head(_) | Reading::Content(_) | Reading::Closed => {}
         }
     }
+}
+
+/// Whether a response of this status can have content (RFC 9110 §15.3.5, §15.4.5).
+fn has_content(status: u16) -> bool {
+    !matches!(status, 204 | 304)
 }

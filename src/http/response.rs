@@ -168,11 +168,16 @@ impl Opening {
         Self { ok: [OK_LINE, b"Date: ", date.as_bytes(), b"\r\n"].concat() }
     }
 
+    #[inline]
     pub(super) fn write(&self, status: u16, out: &mut Vec<u8>) {
         if status == 200 {
             out.extend_from_slice(&self.ok);
-            return;
+        } else {
+            self.write_other(status, out);
         }
+    }
+
+    fn write_other(&self, status: u16, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
         out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
         out.push(b' ');

@@ -165,11 +165,6 @@ impl AccessLog {
         }
     }
 
-    /// Whether writers of one do the same as those of the other.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.format == other.format && self.writer.is_same(&other.writer)
-    }
-
     pub(super) fn writer(&self) -> &LineWriter {
         &self.writer
     }

@@ -84,6 +84,9 @@ impl EventLog {
     }
 }
 
+/// Room for most lines.
+const LINE_BYTES: usize = 256;
+
 /// The process's logger. Clones are the same logger.
 #[derive(Clone, Default)]
 pub(super) struct EventLogger {
@@ -133,7 +136,7 @@ impl Log for EventLogger {
 
     fn log(&self, record: &Record<'_>) {
         let Some(lines) = self.current(record.metadata()) else { return };
-        let mut line = String::new();
+        let mut line = String::with_capacity(LINE_BYTES);
         push_record(&mut line, lines.format, SystemTime::now(), record);
         let metadata = record.metadata().clone();
         lines

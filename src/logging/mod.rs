@@ -26,6 +26,8 @@ use std::{
 pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome, RequestId};
 pub(crate) use events::{EVENT_TARGET, event};
 
+pub(crate) use stamp::rfc3339;
+
 use crate::config::LogConfig;
 use events::{EventLog, EventLogger};
 use writer::{LineWriter, RetiredLogs};
@@ -35,17 +37,6 @@ use writer::{LineWriter, RetiredLogs};
 pub struct Logging {
     logger: EventLogger,
     logs: Arc<Mutex<Logs>>,
-}
-
-/// What became of new settings.
-#[derive(Debug)]
-#[must_use = "loops may need new writers, and logs may have failed"]
-pub struct Reconfigured {
-    /// The access log is another, or on or off, since: each loop needs a new writer, or none, from
-    /// [`Logging::access`].
-    pub access_changed: bool,
-    /// The logs that could not be opened, and go on as they were.
-    pub errors: Vec<LogError>,
 }
 
 /// Lines that were lost since the start, to a full queue or to write errors.
@@ -106,22 +97,24 @@ impl Logging {
     /// was, but for its level; the other changes all the same. Lines that were sent before go to
     /// the old file, as do those of old [`AccessWriter`]s; it closes when it has them and the last
     /// writer is dropped.
-    pub fn reconfigure(&self, config: &LogConfig) -> Reconfigured {
+    /// [`Logging::access`] is another log then: each loop takes a new writer of it.
+    ///
+    /// Gives the logs that could not be opened.
+    #[must_use = "a log may have failed"]
+    pub fn reconfigure(&self, config: &LogConfig) -> Vec<LogError> {
         let mut logs = self.logs();
-        let events = EventLog::open_after(logs.events.as_ref(), config);
-        let access = AccessLog::open_after(logs.access.as_ref(), config);
-        let mut changes = Reconfigured { access_changed: false, errors: Vec::new() };
-        match events {
+        let mut errors = Vec::new();
+        match EventLog::open_after(logs.events.as_ref(), config) {
             Ok(events) => logs.replace_events(events),
-            Err(error) => changes.errors.push(error),
+            Err(error) => errors.push(error),
         }
-        match access {
-            Ok(access) => changes.access_changed = logs.replace_access(access),
-            Err(error) => changes.errors.push(error),
+        match AccessLog::open_after(logs.access.as_ref(), config) {
+            Ok(access) => logs.replace_access(access),
+            Err(error) => errors.push(error),
         }
         self.logger.log_to(logs.events.as_ref(), config.level);
         log::set_max_level(config.level);
-        changes
+        errors
     }
 
     /// Has the logs' files opened anew by their paths, after the lines sent so far; for log
@@ -177,15 +170,10 @@ impl Logs {
     }
 
     /// Says whether it is another.
-    fn replace_access(&mut self, new: Option<AccessLog>) -> bool {
+    fn replace_access(&mut self, new: Option<AccessLog>) {
         let old = mem::replace(&mut self.access, new);
-        let is_same = match (&old, &self.access) {
-            (Some(old), Some(new)) => old.is_same(new),
-            (old, new) => old.is_none() && new.is_none(),
-        };
         let [old, new] = [&old, &self.access].map(|log| log.as_ref().map(AccessLog::writer));
         self.retired_access.add_unless_same(old, new);
-        !is_same
     }
 
     fn writers(&self) -> impl Iterator<Item = &LineWriter> {
@@ -305,10 +293,9 @@ mod tests {
         fs::read_to_string(path).unwrap()
     }
 
-    fn reconfigure(logging: &Logging, config: &LogConfig) -> bool {
-        let Reconfigured { access_changed, errors } = logging.reconfigure(config);
+    fn reconfigure(logging: &Logging, config: &LogConfig) {
+        let errors = logging.reconfigure(config);
         assert!(errors.is_empty(), "{errors:?}");
-        access_changed
     }
 
     #[test]
@@ -319,7 +306,7 @@ mod tests {
         let logging = Logging::open(&at(Off)).unwrap();
         log_one(&logging, "1st");
         for (level, message) in [(Info, "2nd"), (Error, "3rd"), (Off, "4th"), (Debug, "5th")] {
-            assert!(!reconfigure(&logging, &at(level)));
+            reconfigure(&logging, &at(level));
             log_one(&logging, message);
             assert!(logging.flush(DEADLINE));
         }
@@ -339,9 +326,9 @@ mod tests {
             access: AccessFormat::Combined,
             ..config(dir.path())
         };
-        assert!(!reconfigure(&logging, &config(dir.path())), "nothing is new");
-        assert!(reconfigure(&logging, &plain));
-        assert!(!reconfigure(&logging, &plain), "nothing is new");
+        reconfigure(&logging, &config(dir.path()));
+        reconfigure(&logging, &plain);
+        reconfigure(&logging, &plain);
         log_one(&logging, "text");
         finish_with(&mut old);
         finish_one(&logging);
@@ -365,7 +352,7 @@ mod tests {
         let mut old = logging.access().unwrap().for_loop();
         finish_with(&mut old);
         log_one(&logging, "old");
-        assert!(reconfigure(&logging, &moved("new")));
+        reconfigure(&logging, &moved("new"));
         finish_with(&mut old);
         finish_one(&logging);
         log_one(&logging, "new");
@@ -398,12 +385,12 @@ mod tests {
             access: AccessFormat::Combined,
             ..config(dir.path())
         };
-        let Reconfigured { access_changed, errors } = logging.reconfigure(&new);
-        assert!(access_changed && matches!(errors[..], [LogError::Open { .. }]), "{errors:?}");
+        let errors = logging.reconfigure(&new);
+        assert!(matches!(errors[..], [LogError::Open { .. }]), "{errors:?}");
         log_one(&logging, "below the new level");
         let new = LogConfig { access_path: missing, ..config(dir.path()) };
-        let Reconfigured { access_changed, errors } = logging.reconfigure(&new);
-        assert!(!access_changed && matches!(errors[..], [LogError::Open { .. }]), "{errors:?}");
+        let errors = logging.reconfigure(&new);
+        assert!(matches!(errors[..], [LogError::Open { .. }]), "{errors:?}");
         log_one(&logging, "on");
         finish_one(&logging);
         assert!(logging.flush(DEADLINE));
@@ -420,9 +407,10 @@ mod tests {
         let logging = Logging::open(&full).unwrap();
         finish_one(&logging);
         assert!(logging.flush(DEADLINE));
-        assert!(reconfigure(&logging, &off) && logging.access().is_none());
+        reconfigure(&logging, &off);
+        assert!(logging.access().is_none());
         assert_eq!(logging.lost().access, 1);
-        assert!(reconfigure(&logging, &full));
+        reconfigure(&logging, &full);
         finish_one(&logging);
         assert!(logging.flush(DEADLINE));
         assert_eq!(logging.lost(), LostLines { events: 0, access: 2 });
@@ -434,7 +422,7 @@ mod tests {
         let logging = Logging::open(&config(dir.path())).unwrap();
         let path = dir.path().join("moved.log");
         let moved = LogConfig { path: Some(path.clone()), ..config(dir.path()) };
-        assert!(!reconfigure(&logging, &moved));
+        reconfigure(&logging, &moved);
         fs::remove_file(dir.path().join("events.log")).unwrap();
         fs::rename(&path, dir.path().join("moved.log.1")).unwrap();
         logging.reopen();
@@ -463,7 +451,7 @@ mod tests {
                     (0..EVENTS).for_each(|event| log_one(logging, &format!("<{thread}-{event}>")));
                 });
             }
-            (0..100).for_each(|round| assert!(!reconfigure(&logging, &to(round))));
+            (0..100).for_each(|round| reconfigure(&logging, &to(round)));
         });
         assert!(logging.flush(DEADLINE));
         assert_eq!(logging.lost(), LostLines::default());
@@ -513,7 +501,7 @@ mod tests {
         let off = LogConfig { level: log::LevelFilter::Off, ..config.clone() };
         let logging = init(&off).unwrap();
         log::error!("not heard");
-        assert!(!logging.reconfigure(&config).access_changed);
+        assert!(logging.reconfigure(&config).is_empty());
         assert_eq!(log::max_level(), log::LevelFilter::Info);
         let listen: std::net::SocketAddr = "[::1]:80".parse().unwrap();
         event!(Info, "app_loaded", host = "a.example", apps = 3, listen:% = listen);

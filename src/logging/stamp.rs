@@ -22,6 +22,13 @@ pub(super) struct Stamp {
     common: String,
 }
 
+/// RFC 3339 with milliseconds, in UTC: `2026-11-22T21:30:00.123Z`.
+pub(crate) fn rfc3339(at: SystemTime) -> String {
+    let mut text = String::new();
+    Stamp::of(at).push_rfc3339(&mut text);
+    text
+}
+
 impl Stamp {
     /// The stamp of `now`. Times before 1970 and after 9999 are shown as 1970.
     pub(super) fn of(now: SystemTime) -> Self {

@@ -99,6 +99,11 @@ impl AppDrainState {
         self.deadline_ns.load(Ordering::Acquire)
     }
 
+    /// Moves the time of the cut of a drain that has begun.
+    pub fn set_drain_deadline_ns(&self, deadline_ns: u64) {
+        self.deadline_ns.store(deadline_ns, Ordering::Release);
+    }
+
     /// Begins the drain, once in a life: from here on nothing is admitted (I1), and `announce` is
     /// called exactly once, when nothing is in flight (I2): here, if that is so already.
     ///
@@ -126,7 +131,9 @@ impl AppDrainState {
 
     fn enter(&self, loop_index: usize) -> Result<(), Draining> {
         let word = &self.words[loop_index];
-        let mut state = word.state.load(Ordering::Relaxed);
+        // Acquire, also where it is refused: who sees the bit sees the routes that were changed
+        // before it, and looks again instead of refusing what the new life serves.
+        let mut state = word.state.load(Ordering::Acquire);
         // Not add-then-undo: a count that was never admitted must not hold up the announcement.
         loop {
             if state & DRAINING != 0 {
@@ -137,7 +144,7 @@ impl AppDrainState {
                 state,
                 state + 1,
                 Ordering::AcqRel,
-                Ordering::Relaxed,
+                Ordering::Acquire,
             ) {
                 Ok(_) => break,
                 Err(now) => state = now,

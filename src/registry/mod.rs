@@ -7,7 +7,10 @@
 mod drain;
 mod view;
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 pub use drain::{Announce, AppDrainState, Draining, InFlightGuard};
 use view::Seat;
@@ -18,6 +21,22 @@ use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
 /// Names one life of an app. Never used twice in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AppId(u64);
+
+impl AppId {
+    /// The number behind the name.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl std::str::FromStr for AppId {
+    type Err = std::num::ParseIntError;
+
+    /// Reads a name back; there may be no such life.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
 
 impl fmt::Display for AppId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,10 +67,17 @@ pub struct NewApp<A> {
     pub host: String,
     /// Further names, lower case.
     pub aliases: Vec<String>,
-    /// How long a drain of this app may take.
-    pub drain_timeout: Duration,
     /// The app itself.
     pub app: A,
+}
+
+/// A life that begins, alone or in the place of another.
+#[derive(Debug)]
+pub struct NewLife<A> {
+    /// What begins.
+    pub app: NewApp<A>,
+    /// The life that leaves the map in the same step. It is not drained by that.
+    pub instead_of: Option<Arc<AppEntry<A>>>,
 }
 
 /// One life of an app.
@@ -60,7 +86,6 @@ pub struct AppEntry<A> {
     id: AppId,
     host: String,
     aliases: Vec<String>,
-    drain_timeout: Duration,
     app: A,
     drain: AppDrainState,
 }
@@ -79,11 +104,6 @@ impl<A> AppEntry<A> {
     /// Further names.
     pub fn aliases(&self) -> &[String] {
         &self.aliases
-    }
-
-    /// How long a drain of this app may take.
-    pub fn drain_timeout(&self) -> Duration {
-        self.drain_timeout
     }
 
     /// The app itself.
@@ -139,42 +159,68 @@ impl<A> AppRegistry<A> {
     ///
     /// # Errors
     /// [`NameTaken`] when another life serves one of the names; then nothing changed.
-    pub fn insert(&self, new: NewApp<A>) -> Result<Arc<AppEntry<A>>, NameTaken> {
-        let entry = Arc::new(AppEntry {
-            id: AppId(self.next_id.fetch_add(1, Ordering::Relaxed)),
-            host: new.host,
-            aliases: new.aliases,
-            drain_timeout: new.drain_timeout,
-            app: new.app,
-            drain: AppDrainState::new(self.loops),
-        });
+    pub fn insert(&self, app: NewApp<A>) -> Result<Arc<AppEntry<A>>, NameTaken> {
+        let life = NewLife { app, instead_of: None };
+        self.update(vec![life], |held| held.drain.draining()).pop().expect("one life, one result")
+    }
+
+    /// Begins several lives in one step, each whole or not at all. They take over the names of
+    /// lives that leave in this step, or that yield. It is asked under the registry's lock.
+    ///
+    /// # Errors
+    /// For each life [`NameTaken`] when yet another life serves one of its names; then it does not
+    /// begin, and what it would replace stays.
+    pub fn update(
+        &self,
+        lives: Vec<NewLife<A>>,
+        yields: impl Fn(&AppEntry<A>) -> bool,
+    ) -> Vec<Result<Arc<AppEntry<A>>, NameTaken>> {
+        if lives.is_empty() {
+            return Vec::new();
+        }
+        let leaving: Vec<_> = lives.iter().map(|life| life.instead_of.clone()).collect();
+        let begun: Vec<_> = lives.into_iter().map(|life| self.begin(life.app)).collect();
+        let leaves: HashSet<_> = leaving.iter().flatten().map(|old| old.id).collect();
         self.change(|routes| {
-            let taken = entry.names().find_map(|name| {
-                routes
-                    .names
-                    .get(name)
-                    .filter(|held| !held.drain.draining())
-                    .map(|held| NameTaken { name: name.clone(), by: held.host.clone() })
-            });
-            if let Some(taken) = taken {
-                return Err(taken);
+            let taken = |name: &String| {
+                let held = routes.names.get(name)?;
+                let is_free = leaves.contains(&held.id) || yields(held);
+                (!is_free).then(|| NameTaken { name: name.clone(), by: held.host.clone() })
+            };
+            let checked: Vec<_> = begun
+                .into_iter()
+                .map(|life| {
+                    let taken = life.names().find_map(taken);
+                    taken.map_or(Ok(life), Err)
+                })
+                .collect();
+            for (life, old) in checked.iter().zip(&leaving) {
+                if let (Ok(_), Some(old)) = (life, old) {
+                    routes.forget(old);
+                }
             }
-            for name in entry.names() {
-                routes.names.insert(name.clone(), Arc::clone(&entry));
+            for life in checked.iter().flatten() {
+                for name in life.names() {
+                    routes.names.insert(name.clone(), Arc::clone(life));
+                }
             }
-            Ok(Arc::clone(&entry))
+            checked
         })
     }
 
-    /// Takes the names of a life out of the map, those that are still its own.
-    pub fn forget(&self, life: &AppEntry<A>) {
-        self.change(|routes| {
-            for name in life.names() {
-                if routes.names.get(name).is_some_and(|held| held.id == life.id) {
-                    routes.names.remove(name);
-                }
-            }
-        });
+    /// Names the app that answers hosts that no app names.
+    pub fn set_default_app(&self, host: Option<String>) {
+        if !self.read(|routes| routes.default_app == host) {
+            self.change(|routes| routes.default_app = host);
+        }
+    }
+
+    /// Takes the names of a life out of the map, those that are still its own. Says whether there
+    /// were any.
+    pub fn forget(&self, life: &AppEntry<A>) -> bool {
+        // Who left the map before changes nothing for anybody.
+        let has_names = |routes: &Routes<A>| life.names().any(|name| routes.holds(name, life));
+        self.read(has_names) && self.change(|routes| routes.forget(life))
     }
 
     /// The life whose primary host or alias is exactly this name.
@@ -197,6 +243,16 @@ impl<A> AppRegistry<A> {
         self.read(|routes| {
             let primary = |(name, entry): &(&String, &Arc<AppEntry<A>>)| **name == entry.host;
             routes.names.iter().filter(primary).map(|(_, entry)| Arc::clone(entry)).collect()
+        })
+    }
+
+    fn begin(&self, new: NewApp<A>) -> Arc<AppEntry<A>> {
+        Arc::new(AppEntry {
+            id: AppId(self.next_id.fetch_add(1, Ordering::Relaxed)),
+            host: new.host,
+            aliases: new.aliases,
+            app: new.app,
+            drain: AppDrainState::new(self.loops),
         })
     }
 
@@ -224,6 +280,22 @@ impl<A> fmt::Debug for AppRegistry<A> {
 }
 
 impl<A> Routes<A> {
+    /// Takes out the names that are still this life's; says whether there were any.
+    fn forget(&mut self, life: &AppEntry<A>) -> bool {
+        let mut had_names = false;
+        for name in life.names() {
+            if self.holds(name, life) {
+                self.names.remove(name);
+                had_names = true;
+            }
+        }
+        had_names
+    }
+
+    fn holds(&self, name: &str, life: &AppEntry<A>) -> bool {
+        self.names.get(name).is_some_and(|held| held.id == life.id)
+    }
+
     fn named(&self, host: &str) -> Option<&Arc<AppEntry<A>>> {
         if let Some(entry) = self.names.get(host) {
             return Some(entry);
@@ -249,7 +321,6 @@ mod tests {
         NewApp {
             host: host.into(),
             aliases: aliases.iter().map(|alias| (*alias).into()).collect(),
-            drain_timeout: Duration::from_secs(1),
             app: (),
         }
     }
@@ -291,6 +362,29 @@ mod tests {
         let taken = registry.insert(new("c.test", &["b.test"])).unwrap_err();
         assert_eq!((taken.name.as_str(), taken.by.as_str()), ("b.test", "a.test"));
         assert!(registry.find("c.test").is_none(), "a refused insert changes nothing");
+    }
+
+    #[test]
+    fn names_move_between_apps_in_one_step_and_a_conflict_stays_with_its_app() {
+        let registry = registry(&[("a.test", &["x.test"]), ("b.test", &[]), ("c.test", &[])], None);
+        let old = |host| Some(registry.find(host).unwrap());
+        let c = registry.find("c.test").unwrap();
+        let lives = vec![
+            NewLife { app: new("b.test", &["x.test"]), instead_of: old("b.test") },
+            NewLife { app: new("a.test", &["y.test"]), instead_of: old("a.test") },
+            NewLife { app: new("d.test", &["c.test"]), instead_of: None },
+        ];
+        let results = registry.update(lives, |_| false);
+        assert!(results[0].is_ok() && results[1].is_ok());
+        assert_eq!(results[2].as_ref().unwrap_err().by, "c.test");
+        for (host, app) in [("x.test", "b.test"), ("y.test", "a.test"), ("c.test", "c.test")] {
+            assert_eq!(answers(&registry, host).as_deref(), Some(app));
+        }
+        assert!(registry.find("d.test").is_none());
+        assert_eq!(registry.entries().len(), 3);
+        let life = NewLife { app: new("d.test", &["c.test"]), instead_of: None };
+        assert!(registry.update(vec![life], |held| held.id() == c.id())[0].is_ok());
+        assert_eq!(answers(&registry, "c.test").as_deref(), Some("d.test"));
     }
 
     #[test]

@@ -47,6 +47,12 @@ pub enum Step {
     CloseAfter,
     /// The answer that is owed.
     Answer,
+    /// The head of that answer, for content whose length is not known.
+    Begin,
+    /// A piece of that content.
+    Piece(&'static str),
+    /// The end of that content.
+    End,
 }
 
 /// A part of what was seen.
@@ -57,6 +63,8 @@ pub enum Item {
     ContentEnd,
     Refused(u16),
     Output(Vec<u8>),
+    /// What a piece of a stream, or its end, came to.
+    Stream(Vec<u8>),
 }
 
 impl fmt::Display for Item {
@@ -67,6 +75,7 @@ impl fmt::Display for Item {
             Self::ContentEnd => write!(f, "."),
             Self::Refused(status) => write!(f, "!{status}"),
             Self::Output(bytes) => write!(f, "<{}>", bytes.escape_ascii()),
+            Self::Stream(bytes) => write!(f, "={}", bytes.escape_ascii()),
         }
     }
 }
@@ -123,6 +132,10 @@ impl Talk {
             }
             Step::Answer => {
                 self.respond();
+                Event::NeedMore
+            }
+            Step::Begin | Step::Piece(_) | Step::End => {
+                self.stream(step);
                 Event::NeedMore
             }
         };
@@ -207,6 +220,21 @@ impl Talk {
         if matches!(self.moment, Moment::AtOnce | Moment::AfterContent) {
             self.respond();
         }
+    }
+
+    fn stream(&mut self, step: Step) {
+        let mut out = Vec::new();
+        match step {
+            Step::Begin => {
+                let status = self.owed.take().expect("an answer is owed");
+                let response = Response::new(status).with_field("X", "y");
+                self.exchange.begin_stream(&response, &opening(), &mut out);
+                return self.items.push(Item::Output(out));
+            }
+            Step::Piece(piece) => self.exchange.write_piece(piece.as_bytes(), &mut out),
+            _ => self.exchange.end_stream(&mut out),
+        }
+        self.items.push(Item::Stream(out));
     }
 
     fn respond(&mut self) {

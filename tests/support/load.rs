@@ -40,6 +40,8 @@ pub struct Tally {
     pub turned_away: usize,
     /// Connections that the server closed in order before anything was sent.
     pub closed_idle: usize,
+    /// Connections that were made.
+    pub connects: usize,
 }
 
 /// Threads that put a server under load.
@@ -52,10 +54,11 @@ pub struct Load {
 struct Shared {
     answered: AtomicUsize,
     stopping: AtomicBool,
+    ending: AtomicBool,
 }
 
 impl Load {
-    /// Starts `count` threads that ask `host` for its page with `body`.
+    /// Starts `count` threads that ask `host` for its page, which begins with `body`.
     pub fn start(
         kind: LoadKind,
         count: usize,
@@ -82,6 +85,12 @@ impl Load {
         self.shared.stopping.store(true, SeqCst);
     }
 
+    /// Ends every thread after the request that it is at, and adds up their counts.
+    pub fn end(self) -> Tally {
+        self.shared.ending.store(true, SeqCst);
+        self.join()
+    }
+
     /// Waits for all threads and adds up their counts.
     pub fn join(self) -> Tally {
         let mut sum = Tally::default();
@@ -91,6 +100,7 @@ impl Load {
             sum.lost.extend(tally.lost);
             sum.turned_away += tally.turned_away;
             sum.closed_idle += tally.closed_idle;
+            sum.connects += tally.connects;
         }
         sum
     }
@@ -107,9 +117,10 @@ struct Worker {
 impl Worker {
     fn run(self) -> Tally {
         let mut tally = Tally::default();
-        loop {
+        while !self.shared.ending.load(SeqCst) {
             let error = match Client::try_connect(self.address, CONNECT_DEADLINE) {
                 Ok(client) => {
+                    tally.connects += 1;
                     self.use_up(client, &mut tally);
                     continue;
                 }
@@ -128,6 +139,7 @@ impl Worker {
                 }
             }
         }
+        tally
     }
 
     /// Sends requests on one connection until it ends.
@@ -137,6 +149,9 @@ impl Worker {
             LoadKind::NewConnections => get_and_close(self.host, "/"),
         };
         for nth in 0.. {
+            if self.shared.ending.load(SeqCst) {
+                return;
+            }
             match client.peek_end() {
                 End::Open => {}
                 End::Eof => {
@@ -153,7 +168,9 @@ impl Worker {
                 return;
             }
             match client.try_response(false) {
-                Ok(response) if response.status == 200 && response.text() == self.body => {
+                Ok(response)
+                    if response.status == 200 && response.text().starts_with(self.body) =>
+                {
                     tally.answered += 1;
                     self.shared.answered.fetch_add(1, SeqCst);
                     if response.says_close() {

@@ -7,6 +7,7 @@
 // Each test file uses its own part of this.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod admin;
 mod client;
 mod load;
 mod response;
@@ -14,6 +15,7 @@ mod server;
 mod site;
 mod wait;
 
+pub use admin::{Admin, Answer, Events};
 pub use client::{Client, End, Lost};
 pub use load::{Load, LoadKind, Tally};
 pub use response::Response;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
+    admin::Admin,
     client::Client,
     wait::{PATIENCE, wait_until},
 };
@@ -31,6 +32,7 @@ pub struct Setup {
     server: String,
     limits: String,
     log: String,
+    admin: String,
     apps: String,
     descriptors: Option<u32>,
 }
@@ -40,8 +42,8 @@ impl Setup {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let listen = vec!["127.0.0.1:0".to_owned()];
-        let [server, limits, log, apps] = [const { String::new() }; 4];
-        Self { dir, listen, server, limits, log, apps, descriptors: None }
+        let [server, limits, log, admin, apps] = [const { String::new() }; 5];
+        Self { dir, listen, server, limits, log, admin, apps, descriptors: None }
     }
 
     /// Listens on these addresses instead.
@@ -65,6 +67,12 @@ impl Setup {
     /// Adds a line to `[log]`.
     pub fn log(mut self, line: &str) -> Self {
         self.log += &format!("{line}\n");
+        self
+    }
+
+    /// Adds a line to `[admin]`.
+    pub fn admin(mut self, line: &str) -> Self {
+        self.admin += &format!("{line}\n");
         self
     }
 
@@ -103,15 +111,21 @@ impl Setup {
     pub fn text(&self) -> String {
         let threads = if self.server.contains("threads") { "" } else { "threads = 2\n" };
         format!(
-            "[server]\nlisten = {:?}\n{threads}{}\n[limits]\n{}\n[log]\n{}{}",
-            self.listen, self.server, self.limits, self.log, self.apps
+            "[server]\nlisten = {:?}\n{threads}{}\n[limits]\n{}\n[log]\n{}\n[admin]\n{}{}",
+            self.listen, self.server, self.limits, self.log, self.admin, self.apps
         )
+    }
+
+    /// Writes the configuration.
+    pub fn write(&self) -> PathBuf {
+        let config = self.dir.path().join("config.toml");
+        fs::write(&config, self.text()).expect("config.toml");
+        config
     }
 
     /// Starts the server and waits until it is ready.
     pub fn start(self) -> Server {
-        let config = self.dir.path().join("config.toml");
-        fs::write(&config, self.text()).expect("config.toml");
+        let config = self.write();
         let mut child = command(self.descriptors)
             .args(["serve", "--config"])
             .arg(&config)
@@ -181,6 +195,19 @@ impl Server {
     /// The first address where it listens.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
+    }
+
+    /// The way to its admin listener.
+    pub fn admin(&self) -> Admin {
+        Admin::at(self.dir.path().join("tidegate.sock"))
+    }
+
+    /// Puts another text in the place of its configuration, in one step.
+    pub fn rewrite(&self, setup: &str) {
+        let path = self.dir.path().join("config.toml");
+        let new = self.dir.path().join("config.toml.new");
+        fs::write(&new, setup).expect("config.toml.new");
+        fs::rename(new, path).expect("rename");
     }
 
     /// All addresses where it listens, in the order of the configuration.

@@ -174,7 +174,7 @@ impl App for Stage {
         let response = Response::new(200).with_content(name);
         match request.path() {
             "/content" => Reply::Collect(Box::new(move |content| {
-                Response::new(200).with_content([name.as_bytes(), content].concat())
+                Reply::Full(Response::new(200).with_content([name.as_bytes(), content].concat()))
             })),
             "/large" => self.filled(Self::LARGE),
             "/bulk" => self.filled(Self::BULK),

@@ -1,0 +1,113 @@
+//! Answers that are completed from outside a loop: one response, or a stream of bytes.
+//!
+//! The loop parks the exchange and hands out a [`Later`]; whoever holds it completes the exchange
+//! from any thread. One that is dropped instead is answered with 500: an exchange that was admitted
+//! is answered (I6). What is delivered goes to the loop as a message; nobody waits for a socket.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
+
+use crate::http::Response;
+
+/// What reaches the loop for an exchange that is parked.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    /// The whole response.
+    Response(Response<'static>),
+    /// The head of a response whose content follows in pieces.
+    Begin(Response<'static>),
+    /// A piece of that content.
+    Piece(Vec<u8>),
+    /// The content is complete.
+    End,
+}
+
+/// The loop's end of an exchange that is parked: as long as it lives, the peer is there.
+pub(crate) type Waiting = Arc<()>;
+
+/// How deliveries reach the loop; false when it has ended.
+pub(crate) type Deliver = Box<dyn Fn(Delivery) -> bool + Send>;
+
+/// An exchange that waits for its answer.
+#[must_use = "an exchange whose `Later` is dropped is answered with 500"]
+pub struct Later {
+    line: Option<Line>,
+}
+
+/// The rest of an answer whose head is sent. Dropping it completes the answer.
+pub struct Stream {
+    line: Line,
+}
+
+struct Line {
+    deliver: Deliver,
+    waiting: Weak<()>,
+}
+
+impl Later {
+    pub(crate) fn new(deliver: Deliver, waiting: &Waiting) -> Self {
+        Self { line: Some(Line { deliver, waiting: Arc::downgrade(waiting) }) }
+    }
+
+    /// Answers.
+    pub fn respond(mut self, response: Response<'static>) {
+        self.deliver(Delivery::Response(response));
+    }
+
+    /// Answers with content that follows piece by piece; the content of `head` is not sent.
+    pub fn stream(mut self, head: Response<'static>) -> Option<Stream> {
+        let line = self.line.take()?;
+        (line.deliver)(Delivery::Begin(head)).then_some(Stream { line })
+    }
+
+    /// Whether the peer still waits.
+    pub fn is_awaited(&self) -> bool {
+        self.line.as_ref().is_some_and(Line::is_awaited)
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        if let Some(line) = self.line.take() {
+            (line.deliver)(delivery);
+        }
+    }
+}
+
+impl Stream {
+    /// Sends a piece of the content. False when nobody is there to take it; a peer that is too slow
+    /// to take what it is sent loses its connection.
+    pub fn send(&self, piece: Vec<u8>) -> bool {
+        self.line.is_awaited() && (self.line.deliver)(Delivery::Piece(piece))
+    }
+}
+
+impl Line {
+    fn is_awaited(&self) -> bool {
+        self.waiting.strong_count() > 0
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        self.deliver(Delivery::Response(super::error_response(500)));
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        (self.line.deliver)(Delivery::End);
+    }
+}
+
+impl fmt::Debug for Later {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Later").field("awaited", &self.is_awaited()).finish()
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("awaited", &self.line.is_awaited()).finish()
+    }
+}

@@ -1,0 +1,205 @@
+//! Calls to the server: the options that find it, JSON in and out, its errors as ours.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+
+use super::{
+    address::{self, Token},
+    client::{Answer as RawAnswer, Call, Client, Stream},
+    failure::{Failure, Refusal},
+    show::{self, Reader},
+};
+
+/// How long the server may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What must be encoded in a segment of a path: all but the unreserved (RFC 3986 §2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where the server and its config are.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The config file
+    #[arg(long, short, global = true, value_name = "FILE", default_value = "config.toml")]
+    pub(super) config: PathBuf,
+
+    /// Where a running server listens for commands: unix:PATH or 127.0.0.1:PORT. Else it is taken
+    /// from TIDEGATE_ADMIN, else from the config
+    #[arg(long, global = true, value_name = "ADDR")]
+    admin: Option<String>,
+
+    /// The file with the token for a TCP address. Else it is taken from TIDEGATE_TOKEN, else from
+    /// the config
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// How the server's answers are shown.
+#[derive(Debug, Args)]
+pub(super) struct ServerOptions {
+    /// Print the server's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl ServerOptions {
+    /// Finds the server; the first call connects to it.
+    pub(super) fn admin(&self, place: &Place) -> Result<Admin, Failure> {
+        let Place { config, admin, token_file } = place;
+        let address = address::find(admin.as_deref(), config)?;
+        let token = address::find_token(&address, token_file.as_deref(), config)?;
+        Ok(Admin { client: Client::new(address), token, json: self.json })
+    }
+}
+
+/// The server, as commands see it.
+pub(super) struct Admin {
+    client: Client,
+    token: Option<Token>,
+    json: bool,
+}
+
+/// The server's answer: what we understand of it, and all of it.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    pub(super) value: T,
+    json: String,
+}
+
+impl Admin {
+    /// Asks for something; changes nothing.
+    pub(super) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
+        self.call("GET", path, None, PATIENCE)
+    }
+
+    /// Asks for something, and lets the server hold the answer back for `wait`.
+    pub(super) fn poll<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        wait: Duration,
+    ) -> Result<Answer<T>, Failure> {
+        self.call("GET", path, None, PATIENCE + wait)
+    }
+
+    /// Has something done.
+    pub(super) fn post<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
+        self.call("POST", path, None, PATIENCE)
+    }
+
+    /// Puts something in its place.
+    pub(super) fn put<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        json: &str,
+    ) -> Result<Answer<T>, Failure> {
+        self.call("PUT", path, Some(json.as_bytes()), PATIENCE)
+    }
+
+    /// Takes something away.
+    pub(super) fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
+        self.call("DELETE", path, None, PATIENCE)
+    }
+
+    /// Asks for an answer without end.
+    pub(super) fn stream(&mut self, path: &str) -> Result<Stream, Failure> {
+        let token = self.token.as_ref().map(|token| token.text.as_str());
+        let call = Call { method: "GET", path, token, content: None };
+        match self.client.stream(&call, PATIENCE)? {
+            Ok(stream) => Ok(stream),
+            Err(answer) => Err(match self.text(answer) {
+                Ok(_) => self.foreign("it does not answer with a stream"),
+                Err(failure) => failure,
+            }),
+        }
+    }
+
+    /// The connection.
+    pub(super) fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// Whether answers are printed as JSON.
+    pub(super) fn prints_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints an answer: as JSON, or for people.
+    pub(super) fn print<T>(
+        &self,
+        answer: &Answer<T>,
+        for_people: impl FnOnce(&T) -> String,
+    ) -> Result<Reader, Failure> {
+        if self.json {
+            return show::print_line(&answer.json);
+        }
+        show::print(&for_people(&answer.value))
+    }
+
+    /// What answers is not what we know.
+    pub(super) fn foreign(&self, what: &str) -> Failure {
+        Failure::Foreign { address: self.client.address().to_string(), what: what.to_owned() }
+    }
+
+    fn call<T: DeserializeOwned>(
+        &mut self,
+        method: &'static str,
+        path: &str,
+        content: Option<&[u8]>,
+        patience: Duration,
+    ) -> Result<Answer<T>, Failure> {
+        let token = self.token.as_ref().map(|token| token.text.as_str());
+        let answer = self.client.call(&Call { method, path, token, content }, patience)?;
+        let json = self.text(answer)?;
+        let value = serde_json::from_str(&json)
+            .map_err(|error| self.foreign(&format!("its answer to {method} {path}: {error}")))?;
+        Ok(Answer { value, json })
+    }
+
+    /// The text of a good answer, or the server's error.
+    fn text(&self, answer: RawAnswer) -> Result<String, Failure> {
+        let RawAnswer { status, content } = answer;
+        let text = String::from_utf8(content)
+            .map_err(|_| self.foreign(&format!("its answer {status} is not UTF-8")))?;
+        let json = text.trim_end().to_owned();
+        match status {
+            200..300 => Ok(json),
+            401 => Err(Failure::Unauthorized {
+                address: self.client.address().to_string(),
+                source: self.token.as_ref().map(|token| token.source.clone()),
+            }),
+            _ => match serde_json::from_str::<Refusal>(&json) {
+                Ok(refusal) => {
+                    let json = self.json.then_some(json);
+                    Err(Failure::Refused { status, refusal, json })
+                }
+                Err(_) => Err(self.foreign(&format!("it answers {status} without a reason"))),
+            },
+        }
+    }
+}
+
+/// The path of an app, with `behind` it.
+pub(super) fn app_path(host: &str, behind: &str) -> String {
+    format!("/apps/{}{behind}", encode(host))
+}
+
+/// A segment of a path.
+pub(super) fn encode(segment: &str) -> String {
+    utf8_percent_encode(segment, RESERVED).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_one_segment_of_a_path() {
+        assert_eq!(app_path("shop.example", "/drain"), "/apps/shop.example/drain");
+        assert_eq!(app_path("*.a", ""), "/apps/%2A.a");
+        assert_eq!(app_path("[::1]", ""), "/apps/%5B%3A%3A1%5D");
+        assert_eq!(encode("a/b?c#d e\u{fc}\r\n"), "a%2Fb%3Fc%23d%20e%C3%BC%0D%0A");
+    }
+}

@@ -1,0 +1,218 @@
+//! The server's answers as far as they are shown or acted upon; unknown members are passed over.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// `GET /status`
+#[derive(Debug, Deserialize)]
+pub(super) struct ServerStatus {
+    pub(super) version: String,
+    pub(super) pid: i32,
+    pub(super) state: String,
+    pub(super) uptime_ms: u64,
+    pub(super) config: Option<String>,
+    pub(super) listen: Vec<String>,
+    pub(super) threads: u64,
+    pub(super) apps: u64,
+    pub(super) active_connections: u64,
+    pub(super) connections: ConnectionCounts,
+    pub(super) requests_total: u64,
+    pub(super) cut_total: u64,
+    pub(super) drains: Vec<Drain>,
+    pub(super) last_reload: Option<LastReload>,
+    pub(super) log_lines_lost: LostLines,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ConnectionCounts {
+    pub(super) fresh: u64,
+    pub(super) busy: u64,
+    pub(super) idle: u64,
+    pub(super) lingering: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LastReload {
+    pub(super) at: String,
+    pub(super) ok: bool,
+    pub(super) error: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LostLines {
+    pub(super) events: u64,
+    pub(super) access: u64,
+}
+
+/// `GET /apps`
+#[derive(Debug, Deserialize)]
+pub(super) struct Apps {
+    pub(super) apps: Vec<Row>,
+}
+
+/// A life of an app.
+#[derive(Debug, Deserialize)]
+pub(super) struct Row {
+    pub(super) host: String,
+    pub(super) aliases: Vec<String>,
+    pub(super) id: u64,
+    pub(super) kind: String,
+    pub(super) origin: String,
+    pub(super) state: String,
+    pub(super) active_connections: u64,
+    pub(super) requests_total: u64,
+    pub(super) refused: u64,
+    pub(super) cut: u64,
+    pub(super) cause: Option<String>,
+    pub(super) elapsed_ms: Option<u64>,
+    pub(super) remaining_ms: Option<u64>,
+    pub(super) error: Option<String>,
+}
+
+/// `GET /apps/{host}`
+#[derive(Debug, Deserialize)]
+pub(super) struct App {
+    #[serde(flatten)]
+    pub(super) row: Row,
+    pub(super) lives: Vec<Row>,
+}
+
+/// `GET /apps/{host}/connections`
+#[derive(Debug, Deserialize)]
+pub(super) struct Connections {
+    pub(super) connections: Vec<Connection>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Connection {
+    pub(super) id: String,
+    pub(super) app: u64,
+    pub(super) peer: String,
+    pub(super) method: Option<String>,
+    pub(super) target: Option<String>,
+    pub(super) age_ms: u64,
+    pub(super) phase: String,
+    pub(super) bytes_sent: u64,
+    pub(super) tunnel: bool,
+}
+
+impl Connection {
+    /// Method and target, as far as they are known.
+    pub(super) fn request(&self) -> String {
+        let parts = [&self.method, &self.target].into_iter().flatten();
+        parts.map(String::as_str).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// `PUT /apps/{host}` and `POST /apps/{host}/resume`
+#[derive(Debug, Deserialize)]
+pub(super) struct Changed {
+    pub(super) result: String,
+    pub(super) app: Row,
+    pub(super) drain: Option<DrainId>,
+}
+
+/// `DELETE /connections/{id}`
+#[derive(Debug, Deserialize)]
+pub(super) struct CutAnswer {
+    pub(super) cut: u64,
+}
+
+/// A drain.
+#[derive(Debug, Deserialize)]
+pub(super) struct Drain {
+    pub(super) id: DrainId,
+    pub(super) host: Option<String>,
+    pub(super) cause: String,
+    pub(super) state: DrainState,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) active_connections: u64,
+    pub(super) refused: u64,
+    pub(super) cut: u64,
+    pub(super) elapsed_ms: u64,
+    pub(super) remaining_ms: u64,
+}
+
+impl Drain {
+    /// Whose drain it is.
+    pub(super) fn name(&self) -> &str {
+        self.host.as_deref().unwrap_or("server")
+    }
+}
+
+/// The drained life's id, or `stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum DrainId {
+    /// Of one life.
+    Life(u64),
+    /// Of the whole server.
+    Server(String),
+}
+
+impl fmt::Display for DrainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Life(id) => id.fmt(f),
+            Self::Server(name) => name.fmt(f),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DrainState {
+    Draining,
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Drained,
+    Cut,
+    Cancelled,
+}
+
+/// `POST /reload`
+#[derive(Debug, Deserialize)]
+pub(super) struct ReloadAnswer {
+    pub(super) added: Vec<String>,
+    pub(super) changed: Vec<String>,
+    pub(super) removed: Vec<String>,
+    pub(super) unchanged: u64,
+    pub(super) failed: Vec<FailedApp>,
+    pub(super) drains: Vec<DrainId>,
+    pub(super) listeners: Listeners,
+    pub(super) settings: Vec<String>,
+    pub(super) needs_restart: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct FailedApp {
+    pub(super) host: String,
+    pub(super) error: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Listeners {
+    pub(super) added: Vec<String>,
+    pub(super) removed: Vec<String>,
+    pub(super) failed: Vec<FailedListener>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct FailedListener {
+    pub(super) address: String,
+    pub(super) error: String,
+}
+
+/// An event of `GET /events`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Event {
+    pub(super) ts: String,
+    pub(super) level: String,
+    pub(super) event: String,
+    pub(super) fields: serde_json::Map<String, serde_json::Value>,
+}

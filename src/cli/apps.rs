@@ -1,0 +1,178 @@
+//! `tidegate apps`, `app` and `cut`: what is served, by whom, and its connections.
+
+use clap::Args;
+
+use super::{
+    DONE, Host,
+    admin::{Admin, Place, ServerOptions, app_path, encode},
+    answers::{App as AppAnswer, Apps as AppsAnswer, Connection, Connections, CutAnswer, Row},
+    failure::Failure,
+    show::{self, Align, Cell, number, plain},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Apps {
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Apps {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        let answer = admin.get("/apps")?;
+        admin.print(&answer, |answer: &AppsAnswer| rows(&answer.apps))?;
+        Ok(DONE)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct App {
+    #[command(flatten)]
+    host: Host,
+
+    /// List its connections, the oldest first
+    #[arg(long)]
+    connections: bool,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl App {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        if self.connections {
+            let answer = connections(&mut admin, &self.host.name)?;
+            admin.print(&answer, |answer| connection_rows(&answer.connections))?;
+        } else {
+            let answer = admin.get(&app_path(&self.host.name, ""))?;
+            admin.print(&answer, app)?;
+        }
+        Ok(DONE)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Cut {
+    /// The connection, as `tidegate app HOST --connections` names it
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    id: String,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Cut {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        let answer = admin.delete(&format!("/connections/{}", encode(&self.id)))?;
+        admin.print(&answer, |answer: &CutAnswer| {
+            format!("{}: cut {}\n", show::clean(&self.id), answer.cut)
+        })?;
+        Ok(DONE)
+    }
+}
+
+/// The connections of a host, the oldest first.
+pub(super) fn connections(
+    admin: &mut Admin,
+    host: &str,
+) -> Result<super::admin::Answer<Connections>, Failure> {
+    admin.get(&app_path(host, "/connections"))
+}
+
+fn rows(rows: &[Row]) -> String {
+    let columns = [
+        ("HOST", Align::Left),
+        ("ID", Align::Right),
+        ("KIND", Align::Left),
+        ("ORIGIN", Align::Left),
+        ("STATE", Align::Left),
+        ("ACTIVE", Align::Right),
+        ("REQUESTS", Align::Right),
+        ("REFUSED", Align::Right),
+        ("CUT", Align::Right),
+        ("NOTE", Align::Left),
+    ];
+    let row = |row: &Row| -> Vec<Cell> {
+        vec![
+            plain(&row.host),
+            number(row.id),
+            show::state(&row.kind),
+            plain(&row.origin),
+            show::state(&row.state),
+            number(row.active_connections),
+            number(row.requests_total),
+            number(row.refused),
+            number(row.cut),
+            plain(note(row)),
+        ]
+    };
+    show::table(&columns, rows.iter().map(row).collect())
+}
+
+/// What is special about a life: its drain, or why it could not be loaded.
+fn note(row: &Row) -> String {
+    let left = row.remaining_ms.filter(|_| row.state == "draining");
+    let left = left.map(|left| format!("{} left", show::fine(left)));
+    let parts = [row.cause.clone(), left, row.error.clone()];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn app(app: &AppAnswer) -> String {
+    let row = &app.row;
+    let mut pairs = vec![
+        ("host", plain(&row.host)),
+        (
+            "aliases",
+            plain(if row.aliases.is_empty() { "none".into() } else { row.aliases.join(", ") }),
+        ),
+        ("id", number(row.id)),
+        ("kind", show::state(&row.kind)),
+        ("origin", plain(&row.origin)),
+        ("state", show::state(&row.state)),
+        ("active", number(row.active_connections)),
+        ("requests", number(row.requests_total)),
+        ("refused", number(row.refused)),
+        ("cut", number(row.cut)),
+    ];
+    let further = [
+        ("cause", row.cause.clone()),
+        ("since", row.elapsed_ms.map(show::fine)),
+        ("left", row.remaining_ms.map(show::fine)),
+        ("error", row.error.clone()),
+    ];
+    pairs.extend(further.into_iter().filter_map(|(name, text)| Some((name, plain(text?)))));
+    let mut text = show::pairs(&pairs);
+    // The row above is one of them.
+    if app.lives.len() > 1 {
+        text.push('\n');
+        text += &rows(&app.lives);
+    }
+    text
+}
+
+fn connection_rows(connections: &[Connection]) -> String {
+    let columns = [
+        ("CONNECTION", Align::Left),
+        ("APP", Align::Right),
+        ("PEER", Align::Left),
+        ("AGE", Align::Right),
+        ("SENT", Align::Right),
+        ("PHASE", Align::Left),
+        ("REQUEST", Align::Left),
+    ];
+    let row = |connection: &Connection| {
+        let phase = if connection.tunnel { "tunnel" } else { &connection.phase };
+        vec![
+            plain(&connection.id),
+            number(connection.app),
+            plain(&connection.peer),
+            plain(show::coarse(connection.age_ms)),
+            number(connection.bytes_sent),
+            plain(phase),
+            plain(connection.request()),
+        ]
+    };
+    show::table(&columns, connections.iter().map(row).collect())
+}

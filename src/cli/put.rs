@@ -1,0 +1,205 @@
+//! `tidegate add` and `replace`: an app from the arguments, or from a JSON file.
+//!
+//! Never judges the app: the server reads it as it reads its config.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{self, Path, PathBuf},
+};
+
+use clap::{ArgGroup, Args};
+use serde_json::{Map, Value, json};
+
+use super::{
+    DONE, Host,
+    admin::{Admin, Place, ServerOptions, app_path},
+    answers::Changed,
+    duration,
+    failure::Failure,
+    show,
+    wait::finish_all,
+};
+
+/// The largest table that is read from a file.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    #[command(flatten)]
+    host: Host,
+
+    #[command(flatten)]
+    app: AppOptions,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Add {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        put(&mut admin, &self.host, &self.app, "add")?;
+        Ok(DONE)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Replace {
+    #[command(flatten)]
+    host: Host,
+
+    #[command(flatten)]
+    app: AppOptions,
+
+    /// Wait until the old app has answered all it took
+    #[arg(long)]
+    wait: bool,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Replace {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        let changed = put(&mut admin, &self.host, &self.app, "replace")?;
+        match changed.drain {
+            Some(drain) if self.wait => finish_all(&mut admin, &[drain]),
+            _ => Ok(DONE),
+        }
+    }
+}
+
+/// What an app does, and under which names.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("kind").required(true))]
+struct AppOptions {
+    /// Answer with this text
+    #[arg(long, value_name = "BODY", group = "kind")]
+    respond: Option<String>,
+
+    /// Redirect to this URL
+    #[arg(long, value_name = "URL", group = "kind")]
+    redirect: Option<String>,
+
+    /// Serve the files of this folder
+    #[arg(long, value_name = "DIR", group = "kind")]
+    files: Option<PathBuf>,
+
+    /// Read the app's table from this JSON file; - is standard input
+    #[arg(long, value_name = "FILE", group = "kind")]
+    from: Option<PathBuf>,
+
+    /// The status of the answer or redirect
+    #[arg(long, value_name = "N", conflicts_with_all = ["files", "from"])]
+    status: Option<u16>,
+
+    /// The media type of the answer
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["redirect", "files", "from"])]
+    content_type: Option<String>,
+
+    /// How long the answer is held back: 500ms, 2s
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(conflicts_with_all = ["redirect", "files", "from"])]
+    delay: Option<String>,
+
+    /// A further name; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+
+    /// How long the app's drains may take: 30s, 2m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    drain_timeout: Option<String>,
+}
+
+impl AppOptions {
+    /// The app's table as JSON.
+    fn table(&self) -> Result<String, Failure> {
+        let mut table = Map::new();
+        if let Some(body) = &self.respond {
+            let mut respond = json!({ "body": body });
+            set(&mut respond, "status", self.status);
+            set(&mut respond, "content_type", self.content_type.as_deref());
+            set(&mut respond, "delay", self.delay.as_deref());
+            table.insert("respond".to_owned(), respond);
+        } else if let Some(url) = &self.redirect {
+            let mut redirect = json!({ "to": url });
+            set(&mut redirect, "status", self.status);
+            table.insert("redirect".to_owned(), redirect);
+        } else if let Some(folder) = &self.files {
+            table.insert("files".to_owned(), json!({ "root": absolute(folder)? }));
+        } else if let Some(file) = &self.from {
+            let (text, read) = from_file(file)?;
+            if self.alias.is_empty() && self.drain_timeout.is_none() {
+                // As it is: the server may name places in it.
+                return Ok(text);
+            }
+            table = read;
+        }
+        if !self.alias.is_empty() {
+            table.insert("aliases".to_owned(), json!(self.alias));
+        }
+        if let Some(timeout) = &self.drain_timeout {
+            table.insert("drain_timeout".to_owned(), json!(timeout));
+        }
+        Ok(Value::Object(table).to_string())
+    }
+}
+
+/// Puts the app in its place and prints what came of it.
+fn put(admin: &mut Admin, host: &Host, app: &AppOptions, only: &str) -> Result<Changed, Failure> {
+    let path = app_path(&host.name, &format!("?only={only}"));
+    let answer = admin.put(&path, &app.table()?)?;
+    admin.print(&answer, changed)?;
+    Ok(answer.value)
+}
+
+/// What came of a change, on one line.
+pub(super) fn changed(changed: &Changed) -> String {
+    let Changed { result, app, drain } = changed;
+    let mut text = format!("{}: {result}, {} with id {}", app.host, app.kind, app.id);
+    if let Some(drain) = drain {
+        text += &format!("; id {drain} drains");
+    }
+    show::clean(&text) + "\n"
+}
+
+fn set(table: &mut Value, key: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        table[key] = value.into();
+    }
+}
+
+/// The server may run in another folder than we.
+fn absolute(folder: &Path) -> Result<String, Failure> {
+    let usage = |what: String| Failure::Usage(format!("--files {}: {what}", folder.display()));
+    let absolute = path::absolute(folder).map_err(|error| usage(error.to_string()))?;
+    let text = absolute.into_os_string().into_string();
+    text.map_err(|_| usage("the path is not UTF-8, which JSON can't hold".to_owned()))
+}
+
+/// Reads a table: its text, and what it holds.
+fn from_file(file: &Path) -> Result<(String, Map<String, Value>), Failure> {
+    let is_stdin = file == Path::new("-");
+    let name = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
+    let usage = |what: String| Failure::Usage(format!("--from {name}: {what}"));
+    let mut text = String::new();
+    let length = if is_stdin {
+        io::stdin().take(FILE_BYTES_MAX).read_to_string(&mut text)
+    } else {
+        File::open(file).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+    };
+    let length = length.map_err(|error| usage(error.to_string()))?;
+    if length as u64 == FILE_BYTES_MAX {
+        return Err(usage(format!("larger than {} MiB", FILE_BYTES_MAX >> 20)));
+    }
+    match serde_json::from_str(&text) {
+        Ok(table) => Ok((text, table)),
+        Err(error) if !error.is_data() => Err(usage(format!("no valid JSON: {error}"))),
+        Err(_) => Err(usage(
+            "the app's table must be a JSON object, such as {\"respond\": {\"body\": \"hi\"}}"
+                .to_owned(),
+        )),
+    }
+}

@@ -1,0 +1,67 @@
+//! `tidegate reload`: the server reads its config again.
+
+use clap::Args;
+
+use super::{
+    DONE, FAILED,
+    admin::{Place, ServerOptions},
+    answers::ReloadAnswer,
+    failure::Failure,
+    show,
+    wait::finish_all,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Reload {
+    /// Wait until the old apps have answered all they took
+    #[arg(long)]
+    wait: bool,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Reload {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        let answer = admin.post("/reload")?;
+        admin.print(&answer, summary)?;
+        let ReloadAnswer { failed, listeners, drains, .. } = &answer.value;
+        let is_whole = failed.is_empty() && listeners.failed.is_empty();
+        let code = if is_whole { DONE } else { FAILED };
+        let waited = if self.wait { finish_all(&mut admin, drains)? } else { DONE };
+        Ok(code.max(waited))
+    }
+}
+
+fn summary(answer: &ReloadAnswer) -> String {
+    let ReloadAnswer { added, changed, removed, failed, listeners, .. } = answer;
+    let mut text = format!(
+        "reloaded: {} added, {} changed, {} removed, {} unchanged, {} failed\n",
+        added.len(),
+        changed.len(),
+        removed.len(),
+        answer.unchanged,
+        failed.len()
+    );
+    let lists = [
+        ("added", added),
+        ("changed", changed),
+        ("removed", removed),
+        ("listening on", &listeners.added),
+        ("no longer listening on", &listeners.removed),
+        ("set", &answer.settings),
+        ("needs a restart", &answer.needs_restart),
+    ];
+    for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+        text += &show::clean(&format!("  {name}: {}", list.join(", ")));
+        text.push('\n');
+    }
+    let apps = failed.iter().map(|app| (&app.host, &app.error));
+    let addresses = listeners.failed.iter().map(|listener| (&listener.address, &listener.error));
+    for (name, error) in apps.chain(addresses) {
+        text += &show::clean(&format!("  failed: {name}: {error}"));
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,207 @@
+//! Output for people: tables, pairs, durations, colour; and how text gets out.
+//!
+//! Colour is for terminals alone, and not with `NO_COLOR`. What came from elsewhere is cleaned of
+//! control characters. A reader that goes away is no error.
+
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, Write as _},
+};
+
+use anstyle::{AnsiColor, Style};
+
+use super::failure::Failure;
+
+/// Whether somebody still reads standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    There,
+    Gone,
+}
+
+/// Writes text to standard output.
+pub(super) fn print(text: &str) -> Result<Reader, Failure> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::Output(error)),
+    }
+}
+
+/// Writes a line to standard output.
+pub(super) fn print_line(text: &str) -> Result<Reader, Failure> {
+    print(&format!("{text}\n"))
+}
+
+/// Writes text to standard error, in one write so that no other line comes between.
+pub(super) fn note(text: &str) {
+    // There is no other place left to say that this failed.
+    let _ = anstream::stderr().lock().write_all(text.as_bytes());
+}
+
+/// The text without control characters: a terminal may obey them.
+pub(super) fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() { clean.extend(char.escape_default()) } else { clean.push(char) }
+    }
+    clean
+}
+
+/// The same for a text of several lines.
+pub(super) fn clean_lines(text: &str) -> String {
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// A piece of a table.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    fn padding(&self, width: usize) -> String {
+        " ".repeat(width.saturating_sub(self.width()))
+    }
+
+    fn width(&self) -> usize {
+        self.text.chars().count()
+    }
+
+    fn styled(&self) -> String {
+        let Self { text, style } = self;
+        format!("{style}{text}{style:#}")
+    }
+}
+
+/// A plain cell.
+pub(super) fn plain(text: impl AsRef<str>) -> Cell {
+    Cell { text: clean(text.as_ref()), style: Style::new() }
+}
+
+/// A number.
+pub(super) fn number(value: u64) -> Cell {
+    plain(value.to_string())
+}
+
+/// A state or kind, in its colour.
+pub(super) fn state(name: &str) -> Cell {
+    let color = match name {
+        "serving" | "ok" => Some(AnsiColor::Green),
+        "draining" | "stopping" => Some(AnsiColor::Yellow),
+        "unavailable" => Some(AnsiColor::Red),
+        _ => None,
+    };
+    Cell { style: Style::new().fg_color(color.map(Into::into)), ..plain(name) }
+}
+
+/// The side to which a column's cells are pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Align {
+    Left,
+    Right,
+}
+
+/// A column's head and side.
+pub(super) type Column = (&'static str, Align);
+
+/// Lays out a table under its heads, with two spaces between columns.
+pub(super) fn table(columns: &[Column], rows: Vec<Vec<Cell>>) -> String {
+    let bold = Style::new().bold();
+    let heads = columns.iter().map(|(head, _)| Cell { style: bold, ..plain(head) }).collect();
+    let lines: Vec<Vec<Cell>> = [heads].into_iter().chain(rows).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].width()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let mut shown = String::new();
+        for ((cell, width), (_, align)) in line.iter().zip(&widths).zip(columns) {
+            let (styled, padding) = (cell.styled(), cell.padding(*width));
+            let _ = match align {
+                Align::Left => write!(shown, "{styled}{padding}  "),
+                Align::Right => write!(shown, "{padding}{styled}  "),
+            };
+        }
+        text += shown.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Lays out names and values, one pair a line.
+pub(super) fn pairs(pairs: &[(&str, Cell)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let bold = Style::new().bold();
+    let mut text = String::new();
+    for (name, value) in pairs {
+        let name = Cell { style: bold, ..plain(name) };
+        let _ = writeln!(text, "{}{}  {}", name.styled(), name.padding(width), value.styled());
+    }
+    text
+}
+
+/// A time to look at closely: `340 ms`, `12.4 s`, then as [`coarse`].
+pub(super) fn fine(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..100_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        _ => coarse(ms),
+    }
+}
+
+/// An age: `340 ms`, `41 s`, `3 min 5 s`, `2 h 4 min`, `3 d 4 h`.
+pub(super) fn coarse(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    match seconds {
+        0 => format!("{ms} ms"),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{} d {} h", hours / 24, hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_as_fine_as_they_matter() {
+        let table = [
+            (0, "0 ms", "0 ms"),
+            (999, "999 ms", "999 ms"),
+            (1_250, "1.2 s", "1 s"),
+            (30_000, "30.0 s", "30 s"),
+            (99_999, "99.9 s", "1 min 39 s"),
+            (100_000, "1 min 40 s", "1 min 40 s"),
+            (3_600_000, "1 h 0 min", "1 h 0 min"),
+            (273_600_000, "3 d 4 h", "3 d 4 h"),
+        ];
+        for (ms, as_fine, as_coarse) in table {
+            assert_eq!((fine(ms).as_str(), coarse(ms).as_str()), (as_fine, as_coarse));
+        }
+    }
+
+    #[test]
+    fn tables_are_aligned_and_end_without_spaces() {
+        let columns = [("HOST", Align::Left), ("ACTIVE", Align::Right), ("NOTE", Align::Left)];
+        let rows = vec![
+            vec![plain("a.test"), number(7), plain("")],
+            vec![plain("b"), number(12_345_678), plain("x\u{1b}[2J\n")],
+        ];
+        let text = anstream::adapter::strip_str(&table(&columns, rows)).to_string();
+        let expected =
+            "HOST      ACTIVE  NOTE\na.test         7\nb       12345678  x\\u{1b}[2J\\n\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn pairs_are_aligned() {
+        let text = pairs(&[("pid", number(1)), ("last reload", state("ok"))]);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        assert_eq!(text, "pid          1\nlast reload  ok\n");
+    }
+}

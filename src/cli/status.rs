@@ -1,0 +1,84 @@
+//! `tidegate status`: the server at a glance.
+
+use clap::Args;
+
+use super::{
+    DONE,
+    admin::{Place, ServerOptions},
+    answers::{Drain, ServerStatus},
+    failure::Failure,
+    show::{self, Align, number, plain},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Status {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        let answer = admin.get("/status")?;
+        admin.print(&answer, status)?;
+        Ok(DONE)
+    }
+}
+
+fn status(status: &ServerStatus) -> String {
+    let counts = &status.connections;
+    let connections = format!(
+        "{} fresh, {} busy, {} idle, {} lingering",
+        counts.fresh, counts.busy, counts.idle, counts.lingering
+    );
+    let reload = status.last_reload.as_ref().map(|reload| {
+        let outcome = if reload.ok { "ok" } else { reload.error.as_deref().unwrap_or("failed") };
+        format!("{} {outcome}", reload.at)
+    });
+    let lost = &status.log_lines_lost;
+    let mut text = show::pairs(&[
+        ("state", show::state(&status.state)),
+        ("version", plain(&status.version)),
+        ("pid", plain(status.pid.to_string())),
+        ("uptime", plain(show::coarse(status.uptime_ms))),
+        ("config", plain(status.config.as_deref().unwrap_or("none"))),
+        ("listen", plain(status.listen.join(", "))),
+        ("threads", number(status.threads)),
+        ("apps", number(status.apps)),
+        ("active", number(status.active_connections)),
+        ("connections", plain(connections)),
+        ("requests", number(status.requests_total)),
+        ("cut", number(status.cut_total)),
+        ("last reload", plain(reload.as_deref().unwrap_or("none"))),
+        ("log lines lost", plain(format!("{} events, {} access", lost.events, lost.access))),
+    ]);
+    if !status.drains.is_empty() {
+        text.push('\n');
+        text += &drains(&status.drains);
+    }
+    text
+}
+
+fn drains(drains: &[Drain]) -> String {
+    let columns = [
+        ("DRAIN", Align::Left),
+        ("HOST", Align::Left),
+        ("CAUSE", Align::Left),
+        ("ACTIVE", Align::Right),
+        ("REFUSED", Align::Right),
+        ("SINCE", Align::Right),
+        ("LEFT", Align::Right),
+    ];
+    let row = |drain: &Drain| {
+        vec![
+            plain(drain.id.to_string()),
+            plain(drain.name()),
+            plain(&drain.cause),
+            number(drain.active_connections),
+            number(drain.refused),
+            plain(show::fine(drain.elapsed_ms)),
+            plain(show::fine(drain.remaining_ms)),
+        ]
+    };
+    show::table(&columns, drains.iter().map(row).collect())
+}

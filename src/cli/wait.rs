@@ -1,0 +1,182 @@
+//! Waiting for the end of a drain, with a line on the terminal that says how far it is.
+//!
+//! Never waits by a clock of its own: every drain ends by its deadline, and the server says when.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::{
+    CUT, DONE, FAILED,
+    admin::{Admin, Answer},
+    answers::{Connection, Drain, DrainId, DrainState, Verdict},
+    apps, duration,
+    failure::Failure,
+    show,
+};
+
+/// How long the server holds an answer back; so often the line is written anew.
+const HOLD: Duration = Duration::from_millis(500);
+
+/// The width of a terminal that does not say it.
+const COLUMNS: u16 = 80;
+
+/// How a drain that a command begins is to end.
+#[derive(Debug, Args)]
+pub(super) struct EndOptions {
+    /// Return at once; the drain goes on
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long the drain may take before it cuts: 500ms, 30s, 2m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<String>,
+}
+
+impl EndOptions {
+    /// The part of the target behind the path.
+    pub(super) fn query(&self) -> String {
+        self.timeout.as_ref().map_or_else(String::new, |timeout| format!("?timeout={timeout}"))
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        if self.no_wait { Patience::ReturnAtOnce } else { Patience::Wait }
+    }
+}
+
+/// Whether to wait for the end of a drain that the command begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    Wait,
+    ReturnAtOnce,
+}
+
+/// Waits for the drain's end if `patience` says so, and prints it; the exit code.
+pub(super) fn finish(
+    admin: &mut Admin,
+    drain: Answer<Drain>,
+    patience: Patience,
+) -> Result<u8, Failure> {
+    let drain = match patience {
+        Patience::Wait => until_ended(admin, drain)?,
+        Patience::ReturnAtOnce => drain,
+    };
+    admin.print(&drain, summary)?;
+    Ok(exit_code(&drain.value))
+}
+
+/// Waits for the ends of drains that began elsewhere, and prints each; the worst exit code.
+pub(super) fn finish_all(admin: &mut Admin, ids: &[DrainId]) -> Result<u8, Failure> {
+    let mut worst = DONE;
+    for id in ids {
+        let drain = admin.get(&drain_path(id))?;
+        worst = worst.max(finish(admin, drain, Patience::Wait)?);
+    }
+    Ok(worst)
+}
+
+/// Waits for the drain's end.
+pub(super) fn until_ended(
+    admin: &mut Admin,
+    mut drain: Answer<Drain>,
+) -> Result<Answer<Drain>, Failure> {
+    let line = LiveLine::new();
+    while drain.value.state == DrainState::Draining {
+        if line.is_shown {
+            let oldest = oldest(admin, &drain.value);
+            line.show(&progress(&drain.value, oldest.as_ref()));
+        }
+        let path = format!("{}?wait={}ms", drain_path(&drain.value.id), HOLD.as_millis());
+        drain = admin.poll(&path, HOLD)?;
+    }
+    Ok(drain)
+}
+
+/// How a drain ended, or how far it is.
+pub(super) fn summary(drain: &Drain) -> String {
+    let elapsed = show::fine(drain.elapsed_ms);
+    let mut text = match drain.verdict {
+        Some(Verdict::Drained) => format!("drained in {elapsed}"),
+        Some(Verdict::Cut) => format!("cut {} after {elapsed}", drain.cut),
+        Some(Verdict::Cancelled) => "cancelled".to_owned(),
+        None => {
+            let left = show::fine(drain.remaining_ms);
+            format!("draining, {} active, {left} left", drain.active_connections)
+        }
+    };
+    if drain.refused > 0 {
+        text += &format!(", {} refused", drain.refused);
+    }
+    format!("{}: {text}\n", show::clean(drain.name()))
+}
+
+pub(super) fn exit_code(drain: &Drain) -> u8 {
+    match drain.verdict {
+        None | Some(Verdict::Drained) => DONE,
+        Some(Verdict::Cut) => CUT,
+        Some(Verdict::Cancelled) => FAILED,
+    }
+}
+
+fn drain_path(id: &DrainId) -> String {
+    format!("/drains/{id}")
+}
+
+fn progress(drain: &Drain, oldest: Option<&Connection>) -> String {
+    let (name, active) = (drain.name(), drain.active_connections);
+    let mut text =
+        format!("draining {name}: {active} active, {} left", show::fine(drain.remaining_ms));
+    if let Some(oldest) = oldest {
+        text += &format!(", oldest {} {}", oldest.request(), show::coarse(oldest.age_ms));
+    }
+    text
+}
+
+/// The oldest connection of the life that drains.
+fn oldest(admin: &mut Admin, drain: &Drain) -> Option<Connection> {
+    let (Some(host), DrainId::Life(life)) = (&drain.host, &drain.id) else { return None };
+    if drain.active_connections == 0 {
+        return None;
+    }
+    // An extra: without it the line is shorter. If there is a reason, the next call meets it too.
+    let answer = apps::connections(admin, host).ok()?;
+    answer.value.connections.into_iter().find(|connection| connection.app == *life)
+}
+
+/// A line on standard error that is written again and again, if that is a terminal.
+struct LiveLine {
+    is_shown: bool,
+}
+
+impl LiveLine {
+    fn new() -> Self {
+        let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        Self { is_shown: io::stderr().is_terminal() && !is_dumb }
+    }
+
+    fn show(&self, text: &str) {
+        let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
+        let columns = if columns == 0 { COLUMNS } else { columns };
+        // A line that is wrapped can't be written over.
+        let text: String = show::clean(text).chars().take(usize::from(columns) - 1).collect();
+        Self::write(&format!("\r{text}\u{1b}[K"));
+    }
+
+    /// Past what takes colour away, which would take this away too.
+    fn write(text: &str) {
+        // If it can't be seen, the drain goes on all the same.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+impl Drop for LiveLine {
+    fn drop(&mut self) {
+        if self.is_shown {
+            Self::write("\r\u{1b}[K");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The admin API: what operators ask over HTTP on the admin listener.
+//!
+//! [`AdminApp`] runs on the loops, as any app: it checks who asks, and passes the request on to the
+//! `admin` thread, which owns the routes. Everything that takes time is a [`Later`]: no loop ever
+//! waits. What only has to be looked up is answered here; changes go to control, and what may wait
+//! for a disk to the operator.
+
+mod call;
+mod routes;
+mod show;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crossbeam_channel::Sender;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    app::{App, Context, Later, Peer, Reply},
+    http::{Method, RequestHead, Response},
+};
+
+pub(crate) use routes::{Admin, Facts};
+
+/// A request for the admin thread.
+#[derive(Debug)]
+pub(crate) struct AdminRequest {
+    method: String,
+    path: String,
+    query: String,
+    accept: Option<String>,
+    content: Vec<u8>,
+}
+
+/// What the admin listener serves.
+pub(crate) struct AdminApp {
+    requests: Sender<(AdminRequest, Later)>,
+    /// What a peer on TCP has to know; a unix socket is protected by its mode.
+    token: Option<String>,
+    /// A stop has begun.
+    stopping: Arc<AtomicBool>,
+}
+
+/// The names by which a client on this machine reaches it. Any other is a web page that has its own
+/// name resolve to this machine.
+const HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
+
+impl AdminApp {
+    /// Passes requests on by this channel.
+    pub(crate) fn new(
+        requests: Sender<(AdminRequest, Later)>,
+        token: Option<String>,
+        stopping: Arc<AtomicBool>,
+    ) -> Self {
+        Self { requests, token, stopping }
+    }
+
+    /// What probes ask is answered here, whatever the admin thread is doing.
+    fn probe(&self, request: &RequestHead<'_>) -> Option<Response<'static>> {
+        if !matches!(request.method(), Method::Get | Method::Head) {
+            return None;
+        }
+        match request.path() {
+            "/healthz" => Some(json(200, &json!({ "status": "ok" }))),
+            "/readyz" if self.stopping.load(Ordering::Acquire) => {
+                Some(json(503, &json!({ "status": "stopping" })))
+            }
+            "/readyz" => Some(json(200, &json!({ "status": "ready" }))),
+            _ => None,
+        }
+    }
+
+    fn refusal(&self, request: &RequestHead<'_>, context: &Context) -> Option<Response<'static>> {
+        let host = request.host().map(|host| host.name());
+        if !host.is_none_or(|host| HOSTS.iter().any(|known| host.eq_ignore_ascii_case(known))) {
+            return Some(error(421, "the admin API is asked by the host name localhost"));
+        }
+        if context.peer == Peer::Unix || self.knows_token(request) {
+            return None;
+        }
+        let refusal = error(401, "send the config's admin.token: Authorization: Bearer TOKEN");
+        Some(refusal.with_field("WWW-Authenticate", "Bearer"))
+    }
+
+    fn knows_token(&self, request: &RequestHead<'_>) -> bool {
+        let mut fields = request.fields_named("authorization");
+        let (Some(field), None, Some(token)) = (fields.next(), fields.next(), &self.token) else {
+            return false;
+        };
+        let (scheme, sent) = field.split_at_checked(7).unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"bearer ") && is_same(sent, token.as_bytes())
+    }
+}
+
+impl App for AdminApp {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
+        let at_once = self.refusal(request, context).or_else(|| self.probe(request));
+        if let Some(response) = at_once {
+            return Reply::Full(response);
+        }
+        let requests = self.requests.clone();
+        let mut request = AdminRequest {
+            method: request.method().as_str().to_owned(),
+            path: request.path().to_owned(),
+            query: request.query().unwrap_or_default().to_owned(),
+            accept: request
+                .field("accept")
+                .and_then(|field| str::from_utf8(field).ok())
+                .map(Into::into),
+            content: Vec::new(),
+        };
+        Reply::Collect(Box::new(move |content| {
+            request.content = content.to_vec();
+            // Without an admin thread the `Later` comes back, and is answered with 500.
+            Reply::Later(Box::new(move |later| drop(requests.send((request, later)))))
+        }))
+    }
+
+    fn kind(&self) -> &'static str {
+        "admin"
+    }
+}
+
+/// An answer that says what is wrong, and what to do.
+fn error(status: u16, message: &str) -> Response<'static> {
+    json(status, &json!({ "error": message }))
+}
+
+fn json(status: u16, document: &impl Serialize) -> Response<'static> {
+    // Nothing here can fail to be JSON: no map has keys other than strings.
+    let mut text = serde_json::to_vec(document).unwrap_or_default();
+    text.push(b'\n');
+    Response::json(status, text).with_field("Cache-Control", "no-store")
+}
+
+/// Takes as long for any two texts of one length, so that time tells nothing of a token.
+fn is_same(sent: &[u8], token: &[u8]) -> bool {
+    let differs = sent.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b));
+    sent.len() == token.len() && differs == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::test_support::request;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn is_known(fields: &[(&str, &str)]) -> bool {
+        let (requests, _) = crossbeam_channel::unbounded();
+        let app = AdminApp::new(requests, Some(TOKEN.to_owned()), Arc::default());
+        app.knows_token(&request("GET", "/status", fields))
+    }
+
+    #[test]
+    fn the_token_is_told_once_and_whole() {
+        let bearer = |token: &str| format!("Bearer {token}");
+        assert!(is_known(&[("Authorization", &bearer(TOKEN))]));
+        assert!(is_known(&[("authorization", &format!("bearer {TOKEN}"))]));
+        for wrong in ["", "Bearer", TOKEN, &bearer("0123456789abcdeF"), &bearer(&TOKEN[..15])] {
+            assert!(!is_known(&[("Authorization", wrong)]), "{wrong:?}");
+        }
+        assert!(!is_known(&[("Authorization", &bearer(TOKEN)), ("Authorization", &bearer(TOKEN))]));
+        assert!(!is_known(&[]));
+    }
+}

@@ -1,0 +1,475 @@
+//! The routes of the admin API, and the thread that owns them.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use mio::Token;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    super::{
+        Answer, Begun, ChangeError, DrainName, DrainTicket, DrainView, Input, LifeView, Notices,
+        Patience, PutError, PutMode, ReloadError, Reloads, Report, Task, ask, lives::milliseconds,
+    },
+    AdminRequest,
+    call::Call,
+    error, json as json_response,
+    show::{self, Row},
+};
+use crate::{
+    app::Later,
+    http::Response,
+    logging::{Logging, event},
+    message::{AppLife, Apps, BusyConnection, LoopCommand, LoopHandle},
+    metrics::{self, Exposition, LoopCounts, LoopGauges, ProcessUsage, Scrape},
+    registry::AppId,
+};
+
+/// What does not change while the server runs.
+pub(crate) struct Facts {
+    pub(crate) started: Instant,
+    /// The config file, if there is one.
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// The state of the admin thread.
+pub(crate) struct Admin {
+    pub(crate) registry: Arc<Apps>,
+    pub(crate) control: Sender<Input>,
+    pub(crate) tasks: Sender<Task>,
+    pub(crate) loops: Vec<LoopHandle>,
+    pub(crate) gauges: Vec<Arc<LoopGauges>>,
+    pub(crate) notices: Arc<Notices>,
+    pub(crate) reloads: Arc<Reloads>,
+    pub(crate) logging: Option<Logging>,
+    pub(crate) facts: Facts,
+}
+
+/// Between two signs of life on a stream of events.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How long loops have to say who is busy; one that does not is stuck in an app.
+const LOOP_ANSWER_MAX: Duration = Duration::from_millis(500);
+
+/// The longest `?wait=`.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// Of whom an error speaks that is not an app's.
+const SERVER: &str = "tidegate";
+
+/// The answer to a request, as far as it is known at once.
+type Answered = Result<Response<'static>, Response<'static>>;
+
+impl Admin {
+    /// Answers until nobody is left who could ask.
+    pub(crate) fn run(self, requests: &Receiver<(AdminRequest, Later)>) {
+        let mut keep_alive = Instant::now() + KEEP_ALIVE;
+        loop {
+            match requests.recv_deadline(keep_alive) {
+                Ok((request, later)) => {
+                    // A bug in one answer is that request's 500: its `Later` is dropped.
+                    let answer = AssertUnwindSafe(|| self.answer(&request, later));
+                    if catch_unwind(answer).is_err() {
+                        event!(Error, "admin_panicked");
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.notices.keep_alive();
+                    keep_alive = Instant::now() + KEEP_ALIVE;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn answer(&self, request: &AdminRequest, later: Later) {
+        let Some((path, call)) = Call::parse(request) else {
+            return later.respond(error(400, "the path or the query is not percent-encoded UTF-8"));
+        };
+        let path: Vec<&str> = path.iter().map(|part| &**part).collect();
+        let answered = match *path {
+            ["drains", id] if call.is("GET") => return self.watch(id, &call, later),
+            ["apps", host] if call.is("DELETE") => {
+                let remove = |timeout, answer| Input::Remove(host.into(), timeout, answer);
+                return self.begin_drain(host, &call, later, remove);
+            }
+            ["apps", host, "drain"] if call.is("POST") => {
+                let drain = |timeout, answer| Input::Drain(host.into(), timeout, answer);
+                return self.begin_drain(host, &call, later, drain);
+            }
+            ["stop"] if call.is("POST") => return self.stop(&call, later),
+            ["connections", id] if call.is("DELETE") => return self.cut_connection(id, later),
+            ["apps", host, "connections"] if call.is("GET") => {
+                return self.connections(host, later);
+            }
+            ["upgrade"] if call.is("POST") => Err(error(501, "upgrade is not in this version")),
+            ["events"] if call.is("GET") => return self.stream_events(&call, later),
+            ["reload"] if call.is("POST") => return self.reload(later),
+            ["apps", host] if call.is("PUT") => return self.put(host, &call, later),
+            ["apps", host, "resume"] if call.is("POST") => return self.resume(host, later),
+            _ if call.is("GET") => self.look_up(&path, &call),
+            _ => Err(no_route(&path)),
+        };
+        later.respond(answered.unwrap_or_else(|refusal| refusal));
+    }
+
+    /// What only has to be looked up.
+    fn look_up(&self, path: &[&str], call: &Call<'_>) -> Answered {
+        match *path {
+            ["status"] => self.status(),
+            ["apps"] => self.apps(),
+            ["apps", host] => self.app(host),
+            ["metrics"] => self.metrics(call.accept),
+            ["drains"] => self.report().and_then(|report| {
+                let drains: Vec<_> = report.drains.iter().map(show::Drain::new).collect();
+                ok(&HashMap::from([("drains", drains)]))
+            }),
+            _ => Err(no_route(path)),
+        }
+    }
+
+    fn status(&self) -> Answered {
+        let (lives, report, counts) = (self.lives()?, self.report()?, self.loop_counts());
+        let sum =
+            |count: fn(&AppLife) -> u64| lives.iter().map(|view| count(&view.life)).sum::<u64>();
+        let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
+        let running = report.drains.iter().filter(|drain| drain.verdict.is_none());
+        let running = running.chain(&report.stop);
+        ok(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "state": if report.stop.is_some() { "stopping" } else { "serving" },
+            "uptime_ms": milliseconds(self.facts.started.elapsed()),
+            "config": self.facts.config.as_ref().map(|path| path.display().to_string()),
+            "listen": report.addresses,
+            "threads": self.loops.len(),
+            "apps": self.registry.entries().len(),
+            "active_connections": sum(|life| life.drain().active_connections()),
+            "connections": {
+                "fresh": counts.fresh,
+                "busy": counts.busy,
+                "idle": counts.idle,
+                "lingering": counts.lingering,
+            },
+            "requests_total": sum(|life| life.drain().requests()) + report.requests_before,
+            "cut_total": sum(|life| life.drain().cut()) + report.cut_before,
+            "drains": running.map(show::Drain::new).collect::<Vec<_>>(),
+            "last_reload": self.reloads.counts().last.map(|last| json!({
+                "at": show::time(last.at),
+                "ok": last.error.is_none(),
+                "error": last.error,
+            })),
+            "log_lines_lost": { "events": lost.events, "access": lost.access },
+        }))
+    }
+
+    fn apps(&self) -> Answered {
+        let mut lives = self.lives()?;
+        lives.sort_by(|a, b| (a.life.host(), a.life.id()).cmp(&(b.life.host(), b.life.id())));
+        let rows: Vec<_> = lives.iter().map(Row::new).collect();
+        ok(&HashMap::from([("apps", rows)]))
+    }
+
+    fn app(&self, host: &str) -> Answered {
+        let lives = self.lives_of(host)?;
+        let rows: Vec<_> = lives.iter().map(Row::new).collect();
+        let mut answer = json!(rows[0]);
+        answer["lives"] = json!(rows);
+        ok(&answer)
+    }
+
+    /// The life that has this name, and behind it the older ones of its app; at least one.
+    fn lives_of(&self, name: &str) -> Result<Vec<LifeView>, Response<'static>> {
+        let named = self.registry.find(&name.to_ascii_lowercase());
+        let host = named.as_ref().map_or(name, |life| life.host());
+        let mut lives = self.lives()?;
+        lives.retain(|view| view.life.host().eq_ignore_ascii_case(host));
+        lives.sort_by_key(|view| std::cmp::Reverse(view.life.id()));
+        if lives.is_empty() { Err(refused(name, &ChangeError::UnknownHost)) } else { Ok(lives) }
+    }
+
+    /// Lists who holds an app. The loops are waited for by a thread of its own: one that is stuck
+    /// in an app must not hold up other requests.
+    fn connections(&self, host: &str, later: Later) {
+        let lives: Arc<[AppId]> = match self.lives_of(host) {
+            Ok(lives) => lives.iter().map(|view| view.life.id()).collect(),
+            Err(refusal) => return later.respond(refusal),
+        };
+        let (sender, answers) = crossbeam_channel::unbounded();
+        for handle in &self.loops {
+            // A loop that cannot be woken counts as one that does not answer.
+            drop(handle.send(LoopCommand::ListBusy(Arc::clone(&lives), sender.clone())));
+        }
+        drop(sender);
+        let loops = self.loops.len();
+        spawn_waiter(move || {
+            let until = Instant::now() + LOOP_ANSWER_MAX;
+            let answers = std::iter::from_fn(|| answers.recv_deadline(until).ok());
+            let answers: Vec<Vec<BusyConnection>> = answers.take(loops).collect();
+            let complete = answers.len() == loops;
+            let mut busy: Vec<_> = answers.into_iter().flatten().collect();
+            busy.sort_by_key(|busy| std::cmp::Reverse(busy.age));
+            let busy: Vec<_> = busy.iter().map(show::connection).collect();
+            later
+                .respond(json_response(200, &json!({ "connections": busy, "complete": complete })));
+        });
+    }
+
+    fn cut_connection(&self, id: &str, later: Later) {
+        let unknown = || error(404, "no connection has this id; it may have ended");
+        let parsed = id.split_once('-').and_then(|(index, token)| {
+            let token = usize::from_str_radix(token, 16).ok()?;
+            Some((self.loops.get(index.parse::<usize>().ok()?)?, Token(token)))
+        });
+        let Some((handle, token)) = parsed else { return later.respond(unknown()) };
+        let (sender, answer) = crossbeam_channel::bounded(1);
+        drop(handle.send(LoopCommand::CutConnection(token, sender)));
+        spawn_waiter(move || {
+            later.respond(match answer.recv_timeout(LOOP_ANSWER_MAX) {
+                Ok(Some(cut)) => json_response(200, &json!({ "cut": cut })),
+                Ok(None) => unknown(),
+                Err(_) => error(503, "the connection's loop does not answer: an app holds it up"),
+            });
+        });
+    }
+
+    fn begin_drain(
+        &self,
+        host: &str,
+        call: &Call<'_>,
+        later: Later,
+        input: impl FnOnce(Option<Duration>, Answer<DrainTicket>) -> Input,
+    ) {
+        let begun = call.duration("timeout").and_then(|timeout| {
+            ask(&self.control, |answer| input(timeout, answer))
+                .map_err(|reason| refused(host, &reason))
+        });
+        match begun {
+            Ok(ticket) => self.tell_drain(DrainName::App(ticket.id()), Instant::now(), 202, later),
+            Err(refusal) => later.respond(refusal),
+        }
+    }
+
+    fn stop(&self, call: &Call<'_>, later: Later) {
+        let timeout = match call.duration("timeout") {
+            Ok(timeout) => timeout,
+            Err(refusal) => return later.respond(refusal),
+        };
+        let now = call.value("now") == Some("true");
+        let patience = if now { Patience::CutNow } else { Patience::Join };
+        let reason = "admin request".to_owned();
+        // A server that has ended needs no stop.
+        drop(self.control.send(Input::Stop { reason, timeout, patience }));
+        self.tell_drain(DrainName::Stop, Instant::now(), 202, later);
+    }
+
+    fn watch(&self, id: &str, call: &Call<'_>, later: Later) {
+        let name = match id {
+            "stop" => Ok(DrainName::Stop),
+            _ => id.parse().map(DrainName::App).map_err(|_| unknown_drain()),
+        };
+        match name.and_then(|name| Ok((name, call.duration("wait")?))) {
+            Ok((name, wait)) => {
+                let until = Instant::now() + wait.unwrap_or_default().min(WAIT_MAX);
+                self.tell_drain(name, until, 200, later);
+            }
+            Err(refusal) => later.respond(refusal),
+        }
+    }
+
+    /// Has control show a drain when it has ended, at the latest then.
+    fn tell_drain(&self, name: DrainName, until: Instant, status: u16, later: Later) {
+        let tell = move |view: Option<DrainView>| {
+            let shown = view.map(|view| json_response(status, &show::Drain::new(&view)));
+            later.respond(shown.unwrap_or_else(unknown_drain));
+        };
+        // Without control the `Later` is dropped, and answered with 500.
+        drop(self.control.send(Input::Watch(name, until, Box::new(tell))));
+    }
+
+    fn stream_events(&self, call: &Call<'_>, later: Later) {
+        let head = Response::new(200)
+            .with_field("Content-Type", "text/event-stream")
+            .with_field("Cache-Control", "no-store");
+        if call.is_head() {
+            return later.respond(head);
+        }
+        if let Some(stream) = later.stream(head) {
+            self.notices.subscribe(stream);
+        }
+    }
+
+    fn reload(&self, later: Later) {
+        let file = self.facts.config.clone();
+        self.task(Task::Reload(Box::new(move |done| {
+            later.respond(match done {
+                Ok(done) => json_response(200, &show::reload(&done)),
+                Err(ReloadError::Config(wrong)) => {
+                    json_response(422, &show::config_error(&wrong, file.as_deref()))
+                }
+                Err(ReloadError::NoFile) => error(409, &ReloadError::NoFile.to_string()),
+                Err(ReloadError::Change(reason)) => refused(SERVER, &reason),
+            });
+        })));
+    }
+
+    fn put(&self, host: &str, call: &Call<'_>, later: Later) {
+        let mode = match call.value("only") {
+            None => PutMode::Either,
+            Some("add") => PutMode::Add,
+            Some("replace") => PutMode::Replace,
+            Some(_) => return later.respond(error(400, "`only` is `add` or `replace`")),
+        };
+        let table = match serde_json::from_slice(call.content) {
+            Ok(table) => table,
+            Err(wrong) => {
+                return later.respond(error(400, &format!("the content is not JSON: {wrong}")));
+            }
+        };
+        let (name, host) = (host.to_owned(), host.to_owned());
+        let tell = move |done: Result<Begun, PutError>| {
+            later.respond(match done {
+                Ok(begun) => {
+                    let mut answer = json!({
+                        "result": if begun.replaced { "replaced" } else { "added" },
+                        "app": Row::serving(&begun.life),
+                    });
+                    if let Some(drain) = begun.drain {
+                        answer["drain"] = json!(drain.as_u64());
+                    }
+                    json_response(if begun.replaced { 200 } else { 201 }, &answer)
+                }
+                Err(reason) => put_failed(&host, reason),
+            });
+        };
+        self.task(Task::Put(name, mode, table, Box::new(tell)));
+    }
+
+    fn resume(&self, host: &str, later: Later) {
+        let (name, host) = (host.to_owned(), host.to_owned());
+        let tell = move |done: Result<Arc<AppLife>, PutError>| {
+            later.respond(match done {
+                Ok(life) => {
+                    let app = Row::serving(&life);
+                    json_response(200, &json!({ "result": "resumed", "app": app }))
+                }
+                Err(reason) => put_failed(&host, reason),
+            });
+        };
+        self.task(Task::Resume(name, Box::new(tell)));
+    }
+
+    /// Without an operator the task is dropped, and with it the `Later`: 500.
+    fn task(&self, task: Task) {
+        drop(self.tasks.send(task));
+    }
+
+    fn metrics(&self, accept: Option<&str>) -> Answered {
+        let measured =
+            ask(&self.control, Input::Measure).map_err(|reason| refused(SERVER, &reason))?;
+        let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
+        let reloads = self.reloads.counts();
+        let since_1970 = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let uptime = self.facts.started.elapsed();
+        let exposition = Exposition::accepted(accept);
+        let page = metrics::render(
+            Scrape {
+                hosts: measured.hosts,
+                connections: self.loop_counts(),
+                loops: self.loops.len(),
+                start_time: since_1970(SystemTime::now()).saturating_sub(uptime),
+                uptime,
+                version: env!("CARGO_PKG_VERSION"),
+                events_lost: lost.events,
+                access_lost: lost.access,
+                reloads_ok: reloads.ok,
+                reloads_failed: reloads.failed,
+                last_reload_success: reloads.last_ok_at.map(since_1970),
+                drains_running: measured.drains_running,
+                drain_seconds: measured.drain_seconds,
+                process: ProcessUsage::read(),
+            },
+            exposition,
+        );
+        let response = Response::new(200).with_field("Content-Type", exposition.content_type());
+        Ok(response.with_content(page))
+    }
+
+    fn loop_counts(&self) -> LoopCounts {
+        let mut sum = LoopCounts::default();
+        self.gauges.iter().for_each(|gauges| sum += gauges.snapshot());
+        sum
+    }
+
+    fn lives(&self) -> Result<Vec<LifeView>, Response<'static>> {
+        ask(&self.control, Input::Lives).map_err(|reason| refused(SERVER, &reason))
+    }
+
+    fn report(&self) -> Result<Report, Response<'static>> {
+        ask(&self.control, Input::Report).map_err(|reason| refused(SERVER, &reason))
+    }
+}
+
+/// Without a thread the `Later` is dropped, and answered with 500.
+fn spawn_waiter(wait: impl FnOnce() + Send + 'static) {
+    let thread = thread::Builder::new().name("admin-waiter".into());
+    if let Err(error) = thread.spawn(wait) {
+        event!(Error, "thread_not_started", error:% = error);
+    }
+}
+
+fn ok(document: &impl Serialize) -> Answered {
+    Ok(json_response(200, document))
+}
+
+/// Says of an app, or of the server, why not.
+fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
+    let status = match reason {
+        ChangeError::UnknownHost => 404,
+        ChangeError::Ended => 503,
+        ChangeError::NameTaken(_)
+        | ChangeError::BeingRemoved
+        | ChangeError::NotDrained
+        | ChangeError::Stopping => 409,
+    };
+    error(status, &format!("{whose}: {reason}"))
+}
+
+fn put_failed(host: &str, reason: PutError) -> Response<'static> {
+    match reason {
+        PutError::Table(wrong) => {
+            let error = format!("{host}: the app's table is wrong, and nothing changed");
+            json_response(422, &json!({ "error": error, "problems": show::problems(&wrong, None) }))
+        }
+        PutError::Load(reason) => {
+            error(500, &format!("{host}: the app cannot be loaded, and nothing changed: {reason}"))
+        }
+        PutError::Change(reason) => refused(host, &reason),
+    }
+}
+
+fn unknown_drain() -> Response<'static> {
+    error(404, "no drain has this id; GET /drains lists them")
+}
+
+/// The path is not known, or not with this method.
+fn no_route(path: &[&str]) -> Response<'static> {
+    let allow = match *path {
+        ["healthz" | "readyz" | "status" | "apps" | "drains" | "events" | "metrics"]
+        | ["apps", _, "connections"]
+        | ["drains", _] => "GET",
+        ["apps", _] => "GET, PUT, DELETE",
+        ["apps", _, "drain" | "resume"] | ["reload" | "stop" | "upgrade"] => "POST",
+        ["connections", _] => "DELETE",
+        _ => return error(404, "the admin API has no such path"),
+    };
+    error(405, &format!("this path takes {allow}")).with_field("Allow", allow)
+}

@@ -1,0 +1,186 @@
+//! How lives, drains and reloads look as JSON.
+
+use std::{path::Path, time::SystemTime};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::super::{DrainName, DrainView, LifeView, Reloaded, Verdict, lives::milliseconds};
+use crate::{
+    app::Peer,
+    config::{ConfigError, Problem},
+    logging::rfc3339,
+    message::{AppLife, BusyConnection, BusyPhase, Origin},
+};
+
+/// A life as it is.
+#[derive(Serialize)]
+pub(super) struct Row<'a> {
+    host: &'a str,
+    aliases: &'a [String],
+    id: u64,
+    kind: &'static str,
+    origin: &'static str,
+    state: &'static str,
+    active_connections: u64,
+    requests_total: u64,
+    refused: u64,
+    cut: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(flatten)]
+    drain: Option<RowDrain>,
+}
+
+#[derive(Serialize)]
+struct RowDrain {
+    cause: &'static str,
+    elapsed_ms: u64,
+    remaining_ms: u64,
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn new(LifeView { life, drain }: &'a LifeView) -> Self {
+        Self {
+            state: match drain {
+                None => "serving",
+                Some(drain) if drain.verdict.is_none() => "draining",
+                Some(_) => "drained",
+            },
+            drain: drain.as_ref().map(|drain| RowDrain {
+                cause: drain.cause.name(),
+                elapsed_ms: milliseconds(drain.elapsed),
+                remaining_ms: milliseconds(drain.remaining),
+            }),
+            ..Self::serving(life)
+        }
+    }
+
+    /// A life that has just begun.
+    pub(super) fn serving(life: &'a AppLife) -> Self {
+        let (state, hosted) = (life.drain(), life.app());
+        Self {
+            host: life.host(),
+            aliases: life.aliases(),
+            id: life.id().as_u64(),
+            kind: hosted.app.kind(),
+            origin: match hosted.origin {
+                Origin::Config => "config",
+                Origin::Admin => "admin",
+                Origin::Embedder => "embedder",
+            },
+            state: "serving",
+            active_connections: state.active_connections(),
+            requests_total: state.requests(),
+            refused: state.refused(),
+            cut: state.cut(),
+            error: hosted.load_error.as_deref(),
+            drain: None,
+        }
+    }
+}
+
+/// A drain as it is, or as it ended.
+#[derive(Serialize)]
+pub(super) struct Drain<'a> {
+    id: Value,
+    host: Option<&'a str>,
+    cause: &'static str,
+    state: &'static str,
+    verdict: Option<&'static str>,
+    active_connections: u64,
+    refused: u64,
+    cut: u64,
+    elapsed_ms: u64,
+    remaining_ms: u64,
+}
+
+impl<'a> Drain<'a> {
+    pub(super) fn new(view: &'a DrainView) -> Self {
+        Self {
+            id: match view.name {
+                DrainName::App(id) => json!(id.as_u64()),
+                DrainName::Stop => json!("stop"),
+            },
+            host: view.host.as_deref(),
+            cause: view.cause.name(),
+            state: if view.verdict.is_some() { "ended" } else { "draining" },
+            verdict: view.verdict.map(Verdict::name),
+            active_connections: view.active_connections,
+            refused: view.refused,
+            cut: view.cut,
+            elapsed_ms: milliseconds(view.elapsed),
+            remaining_ms: milliseconds(view.remaining),
+        }
+    }
+}
+
+pub(super) fn reload(done: &Reloaded) -> Value {
+    let failed = done.failed.iter().map(|(host, error)| json!({ "host": host, "error": error }));
+    let not_listening = done.not_listening.iter();
+    let not_listening =
+        not_listening.map(|(address, error)| json!({ "address": address, "error": error }));
+    json!({
+        "added": done.added,
+        "changed": done.changed,
+        "removed": done.removed,
+        "unchanged": done.unchanged,
+        "failed": failed.collect::<Vec<_>>(),
+        "drains": done.drains.iter().map(|id| id.as_u64()).collect::<Vec<_>>(),
+        "listeners": {
+            "added": done.listening,
+            "removed": done.closed,
+            "failed": not_listening.collect::<Vec<_>>(),
+        },
+        "log_errors": done.log_errors,
+        "settings": done.settings,
+        "needs_restart": done.needs_restart,
+    })
+}
+
+pub(super) fn config_error(error: &ConfigError, file: Option<&Path>) -> Value {
+    let error_text = "the config is wrong, and nothing changed";
+    json!({ "error": error_text, "problems": problems(error.problems(), file) })
+}
+
+/// What is wrong in a config, or with an app's JSON, which is no file.
+pub(super) fn problems(problems: &[Problem], file: Option<&Path>) -> Value {
+    // 0 says that there is no line.
+    let place = |place: usize| Some(place).filter(|place| *place > 0);
+    let problem = |problem: &Problem| {
+        json!({
+            "file": file.map(|file| file.display().to_string()),
+            "line": place(problem.line),
+            "column": place(problem.column),
+            "message": problem.message,
+            "help": problem.help,
+        })
+    };
+    problems.iter().map(problem).collect()
+}
+
+pub(super) fn connection(busy: &BusyConnection) -> Value {
+    let (method, target) = busy.request.clone().unzip();
+    json!({
+        "id": format!("{}-{:x}", busy.loop_index, busy.token.0),
+        "app": busy.life.as_u64(),
+        "peer": match busy.peer {
+            Peer::Tcp(address) => address.to_string(),
+            Peer::Unix => "unix".to_owned(),
+        },
+        "method": method,
+        "target": target,
+        "age_ms": milliseconds(busy.age),
+        "phase": match busy.phase {
+            BusyPhase::ReadingBody => "reading body",
+            BusyPhase::WaitingForApp => "waiting for the app",
+            BusyPhase::Sending => "sending",
+        },
+        "bytes_sent": busy.bytes_sent,
+        "tunnel": false,
+    })
+}
+
+pub(super) fn time(at: SystemTime) -> Value {
+    json!(rfc3339(at))
+}

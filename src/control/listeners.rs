@@ -1,0 +1,78 @@
+//! Listeners that a reload takes away: gated on every loop, then closed.
+//!
+//! A loop that is stuck in an app does not gate; the others close their part all the same after
+//! GATE_MAX. The stop has a gate of its own, for all listeners.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Control, gate_plan::GatePlan, handshakes};
+use crate::message::LoopCommand;
+
+/// How long loops have to gate.
+const GATE_MAX: Duration = Duration::from_secs(1);
+
+/// Listeners that are being closed.
+pub(super) struct ClosingListeners {
+    addresses: Arc<[SocketAddr]>,
+    plan: GatePlan,
+    give_up: Instant,
+}
+
+impl ClosingListeners {
+    /// When [`Control::close_gated_listeners`] has something to do.
+    pub(super) fn due(&self) -> Instant {
+        self.plan.look().unwrap_or(self.give_up)
+    }
+}
+
+impl Control {
+    pub(super) fn close_listeners(&mut self, addresses: Vec<SocketAddr>) {
+        if addresses.is_empty() {
+            return;
+        }
+        let addresses: Arc<[SocketAddr]> = addresses.into();
+        self.command(|| LoopCommand::GateListeners(Arc::clone(&addresses)));
+        let plan = GatePlan::begin(self.loops.len());
+        let give_up = Instant::now() + GATE_MAX;
+        self.closing.push(ClosingListeners { addresses, plan, give_up });
+    }
+
+    /// A loop has gated these.
+    pub(super) fn on_listeners_gated(&mut self, index: usize, gated: &Arc<[SocketAddr]>) {
+        let now = Instant::now();
+        let closing = self.closing.iter_mut();
+        closing
+            .filter(|closing| Arc::ptr_eq(&closing.addresses, gated))
+            .for_each(|closing| closing.plan.on_gated(index, now));
+    }
+
+    /// A loop has failed: it gates nothing any more.
+    pub(super) fn gate_for_failed(&mut self, index: usize) {
+        let now = Instant::now();
+        self.closing.iter_mut().for_each(|closing| closing.plan.on_gated(index, now));
+    }
+
+    pub(super) fn close_gated_listeners(&mut self, now: Instant) {
+        let mut closed = Vec::new();
+        self.closing.retain_mut(|closing| {
+            if now < closing.due() {
+                return true;
+            }
+            let gated = closing.plan.look().is_some();
+            let pending = gated && handshakes::are_pending(&closing.addresses);
+            let over = !gated || closing.plan.on_handshakes(pending, now);
+            if over {
+                closed.push(Arc::clone(&closing.addresses));
+            }
+            !over
+        });
+        for addresses in closed {
+            self.command(|| LoopCommand::CloseListeners(Arc::clone(&addresses)));
+            self.addresses.retain(|address| !addresses.contains(address));
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! The lives of apps: how they begin, drain and end. Every change of the registry is made here.
+//!
+//! ```text
+//!            add                 remove, reload          count 0, or deadline
+//!   (none) ──────► serving ───────────────────► draining ───────────────────► gone
+//!                   │  ▲  drain                    ▲  count 0, or deadline
+//!                   │  └───────── resume ──┐       │                 ┌─► drained ──remove──► gone
+//!                   └──────────────────────┴─ draining (drain) ──────┘
+//! ```
+//! Replace, resume and reload begin a new life (I4); the old one drains outside the map. A life
+//! that was drained keeps its names, and with them its 503, until it is resumed, replaced or
+//! removed.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Control, Input,
+    drains::{Cause, Drain, DrainName, DrainTicket, DrainView, Verdict},
+    notices::notice,
+};
+use crate::{
+    logging::event,
+    message::{AppLife, HostedApp, Origin},
+    registry::{AppId, NameTaken, NewApp, NewLife},
+};
+
+/// Why the apps of a server cannot be changed so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeError {
+    /// No app has this host.
+    UnknownHost,
+    /// Another app serves the name.
+    NameTaken(NameTaken),
+    /// The app is being removed already.
+    BeingRemoved,
+    /// The app serves: there is nothing to resume.
+    NotDrained,
+    /// The server stops.
+    Stopping,
+    /// The server has ended.
+    Ended,
+}
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownHost => f.write_str("no app has this host"),
+            Self::NameTaken(taken) => taken.fmt(f),
+            Self::BeingRemoved => f.write_str("the app is being removed already"),
+            Self::NotDrained => f.write_str("the app serves; only a drained one can be resumed"),
+            Self::Stopping => f.write_str("the server is stopping"),
+            Self::Ended => f.write_str("the server has ended"),
+        }
+    }
+}
+
+impl std::error::Error for ChangeError {}
+
+/// What is to be under a host, by an operator's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PutMode {
+    /// A new app; an error if there is one.
+    Add,
+    /// A new life of an app; an error if there is none.
+    Replace,
+    /// Whichever it comes to.
+    Either,
+}
+
+/// What a change came to.
+pub(crate) struct Begun {
+    pub(crate) life: Arc<AppLife>,
+    /// The old life, if it drains now.
+    pub(crate) drain: Option<AppId>,
+    /// Whether there was an app under the host before.
+    pub(crate) replaced: bool,
+}
+
+/// A reload that is ready: whatever could fail has been done.
+pub(crate) struct LifeChanges {
+    /// Apps that are new, or changed.
+    pub(crate) begin: Vec<NewLife<HostedApp>>,
+    /// Apps that are no longer wanted.
+    pub(crate) remove: Vec<Arc<AppLife>>,
+    pub(crate) default_app: Option<String>,
+}
+
+/// What a reload came to.
+pub(crate) struct LivesChanged {
+    /// For each life that was to begin, in that order; none for an app that is drained on demand.
+    pub(crate) begun: Vec<Option<Result<Arc<AppLife>, NameTaken>>>,
+    /// Lives that drain now.
+    pub(crate) drains: Vec<AppId>,
+}
+
+impl Control {
+    /// Registers an app, alone or in the place of the one that has its host. Served at once.
+    pub(crate) fn put_app(
+        &mut self,
+        mut app: NewApp<HostedApp>,
+        mode: PutMode,
+    ) -> Result<Begun, ChangeError> {
+        let old = self.life_of(&app.host);
+        match (&old, mode) {
+            (Some(old), PutMode::Add) if !self.is_being_removed(old) => {
+                let name = old.host().to_owned();
+                return Err(ChangeError::NameTaken(NameTaken { by: name.clone(), name }));
+            }
+            (None, PutMode::Replace) => return Err(ChangeError::UnknownHost),
+            (Some(old), PutMode::Replace) if self.is_being_removed(old) => {
+                return Err(ChangeError::BeingRemoved);
+            }
+            _ => {}
+        }
+        if old.as_ref().is_some_and(|old| old.app().origin == Origin::Embedder) {
+            // The program wanted an app here: reloads go on to leave it alone.
+            app.app.origin = Origin::Embedder;
+        }
+        let replaced = old.as_ref().is_some_and(|old| !self.is_being_removed(old));
+        let life = self.begin_life(app, old.clone())?;
+        let (host, id, kind) = (life.host(), life.id().as_u64(), life.app().app.kind());
+        if replaced {
+            notice!(self.notices, Info, "app_replaced", host = host, id = id, kind = kind);
+        } else {
+            notice!(self.notices, Info, "app_added", host = host, id = id, kind = kind);
+        }
+        let drain = old.and_then(|old| self.leave_map(&old, Cause::Replace));
+        Ok(Begun { life, drain, replaced })
+    }
+
+    /// Registers an app of the config that the server starts with.
+    pub(crate) fn load_app(&mut self, app: NewApp<HostedApp>) {
+        let name = app.host.clone();
+        match self.begin_life(app, None) {
+            Ok(life) => {
+                let (id, kind) = (life.id().as_u64(), life.app().app.kind());
+                event!(Info, "app_loaded", host = life.host(), id = id, kind = kind);
+            }
+            Err(error) => event!(Error, "app_load_failed", host = &*name, error:% = error),
+        }
+    }
+
+    /// Begins the drain of an app that leaves. It keeps its names until the end, for its 503.
+    pub(crate) fn remove_app(
+        &mut self,
+        host: &str,
+        timeout: Option<Duration>,
+    ) -> Result<DrainTicket, ChangeError> {
+        let life = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
+        self.remove_life(&life, Cause::Remove, timeout)
+    }
+
+    /// Begins the drain of an app that stays, drained, until it is resumed. One that drains so
+    /// already goes on, and the ticket is for that drain.
+    pub(crate) fn drain_app(
+        &mut self,
+        host: &str,
+        timeout: Option<Duration>,
+    ) -> Result<DrainTicket, ChangeError> {
+        let life = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
+        let id = life.id();
+        if !life.drain().draining() {
+            let ticket = self.begin_drain(&life, Cause::Drain, timeout)?.ticket();
+            self.drains.pause(id);
+            return Ok(ticket);
+        }
+        if !self.drains.is_paused(id) {
+            return Err(ChangeError::BeingRemoved);
+        }
+        if let Some(drain) = self.drains.find(id) {
+            return Ok(drain.ticket());
+        }
+        let ended = self.drains.view(id, Instant::now()).and_then(|view| view.verdict);
+        let (sender, verdict) = crossbeam_channel::bounded(1);
+        // It is received by whoever gets the ticket.
+        let _ = sender.send(ended.unwrap_or(Verdict::Drained));
+        Ok(DrainTicket { id, verdict })
+    }
+
+    /// Begins a new life of an app that was drained on demand: of the same app, or of `app` if it
+    /// was loaded anew. A drain that is not over is cancelled; its life still ends.
+    pub(crate) fn resume_app(
+        &mut self,
+        host: &str,
+        app: Option<NewApp<HostedApp>>,
+    ) -> Result<Arc<AppLife>, ChangeError> {
+        let old = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
+        if !old.drain().draining() {
+            return Err(ChangeError::NotDrained);
+        }
+        if !self.drains.is_paused(old.id()) {
+            return Err(ChangeError::BeingRemoved);
+        }
+        let same = || NewApp {
+            host: old.host().to_owned(),
+            aliases: old.aliases().to_vec(),
+            app: old.app().again(self.registry.loops()),
+        };
+        let life = self.begin_life(app.unwrap_or_else(same), Some(Arc::clone(&old)))?;
+        notice!(
+            self.notices,
+            Info,
+            "app_resumed",
+            host = life.host(),
+            id = life.id().as_u64(),
+            drain_cancelled = self.drains.find(old.id()).is_some(),
+        );
+        self.leave_map(&old, Cause::Replace);
+        if let Some(drain) = self.drains.find(old.id()) {
+            let mut view = drain.view(Instant::now());
+            (view.verdict, view.remaining) = (Some(Verdict::Cancelled), Duration::ZERO);
+            drain.announce(Verdict::Cancelled);
+            drain.cancelled = true;
+            self.account.drain_ended(&view);
+            self.drains.remember(old.id(), view);
+            self.tell_watchers(DrainName::App(old.id()));
+        }
+        Ok(life)
+    }
+
+    /// Makes the changes of a reload in one step. Whatever happened while it was prepared holds: an
+    /// app that was drained meanwhile stays so.
+    pub(super) fn change_lives(&mut self, changes: LifeChanges) -> LivesChanged {
+        let is_paused = |life: &NewLife<HostedApp>| {
+            life.instead_of.as_ref().is_some_and(|old| self.drains.is_paused(old.id()))
+        };
+        let paused: Vec<_> = changes.begin.iter().map(is_paused).collect();
+        let begin = changes.begin.into_iter().zip(&paused);
+        let begin: Vec<_> = begin.filter(|(_, paused)| !**paused).map(|(life, _)| life).collect();
+        let olds: Vec<_> = begin.iter().map(|life| life.instead_of.clone()).collect();
+        // The config says who has which name, but for the apps of the embedder.
+        let begun = self
+            .registry
+            .update(begin, |held| held.app().origin != Origin::Embedder || held.drain().draining());
+        self.registry.set_default_app(changes.default_app);
+        let mut drains = Vec::new();
+        for (life, old) in begun.iter().zip(olds) {
+            let Ok(life) = life else { continue };
+            self.account.begin(life);
+            let (host, id, kind) = (life.host(), life.id().as_u64(), life.app().app.kind());
+            match old {
+                Some(old) => {
+                    notice!(self.notices, Info, "app_replaced", host = host, id = id, kind = kind);
+                    drains.extend(self.leave_map(&old, Cause::Reload));
+                }
+                // Of one that could not be loaded it was said that it failed.
+                None if life.app().load_error.is_some() => {}
+                None => notice!(self.notices, Info, "app_added", host = host, id = id, kind = kind),
+            }
+        }
+        for life in changes.remove {
+            // One that is being removed already is what the config wants.
+            if let Ok(ticket) = self.remove_life(&life, Cause::Reload, None) {
+                drains.push(ticket.id());
+            }
+        }
+        self.routes_changed = true;
+        let mut begun = begun.into_iter();
+        let begun = paused.into_iter().map(|paused| if paused { None } else { begun.next() });
+        LivesChanged { begun: begun.collect(), drains }
+    }
+
+    /// The life whose primary host this is.
+    pub(super) fn life_of(&self, host: &str) -> Option<Arc<AppLife>> {
+        let host = host.to_ascii_lowercase();
+        self.registry.find(&host).filter(|life| life.host() == host)
+    }
+
+    /// Whether a life drains for good: not only until it is resumed.
+    fn is_being_removed(&self, life: &AppLife) -> bool {
+        life.drain().draining() && !self.drains.is_paused(life.id())
+    }
+
+    fn remove_life(
+        &mut self,
+        life: &Arc<AppLife>,
+        cause: Cause,
+        timeout: Option<Duration>,
+    ) -> Result<DrainTicket, ChangeError> {
+        if !life.drain().draining() {
+            return self.begin_drain(life, cause, timeout).map(Drain::ticket);
+        }
+        if !self.drains.unpause(life.id()) {
+            return Err(ChangeError::BeingRemoved);
+        }
+        let now = Instant::now();
+        let deadline = now + self.drain_timeout_of(life, timeout);
+        let Some(drain) = self.drains.find(life.id()) else {
+            // It was drained on demand: there is nothing to wait for.
+            let mut drain = Drain::begin(Arc::clone(life), cause, now, deadline);
+            let ticket = drain.ticket();
+            self.finish_drain(drain);
+            return Ok(ticket);
+        };
+        drain.cause = cause;
+        drain.set_deadline(deadline);
+        let ticket = drain.ticket();
+        life.drain().set_drain_deadline_ns(nanoseconds(deadline.duration_since(self.epoch)));
+        self.drains.look_at(deadline);
+        Ok(ticket)
+    }
+
+    fn begin_life(
+        &mut self,
+        app: NewApp<HostedApp>,
+        instead_of: Option<Arc<AppLife>>,
+    ) -> Result<Arc<AppLife>, ChangeError> {
+        let life = NewLife { app, instead_of };
+        // An app that was drained on demand keeps its names.
+        let mut begun = self.registry.update(vec![life], |held| self.is_being_removed(held));
+        let life = begun.pop().expect("one life, one result").map_err(ChangeError::NameTaken)?;
+        self.account.begin(&life);
+        self.routes_changed = true;
+        Ok(life)
+    }
+
+    /// A life whose place was taken drains outside the map: from now on, or it does already. One
+    /// that was drained is gone.
+    fn leave_map(&mut self, old: &Arc<AppLife>, cause: Cause) -> Option<AppId> {
+        let was_paused = self.drains.unpause(old.id());
+        if !old.drain().draining() {
+            return self.begin_drain(old, cause, None).ok().map(|drain| drain.life.id());
+        }
+        if self.drains.find(old.id()).is_some() {
+            return Some(old.id());
+        }
+        if was_paused {
+            self.account.retire(old);
+        }
+        None
+    }
+
+    fn begin_drain(
+        &mut self,
+        life: &Arc<AppLife>,
+        cause: Cause,
+        timeout: Option<Duration>,
+    ) -> Result<&mut Drain, ChangeError> {
+        let now = Instant::now();
+        let timeout = self.drain_timeout_of(life, timeout);
+        let start_ns = nanoseconds(now.duration_since(self.epoch));
+        let deadline_ns = start_ns.saturating_add(nanoseconds(timeout));
+        let drain = Drain::begin(Arc::clone(life), cause, now, now + timeout);
+        let (id, sender) = (life.id(), self.sender.clone());
+        let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
+        let begun = life.drain().begin_drain(start_ns, deadline_ns, announce);
+        begun.map_err(|_| ChangeError::BeingRemoved)?;
+        notice!(
+            self.notices,
+            Info,
+            "app_drain_start",
+            host = life.host(),
+            id = id.as_u64(),
+            cause = cause.name(),
+            active_connections = life.drain().active_connections(),
+            timeout_ms = milliseconds(timeout),
+        );
+        // In time, also if nothing was in flight: the announcement is a message to this thread.
+        Ok(self.drains.insert(drain))
+    }
+
+    /// Ends a drain, once (I2): what comes after finds no drain of this life.
+    pub(super) fn end_drain(&mut self, id: AppId) {
+        if let Some(drain) = self.drains.take(id) {
+            self.finish_drain(drain);
+        }
+    }
+
+    fn finish_drain(&mut self, mut drain: Drain) {
+        let (now, life) = (Instant::now(), Arc::clone(&drain.life));
+        let (host, id) = (life.host(), life.id());
+        let cut = drain.cut() + life.drain().active_connections();
+        if !drain.cancelled {
+            let verdict = Verdict::of(cut);
+            let mut view = drain.view(now);
+            (view.verdict, view.cut, view.remaining) = (Some(verdict), cut, Duration::ZERO);
+            self.say_drain_ended(&view, host, id);
+            self.account.drain_ended(&view);
+            self.drains.remember(id, view);
+        } else if cut > 0 {
+            notice!(self.notices, Warn, "app_cut", host = host, id = id.as_u64(), cut = cut);
+        }
+        if self.drains.is_paused(id) {
+            // Nobody knows when it is resumed: from now on a client may come back any time.
+            life.drain().set_drain_deadline_ns(nanoseconds(now.duration_since(self.epoch)));
+        } else {
+            let had_names = self.registry.forget(&life);
+            self.routes_changed |= had_names;
+            self.account.retire(&life);
+            if had_names {
+                let requests = life.drain().requests();
+                let id = id.as_u64();
+                notice!(
+                    self.notices,
+                    Info,
+                    "app_removed",
+                    host = host,
+                    id = id,
+                    requests = requests
+                );
+            }
+        }
+        drain.announce(Verdict::of(cut));
+        self.tell_watchers(DrainName::App(id));
+    }
+
+    fn say_drain_ended(&self, view: &DrainView, host: &str, id: AppId) {
+        let (id, cause, refused) = (id.as_u64(), view.cause.name(), view.refused);
+        let elapsed_ms = milliseconds(view.elapsed);
+        if view.cut == 0 {
+            notice!(
+                self.notices,
+                Info,
+                "app_drained",
+                host = host,
+                id = id,
+                cause = cause,
+                elapsed_ms = elapsed_ms,
+                refused = refused,
+            );
+        } else {
+            notice!(
+                self.notices,
+                Warn,
+                "app_drain_timeout",
+                host = host,
+                id = id,
+                cause = cause,
+                elapsed_ms = elapsed_ms,
+                refused = refused,
+                cut = view.cut,
+            );
+        }
+    }
+
+    fn drain_timeout_of(&self, life: &AppLife, asked: Option<Duration>) -> Duration {
+        asked.or(life.app().drain_timeout).unwrap_or(self.drain_timeout)
+    }
+}
+
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

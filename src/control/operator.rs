@@ -1,0 +1,159 @@
+//! The operator thread: what may wait for a disk, one after the other. It reads the config, finds
+//! what changed, loads apps, binds addresses, and gives control what is ready; control only has to
+//! put it in place. So a slow disk holds up neither a drain nor a loop, and a change that cannot be
+//! made changes nothing (I8).
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use serde_json::Value;
+
+use super::{
+    Begun, ChangeError, Input, Notices, PutMode, ask,
+    reload::{ReloadError, Reloaded, Reloads},
+};
+use crate::{
+    app,
+    config::{AppConfig, Config, Problem},
+    logging::{AccessLog, Logging, event},
+    message::{AppLife, Apps, HostedApp, Origin},
+    registry::NewApp,
+};
+
+/// What the operator is asked for. The function is told how it went.
+pub(crate) enum Task {
+    /// Read the config file again.
+    Reload(Tell<Reloaded, ReloadError>),
+    /// Have this app under this host.
+    Put(String, PutMode, Value, Tell<Begun, PutError>),
+    /// Begin a new life of an app that was drained.
+    Resume(String, Tell<Arc<AppLife>, PutError>),
+}
+
+/// Called with the outcome of a task.
+pub(crate) type Tell<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
+
+/// Why an app cannot be put under a host.
+#[derive(Debug)]
+pub(crate) enum PutError {
+    /// What is wrong with its table.
+    Table(Vec<Problem>),
+    /// It cannot be loaded.
+    Load(String),
+    Change(ChangeError),
+}
+
+/// A socket for each loop, with its real address.
+pub(crate) type Sockets = Vec<(SocketAddr, TcpListener)>;
+
+/// What the operator cannot do by itself: it knows no sockets.
+pub(crate) struct Host {
+    /// Binds an address for every loop, also beside other sockets of ours on its port.
+    pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
+    /// Sets how many connections the process may have.
+    pub(crate) set_connections: Box<dyn Fn(usize) + Send>,
+}
+
+/// The state of the operator thread.
+pub(crate) struct Operator {
+    pub(crate) registry: Arc<Apps>,
+    pub(crate) control: Sender<Input>,
+    pub(crate) notices: Arc<Notices>,
+    pub(crate) reloads: Arc<Reloads>,
+    /// The config file, if there is one.
+    pub(crate) source: Option<PathBuf>,
+    /// What holds now.
+    pub(crate) current: Config,
+    pub(crate) logging: Option<Logging>,
+    pub(crate) access: Option<AccessLog>,
+    /// Addresses as they are configured, and as they are bound: port 0 is a real one there.
+    pub(crate) listening: Vec<(SocketAddr, SocketAddr)>,
+    /// Addresses that the loops were told to close, and when.
+    pub(crate) closing: Vec<(SocketAddr, Instant)>,
+    pub(crate) host: Host,
+}
+
+impl Operator {
+    /// Works until nobody is left who could ask.
+    pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
+        for task in tasks {
+            // A bug in one task is not the end of all: who waits sees that nobody tells.
+            if catch_unwind(AssertUnwindSafe(|| self.work(task))).is_err() {
+                event!(Error, "operator_panicked");
+            }
+        }
+    }
+
+    fn work(&mut self, task: Task) {
+        match task {
+            Task::Reload(tell) => tell(self.reload()),
+            Task::Put(host, mode, table, tell) => tell(self.put(&host, mode, &table)),
+            Task::Resume(host, tell) => tell(self.resume(&host)),
+        }
+    }
+
+    fn put(&mut self, host: &str, mode: PutMode, table: &Value) -> Result<Begun, PutError> {
+        let folder = self.source.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
+        let config = AppConfig::from_json(host, table, folder).map_err(PutError::Table)?;
+        let app = self.load(&config, Origin::Admin).map_err(PutError::Load)?;
+        ask(&self.control, |answer| Input::Put(app, mode, answer)).map_err(PutError::Change)
+    }
+
+    /// Resumes with what the config says now, if that is something else than what was drained.
+    fn resume(&mut self, host: &str) -> Result<Arc<AppLife>, PutError> {
+        let life = self.registry.find(&host.to_ascii_lowercase());
+        let life = life.filter(|life| life.app().origin == Origin::Config);
+        let config = life.and_then(|life| {
+            let config = self.current.apps.iter().find(|config| config.host == life.host())?;
+            (life.app().config.as_ref() != Some(config)).then_some(config)
+        });
+        let app = config.map(|config| self.load(config, Origin::Config)).transpose();
+        let app = app.map_err(PutError::Load)?;
+        let resume = |answer| Input::Resume(host.to_owned(), app, answer);
+        ask(&self.control, resume).map_err(PutError::Change)
+    }
+
+    /// Loads an app; says why if it cannot be.
+    pub(super) fn load(
+        &self,
+        config: &AppConfig,
+        origin: Origin,
+    ) -> Result<NewApp<HostedApp>, String> {
+        load(config, origin, self.registry.loops()).map_err(|error| error.to_string())
+    }
+}
+
+/// Loads an app for this many loops.
+///
+/// # Errors
+/// When what it serves cannot be opened.
+pub(crate) fn load(
+    config: &AppConfig,
+    origin: Origin,
+    loops: usize,
+) -> Result<NewApp<HostedApp>, app::LoadError> {
+    let app = app::load(&config.kind, loops)?;
+    let hosted = HostedApp {
+        config: Some(config.clone()),
+        drain_timeout: config.drain_timeout,
+        ..HostedApp::new(app, origin, loops)
+    };
+    Ok(NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted })
+}
+
+/// What stands in for an app that cannot be loaded: its host stays known, and answers 503.
+pub(crate) fn unavailable(config: &AppConfig, error: String, loops: usize) -> NewApp<HostedApp> {
+    let hosted = HostedApp {
+        load_error: Some(error),
+        drain_timeout: config.drain_timeout,
+        ..HostedApp::new(Arc::new(app::Unavailable), Origin::Config, loops)
+    };
+    NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted }
+}

@@ -1,0 +1,402 @@
+//! A reload: the config is read again, and what differs from what is served is changed, app by app.
+//!
+//! ```text
+//! read ──wrong──► nothing changed
+//!   │ right
+//!   ▼
+//! compare ► load what is new or changed ► bind new addresses ► control puts all in place at once
+//!             └ fails: the app's last good life stays, a new one answers 503 (I8)
+//! ```
+//! Apps that did not change are not touched: they keep life, counts and connections. An app that
+//! was drained on demand stays drained. Apps of the command line go when the config does not name
+//! them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    ChangeError, DrainName, Input, LifeChanges, LivesChanged, ReadyReload, ask,
+    drains::Cause,
+    notices::notice,
+    operator::{Operator, Sockets, unavailable},
+};
+use crate::{
+    config::{
+        AppConfig, Config, ConfigError,
+        diff::{changed_apps, changed_settings},
+    },
+    logging::{AccessLog, event},
+    message::{AppLife, HostedApp, LoopConfig, Origin},
+    registry::{AppId, NewApp, NewLife},
+};
+
+/// Why a reload changed nothing.
+#[derive(Debug)]
+pub enum ReloadError {
+    /// The server was not started from a config file.
+    NoFile,
+    /// The file cannot be read, or is wrong.
+    Config(ConfigError),
+    /// The server stops, or has ended.
+    Change(ChangeError),
+}
+
+impl ReloadError {
+    /// In one line: of a config's problems, the first.
+    fn summary(&self) -> String {
+        let Self::Config(error) = self else { return self.to_string() };
+        let first = error.problems().first().map_or("", |problem| &problem.message);
+        let line = error.problems().first().map_or(0, |problem| problem.line);
+        match error.problems().len() - 1 {
+            0 => format!("line {line}: {first}"),
+            more => format!("line {line}: {first}; and {more} more"),
+        }
+    }
+}
+
+impl fmt::Display for ReloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFile => f.write_str("the server was not started from a config file"),
+            Self::Config(error) => error.fmt(f),
+            Self::Change(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReloadError {}
+
+/// What a reload did.
+#[derive(Debug, Default)]
+pub struct Reloaded {
+    /// Hosts of new apps.
+    pub added: Vec<String>,
+    /// Hosts of apps that have a new life.
+    pub changed: Vec<String>,
+    /// Hosts of apps that the config no longer names.
+    pub removed: Vec<String>,
+    /// How many apps stayed as they were.
+    pub unchanged: usize,
+    /// Hosts of apps that could not be loaded, and why. One that served before goes on so.
+    pub failed: Vec<(String, String)>,
+    /// Lives that drain now.
+    pub drains: Vec<AppId>,
+    /// Addresses that are listened on now.
+    pub listening: Vec<SocketAddr>,
+    /// Addresses that are no longer listened on.
+    pub closed: Vec<SocketAddr>,
+    /// Addresses that cannot be listened on, and why.
+    pub not_listening: Vec<(SocketAddr, String)>,
+    /// Logs that could not be changed, and why.
+    pub log_errors: Vec<String>,
+    /// Settings that changed and hold now.
+    pub settings: Vec<&'static str>,
+    /// Settings that changed in the file, and hold after a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// How the last reload went.
+#[derive(Clone, Debug)]
+pub(crate) struct LastReload {
+    pub(crate) at: SystemTime,
+    pub(crate) error: Option<String>,
+}
+
+/// What has been reloaded so far, for whoever shows it.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads {
+    state: Mutex<ReloadCounts>,
+}
+
+/// How often, and how the last one went.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReloadCounts {
+    pub(crate) ok: u64,
+    pub(crate) failed: u64,
+    pub(crate) last: Option<LastReload>,
+    pub(crate) last_ok_at: Option<SystemTime>,
+}
+
+impl Reloads {
+    pub(crate) fn counts(&self) -> ReloadCounts {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, error: Option<String>) {
+        let at = SystemTime::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_none() {
+            (state.ok, state.last_ok_at) = (state.ok + 1, Some(at));
+        } else {
+            state.failed += 1;
+        }
+        state.last = Some(LastReload { at, error });
+    }
+}
+
+/// How long the loops may take to close an address: they wait for handshakes.
+const CLOSE_MAX: Duration = Duration::from_secs(3);
+const REBIND_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long an address counts as ours after the loops were told to close it: one that is stuck in
+/// an app has it still.
+const CLOSED_MAX: Duration = Duration::from_secs(600);
+
+/// The changes of the apps, and the host of each life that begins, with whether it is a new app.
+struct AppPlan {
+    changes: LifeChanges,
+    hosts: Vec<(String, bool)>,
+}
+
+impl Operator {
+    pub(super) fn reload(&mut self) -> Result<Reloaded, ReloadError> {
+        let begun = Instant::now();
+        let file = self.source.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        notice!(self.notices, Info, "config_reload_start", config = &*file);
+        let result = self.read_config().and_then(|config| self.apply(config));
+        let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &result {
+            Ok(done) => notice!(
+                self.notices,
+                Info,
+                "config_reload_complete",
+                elapsed_ms = elapsed_ms,
+                added = done.added.len() as u64,
+                changed = done.changed.len() as u64,
+                removed = done.removed.len() as u64,
+                unchanged = done.unchanged as u64,
+                failed = (done.failed.len() + done.not_listening.len()) as u64,
+                needs_restart = &*done.needs_restart.join(","),
+            ),
+            Err(error) => notice!(
+                self.notices,
+                Error,
+                "config_reload_failed",
+                elapsed_ms = elapsed_ms,
+                error = &*error.summary(),
+            ),
+        }
+        self.reloads.add(result.as_ref().err().map(ReloadError::summary));
+        result
+    }
+
+    fn read_config(&self) -> Result<Config, ReloadError> {
+        let path = self.source.as_ref().ok_or(ReloadError::NoFile)?;
+        Config::load(path).map_err(ReloadError::Config)
+    }
+
+    fn apply(&mut self, mut config: Config) -> Result<Reloaded, ReloadError> {
+        let mut done = Reloaded::default();
+        let plan = self.plan_apps(&config, &mut done)?;
+        let (listen, close) = self.change_listeners(&config, &mut done);
+        let changed = changed_settings(&self.current, &config);
+        done.settings = changed.live;
+        done.needs_restart = changed.needs_restart;
+        self.change_logs(&config, &mut done);
+        let loops = if done.settings.iter().any(|key| concerns_loops(key)) {
+            (0..self.registry.loops()).map(|_| self.loop_config(&config)).collect()
+        } else {
+            Vec::new()
+        };
+        let ready = ReadyReload {
+            lives: plan.changes,
+            server: config.server.clone(),
+            loops,
+            listen,
+            close,
+        };
+        let ready = Box::new(ready);
+        let changed = ask(&self.control, |answer| Input::Reload(ready, answer));
+        let changed = changed.map_err(ReloadError::Change)?;
+        (self.host.set_connections)(config.limits.connections);
+        done.take_lives(plan.hosts, changed);
+        // What does not hold stays as it was, so that the next reload says it again, or tries.
+        config.server.threads = self.current.server.threads;
+        config.admin = self.current.admin.clone();
+        if !done.log_errors.is_empty() {
+            config.log = self.current.log.clone();
+        }
+        self.current = config;
+        Ok(done)
+    }
+
+    fn loop_config(&self, config: &Config) -> LoopConfig {
+        LoopConfig {
+            limits: config.limits.clone(),
+            idle_grace: config.server.idle_grace,
+            access: self.access.as_ref().map(AccessLog::for_loop),
+        }
+    }
+
+    /// Compares the apps with the config's, and loads what is new or changed.
+    fn plan_apps(&self, config: &Config, done: &mut Reloaded) -> Result<AppPlan, ReloadError> {
+        let report = ask(&self.control, Input::Report).map_err(ReloadError::Change)?;
+        if report.stop.is_some() {
+            return Err(ReloadError::Change(ChangeError::Stopping));
+        }
+        let drains = report.drains.iter().filter(|drain| drain.verdict.is_none());
+        let leaving: HashSet<_> =
+            drains.filter(|drain| drain.cause != Cause::Drain).map(|drain| drain.name).collect();
+        let lives: Vec<_> = self
+            .registry
+            .entries()
+            .into_iter()
+            .filter(|life| life.app().origin != Origin::Embedder)
+            .filter(|life| !leaving.contains(&DrainName::App(life.id())))
+            .collect();
+        let served: Vec<_> =
+            lives.iter().map(|life| (life.host(), life.app().config.as_ref())).collect();
+        let compared = changed_apps(&served, &config.apps);
+        done.unchanged = compared.unchanged.len();
+        let by_host: HashMap<_, _> = lives.iter().map(|life| (life.host(), life)).collect();
+        let mut plan = AppPlan::new(config);
+        for app in compared.added {
+            let life = self
+                .load_or_say(app, done)
+                .unwrap_or_else(|error| unavailable(app, error, self.registry.loops()));
+            plan.begin(life, None);
+        }
+        for app in compared.changed {
+            let old = by_host[&*app.host];
+            if old.drain().draining() {
+                // Drained on demand: it stays so, and a resume takes what the config says then.
+                done.unchanged += 1;
+            } else if let Ok(life) = self.load_or_say(app, done) {
+                plan.begin(life, Some(Arc::clone(old)));
+            }
+        }
+        let removed = compared.removed.into_iter().map(|host| Arc::clone(by_host[host]));
+        plan.changes.remove = removed.collect();
+        done.removed = plan.changes.remove.iter().map(|life| life.host().to_owned()).collect();
+        Ok(plan)
+    }
+
+    fn load_or_say(
+        &self,
+        config: &AppConfig,
+        done: &mut Reloaded,
+    ) -> Result<NewApp<HostedApp>, String> {
+        self.load(config, Origin::Config).inspect_err(|error| {
+            let host = &*config.host;
+            notice!(self.notices, Error, "app_load_failed", host = host, error = &**error);
+            done.failed.push((config.host.clone(), error.clone()));
+        })
+    }
+
+    /// Binds addresses that are new. Those that are gone are closed only if nothing failed: a
+    /// server without a listener would be out of reach.
+    fn change_listeners(
+        &mut self,
+        config: &Config,
+        done: &mut Reloaded,
+    ) -> (Vec<Sockets>, Vec<SocketAddr>) {
+        let wanted = &config.server.listen;
+        self.closing.retain(|(_, asked)| asked.elapsed() < CLOSED_MAX);
+        let mut listen = Vec::new();
+        for &configured in wanted {
+            if self.listening.iter().any(|(known, _)| *known == configured) {
+                continue;
+            }
+            match self.bind(configured) {
+                Ok(sockets) => {
+                    let bound = sockets.first().map_or(configured, |(bound, _)| *bound);
+                    self.listening.push((configured, bound));
+                    done.listening.push(bound);
+                    listen.push(sockets);
+                }
+                Err(error) => {
+                    let address = configured.to_string();
+                    notice!(
+                        self.notices,
+                        Error,
+                        "listen_failed",
+                        address = &*address,
+                        error = &*error,
+                    );
+                    done.not_listening.push((configured, error));
+                }
+            }
+        }
+        if done.not_listening.is_empty() {
+            let gone = self.listening.extract_if(.., |(known, _)| !wanted.contains(known));
+            done.closed = gone.map(|(_, bound)| bound).collect();
+            let now = Instant::now();
+            self.closing.extend(done.closed.iter().map(|address| (*address, now)));
+        }
+        (listen, done.closed.clone())
+    }
+
+    /// Binds an address, also one that is still being closed after an earlier reload, or that other
+    /// addresses of ours have a part of.
+    fn bind(&self, address: SocketAddr) -> Result<Sockets, String> {
+        let closing = self.closing.iter().rev().find(|(closing, _)| *closing == address);
+        let listening = self.listening.iter().map(|(_, bound)| bound);
+        let mut ours = listening.chain(self.closing.iter().map(|(address, _)| address));
+        let is_ours = ours.any(|ours| ours.port() == address.port());
+        loop {
+            let error = match (self.host.bind)(address, false) {
+                Ok(sockets) => return Ok(sockets),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_ours => error,
+                Err(error) => return Err(error.to_string()),
+            };
+            if closing.is_none_or(|(_, asked)| asked.elapsed() >= CLOSE_MAX) {
+                let beside = (self.host.bind)(address, true);
+                return beside.map_err(|_| error.to_string());
+            }
+            thread::sleep(REBIND_PAUSE);
+        }
+    }
+
+    fn change_logs(&mut self, config: &Config, done: &mut Reloaded) {
+        let Some(logging) = &self.logging else { return };
+        for error in logging.reconfigure(&config.log) {
+            event!(Error, "log_not_changed", error:% = error);
+            done.log_errors.push(error.to_string());
+        }
+        self.access = logging.access();
+    }
+}
+
+/// Whether loops have to be told of a changed setting; that costs a look at every connection.
+fn concerns_loops(key: &str) -> bool {
+    key.starts_with("limits.") || key.starts_with("log.access") || key == "server.idle_grace"
+}
+
+impl AppPlan {
+    fn new(config: &Config) -> Self {
+        let changes = LifeChanges {
+            begin: Vec::new(),
+            remove: Vec::new(),
+            default_app: config.server.default_app.clone(),
+        };
+        Self { changes, hosts: Vec::new() }
+    }
+
+    fn begin(&mut self, app: NewApp<HostedApp>, instead_of: Option<Arc<AppLife>>) {
+        self.hosts.push((app.host.clone(), instead_of.is_none()));
+        self.changes.begin.push(NewLife { app, instead_of });
+    }
+}
+
+impl Reloaded {
+    /// Takes in how the lives began that were planned for these hosts.
+    fn take_lives(&mut self, hosts: Vec<(String, bool)>, changed: LivesChanged) {
+        for ((host, is_new), begun) in hosts.into_iter().zip(changed.begun) {
+            match begun {
+                // Drained on demand.
+                None => self.unchanged += 1,
+                Some(Ok(life)) if life.app().load_error.is_some() => {}
+                Some(Ok(_)) if is_new => self.added.push(host),
+                Some(Ok(_)) => self.changed.push(host),
+                Some(Err(taken)) => self.failed.push((host, taken.to_string())),
+            }
+        }
+        self.drains = changed.drains;
+    }
+}

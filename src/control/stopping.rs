@@ -1,0 +1,202 @@
+//! The stop of the server, as [`StopPlan`] says it, and the end after it.
+//!
+//! ```text
+//! stop ──StopPlan──► over: verdict told to who waits ──End──► loops ended, or END_GRACE ──► gone
+//! ```
+//! Admin connections outlive the public ones: their last answer is the verdict.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Control, Patience,
+    drains::{Cause, DrainName, DrainView, Verdict},
+    handshakes,
+    lives::milliseconds,
+    notices::notice,
+    stop_plan::{StopPlan, StopStep},
+};
+use crate::{
+    logging::event,
+    message::{ControlEvent, LoopCommand},
+};
+
+/// How long loops have to send the last answers to admin connections.
+const END_GRACE: Duration = Duration::from_secs(3);
+
+/// A stop that has begun.
+pub(super) struct Stop {
+    plan: StopPlan,
+    begun: Instant,
+    /// The verdict, when it is over, and what is left to do then.
+    over: Option<Over>,
+}
+
+struct Over {
+    verdict: Verdict,
+    at: Instant,
+    /// Loops whose threads have not ended.
+    running: Vec<usize>,
+}
+
+impl Stop {
+    /// When [`Control::on_stop_time`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.over.as_ref().map_or_else(|| self.plan.due(), |over| Some(over.at + END_GRACE))
+    }
+}
+
+impl Control {
+    /// Begins to stop, or has the stop that is under way go faster.
+    pub(super) fn stop(
+        &mut self,
+        reason: &str,
+        timeout: Option<Duration>,
+        patience: Patience,
+    ) -> Option<Verdict> {
+        let now = Instant::now();
+        let repeated = self.stop.is_some();
+        if !repeated {
+            let timeout = timeout.unwrap_or(self.drain_timeout);
+            notice!(
+                self.notices,
+                Info,
+                "shutdown_graceful",
+                reason = reason,
+                active_connections = self.active_connections(),
+                drain_timeout_ms = milliseconds(timeout),
+            );
+            self.set_stopping();
+            let plan = StopPlan::begin(now, self.loops.len(), self.shutdown_delay, timeout);
+            self.stop = Some(Stop { plan, begun: now, over: None });
+        }
+        let stop = self.stop.as_mut()?;
+        if stop.over.is_some() {
+            return None;
+        }
+        let cuts = match patience {
+            Patience::Join => false,
+            Patience::CutIfRepeated => repeated,
+            Patience::CutNow => true,
+        };
+        if cuts {
+            let step = stop.plan.cut(now);
+            notice!(self.notices, Warn, "shutdown_cut", reason = reason);
+            return self.take_stop_step(step);
+        }
+        if let (true, Some(timeout)) = (repeated, timeout) {
+            stop.plan.set_drain_timeout(timeout, now);
+        }
+        self.on_stop_time(now)
+    }
+
+    pub(super) fn on_stop_time(&mut self, now: Instant) -> Option<Verdict> {
+        let stop = self.stop.as_mut()?;
+        if let Some(over) = &stop.over {
+            return (now >= over.at + END_GRACE).then_some(over.verdict);
+        }
+        let step = stop.plan.on_time(now);
+        self.take_stop_step(step)
+    }
+
+    pub(super) fn on_stop_loop(
+        &mut self,
+        index: usize,
+        event: &ControlEvent,
+        now: Instant,
+    ) -> Option<Verdict> {
+        let stop = self.stop.as_mut()?;
+        if let Some(over) = &mut stop.over {
+            if matches!(event, ControlEvent::Ended | ControlEvent::Failed) {
+                over.running.retain(|&running| running != index);
+            }
+            return over.running.is_empty().then_some(over.verdict);
+        }
+        let step = stop.plan.on_loop(index, event, now);
+        self.take_stop_step(step)
+    }
+
+    /// The stop as a drain.
+    pub(super) fn stop_view(&self) -> Option<DrainView> {
+        let stop = self.stop.as_ref()?;
+        let now = stop.over.as_ref().map_or_else(Instant::now, |over| over.at);
+        let verdict = stop.over.as_ref().map(|over| over.verdict);
+        let cut = if let Some(Verdict::Cut(cut)) = verdict { cut } else { 0 };
+        Some(DrainView {
+            name: DrainName::Stop,
+            host: None,
+            cause: Cause::Stop,
+            verdict,
+            active_connections: if verdict.is_some() { 0 } else { self.active_connections() },
+            refused: 0,
+            cut,
+            elapsed: now.duration_since(stop.begun),
+            remaining: stop.plan.deadline().saturating_duration_since(now),
+        })
+    }
+
+    fn take_stop_step(&mut self, step: Option<StopStep>) -> Option<Verdict> {
+        match step? {
+            StopStep::Gate => {
+                // The stop's gate is for all listeners.
+                self.closing.clear();
+                self.command(|| LoopCommand::Gate);
+            }
+            StopStep::LookForHandshakes => {
+                let pending = handshakes::are_pending(&self.addresses);
+                let step = self.stop.as_mut()?.plan.on_handshakes(pending, Instant::now());
+                return self.take_stop_step(step);
+            }
+            StopStep::Finish => {
+                event!(Info, "shutdown_gated", active_connections = self.active_connections());
+                self.command(|| LoopCommand::Finish);
+            }
+            StopStep::CutAll => self.command(|| LoopCommand::CutAll),
+            StopStep::Over { cut, stuck } => {
+                self.end_stop(cut, &stuck);
+                // Nobody is left to wait for when every loop is stuck.
+                let over = self.stop.as_ref()?.over.as_ref()?;
+                return over.running.is_empty().then_some(over.verdict);
+            }
+        }
+        None
+    }
+
+    fn end_stop(&mut self, cut: u64, stuck: &[usize]) {
+        // What a stuck loop still holds ends with the process.
+        let held = if stuck.is_empty() { 0 } else { self.active_connections().max(1) };
+        let verdict = Verdict::of(cut + held);
+        // I2: drains that a stuck loop holds up end with the server.
+        for id in self.drains.running().map(|drain| drain.life.id()).collect::<Vec<_>>() {
+            self.end_drain(id);
+        }
+        let running = (0..self.loops.len()).filter(|index| !stuck.contains(index)).collect();
+        let at = Instant::now();
+        let Some(stop) = &mut self.stop else { return };
+        stop.over = Some(Over { verdict, at, running });
+        let elapsed_ms = milliseconds(at.duration_since(stop.begun));
+        let cut = if let Verdict::Cut(cut) = verdict { cut } else { 0 };
+        if self.failed {
+            // What the loop that failed had in flight was lost; nobody knows how much that was.
+            notice!(self.notices, Error, "shutdown_incomplete", elapsed_ms = elapsed_ms);
+        } else if cut == 0 {
+            notice!(self.notices, Info, "shutdown_drained", elapsed_ms = elapsed_ms, cut = cut);
+        } else {
+            notice!(
+                self.notices,
+                Warn,
+                "shutdown_timeout_reached",
+                elapsed_ms = elapsed_ms,
+                cut = cut,
+                stuck_loops = stuck.len() as u64,
+            );
+        }
+        let lives = self.registry.entries();
+        let requests: u64 = lives.iter().map(|life| life.drain().requests()).sum();
+        let uptime_ms = milliseconds(self.epoch.elapsed());
+        let requests = requests + self.account.requests;
+        notice!(self.notices, Info, "server_stop", uptime_ms = uptime_ms, requests = requests);
+        self.tell_watchers(DrainName::Stop);
+        self.notices.close();
+        self.command(|| LoopCommand::End);
+    }
+}

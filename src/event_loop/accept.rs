@@ -1,0 +1,188 @@
+//! Accepting: the listeners of one class of connections, and the places they share.
+//!
+//! Owns the listening sockets. A turn accepts some from each that has somebody waiting; without a
+//! place or a descriptor it pauses, for this class alone: the admin gets in when the public has
+//! used up its places.
+
+use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
+
+use mio::Token;
+
+use super::{
+    clock::milliseconds,
+    listener::{Accepted, ConnectionBudget, ConnectionPermit, Listener},
+};
+use crate::{app::Peer, logging::event};
+
+/// Connections accepted from one listener in a turn.
+pub(super) const ACCEPTS_PER_TURN: usize = 64;
+
+/// How long accepting pauses when descriptors or places are used up and none gets free here.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a pause is logged at most: a machine out of descriptors has enough to do.
+const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// The listeners of one class. Times are milliseconds of the loop's clock.
+pub(super) struct Acceptor {
+    listeners: Vec<Listener>,
+    budget: ConnectionBudget,
+    /// The listener that accepts first.
+    first: usize,
+    /// When accepting, which had to pause, is tried again.
+    again_ms: Option<u64>,
+    /// When a pause may be logged again.
+    log_ms: u64,
+}
+
+impl Acceptor {
+    pub(super) fn new(budget: ConnectionBudget) -> Self {
+        Self { listeners: Vec::new(), budget, first: 0, again_ms: None, log_ms: 0 }
+    }
+
+    pub(super) fn add(&mut self, listener: Listener) {
+        self.listeners.push(listener);
+    }
+
+    /// An edge came for this token; it may be another class's, or of one that is closed.
+    pub(super) fn on_ready(&mut self, token: Token) {
+        if let Some(listener) = self.listeners.iter_mut().find(|known| known.token == token) {
+            listener.ready = true;
+        }
+    }
+
+    /// Whether there is somebody to accept at once.
+    pub(super) fn somebody_waits(&self) -> bool {
+        self.again_ms.is_none() && self.listeners.iter().any(|listener| listener.ready)
+    }
+
+    /// When a pause is over.
+    pub(super) fn again_ms(&self) -> Option<u64> {
+        self.again_ms
+    }
+
+    /// A place or a descriptor has become free.
+    pub(super) fn end_pause(&mut self) {
+        if self.again_ms.is_some() {
+            self.again_ms = Some(0);
+        }
+    }
+
+    /// Accepts from every listener that has somebody waiting, a turn's worth from each.
+    pub(super) fn accept_all(
+        &mut self,
+        now_ms: u64,
+        mut take: impl FnMut(OwnedFd, Peer, ConnectionPermit),
+    ) {
+        if let Some(again_ms) = self.again_ms {
+            if again_ms > now_ms {
+                return;
+            }
+            self.again_ms = None;
+        }
+        let (first, count) = (self.first, self.listeners.len());
+        for index in (first..first + count).map(|index| index % count) {
+            for _ in 0..ACCEPTS_PER_TURN {
+                if !self.accept_one(index, now_ms, &mut take) {
+                    break;
+                }
+            }
+            if self.again_ms.is_some() {
+                // The next place is for the others first: else a busy address takes every one.
+                self.first = index + 1;
+                break;
+            }
+        }
+    }
+
+    /// Accepts once. Returns whether it makes sense to go on.
+    fn accept_one(
+        &mut self,
+        index: usize,
+        now_ms: u64,
+        take: &mut impl FnMut(OwnedFd, Peer, ConnectionPermit),
+    ) -> bool {
+        let listener = &mut self.listeners[index];
+        if !listener.ready {
+            return false;
+        }
+        let pause_until = now_ms + milliseconds(ACCEPT_PAUSE);
+        let Some(permit) = self.budget.take() else {
+            self.again_ms = Some(pause_until);
+            return false;
+        };
+        match listener.accept() {
+            Accepted::Empty => false,
+            Accepted::Vanished => true,
+            Accepted::Exhausted(error) => {
+                self.again_ms = Some(pause_until);
+                if now_ms >= self.log_ms {
+                    self.log_ms = now_ms + milliseconds(ACCEPT_LOG_EVERY);
+                    event!(Warn, "accept_paused", error:% = error);
+                }
+                false
+            }
+            Accepted::Connection(socket, peer) => {
+                take(socket, peer, permit);
+                true
+            }
+        }
+    }
+
+    /// Gates the listeners of these addresses.
+    pub(super) fn gate(&self, which: impl Fn(SocketAddr) -> bool) {
+        for listener in self.listeners.iter().filter(|listener| is_one(listener, &which)) {
+            if let Err(error) = listener.gate() {
+                // Without the filter a connection that comes while the listener closes is reset.
+                event!(Warn, "gate_failed", error:% = error);
+            }
+        }
+    }
+
+    /// Gated on every loop, the listeners of these addresses close when nobody waits.
+    pub(super) fn begin_closing(&mut self, which: impl Fn(SocketAddr) -> bool) {
+        for listener in self.listeners.iter_mut().filter(|listener| is_one(listener, &which)) {
+            (listener.ready, listener.closing) = (true, true);
+            self.again_ms = None;
+        }
+    }
+
+    /// Gated, a listener without anybody waiting can be closed: that resets nobody. While accepting
+    /// is paused the listener is asked itself, for accept(2) runs out of descriptors before it
+    /// finds nobody.
+    pub(super) fn close_empty(&mut self) {
+        let paused = self.again_ms.is_some();
+        self.listeners.retain(|listener| {
+            !listener.closing || (listener.ready && (!paused || listener.has_waiting()))
+        });
+    }
+
+    /// Closes all at once.
+    pub(super) fn close_all(&mut self) -> impl Iterator<Item = Listener> {
+        std::mem::take(&mut self.listeners).into_iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.listeners.len()
+    }
+}
+
+fn is_one(listener: &Listener, which: &impl Fn(SocketAddr) -> bool) -> bool {
+    listener.address.is_some_and(which)
+}
+
+/// Has the loop told of what happens on a socket that it owns.
+pub(super) fn watch(
+    registry: &mio::Registry,
+    socket: &OwnedFd,
+    token: Token,
+    interest: mio::Interest,
+) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    registry.register(&mut mio::unix::SourceFd(&socket.as_raw_fd()), token, interest)
+}

@@ -1,0 +1,315 @@
+//! Listening sockets are made here; `listener` serves them.
+//!
+//! Each loop has a socket of its own for a public address (SO_REUSEPORT): mio cannot ask for
+//! exclusive wake-ups, and one shared socket would wake every loop for each connection. The admin
+//! has one socket for all loops instead, of which each has a dup: a loop that is stuck in an app
+//! must not keep the connections that the kernel chose it for.
+//!
+//! A unix socket's file is made for its owner alone before anybody can connect, and removed only by
+//! the server that made it.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::logging::event;
+
+/// Connections that the kernel may hold until a loop accepts them; it takes at most
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Who may connect to a unix socket: its owner.
+const UNIX_MODE: u32 = 0o600;
+
+/// What `sun_path` holds (unix(7)), with the NUL at its end.
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// One loop's sockets, each with its address: the one that [`LoopCommand`] names it by.
+///
+/// [`LoopCommand`]: crate::message::LoopCommand
+pub(crate) type ListenerSet = Vec<(SocketAddr, std::net::TcpListener)>;
+
+/// Binds every address once per loop.
+///
+/// # Errors
+/// The address that cannot be bound, and why.
+pub(crate) fn bind(addresses: &[SocketAddr], loops: usize) -> Result<Vec<ListenerSet>, BindError> {
+    let mut sets: Vec<ListenerSet> = (0..loops).map(|_| Vec::new()).collect();
+    for &address in addresses {
+        for (set, listener) in sets.iter_mut().zip(bind_address(address, loops, false)?) {
+            set.push(listener);
+        }
+    }
+    Ok(sets)
+}
+
+/// Binds one address once per loop. Port 0 is chosen by the kernel for the first loop and shared by
+/// the others; the addresses that come back are the real ones. `beside`: other sockets of ours have
+/// the port.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) fn bind_address(
+    address: SocketAddr,
+    loops: usize,
+    beside: bool,
+) -> Result<ListenerSet, BindError> {
+    let bind_all = || {
+        if !beside {
+            // Somebody else's socket with SO_REUSEPORT would take half of our connections.
+            drop(tcp_socket(address, false)?);
+        }
+        let mut bound = address;
+        let mut set = ListenerSet::new();
+        for _ in 0..loops {
+            let listener = std::net::TcpListener::from(listen(tcp_socket(bound, true)?)?);
+            bound = listener.local_addr()?;
+            set.push((bound, listener));
+        }
+        Ok(set)
+    };
+    bind_all().map_err(|source| BindError { place: address.to_string(), source })
+}
+
+/// Binds the admin's TCP address: one socket, of which each loop takes a dup. The address that
+/// comes back is the real one.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
+    let bind = || {
+        let listener = std::net::TcpListener::from(listen(tcp_socket(address, false)?)?);
+        Ok((listener.local_addr()?, listener.into()))
+    };
+    bind().map_err(|source| BindError { place: address.to_string(), source })
+}
+
+/// Binds a unix socket: one, of which each loop takes a dup. The file that a server left behind
+/// which has died is replaced; the socket of one that lives, and a file that is no socket, are not.
+///
+/// # Errors
+/// The path that cannot be bound, and why.
+pub(crate) fn bind_unix(path: &Path) -> Result<(OwnedFd, UnixSocketFile), BindError> {
+    listen_unix(path).map_err(|source| BindError {
+        place: format!("unix:{}", path.display()),
+        source: explain(source),
+    })
+}
+
+/// Something that cannot be listened on.
+#[derive(Debug)]
+pub struct BindError {
+    place: String,
+    source: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}: {}", self.place, self.source)
+    }
+}
+
+impl std::error::Error for BindError {}
+
+impl From<BindError> for io::Error {
+    fn from(error: BindError) -> Self {
+        Self::new(error.source.kind(), error.to_string())
+    }
+}
+
+/// The file of a unix socket, removed with this value, if it is the socket's still.
+#[derive(Debug)]
+pub(crate) struct UnixSocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+impl UnixSocketFile {
+    /// The file that binding has just made.
+    fn new(path: &Path) -> io::Result<Self> {
+        // From the root, for the working directory may change before the end.
+        let path = std::path::absolute(path)?;
+        let id = file_id(&path)?;
+        Ok(Self { path, id })
+    }
+}
+
+impl Drop for UnixSocketFile {
+    fn drop(&mut self) {
+        // A successor may have put its own there.
+        if file_id(&self.path).is_ok_and(|id| id == self.id)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            let path = self.path.display();
+            event!(Warn, "socket_file_left", path:% = path, error:% = error);
+        }
+    }
+}
+
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+fn tcp_socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        // 0.0.0.0 and [::] are two addresses, and both can be listed.
+        socket.set_only_v6(true)?;
+    }
+    // Accepted sockets inherit it: one system call less for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(socket: Socket) -> io::Result<Socket> {
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn listen_unix(path: &Path) -> io::Result<(OwnedFd, UnixSocketFile)> {
+    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
+        return Err(Errno::NAMETOOLONG.into());
+    }
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    if let Err(error) = socket.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            return Err(error);
+        }
+        remove_stale(path, &address)?;
+        socket.bind(&address)?;
+    }
+    let file = UnixSocketFile::new(path)?;
+    // Before it listens, so that nobody connects whom the mode keeps out.
+    fs::set_permissions(path, fs::Permissions::from_mode(UNIX_MODE))?;
+    Ok((listen(socket)?.into(), file))
+}
+
+/// Removes a socket's file behind which nobody listens.
+fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    let in_use = |why| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return in_use("a file that is no socket is there");
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Its queue is full.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            in_use("another server is listening on it")
+        }
+        Err(error) => Err(error),
+        Ok(()) => in_use("another server is listening on it"),
+    }
+}
+
+/// Says what the system's words leave open.
+fn explain(error: io::Error) -> io::Error {
+    let why = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT) => "no such directory",
+        Some(Errno::NOTDIR) => "not a directory",
+        Some(Errno::ACCESS | Errno::PERM) => "no permission",
+        Some(Errno::NAMETOOLONG) => "the path is longer than the 107 bytes of a socket's address",
+        Some(Errno::ROFS) => "the file system is read-only",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        bind_unix(path).map(drop).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn a_unix_socket_is_its_owners_and_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let (listener, file) = bind_unix(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, UNIX_MODE);
+        UnixStream::connect(&path).expect("it listens");
+        drop(listener);
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_dead_servers_file_is_replaced_and_a_live_one_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let (_listener, _file) = bind_unix(&path).expect("nobody listens behind the old file");
+        assert!(refusal(&path).ends_with("admin.sock: another server is listening on it"));
+        UnixStream::connect(&path).expect("it was left alone");
+    }
+
+    #[test]
+    fn what_is_no_socket_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        fs::write(&path, "precious").unwrap();
+        assert!(refusal(&path).ends_with("a file that is no socket is there"));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let link = folder.path().join("link.sock");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(refusal(&link).ends_with("a file that is no socket is there"));
+    }
+
+    #[test]
+    fn a_successors_file_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let (_listener, file) = bind_unix(&path).unwrap();
+        // Both files exist at once, so the inodes differ.
+        let next = folder.path().join("next.sock");
+        let _successor = UnixListener::bind(&next).unwrap();
+        fs::rename(&next, &path).unwrap();
+        drop(file);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn paths_that_cannot_be_bound_are_told_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing/admin.sock");
+        assert!(refusal(&missing).ends_with(": no such directory"));
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(refusal(&folder.path().join("file/admin.sock")).ends_with(": not a directory"));
+        let longest = 107 - folder.path().as_os_str().len() - 1;
+        let path = folder.path().join("x".repeat(longest));
+        bind_unix(&path).expect("107 bytes");
+        let path = folder.path().join("x".repeat(longest + 1));
+        assert!(refusal(&path).contains("107 bytes"), "{}", refusal(&path));
+    }
+
+    #[test]
+    fn loops_share_a_port_and_the_admins_socket_shares_with_nobody() {
+        let set = bind_address(([127, 0, 0, 1], 0).into(), 3, false).unwrap();
+        let bound = set[0].0;
+        assert!(bound.port() > 0 && set.iter().all(|(address, _)| *address == bound));
+        assert!(bind_admin(bound).is_err());
+        let (admin, _socket) = bind_admin(([127, 0, 0, 1], 0).into()).unwrap();
+        assert!(bind_address(admin, 1, false).is_err());
+    }
+}

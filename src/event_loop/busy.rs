@@ -1,0 +1,42 @@
+//! What a loop says of connections that hold an app's life.
+
+use std::time::Duration;
+
+use super::{LoopContext, connection::Connection};
+use crate::{
+    message::{BusyConnection, BusyPhase},
+    registry::AppId,
+};
+
+impl Connection {
+    /// Adds a row for each exchange here that holds one of these lives; of any, if none is named.
+    pub(super) fn list_busy(
+        &self,
+        lives: &[AppId],
+        cx: &LoopContext,
+        rows: &mut Vec<BusyConnection>,
+    ) {
+        for flight in &self.in_flight {
+            let Some(life) = flight.life() else { continue };
+            if !lives.is_empty() && !lives.contains(&life) {
+                continue;
+            }
+            let streams = flight.status != 0 && !self.output.is_empty();
+            let request = flight.request.as_deref().and_then(|line| line.split_once(' '));
+            rows.push(BusyConnection {
+                loop_index: cx.index,
+                token: self.token,
+                life,
+                peer: self.peer,
+                request: request.map(|(method, target)| (method.into(), target.into())),
+                age: Duration::from_nanos(cx.clock.now_ns().saturating_sub(flight.started_ns)),
+                phase: match () {
+                    () if flight.is_answered() || streams => BusyPhase::Sending,
+                    () if self.exchange.reads_content() => BusyPhase::ReadingBody,
+                    () => BusyPhase::WaitingForApp,
+                },
+                bytes_sent: flight.bytes_sent(self.output.sent_total()),
+            });
+        }
+    }
+}

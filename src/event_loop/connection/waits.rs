@@ -1,0 +1,112 @@
+//! What a connection waits for, and until when.
+//!
+//! Each wait ends by its own limit; the loop's counts of connections follow the waits.
+
+use super::{
+    super::{LoopContext, clock::milliseconds},
+    Class, Connection,
+};
+use crate::{http::Phase, metrics::LoopCounts};
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    Fresh,
+    Idle,
+    Head,
+    Content,
+    App,
+    Sending,
+    Lingering,
+}
+
+impl Connection {
+    /// A stop has begun: a connection without a request ends after the grace.
+    pub(in super::super) fn begin_closing(&mut self, cx: &mut LoopContext) {
+        if self.class == Class::Public && matches!(self.wait, Wait::Fresh | Wait::Idle) {
+            self.wait_anew = true;
+            self.set_deadline(cx);
+        }
+    }
+
+    pub(super) fn waits_for(&self) -> Wait {
+        if self.lingering {
+            return Wait::Lingering;
+        }
+        if !self.output.is_empty() {
+            return Wait::Sending;
+        }
+        if self.parked.as_ref().is_some_and(|parked| parked.waits_for_app()) {
+            return Wait::App;
+        }
+        match self.exchange.phase() {
+            Phase::Content => Wait::Content,
+            Phase::Head if self.input.as_ref().is_some_and(|input| !input.is_empty()) => Wait::Head,
+            Phase::Head if self.received_total == 0 => Wait::Fresh,
+            Phase::Head => Wait::Idle,
+            Phase::Answer | Phase::Closed => Wait::Sending,
+        }
+    }
+
+    pub(super) fn set_deadline(&mut self, cx: &mut LoopContext) {
+        let wait = self.waits_for();
+        if wait == self.wait && !self.wait_anew {
+            return;
+        }
+        if self.class == Class::Public {
+            *self.wait.count(&mut cx.counts) -= 1;
+            *wait.count(&mut cx.counts) += 1;
+        }
+        self.wait = wait;
+        self.wait_anew = false;
+        self.window_start =
+            if wait == Wait::Sending { self.output.sent_total() } else { self.received_total };
+        let at = self.due_ms(cx);
+        cx.timers.set(&mut self.deadline, self.token, at);
+    }
+
+    /// When the wait ends that begins now. What an app does outside the loop has no end of its own.
+    fn due_ms(&self, cx: &LoopContext) -> u64 {
+        let times = &cx.limits(self.class).times;
+        let timeout = match self.wait {
+            Wait::Fresh | Wait::Idle if cx.is_closing(self.class) => cx.idle_grace,
+            Wait::Fresh | Wait::Head => times.head_timeout,
+            Wait::Idle => times.keepalive_timeout,
+            Wait::Content => times.body_timeout,
+            Wait::Sending => times.write_timeout,
+            Wait::Lingering => times.linger_timeout,
+            Wait::App => {
+                return self.parked.as_ref().and_then(|parked| parked.due_ms()).unwrap_or(u64::MAX);
+            }
+        };
+        cx.clock.now_ms().saturating_add(milliseconds(timeout))
+    }
+
+    /// The time-outs have changed. A wait under way keeps its deadline or gets a sooner one: a peer
+    /// must not gain time by every reload.
+    pub(in super::super) fn shorten_deadline(&mut self, cx: &mut LoopContext) {
+        let at = self.due_ms(cx);
+        if at < self.deadline.at() {
+            cx.timers.set(&mut self.deadline, self.token, at);
+        }
+    }
+
+    /// The connection is going: its state has one less.
+    pub(in super::super) fn uncount(&self, cx: &mut LoopContext) {
+        if self.class == Class::Public {
+            *self.wait.count(&mut cx.counts) -= 1;
+        }
+    }
+}
+
+impl Wait {
+    /// The count of the connections that wait so.
+    fn count(self, counts: &mut LoopCounts) -> &mut u64 {
+        match self {
+            Self::Fresh => &mut counts.fresh,
+            Self::Idle => &mut counts.idle,
+            Self::Lingering => &mut counts.lingering,
+            Self::Head | Self::Content | Self::App | Self::Sending => &mut counts.busy,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a loop does when control tells it to, between two turns.
+
+use std::{net::SocketAddr, os::fd::AsRawFd, sync::Arc};
+
+use crossbeam_channel::Sender;
+use mio::{Token, unix::SourceFd};
+
+use super::{Connection, END_GRACE, Fate, Running, clock::milliseconds, connection::Class};
+use crate::{
+    logging::event,
+    message::{BusyConnection, ControlEvent, LoopCommand},
+    registry::AppId,
+};
+
+impl Running {
+    pub(super) fn obey(&mut self) {
+        // Not more than there are now: what is delivered must not keep the loop from its sockets.
+        // Whoever sends later wakes the loop later.
+        for _ in 0..self.commands.len() {
+            let Ok(command) = self.commands.try_recv() else { break };
+            match command {
+                LoopCommand::Gate => self.gate(),
+                LoopCommand::Finish => self.finish(),
+                LoopCommand::Cut(life) => {
+                    self.cut(|connection| connection.serves(life));
+                }
+                LoopCommand::CutAll => self.cut_all(),
+                LoopCommand::End => self.end(),
+                LoopCommand::Refresh => self.cx.view.refresh(),
+                LoopCommand::Listen(sockets) => self.listen(sockets),
+                LoopCommand::GateListeners(addresses) => {
+                    self.public.gate(|address| addresses.contains(&address));
+                    (self.report)(ControlEvent::ListenersGated(addresses));
+                }
+                LoopCommand::CloseListeners(addresses) => {
+                    self.public.begin_closing(|address| addresses.contains(&address));
+                }
+                LoopCommand::Configure(config) => {
+                    self.cx.configure(*config);
+                    self.each_connection(Connection::shorten_deadline);
+                }
+                LoopCommand::ListBusy(lives, reply) => self.list_busy(&lives, &reply),
+                LoopCommand::CutConnection(token, reply) => {
+                    // Whoever asked may have gone; the connection is cut all the same.
+                    let _ = reply.send(self.cut_connection(token));
+                }
+                LoopCommand::Deliver(token, number, delivery) => {
+                    self.with_connection(token, |connection, cx| {
+                        connection.deliver(number, delivery, cx)
+                    });
+                }
+            }
+        }
+    }
+
+    fn gate(&mut self) {
+        self.public.gate(|_| true);
+        self.cx.closing = true;
+        self.each_connection(Connection::begin_closing);
+        (self.report)(ControlEvent::Gated);
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.public.begin_closing(|_| true);
+        self.finishing = true;
+    }
+
+    fn cut_all(&mut self) {
+        self.cut += self.cut(|_| true);
+        self.public.close_all().for_each(drop);
+        self.finishing = true;
+    }
+
+    /// The server is over. Public connections have ended, or are cut now.
+    fn end(&mut self) {
+        self.cut_all();
+        for listener in self.admin.close_all() {
+            // Other loops hold the same socket, so closing it here does not end the watch.
+            let mut source = SourceFd(&listener.socket.as_raw_fd());
+            drop(self.poll.registry().deregister(&mut source));
+        }
+        self.end_ms = Some(self.cx.clock.now_ms() + milliseconds(END_GRACE));
+    }
+
+    /// Drops the connections that are not owed anything, at the end.
+    pub(super) fn drop_settled(&mut self) {
+        for token in self.connections.tokens() {
+            if self.connections.find(token).is_some_and(|connection| connection.is_settled()) {
+                self.drop_connection(token);
+            }
+        }
+    }
+
+    /// Serves further addresses. A stop may have come between.
+    fn listen(&mut self, sockets: Vec<(SocketAddr, std::net::TcpListener)>) {
+        if self.emptied {
+            return;
+        }
+        for (address, socket) in sockets {
+            match self.listener(socket.into(), Some(address)) {
+                Ok(listener) => self.public.add(listener),
+                Err(error) => {
+                    event!(Error, "listener_not_watched", address:% = address, error:% = error);
+                }
+            }
+        }
+        if self.cx.closing {
+            self.public.gate(|_| true);
+        }
+        if self.finishing {
+            self.public.begin_closing(|_| true);
+        }
+    }
+
+    fn list_busy(&mut self, lives: &Arc<[AppId]>, reply: &Sender<Vec<BusyConnection>>) {
+        let mut busy = Vec::new();
+        self.each_connection(|connection, cx| connection.list_busy(lives, cx, &mut busy));
+        let _ = reply.send(busy);
+    }
+
+    fn each_connection(&mut self, mut work: impl FnMut(&mut Connection, &mut super::LoopContext)) {
+        for token in self.connections.tokens() {
+            self.with_connection(token, |connection, cx| {
+                work(connection, cx);
+                Fate::Keep
+            });
+        }
+    }
+
+    /// Ends the public connections of which this is true; how many exchanges that cut.
+    fn cut(&mut self, which: impl Fn(&Connection) -> bool) -> u64 {
+        let chosen: Vec<Token> = self
+            .connections
+            .tokens()
+            .into_iter()
+            .filter(|token| self.connections.find(*token).is_some_and(|found| which(found)))
+            .collect();
+        chosen.into_iter().filter_map(|token| self.cut_connection(token)).sum()
+    }
+
+    /// Ends a public connection, if it is there; how many exchanges that cut.
+    fn cut_connection(&mut self, token: Token) -> Option<u64> {
+        self.connections.find(token).filter(|found| found.class == Class::Public)?;
+        let connection = self.connections.remove(token)?;
+        self.public.end_pause();
+        self.admin.end_pause();
+        Some(connection.cut(&mut self.cx))
+    }
+}

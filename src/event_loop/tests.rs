@@ -1,0 +1,617 @@
+//! A whole loop, driven by its commands as control drives it.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+
+use crossbeam_channel::Receiver;
+
+use super::{test_support::hosted_app, *};
+use crate::{
+    app::{Context, Later, Reply},
+    config::{AccessFormat, Limits, LogConfig},
+    http::{RequestHead, Response},
+    logging::AccessLog,
+    message::{AppLife, BusyConnection, BusyPhase},
+    registry::{AppRegistry, NewApp},
+};
+
+/// How long the machine may take for what comes at once when it is quiet.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// An answer that no socket takes at once.
+const LARGE: usize = 16 * 1024 * 1024;
+
+/// An app that says its name. `/later` is left to the test, `/large` is too much for the socket,
+/// and `/content` waits for the content.
+struct Desk(&'static str, mpsc::Sender<Later>);
+
+impl App for Desk {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+        let (name, desk) = (self.0, self.1.clone());
+        match request.path() {
+            "/later" => Reply::Later(Box::new(move |later| drop(desk.send(later)))),
+            "/large" => Reply::Full(Response::new(200).with_content(vec![b'x'; LARGE])),
+            "/content" => Reply::Collect(Box::new(move |_| {
+                Reply::Full(Response::new(200).with_content(name))
+            })),
+            _ => Reply::Full(Response::new(200).with_content(name)),
+        }
+    }
+}
+
+/// A running loop with one public address, a unix socket for the admin, and an app on `a`.
+struct Rig {
+    handle: LoopHandle,
+    events: Receiver<ControlEvent>,
+    thread: JoinHandle<io::Result<()>>,
+    address: SocketAddr,
+    admin: PathBuf,
+    /// The admin's socket file, and its folder, unless others have it too.
+    _file: Option<(UnixSocketFile, tempfile::TempDir)>,
+    life: Arc<AppLife>,
+    laters: mpsc::Receiver<Later>,
+    gauges: Arc<LoopGauges>,
+    budget: ConnectionBudget,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let (socket, file) = bind_unix(&path).unwrap();
+        Self { _file: Some((file, folder)), ..Self::start_with(socket, path) }
+    }
+
+    /// With this socket for the admin, at this path.
+    fn start_with(admin_socket: OwnedFd, admin: PathBuf) -> Self {
+        let registry = Arc::new(AppRegistry::new(1, None));
+        let (desk, laters) = mpsc::channel();
+        let app = hosted_app(Arc::new(Desk("public", desk.clone())));
+        let life = registry.insert(NewApp { host: "a".into(), aliases: Vec::new(), app }).unwrap();
+        let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+        let (address, gauges) = (listeners[0].0, Arc::<LoopGauges>::default());
+        let (report, events) = crossbeam_channel::unbounded();
+        let budget = ConnectionBudget::new(100);
+        let (event_loop, handle) = EventLoop::new(LoopSetup {
+            index: 0,
+            registry,
+            listeners,
+            admin: Some(AdminSetup {
+                listener: admin_socket,
+                app: Arc::new(Desk("admin", desk)),
+                budget: ConnectionBudget::new(10),
+            }),
+            config: config(Limits::default()),
+            budget: budget.clone(),
+            epoch: Instant::now(),
+            gauges: Arc::clone(&gauges),
+            report: Box::new(move |event| drop(report.send(event))),
+        })
+        .unwrap();
+        let thread = thread::spawn(move || event_loop.run());
+        let _file = None;
+        Self { handle, events, thread, address, admin, _file, life, laters, gauges, budget }
+    }
+
+    fn send(&self, command: LoopCommand) {
+        assert!(self.handle.send(command).unwrap(), "the loop has ended");
+    }
+
+    fn expect(&self, event: ControlEvent) {
+        assert_eq!(self.events.recv_timeout(PATIENCE), Ok(event));
+    }
+
+    fn later(&self) -> Later {
+        self.laters.recv_timeout(PATIENCE).expect("an exchange")
+    }
+
+    fn connect(&self) -> TcpStream {
+        let peer = TcpStream::connect(self.address).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        peer
+    }
+
+    fn connect_admin(&self) -> UnixStream {
+        let peer = UnixStream::connect(&self.admin).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        peer
+    }
+
+    /// Waits until the loop shows these counts: fresh, busy, idle, lingering, accepted.
+    fn wait_counts(&self, expected: [u64; 5]) {
+        let begun = Instant::now();
+        loop {
+            let LoopCounts { fresh, busy, idle, lingering, accepted } = self.gauges.snapshot();
+            let counts = [fresh, busy, idle, lingering, accepted];
+            if counts == expected {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{counts:?} instead of {expected:?}");
+            thread::yield_now();
+        }
+    }
+
+    fn busy(&self) -> Vec<BusyConnection> {
+        let (reply, rows) = crossbeam_channel::bounded(1);
+        self.send(LoopCommand::ListBusy([].into(), reply));
+        rows.recv_timeout(PATIENCE).unwrap()
+    }
+
+    fn cut(&self, token: Token) -> Option<u64> {
+        let (reply, cut) = crossbeam_channel::bounded(1);
+        self.send(LoopCommand::CutConnection(token, reply));
+        cut.recv_timeout(PATIENCE).unwrap()
+    }
+
+    fn end(self) {
+        self.send(LoopCommand::End);
+        let events: Vec<_> = self.events.iter().take_while(|e| *e != ControlEvent::Ended).collect();
+        assert!(events.len() <= 1, "{events:?}");
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+fn config(limits: Limits) -> LoopConfig {
+    LoopConfig { limits, idle_grace: Duration::ZERO, access: None }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+/// Sends a request and reads an answer without content of its own framing to its end.
+fn exchange(peer: &mut (impl Read + Write), request: &str) -> String {
+    peer.write_all(request.as_bytes()).unwrap();
+    response(peer)
+}
+
+fn response(peer: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    loop {
+        let mut byte = [0];
+        assert_eq!(peer.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&bytes));
+        bytes.push(byte[0]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, content)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.split("Content-Length: ").nth(1).expect("a length");
+        if content.len() == length.lines().next().unwrap().parse::<usize>().unwrap() {
+            return text.into_owned();
+        }
+    }
+}
+
+fn is_at_end(peer: &mut impl Read) -> bool {
+    matches!(peer.read(&mut [0]), Ok(0) | Err(_))
+}
+
+fn wait_until_left(later: &Later) {
+    let begun = Instant::now();
+    while later.is_awaited() {
+        assert!(begun.elapsed() < PATIENCE);
+        thread::yield_now();
+    }
+}
+
+// --- The stop
+
+#[test]
+fn the_admin_is_served_until_the_end_of_a_stop() {
+    let rig = Rig::start();
+    let (mut public, mut admin) = (rig.connect(), rig.connect_admin());
+    assert!(exchange(&mut public, &get("/")).ends_with("public"));
+    assert!(exchange(&mut admin, &get("/")).ends_with("admin"));
+    public.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    rig.send(LoopCommand::Gate);
+    rig.expect(ControlEvent::Gated);
+    rig.send(LoopCommand::Finish);
+    let answer = exchange(&mut admin, &get("/"));
+    assert!(answer.ends_with("admin") && !answer.contains("Connection"), "{answer}");
+    later.respond(Response::new(200));
+    assert!(response(&mut public).contains("Connection: close"));
+    assert!(is_at_end(&mut public));
+    drop(public);
+    rig.expect(ControlEvent::Emptied { cut: 0 });
+    for _ in 0..2 {
+        assert!(exchange(&mut admin, &get("/")).ends_with("admin"));
+        assert!(exchange(&mut rig.connect_admin(), &get("/")).ends_with("admin"));
+    }
+    assert_eq!(rig.life.drain().requests(), 2, "admin requests are nobody's");
+    rig.send(LoopCommand::End);
+    rig.expect(ControlEvent::Ended);
+    assert!(is_at_end(&mut admin));
+    rig.thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn the_end_lets_answers_to_the_admin_out_and_drops_what_waits_in_vain() {
+    let rig = Rig::start();
+    let [mut waits, mut told, mut reads] = [(); 3].map(|()| rig.connect_admin());
+    waits.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    told.write_all(get("/later").as_bytes()).unwrap();
+    let in_time = rig.later();
+    reads.write_all(get("/large").as_bytes()).unwrap();
+    reads.read_exact(&mut [0]).unwrap();
+    rig.send(LoopCommand::CutAll);
+    rig.expect(ControlEvent::Emptied { cut: 0 });
+    rig.send(LoopCommand::End);
+    in_time.respond(Response::new(200).with_content("in time"));
+    let mut answer = String::new();
+    told.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("in time"), "{answer}");
+    let mut rest = Vec::new();
+    reads.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() > LARGE, "{} bytes", rest.len());
+    assert!(is_at_end(&mut waits));
+    wait_until_left(&later);
+    rig.expect(ControlEvent::Ended);
+}
+
+#[test]
+fn an_admin_peer_that_does_not_read_holds_the_end_up_for_a_moment() {
+    let rig = Rig::start();
+    let mut peer = rig.connect_admin();
+    peer.write_all(get("/large").as_bytes()).unwrap();
+    peer.read_exact(&mut [0]).unwrap();
+    let begun = Instant::now();
+    rig.end();
+    assert!((END_GRACE - Duration::from_millis(1)..PATIENCE).contains(&begun.elapsed()));
+}
+
+#[test]
+fn a_cut_of_all_leaves_the_admin() {
+    let rig = Rig::start();
+    let (mut public, mut admin) = (rig.connect(), rig.connect_admin());
+    public.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    admin.write_all(get("/later").as_bytes()).unwrap();
+    let admin_later = rig.later();
+    rig.send(LoopCommand::CutAll);
+    rig.expect(ControlEvent::Emptied { cut: 1 });
+    assert!(is_at_end(&mut public) && !later.is_awaited());
+    admin_later.respond(Response::new(200).with_content("it was cut"));
+    assert!(response(&mut admin).ends_with("it was cut"));
+    rig.end();
+}
+
+// --- Classes
+
+#[test]
+fn the_admin_has_places_when_the_public_has_none() {
+    let rig = Rig::start();
+    rig.budget.set_max(1);
+    let mut first = rig.connect();
+    assert!(exchange(&mut first, &get("/")).ends_with("public"));
+    let mut second = rig.connect();
+    second.write_all(get("/").as_bytes()).unwrap();
+    assert!(exchange(&mut rig.connect_admin(), &get("/")).ends_with("admin"));
+    rig.wait_counts([0, 0, 1, 0, 1]);
+    drop(first);
+    assert!(response(&mut second).ends_with("public"));
+    rig.end();
+}
+
+#[test]
+fn the_admin_has_limits_of_its_own() {
+    let rig = Rig::start();
+    let limits = Limits { head_bytes: 1024, headers: 1, body_bytes: 0, ..Limits::default() };
+    rig.send(LoopCommand::Configure(Box::new(config(limits))));
+    let request = format!(
+        "POST /content HTTP/1.1\r\nHost: a\r\nLong: {}\r\nContent-Length: 2\r\n\r\n<>",
+        "x".repeat(8 * 1024)
+    );
+    assert!(exchange(&mut rig.connect_admin(), &request).ends_with("admin"));
+    assert!(exchange(&mut rig.connect(), &request).starts_with("HTTP/1.1 431 "));
+    rig.end();
+}
+
+#[test]
+fn a_process_that_closes_its_unix_socket_waits_no_more() {
+    let rig = Rig::start();
+    let mut admin = rig.connect_admin();
+    admin.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    assert!(later.is_awaited());
+    drop(admin);
+    wait_until_left(&later);
+    rig.end();
+}
+
+#[test]
+fn loops_share_the_admins_listener_and_each_of_them_can_be_the_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let (socket, file) = bind_unix(&path).unwrap();
+    let mut rigs: Vec<_> =
+        (0..3).map(|_| Rig::start_with(socket.try_clone().unwrap(), path.clone())).collect();
+    drop(socket);
+    while let Some(rig) = rigs.pop() {
+        let mut peers: Vec<_> = (0..8).map(|_| rig.connect_admin()).collect();
+        for peer in &mut peers {
+            assert!(exchange(peer, &get("/")).ends_with("admin"));
+        }
+        drop(peers);
+        rig.end();
+    }
+    assert!(UnixStream::connect(&path).is_err(), "nobody listens any more");
+    drop(file);
+    assert!(!path.exists());
+}
+
+// --- Listeners
+
+#[test]
+fn an_address_comes_and_goes_and_its_connections_stay() {
+    let mut rig = Rig::start();
+    let (first, mut on_first) = (rig.address, rig.connect());
+    assert!(exchange(&mut on_first, &get("/")).ends_with("public"));
+    let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+    rig.address = further[0].0;
+    rig.send(LoopCommand::Listen(further));
+    let mut on_further = rig.connect();
+    assert!(exchange(&mut on_further, &get("/")).ends_with("public"));
+    let leaving: Arc<[SocketAddr]> = [first].into();
+    rig.send(LoopCommand::GateListeners(Arc::clone(&leaving)));
+    rig.expect(ControlEvent::ListenersGated(Arc::clone(&leaving)));
+    rig.send(LoopCommand::CloseListeners(leaving));
+    for peer in [&mut on_first, &mut on_further, &mut rig.connect()] {
+        let answer = exchange(peer, &get("/"));
+        assert!(answer.ends_with("public") && !answer.contains("Connection"), "{answer}");
+    }
+    assert!(TcpStream::connect(first).is_err(), "nobody listens there");
+    TcpListener::bind(first).expect("the address is free");
+    // A third one takes none of the tokens there were.
+    let third = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+    rig.address = third[0].0;
+    rig.send(LoopCommand::Listen(third));
+    assert!(exchange(&mut rig.connect(), &get("/")).ends_with("public"));
+    rig.end();
+}
+
+#[test]
+fn an_address_that_comes_within_a_stop_goes_with_the_others() {
+    let rig = Rig::start();
+    rig.send(LoopCommand::Gate);
+    rig.expect(ControlEvent::Gated);
+    let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+    let address = further[0].0;
+    rig.send(LoopCommand::Listen(further));
+    let gone: Arc<[SocketAddr]> = [rig.address].into();
+    rig.send(LoopCommand::CloseListeners(gone));
+    rig.send(LoopCommand::Finish);
+    rig.expect(ControlEvent::Emptied { cut: 0 });
+    TcpListener::bind(address).expect("the address is free");
+    let late = bind_address(address, 1, false).unwrap();
+    rig.send(LoopCommand::Listen(late));
+    rig.end();
+    TcpListener::bind(address).expect("the address is free");
+}
+
+/// Peers that have connected and sent a request before their listener hears of its end.
+fn queued(address: SocketAddr) -> Vec<TcpStream> {
+    let peers = (0..QUEUED).map(|_| {
+        let mut peer = TcpStream::connect(address).unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        peer.write_all(get("/").as_bytes()).unwrap();
+        peer
+    });
+    peers.collect()
+}
+
+#[test]
+fn who_waits_at_an_address_that_goes_is_served() {
+    let rig = Rig::start();
+    rig.budget.set_max(2 * QUEUED);
+    let leaving: Arc<[SocketAddr]> = [rig.address].into();
+    let mut peers = queued(rig.address);
+    rig.send(LoopCommand::GateListeners(Arc::clone(&leaving)));
+    rig.expect(ControlEvent::ListenersGated(Arc::clone(&leaving)));
+    rig.send(LoopCommand::CloseListeners(leaving));
+    for peer in &mut peers {
+        assert!(response(peer).ends_with("public"));
+        assert!(exchange(peer, &get("/")).ends_with("public"), "the connection stays");
+    }
+    rig.end();
+}
+
+#[test]
+fn who_waits_at_an_address_that_goes_is_served_when_a_stop_comes_between() {
+    let rig = Rig::start();
+    rig.budget.set_max(2 * QUEUED);
+    let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+    let leaving: Arc<[SocketAddr]> = [further[0].0].into();
+    rig.send(LoopCommand::Listen(further));
+    let mut peers = queued(leaving[0]);
+    peers.append(&mut queued(rig.address));
+    rig.send(LoopCommand::GateListeners(Arc::clone(&leaving)));
+    rig.send(LoopCommand::Gate);
+    rig.send(LoopCommand::CloseListeners(Arc::clone(&leaving)));
+    rig.send(LoopCommand::Finish);
+    for peer in &mut peers {
+        assert!(response(peer).ends_with("public"));
+    }
+    drop(peers);
+    rig.expect(ControlEvent::ListenersGated(leaving));
+    rig.expect(ControlEvent::Gated);
+    rig.expect(ControlEvent::Emptied { cut: 0 });
+    rig.end();
+}
+
+// --- Limits
+
+#[test]
+fn limits_that_grow_hold_for_heads_that_are_half_read() {
+    let rig = Rig::start();
+    let mut peer = rig.connect();
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nLong: {}\r\n\r\n", "x".repeat(60 * 1024));
+    let (begin, rest) = head.split_at(15 * 1024);
+    peer.write_all(begin.as_bytes()).unwrap();
+    rig.wait_counts([0, 1, 0, 0, 1]);
+    let limits = Limits { head_bytes: 64 * 1024, ..Limits::default() };
+    rig.send(LoopCommand::Configure(Box::new(config(limits))));
+    // Obeyed in order: an answer to this one comes behind that one.
+    rig.busy();
+    assert!(exchange(&mut peer, rest).ends_with("public"));
+    rig.send(LoopCommand::Configure(Box::new(config(Limits::default()))));
+    rig.busy();
+    assert!(exchange(&mut peer, &head).starts_with("HTTP/1.1 431 "));
+    rig.end();
+}
+
+#[test]
+fn a_shorter_time_out_holds_for_who_waits_already() {
+    let rig = Rig::start();
+    let mut peer = rig.connect();
+    assert!(exchange(&mut peer, &get("/")).ends_with("public"));
+    let limits = Limits { keepalive_timeout: Duration::from_millis(1), ..Limits::default() };
+    rig.send(LoopCommand::Configure(Box::new(config(limits))));
+    assert!(is_at_end(&mut peer));
+    rig.end();
+}
+
+#[test]
+fn a_request_under_way_is_written_to_the_access_log_that_is_there_at_its_end() {
+    let rig = Rig::start();
+    let folder = tempfile::tempdir().unwrap();
+    let [old, new] = ["old.log", "new.log"].map(|name| folder.path().join(name));
+    let log_to = |path: &PathBuf| {
+        let log = LogConfig {
+            access: AccessFormat::Combined,
+            access_path: Some(path.clone()),
+            ..LogConfig::default()
+        };
+        let access = AccessLog::open(&log).unwrap().map(|log| log.for_loop());
+        let config = LoopConfig { access, ..config(Limits::default()) };
+        rig.send(LoopCommand::Configure(Box::new(config)));
+        // Obeyed when this is answered.
+        rig.busy();
+    };
+    log_to(&old);
+    let (mut first, mut admin) = (rig.connect(), rig.connect_admin());
+    assert!(exchange(&mut first, &get("/first")).ends_with("public"));
+    assert!(exchange(&mut admin, &get("/admin")).ends_with("admin"));
+    first.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    log_to(&new);
+    later.respond(Response::new(200));
+    response(&mut first);
+    rig.end();
+    let lines_with = |path: &PathBuf, text: &str| {
+        let log = std::fs::read_to_string(path).unwrap();
+        log.lines().filter(|line| line.contains(text)).count()
+    };
+    let begun = Instant::now();
+    while (lines_with(&old, "GET /first"), lines_with(&new, "GET /later")) != (1, 1) {
+        assert!(begun.elapsed() < PATIENCE);
+        thread::yield_now();
+    }
+    assert_eq!((lines_with(&old, ""), lines_with(&new, "")), (1, 1), "the admin is not in it");
+}
+
+// --- What is busy
+
+#[test]
+fn busy_connections_are_listed_with_what_they_wait_for() {
+    let rig = Rig::start();
+    let (mut app, mut content, mut large) = (rig.connect(), rig.connect(), rig.connect());
+    let _admin = rig.connect_admin().write_all(get("/later").as_bytes());
+    let _admin_later = rig.later();
+    app.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    content
+        .write_all(b"POST /content?q HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n<")
+        .unwrap();
+    large.write_all(get("/large").as_bytes()).unwrap();
+    large.read_exact(&mut [0]).unwrap();
+    let mut idle = rig.connect();
+    assert!(exchange(&mut idle, &get("/")).ends_with("public"));
+    rig.wait_counts([0, 3, 1, 0, 4]);
+    let mut rows = rig.busy();
+    rows.sort_by_key(|row| row.request.clone());
+    let seen: Vec<_> = rows
+        .iter()
+        .map(|row| (row.request.as_ref().map(|(m, t)| format!("{m} {t}")), row.phase))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (Some("GET /large".into()), BusyPhase::Sending),
+            (Some("GET /later".into()), BusyPhase::WaitingForApp),
+            (Some("POST /content?q".into()), BusyPhase::ReadingBody),
+        ]
+    );
+    let own = |row: &BusyConnection| row.life == rig.life.id() && row.loop_index == 0;
+    assert!(rows.iter().all(|row| own(row) && row.age < PATIENCE));
+    assert!((1..LARGE as u64).contains(&rows[0].bytes_sent), "{}", rows[0].bytes_sent);
+    assert_eq!((rows[1].bytes_sent, rows[2].bytes_sent), (0, 0));
+    assert_eq!(rows[1].peer, crate::app::Peer::Tcp(app.local_addr().unwrap()));
+    let (reply, none) = crossbeam_channel::bounded(1);
+    rig.send(LoopCommand::ListBusy([rig.life.id()].into(), reply));
+    assert_eq!(none.recv_timeout(PATIENCE).unwrap().len(), 3);
+    assert_eq!(rig.cut(rows[1].token), Some(1));
+    assert!(is_at_end(&mut app) && !later.is_awaited());
+    assert_eq!(rig.cut(rows[1].token), None, "it is gone");
+    assert_eq!(rig.life.drain().cut(), 1);
+    assert_eq!(rig.busy().len(), 2);
+    assert!(exchange(&mut content, ">").ends_with("public"));
+    rig.end();
+}
+
+#[test]
+fn the_counts_follow_the_connections_and_return_to_zero() {
+    let rig = Rig::start();
+    let mut peers: Vec<_> = (0..4).map(|_| rig.connect()).collect();
+    let _admin = rig.connect_admin();
+    rig.wait_counts([4, 0, 0, 0, 4]);
+    peers[0].write_all(b"GET").unwrap();
+    peers[1].write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    assert!(exchange(&mut peers[2], &get("/")).ends_with("public"));
+    rig.wait_counts([1, 2, 1, 0, 4]);
+    later.respond(Response::new(200));
+    response(&mut peers[1]);
+    peers[0].write_all(b"\r\n\r\n").unwrap();
+    response(&mut peers[0]);
+    rig.wait_counts([1, 0, 2, 1, 4]);
+    drop(peers);
+    rig.wait_counts([0, 0, 0, 0, 4]);
+    rig.end();
+}
+
+// --- Closing listeners
+
+/// More than a turn's worth, so that the first listeners are closed before the last one.
+const QUEUED: usize = 3 * accept::ACCEPTS_PER_TURN;
+
+#[test]
+fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
+    let mut sets = bind(&[([127, 0, 0, 1], 0).into(); 3], 1).unwrap();
+    let sockets = sets.remove(0);
+    let last = sockets[2].0;
+    let mut running = test_support::running(sockets, None);
+    let mut peers: Vec<_> = (0..QUEUED).map(|_| TcpStream::connect(last).unwrap()).collect();
+    running.finish();
+    running.accept_all();
+    running.public.close_empty();
+    assert_eq!(running.public.len(), 1, "the others have nobody waiting");
+    // A handshake that ends only now.
+    peers.push(TcpStream::connect(last).unwrap());
+    let mut events = Events::with_capacity(EVENTS_MAX);
+    while running.connections.tokens().len() < peers.len() {
+        running.poll.poll(&mut events, Some(Duration::from_secs(15))).unwrap();
+        assert!(!events.is_empty(), "{} accepted", running.connections.tokens().len());
+        running.handle_events(&events);
+        while running.public.somebody_waits() {
+            running.accept_all();
+        }
+    }
+    running.public.close_empty();
+    assert!(running.public.is_empty());
+}

@@ -1,0 +1,156 @@
+//! Histograms of durations with fixed bounds, as plain numbers of one owner.
+
+use std::time::Duration;
+
+/// How long drains take.
+pub(crate) type DrainSeconds = Histogram<15>;
+
+const MILLI: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MILLI;
+
+/// Upper bounds of exchanges' durations in nanoseconds, the last for all that is longer.
+pub(super) static EXCHANGE_BOUNDS: [u64; 16] = [
+    MILLI,
+    MILLI * 5 / 2,
+    MILLI * 5,
+    MILLI * 10,
+    MILLI * 25,
+    MILLI * 50,
+    MILLI * 100,
+    MILLI * 250,
+    MILLI * 500,
+    SECOND,
+    SECOND * 5 / 2,
+    SECOND * 5,
+    SECOND * 10,
+    SECOND * 30,
+    SECOND * 60,
+    u64::MAX,
+];
+
+/// The same for drains: most end at once, and some wait for minutes.
+static DRAIN_BOUNDS: [u64; 15] = [
+    MILLI,
+    MILLI * 5,
+    MILLI * 10,
+    MILLI * 50,
+    MILLI * 100,
+    MILLI * 500,
+    SECOND,
+    SECOND * 5 / 2,
+    SECOND * 5,
+    SECOND * 10,
+    SECOND * 30,
+    SECOND * 60,
+    SECOND * 120,
+    SECOND * 300,
+    u64::MAX,
+];
+
+/// How many durations fell between which bounds, and their sum.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Histogram<const N: usize> {
+    bounds: &'static [u64; N],
+    /// Not cumulative.
+    pub(super) buckets: [u64; N],
+    /// Nanoseconds. A float does not overflow, and counts the first 104 days exactly.
+    pub(super) nanos: f64,
+}
+
+impl<const N: usize> Histogram<N> {
+    pub(super) const fn new(bounds: &'static [u64; N]) -> Self {
+        Self { bounds, buckets: [0; N], nanos: 0.0 }
+    }
+
+    /// Counts one duration.
+    pub(crate) fn observe(&mut self, duration: Duration) {
+        let nanos = nanos_of(duration);
+        self.buckets[bucket_of(self.bounds, nanos)] += 1;
+        self.nanos += nanos as f64;
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *bucket += more;
+        }
+        self.nanos += other.nanos;
+    }
+
+    /// How many durations were counted: by definition what the last bucket shows.
+    pub(super) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// The sum in seconds.
+    pub(super) fn seconds(&self) -> f64 {
+        self.nanos / SECOND as f64
+    }
+
+    /// Upper bounds in seconds, infinite at last, each with what its own bucket counts.
+    pub(super) fn bounded(&self) -> [(f64, u64); N] {
+        std::array::from_fn(|index| (seconds_of(self.bounds[index]), self.buckets[index]))
+    }
+}
+
+impl Default for DrainSeconds {
+    fn default() -> Self {
+        Self::new(&DRAIN_BOUNDS)
+    }
+}
+
+/// The first bucket whose bound is not below the duration.
+pub(super) fn bucket_of(bounds: &[u64], nanos: u64) -> usize {
+    bounds.iter().position(|bound| nanos <= *bound).unwrap_or(bounds.len() - 1)
+}
+
+/// Durations beyond 584 years are as long as those.
+pub(super) fn nanos_of(duration: Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+fn seconds_of(bound: u64) -> f64 {
+    if bound == u64::MAX { f64::INFINITY } else { bound as f64 / SECOND as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_belongs_to_the_bucket_below_it() {
+        for (nanos, bucket) in
+            [(0, 0), (MILLI, 0), (MILLI + 1, 1), (SECOND * 60, 14), (SECOND * 60 + 1, 15)]
+        {
+            assert_eq!(bucket_of(&EXCHANGE_BOUNDS, nanos), bucket, "{nanos}");
+        }
+        assert_eq!(bucket_of(&EXCHANGE_BOUNDS, u64::MAX), 15);
+    }
+
+    #[test]
+    fn bounds_are_the_documented_seconds() {
+        let bounds = |histogram: &[(f64, u64)]| -> Vec<f64> {
+            histogram.iter().map(|(bound, _)| *bound).collect()
+        };
+        let exchanges = [
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+            60.0,
+        ];
+        let shown = bounds(&Histogram::new(&EXCHANGE_BOUNDS).bounded());
+        assert_eq!(shown[..15], exchanges);
+        assert_eq!(shown[15], f64::INFINITY);
+        let drains = bounds(&DrainSeconds::default().bounded());
+        assert!(drains.is_sorted());
+        assert_eq!((drains[0], drains[13], drains[14]), (0.001, 300.0, f64::INFINITY));
+    }
+
+    #[test]
+    fn the_longest_durations_are_counted_too() {
+        let mut drains = DrainSeconds::default();
+        drains.observe(Duration::from_millis(1500));
+        assert_eq!((drains.count(), drains.seconds()), (1, 1.5));
+        drains.observe(Duration::MAX);
+        drains.observe(Duration::MAX);
+        assert_eq!((drains.count(), drains.buckets[14]), (3, 2));
+        assert!(drains.seconds() > 1e10);
+    }
+}

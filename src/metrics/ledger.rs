@@ -1,0 +1,263 @@
+//! What hosts counted over all their lives.
+//!
+//! Owns the totals of lives that ended, so that a host's counters go on when a replace or a reload
+//! begins a new life, and the ends of a removed host's drains can still be seen. Bounded: the
+//! totals of a host with a life, and of the 1,000 hosts that left last. A host that comes back
+//! after it was dropped begins at zero, which readers take for a restart.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::ExchangeTotals;
+
+/// Hosts without a life whose totals are kept.
+const LEFT_HOSTS_MAX: usize = 1000;
+
+/// Totals by host. The host's lives come and go by `begin` and `retire`.
+#[derive(Debug, Default)]
+pub(crate) struct HostLedger {
+    hosts: BTreeMap<Arc<str>, Host>,
+    /// Hosts without a life, by when they left.
+    left: BTreeMap<u64, Arc<str>>,
+    /// How many times a host left.
+    departures: u64,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    lives: usize,
+    /// The key in `left`, without a life.
+    left_at: Option<u64>,
+    totals: HostTotals,
+}
+
+/// What a host counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct HostTotals {
+    /// How exchanges ended.
+    pub(super) exchanges: ExchangeTotals,
+    /// Exchanges refused because the app was draining.
+    pub(super) refused: u64,
+    /// Exchanges that a deadline ended.
+    pub(super) cut: u64,
+    /// Drains that ended; few, and in no order.
+    pub(super) drains: Vec<DrainCount>,
+}
+
+/// How many drains with this cause ended so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DrainCount {
+    pub(super) cause: &'static str,
+    pub(super) verdict: &'static str,
+    pub(super) count: u64,
+}
+
+/// The numbers of one life, read off it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LifeReading<'a> {
+    /// The primary name.
+    pub(crate) host: &'a str,
+    /// Connections with an unfinished exchange.
+    pub(crate) active_connections: u64,
+    /// How exchanges ended.
+    pub(crate) exchanges: ExchangeTotals,
+    /// Exchanges refused because the life was draining.
+    pub(crate) refused: u64,
+    /// Exchanges that a deadline ended.
+    pub(crate) cut: u64,
+}
+
+/// A host as metrics show it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HostReading {
+    pub(super) host: Arc<str>,
+    /// None without a life.
+    pub(super) active_connections: Option<u64>,
+    /// Of all lives, also those that ended.
+    pub(super) totals: HostTotals,
+}
+
+impl HostLedger {
+    /// A life of this host begins.
+    pub(crate) fn begin(&mut self, host: &str) {
+        let entry = self.host(host);
+        entry.lives += 1;
+        if let Some(left_at) = entry.left_at.take() {
+            self.left.remove(&left_at);
+        }
+    }
+
+    /// A life is over and will not be read again: its numbers are kept.
+    pub(crate) fn retire(&mut self, life: &LifeReading<'_>) {
+        let entry = self.host(life.host);
+        debug_assert!(entry.lives > 0, "a life of {} ended that never began", life.host);
+        entry.lives = entry.lives.saturating_sub(1);
+        entry.totals.add(life);
+        self.note_departure(life.host);
+    }
+
+    /// A drain of this host has ended; before or after the life was retired.
+    pub(crate) fn drain_ended(&mut self, host: &str, cause: &'static str, verdict: &'static str) {
+        let drains = &mut self.host(host).totals.drains;
+        match drains.iter_mut().find(|known| (known.cause, known.verdict) == (cause, verdict)) {
+            Some(known) => known.count += 1,
+            None => drains.push(DrainCount { cause, verdict, count: 1 }),
+        }
+        self.note_departure(host);
+    }
+
+    /// All hosts, sorted, with the numbers of these lives: all that began and are not retired.
+    pub(crate) fn read<'a>(
+        &self,
+        lives: impl IntoIterator<Item = LifeReading<'a>>,
+    ) -> Vec<HostReading> {
+        let reading = |(host, entry): (&Arc<str>, &Host)| HostReading {
+            host: Arc::clone(host),
+            active_connections: None,
+            totals: entry.totals.clone(),
+        };
+        let mut hosts: Vec<HostReading> = self.hosts.iter().map(reading).collect();
+        for life in lives {
+            let found = hosts.binary_search_by(|known| (*known.host).cmp(life.host));
+            debug_assert!(found.is_ok(), "a life of {} never began", life.host);
+            if let Ok(index) = found {
+                let active = &mut hosts[index].active_connections;
+                *active = Some(active.unwrap_or(0) + life.active_connections);
+                hosts[index].totals.add(&life);
+            }
+        }
+        hosts
+    }
+
+    fn host(&mut self, host: &str) -> &mut Host {
+        // Looked up first: a name is allocated only once.
+        if !self.hosts.contains_key(host) {
+            self.hosts.insert(Arc::from(host), Host::default());
+        }
+        self.hosts.get_mut(host).expect("it was put there")
+    }
+
+    /// Puts a host without a life among those that left, and drops the one that left first.
+    fn note_departure(&mut self, host: &str) {
+        let Some((name, entry)) = self.hosts.get_key_value(host) else { return };
+        if entry.lives > 0 || entry.left_at.is_some() {
+            return;
+        }
+        self.departures += 1;
+        self.left.insert(self.departures, Arc::clone(name));
+        self.host(host).left_at = Some(self.departures);
+        if self.left.len() > LEFT_HOSTS_MAX
+            && let Some((_, first)) = self.left.pop_first()
+        {
+            self.hosts.remove(&first);
+        }
+    }
+}
+
+impl HostTotals {
+    fn add(&mut self, life: &LifeReading<'_>) {
+        self.exchanges.add(&life.exchanges);
+        self.refused += life.refused;
+        self.cut += life.cut;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::ExchangeCounters;
+
+    fn life(host: &str, exchanges: u64) -> LifeReading<'_> {
+        let counters = ExchangeCounters::new(1);
+        for _ in 0..exchanges {
+            counters.record(0, 200, 1_000_000);
+        }
+        let exchanges = counters.snapshot();
+        LifeReading { host, active_connections: 1, exchanges, refused: 10, cut: 100 }
+    }
+
+    fn requests(hosts: &[HostReading], host: &str) -> Option<u64> {
+        let found = hosts.iter().find(|reading| &*reading.host == host)?;
+        Some(found.totals.exchanges.seconds.count())
+    }
+
+    #[test]
+    fn a_replaced_life_goes_on_counting_in_the_new_one() {
+        let mut ledger = HostLedger::default();
+        ledger.begin("a.test");
+        ledger.begin("a.test");
+        let both = ledger.read([life("a.test", 5), life("a.test", 2)]);
+        ledger.retire(&life("a.test", 5));
+        let one = ledger.read([life("a.test", 2)]);
+        assert_eq!(one[0].totals, both[0].totals, "retiring a life changes no total");
+        assert_eq!(one[0].totals.exchanges.statuses, [(200, 7)]);
+        assert_eq!((one[0].totals.refused, one[0].totals.cut), (20, 200));
+        assert_eq!((both[0].active_connections, one[0].active_connections), (Some(2), Some(1)));
+        ledger.retire(&life("a.test", 3));
+        let none = ledger.read([]);
+        assert_eq!(requests(&none, "a.test"), Some(8));
+        assert_eq!(none[0].active_connections, None, "without a life there is nothing to count");
+    }
+
+    #[test]
+    fn drains_are_counted_by_cause_and_verdict_before_and_after_the_life_is_retired() {
+        let mut ledger = HostLedger::default();
+        ledger.begin("a.test");
+        ledger.drain_ended("a.test", "drain", "cancelled");
+        ledger.drain_ended("a.test", "remove", "drained");
+        ledger.retire(&life("a.test", 0));
+        ledger.drain_ended("a.test", "remove", "drained");
+        let drains = &ledger.read([])[0].totals.drains;
+        let count = |cause, verdict| {
+            let found =
+                drains.iter().find(|known| (known.cause, known.verdict) == (cause, verdict));
+            found.map(|known| known.count)
+        };
+        assert_eq!(count("drain", "cancelled"), Some(1));
+        assert_eq!(count("remove", "drained"), Some(2));
+        assert_eq!(drains.len(), 2);
+    }
+
+    #[test]
+    fn the_host_that_left_first_is_dropped_first() {
+        let mut ledger = HostLedger::default();
+        let names: Vec<String> = (0..LEFT_HOSTS_MAX + 3).map(|n| format!("{n}.test")).collect();
+        for name in &names {
+            ledger.begin(name);
+        }
+        assert_eq!(ledger.read([]).len(), names.len(), "hosts with a life are all kept");
+        for name in &names[..LEFT_HOSTS_MAX] {
+            ledger.retire(&life(name, 1));
+        }
+        // It comes back, leaves again, and is the last one to go now.
+        ledger.begin("0.test");
+        ledger.retire(&life("0.test", 1));
+        for name in &names[LEFT_HOSTS_MAX..] {
+            ledger.retire(&life(name, 1));
+        }
+        let hosts = ledger.read([]);
+        assert_eq!((hosts.len(), ledger.left.len()), (LEFT_HOSTS_MAX, LEFT_HOSTS_MAX));
+        for dropped in ["1.test", "2.test", "3.test"] {
+            assert_eq!(requests(&hosts, dropped), None, "{dropped}");
+        }
+        assert_eq!(requests(&hosts, "0.test"), Some(2));
+        assert_eq!(requests(&hosts, "4.test"), Some(1));
+        ledger.begin("1.test");
+        assert_eq!(requests(&ledger.read([life("1.test", 1)]), "1.test"), Some(1));
+    }
+
+    #[test]
+    fn a_host_that_comes_back_is_not_dropped() {
+        let mut ledger = HostLedger::default();
+        ledger.begin("back.test");
+        ledger.retire(&life("back.test", 3));
+        ledger.begin("back.test");
+        for n in 0..2 * LEFT_HOSTS_MAX {
+            let name = format!("{n}.test");
+            ledger.begin(&name);
+            ledger.retire(&life(&name, 0));
+        }
+        let hosts = ledger.read([life("back.test", 1)]);
+        assert_eq!(requests(&hosts, "back.test"), Some(4));
+        assert_eq!(hosts.len(), LEFT_HOSTS_MAX + 1);
+    }
+}

@@ -1,0 +1,571 @@
+//! The page of metrics.
+//!
+//! Two forms of one page: Prometheus's text, which every reader and `promtool` understands, and
+//! OpenMetrics for those who ask for it. They differ in the names of counters' families, the end
+//! line and the content type; series and values are the same. Pure: [`Scrape`] in, text out.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabel, EncodeLabelSet,
+        LabelSetEncoder, MetricEncoder, NoLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::{
+    DrainSeconds, LoopCounts, ProcessUsage, exchanges::OTHER, histogram::Histogram,
+    ledger::HostReading,
+};
+
+/// How the page is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposition {
+    /// Prometheus's text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+/// All that the page shows.
+#[derive(Clone, Debug)]
+pub(crate) struct Scrape {
+    /// From [`super::HostLedger::read`].
+    pub(crate) hosts: Vec<HostReading>,
+    /// Of all loops, added up.
+    pub(crate) connections: LoopCounts,
+    /// How many loops there are.
+    pub(crate) loops: usize,
+    /// When the server started, since 1970.
+    pub(crate) start_time: Duration,
+    /// How long it runs.
+    pub(crate) uptime: Duration,
+    /// Of Tidegate.
+    pub(crate) version: &'static str,
+    /// Lines of the log of events that were lost.
+    pub(crate) events_lost: u64,
+    /// Lines of the access log that were lost.
+    pub(crate) access_lost: u64,
+    /// Reloads of the config that were carried out.
+    pub(crate) reloads_ok: u64,
+    /// Reloads that changed nothing because the config was wrong.
+    pub(crate) reloads_failed: u64,
+    /// When a config was last loaded or reloaded, since 1970; none without a config file.
+    pub(crate) last_reload_success: Option<Duration>,
+    /// Drains that run.
+    pub(crate) drains_running: u64,
+    /// How long those took that ended.
+    pub(crate) drain_seconds: DrainSeconds,
+    /// The process's own use of the machine.
+    pub(crate) process: ProcessUsage,
+}
+
+/// Writes the page.
+pub(crate) fn render(scrape: Scrape, exposition: Exposition) -> String {
+    let mut page = String::with_capacity(expected_bytes(&scrape));
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Page { scrape, exposition }));
+    let written = encode_registry(&mut page, &registry).and_then(|()| match exposition {
+        Exposition::Text => Ok(()),
+        Exposition::OpenMetrics => encode_eof(&mut page),
+    });
+    debug_assert!(written.is_ok(), "a string takes all that is written");
+    page
+}
+
+impl Exposition {
+    /// What a reader asks for in `Accept`: OpenMetrics where it names that, else the text.
+    pub(crate) fn accepted(accept: Option<&str>) -> Self {
+        let named = |range: &str| {
+            let mut parts = range.split(';').map(str::trim);
+            let media_type = parts.next().unwrap_or_default();
+            let refused = |part: &str| {
+                let weight = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
+                weight.is_some_and(|weight| weight.parse() == Ok(0.0))
+            };
+            media_type.eq_ignore_ascii_case("application/openmetrics-text") && !parts.any(refused)
+        };
+        let wanted = accept.is_some_and(|accept| accept.split(',').any(named));
+        if wanted { Self::OpenMetrics } else { Self::Text }
+    }
+
+    /// The value of `Content-Type`.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+
+    /// The library ends a counter's sample with `_total`, which the text's families have already.
+    fn write_count(
+        self,
+        mut sample: MetricEncoder<'_>,
+        value: &(impl EncodeCounterValue + EncodeGaugeValue),
+    ) -> fmt::Result {
+        match self {
+            Self::Text => sample.encode_gauge(value),
+            Self::OpenMetrics => sample.encode_counter::<NoLabelSet, _, f64>(value, None),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Page {
+    scrape: Scrape,
+    exposition: Exposition,
+}
+
+impl Collector for Page {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families { encoder, exposition: self.exposition };
+        self.write_hosts(&mut families)?;
+        self.write_drains(&mut families)?;
+        self.write_server(&mut families)?;
+        self.write_process(&mut families)
+    }
+}
+
+impl Page {
+    fn write_hosts(&self, families: &mut Families<'_>) -> fmt::Result {
+        let hosts = &self.scrape.hosts;
+        families.counters(
+            "tidegate_requests_total",
+            "Requests that were answered, by status",
+            hosts.iter().flat_map(|host| {
+                let statuses = host.totals.exchanges.statuses.iter();
+                statuses.map(|&(status, count)| (StatusLabels { app: &host.host, status }, count))
+            }),
+        )?;
+        families.histograms(
+            "tidegate_request_seconds",
+            "Time from the complete request head until the last byte of the response was sent",
+            hosts.iter().map(|host| (app(host), &host.totals.exchanges.seconds)),
+        )?;
+        families.gauges(
+            "tidegate_active_connections",
+            "Connections with an unfinished exchange",
+            hosts.iter().filter_map(|host| Some((app(host), host.active_connections?))),
+        )?;
+        families.counters(
+            "tidegate_refused_total",
+            "Requests refused because the app was draining",
+            hosts.iter().map(|host| (app(host), host.totals.refused)),
+        )?;
+        families.counters(
+            "tidegate_cut_total",
+            "Exchanges that the deadline of a drain ended",
+            hosts.iter().map(|host| (app(host), host.totals.cut)),
+        )
+    }
+
+    fn write_drains(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.counters(
+            "tidegate_drains_total",
+            "Drains that ended",
+            self.scrape.hosts.iter().flat_map(|host| {
+                let drains = host.totals.drains.iter();
+                drains.map(|drain| {
+                    let labels =
+                        [("app", &*host.host), ("cause", drain.cause), ("verdict", drain.verdict)];
+                    (labels, drain.count)
+                })
+            }),
+        )?;
+        families.gauge(
+            "tidegate_drains_running",
+            "Drains that run",
+            &self.scrape.drains_running,
+        )?;
+        families.histogram(
+            "tidegate_drain_seconds",
+            "Time from the beginning of a drain to its end",
+            &self.scrape.drain_seconds,
+        )
+    }
+
+    fn write_server(&self, families: &mut Families<'_>) -> fmt::Result {
+        let scrape = &self.scrape;
+        let connections = &scrape.connections;
+        families.gauges(
+            "tidegate_connections",
+            "Open connections",
+            [
+                ([("state", "fresh")], connections.fresh),
+                ([("state", "busy")], connections.busy),
+                ([("state", "idle")], connections.idle),
+                ([("state", "lingering")], connections.lingering),
+            ],
+        )?;
+        families.counter(
+            "tidegate_connections_accepted_total",
+            "Connections accepted",
+            &connections.accepted,
+        )?;
+        families.gauge("tidegate_loops", "Event loops", &scrape.loops)?;
+        families.counters(
+            "tidegate_log_lines_lost_total",
+            "Log lines lost to a full queue or to write errors",
+            [([("log", "events")], scrape.events_lost), ([("log", "access")], scrape.access_lost)],
+        )?;
+        families.counters(
+            "tidegate_config_reloads_total",
+            "Reloads of the config",
+            [
+                ([("result", "ok")], scrape.reloads_ok),
+                ([("result", "failed")], scrape.reloads_failed),
+            ],
+        )?;
+        if let Some(at) = scrape.last_reload_success {
+            families.gauge(
+                "tidegate_config_last_reload_success_timestamp_seconds",
+                "When a config was last loaded, in seconds since 1970",
+                &at.as_secs_f64(),
+            )?;
+        }
+        families.gauge(
+            "tidegate_start_time_seconds",
+            "When the server started, in seconds since 1970",
+            &scrape.start_time.as_secs_f64(),
+        )?;
+        families.gauge(
+            "tidegate_uptime_seconds",
+            "How long the server runs",
+            &scrape.uptime.as_secs_f64(),
+        )?;
+        families.gauges(
+            "tidegate_build_info",
+            "The version that runs",
+            [([("version", scrape.version)], 1)],
+        )
+    }
+
+    fn write_process(&self, families: &mut Families<'_>) -> fmt::Result {
+        let process = &self.scrape.process;
+        if let Some(bytes) = process.resident_bytes {
+            families.gauge("process_resident_memory_bytes", "Resident memory", &bytes)?;
+        }
+        if let Some(count) = process.open_fds {
+            families.gauge("process_open_fds", "Open file descriptors", &count)?;
+        }
+        families.counter(
+            "process_cpu_seconds_total",
+            "User and system time of the process",
+            &process.cpu_seconds,
+        )
+    }
+}
+
+/// Writes families of metrics in one form.
+struct Families<'a> {
+    encoder: DescriptorEncoder<'a>,
+    exposition: Exposition,
+}
+
+impl Families<'_> {
+    /// A counter for each set of labels; `name` ends in `_total`.
+    fn counters<L: EncodeLabelSet>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let name = self.counter_family(name);
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in samples {
+            self.exposition.write_count(family.encode_family(&labels)?, &value)?;
+        }
+        Ok(())
+    }
+
+    /// A counter without labels; `name` ends in `_total`.
+    fn counter(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        value: &(impl EncodeCounterValue + EncodeGaugeValue),
+    ) -> fmt::Result {
+        let name = self.counter_family(name);
+        let family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        self.exposition.write_count(family, value)
+    }
+
+    /// A gauge for each set of labels.
+    fn gauges<L: EncodeLabelSet>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in samples {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    /// A gauge without labels.
+    fn gauge(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        value: &impl EncodeGaugeValue,
+    ) -> fmt::Result {
+        self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(value)
+    }
+
+    /// A histogram for each set of labels; without any durations it is left out.
+    fn histograms<'s, L: EncodeLabelSet, const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, &'s Histogram<N>)>,
+    ) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, histogram) in samples {
+            if histogram.count() > 0 {
+                write_histogram(family.encode_family(&labels)?, histogram)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A histogram without labels.
+    fn histogram<const N: usize>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        histogram: &Histogram<N>,
+    ) -> fmt::Result {
+        let family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        write_histogram(family, histogram)
+    }
+
+    /// The text names a counter's family as its samples, OpenMetrics without the ending.
+    fn counter_family(&self, name: &'static str) -> &'static str {
+        match self.exposition {
+            Exposition::Text => name,
+            Exposition::OpenMetrics => name.strip_suffix("_total").unwrap_or(name),
+        }
+    }
+}
+
+struct StatusLabels<'a> {
+    app: &'a str,
+    status: u16,
+}
+
+impl EncodeLabelSet for StatusLabels<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("app", self.app).encode(encoder.encode_label())?;
+        match self.status {
+            OTHER => ("status", "other").encode(encoder.encode_label()),
+            status => ("status", status).encode(encoder.encode_label()),
+        }
+    }
+}
+
+fn write_histogram<const N: usize>(
+    mut sample: MetricEncoder<'_>,
+    histogram: &Histogram<N>,
+) -> fmt::Result {
+    sample.encode_histogram::<NoLabelSet>(
+        histogram.seconds(),
+        histogram.count(),
+        &histogram.bounded(),
+        None,
+    )
+}
+
+fn app(host: &HostReading) -> [(&'static str, &str); 1] {
+    [("app", &host.host)]
+}
+
+/// About how long the page will be, so that it seldom grows.
+fn expected_bytes(scrape: &Scrape) -> usize {
+    let lines = |host: &HostReading| {
+        let histogram = if host.totals.exchanges.statuses.is_empty() { 0 } else { 18 };
+        (3 + histogram + host.totals.exchanges.statuses.len() + host.totals.drains.len())
+            * (62 + host.host.len())
+    };
+    8192 + scrape.hosts.iter().map(lines).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Write},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+    use crate::metrics::{ExchangeCounters, HostLedger, LifeReading};
+
+    fn life<'a>(host: &'a str, statuses: &[(u16, Duration)]) -> LifeReading<'a> {
+        let counters = ExchangeCounters::new(1);
+        for &(status, duration) in statuses {
+            counters.record(0, status, duration.as_nanos() as u64);
+        }
+        let exchanges = counters.snapshot();
+        LifeReading { host, active_connections: 2, exchanges, refused: 3, cut: 1 }
+    }
+
+    fn scrape(hosts: Vec<HostReading>) -> Scrape {
+        let mut drain_seconds = DrainSeconds::default();
+        drain_seconds.observe(Duration::from_millis(1500));
+        Scrape {
+            hosts,
+            connections: LoopCounts { fresh: 1, busy: 2, idle: 3, lingering: 4, accepted: 10 },
+            loops: 4,
+            start_time: Duration::from_millis(1_700_000_000_250),
+            uptime: Duration::from_secs(90),
+            version: "0.1.0",
+            events_lost: 5,
+            access_lost: 6,
+            reloads_ok: 7,
+            reloads_failed: 8,
+            last_reload_success: Some(Duration::from_secs(1_700_000_050)),
+            drains_running: 1,
+            drain_seconds,
+            process: ProcessUsage {
+                resident_bytes: Some(5_000_000),
+                open_fds: Some(12),
+                cpu_seconds: 1.25,
+            },
+        }
+    }
+
+    /// One app that serves, one that never served, one that left, and a host that needs escapes.
+    fn sample() -> Scrape {
+        let mut ledger = HostLedger::default();
+        for host in ["shop.test", "new.test", "gone.test", "odd\"\\\n.test"] {
+            ledger.begin(host);
+        }
+        ledger.drain_ended("shop.test", "replace", "drained");
+        ledger.drain_ended("gone.test", "remove", "cut");
+        ledger.retire(&life("gone.test", &[(200, Duration::from_secs(70))]));
+        let statuses = [
+            (200, Duration::from_micros(500)),
+            (200, Duration::from_millis(30)),
+            (404, Duration::from_micros(500)),
+            (2000, Duration::from_micros(500)),
+        ];
+        let idle = LifeReading { refused: 0, cut: 0, ..life("new.test", &[]) };
+        let lives =
+            [life("shop.test", &statuses), idle, life("odd\"\\\n.test", &[(304, Duration::ZERO)])];
+        scrape(ledger.read(lives))
+    }
+
+    fn has_line(page: &str, line: &str) {
+        assert!(page.lines().any(|known| known == line), "no line {line} in\n{page}");
+    }
+
+    #[test]
+    fn both_forms_have_the_same_series() {
+        let text = render(sample(), Exposition::Text);
+        let open = render(sample(), Exposition::OpenMetrics);
+        for page in [&text, &open] {
+            for line in [
+                r#"tidegate_requests_total{app="shop.test",status="200"} 2"#,
+                r#"tidegate_requests_total{app="shop.test",status="other"} 1"#,
+                r#"tidegate_requests_total{app="gone.test",status="200"} 1"#,
+                r#"tidegate_requests_total{app="odd\"\\\n.test",status="304"} 1"#,
+                r#"tidegate_request_seconds_sum{app="shop.test"} 0.0315"#,
+                r#"tidegate_request_seconds_count{app="shop.test"} 4"#,
+                r#"tidegate_request_seconds_bucket{le="0.001",app="shop.test"} 3"#,
+                r#"tidegate_request_seconds_bucket{le="0.05",app="shop.test"} 4"#,
+                r#"tidegate_request_seconds_bucket{le="60.0",app="gone.test"} 0"#,
+                r#"tidegate_request_seconds_bucket{le="+Inf",app="gone.test"} 1"#,
+                r#"tidegate_active_connections{app="new.test"} 2"#,
+                r#"tidegate_refused_total{app="shop.test"} 3"#,
+                r#"tidegate_cut_total{app="gone.test"} 1"#,
+                r#"tidegate_drains_total{app="gone.test",cause="remove",verdict="cut"} 1"#,
+                "tidegate_drains_running 1",
+                r#"tidegate_drain_seconds_bucket{le="2.5"} 1"#,
+                "tidegate_drain_seconds_sum 1.5",
+                r#"tidegate_connections{state="lingering"} 4"#,
+                "tidegate_connections_accepted_total 10",
+                r#"tidegate_log_lines_lost_total{log="access"} 6"#,
+                r#"tidegate_config_reloads_total{result="failed"} 8"#,
+                "tidegate_config_last_reload_success_timestamp_seconds 1700000050.0",
+                "tidegate_start_time_seconds 1700000000.25",
+                "tidegate_uptime_seconds 90.0",
+                r#"tidegate_build_info{version="0.1.0"} 1"#,
+                "tidegate_loops 4",
+                "process_resident_memory_bytes 5000000",
+                "process_open_fds 12",
+                "process_cpu_seconds_total 1.25",
+            ] {
+                has_line(page, line);
+            }
+            assert!(!page.contains(r#"tidegate_active_connections{app="gone.test"}"#));
+            assert!(!page.contains(r#"tidegate_request_seconds_count{app="new.test"}"#));
+        }
+        has_line(&text, "# TYPE tidegate_requests_total counter");
+        has_line(&text, "# TYPE process_cpu_seconds_total counter");
+        has_line(&open, "# TYPE tidegate_requests counter");
+        let series = |page: &str| -> Vec<String> {
+            page.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        };
+        assert_eq!(series(&text), series(&open));
+        assert!(open.ends_with("\n# EOF\n"));
+        assert!(!text.contains("# EOF"));
+    }
+
+    #[test]
+    fn what_is_unknown_gives_no_series() {
+        let mut scrape = scrape(Vec::new());
+        scrape.last_reload_success = None;
+        scrape.process.resident_bytes = None;
+        scrape.process.open_fds = None;
+        let page = render(scrape, Exposition::Text);
+        for name in ["success_timestamp", "process_resident", "process_open_fds", "app="] {
+            assert!(!page.contains(name), "{name} in\n{page}");
+        }
+    }
+
+    #[test]
+    fn open_metrics_go_to_who_names_them() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.8,\
+                          text/plain;version=0.0.4;q=0.7,*/*;q=0.1";
+        for (accept, exposition) in [
+            (Some(prometheus), Exposition::OpenMetrics),
+            (Some("text/plain, Application/OpenMetrics-Text"), Exposition::OpenMetrics),
+            (Some("application/openmetrics-text; q=0.0, text/plain"), Exposition::Text),
+            (Some("*/*"), Exposition::Text),
+            (Some("text/plain;version=0.0.4"), Exposition::Text),
+            (Some(""), Exposition::Text),
+            (None, Exposition::Text),
+        ] {
+            assert_eq!(Exposition::accepted(accept), exposition, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn promtool_has_no_complaint() {
+        let mut child = match Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        {
+            Ok(child) => child,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                eprintln!("skipped: promtool is not installed");
+                return;
+            }
+            Err(error) => panic!("promtool: {error}"),
+        };
+        let page = render(sample(), Exposition::Text);
+        child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}\n{page}", String::from_utf8_lossy(&said));
+        assert_eq!(String::from_utf8_lossy(&said), "", "{page}");
+    }
+}
