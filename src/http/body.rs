@@ -1,16 +1,18 @@
-//! The framing of a request's content (RFC 9112 §6, §7), and reading it.
+//! The framing of a message's content (RFC 9112 §6, §7), and reading it.
 //!
 //! Strict where readers disagree: a chunk's size is hexadecimal digits and nothing else, lines end
 //! by CRLF, extensions hold no control characters and are bounded, trailers have to be field lines
-//! and are dropped. Keeps no bytes, so any split of the input reads the same.
+//! and are dropped unless the caller keeps them. Keeps no bytes, so any split of the input reads
+//! the same.
 
 use super::{
     Limits,
     request::{Refused, refused},
     response::is_token_byte,
+    trailers::Trailers,
 };
 
-/// How the end of a request's content is told (RFC 9112 §6.3).
+/// How the end of a message's content is told (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     /// This many bytes; without content 0.
@@ -90,6 +92,7 @@ impl Body {
         &mut self,
         input: &[u8],
         limits: &Limits,
+        mut trailers: Option<&mut Trailers>,
     ) -> Result<(usize, Piece), Refused> {
         let mut at = 0;
         loop {
@@ -105,7 +108,13 @@ impl Body {
                     return Ok((at + len, Piece::Content(len)));
                 }
                 _ => {
+                    let before = self.state;
                     self.state = self.framing_byte(input[at], limits)?;
+                    if let Some(trailers) = &mut trailers
+                        && (self.state.is_in_trailer() || before == State::TrailerLf)
+                    {
+                        trailers.push(input[at]);
+                    }
                     at += 1;
                 }
             }
@@ -175,8 +184,15 @@ impl Body {
     }
 }
 
-/// What may stand in a field's value or an extension: no control characters but the tab.
-fn is_text_byte(byte: u8) -> bool {
+impl State {
+    fn is_in_trailer(self) -> bool {
+        matches!(self, Self::TrailerName | Self::TrailerValue | Self::TrailerLf)
+    }
+}
+
+/// What may stand in a field's value, a reason phrase or an extension: no control characters but
+/// the tab.
+pub(super) fn is_text_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
@@ -193,7 +209,7 @@ mod tests {
         let mut content = Vec::new();
         let (mut at, mut end) = (0, 0);
         loop {
-            match body.read(&input.as_bytes()[at..end], &LIMITS) {
+            match body.read(&input.as_bytes()[at..end], &LIMITS, None) {
                 Ok((used, piece)) => {
                     at += used;
                     match piece {
@@ -291,7 +307,7 @@ mod tests {
         for (input, left) in
             [("f", 0), ("f;", 0), ("x", 0), ("\r", 0), ("\n", 255), ("ab", 253), ("c", 252)]
         {
-            let read = body.read(input.as_bytes(), &LIMITS);
+            let read = body.read(input.as_bytes(), &LIMITS, None);
             assert!(read.is_ok_and(|(used, _)| used == input.len()), "{input:?}");
             assert_eq!(body.left(), left, "{input:?}");
         }

@@ -6,8 +6,10 @@
 //! writing:  Idle ──head──► Owed ──respond──────────────────► Done
 //!                            └──begin_stream──► Stream ──end_stream──▲
 //! ```
-//! A stream is a response whose length is not known at its head: HTTP/1.1 is told its end by the
-//! last chunk, HTTP/1.0 by the end of the connection (RFC 9112 §6.3).
+//! A stream is a response whose content is written in pieces. Where its length is not known at its
+//! head, HTTP/1.1 is told its end by the last chunk, HTTP/1.0 by the end of the connection
+//! (RFC 9112 §6.3). A tunnel is a stream in both directions, behind a 101: from then on the peer's
+//! bytes are no requests, and stay in the caller's input.
 //!
 //! With both sides Done the next exchange begins, if the connection is kept, else it is Closed.
 //! Reading goes on beside writing: content that the app does not want is read and dropped, so that
@@ -20,11 +22,14 @@
 //! - The same bytes in any split give the same events.
 
 use super::{
-    FieldTable, Limits, Opening, Refused, RequestHead, Response,
+    FieldTable, Limits, Opening, Refused, RequestHead, Response, Trailers,
     body::{Body, Framing, Piece},
+    coding::Coding,
     head::Version,
+    head_scan::HeadScan,
     method::Method,
-    request::{self, HeadScan, refused},
+    request::{self, refused},
+    response::{write_content_length, write_status_line},
 };
 
 /// The protocol state of one connection.
@@ -42,6 +47,8 @@ pub struct Exchange {
     is_http10: bool,
     /// Bytes of content read in this exchange.
     content_read: u64,
+    /// The request's trailers, if somebody wants them.
+    trailers: Option<Box<Trailers>>,
 }
 
 #[derive(Debug)]
@@ -58,15 +65,6 @@ enum Writing {
     Owed,
     Stream(Coding),
     Done,
-}
-
-/// How the content of a stream is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    Chunked,
-    UntilClose,
-    /// Not at all: the answer to HEAD, 204 and 304.
-    Left,
 }
 
 /// What the input came to.
@@ -119,6 +117,7 @@ impl Exchange {
             is_head: false,
             is_http10: false,
             content_read: 0,
+            trailers: None,
         }
     }
 
@@ -134,13 +133,15 @@ impl Exchange {
     ) -> (usize, Event<'h>) {
         match &mut self.reading {
             Reading::Head(_) => self.read_head(input, fields, limits),
-            Reading::Content(body) => match body.read(input, limits) {
-                Ok((used, piece)) => {
-                    let left = body.left();
-                    (used, self.content_event(&input[..used], piece, left, limits))
+            Reading::Content(body) => {
+                match body.read(input, limits, self.trailers.as_deref_mut()) {
+                    Ok((used, piece)) => {
+                        let left = body.left();
+                        (used, self.content_event(&input[..used], piece, left, limits))
+                    }
+                    Err(refused) => (0, self.refuse(refused)),
                 }
-                Err(refused) => (0, self.refuse(refused)),
-            },
+            }
             Reading::Done => (0, Event::NeedMore),
             Reading::Closed => {
                 self.peer_closes &= input.is_empty();
@@ -244,11 +245,55 @@ impl Exchange {
         }
     }
 
-    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does.
+    /// Keeps the trailers of the request that came out last, which are dropped otherwise.
+    pub fn keep_trailers(&mut self) {
+        self.trailers.get_or_insert_default();
+    }
+
+    /// The trailers that were kept: complete with [`Event::ContentEnd`], there until the exchange
+    /// ends.
+    pub fn trailers(&self) -> Option<&Trailers> {
+        self.trailers.as_deref()
+    }
+
+    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does. Who
+    /// passes the expectation on instead passes the 100 back, with [`Exchange::write_interim`].
     pub fn send_continue(&mut self, out: &mut Vec<u8>) {
-        if std::mem::take(&mut self.awaits_continue) {
-            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        if self.awaits_continue {
+            self.write_interim(100, b"", out);
         }
+    }
+
+    /// Writes an interim response with these field lines, each ended by CRLF (RFC 9110 §15.2).
+    /// Writes nothing to HTTP/1.0, which knows none, and when no response is owed any more.
+    ///
+    /// # Panics
+    /// In debug builds, when `status` is not interim, or 101.
+    pub fn write_interim(&mut self, status: u16, fields: &[u8], out: &mut Vec<u8>) {
+        debug_assert!(matches!(status, 100 | 102..=199), "{status} is no interim response");
+        if self.is_http10 || self.writing != Writing::Owed {
+            return;
+        }
+        self.awaits_continue &= status != 100;
+        write_status_line(status, out);
+        out.extend_from_slice(fields);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes a 101 with these field lines, of which one is `Upgrade` (RFC 9110 §7.8): the
+    /// connection is a tunnel. What the peer sent behind its request stays in the input; bytes for
+    /// it go through [`Exchange::write_piece`] or past it, until [`Exchange::end_stream`].
+    ///
+    /// # Panics
+    /// In debug builds, when no response is owed, or the request is not complete.
+    pub fn begin_tunnel(&mut self, fields: &[u8], out: &mut Vec<u8>) {
+        debug_assert!(matches!(self.reading, Reading::Done), "a tunnel within a request");
+        debug_assert_eq!(self.writing, Writing::Owed, "a tunnel that nobody asked for");
+        self.keep_alive = false;
+        write_status_line(101, out);
+        out.extend_from_slice(fields);
+        out.extend_from_slice(b"Connection: upgrade\r\n\r\n");
+        self.writing = Writing::Stream(Coding::UntilClose);
     }
 
     /// Writes the head of the response that is owed, for content of this length. Returns whether
@@ -269,9 +314,7 @@ impl Exchange {
         opening.write(response.status(), out);
         out.extend_from_slice(response.fields());
         if has_content {
-            out.extend_from_slice(b"Content-Length: ");
-            out.extend_from_slice(itoa::Buffer::new().format(content_length).as_bytes());
-            out.extend_from_slice(b"\r\n");
+            write_content_length(content_length, out);
         }
         self.end_head(out);
         let send_content = has_content && content_length > 0 && !self.is_head;
@@ -287,50 +330,73 @@ impl Exchange {
     /// # Panics
     /// In debug builds, when no response is owed.
     pub fn begin_stream(&mut self, response: &Response<'_>, opening: &Opening, out: &mut Vec<u8>) {
+        let coding = if self.is_http10 { Coding::UntilClose } else { Coding::Chunked };
+        self.begin_coded(response, coding, opening, out);
+    }
+
+    /// Like [`Exchange::begin_stream`], for content of this length.
+    ///
+    /// # Panics
+    /// In debug builds, when no response is owed.
+    pub fn begin_sized_stream(
+        &mut self,
+        response: &Response<'_>,
+        content_length: u64,
+        opening: &Opening,
+        out: &mut Vec<u8>,
+    ) {
+        self.begin_coded(response, Coding::Length(content_length), opening, out);
+    }
+
+    fn begin_coded(
+        &mut self,
+        response: &Response<'_>,
+        coding: Coding,
+        opening: &Opening,
+        out: &mut Vec<u8>,
+    ) {
         let has_content = has_content(response.status());
-        self.keep_alive &= !(has_content && self.is_http10);
+        self.keep_alive &= !(has_content && coding == Coding::UntilClose);
         self.begin_answer();
         opening.write(response.status(), out);
         out.extend_from_slice(response.fields());
-        if has_content && !self.is_http10 {
-            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        if has_content {
+            coding.write_field(out);
         }
         self.end_head(out);
-        self.writing = Writing::Stream(match (has_content && !self.is_head, self.is_http10) {
-            (false, _) => Coding::Left,
-            (true, false) => Coding::Chunked,
-            (true, true) => Coding::UntilClose,
-        });
+        let sends_content = has_content && !self.is_head;
+        self.writing = Writing::Stream(if sends_content { coding } else { Coding::Left });
     }
 
-    /// Writes a piece of a stream's content. An empty one writes nothing: an empty chunk would be
-    /// the last one.
+    /// Writes a piece of a stream's content. An empty one writes nothing.
     ///
     /// # Panics
-    /// In debug builds, when there is no stream.
+    /// In debug builds, when there is no stream, or it is longer than it said.
     pub fn write_piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        match self.writing {
-            Writing::Stream(Coding::Chunked) if !piece.is_empty() => {
-                out.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-                out.extend_from_slice(piece);
-                out.extend_from_slice(b"\r\n");
-            }
-            Writing::Stream(Coding::UntilClose) => out.extend_from_slice(piece),
-            Writing::Stream(Coding::Chunked | Coding::Left) => {}
-            Writing::Idle | Writing::Owed | Writing::Done => {
-                debug_assert!(false, "a piece of content without a stream");
-            }
+        match &mut self.writing {
+            Writing::Stream(coding) => coding.write(piece, out),
+            _ => debug_assert!(false, "a piece of content without a stream"),
         }
     }
 
-    /// Ends a stream: the response is complete, and the next request may come out.
+    /// Ends a stream: the response is complete, and the next request may come out. Whoever cannot
+    /// end it closes the connection instead.
     ///
     /// # Panics
-    /// In debug builds, when there is no stream.
+    /// In debug builds, when there is no stream, or it is shorter than it said.
     pub fn end_stream(&mut self, out: &mut Vec<u8>) {
-        debug_assert!(matches!(self.writing, Writing::Stream(_)), "the end of no stream");
-        if self.writing == Writing::Stream(Coding::Chunked) {
-            out.extend_from_slice(b"0\r\n\r\n");
+        self.end_stream_with(b"", out);
+    }
+
+    /// Ends a stream with these trailer fields, each ended by CRLF, where its coding has room for
+    /// them (RFC 9110 §6.5.1).
+    ///
+    /// # Panics
+    /// In debug builds, when there is no stream, or it is shorter than it said.
+    pub fn end_stream_with(&mut self, trailers: &[u8], out: &mut Vec<u8>) {
+        match self.writing {
+            Writing::Stream(coding) => self.keep_alive &= coding.end(trailers, out),
+            _ => debug_assert!(false, "the end of no stream"),
         }
         self.writing = Writing::Done;
         self.settle();

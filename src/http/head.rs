@@ -1,6 +1,8 @@
-//! A request head as apps see it: checked, unambiguous, borrowed from the input.
+//! Heads as apps see them: checked, unambiguous, borrowed from the input.
 
-use super::{host::Host, method::Method};
+use httparse::Header;
+
+use super::{body::Framing, fields::FramingFields, host::Host, method::Method};
 
 /// The protocol version of a message. A higher minor version is read as 1.1 (RFC 9110 §2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,7 +22,7 @@ pub struct RequestHead<'a> {
     pub(crate) query: Option<&'a str>,
     pub(crate) version: Version,
     pub(crate) host: Option<Host<'a>>,
-    pub(crate) fields: &'a [httparse::Header<'a>],
+    pub(crate) fields: &'a [Header<'a>],
 }
 
 impl<'a> RequestHead<'a> {
@@ -55,6 +57,24 @@ impl<'a> RequestHead<'a> {
         self.host
     }
 
+    /// The content that follows, as its fields announce it.
+    pub fn content(&self) -> RequestContent {
+        let framing = FramingFields::collect(self.fields, self.version);
+        match framing.and_then(|fields| fields.framing()) {
+            Ok(Some(Framing::Length(length))) => RequestContent::Length(length),
+            Ok(Some(Framing::Chunked)) => RequestContent::Chunked,
+            // A head with an error here never comes out.
+            Ok(None) | Err(_) => RequestContent::None,
+        }
+    }
+
+    /// Whether the client waits for a 100 before it sends its content (RFC 9110 §10.1.1).
+    pub fn expects_continue(&self) -> bool {
+        self.version == Version::Http11
+            && self.content().follows()
+            && self.field("expect").is_some()
+    }
+
     /// The first field of this name.
     pub fn field(&self, name: &str) -> Option<&'a [u8]> {
         self.fields_named(name).next()
@@ -62,16 +82,114 @@ impl<'a> RequestHead<'a> {
 
     /// All fields of this name, in order.
     pub fn fields_named(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields
-            .iter()
-            .filter(move |field| field.name.eq_ignore_ascii_case(name))
-            .map(|field| field.value)
+        named(self.fields, name)
     }
 
     /// All fields, as name and value, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
-        self.fields.iter().map(|field| (field.name, field.value))
+        pairs(self.fields)
     }
+}
+
+/// What is known of a request's content when its head is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestContent {
+    /// There is none.
+    None,
+    /// So many bytes, which can be 0: a method may want to hear so (RFC 9110 §8.6).
+    Length(u64),
+    /// As many bytes as come.
+    Chunked,
+}
+
+impl RequestContent {
+    /// Whether bytes of content, or their end, have to follow the head.
+    pub fn follows(self) -> bool {
+        !matches!(self, Self::None | Self::Length(0))
+    }
+}
+
+/// A complete response head that passed every check of RFC 9112.
+#[derive(Clone, Debug)]
+pub struct ResponseHead<'a> {
+    pub(crate) status: u16,
+    pub(crate) reason: &'a str,
+    pub(crate) version: Version,
+    pub(crate) content: ResponseContent,
+    pub(crate) content_length: Option<u64>,
+    pub(crate) fields: &'a [Header<'a>],
+}
+
+/// How the end of a response's content is told (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseContent {
+    /// There is none, whatever the fields say.
+    None,
+    /// By its length.
+    Length(u64),
+    /// By a last chunk.
+    Chunked,
+    /// By the end of the connection.
+    UntilClose,
+}
+
+impl<'a> ResponseHead<'a> {
+    /// The status code, 100 to 599.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason phrase; empty also where it is not ASCII. It means nothing (RFC 9112 §4).
+    pub fn reason(&self) -> &'a str {
+        self.reason
+    }
+
+    /// The protocol version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The content that follows.
+    pub fn content(&self) -> ResponseContent {
+        self.content
+    }
+
+    /// What `Content-Length` says. In an answer to HEAD, or a 304, that is the length of content
+    /// which does not follow (RFC 9110 §8.6).
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
+    /// Whether the connection is a tunnel from here on.
+    pub fn is_upgraded(&self) -> bool {
+        self.status == 101
+    }
+
+    /// The first field of this name.
+    pub fn field(&self, name: &str) -> Option<&'a [u8]> {
+        self.fields_named(name).next()
+    }
+
+    /// All fields of this name, in order.
+    pub fn fields_named(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        named(self.fields, name)
+    }
+
+    /// All fields, as name and value, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        pairs(self.fields)
+    }
+}
+
+fn named<'a>(fields: &'a [Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    fields
+        .iter()
+        .filter(move |field| field.name.eq_ignore_ascii_case(name))
+        .map(|field| field.value)
+}
+
+fn pairs<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    fields.iter().map(|field| (field.name, field.value))
 }
 
 #[cfg(test)]
@@ -80,7 +198,7 @@ mod tests {
 
     #[test]
     fn fields_are_found_by_name_in_any_case() {
-        let header = |name, value: &'static str| httparse::Header { name, value: value.as_bytes() };
+        let header = |name, value: &'static str| Header { name, value: value.as_bytes() };
         let fields = [header("A", "1"), header("b", "2"), header("a", "")];
         let head = RequestHead {
             method: Method::Get,
@@ -96,5 +214,30 @@ mod tests {
         assert_eq!(head.fields_named("a").collect::<Vec<_>>(), [&b"1"[..], b""]);
         assert_eq!(head.fields().map(|(name, _)| name).collect::<String>(), "Aba");
         assert!(Version::Http10 < Version::Http11);
+    }
+    #[test]
+    fn content_is_announced_by_the_fields() {
+        const EXPECT: (&str, &str) = ("Expect", "100-continue");
+        for (lines, version, content, expects) in [
+            (&[EXPECT][..], Version::Http11, RequestContent::None, false),
+            (&[EXPECT, ("Content-Length", "0")], Version::Http11, RequestContent::Length(0), false),
+            (&[EXPECT, ("Content-Length", "5")], Version::Http11, RequestContent::Length(5), true),
+            (&[EXPECT, ("Content-Length", "5")], Version::Http10, RequestContent::Length(5), false),
+            (&[("Transfer-Encoding", "chunked")], Version::Http11, RequestContent::Chunked, false),
+        ] {
+            let header = |(name, value)| Header { name, value: str::as_bytes(value) };
+            let fields: Vec<_> = lines.iter().copied().map(header).collect();
+            let (method, target, path) = (Method::Post, "/", "/");
+            let head = RequestHead {
+                method,
+                target,
+                path,
+                query: None,
+                version,
+                host: None,
+                fields: &fields,
+            };
+            assert_eq!((head.content(), head.expects_continue()), (content, expects), "{lines:?}");
+        }
     }
 }

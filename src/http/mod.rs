@@ -3,30 +3,36 @@
 //! No sockets, no clock, no locks. What two parsers could read in two ways is refused.
 
 mod body;
+mod coding;
 mod exchange;
+mod fields;
 mod head;
+mod head_scan;
 mod host;
 mod method;
 mod request;
 mod response;
 mod target;
+mod trailers;
 
 pub use exchange::{Event, Exchange, Phase};
-pub use head::{RequestHead, Version};
+pub use fields::FieldTable;
+pub use head::{RequestContent, RequestHead, ResponseContent, ResponseHead, Version};
 pub use host::{Host, is_host_name};
 pub use method::Method;
-pub use request::{FieldTable, Refused};
+pub use request::Refused;
 pub use response::{
     Bytes, Opening, Response, is_field_name, is_field_value, is_framing_field, reason_phrase,
 };
+pub use trailers::Trailers;
 
-/// What a request may measure.
+/// What a message may measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a head.
     pub head_bytes: usize,
     /// Fields of a head; at most [`FieldTable::LEN`].
     pub fields: usize,
-    /// Bytes of content.
+    /// Bytes of a request's content.
     pub content_bytes: u64,
 }

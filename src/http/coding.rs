@@ -1,0 +1,98 @@
+//! Writing a message's content as its head announced it (RFC 9112 §6.3, §7).
+//!
+//! Content that is longer or shorter than its length is a bug of ours: what is too much is not
+//! written, for it would be read as the next message.
+
+use std::io::Write as _;
+
+use super::response::write_content_length;
+
+/// How the content of a message is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// As it is; so many bytes are left.
+    Length(u64),
+    Chunked,
+    /// As it is, until the connection ends.
+    UntilClose,
+    /// Not at all: the answer to HEAD, 204 and 304.
+    Left,
+}
+
+impl Coding {
+    /// Writes the field that tells how the content is framed.
+    pub(super) fn write_field(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Length(length) => write_content_length(length, out),
+            Self::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+            Self::UntilClose | Self::Left => {}
+        }
+    }
+
+    /// Writes a piece of the content. An empty one writes nothing: an empty chunk would be the last
+    /// one.
+    pub(super) fn write(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Length(left) => {
+                debug_assert!(piece.len() as u64 <= *left, "content longer than its length");
+                let len = usize::try_from(*left).unwrap_or(usize::MAX).min(piece.len());
+                *left -= len as u64;
+                out.extend_from_slice(&piece[..len]);
+            }
+            Self::Chunked => {
+                if !piece.is_empty() && write!(out, "{:x}\r\n", piece.len()).is_ok() {
+                    out.extend_from_slice(piece);
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+            Self::UntilClose => out.extend_from_slice(piece),
+            Self::Left => {}
+        }
+    }
+
+    /// Writes the end of the content, with these trailer lines, each ended by CRLF, where there is
+    /// room for them. Returns whether the content is as long as it was said to be.
+    pub(super) fn end(self, trailers: &[u8], out: &mut Vec<u8>) -> bool {
+        debug_assert!(trailers.is_empty() || trailers.ends_with(b"\r\n"), "no trailer lines");
+        match self {
+            Self::Length(left) => {
+                debug_assert_eq!(left, 0, "content shorter than its length");
+                left == 0
+            }
+            Self::Chunked => {
+                out.extend_from_slice(b"0\r\n");
+                out.extend_from_slice(trailers);
+                out.extend_from_slice(b"\r\n");
+                true
+            }
+            Self::UntilClose | Self::Left => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_coding_writes_its_pieces_and_its_end() {
+        for (mut coding, written) in [
+            (Coding::Length(12), "Content-Length: 12\r\n|0123456789ab|"),
+            (
+                Coding::Chunked,
+                "Transfer-Encoding: chunked\r\n|c\r\n0123456789ab\r\n|0\r\nA: b\r\n\r\n",
+            ),
+            (Coding::UntilClose, "|0123456789ab|"),
+            (Coding::Left, "||"),
+        ] {
+            let mut out = Vec::new();
+            coding.write_field(&mut out);
+            out.push(b'|');
+            coding.write(b"", &mut out);
+            coding.write(b"0123456789ab", &mut out);
+            out.push(b'|');
+            assert!(coding.end(b"A: b\r\n", &mut out));
+            assert_eq!(out.escape_ascii().to_string(), written.escape_default().to_string());
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The fields that frame a message and decide about its connection (RFC 9112 §6.3, §9.3), for
+//! requests and responses alike, and room for all fields of a head.
+//!
+//! Strict: what two readers could frame in two ways is refused, whichever side sent it.
+
+use std::mem::MaybeUninit;
+
+use httparse::Header;
+
+use super::{
+    body::Framing,
+    head::Version,
+    request::{Refused, refused},
+};
+
+/// Room for the fields of one head; lives on the stack of whoever asks for events. Nothing of it is
+/// written before it is needed.
+pub struct FieldTable<'a> {
+    pub(super) at_once: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    pub(super) in_pieces: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    /// For a head of a later minor version; empty, and without memory, for all others.
+    pub(super) later_version: Vec<Header<'a>>,
+}
+
+impl FieldTable<'_> {
+    /// The most fields of a head; [`Limits::fields`] is at most this.
+    ///
+    /// [`Limits::fields`]: super::Limits::fields
+    pub const LEN: usize = 256;
+
+    /// A table without fields.
+    pub fn new() -> Self {
+        Self {
+            at_once: [const { MaybeUninit::uninit() }; Self::LEN],
+            in_pieces: [const { MaybeUninit::uninit() }; Self::LEN],
+            later_version: Vec::new(),
+        }
+    }
+}
+
+impl Default for FieldTable<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the fields of a head say about its content and its connection.
+#[derive(Debug, Default)]
+pub(super) struct FramingFields {
+    content_length: Option<u64>,
+    chunked: Option<bool>,
+    unknown_coding: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl FramingFields {
+    /// Takes a field in, if it is one of these.
+    #[inline(always)]
+    pub(super) fn take(&mut self, field: &Header<'_>, version: Version) -> Result<(), Refused> {
+        // By length first: most fields are none of these.
+        match field.name.len() {
+            10 if field.name.eq_ignore_ascii_case("connection") => self.connection(field.value),
+            14 if field.name.eq_ignore_ascii_case("content-length") => {
+                let length = parse_content_length(field.value)?;
+                if self.content_length.replace(length).is_some() {
+                    return Err(refused(400, "more than one Content-Length"));
+                }
+            }
+            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
+                if version == Version::Http10 {
+                    return Err(refused(400, "Transfer-Encoding in an HTTP/1.0 message"));
+                }
+                self.transfer_encoding(field.value)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Takes all fields of a head in.
+    pub(super) fn collect(fields: &[Header<'_>], version: Version) -> Result<Self, Refused> {
+        let mut framing = Self::default();
+        fields.iter().try_for_each(|field| framing.take(field, version))?;
+        Ok(framing)
+    }
+
+    /// How the content is framed (RFC 9112 §6.3); `None` when no field tells.
+    pub(super) fn framing(&self) -> Result<Option<Framing>, Refused> {
+        match (self.chunked, self.content_length) {
+            (None, length) => Ok(length.map(Framing::Length)),
+            (Some(_), Some(_)) => Err(refused(400, "Content-Length beside Transfer-Encoding")),
+            (Some(false), None) => Err(refused(400, "the last transfer coding is not chunked")),
+            (Some(true), None) if self.unknown_coding => {
+                Err(refused(501, "unknown transfer coding"))
+            }
+            (Some(true), None) => Ok(Some(Framing::Chunked)),
+        }
+    }
+
+    /// Whether the sender keeps the connection (RFC 9112 §9.3).
+    pub(super) fn keeps_alive(&self, version: Version) -> bool {
+        !self.close && (version == Version::Http11 || self.keep_alive)
+    }
+
+    /// RFC 9110 §7.6.1.
+    fn connection(&mut self, value: &[u8]) {
+        for option in value.split(|byte| *byte == b',') {
+            let option = option.trim_ascii();
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    /// RFC 9112 §6.1: `chunked` is the last coding, once, and the only one known here.
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Refused> {
+        for coding in value.split(|byte| *byte == b',') {
+            if self.chunked == Some(true) {
+                return Err(refused(400, "chunked is not the last transfer coding"));
+            }
+            let coding = coding.trim_ascii();
+            if coding.is_empty() {
+                return Err(refused(400, "empty transfer coding"));
+            }
+            let chunked = coding.eq_ignore_ascii_case(b"chunked");
+            self.chunked = Some(chunked);
+            self.unknown_coding |= !chunked;
+        }
+        Ok(())
+    }
+}
+
+pub(super) const BAD_FIELD: Refused = refused(400, "malformed header field");
+
+/// What is wrong with a head's fields, if it is they that the parser did not like.
+pub(super) fn field_error(error: httparse::Error) -> Option<Refused> {
+    match error {
+        httparse::Error::TooManyHeaders => Some(refused(431, "more fields than limits.headers")),
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => Some(BAD_FIELD),
+        _ => None,
+    }
+}
+
+fn parse_content_length(value: &[u8]) -> Result<u64, Refused> {
+    const BAD: Refused = refused(400, "malformed Content-Length");
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return Err(BAD);
+    }
+    value
+        .iter()
+        .try_fold(0u64, |length, digit| {
+            length.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+        })
+        .ok_or(BAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collect(lines: &[(&str, &str)]) -> Result<FramingFields, Refused> {
+        let header = |(name, value)| Header { name, value: str::as_bytes(value) };
+        let fields: Vec<_> = lines.iter().copied().map(header).collect();
+        FramingFields::collect(&fields, Version::Http11)
+    }
+
+    /// Fields, and the framing they tell.
+    type Told = (&'static [(&'static str, &'static str)], Result<Option<Framing>, u16>);
+
+    #[test]
+    fn framing_is_told_in_one_way() {
+        const TE: &str = "Transfer-Encoding";
+        const CL: &str = "content-length";
+        let rows: &[Told] = &[
+            (&[], Ok(None)),
+            (&[("Content-Lengths", "5")], Ok(None)),
+            (&[(CL, "0")], Ok(Some(Framing::Length(0)))),
+            (&[(CL, "007")], Ok(Some(Framing::Length(7)))),
+            (&[(CL, "18446744073709551615")], Ok(Some(Framing::Length(u64::MAX)))),
+            (&[(CL, "18446744073709551616")], Err(400)),
+            (&[(CL, "")], Err(400)),
+            (&[(CL, "5 ")], Err(400)),
+            (&[(CL, "5"), (CL, "5")], Err(400)),
+            (&[(TE, "chunked")], Ok(Some(Framing::Chunked))),
+            (&[(TE, "\tCHUNKED ")], Ok(Some(Framing::Chunked))),
+            (&[(TE, "chunked"), (CL, "5")], Err(400)),
+            (&[(CL, "5"), (TE, "gzip")], Err(400)),
+            (&[(TE, "gzip"), (TE, "chunked")], Err(501)),
+            (&[(TE, "chunked"), (TE, "gzip")], Err(400)),
+            (&[(TE, "gzip")], Err(400)),
+            (&[(TE, "")], Err(400)),
+        ];
+        for (lines, framing) in rows {
+            let seen = collect(lines).and_then(|fields| fields.framing());
+            assert_eq!(seen.map_err(|refused| refused.status), *framing, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn connection_options_add_up() {
+        for (values, close, keep_alive) in [
+            (&["close"][..], true, false),
+            (&["Keep-Alive"], false, true),
+            (&["a,\tCLOSE ,", "keep-alive"], true, true),
+            (&["closed", "keep alive", ""], false, false),
+        ] {
+            let lines: Vec<_> = values.iter().map(|value| ("Connection", *value)).collect();
+            let fields = collect(&lines).expect("fields");
+            assert_eq!((fields.close, fields.keep_alive), (close, keep_alive), "{values:?}");
+            assert_eq!(fields.keeps_alive(Version::Http11), !close, "{values:?}");
+            assert_eq!(fields.keeps_alive(Version::Http10), keep_alive && !close, "{values:?}");
+        }
+    }
+}

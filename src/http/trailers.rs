@@ -1,0 +1,81 @@
+//! The trailer fields of chunked content (RFC 9110 §6.5, RFC 9112 §7.1.2), for who passes them on.
+//!
+//! They stay apart from the fields of the head: nothing here decides about a message. A field that
+//! must not stand in a trailer is dropped, for whoever merges it into the head would be misled by
+//! it. Bounded by the limits to which the content is held that they end.
+
+use super::response::is_framing_field;
+
+/// The trailer fields of one message.
+#[derive(Debug, Default)]
+pub struct Trailers {
+    /// Field lines, each ended by CRLF; the last one may be incomplete.
+    lines: Vec<u8>,
+    line_start: usize,
+}
+
+impl Trailers {
+    /// The field lines, each ended by CRLF.
+    pub fn lines(&self) -> &[u8] {
+        &self.lines[..self.line_start]
+    }
+
+    /// All fields, as name and value, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.lines().split_inclusive(|byte| *byte == b'\n').filter_map(split_line)
+    }
+
+    /// Takes the next byte of the trailer section in.
+    pub(super) fn push(&mut self, byte: u8) {
+        self.lines.push(byte);
+        if byte != b'\n' {
+            return;
+        }
+        match split_line(&self.lines[self.line_start..]) {
+            Some((name, _)) if is_trailer_field(name) => self.line_start = self.lines.len(),
+            _ => self.lines.truncate(self.line_start),
+        }
+    }
+}
+
+fn split_line(line: &[u8]) -> Option<(&str, &[u8])> {
+    let colon = memchr::memchr(b':', line)?;
+    Some((std::str::from_utf8(&line[..colon]).ok()?, line[colon + 1..].trim_ascii()))
+}
+
+/// Whether a field may stand in a trailer: it neither frames nor routes the message, nor says how
+/// to read its content, nor who sent it (RFC 9110 §6.5.1).
+fn is_trailer_field(name: &str) -> bool {
+    const NEVER: &[&str] = &[
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "max-forwards",
+        "proxy-authorization",
+        "set-cookie",
+        "te",
+        "trailer",
+    ];
+    !is_framing_field(name) && !NEVER.iter().any(|never| name.eq_ignore_ascii_case(never))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_of_fields_that_may_stand_there_are_kept() {
+        let mut trailers = Trailers::default();
+        let section = b"A: b\r\nHost: c\r\nTransfer-Encoding:chunked\r\nd:\t\xff e \r\nF:\r\nG: h";
+        section.iter().for_each(|byte| trailers.push(*byte));
+        assert_eq!(trailers.lines(), b"A: b\r\nd:\t\xff e \r\nF:\r\n");
+        let fields: Vec<_> = trailers.fields().collect();
+        assert_eq!(fields, [("A", &b"b"[..]), ("d", b"\xff e"), ("F", b"")]);
+    }
+}
