@@ -14,6 +14,7 @@ mod request;
 mod response;
 mod target;
 mod trailers;
+mod upstream;
 
 pub use exchange::{Event, Exchange, Phase};
 pub use fields::FieldTable;
@@ -25,6 +26,7 @@ pub use response::{
     Bytes, Opening, Response, is_field_name, is_field_value, is_framing_field, reason_phrase,
 };
 pub use trailers::Trailers;
+pub use upstream::{UpstreamEvent, UpstreamExchange, UpstreamRequest};
 
 /// What a message may measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,344 @@
+//! One exchange with an upstream: a request is written, its response is read.
+//!
+//! ```text
+//! writing:  begin ──content──► Content ──last byte──► Done
+//!             └─────────no content─────────────────────▲
+//! reading:  Head ──final──► Content ──last byte──► Done        Failed: refused or cut off
+//!            ▲ └─1xx─┐  │└► UntilClose ──EOF───────▲            └─ from all but Done and Tunnel
+//!            └───────┘  └─101──► Tunnel
+//! ```
+//! Reading and writing go on beside each other: an upstream may answer before it has the request's
+//! content. The connection can be used again when both sides are Done, both keep it, and nothing
+//! stands behind the response: a byte that nobody asked for ends it, and is never read as the next
+//! response. In a tunnel the bytes are the caller's.
+//!
+//! - A connection is never used again after a doubt; what two readers could frame in two ways is
+//!   refused (RFC 9112 §6.3, §11.1). A refusal is the client's 502, or its torn connection when the
+//!   response's head has gone out.
+//! - The same bytes in any split give the same events, whose adjacent content is one.
+//! - Holds none of the input; of a request it writes nothing but what it is given and the framing.
+
+mod response_head;
+
+use super::{
+    FieldTable, Limits, Refused, RequestContent, ResponseContent, ResponseHead, Trailers,
+    body::{Body, Framing, Piece},
+    coding::Coding,
+    head::Version,
+    head_scan::HeadScan,
+    request::refused,
+};
+use response_head::Parsed;
+
+/// The protocol state of one exchange with an upstream.
+#[derive(Debug)]
+pub struct UpstreamExchange {
+    reading: Reading,
+    writing: Writing,
+    /// Whether the connection outlives this exchange, as far as is known.
+    keep_alive: bool,
+    /// The upstream has not yet said that it wants the content.
+    awaits_continue: bool,
+    is_head: bool,
+    upgrade: bool,
+    answered: bool,
+    interim_responses: u8,
+    trailers: Trailers,
+}
+
+#[derive(Debug)]
+enum Reading {
+    Head(HeadScan),
+    Content(Body),
+    UntilClose,
+    Done,
+    Tunnel,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    Content(Coding),
+    Done,
+}
+
+/// A request for an upstream.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamRequest<'a> {
+    /// The request line and the fields, each line ended by CRLF. None of the fields is one that the
+    /// exchange writes: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
+    pub head: &'a [u8],
+    /// The content that follows.
+    pub content: RequestContent,
+    /// Whether the method is HEAD, whose response has no content.
+    pub is_head: bool,
+    /// Whether a 101 is welcome; then the head has an `Upgrade` field.
+    pub upgrade: bool,
+    /// Whether the content waits for a 100 (RFC 9110 §10.1.1).
+    pub expects_continue: bool,
+    /// Whether the upstream is told that the connection ends with this exchange.
+    pub close: bool,
+}
+
+/// What the input came to.
+#[derive(Debug)]
+pub enum UpstreamEvent<'a> {
+    /// Nothing, until more bytes come.
+    NeedMore,
+    /// An interim response (1xx but 101), to be passed on.
+    Interim(ResponseHead<'a>),
+    /// The response. Behind a 101 the connection is a tunnel: there is no [`Self::End`].
+    Response(ResponseHead<'a>),
+    /// A piece of the response's content.
+    Content(&'a [u8]),
+    /// The response is complete, and with it [`UpstreamExchange::trailers`].
+    End,
+    /// What came is no response that could be passed on. The status is 502.
+    Refused(Refused),
+    /// The connection ended within the response.
+    Truncated,
+    /// Nothing more is read in this exchange.
+    Closed,
+}
+
+/// Interim responses before the final one.
+const INTERIM_RESPONSES_MAX: u8 = 10;
+
+impl UpstreamExchange {
+    /// Begins an exchange: writes the head of its request.
+    ///
+    /// # Panics
+    /// In debug builds, when the head is not lines ended by CRLF.
+    pub fn begin(request: &UpstreamRequest<'_>, out: &mut Vec<u8>) -> Self {
+        let head = request.head;
+        debug_assert!(head.ends_with(b"\r\n") && !head.ends_with(b"\r\n\r\n"), "no lines");
+        let awaits_continue = request.expects_continue && request.content.follows();
+        out.extend_from_slice(head);
+        let coding = match request.content {
+            RequestContent::None => Coding::Left,
+            RequestContent::Length(length) => Coding::Length(length),
+            RequestContent::Chunked => Coding::Chunked,
+        };
+        coding.write_field(out);
+        for (line, applies) in [
+            (&b"Expect: 100-continue\r\n"[..], awaits_continue),
+            (b"Connection: upgrade\r\n", request.upgrade),
+            (b"Connection: close\r\n", request.close),
+            (b"\r\n", true),
+        ] {
+            out.extend_from_slice(if applies { line } else { b"" });
+        }
+        Self {
+            reading: Reading::Head(HeadScan::default()),
+            writing: if request.content.follows() {
+                Writing::Content(coding)
+            } else {
+                Writing::Done
+            },
+            keep_alive: !request.close,
+            awaits_continue,
+            is_head: request.is_head,
+            upgrade: request.upgrade,
+            answered: false,
+            interim_responses: 0,
+            trailers: Trailers::default(),
+        }
+    }
+
+    /// Writes a piece of the request's content. An empty one writes nothing.
+    ///
+    /// # Panics
+    /// In debug builds, when the content is complete, or longer than its length.
+    pub fn write_content(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        self.awaits_continue &= piece.is_empty();
+        match &mut self.writing {
+            Writing::Content(coding) => {
+                coding.write(piece, out);
+                if *coding == Coding::Length(0) {
+                    self.writing = Writing::Done;
+                }
+            }
+            Writing::Done => debug_assert!(piece.is_empty(), "content behind its end"),
+        }
+    }
+
+    /// Ends the request's content, with these trailer fields, each ended by CRLF, if it is chunked.
+    /// Content of a known length ends with its last byte too. Whoever cannot end it drops the
+    /// exchange, or reads what is answered nonetheless.
+    ///
+    /// # Panics
+    /// In debug builds, when the content is shorter than its length.
+    pub fn end_content(&mut self, trailers: &[u8], out: &mut Vec<u8>) {
+        self.awaits_continue = false;
+        if let Writing::Content(coding) = self.writing
+            && coding.end(trailers, out)
+        {
+            self.writing = Writing::Done;
+        }
+    }
+
+    /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
+    /// bytes are done with. To be called until it says [`UpstreamEvent::NeedMore`] or
+    /// [`UpstreamEvent::Closed`], also with an empty input: a response can be complete without it.
+    pub fn next_event<'h, 'b: 'h>(
+        &mut self,
+        input: &'b [u8],
+        fields: &'h mut FieldTable<'b>,
+        limits: &Limits,
+    ) -> (usize, UpstreamEvent<'h>) {
+        match &mut self.reading {
+            Reading::Head(scan) => {
+                self.answered |= !input.is_empty();
+                match response_head::read(scan, input, fields, limits) {
+                    Ok(Some((used, parsed))) => match self.begin_response(&parsed) {
+                        Ok(event) => (used, event),
+                        Err(refused) => (0, self.refuse(refused)),
+                    },
+                    Ok(None) => (0, UpstreamEvent::NeedMore),
+                    Err(refused) => (0, self.refuse(refused)),
+                }
+            }
+            Reading::Content(body) => match body.read(input, limits, Some(&mut self.trailers)) {
+                Ok((used, Piece::NeedMore)) => (used, UpstreamEvent::NeedMore),
+                Ok((used, Piece::Content(len))) => {
+                    (used, UpstreamEvent::Content(&input[used - len..used]))
+                }
+                Ok((used, Piece::End)) => {
+                    self.reading = Reading::Done;
+                    self.keep_alive &= used == input.len();
+                    (used, UpstreamEvent::End)
+                }
+                Err(refused) => (0, self.refuse(refused)),
+            },
+            Reading::UntilClose if input.is_empty() => (0, UpstreamEvent::NeedMore),
+            Reading::UntilClose => (input.len(), UpstreamEvent::Content(input)),
+            Reading::Done => {
+                self.keep_alive &= input.is_empty();
+                (0, UpstreamEvent::Closed)
+            }
+            Reading::Tunnel | Reading::Failed => (0, UpstreamEvent::Closed),
+        }
+    }
+
+    /// The upstream has sent its last byte, and all events before it were taken out. Not for a
+    /// connection that was reset: what is cut off by that has no end.
+    pub fn receive_eof(&mut self) -> UpstreamEvent<'static> {
+        self.keep_alive = false;
+        match self.reading {
+            Reading::UntilClose => {
+                self.reading = Reading::Done;
+                UpstreamEvent::End
+            }
+            Reading::Head(_) | Reading::Content(_) => {
+                self.reading = Reading::Failed;
+                UpstreamEvent::Truncated
+            }
+            Reading::Done | Reading::Tunnel | Reading::Failed => UpstreamEvent::Closed,
+        }
+    }
+
+    /// The trailers of the response; complete with [`UpstreamEvent::End`].
+    pub fn trailers(&self) -> &Trailers {
+        &self.trailers
+    }
+
+    /// Whether the content still waits for a 100. How long it does is up to the caller; the first
+    /// piece that is written ends the waiting.
+    pub fn awaits_continue(&self) -> bool {
+        self.awaits_continue
+    }
+
+    /// Whether any byte of a response has come: without one, the request may be sent elsewhere if
+    /// its method allows (RFC 9110 §9.2.2).
+    pub fn answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether the request is written to its end.
+    pub fn request_done(&self) -> bool {
+        self.writing == Writing::Done
+    }
+
+    /// Whether the response is read to its end.
+    pub fn response_done(&self) -> bool {
+        matches!(self.reading, Reading::Done)
+    }
+
+    /// Whether the connection can serve another exchange now.
+    pub fn reusable(&self) -> bool {
+        self.request_done() && self.response_done() && self.keep_alive
+    }
+
+    fn begin_response<'h>(&mut self, parsed: &Parsed<'h>) -> Result<UpstreamEvent<'h>, Refused> {
+        let framing = parsed.framing.framing()?;
+        match parsed.status {
+            101 => return self.begin_tunnel(parsed, framing),
+            status @ 100..=199 => {
+                self.interim_responses += 1;
+                if self.interim_responses > INTERIM_RESPONSES_MAX {
+                    return Err(refused(502, "too many interim responses"));
+                }
+                refuse_content(framing)?;
+                self.awaits_continue &= status != 100;
+                self.reading = Reading::Head(HeadScan::default());
+                return Ok(UpstreamEvent::Interim(parsed.head(framing, ResponseContent::None)));
+            }
+            _ => {}
+        }
+        // Answered before it asked for the content, the upstream may take what comes for content or
+        // for the next request: nobody could tell.
+        self.keep_alive &= parsed.framing.keeps_alive(parsed.version) && !self.awaits_continue;
+        let content = match (parsed.status, framing) {
+            // Whatever stands behind it belongs to no message (RFC 9110 §8.6, RFC 9112 §6.1).
+            (204, framing) => {
+                self.keep_alive &= refuse_content(framing).is_ok();
+                ResponseContent::None
+            }
+            (304, _) => ResponseContent::None,
+            _ if self.is_head => ResponseContent::None,
+            (_, Some(Framing::Length(length))) => ResponseContent::Length(length),
+            (_, Some(Framing::Chunked)) => ResponseContent::Chunked,
+            (_, None) => ResponseContent::UntilClose,
+        };
+        self.reading = match content {
+            ResponseContent::None => Reading::Content(Body::new(Framing::Length(0))),
+            ResponseContent::Length(length) => Reading::Content(Body::new(Framing::Length(length))),
+            ResponseContent::Chunked => Reading::Content(Body::new(Framing::Chunked)),
+            ResponseContent::UntilClose => Reading::UntilClose,
+        };
+        Ok(UpstreamEvent::Response(parsed.head(framing, content)))
+    }
+
+    /// RFC 9110 §7.8: only who asked is switched, to what is named, and not within a request.
+    fn begin_tunnel<'h>(
+        &mut self,
+        parsed: &Parsed<'h>,
+        framing: Option<Framing>,
+    ) -> Result<UpstreamEvent<'h>, Refused> {
+        if !self.upgrade || !self.request_done() {
+            return Err(refused(502, "a 101 that nobody asked for"));
+        }
+        if parsed.version == Version::Http10 || !parsed.names_protocol() {
+            return Err(refused(502, "a 101 without Upgrade"));
+        }
+        refuse_content(framing)?;
+        self.keep_alive = false;
+        self.reading = Reading::Tunnel;
+        Ok(UpstreamEvent::Response(parsed.head(framing, ResponseContent::None)))
+    }
+
+    fn refuse(&mut self, refused: Refused) -> UpstreamEvent<'static> {
+        self.reading = Reading::Failed;
+        self.keep_alive = false;
+        UpstreamEvent::Refused(Refused { status: 502, ..refused })
+    }
+}
+
+/// A response that cannot have content must not announce any (RFC 9110 §8.6, RFC 9112 §6.1): what
+/// stands behind it would be content to one reader and the next response to another.
+fn refuse_content(framing: Option<Framing>) -> Result<(), Refused> {
+    match framing {
+        None | Some(Framing::Length(0)) => Ok(()),
+        Some(_) => Err(refused(502, "content announced by a status without content")),
+    }
+}

@@ -1,0 +1,200 @@
+//! From the bytes of a response head to what it says, or to the reason why it is refused.
+//!
+//! As for requests, httparse checks the syntax of the lines, and what it lets through is refused
+//! here: bare LF, an empty line before the status line, a status code that is none. A head that
+//! came whole is parsed at once; the long way round alone refuses.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Header, ParserConfig};
+
+use super::super::{
+    FieldTable, Limits, Refused, ResponseContent, ResponseHead, Version,
+    body::{Framing, is_text_byte},
+    fields::{BAD_FIELD, FramingFields, field_error},
+    head_scan::{Fault, HeadScan, Scan, has_strict_lines},
+    request::refused,
+};
+
+const BAD_STATUS_LINE: Refused = refused(502, "malformed status line");
+
+/// What every response begins with.
+const PROTOCOL: &[u8] = b"HTTP/";
+
+/// A head and what it says about its message and connection.
+#[derive(Debug)]
+pub(super) struct Parsed<'a> {
+    pub(super) status: u16,
+    reason: &'a str,
+    pub(super) version: Version,
+    pub(super) framing: FramingFields,
+    fields: &'a [Header<'a>],
+}
+
+impl<'a> Parsed<'a> {
+    /// The head, for content that is framed so.
+    pub(super) fn head(
+        &self,
+        framing: Option<Framing>,
+        content: ResponseContent,
+    ) -> ResponseHead<'a> {
+        let content_length = match framing {
+            Some(Framing::Length(length)) => Some(length),
+            Some(Framing::Chunked) | None => None,
+        };
+        let &Self { status, reason, version, fields, .. } = self;
+        ResponseHead { status, reason, version, content, content_length, fields }
+    }
+
+    /// Whether an `Upgrade` field names a protocol.
+    pub(super) fn names_protocol(&self) -> bool {
+        let is_upgrade = |field: &&Header<'_>| field.name.eq_ignore_ascii_case("upgrade");
+        self.fields.iter().filter(is_upgrade).any(|field| !field.value.is_empty())
+    }
+}
+
+/// Reads a head, if it is complete. Returns its length too.
+pub(super) fn read<'h, 'b: 'h>(
+    scan: &mut HeadScan,
+    input: &'b [u8],
+    fields: &'h mut FieldTable<'b>,
+    limits: &Limits,
+) -> Result<Option<(usize, Parsed<'h>)>, Refused> {
+    if scan.is_untouched()
+        && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
+    {
+        return Ok(Some((len, check(&syntax)?)));
+    }
+    let begun = input.len().min(PROTOCOL.len());
+    if input[..begun] != PROTOCOL[..begun] {
+        return Err(BAD_STATUS_LINE);
+    }
+    let Scan::Complete(len) = scan.look(input, limits).map_err(fault)? else { return Ok(None) };
+    let head = &input[..len];
+    let (status_line, lines) = scan.start_line_and_rest(head);
+    let syntax = if let Some(rest) = later_version(status_line) {
+        fields.later_version.resize(limits.fields, httparse::EMPTY_HEADER);
+        parse_later_version(rest, lines, &mut fields.later_version)?
+    } else {
+        let mut response = httparse::Response::new(&mut []);
+        let room = &mut fields.in_pieces[..limits.fields.min(FieldTable::LEN)];
+        match parse(&mut response, head, room) {
+            Ok(httparse::Status::Complete(_)) => Syntax::of(response),
+            Ok(httparse::Status::Partial) => return Err(BAD_FIELD),
+            Err(error) => return Err(syntax_error(error)),
+        }
+    };
+    Ok(Some((len, check(&syntax)?)))
+}
+
+/// Parses a head that came whole, if nothing has to be said about its syntax.
+fn parse_at_once<'h, 'b: 'h>(
+    input: &'b [u8],
+    room: &'h mut [MaybeUninit<Header<'b>>],
+    limits: &Limits,
+) -> Option<(usize, Syntax<'h>)> {
+    if !input.starts_with(PROTOCOL) {
+        return None;
+    }
+    let mut response = httparse::Response::new(&mut []);
+    let room = &mut room[..limits.fields.min(FieldTable::LEN)];
+    let Ok(httparse::Status::Complete(len)) = parse(&mut response, input, room) else {
+        return None;
+    };
+    let is_strict = len <= limits.head_bytes && has_strict_lines(&input[..len], response.headers);
+    is_strict.then(|| (len, Syntax::of(response)))
+}
+
+fn parse<'h, 'b>(
+    response: &mut httparse::Response<'h, 'b>,
+    input: &'b [u8],
+    room: &'h mut [MaybeUninit<Header<'b>>],
+) -> httparse::Result<usize> {
+    ParserConfig::default().parse_response_with_uninit_headers(response, input, room)
+}
+
+/// What stands behind a later minor version of 1, which the parser does not know.
+fn later_version(status_line: &[u8]) -> Option<&[u8]> {
+    match status_line.strip_prefix(b"HTTP/1.") {
+        Some([b'2'..=b'9', b' ', rest @ ..]) => Some(rest),
+        _ => None,
+    }
+}
+
+/// Such a response is read as 1.1 (RFC 9110 §2.5); its status line is taken apart by hand.
+fn parse_later_version<'h, 'b: 'h>(
+    code_and_reason: &'b [u8],
+    lines: &'b [u8],
+    room: &'h mut [Header<'b>],
+) -> Result<Syntax<'h>, Refused> {
+    let (code, reason) = code_and_reason.split_at_checked(3).ok_or(BAD_STATUS_LINE)?;
+    let reason = match reason {
+        [] => reason,
+        [b' ', reason @ ..] => reason,
+        _ => return Err(BAD_STATUS_LINE),
+    };
+    if !code.iter().all(u8::is_ascii_digit) || !reason.iter().copied().all(is_text_byte) {
+        return Err(BAD_STATUS_LINE);
+    }
+    let status = code.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    let reason = std::str::from_utf8(reason).ok().filter(|reason| reason.is_ascii());
+    let reason = reason.unwrap_or_default();
+    match httparse::parse_headers(lines, room) {
+        Ok(httparse::Status::Complete((_, fields))) => {
+            Ok(Syntax { status, reason, version: Version::Http11, fields })
+        }
+        Ok(httparse::Status::Partial) => Err(BAD_FIELD),
+        Err(error) => Err(syntax_error(error)),
+    }
+}
+
+/// A head whose syntax stands.
+struct Syntax<'a> {
+    status: u16,
+    reason: &'a str,
+    version: Version,
+    fields: &'a [Header<'a>],
+}
+
+impl<'h> Syntax<'h> {
+    /// What a parse that was completed found.
+    fn of<'b: 'h>(response: httparse::Response<'h, 'b>) -> Self {
+        let httparse::Response { version, code, reason, headers } = response;
+        Self {
+            status: code.unwrap_or_default(),
+            reason: reason.unwrap_or_default(),
+            version: if version == Some(0) { Version::Http10 } else { Version::Http11 },
+            fields: headers,
+        }
+    }
+}
+
+/// Checks what the syntax leaves open.
+fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
+    let &Syntax { status, reason, version, fields } = syntax;
+    // Beyond these no status has a meaning (RFC 9110 §15).
+    if !(100..=599).contains(&status) {
+        return Err(BAD_STATUS_LINE);
+    }
+    let framing = FramingFields::collect(fields, version)?;
+    Ok(Parsed { status, reason, version, framing, fields })
+}
+
+fn syntax_error(error: httparse::Error) -> Refused {
+    match error {
+        httparse::Error::Version => refused(502, "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+        error => field_error(error).unwrap_or(BAD_STATUS_LINE),
+    }
+}
+
+fn fault(fault: Fault) -> Refused {
+    refused(
+        502,
+        match fault {
+            Fault::BareLf => "line not ended by CRLF",
+            Fault::StartLineTooLong | Fault::HeadTooLong => {
+                "response head longer than limits.head_bytes"
+            }
+        },
+    )
+}
