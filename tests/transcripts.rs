@@ -7,8 +7,8 @@
 //! [GET /x a]   a request: method, path, host, and 1.0 if it is
 //! +hello .     content, and its end
 //! !400         refused
-//! <200 close>  output: status, `Connection` if written, `bare` without its content, `chunked` or
-//!              `until` for the head of a stream
+//! <200 close>  output: status, `Connection` if written, `bare` without its content, `chunked`,
+//!              `until` or `sized` for the head of a stream
 //! =2\r\nok     what a piece of a stream, or its end, was written as
 //! Head         at the end the phase: Head, Content, Answer, Closed
 //! ```
@@ -16,11 +16,16 @@
 
 mod exchange_support;
 
-use exchange_support::{DATE, Moment, Random, Step, Talk, pieces};
-use tidegate::http::{Limits, reason_phrase};
+use exchange_support::{DATE, Moment, Random, Step, Talk, opening, pieces};
+use tidegate::http::{
+    Event, Exchange, FieldTable, Limits, RequestContent, Response, reason_phrase,
+};
 
 use Moment::{AfterContent, AtOnce, WhenTold, WhenWaiting};
-use Step::{Answer, Begin, CloseAfter, CloseNow, End, Eof, In, Piece, TimeOut};
+use Step::{
+    Answer, Begin, BeginSized, CloseAfter, CloseNow, End, EndWith, Eof, In, Interim, Piece,
+    TimeOut, Tunnel,
+};
 
 /// The input, and its trace when the app answers at once; empty if it is the same as the next: its
 /// trace when the app answers after the content.
@@ -568,6 +573,169 @@ const STREAMS: &[Scene] = &[
     ),
 ];
 
+/// Streams of a known length, and the trailers of those without.
+const FORWARDED: &[Scene] = &[
+    // What is pipelined behind it waits for its last byte, and the announced length is the head's.
+    (
+        WhenTold,
+        &[
+            In(head!("GET /1")),
+            In(head!("GET /2")),
+            BeginSized(2),
+            Piece("o"),
+            Piece("k"),
+            End,
+            Answer,
+        ],
+        "[GET /1 a] <200 sized> =o =k = [GET /2 a] <200> Head",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /202")), BeginSized(0), Piece(""), End],
+        "[GET /202 a] <202> = = Head",
+    ),
+    (
+        WhenTold,
+        &[In(head!("HEAD /1")), BeginSized(2), Piece("ok"), End],
+        "[HEAD /1 a] <200 sized> = = Head",
+    ),
+    (WhenTold, &[In(head!("GET /304")), BeginSized(2), End], "[GET /304 a] <304> = Head"),
+    (
+        WhenTold,
+        &[In("GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), BeginSized(2), Piece("ok"), End],
+        "[GET /1 - 1.0] <200 sized keep-alive> =ok = Head",
+    ),
+    (
+        WhenTold,
+        &[In(HALF), BeginSized(2), Piece("ok"), In("llo"), End, In(head!("GET /2")), Answer],
+        "[POST /x a] +he <200 sized> =ok +llo . = [GET /2 a] <200> Head",
+    ),
+    // Trailers stand in chunks alone.
+    (
+        WhenTold,
+        &[In(head!("GET /1")), Begin, Piece("ok"), EndWith("A: b\r\n")],
+        "[GET /1 a] <200 chunked> =2\\r\\nok\\r\\n =0\\r\\nA: b\\r\\n\\r\\n Head",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /1")), BeginSized(2), Piece("ok"), EndWith("A: b\r\n")],
+        "[GET /1 a] <200 sized> =ok = Head",
+    ),
+    (
+        WhenTold,
+        &[In("GET /1 HTTP/1.0\r\n\r\n"), Begin, Piece("ok"), EndWith("A: b\r\n")],
+        "[GET /1 - 1.0] <200 until close> =ok = Closed",
+    ),
+    (
+        WhenTold,
+        &[In(head!("HEAD /1")), Begin, EndWith("A: b\r\n")],
+        "[HEAD /1 a] <200 chunked> = Head",
+    ),
+];
+
+/// Interim responses: before the final head, and for HTTP/1.1 alone.
+const INTERIM: &[Scene] = &[
+    (
+        WhenTold,
+        &[In(head!("GET /1")), Interim(103), Interim(103), Answer, Interim(103)],
+        "[GET /1 a] =HTTP/1.1 103 Early Hints\\r\\nX: y\\r\\n\\r\\n \
+         =HTTP/1.1 103 Early Hints\\r\\nX: y\\r\\n\\r\\n <200> = Head",
+    ),
+    (
+        WhenTold,
+        &[Interim(103), In("GET /1 HTTP/1.0\r\n\r\n"), Interim(103)],
+        "= [GET /1 - 1.0] = Answer",
+    ),
+    (WhenTold, &[In(head!("GET /1")), Begin, Interim(103)], "[GET /1 a] <200 chunked> = Answer"),
+];
+
+/// A 101 makes a tunnel: what comes behind the request is nobody's request.
+const TUNNELS: &[Scene] = &[
+    (
+        WhenTold,
+        &[In(head!("GET /1")), In(head!("GET /2")), Tunnel, Piece("\0\r\n"), In("x"), Interim(103)],
+        "[GET /1 a] =HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: z\\r\\n\
+         Connection: upgrade\\r\\n\\r\\n =\\x00\\r\\n = Answer",
+    ),
+    (
+        WhenTold,
+        &[In(head!("GET /1")), Tunnel, Eof, Piece("x"), End, In(head!("GET /2"))],
+        "[GET /1 a] =HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: z\\r\\n\
+         Connection: upgrade\\r\\n\\r\\n =x = Closed",
+    ),
+];
+
+#[test]
+fn forwarded_answers_end_as_they_were_announced() {
+    check_scenes(FORWARDED);
+}
+
+#[test]
+fn interim_responses_come_before_the_final_head() {
+    check_scenes(INTERIM);
+}
+
+#[test]
+fn a_tunnel_reads_no_requests() {
+    check_scenes(TUNNELS);
+}
+
+#[test]
+fn a_100_that_is_passed_on_lets_the_client_go_on() {
+    let input = head!("PUT /x", "Expect: 100-continue", "Content-Length: 5");
+    for interim in [100, 103] {
+        let (mut exchange, mut fields) = (Exchange::new(), FieldTable::new());
+        let (used, event) = exchange.next_event(input.as_bytes(), &mut fields, &LIMITS);
+        let Event::Request(head) = event else { panic!("{event:?}") };
+        assert!(used == input.len() && head.expects_continue());
+        assert_eq!(head.content(), RequestContent::Length(5));
+        let mut out = Vec::new();
+        exchange.write_interim(interim, b"", &mut out);
+        // A client that was not told to go on is told so by an own 100, and none is told twice.
+        exchange.send_continue(&mut out);
+        exchange.send_continue(&mut out);
+        assert_eq!(out.windows(3).filter(|word| word == b"100").count(), 1);
+        exchange.respond(&Response::new(204), 0, &opening(), &mut out);
+        assert!(exchange.reads_content() && !out.ends_with(b"close\r\n\r\n"));
+    }
+    // Answered without it, the client may send its content or not; too late for a 100 then.
+    let (mut exchange, mut fields, mut out) = (Exchange::new(), FieldTable::new(), Vec::new());
+    exchange.next_event(input.as_bytes(), &mut fields, &LIMITS);
+    exchange.respond(&Response::new(204), 0, &opening(), &mut out);
+    exchange.send_continue(&mut out);
+    assert!(out.ends_with(b"Connection: close\r\n\r\n") && !exchange.reads_content());
+}
+
+#[test]
+fn trailers_of_a_request_are_kept_for_who_wants_them() {
+    let head = head!("PUT /x", "Transfer-Encoding: chunked");
+    let content = "2\r\nhi\r\n0\r\nA: b\r\nHost: c\r\nD:\r\n\r\n";
+    for (keeps, kept) in [(true, Some("A: b\r\nD:\r\n")), (false, None)] {
+        for cut in 1..content.len() {
+            let (mut exchange, mut ended) = (Exchange::new(), false);
+            let mut fields = FieldTable::new();
+            exchange.next_event(head.as_bytes(), &mut fields, &LIMITS);
+            if keeps {
+                exchange.keep_trailers();
+            }
+            for mut piece in pieces(content.as_bytes(), &[cut]) {
+                while !ended && !piece.is_empty() {
+                    let mut fields = FieldTable::new();
+                    let (used, event) = exchange.next_event(piece, &mut fields, &LIMITS);
+                    ended = matches!(event, Event::ContentEnd);
+                    piece = &piece[used..];
+                }
+            }
+            let trailers = exchange.trailers().map(|trailers| trailers.lines().to_vec());
+            assert_eq!(trailers.as_deref(), kept.map(str::as_bytes), "cut at {cut}");
+            assert!(ended, "cut at {cut}");
+            // The next request has none.
+            exchange.respond(&Response::new(204), 0, &opening(), &mut Vec::new());
+            assert!(exchange.trailers().is_none());
+        }
+    }
+}
+
 #[test]
 fn a_stream_ends_by_its_own_framing() {
     check_scenes(STREAMS);
@@ -808,13 +976,17 @@ fn answer_bytes(answer: &str) -> Vec<u8> {
     let reason = reason_phrase(status.parse().expect("a status"));
     let mut text = format!("HTTP/1.1 {status} {reason}\r\nDate: {DATE}\r\nX: y\r\n");
     let mut content = "ok";
-    let stream = words.next_if(|word| ["chunked", "until"].contains(word));
+    let stream = words.next_if(|word| ["chunked", "until", "sized"].contains(word));
     match status {
         _ if stream == Some("chunked") => {
             text += "Transfer-Encoding: chunked\r\n";
             content = "";
         }
         _ if stream == Some("until") => content = "",
+        _ if stream == Some("sized") => {
+            text += "Content-Length: 2\r\n";
+            content = "";
+        }
         "204" | "304" => content = "",
         "202" => {
             text += "Content-Length: 0\r\n";

@@ -49,10 +49,18 @@ pub enum Step {
     Answer,
     /// The head of that answer, for content whose length is not known.
     Begin,
+    /// The head of that answer, for content of this length.
+    BeginSized(u64),
+    /// An interim response before it.
+    Interim(u16),
+    /// A 101 in place of it.
+    Tunnel,
     /// A piece of that content.
     Piece(&'static str),
     /// The end of that content.
     End,
+    /// The end of that content, with these trailer lines.
+    EndWith(&'static str),
 }
 
 /// A part of what was seen.
@@ -134,7 +142,13 @@ impl Talk {
                 self.respond();
                 Event::NeedMore
             }
-            Step::Begin | Step::Piece(_) | Step::End => {
+            Step::Begin
+            | Step::BeginSized(_)
+            | Step::Interim(_)
+            | Step::Tunnel
+            | Step::Piece(_)
+            | Step::End
+            | Step::EndWith(_) => {
                 self.stream(step);
                 Event::NeedMore
             }
@@ -224,14 +238,27 @@ impl Talk {
 
     fn stream(&mut self, step: Step) {
         let mut out = Vec::new();
+        let answer = |status| Response::new(status).with_field("X", "y");
         match step {
             Step::Begin => {
-                let status = self.owed.take().expect("an answer is owed");
-                let response = Response::new(status).with_field("X", "y");
+                let response = answer(self.owed.take().expect("an answer is owed"));
                 self.exchange.begin_stream(&response, &opening(), &mut out);
                 return self.items.push(Item::Output(out));
             }
+            Step::BeginSized(length) => {
+                let response = answer(self.owed.take().expect("an answer is owed"));
+                self.exchange.begin_sized_stream(&response, length, &opening(), &mut out);
+                return self.items.push(Item::Output(out));
+            }
+            Step::Interim(status) => self.exchange.write_interim(status, b"X: y\r\n", &mut out),
+            Step::Tunnel => {
+                self.owed = None;
+                self.exchange.begin_tunnel(b"Upgrade: z\r\n", &mut out);
+            }
             Step::Piece(piece) => self.exchange.write_piece(piece.as_bytes(), &mut out),
+            Step::EndWith(trailers) => {
+                self.exchange.end_stream_with(trailers.as_bytes(), &mut out);
+            }
             _ => self.exchange.end_stream(&mut out),
         }
         self.items.push(Item::Stream(out));
