@@ -108,10 +108,11 @@ impl UpstreamExchange {
     /// Begins an exchange: writes the head of its request.
     ///
     /// # Panics
-    /// In debug builds, when the head is not lines ended by CRLF.
+    /// In debug builds, when the head is not lines ended by CRLF, or frames itself.
     pub fn begin(request: &UpstreamRequest<'_>, out: &mut Vec<u8>) -> Self {
         let head = request.head;
         debug_assert!(head.ends_with(b"\r\n") && !head.ends_with(b"\r\n\r\n"), "no lines");
+        debug_assert!(!has_framing(head), "framed twice: {}", head.escape_ascii());
         let awaits_continue = request.expects_continue && request.content.follows();
         out.extend_from_slice(head);
         let coding = match request.content {
@@ -332,6 +333,15 @@ impl UpstreamExchange {
         self.keep_alive = false;
         UpstreamEvent::Refused(Refused { status: 502, ..refused })
     }
+}
+
+/// Whether a request's head has a field that the exchange writes.
+fn has_framing(head: &[u8]) -> bool {
+    const OWN: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"connection", b"expect"];
+    head.split(|byte| *byte == b'\n').any(|line| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        OWN.iter().any(|own| name.eq_ignore_ascii_case(own))
+    })
 }
 
 /// A response that cannot have content must not announce any (RFC 9110 §8.6, RFC 9112 §6.1): what
