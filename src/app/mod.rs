@@ -6,6 +6,8 @@
 mod files;
 mod later;
 mod per_loop;
+#[allow(dead_code, unused_imports, reason = "for the loops, which do not forward yet")]
+mod proxy;
 mod redirect;
 mod respond;
 #[cfg(test)]
@@ -25,11 +27,18 @@ use std::{
 use crate::{
     config::AppKind,
     http::{Bytes, RequestHead, Response},
+    logging::RequestId,
 };
 
 pub use files::Files;
 pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
+#[allow(unused_imports, reason = "for the loops, which do not forward yet")]
+pub(crate) use proxy::{
+    Address, Chosen, Endpoint, EndpointRow, EndpointState, HealthPlan, NoUpstream,
+    write_response_fields,
+};
+pub use proxy::{Forward, Proxy, Upstreams};
 pub use redirect::Redirect;
 pub use respond::Respond;
 pub use unavailable::Unavailable;
@@ -45,6 +54,11 @@ pub trait App: Send + Sync {
     /// The kind as shown to operators.
     fn kind(&self) -> &'static str {
         "custom"
+    }
+
+    /// The servers that it passes requests on to, for who checks and shows them.
+    fn upstreams(&self) -> Option<&Arc<Upstreams>> {
+        None
     }
 
     /// Lets go of what is held for this loop and was not used for a while (open files, memory).
@@ -63,6 +77,8 @@ pub struct Context {
     pub wall: SystemTime,
     /// The peer of the connection.
     pub peer: Peer,
+    /// The request's id in the access log, if there is one.
+    pub request_id: Option<RequestId>,
 }
 
 /// Who is at the other end of a connection.
@@ -92,6 +108,8 @@ pub enum Reply<'a> {
     /// The answer comes from outside the loop. The function is called when the exchange is parked,
     /// on the loop's thread: it passes the [`Later`] on, and must not block.
     Later(Box<dyn FnOnce(Later) + Send>),
+    /// The request is passed on by the loop, and its content with it as it comes.
+    Forward(Forward),
 }
 
 impl Reply<'_> {
@@ -100,7 +118,7 @@ impl Reply<'_> {
         match self {
             Self::Full(response) | Self::After(_, response) => Some(response.status()),
             Self::Files { head, .. } => Some(head.status()),
-            Self::Collect(_) | Self::Later(_) => None,
+            Self::Collect(_) | Self::Later(_) | Self::Forward(_) => None,
         }
     }
 
@@ -112,6 +130,7 @@ impl Reply<'_> {
             Self::After(delay, response) => Reply::After(delay, response.into_owned()),
             Self::Collect(on_content) => Reply::Collect(on_content),
             Self::Later(start) => Reply::Later(start),
+            Self::Forward(forward) => Reply::Forward(forward),
         }
     }
 }
@@ -155,6 +174,7 @@ pub fn load(kind: &AppKind, loops: usize) -> Result<Arc<dyn App>, LoadError> {
         AppKind::Respond(config) => Arc::new(Respond::new(config)),
         AppKind::Redirect(config) => Arc::new(Redirect::new(config)),
         AppKind::Files(config) => Arc::new(Files::open(config.clone(), loops)?),
+        AppKind::Proxy(config) => Arc::new(Proxy::open((**config).clone(), loops)),
     })
 }
 

@@ -36,5 +36,6 @@ pub(super) fn context() -> Context {
         now: Instant::now(),
         wall: SystemTime::now(),
         peer: super::Peer::Tcp(([127, 0, 0, 1], 40000).into()),
+        request_id: None,
     }
 }

@@ -167,7 +167,7 @@ fn no_listen(text: &str) -> Fault {
     fault.help(r#"write "unix:tidegate.sock" or "127.0.0.1:9901""#)
 }
 
-fn check_length(path: &Path) -> Result<(), Fault> {
+pub(super) fn check_length(path: &Path) -> Result<(), Fault> {
     let length = path.as_os_str().len();
     if length <= SOCKET_PATH_BYTES_MAX {
         return Ok(());

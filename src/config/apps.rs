@@ -11,6 +11,7 @@ use super::{
     AppConfig, AppKind, FilesConfig, RedirectConfig, RespondConfig,
     error::{Finding, Span},
     hosts::host_pattern,
+    proxy,
     reader::{Repeats, Syntax, Table},
     sections::{absolute_path, wait},
     values::{Fault, boolean, integer, nearest, string},
@@ -58,7 +59,7 @@ const WITHOUT_CONTENT: [u16; 3] = [204, 205, 304];
 /// The most names that a message lists.
 const NAMES_SHOWN_MAX: usize = 20;
 
-const KINDS: [&str; 3] = ["respond", "redirect", "files"];
+const KINDS: [&str; 4] = ["respond", "redirect", "files", "proxy"];
 
 /// Reads `[apps]`.
 pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Apps {
@@ -88,13 +89,12 @@ pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
 
 /// Reads the one kind of an app, and whatever else is there as well.
 fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
-    let planned = table.planned("proxy");
     let unquoted = unquoted_host(table);
     let mut places: Vec<(Span, &str)> =
         KINDS.iter().filter_map(|kind| Some((table.key_span(kind)?, *kind))).collect();
     places.sort_by_key(|(span, _)| span.start);
     match &places[..] {
-        [] if !planned && !unquoted => {
+        [] if !unquoted => {
             let message = format!("`{}` has nothing to serve", table.name());
             let help = format!("add one of {}", KINDS.join(", "));
             table.report(Finding::new(table.span(), message).help(help).fragile());
@@ -112,13 +112,14 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
     let respond = table.table("respond", respond);
     let redirect = table.table("redirect", redirect).flatten();
     let files = table.table("files", |table| files(table, base)).flatten();
-    let respond = respond.map(AppKind::Respond);
-    respond.or(redirect.map(AppKind::Redirect)).or(files.map(AppKind::Files))
+    let proxy = table.table("proxy", |table| proxy::read(table, base)).flatten();
+    let respond = respond.map(AppKind::Respond).or(redirect.map(AppKind::Redirect));
+    respond.or(files.map(AppKind::Files)).or(proxy.map(|proxy| AppKind::Proxy(Box::new(proxy))))
 }
 
 /// Reports `[apps.www.example.com]`, which TOML reads as tables in tables.
 fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
-    let known = |key: &str| KINDS.contains(&key) || ["aliases", "proxy"].contains(&key);
+    let known = |key: &str| KINDS.contains(&key) || key == "aliases";
     let mut found = false;
     if table.syntax() == Syntax::Json {
         return found;

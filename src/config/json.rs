@@ -188,7 +188,7 @@ redirect = { to = "https://example.com", status = 301 }
             (json!([]), "`a` must be an object, not an array (write {…})"),
             (json!("x"), "`a` must be an object, not a string (write {…})"),
             (json!(null), "`a` is null (leave it out, or give it a value)"),
-            (json!({}), "`a` has nothing to serve (add one of respond, redirect, files)"),
+            (json!({}), "`a` has nothing to serve (add one of respond, redirect, files, pr"),
             (json!({"respond": null}), "`respond` is null (leave it out, or give it a value)"),
             (json!({"respond": {"status": null}}), "`respond.status` is null (leave it out, or"),
             (json!({"respond": {}, "aliases": ["b", null]}), "`aliases[1]` is null (leave it"),
@@ -205,7 +205,7 @@ redirect = { to = "https://example.com", status = 301 }
             (json!({"respond": {}, "drain_timeout": "169h"}), "`drain_timeout` must be from 0s to"),
             (json!({"respond": {}, "aliases": "b"}), "must be an array of strings, not a string"),
             (json!({"respond": {}, "aliases": ["A"]}), "`a` stands twice"),
-            (json!({"respond": {}, "proxy": {}}), "`proxy` is not supported yet"),
+            (json!({"proxy": {}}), "`proxy.upstreams` is missing (add `upstreams`)"),
             (json!({"respond": {}, "redirect": {"to": "http://b"}}), "`a` has both `"),
             (json!({"files": {}}), "`files.root` is missing (add `root`)"),
         ] {

@@ -7,10 +7,12 @@
 
 mod admin;
 mod apps;
+mod cidr;
 pub(crate) mod diff;
 mod error;
 mod hosts;
 mod json;
+mod proxy;
 mod reader;
 mod sections;
 mod syntax;
@@ -25,7 +27,12 @@ use std::{
 };
 
 pub use admin::{AdminConfig, AdminListen};
+pub use cidr::Cidr;
 pub use error::{ConfigError, Problem};
+pub use proxy::{
+    Balance, DrainTunnels, HashBy, HealthConfig, HostPolicy, ProxyConfig, UpstreamAddress,
+    UpstreamConfig,
+};
 pub(crate) use sections::TIME_MAX;
 pub use units::{UnitError, parse_duration, parse_size};
 
@@ -269,6 +276,8 @@ pub enum AppKind {
     Redirect(RedirectConfig),
     /// A folder of files.
     Files(FilesConfig),
+    /// Other servers, which requests are passed on to.
+    Proxy(Box<ProxyConfig>),
 }
 
 /// `respond = { … }`
@@ -685,8 +694,12 @@ headers = { X-B = "2", X-A = "1" }
     #[test]
     fn mistakes_in_an_app_have_their_place_and_say_what_is_right() {
         let table = [
-            ("", "1:7", "`apps.a` has nothing to serve (add one of respond, redirect, files)"),
-            ("proxy = {}", "2:1", "`apps.a.proxy` is not supported yet"),
+            (
+                "",
+                "1:7",
+                "`apps.a` has nothing to serve (add one of respond, redirect, files, proxy)",
+            ),
+            ("proxy = {}", "2:1", "`apps.a.proxy.upstreams` is missing (add `upstreams`)"),
             ("respond = {}\nfiles = { root = '.' }", "3:1", "has both `respond` and `files`"),
             ("aliases = ['b', 'B.']\nrespond = {}", "2:17", "`b` stands twice"),
             ("aliases = ['A']\nrespond = {}", "2:12", "`a` stands twice"),

@@ -4,9 +4,12 @@
 //! one key never hide those of another. What is read after a fault may be a default: it is dropped
 //! with the whole configuration.
 
-use std::{collections::HashMap, ops::RangeFrom};
+use std::{
+    collections::HashMap,
+    ops::{RangeFrom, RangeInclusive},
+};
 
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{
     error::{Finding, Span},
@@ -130,16 +133,6 @@ impl<'d, 'f> Table<'d, 'f> {
         self.entries.get(key)
     }
 
-    /// A key of a later version: an error where it stands. Says whether it stands.
-    pub(super) fn planned(&mut self, key: &'static str) -> bool {
-        self.silent.push(key);
-        let Some(span) = self.key_span(key) else { return false };
-        let message = format!("`{}` is not supported yet", self.path_of(key));
-        let help = format!("this version of Tidegate does not have `{key}`; remove it");
-        self.report(Finding::new(span, message).help(help));
-        true
-    }
-
     /// Accepts a key that the caller reports by itself.
     pub(super) fn accept(&mut self, key: &'d str) {
         self.silent.push(key);
@@ -187,21 +180,44 @@ impl<'d, 'f> Table<'d, 'f> {
         count: RangeFrom<usize>,
         read: impl Fn(&'d str) -> Result<T, Fault>,
     ) -> Option<Vec<(T, Span)>> {
-        let items = self.optional(key, |value| match value.get_ref() {
-            DeValue::Array(items) if count.contains(&items.len()) => Ok(items),
-            DeValue::Array(_) => {
-                Err(Fault::new(format!("must have at least {} entry", count.start)))
-            }
-            other => Err(Fault::wrong_type("an array of strings", other).help_if(
-                other.as_str().map(|text| format!("write [\"{}\"]", text.escape_debug())),
-            )),
-        })?;
+        let items = self
+            .optional(key, |value| array(value, count.start..=usize::MAX, "an array of strings"))?;
         let mut read_items = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let result = string(item).and_then(&read);
             let path = format!("{}[{index}]", self.path_of(key));
             read_items
                 .extend(self.keep(&path, item.span(), result).map(|item_| (item_, item.span())));
+        }
+        Some(read_items)
+    }
+
+    /// Reads an array that must be there, of so many strings or tables, with their places.
+    pub(super) fn strings_or_tables<T>(
+        &mut self,
+        key: &'static str,
+        count: RangeInclusive<usize>,
+        read: impl Fn(&'d str) -> Result<T, Fault>,
+        read_table: impl Fn(&mut Table<'d, '_>) -> Option<T>,
+    ) -> Option<Vec<(T, Span)>> {
+        let wanted = "an array of strings and tables";
+        let items = self.required(key, |value| array(value, count, wanted))?;
+        let mut read_items = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let (path, span) = (format!("{}[{index}]", self.path_of(key)), item.span());
+            let read_item = match item.get_ref() {
+                DeValue::Table(entries) => {
+                    let place = (key, span.clone());
+                    let table = Table::new(path, place, entries, self.syntax, self.findings);
+                    table.read_all(&read_table)
+                }
+                DeValue::String(text) => self.keep(&path, span.clone(), read(text)),
+                other => {
+                    let fault = Fault::wrong_type("a string or a table", other);
+                    self.keep(&path, span.clone(), Err(fault))
+                }
+            };
+            read_items.extend(read_item.map(|item| (item, span)));
         }
         Some(read_items)
     }
@@ -307,6 +323,26 @@ pub(super) fn dotted_path(table: &str, key: &str) -> String {
         format!("\"{}\"", key.escape_debug())
     };
     if table.is_empty() { quoted } else { format!("{table}.{quoted}") }
+}
+
+fn array<'d>(
+    value: Value<'d>,
+    count: RangeInclusive<usize>,
+    wanted: &str,
+) -> Result<&'d DeArray<'d>, Fault> {
+    match value.get_ref() {
+        DeValue::Array(items) if items.len() < *count.start() => {
+            Err(Fault::new(format!("must have at least {} entry", count.start())))
+        }
+        DeValue::Array(items) if items.len() > *count.end() => {
+            Err(Fault::new(format!("must have at most {} entries", count.end())))
+        }
+        DeValue::Array(items) => Ok(items),
+        other => {
+            let meant = other.as_str().map(|text| format!("write [\"{}\"]", text.escape_debug()));
+            Err(Fault::wrong_type(wanted, other).help_if(meant))
+        }
+    }
 }
 
 fn no_table(syntax: Syntax, path: &str, value: &DeValue<'_>) -> Fault {

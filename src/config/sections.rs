@@ -115,7 +115,8 @@ pub(super) fn absolute_path(text: &str, base: &Path) -> Result<PathBuf, Fault> {
     Ok(base.join(text))
 }
 
-fn timeout(value: Value<'_>) -> Result<Duration, Fault> {
+/// A time that must leave a peer a chance.
+pub(super) fn timeout(value: Value<'_>) -> Result<Duration, Fault> {
     duration(value, TIMEOUT)
 }
 

@@ -131,6 +131,7 @@ impl Connection {
             now: cx.clock.now(),
             wall: cx.clock.wall(),
             peer: self.peer,
+            request_id: self.in_flight.last().and_then(InFlight::id),
         };
         let reply = catch_unwind(AssertUnwindSafe(|| app.handle(head, &context)));
         reply.unwrap_or_else(|_| panicked(host))
@@ -167,6 +168,7 @@ impl Connection {
             }
             Reply::Collect(on_content) => self.give_collected(on_content, &[], cx),
             Reply::Later(start) => self.park_for_later(start, cx),
+            Reply::Forward(_) => self.respond(own_answers::internal_error(), cx),
         }
     }
 
@@ -313,7 +315,9 @@ fn is_short(reply: &Reply<'_>) -> bool {
     let length = match reply {
         Reply::Full(response) => response.content().len() as u64,
         Reply::Files { content, .. } => content.iter().map(Segment::length).sum(),
-        Reply::After(..) | Reply::Collect(_) | Reply::Later(_) => return false,
+        Reply::After(..) | Reply::Collect(_) | Reply::Later(_) | Reply::Forward(_) => {
+            return false;
+        }
     };
     length < COPIED_BYTES_MAX as u64
 }

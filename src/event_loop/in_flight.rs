@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::LoopContext;
 use crate::{
     http::RequestHead,
-    logging::{AccessRecord, End, Outcome},
+    logging::{AccessRecord, End, Outcome, RequestId},
     message::AppGuard,
     registry::AppId,
 };
@@ -45,6 +45,11 @@ impl InFlight {
     ) -> Self {
         let (begin, end) = (u64::MAX, u64::MAX);
         Self { guard, record, request: None, status: 0, head_bytes: 0, started_ns, begin, end }
+    }
+
+    /// Its name in the access log, if it has a line there.
+    pub(super) fn id(&self) -> Option<RequestId> {
+        self.record.as_ref().map(AccessRecord::id)
     }
 
     /// The life that the exchange holds.

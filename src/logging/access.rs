@@ -310,10 +310,10 @@ impl LineFormat {
     }
 }
 
-/// One writer's ids: numbers that no other has, mixed with the process's seed. The mixing is a
+/// One loop's ids: numbers that no other has, mixed with the process's seed. The mixing is a
 /// bijection, so different numbers stay different.
 #[derive(Debug)]
-struct RequestIds {
+pub(crate) struct RequestIds {
     seed: u64,
     numbers: Range<u64>,
 }
@@ -327,11 +327,11 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(process::id()));
 
 impl RequestIds {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { seed: *SEED, numbers: 0..0 }
     }
 
-    fn next(&mut self) -> RequestId {
+    pub(crate) fn next(&mut self) -> RequestId {
         let number = self.numbers.next().unwrap_or_else(|| {
             let first = NEXT_NUMBER.fetch_add(NUMBERS_AT_ONCE, Relaxed);
             self.numbers = first + 1..first + NUMBERS_AT_ONCE;

@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use access::RequestIds;
 pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome, RequestId};
 pub(crate) use events::{EVENT_TARGET, event};
 

@@ -1,0 +1,372 @@
+//! One upstream of one life: its state, its addresses, and what the loops count of it.
+//!
+//! The state is written rarely (a check, an ejection, an operator) and read by every loop; the
+//! counters have one writer each, their loop, and no two loops share a cache line. Addresses are
+//! copied by each loop when their generation moved, so no lock is taken while nothing changes.
+//! Times are nanoseconds of the process's epoch; 0 stands for never.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    path::Path,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::Duration,
+};
+
+use crossbeam_utils::CachePadded;
+use smallvec::SmallVec;
+
+use super::balance;
+use crate::config::{UpstreamAddress, UpstreamConfig};
+
+/// One upstream.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    address: UpstreamAddress,
+    url: String,
+    authority: String,
+    weight: u64,
+    /// For rendezvous: the same in every process.
+    hash: u64,
+    state: CachePadded<State>,
+    details: Mutex<Details>,
+    loops: Box<[CachePadded<LoopCounters>]>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Found to be down by checks.
+    is_down: AtomicBool,
+    /// Taken out by an operator.
+    is_drained: AtomicBool,
+    ejected_until_ns: AtomicU64,
+    /// When it came back last.
+    up_since_ns: AtomicU64,
+    failures_in_row: AtomicU32,
+    /// Moves with the addresses; 0 until there are some.
+    generation: AtomicU64,
+}
+
+/// What is no number.
+#[derive(Debug, Default)]
+struct Details {
+    list: Vec<SocketAddr>,
+    /// Why the name was not resolved the last time.
+    error: Option<String>,
+    /// Why checks found it down.
+    down_reason: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct LoopCounters {
+    active: AtomicU64,
+    requests: AtomicU64,
+    answers: AtomicU64,
+    failures: AtomicU64,
+    latency_ns: AtomicU64,
+}
+
+/// One upstream, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EndpointRow {
+    pub(crate) url: String,
+    pub(crate) weight: u64,
+    pub(crate) state: EndpointState,
+    /// Why it is down.
+    pub(crate) reason: Option<String>,
+    /// Exchanges under way.
+    pub(crate) active: u64,
+    /// Exchanges so far, each try counted.
+    pub(crate) requests: u64,
+    pub(crate) failures: u64,
+    /// From the choice to the head of the answer.
+    pub(crate) latency_mean: Option<Duration>,
+}
+
+/// Whether an upstream gets requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndpointState {
+    Up,
+    /// It is not: checks say so, or its name has no address.
+    Down,
+    /// After failures in a row, for a while.
+    Ejected,
+    /// Taken out by an operator.
+    Drained,
+}
+
+/// Weights are multiplied by this, so that a small part of one is still a weight.
+const WEIGHT_SCALE: u64 = 256;
+
+impl Endpoint {
+    pub(super) fn new(config: &UpstreamConfig, loops: usize) -> Self {
+        let url = config.address.to_string();
+        Self {
+            authority: config.address.authority(),
+            weight: u64::from(config.weight),
+            hash: balance::hash(url.as_bytes()),
+            url,
+            state: CachePadded::default(),
+            details: Mutex::default(),
+            loops: (0..loops).map(|_| CachePadded::default()).collect(),
+            address: config.address.clone(),
+        }
+    }
+
+    /// As it is written in a config.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the Host field says of it.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The socket, if it is one of this machine.
+    pub(crate) fn unix_path(&self) -> Option<&Path> {
+        match &self.address {
+            UpstreamAddress::Unix(path) => Some(path),
+            UpstreamAddress::Tcp { .. } => None,
+        }
+    }
+
+    /// The addresses of its name; none for a unix socket.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.lock().list.clone()
+    }
+
+    /// Whether its addresses can change.
+    pub(crate) fn has_name(&self) -> bool {
+        matches!(&self.address, UpstreamAddress::Tcp { host, .. } if literal(host).is_none())
+    }
+
+    /// Looks its addresses up, and waits for that: never on a loop. A name that is no longer known
+    /// keeps the addresses that it had.
+    pub(crate) fn resolve(&self) {
+        let UpstreamAddress::Tcp { host, port } = &self.address else { return };
+        let found = match literal(host) {
+            Some(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
+            None => (host.as_str(), *port).to_socket_addrs().map(Iterator::collect),
+        };
+        self.set_addresses(found);
+    }
+
+    pub(super) fn set_addresses(&self, found: io::Result<Vec<SocketAddr>>) {
+        let mut details = self.lock();
+        match found {
+            Ok(list) if list.is_empty() => details.error = Some("no address".to_owned()),
+            Err(error) => details.error = Some(error.to_string()),
+            Ok(mut list) => {
+                details.error = None;
+                let mut seen = std::collections::HashSet::new();
+                list.retain(|address| seen.insert(*address));
+                if list != details.list {
+                    details.list = list;
+                    // Under the lock: one writer at a time.
+                    let generation = self.state.generation.load(Relaxed);
+                    self.state.generation.store(generation + 1, Release);
+                }
+            }
+        }
+    }
+
+    /// Whether it may be asked, but for an ejection.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.is_drained() && !self.is_down()
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.state.is_drained.load(Acquire)
+    }
+
+    /// Whether checks found it down, or its name has no address.
+    pub(super) fn is_down(&self) -> bool {
+        self.state.is_down.load(Acquire) || !self.has_addresses()
+    }
+
+    fn has_addresses(&self) -> bool {
+        self.unix_path().is_some() || self.state.generation.load(Acquire) != 0
+    }
+
+    pub(super) fn is_ejected(&self, now_ns: u64) -> bool {
+        now_ns < self.state.ejected_until_ns.load(Acquire)
+    }
+
+    /// Its weight now, scaled: while it starts slowly, the part of its time that has passed.
+    pub(super) fn weight(&self, now_ns: u64, slow_start: Duration) -> u64 {
+        let whole = self.weight * WEIGHT_SCALE;
+        let since = self.state.up_since_ns.load(Relaxed);
+        let passed = u128::from(now_ns.saturating_sub(since));
+        let slow_start = slow_start.as_nanos();
+        if since == 0 || passed >= slow_start {
+            return whole;
+        }
+        let part = u128::from(whole) * passed / slow_start;
+        u64::try_from(part).unwrap_or(whole).max(1)
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(super) fn set_drained(&self, is_drained: bool, now_ns: u64) {
+        let was = self.state.is_drained.swap(is_drained, Release);
+        if was && !is_drained {
+            self.state.up_since_ns.store(now_ns.max(1), Relaxed);
+        }
+    }
+
+    /// What the checks say; `down_reason` only if it is down.
+    pub(super) fn set_health(&self, down_reason: Option<String>, now_ns: u64) {
+        let is_down = down_reason.is_some();
+        self.lock().down_reason = down_reason;
+        let was = self.state.is_down.load(Relaxed);
+        if was && !is_down {
+            self.state.up_since_ns.store(now_ns.max(1), Relaxed);
+            self.state.failures_in_row.store(0, Relaxed);
+            self.state.ejected_until_ns.store(0, Release);
+        }
+        self.state.is_down.store(is_down, Release);
+    }
+
+    /// Counts a failure; returns how many there were in a row.
+    pub(super) fn count_failure(&self, loop_index: usize) -> u32 {
+        add_own(&self.loops[loop_index].failures, 1);
+        self.state.failures_in_row.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn eject(&self, until_ns: u64) {
+        self.state.failures_in_row.store(0, Relaxed);
+        self.state.up_since_ns.store(until_ns.max(1), Relaxed);
+        self.state.ejected_until_ns.store(until_ns, Release);
+    }
+
+    pub(super) fn count_answer(&self, loop_index: usize, latency: Duration) {
+        let counters = &self.loops[loop_index];
+        add_own(&counters.answers, 1);
+        add_own(&counters.latency_ns, u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+        // Read first: where nothing fails, the shared line is never written.
+        if self.state.failures_in_row.load(Relaxed) != 0 {
+            self.state.failures_in_row.store(0, Relaxed);
+        }
+    }
+
+    pub(super) fn enter(&self, loop_index: usize) {
+        add_own(&self.loops[loop_index].active, 1);
+        add_own(&self.loops[loop_index].requests, 1);
+    }
+
+    pub(super) fn leave(&self, loop_index: usize) {
+        let active = &self.loops[loop_index].active;
+        let before = active.load(Relaxed);
+        debug_assert!(before > 0, "left without having entered");
+        active.store(before.saturating_sub(1), Relaxed);
+    }
+
+    /// Exchanges under way in one loop.
+    pub(super) fn active_in(&self, loop_index: usize) -> u64 {
+        self.loops[loop_index].active.load(Relaxed)
+    }
+
+    pub(super) fn row(&self, now_ns: u64) -> EndpointRow {
+        let sum = |counter: fn(&LoopCounters) -> &AtomicU64| -> u64 {
+            self.loops.iter().map(|counters| counter(counters).load(Relaxed)).sum()
+        };
+        let state = if self.is_drained() {
+            EndpointState::Drained
+        } else if self.is_down() {
+            EndpointState::Down
+        } else if self.is_ejected(now_ns) {
+            EndpointState::Ejected
+        } else {
+            EndpointState::Up
+        };
+        let reason = match state {
+            EndpointState::Up => None,
+            EndpointState::Drained => Some("drained by an operator".to_owned()),
+            EndpointState::Ejected => Some("failures in a row".to_owned()),
+            EndpointState::Down => {
+                let details = self.lock();
+                let unresolved = || {
+                    let error = details.error.as_deref().unwrap_or("not yet looked up");
+                    format!("no address: {error}")
+                };
+                details.down_reason.clone().or_else(|| Some(unresolved()))
+            }
+        };
+        let (answers, latency_ns) = (sum(|c| &c.answers), sum(|c| &c.latency_ns));
+        EndpointRow {
+            url: self.url.clone(),
+            weight: self.weight,
+            state,
+            reason,
+            active: sum(|c| &c.active),
+            requests: sum(|c| &c.requests),
+            failures: sum(|c| &c.failures),
+            latency_mean: latency_ns.checked_div(answers).map(Duration::from_nanos),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Details> {
+        self.details.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One loop's copy of an upstream's addresses.
+#[derive(Debug, Default)]
+pub(super) struct LoopAddresses {
+    generation: u64,
+    /// Each with the time until which the others go first.
+    list: SmallVec<[(SocketAddr, u64); 2]>,
+    next: usize,
+}
+
+impl LoopAddresses {
+    /// The next address in turn; one that did not work lately only if there is no other. None for
+    /// a unix socket.
+    pub(super) fn pick(&mut self, endpoint: &Endpoint, now_ns: u64) -> Option<SocketAddr> {
+        let generation = endpoint.state.generation.load(Acquire);
+        if generation != self.generation {
+            // What is stored later moves the generation again.
+            self.list = endpoint.lock().list.iter().map(|address| (*address, 0)).collect();
+            (self.generation, self.next) = (generation, 0);
+        }
+        let count = self.list.len();
+        let in_turn = |step: usize| (self.next + step) % count;
+        let good = (0..count).map(in_turn).find(|index| self.list[*index].1 <= now_ns);
+        let index = good.or_else(|| (count > 0).then(|| in_turn(0)))?;
+        self.next = (index + 1) % count;
+        Some(self.list[index].0)
+    }
+
+    /// This address did not work: until then, others go first.
+    pub(super) fn avoid(&mut self, address: SocketAddr, until_ns: u64) {
+        for (known, avoided_until) in &mut self.list {
+            if *known == address {
+                *avoided_until = until_ns;
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+}
+
+/// An address that is written as such; IPv6 in brackets.
+fn literal(host: &str) -> Option<IpAddr> {
+    let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inside.unwrap_or(host).parse().ok()
+}
+
+/// Adds to a counter that only the calling thread writes: a load and a store, no locked add.
+fn add_own(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
+}

@@ -1,0 +1,196 @@
+//! When an upstream is checked, and what the results come to. Pure: `(event, now) → change`.
+//!
+//! ```text
+//!            fall bad ones in a row, or a bad first one
+//!   up ─────────────────────────────────────────────────► down
+//!    ▲                                                      │
+//!    └───────────────── rise good ones in a row ────────────┘
+//! ```
+//! An upstream counts as up until its first check, which alone decides. Times are nanoseconds of
+//! the process's epoch.
+
+use super::balance::mix;
+use crate::config::HealthConfig;
+
+/// The checks of one upstream.
+#[derive(Debug)]
+pub(crate) struct HealthPlan {
+    interval_ns: u64,
+    rise: u32,
+    fall: u32,
+    is_up: bool,
+    /// Whether no check has ended yet.
+    is_new: bool,
+    /// Results in a row that speak against the state.
+    against: u32,
+    due: Due,
+    random: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    At(u64),
+    /// A check is under way that began then.
+    Running(u64),
+}
+
+/// Upstreams of one config are not all checked at once: the first check comes within this part of
+/// the interval, and the later ones vary by as much.
+const SPREAD: u64 = 16;
+
+impl HealthPlan {
+    /// The first check is due soon after `now_ns`. Plans of different `seed` are out of step.
+    pub(crate) fn new(config: &HealthConfig, seed: u64, now_ns: u64) -> Self {
+        let interval_ns = u64::try_from(config.interval.as_nanos()).unwrap_or(u64::MAX);
+        let mut plan = Self {
+            interval_ns,
+            rise: config.rise,
+            fall: config.fall,
+            is_up: true,
+            is_new: true,
+            against: 0,
+            due: Due::At(0),
+            random: seed,
+        };
+        plan.due = Due::At(now_ns.saturating_add(plan.spread_ns()));
+        plan
+    }
+
+    /// When the next check is due; none while one is under way.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        match self.due {
+            Due::At(due) => Some(due),
+            Due::Running(_) => None,
+        }
+    }
+
+    /// Whether a check has to begin now; it is under way from here on.
+    pub(crate) fn begin_if_due(&mut self, now_ns: u64) -> bool {
+        let begins = self.due_ns().is_some_and(|due| due <= now_ns);
+        if begins {
+            self.due = Due::Running(now_ns);
+        }
+        begins
+    }
+
+    /// The check has ended. Says what the upstream is from now on, if that changed: up or not.
+    pub(crate) fn on_result(&mut self, passed: bool, now_ns: u64) -> Option<bool> {
+        if let Due::Running(began) = self.due {
+            let half = self.interval_ns / SPREAD / 2;
+            let step = self.interval_ns.saturating_sub(half).saturating_add(self.spread_ns());
+            self.due = Due::At(began.saturating_add(step).max(now_ns));
+        }
+        let is_first = std::mem::take(&mut self.is_new);
+        if passed == self.is_up {
+            self.against = 0;
+            return None;
+        }
+        self.against += 1;
+        let needed = if is_first {
+            1
+        } else if self.is_up {
+            self.fall
+        } else {
+            self.rise
+        };
+        if self.against < needed {
+            return None;
+        }
+        (self.is_up, self.against) = (passed, 0);
+        Some(passed)
+    }
+
+    fn spread_ns(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.random) % (self.interval_ns / SPREAD).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const INTERVAL: u64 = 1600;
+
+    fn plan(rise: u32, fall: u32) -> HealthPlan {
+        let config = HealthConfig {
+            interval: Duration::from_nanos(INTERVAL),
+            rise,
+            fall,
+            ..HealthConfig::new("/".to_owned())
+        };
+        HealthPlan::new(&config, 7, 1000)
+    }
+
+    /// Ends a check at once with each result: `+` good, `-` bad. Changes as `U` and `D`, else `.`.
+    fn run(plan: &mut HealthPlan, results: &str) -> String {
+        let change = |result| {
+            let due = plan.due_ns().expect("a check is due");
+            assert!(plan.begin_if_due(due));
+            match plan.on_result(result == '+', due) {
+                None => '.',
+                Some(true) => 'U',
+                Some(false) => 'D',
+            }
+        };
+        results.chars().map(change).collect()
+    }
+
+    #[test]
+    fn rise_and_fall_count_results_in_a_row() {
+        for (rise, fall, results, changes) in [
+            (2, 3, "+---", "...D"),
+            (2, 3, "+--+--+---", ".........D"),
+            (2, 3, "+-----", "...D.."),
+            (2, 3, "+---+-+-++", "...D.....U"),
+            (2, 3, "+---++---", "...D.U..D"),
+            (1, 1, "+-+-", ".DUD"),
+            (1, 1, "++++", "...."),
+            // The first one alone decides.
+            (2, 3, "-", "D"),
+            (2, 3, "-++", "D.U"),
+        ] {
+            assert_eq!(run(&mut plan(rise, fall), results), changes, "{rise} {fall} {results}");
+        }
+    }
+
+    #[test]
+    fn checks_are_an_interval_apart_and_never_two_at_once() {
+        let mut plan = plan(1, 1);
+        let spread = INTERVAL / SPREAD;
+        let mut due = plan.due_ns().unwrap();
+        assert!((1000..1000 + spread).contains(&due), "{due}");
+        let mut steps = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            assert!(!plan.begin_if_due(due - 1));
+            assert!(plan.begin_if_due(due));
+            assert_eq!(plan.due_ns(), None);
+            assert!(!plan.begin_if_due(u64::MAX));
+            plan.on_result(true, due + 5);
+            let step = plan.due_ns().unwrap() - due;
+            assert!((INTERVAL - spread / 2..INTERVAL + spread).contains(&step), "{step}");
+            steps.insert(step);
+            due += step;
+        }
+        assert!(steps.len() > 50, "{}", steps.len());
+    }
+
+    #[test]
+    fn a_check_that_outlasts_the_interval_is_followed_at_once() {
+        let mut plan = plan(1, 1);
+        let due = plan.due_ns().unwrap();
+        assert!(plan.begin_if_due(due));
+        plan.on_result(false, due + 10 * INTERVAL);
+        assert_eq!(plan.due_ns(), Some(due + 10 * INTERVAL));
+    }
+
+    #[test]
+    fn plans_of_different_seeds_are_out_of_step() {
+        let config = HealthConfig::new("/".to_owned());
+        let due = |seed| HealthPlan::new(&config, seed, 0).due_ns();
+        let all: std::collections::HashSet<_> = (0..100).map(due).collect();
+        assert!(all.len() > 90);
+    }
+}

@@ -1,0 +1,184 @@
+//! The `proxy` kind: passes requests on to other servers.
+//!
+//! Owns what can be known without a socket: the choice of an upstream, the fields in both
+//! directions, the state of upstreams, and the plan of their checks. Opens no connection: a
+//! [`Forward`] tells the loop all that it needs to.
+
+mod balance;
+mod endpoint;
+mod fields;
+mod health;
+#[cfg(test)]
+mod tests;
+mod upstreams;
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::{
+    config::{Balance, HashBy, ProxyConfig},
+    http::{Method, RequestHead, Response},
+};
+
+use super::{App, Context, Peer, Reply};
+
+pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
+pub(crate) use fields::write_response_fields;
+pub(crate) use health::HealthPlan;
+pub use upstreams::Upstreams;
+pub(crate) use upstreams::{Address, Chosen, NoUpstream};
+
+use fields::{Origin, WrittenHead};
+use upstreams::Seat;
+
+/// An app that passes requests on.
+#[derive(Debug)]
+pub struct Proxy {
+    upstreams: Arc<Upstreams>,
+    /// One for each loop, so that no count of references is shared on the request path.
+    seats: Box<[Arc<Seat>]>,
+}
+
+impl Proxy {
+    /// An app that passes on as `config` says, for this many loops. It resolves the names of the
+    /// upstreams, and waits for that; one whose name has no address is down.
+    pub fn open(config: ProxyConfig, loops: usize) -> Self {
+        let upstreams = Arc::new(Upstreams::open(config, loops));
+        let seat = |loop_index| Arc::new(Seat::new(Arc::clone(&upstreams), loop_index));
+        Self { seats: (0..loops).map(seat).collect(), upstreams }
+    }
+
+    fn forward(&self, request: &RequestHead<'_>, context: &Context) -> Forward {
+        let seat = Arc::clone(&self.seats[context.loop_index]);
+        let config = self.upstreams.config();
+        let peer = match context.peer {
+            Peer::Tcp(peer) => Some(peer.ip()),
+            Peer::Unix => None,
+        };
+        let is_trusted = |peer| config.trusted_proxies.iter().any(|net| net.contains(peer));
+        let origin = Origin {
+            peer,
+            is_trusted: peer.is_some_and(is_trusted),
+            id: context.request_id.unwrap_or_else(|| seat.next_id()),
+        };
+        let asks_upgrade = fields::asks_for_websocket(request);
+        let WrittenHead { bytes, host_gap } =
+            fields::request_head(request, &origin, &config.host, asks_upgrade);
+        Forward {
+            head: bytes,
+            host_gap,
+            key: key(config, request, peer),
+            is_head: request.method() == Method::Head,
+            is_idempotent: is_idempotent(request.method()),
+            asks_upgrade,
+            expects_continue: request.field("expect").is_some(),
+            seat,
+        }
+    }
+}
+
+impl App for Proxy {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
+        if fields::is_looping(request) {
+            return Reply::Full(Response::json(508, r#"{"error":"Loop detected"}"#));
+        }
+        if fields::ends_here(request) {
+            return Reply::Full(Response::new(204));
+        }
+        Reply::Forward(self.forward(request, context))
+    }
+
+    fn kind(&self) -> &'static str {
+        "proxy"
+    }
+
+    fn upstreams(&self) -> Option<&Arc<Upstreams>> {
+        Some(&self.upstreams)
+    }
+}
+
+/// A request that is to be passed on: what the loop needs for that.
+#[derive(Debug)]
+pub struct Forward {
+    seat: Arc<Seat>,
+    head: Vec<u8>,
+    host_gap: Option<usize>,
+    key: Option<u64>,
+    is_head: bool,
+    is_idempotent: bool,
+    asks_upgrade: bool,
+    expects_continue: bool,
+}
+
+impl Forward {
+    /// What the app was configured as: times and counts for the loop.
+    pub(crate) fn config(&self) -> &ProxyConfig {
+        self.seat.upstreams().config()
+    }
+
+    /// The upstreams of the app.
+    pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
+        self.seat.upstreams()
+    }
+
+    /// Chooses an upstream, none of those that failed for this request. `now_ns`: nanoseconds of
+    /// the process's epoch, as everywhere here.
+    pub(crate) fn choose(&self, now_ns: u64, tried: &[usize]) -> Result<Chosen, NoUpstream> {
+        self.seat.choose(self.key, now_ns, tried)
+    }
+
+    /// Writes request line and fields for this upstream, each line ended by CRLF. What is missing
+    /// is the framing (`Content-Length` or `Transfer-Encoding`), `Expect`, and the empty line.
+    pub(crate) fn write_head(&self, chosen: &Chosen, out: &mut Vec<u8>) {
+        let Some(gap) = self.host_gap else { return out.extend_from_slice(&self.head) };
+        let authority = chosen.endpoint().authority().as_bytes();
+        for part in [&self.head[..gap], b"Host: ", authority, b"\r\n", &self.head[gap..]] {
+            out.extend_from_slice(part);
+        }
+    }
+
+    /// Whether the answer has no content, whatever it says (RFC 9110 §9.3.2).
+    pub(crate) fn is_head(&self) -> bool {
+        self.is_head
+    }
+
+    /// Whether the request may be sent twice without harm (RFC 9110 §9.2.2), as far as its method
+    /// says; one of which content is gone may not.
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.is_idempotent
+    }
+
+    /// Whether 101 may be the answer; the head says so to the upstream, with its `Connection`.
+    pub(crate) fn asks_upgrade(&self) -> bool {
+        self.asks_upgrade
+    }
+
+    /// Whether the client waits for 100 before it sends its content (RFC 9110 §10.1.1).
+    pub(crate) fn expects_continue(&self) -> bool {
+        self.expects_continue
+    }
+}
+
+/// What `balance = "hash"` goes by.
+fn key(config: &ProxyConfig, request: &RequestHead<'_>, peer: Option<IpAddr>) -> Option<u64> {
+    let Balance::Hash(by) = &config.balance else { return None };
+    match by {
+        HashBy::Client => match fields::client_address(request, peer, &config.trusted_proxies)? {
+            IpAddr::V4(client) => Some(balance::hash(&client.octets())),
+            IpAddr::V6(client) => Some(balance::hash(&client.octets())),
+        },
+        HashBy::Header(name) => request.field(name).map(balance::hash),
+        HashBy::Cookie(name) => fields::cookie(request, name).map(balance::hash),
+    }
+}
+
+fn is_idempotent(method: Method<'_>) -> bool {
+    match method {
+        Method::Get
+        | Method::Head
+        | Method::Options
+        | Method::Trace
+        | Method::Put
+        | Method::Delete => true,
+        Method::Post | Method::Connect | Method::Patch | Method::Other(_) => false,
+    }
+}

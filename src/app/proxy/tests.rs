@@ -1,0 +1,713 @@
+//! Fields in both directions, and the choice of an upstream, as tables.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    app::test_support::{context, request},
+    config::{AppKind, Config},
+    http::Version,
+};
+
+const MS: u64 = 1_000_000;
+
+/// A proxy with these lines of config, for two loops.
+fn proxy(lines: &str) -> Proxy {
+    let text = format!("[apps.a.proxy]\n{lines}");
+    let config = Config::parse(&text, Path::new("config.toml"), Path::new("/"));
+    let mut config = config.unwrap_or_else(|error| panic!("{error}"));
+    let AppKind::Proxy(config) = config.apps.remove(0).kind else { panic!("another kind") };
+    Proxy::open(*config, 2)
+}
+
+/// A proxy to so many upstreams.
+fn proxy_to(count: usize, lines: &str) -> Proxy {
+    let urls: Vec<_> = (1..=count).map(|n| format!("'http://10.0.0.{n}:80'")).collect();
+    proxy(&format!("upstreams = [{}]\n{lines}", urls.join(",")))
+}
+
+fn forward_from(proxy: &Proxy, peer: &str, request: &RequestHead<'_>) -> Forward {
+    let peer = Peer::Tcp(SocketAddr::new(peer.parse().unwrap(), 40_000));
+    match proxy.handle(request, &Context { peer, ..context() }) {
+        Reply::Forward(forward) => forward,
+        reply => panic!("not forwarded: {:?}", reply.status()),
+    }
+}
+
+fn forward(proxy: &Proxy) -> Forward {
+    forward_from(proxy, "192.0.2.1", &request("GET", "/", &[]))
+}
+
+/// The head that the first upstream gets.
+fn head(forward: &Forward) -> Vec<String> {
+    let chosen = forward.choose(0, &[]).expect("an upstream");
+    let mut out = Vec::new();
+    forward.write_head(&chosen, &mut out);
+    let text = String::from_utf8(out).expect("ASCII");
+    assert!(text.ends_with("\r\n") && !text.contains("\r\n\r\n"), "{text:?}");
+    text.trim_end_matches("\r\n").split("\r\n").map(str::to_owned).collect()
+}
+
+/// What a proxy with these lines makes of a request, without what is the same for all of them.
+fn passed_on(lines: &str, peer: &str, fields: &[(&str, &str)]) -> Vec<String> {
+    let proxy = proxy_to(1, lines);
+    let head = head(&forward_from(&proxy, peer, &request("GET", "/", fields)));
+    let own = |line: &String| {
+        ["GET / HTTP/1.1", "Host: www.example.com", "Via: 1.1 tidegate"].contains(&line.as_str())
+    };
+    assert_eq!(head.iter().filter(|line| own(line)).count(), 3, "{head:?}");
+    head.into_iter().filter(|line| !own(line)).collect()
+}
+
+/// Of those, the ones that are not about who asks.
+fn end_to_end(fields: &[(&str, &str)]) -> Vec<String> {
+    let lines = passed_on("", "192.0.2.1", fields);
+    let is_origin = |line: &String| {
+        ["X-Forwarded-", "Forwarded: ", "X-Request-Id: "].iter().any(|it| line.starts_with(it))
+    };
+    assert_eq!(lines.iter().filter(|line| is_origin(line)).count(), 5, "{lines:?}");
+    lines.into_iter().filter(|line| !is_origin(line)).collect()
+}
+
+#[test]
+fn end_to_end_fields_go_on_in_order_and_those_of_the_connection_stay() {
+    type Fields = &'static [(&'static str, &'static str)];
+    let table: &[(Fields, &[&str])] = &[
+        (&[], &[]),
+        (
+            &[("Accept", "a"), ("Cookie", "b=c"), ("accept", "d"), ("Authorization", "e")],
+            &["Accept: a", "Cookie: b=c", "accept: d", "Authorization: e"],
+        ),
+        (&[("X-Empty", ""), ("X-Bytes", "caf\u{e9}")], &["X-Empty: ", "X-Bytes: caf\u{e9}"]),
+        (&[("Host", "evil.example"), ("host", "b")], &[]),
+        (&[("Connection", "close, X-Secret"), ("X-Secret", "1"), ("x-secret", "2")], &[]),
+        (&[("X-Secret", "1"), ("Connection", "close"), ("CONNECTION", " ,, x-SECRET,")], &[]),
+        (&[("Connection", "host, via"), ("Via", "1.0 a")], &["Via: 1.0 a"]),
+        (&[("Connection", "content-length"), ("Content-Length", "5")], &[]),
+        (&[("Connection", "x"), ("X-Y", "1")], &["X-Y: 1"]),
+        (&[("Connection", "x y"), ("X", "1")], &["X: 1"]),
+        (&[("Transfer-Encoding", "chunked"), ("TE", "trailers"), ("Trailer", "X")], &[]),
+        (&[("Keep-Alive", "timeout=5"), ("Proxy-Connection", "keep-alive")], &[]),
+        (&[("Proxy-Authorization", "a"), ("PROXY-AUTHENTICATE", "b"), ("Proxy-X", "c")], &[]),
+        (&[("Proxy", "http://evil.example"), ("Proxys", "fine")], &["Proxys: fine"]),
+        (&[("Expect", "100-continue")], &[]),
+        (
+            &[
+                ("Upgrade", "h2c"),
+                ("Connection", "Upgrade, HTTP2-Settings"),
+                ("HTTP2-Settings", "A"),
+            ],
+            &[],
+        ),
+        (&[("HTTP2-Settings", "AAMAAABk")], &[]),
+        (&[("Upgrade", "websocket")], &[]),
+        (&[("Upgrade", "websocket"), ("Connection", "close")], &[]),
+        (&[("Upgrade", "websocket, h2c"), ("Connection", "upgrade")], &[]),
+        (&[("Upgrade", "websocket"), ("Upgrade", "h2c"), ("Connection", "upgrade")], &[]),
+        (&[("Upgrade", "websocket"), ("Connection", "upgrade"), ("Content-Length", "1")], &[]),
+        (
+            &[
+                ("Upgrade", "WebSocket"),
+                ("Connection", "keep-alive, Upgrade"),
+                ("Sec-WebSocket-Key", "x"),
+            ],
+            &["Sec-WebSocket-Key: x", "Connection: Upgrade", "Upgrade: websocket"],
+        ),
+        // CGI reads these as what they look like.
+        (&[("Content_Length", "5"), ("Transfer_Encoding", "chunked"), ("X_Request_Id", "a")], &[]),
+        (&[("X_Forwarded_For", "a"), ("X-Forwarded_Port", "b"), ("x_real_ip", "c")], &[]),
+        (&[("Proxy_Connection", "a"), ("My_Field", "fine")], &["My_Field: fine"]),
+        (&[("X-Real-IP", "1.2.3.4"), ("X-Forwarded-Port", "1"), ("X-Forwarded-Prefix", "/")], &[]),
+        (&[("Max-Forwards", "7"), ("Date", "x")], &["Max-Forwards: 7", "Date: x"]),
+    ];
+    for (fields, expected) in table {
+        assert_eq!(end_to_end(fields), *expected, "{fields:?}");
+    }
+}
+
+#[test]
+fn an_upgrade_is_asked_for_by_get_of_1_1_alone() {
+    let fields = [("Upgrade", "websocket"), ("Connection", "upgrade")];
+    let proxy = proxy_to(1, "");
+    for (method, version, asks) in [
+        ("GET", Version::Http11, true),
+        ("GET", Version::Http10, false),
+        ("POST", Version::Http11, false),
+        ("HEAD", Version::Http11, false),
+    ] {
+        let request = RequestHead { version, ..request(method, "/", &fields) };
+        let forward = forward_from(&proxy, "::1", &request);
+        assert_eq!(forward.asks_upgrade(), asks, "{method} {version:?}");
+        let has_upgrade = head(&forward).iter().any(|line| line.starts_with("Upgrade"));
+        assert_eq!(has_upgrade, asks);
+    }
+}
+
+#[test]
+fn a_stranger_says_nothing_about_the_client_and_a_trusted_proxy_does() {
+    let told = [
+        ("X-Forwarded-For", "203.0.113.7"),
+        ("X-Forwarded-For", "203.0.113.8, 10.9.9.9"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "front.example"),
+        ("Forwarded", "for=203.0.113.7"),
+        ("X-Request-Id", "abc-1"),
+        ("X-Real-IP", "203.0.113.7"),
+        ("Connection", "X-Forwarded-For, Forwarded, X-Request-Id"),
+    ];
+    let trusted = "trusted_proxies = ['10.0.0.0/8']";
+    let lines = passed_on(trusted, "10.1.2.3", &told);
+    let expected = [
+        "X-Real-IP: 203.0.113.7",
+        "X-Forwarded-For: 203.0.113.7, 203.0.113.8, 10.9.9.9, 10.1.2.3",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: front.example",
+        "Forwarded: for=203.0.113.7, for=10.1.2.3;host=\"www.example.com\";proto=http",
+        "X-Request-Id: abc-1",
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(passed_on(trusted, "::ffff:10.1.2.3", &told), expected);
+
+    let own = [
+        "X-Forwarded-For: 11.1.2.3",
+        "X-Forwarded-Proto: http",
+        "X-Forwarded-Host: www.example.com",
+        "Forwarded: for=11.1.2.3;host=\"www.example.com\";proto=http",
+    ];
+    for (lines, fields) in [(trusted, &told[..]), ("", &told[..]), ("", &[])] {
+        let mut found = passed_on(lines, "11.1.2.3", fields);
+        let id = found.pop().unwrap();
+        assert_eq!(found, own);
+        let id = id.strip_prefix("X-Request-Id: ").expect("an id");
+        assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    }
+    let v6 = passed_on("", "2001:db8::1", &[]);
+    assert_eq!(v6[0], "X-Forwarded-For: 2001:db8::1");
+    assert_eq!(v6[3], "Forwarded: for=\"[2001:db8::1]\";host=\"www.example.com\";proto=http");
+}
+
+#[test]
+fn what_a_trusted_proxy_says_twice_or_not_well_is_written_anew() {
+    let long = "x".repeat(129);
+    let table: &[&[(&str, &str)]] = &[
+        &[("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")],
+        &[("X-Forwarded-Host", "a"), ("x-forwarded-host", "b")],
+        &[("X-Request-Id", "a"), ("X-Request-Id", "b")],
+        &[("X-Request-Id", "a b"), ("X-Forwarded-Host", ""), ("X-Forwarded-For", "")],
+        &[("X-Request-Id", &long), ("Forwarded", "")],
+    ];
+    for fields in table {
+        let mut lines = passed_on("trusted_proxies = ['::1']", "::1", fields);
+        assert_ne!(lines.pop().map(|id| id.len()), Some(15), "{fields:?}");
+        let expected = [
+            "X-Forwarded-For: ::1",
+            "X-Forwarded-Proto: http",
+            "X-Forwarded-Host: www.example.com",
+            "Forwarded: for=\"[::1]\";host=\"www.example.com\";proto=http",
+        ];
+        assert_eq!(lines, expected, "{fields:?}");
+    }
+}
+
+#[test]
+fn a_peer_without_an_address_is_unknown() {
+    let proxy = proxy_to(1, "");
+    let context = Context { peer: Peer::Unix, ..context() };
+    let Reply::Forward(forward) = proxy.handle(&request("GET", "/", &[]), &context) else {
+        panic!("not forwarded")
+    };
+    let head = head(&forward);
+    assert!(!head.iter().any(|line| line.starts_with("X-Forwarded-For")), "{head:?}");
+    assert!(head.contains(&"Forwarded: for=unknown;host=\"www.example.com\";proto=http".into()));
+}
+
+#[test]
+fn ids_differ_and_the_access_logs_is_taken() {
+    let proxy = proxy_to(1, "");
+    let id = |context: &Context| {
+        let Reply::Forward(forward) = proxy.handle(&request("GET", "/", &[]), context) else {
+            panic!("not forwarded")
+        };
+        head(&forward).pop().unwrap()
+    };
+    assert_ne!(id(&context()), id(&context()));
+    let request_id = crate::logging::RequestIds::new().next();
+    let logged = Context { request_id: Some(request_id), ..context() };
+    assert_eq!(id(&logged), format!("X-Request-Id: {request_id}"));
+}
+
+/// A head as the loop has it, with the host parsed.
+fn with_host<'a>(method: &'a str, target: &'a str, host: Option<&'a str>) -> RequestHead<'a> {
+    let host = host.map(|host| crate::http::Host::parse(host.as_bytes()).expect("a host"));
+    let rest = target.strip_prefix("http://").unwrap_or(target);
+    let rest = &rest[rest.find(['/', '?', '*']).unwrap_or(rest.len())..];
+    let query = target.split_once('?').map(|(_, query)| query);
+    let path = rest.split('?').next().unwrap_or_default();
+    let path = if path.is_empty() { "/" } else { path };
+    RequestHead { target, path, query, host, ..request(method, "/", &[]) }
+}
+
+#[test]
+fn the_request_line_is_in_origin_form_and_host_is_by_policy() {
+    let keep = "host = 'keep'";
+    for (lines, method, target, host, line, host_line) in [
+        (keep, "GET", "/a//b?c?d", Some("b.example"), "GET /a//b?c?d", "b.example"),
+        (keep, "GET", "/?", Some("B.example:8080"), "GET /?", "B.example:8080"),
+        (keep, "GET", "/", Some("b.example."), "GET /", "b.example"),
+        (keep, "GET", "/", Some("[::1]:81"), "GET /", "[::1]:81"),
+        (keep, "POST", "http://c.example/x?y", Some("c.example"), "POST /x?y", "c.example"),
+        (keep, "GET", "http://c.example", Some("c.example"), "GET /", "c.example"),
+        (keep, "GET", "http://c.example?q", Some("c.example"), "GET /?q", "c.example"),
+        (keep, "GET", "/http://evil/", Some("c.example"), "GET /http://evil/", "c.example"),
+        (keep, "OPTIONS", "*", Some("c.example"), "OPTIONS *", "c.example"),
+        (keep, "OPTIONS", "http://c.example:8", Some("c.example:8"), "OPTIONS *", "c.example:8"),
+        (keep, "OPTIONS", "http://c.example/", Some("c.example"), "OPTIONS /", "c.example"),
+        (keep, "OPTIONS", "http://c.example?q", Some("c.example"), "OPTIONS /?q", "c.example"),
+        (keep, "OPTIONS", "/", Some("c.example"), "OPTIONS /", "c.example"),
+        (keep, "BREW", "/pot", Some("c.example"), "BREW /pot", "c.example"),
+        // HTTP/1.0 may name none; 1.1 must.
+        (keep, "GET", "/", None, "GET /", "10.0.0.1"),
+        ("host = 'upstream'", "GET", "/", Some("b.example"), "GET /", "10.0.0.1"),
+        ("host = 'app.internal:81'", "GET", "/", Some("b.example"), "GET /", "app.internal:81"),
+    ] {
+        let forward = forward_from(&proxy_to(1, lines), "::1", &with_host(method, target, host));
+        let head = head(&forward);
+        assert_eq!(head[..2], [format!("{line} HTTP/1.1"), format!("Host: {host_line}")]);
+        assert_eq!(head.iter().filter(|line| line.starts_with("Host:")).count(), 1);
+    }
+    let unix = proxy("upstreams = ['unix:/run/app.sock']\nhost = 'upstream'");
+    assert_eq!(head(&forward(&unix))[1], "Host: localhost");
+    // The same request has another host at another upstream.
+    let proxy = proxy_to(2, "host = 'upstream'");
+    let forward = forward(&proxy);
+    let hosts = [head(&forward)[1].clone(), head(&forward)[1].clone()];
+    assert_eq!(hosts, ["Host: 10.0.0.1", "Host: 10.0.0.2"]);
+}
+
+#[test]
+fn via_tells_the_version_that_came_and_ends_circles() {
+    let proxy = proxy_to(1, "");
+    let old = RequestHead { version: Version::Http10, ..request("GET", "/", &[("Via", "1.1 x")]) };
+    let lines = head(&forward_from(&proxy, "::1", &old));
+    assert_eq!(lines[0], "GET / HTTP/1.1");
+    let via: Vec<_> = lines.iter().filter(|line| line.starts_with("Via")).collect();
+    assert_eq!(via, ["Via: 1.1 x", "Via: 1.0 tidegate"]);
+
+    let status =
+        |fields: &[(&str, &str)]| proxy.handle(&request("GET", "/", fields), &context()).status();
+    let nine = ["1.1 tidegate"; 9].join(", ");
+    assert_eq!(status(&[("Via", &nine)]), None);
+    assert_eq!(status(&[("Via", &nine), ("via", "1.1 tidegate.example")]), None);
+    assert_eq!(status(&[("Via", &nine), ("via", "1.0 tidegate (x)")]), Some(508));
+}
+
+#[test]
+fn max_forwards_counts_for_options_alone() {
+    let proxy = proxy_to(1, "");
+    let passed = |method, value| {
+        let request = request(method, "/", &[("Max-Forwards", value)]);
+        match proxy.handle(&request, &context()) {
+            Reply::Full(response) => response.status().to_string(),
+            Reply::Forward(forward) => {
+                let head = head(&forward);
+                head.into_iter().find(|line| line.starts_with("Max-F")).unwrap_or_default()
+            }
+            _ => panic!("another reply"),
+        }
+    };
+    for (method, value, expected) in [
+        ("OPTIONS", "0", "204"),
+        ("OPTIONS", "1", "Max-Forwards: 0"),
+        ("OPTIONS", "10", "Max-Forwards: 9"),
+        ("OPTIONS", "-1", "Max-Forwards: -1"),
+        ("OPTIONS", "99999999999", "Max-Forwards: 99999999999"),
+        ("GET", "0", "Max-Forwards: 0"),
+    ] {
+        assert_eq!(passed(method, value), expected, "{method} {value}");
+    }
+}
+
+#[test]
+fn what_the_loop_has_to_know_of_a_request() {
+    let proxy = proxy_to(1, "");
+    for (method, is_head, is_idempotent) in [
+        ("GET", false, true),
+        ("HEAD", true, true),
+        ("OPTIONS", false, true),
+        ("TRACE", false, true),
+        ("PUT", false, true),
+        ("DELETE", false, true),
+        ("POST", false, false),
+        ("PATCH", false, false),
+        ("get", false, false),
+        ("PROPFIND", false, false),
+    ] {
+        let forward = forward_from(&proxy, "::1", &request(method, "/", &[]));
+        let known = (forward.is_head(), forward.is_idempotent(), forward.expects_continue());
+        assert_eq!(known, (is_head, is_idempotent, false), "{method}");
+    }
+    let expecting = request("PUT", "/", &[("expect", "100-continue")]);
+    assert!(forward_from(&proxy, "::1", &expecting).expects_continue());
+}
+
+/// The lines of a response that go on, and whether there is a Date among them.
+fn response(status: u16, fields: &[(&str, &str)]) -> (Vec<String>, bool) {
+    let header = |(name, value): &(&'static str, &'static str)| httparse::Header {
+        name,
+        value: value.as_bytes(),
+    };
+    let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+    let fields: Vec<_> =
+        fields.iter().map(|(name, value)| header(&(leak(name), leak(value)))).collect();
+    let mut out = Vec::new();
+    let has_date = write_response_fields(&fields, Version::Http11, status, &mut out);
+    let text = String::from_utf8(out).expect("text");
+    let text = text.strip_suffix("\r\n").expect("a whole line");
+    let mut lines: Vec<_> = text.split("\r\n").map(str::to_owned).collect();
+    assert_eq!(lines.pop().as_deref(), Some("Via: 1.1 tidegate"));
+    (lines, has_date)
+}
+
+#[test]
+fn response_fields_go_on_but_for_those_of_the_connection() {
+    type Fields = &'static [(&'static str, &'static str)];
+    let table: &[(u16, Fields, &[&str])] = &[
+        (200, &[], &[]),
+        (
+            200,
+            &[("Set-Cookie", "a=1"), ("Server", "x"), ("Set-Cookie", "b=2"), ("Via", "1.1 y")],
+            &["Set-Cookie: a=1", "Server: x", "Set-Cookie: b=2", "Via: 1.1 y"],
+        ),
+        (200, &[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], &[]),
+        (200, &[("content_length", "5"), ("Content-Type", "a/b")], &["Content-Type: a/b"]),
+        (
+            200,
+            &[("Connection", "close, X-Secret, Via"), ("X-SECRET", "1"), ("Via", "z")],
+            &["Via: z"],
+        ),
+        (
+            200,
+            &[("Keep-Alive", "timeout=5"), ("Trailer", "X"), ("TE", "x"), ("Upgrade", "h2c")],
+            &[],
+        ),
+        (
+            401,
+            &[
+                ("Proxy-Authenticate", "Basic"),
+                ("Proxy-Connection", "close"),
+                ("Proxy", "x"),
+                ("WWW-Authenticate", "Basic"),
+            ],
+            &["WWW-Authenticate: Basic"],
+        ),
+        (
+            200,
+            &[("X-Request-Id", "a"), ("X-Forwarded-For", "b"), ("Forwarded", "c")],
+            &["X-Request-Id: a", "X-Forwarded-For: b", "Forwarded: c"],
+        ),
+        (200, &[("Connection", "X-Request-Id"), ("X-Request-Id", "a")], &[]),
+        (103, &[("Link", "</a>; rel=preload")], &["Link: </a>; rel=preload"]),
+        (
+            101,
+            &[
+                ("Upgrade", "websocket"),
+                ("Connection", "Upgrade"),
+                ("Sec-WebSocket-Accept", "x"),
+                ("Content-Length", "0"),
+            ],
+            &["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Accept: x"],
+        ),
+    ];
+    for (status, fields, expected) in table {
+        let (lines, has_date) = response(*status, fields);
+        assert_eq!(lines, *expected, "{status} {fields:?}");
+        assert!(!has_date);
+    }
+}
+
+#[test]
+fn a_response_has_one_date_at_most() {
+    let (lines, has_date) = response(200, &[("Date", "a"), ("X", "y"), ("date", "b")]);
+    assert_eq!((lines, has_date), (vec!["Date: a".to_owned(), "X: y".to_owned()], true));
+}
+
+/// The upstreams chosen for so many requests, each ended at once.
+fn choices(proxy: &Proxy, now_ns: u64, count: usize) -> Vec<usize> {
+    let forward = forward(proxy);
+    let choose = |_| forward.choose(now_ns, &[]).expect("an upstream").index();
+    (0..count).map(choose).collect()
+}
+
+#[test]
+fn upstreams_take_turns_by_weight_in_each_loop_by_itself() {
+    let weighted = proxy(
+        "upstreams = [{ url = 'http://10.0.0.1', weight = 2 }, 'http://10.0.0.2', 'unix:/x']",
+    );
+    assert_eq!(choices(&weighted, 0, 8), [0, 1, 2, 0, 0, 1, 2, 0]);
+    let other = Context { loop_index: 1, ..context() };
+    let Reply::Forward(in_other) = weighted.handle(&request("GET", "/", &[]), &other) else {
+        panic!("not forwarded")
+    };
+    let three: Vec<_> = (0..4).map(|_| in_other.choose(0, &[]).unwrap().index()).collect();
+    assert_eq!(three, [0, 1, 2, 0]);
+}
+
+#[test]
+fn the_least_active_is_chosen_and_counts_return_to_zero() {
+    let proxy = proxy_to(3, "balance = 'least_active'");
+    let forward = forward(&proxy);
+    let mut held: Vec<_> = (0..6).map(|_| forward.choose(0, &[]).unwrap()).collect();
+    let active = || proxy.upstreams.rows(0).iter().map(|row| row.active).collect::<Vec<_>>();
+    assert_eq!(active(), [2, 2, 2]);
+    held.retain(|chosen| chosen.index() != 1);
+    assert_eq!(active(), [2, 0, 2]);
+    assert_eq!(choices(&proxy, 0, 3), [1, 1, 1]);
+    drop(held);
+    assert_eq!(active(), [0, 0, 0]);
+    assert_eq!(proxy.upstreams.rows(0).iter().map(|row| row.requests).sum::<u64>(), 9);
+}
+
+#[test]
+fn the_same_key_gets_the_same_upstream_and_no_key_takes_turns() {
+    let of = |proxy: &Proxy, peer: &str, fields: &[(&str, &str)]| {
+        let forward = forward_from(proxy, peer, &request("GET", "/", fields));
+        let chosen = [0, 1, 2].map(|_| forward.choose(0, &[]).unwrap().index());
+        assert!(chosen[1..].iter().all(|index| *index == chosen[0]), "{peer} {fields:?}");
+        chosen[0]
+    };
+    let client = proxy_to(5, "balance = 'hash'\ntrusted_proxies = ['10.0.0.0/8']");
+    let first = of(&client, "203.0.113.7", &[]);
+    for (peer, chain) in [
+        ("10.0.0.1", "203.0.113.7"),
+        ("10.0.0.1", "6.6.6.6, 203.0.113.7"),
+        ("10.0.0.1", "6.6.6.6, 203.0.113.7:4711, 10.0.0.9"),
+        ("::ffff:10.0.0.1", "nonsense, 203.0.113.7,10.0.0.9 "),
+        ("203.0.113.7", "6.6.6.6"),
+    ] {
+        assert_eq!(of(&client, peer, &[("X-Forwarded-For", chain)]), first, "{peer} {chain}");
+    }
+    let header = proxy_to(5, "balance = 'hash'\nhash_by = 'header:X-User'");
+    assert_eq!(of(&header, "::1", &[("x-user", "7")]), of(&header, "::2", &[("X-User", "7")]));
+    let cookie = proxy_to(5, "balance = 'hash'\nhash_by = 'cookie:sid'");
+    let lines = [("Cookie", "a=b; sid=7==; c"), ("Cookie", "sid=8")];
+    assert_eq!(of(&cookie, "::1", &lines), of(&cookie, "::2", &[("cookie", "sid=7==")]));
+    let users: std::collections::HashSet<_> =
+        (0..50).map(|n| of(&header, "::1", &[("X-User", &n.to_string())])).collect();
+    assert_eq!(users.len(), 5);
+    assert_eq!(choices(&header, 0, 5), [0, 1, 2, 3, 4]);
+    assert_eq!(choices(&cookie, 0, 5), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn the_clients_address_is_what_trusted_peers_say_up_to_the_first_that_is_not() {
+    let trusted = &proxy_to(1, "trusted_proxies = ['10.0.0.0/8', '::1']");
+    let trusted = &trusted.upstreams.config().trusted_proxies;
+    for (peer, lines, client) in [
+        ("192.0.2.1", &["6.6.6.6"][..], "192.0.2.1"),
+        ("10.0.0.1", &[], "10.0.0.1"),
+        ("10.0.0.1", &["6.6.6.6, 192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", &["192.0.2.1", "10.0.0.2, 10.0.0.3"], "192.0.2.1"),
+        ("10.0.0.1", &["192.0.2.1, unknown, 10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", &["[2001:db8::1]:4711"], "2001:db8::1"),
+        ("10.0.0.1", &["[2001:db8::1]"], "2001:db8::1"),
+        ("::1", &["10.0.0.1, ::ffff:192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", &["10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", &[""], "10.0.0.1"),
+    ] {
+        let fields: Vec<_> = lines.iter().map(|line| ("X-Forwarded-For", *line)).collect();
+        let request = request("GET", "/", &fields);
+        let found = fields::client_address(&request, Some(peer.parse().unwrap()), trusted);
+        assert_eq!(found, Some(client.parse::<IpAddr>().unwrap()), "{peer} {lines:?}");
+    }
+}
+
+#[test]
+fn what_failed_for_a_request_is_not_chosen_again_for_it() {
+    let proxy = proxy_to(2, "");
+    let forward = forward(&proxy);
+    for _ in 0..3 {
+        assert_eq!(forward.choose(0, &[0]).unwrap().index(), 1);
+    }
+    let none = forward.choose(0, &[0, 1]).unwrap_err();
+    assert_eq!((none, none.response().status()), (NoUpstream::Tried, 502));
+}
+
+fn fail(proxy: &Proxy, index: usize, now_ns: u64, times: usize) -> Vec<bool> {
+    let others: Vec<_> =
+        (0..proxy.upstreams.endpoints().len()).filter(|other| *other != index).collect();
+    let forward = forward(proxy);
+    (0..times).map(|_| forward.choose(now_ns, &others).unwrap().failed(now_ns)).collect()
+}
+
+#[test]
+fn failures_in_a_row_eject_for_a_while_but_never_the_last_one() {
+    let proxy = proxy_to(2, "eject_after = 3\neject_for = '10s'");
+    let state =
+        |now_ns| proxy.upstreams.rows(now_ns).iter().map(|row| row.state).collect::<Vec<_>>();
+    use EndpointState::{Ejected, Up};
+    assert_eq!(fail(&proxy, 0, 5, 2), [false, false]);
+    forward(&proxy).choose(5, &[1]).unwrap().succeeded(Duration::ZERO);
+    assert_eq!(fail(&proxy, 0, 5, 3), [false, false, true]);
+    assert_eq!(state(5), [Ejected, Up]);
+    assert_eq!(choices(&proxy, 5, 3), [1, 1, 1]);
+    // The last one stays, however often it fails.
+    assert_eq!(fail(&proxy, 1, 6, 5), [false; 5]);
+    assert_eq!(state(6), [Ejected, Up]);
+    // An ejected one is better than none.
+    assert_eq!(forward(&proxy).choose(6, &[1]).unwrap().index(), 0);
+    let end = 5 + 10_000 * MS;
+    assert_eq!(state(end - 1)[0], Ejected);
+    assert_eq!(state(end), [Up, Up]);
+    let mut both = choices(&proxy, end, 2);
+    both.sort_unstable();
+    assert_eq!(both, [0, 1]);
+    let rows = proxy.upstreams.rows(end);
+    assert_eq!([rows[0].failures, rows[1].failures], [5, 5]);
+
+    let never = proxy_to(2, "eject_after = 0");
+    assert_eq!(fail(&never, 0, 0, 9), [false; 9]);
+}
+
+#[test]
+fn one_that_others_eject_at_the_same_time_is_used_all_the_same() {
+    let proxy = proxy_to(2, "eject_after = 1");
+    for endpoint in proxy.upstreams.endpoints() {
+        endpoint.eject(1000);
+    }
+    let mut both = choices(&proxy, 1, 2);
+    both.sort_unstable();
+    assert_eq!(both, [0, 1]);
+}
+
+#[test]
+fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
+    let proxy = proxy_to(3, "");
+    let upstreams = &proxy.upstreams;
+    upstreams.set_health(0, Some("status 500".to_owned()), 0);
+    assert_eq!(choices(&proxy, 0, 2), [1, 2]);
+    assert!(upstreams.set_drained("http://10.0.0.2:80", true, 0));
+    assert!(!upstreams.set_drained("http://10.0.0.2", true, 0));
+    assert_eq!(choices(&proxy, 0, 2), [2, 2]);
+    upstreams.set_health(2, Some("timeout".to_owned()), 0);
+    let none = forward(&proxy).choose(0, &[]).unwrap_err();
+    assert_eq!(none, NoUpstream::Down);
+    let answer = none.response();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.content(), br#"{"error":"All upstreams are down"}"#);
+    let shown: Vec<_> =
+        upstreams.rows(0).into_iter().map(|row| (row.url, row.state, row.reason)).collect();
+    let row =
+        |n, state, reason: &str| (format!("http://10.0.0.{n}:80"), state, Some(reason.to_owned()));
+    let expected = [
+        row(1, EndpointState::Down, "status 500"),
+        row(2, EndpointState::Drained, "drained by an operator"),
+        row(3, EndpointState::Down, "timeout"),
+    ];
+    assert_eq!(shown, expected);
+    for n in [1, 3] {
+        upstreams.set_drained(&format!("http://10.0.0.{n}:80"), true, 0);
+    }
+    assert_eq!(forward(&proxy).choose(0, &[]).unwrap_err(), NoUpstream::Drained);
+    upstreams.set_drained("http://10.0.0.2:80", false, 0);
+    assert_eq!(choices(&proxy, 0, 2), [1, 1]);
+}
+
+#[test]
+fn one_that_came_back_starts_slowly() {
+    let proxy = proxy_to(2, "slow_start = '100s'");
+    let second = 1000 * MS;
+    let share = |now_ns| choices(&proxy, now_ns, 1000).iter().filter(|index| **index == 0).count();
+    assert_eq!(share(second), 500);
+    proxy.upstreams.set_health(0, Some("x".to_owned()), second);
+    assert_eq!(share(second), 0);
+    proxy.upstreams.set_health(0, None, 10 * second);
+    assert!(share(10 * second) <= 10, "{}", share(10 * second));
+    assert!((190..=210).contains(&share(35 * second)), "a quarter beside a whole one");
+    assert!((325..=340).contains(&share(60 * second)), "a half beside a whole one");
+    assert!((499..=501).contains(&share(110 * second)));
+    // A clock of another loop may be a little behind.
+    assert!(share(9 * second) <= 10);
+}
+
+#[test]
+fn a_name_without_an_address_is_down_and_keeps_the_addresses_it_had() {
+    let config = ProxyConfig::new(vec![crate::config::UpstreamConfig {
+        address: crate::config::UpstreamAddress::Tcp { host: "localhost".to_owned(), port: 7 },
+        weight: 1,
+    }]);
+    let endpoint = Endpoint::new(&config.upstreams[0], 1);
+    assert!(endpoint.has_name() && endpoint.is_down());
+    assert_eq!(endpoint.row(0).reason.as_deref(), Some("no address: not yet looked up"));
+    endpoint.set_addresses(Err(io::Error::other("no such name")));
+    assert_eq!(endpoint.row(0).reason.as_deref(), Some("no address: no such name"));
+    endpoint.set_addresses(Ok(Vec::new()));
+    assert_eq!(endpoint.row(0).reason.as_deref(), Some("no address: no address"));
+    let address: SocketAddr = "10.0.0.1:7".parse().unwrap();
+    endpoint.set_addresses(Ok(vec![address, address]));
+    assert_eq!(endpoint.addresses(), [address]);
+    endpoint.set_addresses(Err(io::Error::other("no such name")));
+    assert_eq!((endpoint.row(0).state, endpoint.addresses()), (EndpointState::Up, vec![address]));
+    endpoint.resolve();
+    assert!(endpoint.addresses().iter().all(|address| address.ip().is_loopback()));
+}
+
+#[test]
+fn addresses_take_turns_and_one_that_does_not_open_is_passed_over() {
+    let proxy = proxy("upstreams = ['http://localhost:7']\neject_for = '1s'");
+    let endpoint = &proxy.upstreams.endpoints()[0];
+    let address = |n: u8| SocketAddr::from(([10, 0, 0, n], 7));
+    endpoint.set_addresses(Ok(vec![address(1), address(2), address(3)]));
+    let forward = forward(&proxy);
+    let next = |now_ns| match forward.choose(now_ns, &[]).unwrap().address() {
+        Address::Tcp(address) => address,
+        Address::Unix(path) => panic!("{path:?}"),
+    };
+    assert_eq!([0; 4].map(next), [1, 2, 3, 1].map(address));
+    let mut chosen = forward.choose(0, &[]).unwrap();
+    assert_eq!(chosen.address(), Address::Tcp(address(2)));
+    assert!(chosen.next_address(0));
+    assert_eq!(chosen.address(), Address::Tcp(address(3)));
+    assert_eq!([0; 3].map(next), [1, 3, 1].map(address));
+    assert!(chosen.next_address(0));
+    assert_eq!(chosen.address(), Address::Tcp(address(1)));
+    assert!(!chosen.next_address(0), "all three were tried");
+    assert_eq!(proxy.upstreams.rows(0)[0].failures, 0);
+    // All failed: still one of them, and after a while each.
+    next(0);
+    let later = [1001 * MS; 3].map(next).map(|address| address.ip());
+    assert_eq!(later.iter().collect::<std::collections::HashSet<_>>().len(), 3);
+    // What is resolved anew is found at the next choice.
+    endpoint.set_addresses(Ok(vec![address(9)]));
+    assert_eq!(next(0), address(9));
+    assert!(!forward.choose(0, &[]).unwrap().next_address(0));
+}
+
+#[test]
+fn rows_tell_the_mean_latency_of_answers() {
+    let proxy = proxy_to(1, "");
+    assert_eq!(proxy.upstreams.rows(0)[0].latency_mean, None);
+    for millis in [10, 20] {
+        forward(&proxy).choose(0, &[]).unwrap().succeeded(Duration::from_millis(millis));
+    }
+    let row = &proxy.upstreams.rows(0)[0];
+    assert_eq!(row.latency_mean, Some(Duration::from_millis(15)));
+    assert_eq!((row.weight, row.state, row.reason.clone()), (1, EndpointState::Up, None));
+}
+
+#[test]
+fn the_app_shows_its_upstreams_and_they_end_with_its_last_request() {
+    let proxy = proxy_to(1, "");
+    assert_eq!(proxy.kind(), "proxy");
+    let upstreams = Arc::downgrade(App::upstreams(&proxy).unwrap());
+    let chosen = forward(&proxy).choose(0, &[]).unwrap();
+    drop(proxy);
+    assert!(upstreams.upgrade().is_some());
+    drop(chosen);
+    assert!(upstreams.upgrade().is_none());
+}

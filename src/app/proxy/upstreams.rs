@@ -1,0 +1,296 @@
+//! The upstreams of one life, and the choice among them.
+//!
+//! [`Upstreams`] is shared by loops, checks and operators; each loop has its own [`Seat`], with
+//! whatever the choice remembers, so that the request path shares nothing that is written.
+//!
+//! - An upstream that is down or drained is never chosen.
+//! - An ejected one only when there is no other; the last one is never ejected.
+//! - I3: the count of active exchanges is held by [`Chosen`] and released by its `Drop`.
+
+use std::{
+    marker::PhantomData,
+    net::SocketAddr,
+    path::Path,
+    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    balance::{self, Candidate},
+    endpoint::{Endpoint, EndpointRow, LoopAddresses},
+};
+use crate::{
+    config::{Balance, ProxyConfig},
+    http::Response,
+    logging::RequestIds,
+};
+
+/// The upstreams of one life of a proxy app, shared by all who deal with them.
+#[derive(Debug)]
+pub struct Upstreams {
+    config: ProxyConfig,
+    endpoints: Box<[Endpoint]>,
+}
+
+impl Upstreams {
+    /// Resolves the names of the upstreams, and waits for that. One that has no address is down.
+    pub(super) fn open(config: ProxyConfig, loops: usize) -> Self {
+        let endpoint = |upstream| Endpoint::new(upstream, loops);
+        let endpoints: Box<[_]> = config.upstreams.iter().map(endpoint).collect();
+        endpoints.iter().for_each(Endpoint::resolve);
+        Self { config, endpoints }
+    }
+
+    /// What the app was configured as.
+    pub(crate) fn config(&self) -> &ProxyConfig {
+        &self.config
+    }
+
+    /// The upstreams, in the order of the config.
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Each upstream as operators see it.
+    pub(crate) fn rows(&self, now_ns: u64) -> Vec<EndpointRow> {
+        self.endpoints.iter().map(|endpoint| endpoint.row(now_ns)).collect()
+    }
+
+    /// Takes the upstream of this URL out, or back in; false if there is none.
+    pub(crate) fn set_drained(&self, url: &str, is_drained: bool, now_ns: u64) -> bool {
+        let endpoint = self.endpoints.iter().find(|endpoint| endpoint.url() == url);
+        endpoint.inspect(|endpoint| endpoint.set_drained(is_drained, now_ns)).is_some()
+    }
+
+    /// What the checks say of an upstream from now on; a reason if it is down.
+    pub(crate) fn set_health(&self, index: usize, down_reason: Option<String>, now_ns: u64) {
+        self.endpoints[index].set_health(down_reason, now_ns);
+    }
+
+    fn on_failure(&self, index: usize, loop_index: usize, now_ns: u64) -> bool {
+        let endpoint = &self.endpoints[index];
+        let in_row = endpoint.count_failure(loop_index);
+        let eject_after = self.config.eject_after;
+        let is_good = |(other, endpoint): (usize, &Endpoint)| {
+            other != index && endpoint.is_usable() && !endpoint.is_ejected(now_ns)
+        };
+        let ejects = eject_after != 0
+            && in_row >= eject_after
+            && !endpoint.is_ejected(now_ns)
+            && self.endpoints.iter().enumerate().any(is_good);
+        if ejects {
+            endpoint.eject(later(now_ns, self.config.eject_for));
+        }
+        ejects
+    }
+
+    /// Why none was found.
+    fn why_none(&self) -> NoUpstream {
+        if self.endpoints.iter().any(Endpoint::is_usable) {
+            NoUpstream::Tried
+        } else if self.endpoints.iter().all(Endpoint::is_drained) {
+            NoUpstream::Drained
+        } else {
+            NoUpstream::Down
+        }
+    }
+}
+
+/// Why there is no upstream for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoUpstream {
+    /// All are down, or some are and the others are drained.
+    Down,
+    /// All are drained.
+    Drained,
+    /// All that could be asked were asked for this request already.
+    Tried,
+}
+
+impl NoUpstream {
+    /// The answer to the client. Which upstreams there are is no client's business.
+    pub(crate) fn response(self) -> Response<'static> {
+        let (status, document) = match self {
+            Self::Down => (503, r#"{"error":"All upstreams are down"}"#),
+            Self::Drained => (503, r#"{"error":"All upstreams are drained"}"#),
+            Self::Tried => (502, r#"{"error":"No upstream answered"}"#),
+        };
+        Response::json(status, document)
+    }
+}
+
+/// One loop's part of the upstreams of a life. Its count of references is written by its loop
+/// alone.
+#[derive(Debug)]
+pub(super) struct Seat {
+    upstreams: Arc<Upstreams>,
+    loop_index: usize,
+    /// Locked by this loop alone: never waited for.
+    own: Mutex<LoopState>,
+}
+
+#[derive(Debug)]
+struct LoopState {
+    credit: Vec<i64>,
+    addresses: Vec<LoopAddresses>,
+    ids: RequestIds,
+}
+
+impl Seat {
+    pub(super) fn new(upstreams: Arc<Upstreams>, loop_index: usize) -> Self {
+        let count = upstreams.endpoints.len();
+        let own = LoopState {
+            credit: vec![0; count],
+            addresses: (0..count).map(|_| LoopAddresses::default()).collect(),
+            ids: RequestIds::new(),
+        };
+        Self { upstreams, loop_index, own: Mutex::new(own) }
+    }
+
+    pub(super) fn upstreams(&self) -> &Arc<Upstreams> {
+        &self.upstreams
+    }
+
+    /// A request's id, where the access log gave it none.
+    pub(super) fn next_id(&self) -> crate::logging::RequestId {
+        self.lock().ids.next()
+    }
+
+    /// Chooses an upstream that was not tried for this request.
+    pub(super) fn choose(
+        self: &Arc<Self>,
+        key: Option<u64>,
+        now_ns: u64,
+        tried: &[usize],
+    ) -> Result<Chosen, NoUpstream> {
+        let upstreams = &*self.upstreams;
+        let open =
+            |index: &usize| !tried.contains(index) && upstreams.endpoints[*index].is_usable();
+        let good = |index: &usize| open(index) && !upstreams.endpoints[*index].is_ejected(now_ns);
+        let index = self
+            .choose_among(key, now_ns, good)
+            .or_else(|| self.choose_among(key, now_ns, open))
+            .ok_or_else(|| upstreams.why_none())?;
+        let endpoint = &upstreams.endpoints[index];
+        let mut own = self.lock();
+        let address = own.addresses[index].pick(endpoint, now_ns);
+        let untried_addresses = own.addresses[index].len().saturating_sub(1);
+        drop(own);
+        endpoint.enter(self.loop_index);
+        let seat = Arc::clone(self);
+        Ok(Chosen { seat, index, address, untried_addresses, _of_one_loop: PhantomData })
+    }
+
+    fn choose_among(
+        &self,
+        key: Option<u64>,
+        now_ns: u64,
+        filter: impl Fn(&usize) -> bool + Copy,
+    ) -> Option<usize> {
+        let upstreams = &*self.upstreams;
+        let candidate = |index: usize| {
+            let endpoint = &upstreams.endpoints[index];
+            Candidate {
+                index,
+                weight: endpoint.weight(now_ns, upstreams.config.slow_start),
+                active: endpoint.active_in(self.loop_index),
+                hash: endpoint.hash(),
+            }
+        };
+        let candidates = (0..upstreams.endpoints.len()).filter(filter).map(candidate);
+        let (mut own, first) = (self.lock(), self.loop_index);
+        match (&upstreams.config.balance, key) {
+            (Balance::Hash(_), Some(key)) => balance::by_key(candidates, key),
+            (Balance::LeastActive, _) => balance::least_active(candidates, &mut own.credit, first),
+            (Balance::RoundRobin | Balance::Hash(_), _) => {
+                balance::in_turn(candidates, &mut own.credit, first)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LoopState> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One exchange's hold of an upstream: it counts as active until this is dropped. It stays on the
+/// thread of its loop.
+#[derive(Debug)]
+#[must_use = "dropping it says that the exchange with the upstream is over"]
+pub(crate) struct Chosen {
+    seat: Arc<Seat>,
+    index: usize,
+    /// None for a unix socket.
+    address: Option<SocketAddr>,
+    untried_addresses: usize,
+    _of_one_loop: PhantomData<Rc<()>>,
+}
+
+/// What to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Address<'a> {
+    Tcp(SocketAddr),
+    Unix(&'a Path),
+}
+
+impl Chosen {
+    /// Which upstream it is: for a loop's pool, and for what was tried.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The upstream.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.seat.upstreams.endpoints[self.index]
+    }
+
+    /// What to connect to, if no pooled connection is used.
+    pub(crate) fn address(&self) -> Address<'_> {
+        match (self.address, self.endpoint().unix_path()) {
+            (_, Some(path)) => Address::Unix(path),
+            (Some(address), None) => Address::Tcp(address),
+            (None, None) => unreachable!("an upstream without an address is not chosen"),
+        }
+    }
+
+    /// The connection could not be opened: goes on to the next address of the same upstream, if it
+    /// has one that was not tried. That is no failure of the upstream yet.
+    pub(crate) fn next_address(&mut self, now_ns: u64) -> bool {
+        let Some(address) = self.address else { return false };
+        let avoid_for = self.seat.upstreams.config.eject_for;
+        let mut own = self.seat.lock();
+        let addresses = &mut own.addresses[self.index];
+        addresses.avoid(address, later(now_ns, avoid_for));
+        if self.untried_addresses == 0 {
+            return false;
+        }
+        self.untried_addresses -= 1;
+        let next = addresses.pick(self.endpoint(), now_ns);
+        drop(own);
+        // A name has addresses for ever once it had some.
+        self.address = next.or(self.address);
+        true
+    }
+
+    /// The head of an answer came, so long after the choice.
+    pub(crate) fn succeeded(&self, latency: Duration) {
+        self.endpoint().count_answer(self.seat.loop_index, latency);
+    }
+
+    /// No answer came: no connection, a time-out, a connection that was lost, or an answer that
+    /// cannot be read. Says whether the upstream is ejected for that.
+    pub(crate) fn failed(&self, now_ns: u64) -> bool {
+        self.seat.upstreams.on_failure(self.index, self.seat.loop_index, now_ns)
+    }
+}
+
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        self.endpoint().leave(self.seat.loop_index);
+    }
+}
+
+fn later(now_ns: u64, time: Duration) -> u64 {
+    now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
