@@ -241,6 +241,7 @@ impl Control {
         for (life, old) in begun.iter().zip(olds) {
             let Ok(life) = life else { continue };
             self.account.begin(life);
+            self.upstreams.begin(life);
             let (host, id, kind) = (life.host(), life.id().as_u64(), life.app().app.kind());
             match old {
                 Some(old) => {
@@ -314,6 +315,7 @@ impl Control {
         let mut begun = self.registry.update(vec![life], |held| self.is_being_removed(held));
         let life = begun.pop().expect("one life, one result").map_err(ChangeError::NameTaken)?;
         self.account.begin(&life);
+        self.upstreams.begin(&life);
         self.routes_changed = true;
         Ok(life)
     }

@@ -4,9 +4,9 @@
 //! [`stop_plan`]) and carries their steps out. Waits only on its channel, never on a loop or a
 //! disk, and touches no connection. It knows the loops only by [`crate::message`].
 //!
-//! Two more threads work for it. `admin` answers what only has to be looked up, and passes the rest
+//! More threads work for it. `admin` answers what only has to be looked up, and passes the rest
 //! on; `operator` does what may wait for a disk (reading the config, loading apps), one after the
-//! other, and gives control what is ready.
+//! other, and gives control what is ready. [`upstreams`] has those that look after upstreams.
 
 mod account;
 mod admin;
@@ -22,6 +22,7 @@ mod reload;
 mod signals;
 mod stop_plan;
 mod stopping;
+mod upstreams;
 
 use std::{
     collections::HashSet,
@@ -57,6 +58,7 @@ use drain_plan::DrainStep;
 use drains::Drains;
 use listeners::ClosingListeners;
 use stopping::Stop;
+use upstreams::UpstreamWatch;
 
 /// Whoever asked may have gone; what was asked for is done all the same.
 pub(crate) type Answer<T> = Sender<Result<T, ChangeError>>;
@@ -164,6 +166,7 @@ pub(crate) struct Control {
     /// The routes have changed since the loops were told to look again.
     routes_changed: bool,
     account: Account,
+    upstreams: UpstreamWatch,
 }
 
 struct Watcher {
@@ -207,6 +210,7 @@ impl Control {
             failed: false,
             routes_changed: false,
             account: Account::default(),
+            upstreams: UpstreamWatch::new(epoch),
         }
     }
 

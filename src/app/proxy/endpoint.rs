@@ -158,7 +158,7 @@ impl Endpoint {
         self.set_addresses(found);
     }
 
-    pub(super) fn set_addresses(&self, found: io::Result<Vec<SocketAddr>>) {
+    pub(crate) fn set_addresses(&self, found: io::Result<Vec<SocketAddr>>) {
         let mut details = self.lock();
         match found {
             Ok(list) if list.is_empty() => details.error = Some("no address".to_owned()),
@@ -191,7 +191,8 @@ impl Endpoint {
         self.state.is_down.load(Acquire) || !self.has_addresses()
     }
 
-    fn has_addresses(&self) -> bool {
+    /// Whether there is something to connect to.
+    pub(crate) fn has_addresses(&self) -> bool {
         self.unix_path().is_some() || self.state.generation.load(Acquire) != 0
     }
 

@@ -25,6 +25,9 @@ const PSEUDONYM: &str = "tidegate";
 /// How often a request may have gone through servers like this one.
 const PASSES_MAX: usize = 10;
 
+/// The most options of a request's `Connection`.
+const NAMED_MAX: usize = 64;
+
 /// Bytes of an `X-Request-Id` that is passed on.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -135,6 +138,12 @@ pub(super) fn asks_for_websocket(request: &RequestHead<'_>) -> bool {
         && upgrades.next().is_none()
         && named.has("upgrade")
         && !has_content
+}
+
+/// Whether `Connection` names more than any client has reason to: each is compared with each field.
+pub(super) fn names_too_many(request: &RequestHead<'_>) -> bool {
+    let commas = |value: &[u8]| memchr::memchr_iter(b',', value).count();
+    request.fields_named("connection").map(|value| commas(value) + 1).sum::<usize>() > NAMED_MAX
 }
 
 /// Whether the request has gone in circles.

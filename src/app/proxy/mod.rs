@@ -19,7 +19,7 @@ use crate::{
     http::{Method, RequestHead, Response},
 };
 
-use super::{App, Context, Peer, Reply};
+use super::{App, Context, Peer, Reply, error_response};
 
 pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
 pub(crate) use fields::write_response_fields;
@@ -78,6 +78,9 @@ impl Proxy {
 
 impl App for Proxy {
     fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
+        if fields::names_too_many(request) {
+            return Reply::Full(error_response(400));
+        }
         if fields::is_looping(request) {
             return Reply::Full(Response::json(508, r#"{"error":"Loop detected"}"#));
         }

@@ -308,6 +308,19 @@ fn via_tells_the_version_that_came_and_ends_circles() {
 }
 
 #[test]
+fn a_connection_that_names_very_many_fields_is_refused() {
+    let proxy = proxy_to(1, "");
+    let status = |lines: &[&str]| {
+        let fields: Vec<_> = lines.iter().map(|line| ("Connection", *line)).collect();
+        proxy.handle(&request("GET", "/", &fields), &context()).status()
+    };
+    let half = ["a"; 32].join(",");
+    assert_eq!(status(&[&half, &half]), None);
+    assert_eq!(status(&[&half, &half, "b"]), Some(400));
+    assert_eq!(status(&[&",".repeat(64)]), Some(400));
+}
+
+#[test]
 fn max_forwards_counts_for_options_alone() {
     let proxy = proxy_to(1, "");
     let passed = |method, value| {

@@ -1,0 +1,102 @@
+//! What is done for upstreams beside the loops: their checks, and the look-up of their names.
+//!
+//! Two threads for the whole process, begun with the first app that needs one of them: `checks`
+//! waits for sockets only, `resolver` for the system's resolver, which can be slow and must hold up
+//! no check. They hold no app: what is watched ends with its life. Results reach the loops by the
+//! state of [`Upstreams`], never by a message.
+
+mod checks;
+mod probe;
+mod resolver;
+
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Instant,
+};
+
+use crossbeam_channel::Sender;
+use mio::Waker;
+
+use crate::{
+    app::{Endpoint, Upstreams},
+    logging::event,
+    message::AppLife,
+};
+use checks::Checks;
+use resolver::Resolver;
+
+/// The upstreams of one life, for as long as it lasts.
+struct Watch {
+    /// The app's, for the log.
+    host: String,
+    upstreams: Weak<Upstreams>,
+}
+
+/// A way to the threads that look after upstreams. They end when it is dropped.
+pub(super) struct UpstreamWatch {
+    epoch: Instant,
+    checks: Option<ChecksHandle>,
+    resolver: Option<Sender<Watch>>,
+}
+
+struct ChecksHandle {
+    /// None only while it is dropped.
+    watches: Option<Sender<Watch>>,
+    waker: Arc<Waker>,
+}
+
+impl UpstreamWatch {
+    /// No thread yet. `epoch` is where the nanoseconds of loops count from.
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self { epoch, checks: None, resolver: None }
+    }
+
+    /// Looks after the upstreams of a life, if it has any.
+    pub(super) fn begin(&mut self, life: &AppLife) {
+        let Some(upstreams) = life.app().app.upstreams() else { return };
+        if let Err(error) = self.watch(life.host(), upstreams) {
+            event!(Error, "upstreams_not_watched", host = life.host(), error:% = error);
+        }
+    }
+
+    fn watch(&mut self, host: &str, upstreams: &Arc<Upstreams>) -> io::Result<()> {
+        let watch = || Watch { host: host.to_owned(), upstreams: Arc::downgrade(upstreams) };
+        if upstreams.config().health.is_some() {
+            let checks = match &mut self.checks {
+                Some(checks) => checks,
+                none => none.insert(Checks::spawn(self.epoch)?),
+            };
+            checks.add(watch())?;
+        }
+        if upstreams.endpoints().iter().any(Endpoint::has_name) {
+            let resolver = match &mut self.resolver {
+                Some(resolver) => resolver,
+                none => none.insert(Resolver::spawn()?),
+            };
+            // A thread that is gone has panicked, which the log tells.
+            drop(resolver.send(watch()));
+        }
+        Ok(())
+    }
+}
+
+impl ChecksHandle {
+    fn add(&self, watch: Watch) -> io::Result<()> {
+        if let Some(watches) = &self.watches {
+            drop(watches.send(watch));
+        }
+        self.waker.wake()
+    }
+}
+
+impl Drop for ChecksHandle {
+    fn drop(&mut self) {
+        self.watches = None;
+        // A poll that cannot be woken ends with the process.
+        drop(self.waker.wake());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Checks and look-ups against sockets of this machine.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::Receiver;
+
+use super::*;
+use crate::{
+    app::{App, EndpointState, Proxy},
+    config::{HealthConfig, ProxyConfig, UpstreamAddress, UpstreamConfig},
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn tcp(host: &str, port: u16) -> UpstreamAddress {
+    UpstreamAddress::Tcp { host: host.to_owned(), port }
+}
+
+/// A proxy to these, whose checks come fast.
+fn proxy(addresses: Vec<UpstreamAddress>) -> Proxy {
+    let upstream = |address| UpstreamConfig { address, weight: 1 };
+    let health = HealthConfig {
+        interval: Duration::from_millis(10),
+        timeout: Duration::from_millis(200),
+        rise: 2,
+        fall: 2,
+        ..HealthConfig::new("/healthz?a".to_owned())
+    };
+    let config = ProxyConfig {
+        health: Some(health),
+        resolve_every: Duration::from_millis(20),
+        ..ProxyConfig::new(addresses.into_iter().map(upstream).collect())
+    };
+    Proxy::open(config, 1)
+}
+
+fn watch(proxy: &Proxy) -> UpstreamWatch {
+    let mut watch = UpstreamWatch::new(Instant::now());
+    watch.watch("a.test", proxy.upstreams().expect("upstreams")).expect("threads");
+    watch
+}
+
+/// Answers one request, and returns its head.
+fn serve(stream: impl Read + Write, status: u16) -> String {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+    let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 2\r\n\r\nok");
+    drop(reader.get_mut().write_all(answer.as_bytes()));
+    head
+}
+
+/// A server that answers with this status, and tells each request.
+fn server(status: &Arc<AtomicU16>) -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (sender, heads) = crossbeam_channel::unbounded();
+    let status = Arc::clone(status);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if sender.send(serve(stream, status.load(Relaxed))).is_err() {
+                return;
+            }
+        }
+    });
+    (address, heads)
+}
+
+/// Waits until each upstream has this state and reason.
+fn wait_for(proxy: &Proxy, expected: &[(EndpointState, Option<&str>)]) {
+    let deadline = Instant::now() + PATIENCE;
+    let ticks = crossbeam_channel::tick(Duration::from_millis(5));
+    loop {
+        let rows = proxy.upstreams().expect("upstreams").rows(0);
+        let found: Vec<_> = rows.iter().map(|row| (row.state, row.reason.as_deref())).collect();
+        if found == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found:?} is not {expected:?}");
+        ticks.recv().expect("a tick");
+    }
+}
+
+use EndpointState::{Down, Up};
+
+#[test]
+fn an_upstream_that_is_not_well_is_down_until_it_is() {
+    let status = Arc::new(AtomicU16::new(204));
+    let (address, heads) = server(&status);
+    let proxy = proxy(vec![tcp("127.0.0.1", address.port())]);
+    let _watch = watch(&proxy);
+    let head = heads.recv_timeout(PATIENCE).expect("a check");
+    let expected = format!(
+        "GET /healthz?a HTTP/1.1\r\nHost: {address}\r\nUser-Agent: tidegate-health\r\n\
+         Accept: */*\r\nConnection: close\r\n\r\n"
+    );
+    assert_eq!(head, expected);
+    wait_for(&proxy, &[(Up, None)]);
+    status.store(500, Relaxed);
+    wait_for(&proxy, &[(Down, Some("status 500"))]);
+    status.store(200, Relaxed);
+    wait_for(&proxy, &[(Up, None)]);
+}
+
+#[test]
+fn checks_end_with_the_life() {
+    let (address, heads) = server(&Arc::new(AtomicU16::new(200)));
+    let proxy = proxy(vec![tcp("127.0.0.1", address.port())]);
+    let _watch = watch(&proxy);
+    for _ in 0..3 {
+        heads.recv_timeout(PATIENCE).expect("a check");
+    }
+    drop(proxy);
+    let more = std::iter::from_fn(|| heads.recv_timeout(Duration::from_millis(200)).ok());
+    assert!(more.take(10).count() < 5, "checks go on");
+}
+
+#[test]
+fn one_that_does_not_answer_holds_up_no_other() {
+    let silent: Vec<_> =
+        (0..20).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let (address, _heads) = server(&Arc::new(AtomicU16::new(200)));
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let ports = silent.iter().map(|listener| listener.local_addr().expect("an address").port());
+    let mut addresses: Vec<_> = ports.map(|port| tcp("127.0.0.1", port)).collect();
+    addresses.extend([tcp("127.0.0.1", address.port()), tcp("127.0.0.1", free.port())]);
+    let proxy = proxy(addresses);
+    let _watch = watch(&proxy);
+    let mut expected = vec![(Down, Some("timeout")); silent.len()];
+    let refused = "connect: Connection refused (os error 111)";
+    expected.extend([(Up, None), (Down, Some(refused))]);
+    wait_for(&proxy, &expected);
+}
+
+#[test]
+fn the_next_address_is_tried_where_one_does_not_open() {
+    let (address, heads) = server(&Arc::new(AtomicU16::new(200)));
+    let proxy = proxy(vec![tcp("localhost", address.port())]);
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let upstreams = proxy.upstreams().expect("upstreams");
+    upstreams.endpoints()[0].set_addresses(Ok(vec![free, address]));
+    let mut watch = UpstreamWatch::new(Instant::now());
+    watch.watch("a.test", upstreams).expect("threads");
+    for _ in 0..3 {
+        heads.recv_timeout(PATIENCE).expect("a check");
+    }
+    wait_for(&proxy, &[(Up, None)]);
+}
+
+#[test]
+fn a_socket_of_this_machine_is_checked_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("app.sock");
+    let proxy = proxy(vec![UpstreamAddress::Unix(path.clone())]);
+    let _watch = watch(&proxy);
+    wait_for(&proxy, &[(Down, Some("connect: No such file or directory (os error 2)"))]);
+    serve_unix(&path);
+    wait_for(&proxy, &[(Up, None)]);
+}
+
+fn serve_unix(path: &Path) {
+    let listener = UnixListener::bind(path).expect("a socket");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            serve(stream, 200);
+        }
+    });
+}
+
+#[test]
+fn names_are_looked_up_again() {
+    let proxy = proxy(vec![tcp("localhost", 7)]);
+    let _watch = watch(&proxy);
+    let endpoint = &proxy.upstreams().expect("upstreams").endpoints()[0];
+    let stale: SocketAddr = "192.0.2.1:7".parse().expect("an address");
+    endpoint.set_addresses(Ok(vec![stale]));
+    let deadline = Instant::now() + PATIENCE;
+    let ticks = crossbeam_channel::tick(Duration::from_millis(5));
+    while endpoint.addresses() == [stale] {
+        assert!(Instant::now() < deadline, "never looked up");
+        ticks.recv().expect("a tick");
+    }
+    assert!(endpoint.addresses().iter().all(|address| address.ip().is_loopback()));
+}
