@@ -254,12 +254,16 @@ impl AccessRecord {
 }
 
 impl RequestId {
-    fn push_digits(self, out: &mut String) {
-        let digits: [u8; 16] = array::from_fn(|index| {
+    /// As `Display` shows it.
+    pub(crate) fn digits(self) -> [u8; 16] {
+        array::from_fn(|index| {
             let shift = 60 - 4 * index as u32;
             b"0123456789abcdef"[(self.0 >> shift) as usize & 0xf]
-        });
-        out.push_str(str::from_utf8(&digits).unwrap_or_default());
+        })
+    }
+
+    fn push_digits(self, out: &mut String) {
+        out.push_str(str::from_utf8(&self.digits()).unwrap_or_default());
     }
 }
 

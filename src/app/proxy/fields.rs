@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How this server calls itself in `Via` (RFC 9110 §7.6.3).
-const PSEUDONYM: &str = "tidegate";
+const PSEUDONYM: &[u8] = b"tidegate";
 
 /// How often a request may have gone through servers like this one.
 const PASSES_MAX: usize = 10;
@@ -128,14 +128,14 @@ pub(super) struct WrittenHead {
 /// Whether the request asks for a WebSocket (RFC 6455 §4.1): the one upgrade that goes on.
 pub(super) fn asks_for_websocket(request: &RequestHead<'_>) -> bool {
     let mut upgrades = request.fields_named("upgrade");
+    let (Some(protocol), None) = (upgrades.next(), upgrades.next()) else { return false };
     let mut named = Named::default();
     request.fields_named("connection").for_each(|value| named.add(value));
     let has_content = request.field("transfer-encoding").is_some()
         || request.field("content-length").is_some_and(|length| length != b"0");
     request.method() == Method::Get
         && request.version() == Version::Http11
-        && upgrades.next().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
-        && upgrades.next().is_none()
+        && protocol.eq_ignore_ascii_case(b"websocket")
         && named.has("upgrade")
         && !has_content
 }
@@ -151,7 +151,7 @@ pub(super) fn is_looping(request: &RequestHead<'_>) -> bool {
     let hops = request.fields_named("via").flat_map(|via| via.split(|byte| *byte == b','));
     let is_own = |hop: &&[u8]| {
         let by = hop.trim_ascii().split(|byte| *byte == b' ').nth(1);
-        by == Some(PSEUDONYM.as_bytes())
+        by == Some(PSEUDONYM)
     };
     hops.filter(is_own).count() >= PASSES_MAX
 }
@@ -322,10 +322,10 @@ fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
 
 /// The message that came had this version (RFC 9110 §7.6.3).
 fn write_via(version: Version, out: &mut Vec<u8>) {
-    let version = if version == Version::Http10 { "1.0" } else { "1.1" };
-    for part in ["Via: ", version, " ", PSEUDONYM, "\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
+    out.extend_from_slice(match version {
+        Version::Http10 => b"Via: 1.0 tidegate\r\n",
+        Version::Http11 => b"Via: 1.1 tidegate\r\n",
+    });
 }
 
 /// One less, where it counts (RFC 9110 §7.6.2).
@@ -343,8 +343,8 @@ fn write_max_forwards(method: Method<'_>, value: &[u8], out: &mut Vec<u8>) {
 /// Writes who asks, for which host and by which scheme.
 fn write_origin(request: &RequestHead<'_>, origin: &Origin, out: &mut Vec<u8>) {
     let trusted = |name: &'static str| {
-        let is_trusted = origin.is_trusted;
-        request.fields_named(name).filter(move |value| is_trusted && !value.is_empty())
+        let fields = origin.is_trusted.then(|| request.fields_named(name));
+        fields.into_iter().flatten().filter(|value| !value.is_empty())
     };
     // Several of what can only be one say nothing.
     let single = |name: &'static str| {
@@ -356,7 +356,8 @@ fn write_origin(request: &RequestHead<'_>, origin: &Origin, out: &mut Vec<u8>) {
     if let Some(peer) = peer {
         out.extend_from_slice(b"X-Forwarded-For: ");
         write_list(trusted("x-forwarded-for"), out);
-        write_text(format_args!("{peer}\r\n"), out);
+        write_address(peer, out);
+        out.extend_from_slice(b"\r\n");
     }
     write_field("X-Forwarded-Proto", single("x-forwarded-proto").unwrap_or(b"http"), out);
     if let Some(host) = single("x-forwarded-host") {
@@ -376,7 +377,7 @@ fn write_origin(request: &RequestHead<'_>, origin: &Origin, out: &mut Vec<u8>) {
         |id: &&[u8]| id.len() <= REQUEST_ID_BYTES_MAX && id.iter().all(u8::is_ascii_graphic);
     match single("x-request-id").filter(is_id) {
         Some(id) => write_field("X-Request-Id", id, out),
-        None => write_text(format_args!("X-Request-Id: {}\r\n", origin.id), out),
+        None => write_field("X-Request-Id", &origin.id.digits(), out),
     }
 }
 
@@ -384,8 +385,15 @@ fn write_origin(request: &RequestHead<'_>, origin: &Origin, out: &mut Vec<u8>) {
 fn write_forwarded_element(peer: Option<IpAddr>, host: Option<Host<'_>>, out: &mut Vec<u8>) {
     match peer {
         None => out.extend_from_slice(b"for=unknown"),
-        Some(IpAddr::V4(peer)) => write_text(format_args!("for={peer}"), out),
-        Some(IpAddr::V6(peer)) => write_text(format_args!("for=\"[{peer}]\""), out),
+        Some(peer @ IpAddr::V4(_)) => {
+            out.extend_from_slice(b"for=");
+            write_address(peer, out);
+        }
+        Some(peer @ IpAddr::V6(_)) => {
+            out.extend_from_slice(b"for=\"[");
+            write_address(peer, out);
+            out.extend_from_slice(b"]\"");
+        }
     }
     if let Some(host) = host {
         out.extend_from_slice(b";host=\"");
@@ -411,9 +419,23 @@ fn write_authority(host: Host<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn write_text(text: std::fmt::Arguments<'_>, out: &mut Vec<u8>) {
-    // Memory takes whatever it is given.
-    let _ = out.write_fmt(text);
+/// Every request has one: what is common goes without the machinery of formatting.
+fn write_address(address: IpAddr, out: &mut Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => {
+            let mut digits = itoa::Buffer::new();
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(digits.format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(address) => {
+            // Memory takes whatever it is given.
+            let _ = write!(out, "{address}");
+        }
+    }
 }
 
 /// An address with a port or without.

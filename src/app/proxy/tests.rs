@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     app::test_support::{context, request},
     config::{AppKind, Config},
-    http::Version,
+    http::{Event, Exchange, FieldTable, Limits, Version},
 };
 
 const MS: u64 = 1_000_000;
@@ -723,4 +723,124 @@ fn the_app_shows_its_upstreams_and_they_end_with_its_last_request() {
     assert!(upstreams.upgrade().is_some());
     drop(chosen);
     assert!(upstreams.upgrade().is_none());
+}
+
+/// Parses a head as the server does; nothing if it refuses it.
+fn parsed<T>(bytes: &[u8], then: impl FnOnce(&RequestHead<'_>) -> T) -> Option<T> {
+    let (mut exchange, mut table) = (Exchange::new(), FieldTable::new());
+    let limits = Limits { head_bytes: 1 << 16, fields: 256, content_bytes: 1 << 16 };
+    match exchange.next_event(bytes, &mut table, &limits) {
+        (used, Event::Request(head)) => {
+            assert_eq!(used, bytes.len(), "one request and no more");
+            Some(then(&head))
+        }
+        _ => None,
+    }
+}
+
+const NAMES: [&str; 24] = [
+    "Host",
+    "Connection",
+    "Content-Length",
+    "Content_Length",
+    "Transfer-Encoding",
+    "TE",
+    "Trailer",
+    "Upgrade",
+    "Keep-Alive",
+    "Proxy-Connection",
+    "Proxy",
+    "Expect",
+    "Via",
+    "Forwarded",
+    "X-Forwarded-For",
+    "X_Forwarded_For",
+    "X-Forwarded-Proto",
+    "x-forwarded-host",
+    "X-Request-Id",
+    "Max-Forwards",
+    "Cookie",
+    "X-Secret",
+    "x-secret",
+    "HTTP2-Settings",
+];
+
+const VALUES: [&str; 16] = [
+    "",
+    "a",
+    "close",
+    "upgrade, x-secret",
+    "Host, Via, X-Forwarded-For",
+    "websocket",
+    "chunked",
+    "identity, chunked",
+    "0",
+    "5",
+    "5, 5",
+    "b.example",
+    "100-continue",
+    "for=\"[::1]\";host=\"a, b\"",
+    "1.1 tidegate, 1.0 x",
+    "\u{fc}\t\"\\;",
+];
+
+const TARGETS: [&str; 8] = [
+    "/",
+    "/a?b",
+    "//x/../y%00",
+    "*",
+    "http://b.example",
+    "https://[::1]:8?q",
+    "/ HTTP/1.1",
+    "http://b.example:80/\\\"<>?a?b",
+];
+
+proptest::proptest! {
+    /// Whatever is let in goes on as one request, with the same target and without framing.
+    #[test]
+    fn what_goes_on_is_one_request_for_the_same_thing(
+        method in proptest::sample::select(&["GET", "POST", "OPTIONS", "HEAD", "M"][..]),
+        target in proptest::sample::select(&TARGETS[..]),
+        fields in proptest::collection::vec(
+            (proptest::sample::select(&NAMES[..]), proptest::sample::select(&VALUES[..])), 0..8),
+        is_trusted: bool,
+    ) {
+        let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: a.example\r\n");
+        fields.iter().for_each(|(name, value)| bytes += &format!("{name}: {value}\r\n"));
+        bytes += "\r\n";
+        let proxy = proxy_to(1, "trusted_proxies = ['10.0.0.0/8']");
+        let peer = Peer::Tcp(([if is_trusted { 10 } else { 11 }, 0, 0, 1], 1).into());
+        let written = parsed(bytes.as_bytes(), |head| {
+            let Reply::Forward(forward) = proxy.handle(head, &Context { peer, ..context() }) else {
+                return None;
+            };
+            let mut out = Vec::new();
+            forward.write_head(&forward.choose(0, &[]).expect("an upstream"), &mut out);
+            out.extend_from_slice(b"\r\n");
+            let thing = (head.path().to_owned(), head.query().map(str::to_owned));
+            let host = head.host().map(|host| (host.name().to_owned(), host.port()));
+            Some((out, thing, host, forward.asks_upgrade()))
+        });
+        let Some(Some((out, (path, query), host, asks_upgrade))) = written else { return Ok(()) };
+        let found = parsed(&out, |head| {
+            let count = |name: &str| head.fields_named(name).count();
+            assert_eq!(head.method().as_str(), method);
+            assert!(head.path() == path || (head.path() == "*" && target.starts_with("http")));
+            assert_eq!(head.query(), query.as_deref());
+            assert_eq!(head.host().map(|host| (host.name().to_owned(), host.port())), host);
+            let absent = ["content-length", "transfer-encoding", "expect", "te", "trailer"];
+            let absent = absent.iter().chain(&["keep-alive", "proxy", "proxy-connection"]);
+            assert!(absent.clone().all(|name| count(name) == 0), "{out:?}");
+            assert_eq!([count("connection"), count("upgrade")], [usize::from(asks_upgrade); 2]);
+            let once = ["host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"];
+            assert!(once.iter().all(|name| count(name) == 1));
+            assert_eq!([count("forwarded"), count("x-request-id")], [1, 1]);
+            assert!(head.fields().all(|(name, _)| !name.contains('_')));
+            let last = head.fields_named("via").last();
+            assert_eq!(last, Some(&b"1.1 tidegate"[..]));
+            let chain = head.field("x-forwarded-for").unwrap_or_default();
+            assert!(is_trusted || chain == b"11.0.0.1");
+        });
+        assert!(found.is_some(), "{}", String::from_utf8_lossy(&out));
+    }
 }
