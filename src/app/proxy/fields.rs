@@ -189,35 +189,33 @@ pub(super) fn request_head(
         }
     }
     if is_websocket {
-        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+        out.extend_from_slice(b"Upgrade: websocket\r\n");
     }
     write_via(request.version(), &mut out);
     write_origin(request, origin, &mut out);
     WrittenHead { bytes: out, host_gap }
 }
 
-/// Writes the fields of a response, interim or final, that go on to the client. Those of 101 come
-/// with their `Connection`. Says whether there is a `Date` among them.
+/// Writes the fields of a response, interim or final, that go on to the client; those of 101 with
+/// their `Upgrade`. Says whether there is a `Date` among them.
 #[must_use = "a response without Date gets one, and one with Date gets no second"]
-pub(crate) fn write_response_fields(
-    fields: &[httparse::Header<'_>],
+pub(crate) fn write_response_fields<'a>(
+    fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
     version: Version,
     status: u16,
     out: &mut Vec<u8>,
 ) -> bool {
     let mut named = Named::default();
-    for field in fields.iter().filter(|field| is_like(field.name, "connection")) {
-        named.add(field.value);
+    for (_, value) in fields.clone().filter(|(name, _)| is_like(name, "connection")) {
+        named.add(value);
     }
     let mut has_date = false;
-    for httparse::Header { name, value } in fields {
+    for (name, value) in fields {
         match rule(name) {
-            Rule::Drop => {
-                if status == 101 && name.eq_ignore_ascii_case("upgrade") {
-                    out.extend_from_slice(b"Connection: Upgrade\r\n");
-                    write_field(name, value, out);
-                }
+            Rule::Drop if status == 101 && name.eq_ignore_ascii_case("upgrade") => {
+                write_field(name, value, out);
             }
+            Rule::Drop => {}
             Rule::Date if has_date => {}
             Rule::Date => {
                 has_date = true;
@@ -230,6 +228,17 @@ pub(crate) fn write_response_fields(
     }
     write_via(version, out);
     has_date
+}
+
+/// Writes the trailer fields that go on, in either direction. Some merge them into the head: what
+/// has a rule there has no place here.
+pub(crate) fn write_trailer_fields<'a>(
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    out: &mut Vec<u8>,
+) {
+    for (name, value) in fields.filter(|(name, _)| rule(name) == Rule::Pass) {
+        write_field(name, value, out);
+    }
 }
 
 /// The client's address: the peer's, or what trusted peers say of it.

@@ -22,7 +22,7 @@ use crate::{
 use super::{App, Context, Peer, Reply, error_response};
 
 pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
-pub(crate) use fields::write_response_fields;
+pub(crate) use fields::{write_response_fields, write_trailer_fields};
 pub(crate) use health::HealthPlan;
 pub use upstreams::Upstreams;
 pub(crate) use upstreams::{Address, Chosen, NoUpstream};
@@ -130,7 +130,8 @@ impl Forward {
     }
 
     /// Writes request line and fields for this upstream, each line ended by CRLF. What is missing
-    /// is the framing (`Content-Length` or `Transfer-Encoding`), `Expect`, and the empty line.
+    /// is the framing (`Content-Length` or `Transfer-Encoding`), `Connection`, `Expect`, and the
+    /// empty line.
     pub(crate) fn write_head(&self, chosen: &Chosen, out: &mut Vec<u8>) {
         let Some(gap) = self.host_gap else { return out.extend_from_slice(&self.head) };
         let authority = chosen.endpoint().authority().as_bytes();
@@ -150,7 +151,7 @@ impl Forward {
         self.is_idempotent
     }
 
-    /// Whether 101 may be the answer; the head says so to the upstream, with its `Connection`.
+    /// Whether 101 may be the answer; the head has an `Upgrade` then.
     pub(crate) fn asks_upgrade(&self) -> bool {
         self.asks_upgrade
     }
