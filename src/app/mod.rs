@@ -6,7 +6,7 @@
 mod files;
 mod later;
 mod per_loop;
-#[allow(dead_code, unused_imports, reason = "for the loops, which do not forward yet")]
+
 mod proxy;
 mod redirect;
 mod respond;
@@ -33,10 +33,10 @@ use crate::{
 pub use files::Files;
 pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
-#[allow(unused_imports, reason = "for the loops, which do not forward yet")]
+
 pub(crate) use proxy::{
-    Address, Chosen, Endpoint, EndpointRow, EndpointState, HealthPlan, NoUpstream,
-    write_response_fields,
+    Address, Chosen, Endpoint, EndpointRow, EndpointState, HealthPlan, write_response_fields,
+    write_trailer_fields,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
 pub use redirect::Redirect;

@@ -68,6 +68,26 @@ pub(super) struct Row {
     pub(super) elapsed_ms: Option<u64>,
     pub(super) remaining_ms: Option<u64>,
     pub(super) error: Option<String>,
+    pub(super) upstreams: Option<Vec<Upstream>>,
+}
+
+/// An upstream of a proxy app.
+#[derive(Debug, Deserialize)]
+pub(super) struct Upstream {
+    pub(super) url: String,
+    pub(super) weight: u64,
+    pub(super) state: String,
+    pub(super) reason: Option<String>,
+    pub(super) active: u64,
+    pub(super) requests: u64,
+    pub(super) failures: u64,
+    pub(super) latency_us: Option<u64>,
+}
+
+/// `POST /apps/{host}/upstreams/drain`
+#[derive(Debug, Deserialize)]
+pub(super) struct Upstreams {
+    pub(super) upstreams: Vec<Upstream>,
 }
 
 /// `GET /apps/{host}`

@@ -5,7 +5,9 @@ use clap::Args;
 use super::{
     DONE, Host,
     admin::{Admin, Place, ServerOptions, app_path, encode},
-    answers::{App as AppAnswer, Apps as AppsAnswer, Connection, Connections, CutAnswer, Row},
+    answers::{
+        App as AppAnswer, Apps as AppsAnswer, Connection, Connections, CutAnswer, Row, Upstream,
+    },
     failure::Failure,
     show::{self, Align, Cell, number, plain},
 };
@@ -144,12 +146,43 @@ fn app(app: &AppAnswer) -> String {
     ];
     pairs.extend(further.into_iter().filter_map(|(name, text)| Some((name, plain(text?)))));
     let mut text = show::pairs(&pairs);
+    if let Some(upstreams) = &row.upstreams {
+        text.push('\n');
+        text += &upstream_rows(upstreams);
+    }
     // The row above is one of them.
     if app.lives.len() > 1 {
         text.push('\n');
         text += &rows(&app.lives);
     }
     text
+}
+
+pub(super) fn upstream_rows(upstreams: &[Upstream]) -> String {
+    let columns = [
+        ("UPSTREAM", Align::Left),
+        ("WEIGHT", Align::Right),
+        ("STATE", Align::Left),
+        ("ACTIVE", Align::Right),
+        ("REQUESTS", Align::Right),
+        ("FAILURES", Align::Right),
+        ("LATENCY", Align::Right),
+        ("NOTE", Align::Left),
+    ];
+    let row = |upstream: &Upstream| {
+        let latency = upstream.latency_us.map(|us| format!("{us} µs"));
+        vec![
+            plain(&upstream.url),
+            number(upstream.weight),
+            show::state(&upstream.state),
+            number(upstream.active),
+            number(upstream.requests),
+            number(upstream.failures),
+            plain(latency.unwrap_or_default()),
+            plain(upstream.reason.as_deref().unwrap_or_default()),
+        ]
+    };
+    show::table(&columns, upstreams.iter().map(row).collect())
 }
 
 fn connection_rows(connections: &[Connection]) -> String {

@@ -66,8 +66,8 @@ enum Command {
     App(apps::App),
     /// Add an app
     #[command(
-        override_usage = "tidegate add [OPTIONS] HOST <--respond BODY | --redirect URL | \
-                          --files DIR | --from FILE>",
+        override_usage = "tidegate add [OPTIONS] HOST\n         <--respond BODY | \
+                          --redirect URL | --files DIR | --proxy URL | --from FILE>",
         after_help = "Examples:\n  tidegate add shop.example --files ./site --alias \
                             www.shop.example\n  tidegate add old.example --redirect \
                             https://shop.example --status 301"
@@ -75,8 +75,8 @@ enum Command {
     Add(put::Add),
     /// Put another app in the place of one, without a gap
     #[command(
-        override_usage = "tidegate replace [OPTIONS] HOST <--respond BODY | --redirect URL | \
-                          --files DIR | --from FILE>",
+        override_usage = "tidegate replace [OPTIONS] HOST\n         <--respond BODY | \
+                          --redirect URL | --files DIR | --proxy URL | --from FILE>",
         after_help = "Examples:\n  tidegate replace shop.example --respond 'back soon' \
                             --status 503\n  tidegate replace shop.example --from app.json --wait"
     )]
@@ -85,8 +85,9 @@ enum Command {
     #[command(after_help = "Example:\n  tidegate remove shop.example --timeout 30s")]
     Remove(drains::Drain),
     /// Drain an app and keep its place, until `resume`
-    #[command(after_help = "Example:\n  tidegate drain shop.example --timeout 30s")]
-    Drain(drains::Drain),
+    #[command(after_help = "Examples:\n  tidegate drain shop.example --timeout 30s\n  \
+                            tidegate drain shop.example --upstream http://10.0.0.7:9000")]
+    Drain(drains::DrainOne),
     /// Bring a drained app back
     #[command(after_help = "Example:\n  tidegate resume shop.example")]
     Resume(drains::Resume),
@@ -141,7 +142,7 @@ pub fn run() -> ExitCode {
         Command::Add(command) => command.run(&place),
         Command::Replace(command) => command.run(&place),
         Command::Remove(command) => command.remove(&place),
-        Command::Drain(command) => command.drain(&place),
+        Command::Drain(command) => command.run(&place),
         Command::Resume(command) => command.run(&place),
         Command::Reload(command) => command.run(&place),
         Command::Stop(command) => command.run(&place),

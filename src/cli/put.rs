@@ -87,21 +87,25 @@ struct AppOptions {
     #[arg(long, value_name = "DIR", group = "kind")]
     files: Option<PathBuf>,
 
+    /// Pass requests on to this server, http://HOST:PORT or unix:PATH; may be given more than once
+    #[arg(long, value_name = "URL", group = "kind")]
+    proxy: Vec<String>,
+
     /// Read the app's table from this JSON file; - is standard input
     #[arg(long, value_name = "FILE", group = "kind")]
     from: Option<PathBuf>,
 
     /// The status of the answer or redirect
-    #[arg(long, value_name = "N", conflicts_with_all = ["files", "from"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["files", "proxy", "from"])]
     status: Option<u16>,
 
     /// The media type of the answer
-    #[arg(long, value_name = "TYPE", conflicts_with_all = ["redirect", "files", "from"])]
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["redirect", "files", "proxy", "from"])]
     content_type: Option<String>,
 
     /// How long the answer is held back: 500ms, 2s
     #[arg(long, value_name = "TIME", value_parser = duration)]
-    #[arg(conflicts_with_all = ["redirect", "files", "from"])]
+    #[arg(conflicts_with_all = ["redirect", "files", "proxy", "from"])]
     delay: Option<String>,
 
     /// A further name; may be given more than once
@@ -129,6 +133,8 @@ impl AppOptions {
             table.insert("redirect".to_owned(), redirect);
         } else if let Some(folder) = &self.files {
             table.insert("files".to_owned(), json!({ "root": absolute(folder)? }));
+        } else if !self.proxy.is_empty() {
+            table.insert("proxy".to_owned(), json!({ "upstreams": self.proxy }));
         } else if let Some(file) = &self.from {
             let (text, read) = from_file(file)?;
             if self.alias.is_empty() && self.drain_timeout.is_none() {

@@ -391,7 +391,8 @@ impl Control {
             life.drain().set_drain_deadline_ns(nanoseconds(now.duration_since(self.epoch)));
         } else {
             let had_names = self.registry.forget(&life);
-            self.routes_changed |= had_names;
+            // Loops also keep connections for a proxy app.
+            self.routes_changed |= had_names || life.app().app.upstreams().is_some();
             self.account.retire(&life);
             if had_names {
                 let requests = life.drain().requests();

@@ -102,11 +102,14 @@ impl Connection {
         let seat = guard.seat();
         self.begin_exchange(Some(head), Some(guard), cx);
         let (app, host) = (&*seat.entry().app().app, seat.entry().host());
-        let reply = self.ask(app, host, head, cx);
+        let reply = self.ask_app(app, host, head, cx);
         if (!is_short(&reply) || self.exchange.reads_content())
             && let Some(flight) = self.in_flight.last_mut()
         {
             flight.remember_request(head);
+        }
+        if let Reply::Forward(forward) = reply {
+            return self.begin_forward(forward, head.content(), cx);
         }
         self.answer_or_park(reply, cx);
     }
@@ -115,11 +118,11 @@ impl Connection {
     fn answer_by_admin(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) {
         let Some(app) = cx.admin_app.clone() else { return };
         self.begin_exchange(Some(head), None, cx);
-        let reply = self.ask(&*app, ADMIN, head, cx);
+        let reply = self.ask_app(&*app, ADMIN, head, cx);
         self.answer_or_park(reply, cx);
     }
 
-    fn ask<'a>(
+    fn ask_app<'a>(
         &self,
         app: &'a dyn App,
         host: &str,
@@ -168,6 +171,7 @@ impl Connection {
             }
             Reply::Collect(on_content) => self.give_collected(on_content, &[], cx),
             Reply::Later(start) => self.park_for_later(start, cx),
+            // An app passes the request itself on, not what is made of its content.
             Reply::Forward(_) => self.respond(own_answers::internal_error(), cx),
         }
     }
@@ -190,7 +194,8 @@ impl Connection {
     }
 
     /// A piece of the request's content; dropped unless the app wants it.
-    pub(super) fn collect(&mut self, content: &[u8]) {
+    pub(super) fn collect(&mut self, content: &[u8], cx: &mut LoopContext) {
+        self.forward_content(content, cx);
         if let Some(Parked::Collect(_, collected)) = self.parked.as_deref_mut() {
             collected.extend_from_slice(content);
         }
@@ -198,6 +203,7 @@ impl Connection {
 
     /// The request's content is complete: what waited for it goes on.
     pub(super) fn content_complete(&mut self, cx: &mut LoopContext) {
+        self.forward_content_end(cx);
         match self.parked.take().map(|parked| *parked) {
             Some(Parked::Content(reply)) => self.give_reply(reply, cx),
             Some(Parked::Collect(on_content, content)) => {
@@ -221,6 +227,7 @@ impl Connection {
             self.begin_exchange(None, None, cx);
         }
         self.parked = None;
+        self.drop_forward(cx);
         self.wait_anew = true;
         self.respond(own_answers::refused(refused), cx);
     }
@@ -276,11 +283,41 @@ impl Connection {
             }
         };
         drop(out);
+        self.note_head(response.status(), start);
+        has_content
+    }
+
+    /// Writes the head of an answer that comes from an upstream piece by piece.
+    pub(super) fn write_stream_head(
+        &mut self,
+        response: &Response<'_>,
+        length: Option<u64>,
+        has_date: bool,
+        cx: &mut LoopContext,
+    ) {
+        // A client that still sends is not told to end: the upstream wants the rest.
+        if cx.is_closing(self.class) && !self.exchange.reads_content() {
+            self.exchange.close_after();
+        }
+        let start = self.output.queued_total();
+        let mut out = self.output.buffer(&mut cx.buffers);
+        let opening = if has_date { &cx.dateless } else { cx.clock.opening() };
+        match length {
+            Some(length) => {
+                self.exchange.begin_sized_stream(response, length, opening, &mut out);
+            }
+            None => self.exchange.begin_stream(response, opening, &mut out),
+        }
+        drop(out);
+        self.note_head(response.status(), start);
+    }
+
+    /// A head was written, from this place of the output on.
+    pub(super) fn note_head(&mut self, status: u16, start: u64) {
         if let Some(flight) = self.in_flight.last_mut() {
-            (flight.status, flight.begin) = (response.status(), self.output.queued_total());
+            (flight.status, flight.begin) = (status, self.output.queued_total());
             flight.head_bytes = (flight.begin - start) as u32;
         }
-        has_content
     }
 
     pub(super) fn end_answer(&mut self) {
@@ -303,8 +340,10 @@ impl Connection {
     pub(super) fn abort(mut self, cx: &mut LoopContext) {
         let sent = self.output.sent_total();
         self.parked = None;
+        self.drop_forward(cx);
+        let how = if self.is_cut { End::Cut } else { End::Aborted };
         for flight in self.in_flight.drain(..) {
-            flight.end(sent, End::Aborted, cx);
+            flight.end(sent, how, cx);
         }
         self.uncount(cx);
     }

@@ -29,6 +29,7 @@ use super::{
     LoopContext,
     answer::Parked,
     buffers::InputBuffer,
+    forward::Forwarding,
     in_flight::InFlight,
     listener::ConnectionPermit,
     output::{Flushed, Output},
@@ -53,6 +54,10 @@ pub(super) struct Connection {
     pub(super) output: Output,
     pub(super) in_flight: SmallVec<[InFlight; 1]>,
     pub(super) parked: Option<Box<Parked>>,
+    /// The exchange is passed on to an upstream.
+    pub(super) forwarding: Option<Box<Forwarding>>,
+    /// It is going because a drain has no more patience.
+    pub(super) is_cut: bool,
     ready: Ready,
     /// In the loop's list of those who have work left.
     pub(super) queued: bool,
@@ -98,6 +103,16 @@ pub(super) struct Ready {
     pub(super) failed: bool,
 }
 
+impl Ready {
+    /// Remembers what an event told.
+    pub(super) fn add(&mut self, ready: Self) {
+        self.readable |= ready.readable;
+        self.writable |= ready.writable;
+        self.read_closed |= ready.read_closed;
+        self.failed |= ready.failed;
+    }
+}
+
 /// What becomes of a connection after it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -133,6 +148,8 @@ impl Connection {
             output: Output::default(),
             in_flight: SmallVec::new(),
             parked: None,
+            forwarding: None,
+            is_cut: false,
             ready: Ready { writable: true, ..Ready::default() },
             queued: false,
             stalled: false,
@@ -159,10 +176,7 @@ impl Connection {
 
     /// The socket told of changes.
     pub(super) fn on_ready(&mut self, ready: Ready, cx: &mut LoopContext) -> Fate {
-        self.ready.readable |= ready.readable;
-        self.ready.writable |= ready.writable;
-        self.ready.read_closed |= ready.read_closed;
-        self.ready.failed |= ready.failed;
+        self.ready.add(ready);
         self.work(cx)
     }
 
@@ -182,6 +196,12 @@ impl Connection {
                 return self.read_out(cx);
             }
             self.process_input(cx);
+            let was_forwarding = self.forwarding.is_some();
+            if self.pump(cx) == Fate::Gone {
+                return Fate::Gone;
+            }
+            // The next request of a pipeline may be here already.
+            let is_free = was_forwarding && self.forwarding.is_none() && self.has_input();
             match self.flush(cx) {
                 Ok(Flushed::TurnOver) => return Fate::Again,
                 Ok(Flushed::All | Flushed::Blocked) => {}
@@ -194,19 +214,29 @@ impl Connection {
                 }
                 continue;
             }
-            if self.stalled && sent {
+            if is_free || (self.stalled && sent) {
                 continue;
             }
+            let forwarding = self.forwarding.as_ref();
+            if forwarding.is_some_and(|forwarding| forwarding.has_more(&self.output)) {
+                continue;
+            }
+            let is_tunnel = forwarding.is_some_and(|forwarding| forwarding.is_tunnel());
+            let is_full = forwarding.is_some_and(|forwarding| !forwarding.takes_more());
             // Content is read beside the sending: a peer may send all of it before it reads.
             let beside =
                 self.exchange.reads_content() && self.output.buffered() <= PIPELINE_BYTES_MAX;
-            let wants_input = self.exchange.wants_input() && (sent || beside);
+            let wants_more = is_tunnel || (self.exchange.wants_input() && (sent || beside));
+            let wants_input = wants_more && !is_full;
             if self.stalled || !wants_input || !self.ready.readable {
                 // Nothing is read or sent that would run into the error: whoever reset while the
                 // app holds its answer back waits for it no more (I3). A stream has no end of its
                 // own (events, progress): closing is how its peer leaves, and a peer that only
-                // closed its side cannot be told from one that left.
-                let is_left = self.ready.read_closed && self.is_streaming();
+                // closed its side cannot be told from one that left. So with an upstream: what
+                // nobody waits for it should not do.
+                let waits_only = self.is_streaming()
+                    || forwarding.is_some_and(|forwarding| forwarding.is_unanswered());
+                let is_left = self.ready.read_closed && waits_only && !self.has_input();
                 return if self.ready.failed || is_left { Fate::Gone } else { Fate::Keep };
             }
             match self.read(cx) {
@@ -238,7 +268,7 @@ impl Connection {
             match event {
                 Event::NeedMore | Event::Closed => {}
                 Event::Request(head) => self.answer(&head, cx),
-                Event::Content(content) => self.collect(content),
+                Event::Content(content) => self.collect(content, cx),
                 Event::ContentEnd => self.content_complete(cx),
                 Event::Refused(refused) => self.answer_refused(refused, cx),
             }
@@ -277,6 +307,20 @@ impl Connection {
         }
     }
 
+    fn has_input(&self) -> bool {
+        self.input.as_ref().is_some_and(|input| !input.is_empty())
+    }
+
+    /// What came for a tunnel.
+    pub(super) fn take_tunnel_bytes(&mut self) -> Option<InputBuffer> {
+        self.input.take_if(|input| !input.is_empty())
+    }
+
+    /// Whether the peer has sent its last byte, and it was read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ready.read_closed && !self.ready.readable
+    }
+
     fn end_of_input(&mut self, cx: &mut LoopContext) {
         self.ready.readable = false;
         self.ready.read_closed = true;
@@ -311,6 +355,11 @@ impl Connection {
             Wait::Content if self.moves(self.received_total) => {}
             Wait::Content => self.time_out(cx),
             Wait::App => self.answer_parked(cx),
+            Wait::Upstream => {
+                if self.time_out_forward(cx) == Fate::Gone {
+                    return Fate::Gone;
+                }
+            }
             Wait::Sending if self.moves(self.output.sent_total()) => {}
             Wait::Sending => return Fate::Gone,
             Wait::Lingering => {
@@ -391,6 +440,7 @@ impl Connection {
         let sent = self.output.sent_total();
         // First: whoever is told of the end finds that nobody waits any more.
         self.parked = None;
+        self.drop_forward(cx);
         let ends = self.in_flight.drain(..).map(|flight| flight.end(sent, End::Cut, cx));
         let cut = ends.filter(|is_cut| *is_cut).count() as u64;
         self.uncount(cx);
@@ -399,7 +449,7 @@ impl Connection {
 }
 
 /// recv(2), with "not now" as `None`.
-fn receive(socket: &OwnedFd, room: &mut [u8]) -> io::Result<Option<usize>> {
+pub(super) fn receive(socket: &OwnedFd, room: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
             Ok((len, _)) => return Ok(Some(len)),

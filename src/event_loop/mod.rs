@@ -21,6 +21,7 @@ mod buffers;
 mod busy;
 mod clock;
 mod connection;
+mod forward;
 mod in_flight;
 mod later;
 mod listener;
@@ -33,6 +34,7 @@ mod test_support;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod upstreams;
 
 use std::{
     io,
@@ -43,7 +45,7 @@ use std::{
 };
 
 use crossbeam_channel::Receiver;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker, event::Event};
 
 pub use bind::BindError;
 pub(crate) use bind::{ListenerSet, UnixSocketFile, bind, bind_address, bind_admin, bind_unix};
@@ -64,6 +66,7 @@ use connection::{Class, Connection, Fate, Newcomer, Ready};
 use listener::Listener;
 use slots::Slots;
 use timers::Timers;
+use upstreams::{UPSTREAM_BIT, UpstreamTable};
 
 /// What a loop needs to be made.
 pub(crate) struct LoopSetup {
@@ -131,7 +134,7 @@ impl EventLoop {
 const WAKER: Token = Token(usize::MAX);
 
 /// The bit that listeners' tokens have and connections' have not.
-const LISTENER_BIT: usize = 1 << slots::KEY_BITS;
+const LISTENER_BIT: usize = UPSTREAM_BIT << 1;
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
@@ -162,6 +165,9 @@ struct LoopContext {
     last_number: u64,
     /// By which the loop is told what comes from outside.
     handle: LoopHandle,
+    upstreams: UpstreamTable,
+    /// For answers that bring their own date.
+    dateless: http::Opening,
 }
 
 /// What connections of one class may take.
@@ -220,6 +226,8 @@ impl Running {
             counts: LoopCounts::default(),
             last_number: 0,
             handle,
+            upstreams: UpstreamTable::new(poll.registry().try_clone()?),
+            dateless: http::Opening::dateless(),
         };
         let mut running = Self {
             poll,
@@ -320,17 +328,7 @@ impl Running {
                     self.public.on_ready(listener);
                     self.admin.on_ready(listener);
                 }
-                token => {
-                    let ready = Ready {
-                        // An error is told by the read that runs into it.
-                        readable: event.is_readable() || event.is_error(),
-                        writable: event.is_writable(),
-                        read_closed: event.is_read_closed(),
-                        // A process that closed its unix socket is gone, and no read tells.
-                        failed: event.is_error() || event.is_write_closed(),
-                    };
-                    self.with_connection(token, |connection, cx| connection.on_ready(ready, cx));
-                }
+                token => self.on_socket_event(token, event),
             }
         }
         for token in again {
@@ -340,6 +338,26 @@ impl Running {
             });
         }
         commanded
+    }
+
+    /// A connection's socket, or one that it has to an upstream, told of changes.
+    fn on_socket_event(&mut self, token: Token, event: &Event) {
+        let ready = Ready {
+            // An error is told by the read that runs into it.
+            readable: event.is_readable() || event.is_error(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            // A process that closed its unix socket is gone, and no read tells.
+            failed: event.is_error() || event.is_write_closed(),
+        };
+        if token.0 & UPSTREAM_BIT == 0 {
+            return self.with_connection(token, |connection, cx| connection.on_ready(ready, cx));
+        }
+        if let Some(client) = self.cx.upstreams.on_event(token, ready) {
+            self.with_connection(client, |connection, cx| {
+                connection.on_line_ready(token, ready, cx)
+            });
+        }
     }
 
     /// Lets a connection work, and does with it what comes of that. One that panics is dropped: a
@@ -398,6 +416,7 @@ impl Running {
         }
         if now >= self.release_idle_ms {
             self.release_idle_ms = now + milliseconds(RELEASE_IDLE_EVERY);
+            self.cx.upstreams.sweep(now);
             for life in self.cx.view.registry().entries() {
                 life.app().app.release_idle(self.cx.index, self.cx.clock.now());
             }
@@ -410,7 +429,7 @@ impl Running {
         socket: OwnedFd,
         address: Option<std::net::SocketAddr>,
     ) -> io::Result<Listener> {
-        let token = Token(self.listener_count << (slots::KEY_BITS + 1) | LISTENER_BIT);
+        let token = Token(self.listener_count << (slots::KEY_BITS + 2) | LISTENER_BIT);
         self.listener_count += 1;
         watch(self.poll.registry(), &socket, token, Interest::READABLE)?;
         Ok(Listener::new(socket, token, address))

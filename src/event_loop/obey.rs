@@ -26,7 +26,11 @@ impl Running {
                 }
                 LoopCommand::CutAll => self.cut_all(),
                 LoopCommand::End => self.end(),
-                LoopCommand::Refresh => self.cx.view.refresh(),
+                LoopCommand::Refresh => {
+                    self.cx.view.refresh();
+                    // Lives that ended took their upstreams with them.
+                    self.cx.upstreams.sweep(self.cx.clock.now_ms());
+                }
                 LoopCommand::Listen(sockets) => self.listen(sockets),
                 LoopCommand::GateListeners(addresses) => {
                     self.public.gate(|address| addresses.contains(&address));

@@ -109,6 +109,11 @@ impl Output {
         self.queued_total - self.sent_total
     }
 
+    /// What waits in the buffer.
+    pub(super) fn waiting(&self) -> &[u8] {
+        &self.buffer[self.sent..]
+    }
+
     /// Bytes that wait in the buffer.
     pub(super) fn buffered(&self) -> usize {
         self.buffer.len() - self.sent

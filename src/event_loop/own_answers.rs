@@ -21,6 +21,16 @@ pub(super) fn draining(retry_after_s: u64) -> Response<'static> {
     Response::json(503, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 
+/// No upstream gave an answer that could be passed on.
+pub(super) fn bad_gateway() -> Response<'static> {
+    error(502, "No upstream answered")
+}
+
+/// The upstream took too long.
+pub(super) fn gateway_timeout() -> Response<'static> {
+    error(504, "The upstream did not answer in time")
+}
+
 /// The app panicked.
 pub(super) fn internal_error() -> Response<'static> {
     error(500, "Internal server error")

@@ -7,7 +7,7 @@ use mio::Token;
 use slab::Slab;
 
 /// Bits of a token that tell the slot; the upper half tells the generation.
-pub(super) const KEY_BITS: u32 = 31;
+pub(super) const KEY_BITS: u32 = 30;
 
 /// Values by token.
 pub(super) struct Slots<T> {

@@ -86,7 +86,7 @@ impl<'a> RequestHead<'a> {
     }
 
     /// All fields, as name and value, in order.
-    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone {
         pairs(self.fields)
     }
 }
@@ -176,7 +176,7 @@ impl<'a> ResponseHead<'a> {
     }
 
     /// All fields, as name and value, in order.
-    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone {
         pairs(self.fields)
     }
 }
@@ -188,7 +188,7 @@ fn named<'a>(fields: &'a [Header<'a>], name: &str) -> impl Iterator<Item = &'a [
         .map(|field| field.value)
 }
 
-fn pairs<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+fn pairs<'a>(fields: &'a [Header<'a>]) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone {
     fields.iter().map(|field| (field.name, field.value))
 }
 

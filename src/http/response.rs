@@ -168,6 +168,11 @@ impl Opening {
         Self { ok: [OK_LINE, b"Date: ", date.as_bytes(), b"\r\n"].concat() }
     }
 
+    /// An opening without a date, for a response that brings its own.
+    pub fn dateless() -> Self {
+        Self { ok: OK_LINE.to_vec() }
+    }
+
     #[inline]
     pub(super) fn write(&self, status: u16, out: &mut Vec<u8>) {
         if status == 200 {

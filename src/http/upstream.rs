@@ -146,6 +146,12 @@ impl UpstreamExchange {
         }
     }
 
+    /// Takes over how far the content of the same request is written: for one of which no byte went
+    /// out, with what is written so far behind this head.
+    pub fn go_on_from(&mut self, earlier: &Self) {
+        self.writing = earlier.writing;
+    }
+
     /// Writes a piece of the request's content. An empty one writes nothing.
     ///
     /// # Panics

@@ -13,6 +13,7 @@ mod load;
 mod response;
 mod server;
 mod site;
+mod upstream;
 mod wait;
 
 pub use admin::{Admin, Answer, Events};
@@ -23,6 +24,7 @@ pub use response::find;
 pub use rustix::process::Signal;
 pub use server::{Event, Server, Setup, run};
 pub use site::{Act, Held, Site, Stage, logged, post};
+pub use upstream::{Asked, Gate, Line, Upstream};
 pub use wait::{PATIENCE, give_way, wait_until};
 
 /// A plain request for `path` of `host`.

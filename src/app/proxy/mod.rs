@@ -70,7 +70,6 @@ impl Proxy {
             is_head: request.method() == Method::Head,
             is_idempotent: is_idempotent(request.method()),
             asks_upgrade,
-            expects_continue: request.field("expect").is_some(),
             seat,
         }
     }
@@ -109,7 +108,6 @@ pub struct Forward {
     is_head: bool,
     is_idempotent: bool,
     asks_upgrade: bool,
-    expects_continue: bool,
 }
 
 impl Forward {
@@ -154,11 +152,6 @@ impl Forward {
     /// Whether 101 may be the answer; the head has an `Upgrade` then.
     pub(crate) fn asks_upgrade(&self) -> bool {
         self.asks_upgrade
-    }
-
-    /// Whether the client waits for 100 before it sends its content (RFC 9110 §10.1.1).
-    pub(crate) fn expects_continue(&self) -> bool {
-        self.expects_continue
     }
 }
 

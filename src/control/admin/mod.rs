@@ -8,6 +8,7 @@
 mod call;
 mod routes;
 mod show;
+mod upstreams;
 
 use std::sync::{
     Arc,

@@ -40,6 +40,13 @@ pub(crate) struct Facts {
     pub(crate) config: Option<PathBuf>,
 }
 
+impl Facts {
+    /// Nanoseconds of the server's epoch, as the loops count.
+    pub(super) fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 /// The state of the admin thread.
 pub(crate) struct Admin {
     pub(crate) registry: Arc<Apps>,
@@ -66,7 +73,7 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 const SERVER: &str = "tidegate";
 
 /// The answer to a request, as far as it is known at once.
-type Answered = Result<Response<'static>, Response<'static>>;
+pub(super) type Answered = Result<Response<'static>, Response<'static>>;
 
 impl Admin {
     /// Answers until nobody is left who could ask.
@@ -115,6 +122,9 @@ impl Admin {
             ["reload"] if call.is("POST") => return self.reload(later),
             ["apps", host] if call.is("PUT") => return self.put(host, &call, later),
             ["apps", host, "resume"] if call.is("POST") => return self.resume(host, later),
+            ["apps", host, "upstreams", what @ ("drain" | "resume")] if call.is("POST") => {
+                self.set_upstream(host, what == "drain", &call)
+            }
             _ if call.is("GET") => self.look_up(&path, &call),
             _ => Err(no_route(&path)),
         };
@@ -174,13 +184,14 @@ impl Admin {
     fn apps(&self) -> Answered {
         let mut lives = self.lives()?;
         lives.sort_by(|a, b| (a.life.host(), a.life.id()).cmp(&(b.life.host(), b.life.id())));
-        let rows: Vec<_> = lives.iter().map(Row::new).collect();
+        let now_ns = self.facts.now_ns();
+        let rows: Vec<_> = lives.iter().map(|view| Row::new(view, now_ns)).collect();
         ok(&HashMap::from([("apps", rows)]))
     }
 
     fn app(&self, host: &str) -> Answered {
-        let lives = self.lives_of(host)?;
-        let rows: Vec<_> = lives.iter().map(Row::new).collect();
+        let (lives, now_ns) = (self.lives_of(host)?, self.facts.now_ns());
+        let rows: Vec<_> = lives.iter().map(|view| Row::new(view, now_ns)).collect();
         let mut answer = json!(rows[0]);
         answer["lives"] = json!(rows);
         ok(&answer)
@@ -334,13 +345,13 @@ impl Admin {
                 return later.respond(error(400, &format!("the content is not JSON: {wrong}")));
             }
         };
-        let (name, host) = (host.to_owned(), host.to_owned());
+        let (name, host, now_ns) = (host.to_owned(), host.to_owned(), self.facts.now_ns());
         let tell = move |done: Result<Begun, PutError>| {
             later.respond(match done {
                 Ok(begun) => {
                     let mut answer = json!({
                         "result": if begun.replaced { "replaced" } else { "added" },
-                        "app": Row::serving(&begun.life),
+                        "app": Row::serving(&begun.life, now_ns),
                     });
                     if let Some(drain) = begun.drain {
                         answer["drain"] = json!(drain.as_u64());
@@ -354,11 +365,11 @@ impl Admin {
     }
 
     fn resume(&self, host: &str, later: Later) {
-        let (name, host) = (host.to_owned(), host.to_owned());
+        let (name, host, now_ns) = (host.to_owned(), host.to_owned(), self.facts.now_ns());
         let tell = move |done: Result<Arc<AppLife>, PutError>| {
             later.respond(match done {
                 Ok(life) => {
-                    let app = Row::serving(&life);
+                    let app = Row::serving(&life, now_ns);
                     json_response(200, &json!({ "result": "resumed", "app": app }))
                 }
                 Err(reason) => put_failed(&host, reason),
@@ -426,12 +437,12 @@ fn spawn_waiter(wait: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn ok(document: &impl Serialize) -> Answered {
+pub(super) fn ok(document: &impl Serialize) -> Answered {
     Ok(json_response(200, document))
 }
 
 /// Says of an app, or of the server, why not.
-fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
+pub(super) fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
     let status = match reason {
         ChangeError::UnknownHost => 404,
         ChangeError::Ended => 503,
@@ -467,7 +478,9 @@ fn no_route(path: &[&str]) -> Response<'static> {
         | ["apps", _, "connections"]
         | ["drains", _] => "GET",
         ["apps", _] => "GET, PUT, DELETE",
-        ["apps", _, "drain" | "resume"] | ["reload" | "stop" | "upgrade"] => "POST",
+        ["apps", _, "drain" | "resume"]
+        | ["apps", _, "upstreams", "drain" | "resume"]
+        | ["reload" | "stop" | "upgrade"] => "POST",
         ["connections", _] => "DELETE",
         _ => return error(404, "the admin API has no such path"),
     };

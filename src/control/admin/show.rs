@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::{DrainName, DrainView, LifeView, Reloaded, Verdict, lives::milliseconds};
 use crate::{
-    app::Peer,
+    app::{EndpointRow, EndpointState, Peer},
     config::{ConfigError, Problem},
     logging::rfc3339,
     message::{AppLife, BusyConnection, BusyPhase, Origin},
@@ -30,6 +30,42 @@ pub(super) struct Row<'a> {
     error: Option<&'a str>,
     #[serde(flatten)]
     drain: Option<RowDrain>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstreams: Option<Vec<Upstream>>,
+}
+
+/// An upstream of a proxy app.
+#[derive(Serialize)]
+pub(super) struct Upstream {
+    url: String,
+    weight: u64,
+    state: &'static str,
+    reason: Option<String>,
+    active: u64,
+    requests: u64,
+    failures: u64,
+    latency_us: Option<u64>,
+}
+
+/// The upstreams of an app, if it has any.
+pub(super) fn upstreams(life: &AppLife, now_ns: u64) -> Option<Vec<Upstream>> {
+    let rows = life.app().app.upstreams()?.rows(now_ns).into_iter();
+    let upstream = |row: EndpointRow| Upstream {
+        url: row.url,
+        weight: row.weight,
+        state: match row.state {
+            EndpointState::Up => "up",
+            EndpointState::Down => "down",
+            EndpointState::Ejected => "ejected",
+            EndpointState::Drained => "drained",
+        },
+        reason: row.reason,
+        active: row.active,
+        requests: row.requests,
+        failures: row.failures,
+        latency_us: row.latency_mean.map(|mean| mean.as_micros() as u64),
+    };
+    Some(rows.map(upstream).collect())
 }
 
 #[derive(Serialize)]
@@ -40,7 +76,7 @@ struct RowDrain {
 }
 
 impl<'a> Row<'a> {
-    pub(super) fn new(LifeView { life, drain }: &'a LifeView) -> Self {
+    pub(super) fn new(LifeView { life, drain }: &'a LifeView, now_ns: u64) -> Self {
         Self {
             state: match drain {
                 None => "serving",
@@ -52,12 +88,12 @@ impl<'a> Row<'a> {
                 elapsed_ms: milliseconds(drain.elapsed),
                 remaining_ms: milliseconds(drain.remaining),
             }),
-            ..Self::serving(life)
+            ..Self::serving(life, now_ns)
         }
     }
 
     /// A life that has just begun.
-    pub(super) fn serving(life: &'a AppLife) -> Self {
+    pub(super) fn serving(life: &'a AppLife, now_ns: u64) -> Self {
         let (state, hosted) = (life.drain(), life.app());
         Self {
             host: life.host(),
@@ -76,6 +112,7 @@ impl<'a> Row<'a> {
             cut: state.cut(),
             error: hosted.load_error.as_deref(),
             drain: None,
+            upstreams: upstreams(life, now_ns),
         }
     }
 }

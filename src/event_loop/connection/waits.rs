@@ -16,6 +16,7 @@ pub(super) enum Wait {
     Head,
     Content,
     App,
+    Upstream,
     Sending,
     Lingering,
 }
@@ -35,6 +36,11 @@ impl Connection {
         }
         if !self.output.is_empty() {
             return Wait::Sending;
+        }
+        if let Some(forwarding) = &self.forwarding
+            && !forwarding.waits_for_client()
+        {
+            return Wait::Upstream;
         }
         if self.parked.as_ref().is_some_and(|parked| parked.waits_for_app()) {
             return Wait::App;
@@ -75,6 +81,10 @@ impl Connection {
             Wait::Content => times.body_timeout,
             Wait::Sending => times.write_timeout,
             Wait::Lingering => times.linger_timeout,
+            Wait::Upstream => match &self.forwarding {
+                Some(forwarding) => forwarding.timeout(),
+                None => return u64::MAX,
+            },
             Wait::App => {
                 return self.parked.as_ref().and_then(|parked| parked.due_ms()).unwrap_or(u64::MAX);
             }
@@ -106,7 +116,9 @@ impl Wait {
             Self::Fresh => &mut counts.fresh,
             Self::Idle => &mut counts.idle,
             Self::Lingering => &mut counts.lingering,
-            Self::Head | Self::Content | Self::App | Self::Sending => &mut counts.busy,
+            Self::Head | Self::Content | Self::App | Self::Upstream | Self::Sending => {
+                &mut counts.busy
+            }
         }
     }
 }

@@ -1,0 +1,434 @@
+//! A request that is passed on to an upstream, and its answer back.
+//!
+//! ```text
+//!  begin ──choose──► opening ──connected──► asking ──head──► answering ──end──► done
+//!            ▲          │ fails                │ fails, no byte of an answer     │
+//!            └──retry───┴──────────────────────┘ and safe to ask again           └─► line kept
+//!                       └─ else 502, 504          fails later: the client's connection is torn
+//!  answering ──101──► tunnel ──both sides closed──► done
+//! ```
+//! The client's connection owns the line to the upstream while the exchange lasts, so one state
+//! machine sees both sockets, and no request changes threads or takes a lock.
+//!
+//! - Both ways are bounded: a side is read only while the other takes what it sends (I9).
+//! - An exchange is over when the kernel has the last byte for the client, as any other's (I6).
+//! - An answer that breaks off is never ended as if it were whole: its connection is reset.
+//! - What is asked again, and where, is in [`attempt`].
+
+mod attempt;
+mod tunnel;
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use socket2::SockRef;
+
+use super::{
+    LoopContext,
+    buffers::InputBuffer,
+    clock::milliseconds,
+    connection::{Connection, Fate, receive},
+    output::{Flushed, Output},
+    upstreams::Line,
+};
+use crate::{
+    app::{Chosen, Forward, write_response_fields, write_trailer_fields},
+    config::DrainTunnels,
+    http::{
+        Bytes, FieldTable, RequestContent, Response, ResponseContent, ResponseHead, UpstreamEvent,
+        UpstreamExchange,
+    },
+};
+use attempt::Failure;
+
+/// An exchange that is passed on.
+pub(super) struct Forwarding {
+    forward: Forward,
+    chosen: Chosen,
+    /// Upstreams that failed for this request.
+    tried: SmallVec<[usize; 4]>,
+    retries_left: u32,
+    line: Line,
+    exchange: UpstreamExchange,
+    content: RequestContent,
+    /// To the upstream; its head is this long.
+    output: Output,
+    head_bytes: usize,
+    /// From the upstream.
+    input: Option<InputBuffer>,
+    asked_ns: u64,
+    stage: Stage,
+    /// Bytes came or went since the deadline was set.
+    moved: bool,
+    /// When they did last, in the loop's milliseconds.
+    moved_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// No head of an answer was written to the client.
+    Asking,
+    Answering,
+    Tunnel {
+        client_ended: bool,
+        upstream_ended: bool,
+    },
+}
+
+/// What an event of the upstream's comes to.
+enum Then {
+    GoOn,
+    Wait,
+    End,
+    Fail,
+}
+
+/// What waits for the other side at most before a side is read no further.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
+
+/// How often a tunnel is looked at that a drain may cut.
+const TUNNEL_LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Reads from an upstream before others get their turn.
+const READS_PER_TURN: usize = 8;
+
+impl Forwarding {
+    /// Whether the upstream takes more of the request's content.
+    pub(super) fn takes_more(&self) -> bool {
+        self.line.is_open && self.output.buffered() <= WAITING_BYTES_MAX
+    }
+
+    /// Whether something came that the client can take.
+    pub(super) fn has_more(&self, client_output: &Output) -> bool {
+        let is_readable = self.line.is_open && self.line.ready.readable;
+        is_readable && client_output.buffered() <= WAITING_BYTES_MAX
+    }
+
+    pub(super) fn is_opening(&self) -> bool {
+        !self.line.is_open
+    }
+
+    /// Whether bytes go both ways as they come.
+    pub(super) fn is_tunnel(&self) -> bool {
+        matches!(self.stage, Stage::Tunnel { .. })
+    }
+
+    /// Whether the whole request is with the upstream, and no answer has begun.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.stage == Stage::Asking && self.exchange.request_done()
+    }
+
+    /// Whether the next move is the client's: its content is asked for.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.stage == Stage::Asking && !self.exchange.request_done() && self.output.is_empty()
+    }
+
+    /// How long the wait may last that it is in.
+    pub(super) fn timeout(&self) -> Duration {
+        let config = self.forward.config();
+        match self.stage {
+            _ if self.is_opening() => config.connect_timeout,
+            // Looked at now and then: its app may have begun to drain.
+            Stage::Tunnel { .. } if config.drain_tunnels != DrainTunnels::Keep => {
+                config.tunnel_idle_timeout.min(TUNNEL_LOOK_EVERY)
+            }
+            Stage::Tunnel { .. } => config.tunnel_idle_timeout,
+            Stage::Asking | Stage::Answering => config.answer_timeout,
+        }
+    }
+}
+
+impl Connection {
+    /// A piece of the request's content.
+    pub(super) fn forward_content(&mut self, piece: &[u8], cx: &mut LoopContext) {
+        if let Some(forwarding) = &mut self.forwarding
+            && !forwarding.exchange.request_done()
+        {
+            let mut out = forwarding.output.buffer(&mut cx.buffers);
+            forwarding.exchange.write_content(piece, &mut out);
+        }
+    }
+
+    /// The request's content is complete.
+    pub(super) fn forward_content_end(&mut self, cx: &mut LoopContext) {
+        let Some(forwarding) = &mut self.forwarding else { return };
+        let mut trailers = Vec::new();
+        if let Some(kept) = self.exchange.trailers() {
+            write_trailer_fields(kept.fields(), &mut trailers);
+        }
+        let mut out = forwarding.output.buffer(&mut cx.buffers);
+        forwarding.exchange.end_content(&trailers, &mut out);
+    }
+
+    /// The line to the upstream told of changes.
+    pub(super) fn on_line_ready(
+        &mut self,
+        token: mio::Token,
+        ready: super::connection::Ready,
+        cx: &mut LoopContext,
+    ) -> Fate {
+        if let Some(forwarding) = &mut self.forwarding
+            && forwarding.line.token == token
+        {
+            forwarding.line.ready.add(ready);
+        }
+        self.work(cx)
+    }
+
+    /// Moves what can be moved between the two sockets. Gone: the client's connection is torn.
+    pub(super) fn pump(&mut self, cx: &mut LoopContext) -> Fate {
+        // Again after a failure: another upstream is asked, as often as retries are left.
+        while let Some(mut forwarding) = self.forwarding.take() {
+            match self.pump_line(&mut forwarding, cx) {
+                Ok(false) => {
+                    if std::mem::take(&mut forwarding.moved) {
+                        (self.wait_anew, forwarding.moved_ms) = (true, cx.clock.now_ms());
+                    }
+                    self.forwarding = Some(forwarding);
+                    break;
+                }
+                Ok(true) => self.end_forward(*forwarding, cx),
+                Err(failure) => {
+                    if self.fail_forward(*forwarding, failure, cx) == Fate::Gone {
+                        return Fate::Gone;
+                    }
+                }
+            }
+        }
+        Fate::Keep
+    }
+
+    /// Returns whether the exchange with the upstream is over.
+    fn pump_line(
+        &mut self,
+        forwarding: &mut Forwarding,
+        cx: &mut LoopContext,
+    ) -> Result<bool, Failure> {
+        if !forwarding.line.is_open && !finish_opening(&mut forwarding.line)? {
+            return Ok(false);
+        }
+        if let Stage::Tunnel { .. } = forwarding.stage {
+            return self.pump_tunnel(forwarding, cx);
+        }
+        flush(forwarding)?;
+        for _ in 0..READS_PER_TURN {
+            if self.take_events(forwarding, cx)? {
+                return Ok(true);
+            }
+            if let Stage::Tunnel { .. } = forwarding.stage {
+                return self.pump_tunnel(forwarding, cx);
+            }
+            let is_full = self.output.buffered() > WAITING_BYTES_MAX;
+            if is_full || !forwarding.line.ready.readable {
+                break;
+            }
+            match read(forwarding, cx)? {
+                Some(0) => return self.end_of_answer(forwarding, cx),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes what came as far as the client takes it. Returns whether the answer is complete.
+    fn take_events(
+        &mut self,
+        forwarding: &mut Forwarding,
+        cx: &mut LoopContext,
+    ) -> Result<bool, Failure> {
+        let Some(mut input) = forwarding.input.take() else { return Ok(false) };
+        let limits = cx.limits(self.class).http;
+        let ended = loop {
+            let mut fields = FieldTable::new();
+            let exchange = &mut forwarding.exchange;
+            let (used, event) = exchange.next_event(input.unread(), &mut fields, &limits);
+            let then = match event {
+                UpstreamEvent::NeedMore | UpstreamEvent::Closed => Then::Wait,
+                // The client was told to go on already.
+                UpstreamEvent::Interim(head) if head.status() == 100 => Then::GoOn,
+                UpstreamEvent::Interim(head) => {
+                    self.write_interim(&head, cx);
+                    Then::GoOn
+                }
+                UpstreamEvent::Response(head) => {
+                    let latency = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
+                    forwarding.chosen.succeeded(Duration::from_nanos(latency));
+                    forwarding.stage = self.write_answer_head(&head, cx);
+                    if forwarding.is_tunnel() { Then::Wait } else { Then::GoOn }
+                }
+                UpstreamEvent::Content(piece) => {
+                    let mut out = self.output.buffer(&mut cx.buffers);
+                    self.exchange.write_piece(piece, &mut out);
+                    Then::GoOn
+                }
+                UpstreamEvent::End => Then::End,
+                UpstreamEvent::Refused(_) | UpstreamEvent::Truncated => Then::Fail,
+            };
+            input.consume(used);
+            match then {
+                Then::GoOn => {}
+                Then::Wait => break Ok(false),
+                Then::End => break Ok(true),
+                Then::Fail => break Err(Failure::Broken),
+            }
+        };
+        if input.is_empty() {
+            cx.buffers.give_input(input);
+        } else {
+            forwarding.input = Some(input);
+        }
+        ended
+    }
+
+    /// The upstream has closed the line.
+    fn end_of_answer(
+        &mut self,
+        forwarding: &mut Forwarding,
+        cx: &mut LoopContext,
+    ) -> Result<bool, Failure> {
+        if self.take_events(forwarding, cx)? {
+            return Ok(true);
+        }
+        match forwarding.exchange.receive_eof() {
+            UpstreamEvent::End => Ok(true),
+            _ => Err(Failure::Broken),
+        }
+    }
+
+    fn write_interim(&mut self, head: &ResponseHead<'_>, cx: &mut LoopContext) {
+        let mut lines = Vec::new();
+        let _ = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+        let mut out = self.output.buffer(&mut cx.buffers);
+        self.exchange.write_interim(head.status(), &lines, &mut out);
+    }
+
+    fn write_answer_head(&mut self, head: &ResponseHead<'_>, cx: &mut LoopContext) -> Stage {
+        let mut lines = Vec::new();
+        let has_date =
+            write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+        if head.is_upgraded() {
+            let start = self.output.queued_total();
+            self.exchange.begin_tunnel(&lines, &mut self.output.buffer(&mut cx.buffers));
+            self.note_head(101, start);
+            return Stage::Tunnel { client_ended: false, upstream_ended: false };
+        }
+        let response = Response::new(head.status()).with_encoded_fields(Bytes::Owned(lines));
+        let length = match head.content() {
+            ResponseContent::Length(length) => Some(length),
+            ResponseContent::None => head.content_length(),
+            ResponseContent::Chunked | ResponseContent::UntilClose => None,
+        };
+        self.write_stream_head(&response, length, has_date, cx);
+        Stage::Answering
+    }
+
+    /// The upstream's part is over: the line is kept if it can be.
+    fn end_forward(&mut self, forwarding: Forwarding, cx: &mut LoopContext) {
+        let Forwarding { forward, chosen, line, exchange, mut output, input, .. } = forwarding;
+        let mut trailers = Vec::new();
+        write_trailer_fields(exchange.trailers().fields(), &mut trailers);
+        self.exchange.end_stream_with(&trailers, &mut self.output.buffer(&mut cx.buffers));
+        self.end_answer();
+        self.wait_anew = true;
+        let is_clean = output.is_empty() && input.is_none() && !line.ready.read_closed;
+        output.release(&mut cx.buffers);
+        if exchange.reusable() && is_clean && !cx.is_closing(self.class) {
+            cx.upstreams.give(line, &forward, &chosen, cx.clock.now_ms());
+        } else {
+            cx.upstreams.forget(&line);
+        }
+        // What has nothing to send is over here.
+        self.end_sent_exchanges(cx);
+    }
+
+    /// The upstream took too long; or a tunnel is to be looked at.
+    pub(super) fn time_out_forward(&mut self, cx: &mut LoopContext) -> Fate {
+        let Some(forwarding) = self.forwarding.take() else { return Fate::Keep };
+        if forwarding.is_tunnel() {
+            let config = forwarding.forward.config();
+            self.is_cut = self.is_drained_out(config.drain_tunnels, cx);
+            let idle_ms = cx.clock.now_ms().saturating_sub(forwarding.moved_ms);
+            if !self.is_cut && idle_ms < milliseconds(config.tunnel_idle_timeout) {
+                self.forwarding = Some(forwarding);
+                return Fate::Keep;
+            }
+        }
+        let failure = if forwarding.is_opening() { Failure::NotOpened } else { Failure::Silent };
+        self.fail_forward(*forwarding, failure, cx)
+    }
+
+    /// Whether the app has drained for as long as a tunnel may last then.
+    fn is_drained_out(&self, policy: DrainTunnels, cx: &LoopContext) -> bool {
+        let DrainTunnels::CutAfter(after) = policy else { return false };
+        let guard = self.in_flight.last().and_then(|flight| flight.guard.as_ref());
+        let begun_ns = guard.and_then(|guard| guard.entry().drain().drain_start_ns());
+        begun_ns.is_some_and(|begun_ns| {
+            Duration::from_nanos(cx.clock.now_ns().saturating_sub(begun_ns)) >= after
+        })
+    }
+
+    /// The exchange ends otherwise: nobody waits for the upstream any more.
+    pub(super) fn drop_forward(&mut self, cx: &mut LoopContext) {
+        if let Some(forwarding) = self.forwarding.take() {
+            cx.upstreams.forget(&forwarding.line);
+        }
+    }
+}
+
+/// Looks whether the handshake is over.
+fn finish_opening(line: &mut Line) -> Result<bool, Failure> {
+    if !(line.ready.writable || line.ready.failed) {
+        return Ok(false);
+    }
+    match SockRef::from(&line.socket).take_error() {
+        Ok(None) if line.ready.writable => {
+            line.is_open = true;
+            Ok(true)
+        }
+        _ => Err(Failure::NotOpened),
+    }
+}
+
+/// Sends what waits for the upstream. An upstream that takes no more may have answered already: an
+/// error here is told by the read.
+fn flush(forwarding: &mut Forwarding) -> Result<(), Failure> {
+    if forwarding.output.is_empty() || !forwarding.line.ready.writable {
+        return Ok(());
+    }
+    forwarding.moved = true;
+    match forwarding.output.flush(&forwarding.line.socket) {
+        Ok(flushed) => forwarding.line.ready.writable = flushed != Flushed::Blocked,
+        Err(_) => {
+            forwarding.line.ready.writable = false;
+            forwarding.line.ready.readable = true;
+        }
+    }
+    Ok(())
+}
+
+/// Reads once from the upstream; 0 at the end of its bytes.
+fn read(forwarding: &mut Forwarding, cx: &mut LoopContext) -> Result<Option<usize>, Failure> {
+    let input = forwarding.input.get_or_insert_with(|| cx.buffers.take_input());
+    let room = input.room();
+    let room_len = room.len();
+    if room_len == 0 {
+        // A head longer than the limit is refused before this.
+        return Err(Failure::Broken);
+    }
+    let ready = &mut forwarding.line.ready;
+    match receive(&forwarding.line.socket, room) {
+        Ok(Some(len)) => {
+            input.fill(len);
+            forwarding.moved = true;
+            ready.readable = len == room_len || (ready.read_closed && len > 0);
+            ready.read_closed |= len == 0;
+            Ok(Some(len))
+        }
+        Ok(None) => {
+            ready.readable = false;
+            Ok(None)
+        }
+        Err(_) => Err(Failure::Broken),
+    }
+}
