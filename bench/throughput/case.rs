@@ -46,6 +46,8 @@ pub(crate) struct Case {
     pub(crate) close: bool,
     /// Bytes of the body that must come.
     pub(crate) body_bytes: usize,
+    /// The servers pass it on to an upstream, which gives the answer.
+    pub(crate) proxied: bool,
     /// The server the ratios are relative to.
     pub(crate) base: Kind,
     /// The servers that take part.
@@ -65,6 +67,9 @@ const FILE: &[Kind] = &[Kind::Floor, Kind::Tidegate, Kind::Nginx, Kind::H2o];
 /// The floor writes from memory; no floor for a file that a server sends without a copy.
 const LARGE_FILE: &[Kind] = &[Kind::Tidegate, Kind::Nginx, Kind::H2o];
 
+/// The floor is the upstream of all, and passes nothing on.
+const PROXIES: &[Kind] = &[Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy];
+
 const SMALL: Case = Case {
     name: "small",
     title: "Small answer, keep-alive, 64 connections",
@@ -75,13 +80,23 @@ const SMALL: Case = Case {
     load_cores: 1,
     pipeline: 1,
     close: false,
+    proxied: false,
     body_bytes: SMALL_BODY.len(),
     base: Kind::Floor,
     peers: EVERY,
 };
 
+const PROXY: Case = Case {
+    name: "proxy",
+    title: "Small answer of an upstream, keep-alive on both sides, 64 connections",
+    proxied: true,
+    base: Kind::Haproxy,
+    peers: PROXIES,
+    ..SMALL
+};
+
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 6] = [
+pub(crate) const CASES: [Case; 8] = [
     SMALL,
     Case {
         name: "browser",
@@ -121,5 +136,12 @@ pub(crate) const CASES: [Case; 6] = [
         load_cores: 2,
         close: true,
         ..SMALL
+    },
+    PROXY,
+    Case {
+        name: "proxy-64k",
+        title: "64 KiB of an upstream, keep-alive on both sides, 64 connections",
+        body_bytes: 64 * 1024,
+        ..PROXY
     },
 ];

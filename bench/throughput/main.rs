@@ -15,6 +15,7 @@ mod report;
 mod syscalls;
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,14 +64,12 @@ fn run(options: &Options) -> io::Result<()> {
     let site = Site::create()?;
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
     let cases: Vec<&Case> = CASES.iter().filter(|case| options.wants_case(case.name)).collect();
-    let peers = bench.start_peers(&cases);
     let mut report = Report::new(machine, &layout, options);
-    for case in cases {
-        if options.syscalls {
-            print!("{}", bench.count_syscalls(case, &peers)?);
-        } else {
-            report.add(case, bench.run_case(case, &peers)?);
-        }
+    let (proxied, own): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.proxied);
+    bench.run_group(&own, None, &mut report)?;
+    for case in proxied {
+        let upstream = bench.start_upstream(case)?;
+        bench.run_group(&[case], Some(upstream.address), &mut report)?;
     }
     if !options.syscalls {
         print!("{}", if options.json { report.to_json() } else { report.to_markdown() });
@@ -90,8 +89,32 @@ struct Bench<'a> {
 type Started = (Kind, Result<Peer, String>);
 
 impl Bench<'_> {
+    /// Runs cases with one start of each server, which passes on to `upstream` if there is one.
+    fn run_group(
+        &self,
+        cases: &[&Case],
+        upstream: Option<SocketAddr>,
+        report: &mut Report,
+    ) -> io::Result<()> {
+        let peers = self.start_peers(cases, upstream);
+        for case in cases {
+            if self.options.syscalls {
+                print!("{}", self.count_syscalls(case, &peers)?);
+            } else {
+                report.add(case, self.run_case(case, &peers)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The floor as the upstream of all servers of one case, on a core of its own.
+    fn start_upstream(&self, case: &Case) -> io::Result<Peer> {
+        let (core, home) = (self.layout.upstream, &self.layout.load[..]);
+        Peer::start_floor(case, &stand_in(case), self.site, core, home)
+    }
+
     /// Starts every server that a case asks for, except the floor.
-    fn start_peers(&self, cases: &[&Case]) -> Vec<Started> {
+    fn start_peers(&self, cases: &[&Case], upstream: Option<SocketAddr>) -> Vec<Started> {
         let wanted = |kind: Kind| {
             let by_case = cases.iter().any(|case| case.peers.contains(&kind));
             // The floor sends Tidegate's answer, so it needs Tidegate once.
@@ -102,7 +125,8 @@ impl Bench<'_> {
             .into_iter()
             .filter(|&kind| wanted(kind))
             .map(|kind| {
-                let peer = Peer::start(kind, self.site, self.layout.server, &self.layout.load);
+                let (core, home) = (self.layout.server, &self.layout.load[..]);
+                let peer = Peer::start(kind, upstream, self.site, core, home);
                 (kind, peer.map_err(|error| error.to_string()))
             })
             .collect()
@@ -230,7 +254,8 @@ impl<'p> Contestant<'p> {
     }
 }
 
-/// What the floor sends while Tidegate doesn't run: an answer of about its length.
+/// What the floor sends as an upstream, or while Tidegate doesn't run: an answer of about its
+/// length.
 fn stand_in(case: &Case) -> Vec<u8> {
     let validators = "Last-Modified: Sun, 22 Nov 2026 12:00:00 GMT\r\n\
                       ETag: \"6560f0c0-400\"\r\n\

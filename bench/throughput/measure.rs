@@ -23,6 +23,8 @@ pub(crate) struct Layout {
     pub(crate) server: usize,
     /// The cores of the load, none of them the server's.
     pub(crate) load: Vec<usize>,
+    /// The core of the upstream: no other's, where there are three.
+    pub(crate) upstream: usize,
 }
 
 impl Layout {
@@ -34,10 +36,10 @@ impl Layout {
             return Err(io::Error::other(format!("core {server} is not ours to use")));
         }
         let load: Vec<usize> = cores.into_iter().filter(|&core| core != server).collect();
-        if load.is_empty() {
+        let Some(&upstream) = load.last() else {
             return Err(io::Error::other("needs two cores: one for the server, one for the load"));
-        }
-        Ok(Layout { server, load })
+        };
+        Ok(Layout { server, load, upstream })
     }
 }
 

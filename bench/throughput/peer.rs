@@ -75,14 +75,21 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Starts a server on `core` and waits until it accepts. The calling thread moves to `home`.
-    pub(crate) fn start(kind: Kind, site: &Site, core: usize, home: &[usize]) -> io::Result<Peer> {
+    /// With an upstream it passes every request on to that one, and does nothing else.
+    pub(crate) fn start(
+        kind: Kind,
+        upstream: Option<SocketAddr>,
+        site: &Site,
+        core: usize,
+        home: &[usize],
+    ) -> io::Result<Peer> {
         let port = free_port()?;
         let command = match kind {
             Kind::Floor => return Err(io::Error::other("the floor needs its answer first")),
-            Kind::Tidegate => tidegate(site, port)?,
-            Kind::Nginx => nginx(site, port)?,
-            Kind::H2o => h2o(site, port)?,
-            Kind::Haproxy => haproxy(site, port)?,
+            Kind::Tidegate => tidegate(site, port, upstream)?,
+            Kind::Nginx => nginx(site, port, upstream)?,
+            Kind::H2o => h2o(site, port, upstream)?,
+            Kind::Haproxy => haproxy(site, port, upstream)?,
         };
         Peer::launch(kind, command, port, site, core, home)
     }
@@ -235,8 +242,20 @@ fn keep_user(line: &'static str) -> &'static str {
     if rustix::process::geteuid().is_root() { line } else { "" }
 }
 
-fn tidegate(site: &Site, port: u16) -> io::Result<Command> {
+fn tidegate(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
     let file = site.path().join("tidegate.toml");
+    let apps = match upstream {
+        Some(address) => format!(
+            "[apps.\"{SMALL_HOST}\"]\n\
+             proxy = {{ upstreams = [\"http://{address}\"] }}\n"
+        ),
+        None => format!(
+            "[apps.\"{SMALL_HOST}\"]\n\
+             respond = {{ status = 200, body = \"{SMALL_BODY}\", content_type = \"text/plain\" }}\n\
+             [apps.\"{FILES_HOST}\"]\n\
+             files = {{ root = \"root\" }}\n"
+        ),
+    };
     let config = format!(
         "[server]\n\
          listen = [\"127.0.0.1:{port}\"]\n\
@@ -244,10 +263,7 @@ fn tidegate(site: &Site, port: u16) -> io::Result<Command> {
          [log]\n\
          level = \"warn\"\n\
          access = \"off\"\n\
-         [apps.\"{SMALL_HOST}\"]\n\
-         respond = {{ status = 200, body = \"{SMALL_BODY}\", content_type = \"text/plain\" }}\n\
-         [apps.\"{FILES_HOST}\"]\n\
-         files = {{ root = \"root\" }}\n"
+         {apps}"
     );
     fs::write(&file, config)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -255,10 +271,14 @@ fn tidegate(site: &Site, port: u16) -> io::Result<Command> {
     Ok(command)
 }
 
-fn nginx(site: &Site, port: u16) -> io::Result<Command> {
+fn nginx(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
     let folder = site.path();
     let (file, at) = (folder.join("nginx.conf"), folder.display());
     let user = keep_user("user root root;");
+    let (group, answer) = match upstream {
+        Some(address) => (nginx_upstream(address), "proxy_pass http://upstream".to_owned()),
+        None => (String::new(), format!("default_type text/plain; return 200 \"{SMALL_BODY}\"")),
+    };
     let config = format!(
         "{user}\n\
          daemon off;\n\
@@ -282,10 +302,11 @@ fn nginx(site: &Site, port: u16) -> io::Result<Command> {
          fastcgi_temp_path {at}/nginx-fastcgi;\n\
          uwsgi_temp_path {at}/nginx-uwsgi;\n\
          scgi_temp_path {at}/nginx-scgi;\n\
+         {group}\
          server {{\n\
          listen 127.0.0.1:{port} backlog=4096;\n\
          root {at}/root;\n\
-         location = / {{ default_type text/plain; return 200 \"{SMALL_BODY}\"; }}\n\
+         location = / {{ {answer}; }}\n\
          }}\n\
          }}\n"
     );
@@ -295,11 +316,30 @@ fn nginx(site: &Site, port: u16) -> io::Result<Command> {
     Ok(command)
 }
 
+/// Connections to the upstream are kept, and an answer of 64 KiB finds room in memory.
+fn nginx_upstream(address: SocketAddr) -> String {
+    format!(
+        "upstream upstream {{\n\
+         server {address};\n\
+         keepalive 256;\n\
+         keepalive_requests 1000000000;\n\
+         }}\n\
+         proxy_http_version 1.1;\n\
+         proxy_set_header Connection \"\";\n\
+         proxy_buffers 8 16k;\n\
+         proxy_max_temp_file_size 0;\n"
+    )
+}
+
 /// h2o has no ready answer in its configuration: its small answer is a file of 13 bytes.
-fn h2o(site: &Site, port: u16) -> io::Result<Command> {
+fn h2o(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
     let folder = site.path();
     let (file, at) = (folder.join("h2o.yaml"), folder.display());
     let user = keep_user("user: root");
+    let answer = match upstream {
+        Some(address) => format!("proxy.reverse.url: http://{address}/"),
+        None => format!("file.file: {at}/hello.txt"),
+    };
     let config = format!(
         "{user}\n\
          num-threads: 1\n\
@@ -310,7 +350,7 @@ fn h2o(site: &Site, port: u16) -> io::Result<Command> {
                /files:\n        \
                  file.dir: {at}/root/files\n      \
                /:\n        \
-                 file.file: {at}/hello.txt\n"
+                 {answer}\n"
     );
     fs::write(&file, config)?;
     let mut command = Command::new(program("h2o")?);
@@ -318,8 +358,21 @@ fn h2o(site: &Site, port: u16) -> io::Result<Command> {
     Ok(command)
 }
 
-fn haproxy(site: &Site, port: u16) -> io::Result<Command> {
+fn haproxy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
     let file = site.path().join("haproxy.cfg");
+    let answer = match upstream {
+        Some(address) => format!(
+            "default_backend upstream\n\
+             backend upstream\n  \
+               http-reuse always\n  \
+               server floor {address}"
+        ),
+        None => {
+            format!(
+                "http-request return status 200 content-type text/plain string \"{SMALL_BODY}\""
+            )
+        }
+    };
     let config = format!(
         "global\n  \
            nbthread 1\n  \
@@ -331,7 +384,7 @@ fn haproxy(site: &Site, port: u16) -> io::Result<Command> {
            timeout server 60s\n\
          frontend bench\n  \
            bind 127.0.0.1:{port}\n  \
-           http-request return status 200 content-type text/plain string \"{SMALL_BODY}\"\n"
+           {answer}\n"
     );
     fs::write(&file, config)?;
     let mut command = Command::new(program("haproxy")?);
