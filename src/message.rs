@@ -134,6 +134,8 @@ pub(crate) struct BusyConnection {
     pub(crate) phase: BusyPhase,
     /// Of the response, head included.
     pub(crate) bytes_sent: u64,
+    /// Bytes go both ways as they come.
+    pub(crate) is_tunnel: bool,
 }
 
 /// What a busy connection waits for.

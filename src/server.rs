@@ -464,8 +464,8 @@ fn connections_possible(loops: usize) -> usize {
     let descriptors =
         limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // Each loop is going to open an epoll instance and the descriptors of its waker.
-    let own = open + 3 * loops + descriptors / 8;
+    // Each loop is going to open an epoll instance, twice, and the descriptors of its waker.
+    let own = open + 4 * loops + descriptors / 8;
     descriptors.saturating_sub(own).max(1)
 }
 

@@ -1333,7 +1333,7 @@ fn an_upload_under_way_survives_sigterm() {
     client.send("POST / HTTP/1.1\r\nHost: p.test\r\nContent-Length: 10\r\n\r\nhello");
     upstream.wait_heads(1);
     server.signal(Signal::TERM);
-    server.wait_event("shutdown_graceful");
+    server.wait_event("shutdown_gated");
     client.send("world");
     let response = client.response();
     assert_eq!((response.text(), response.says_close()), ("helloworld", true));

@@ -36,6 +36,7 @@ impl Connection {
                     () => BusyPhase::WaitingForApp,
                 },
                 bytes_sent: flight.bytes_sent(self.output.sent_total()),
+                is_tunnel: self.is_tunnel(),
             });
         }
     }

@@ -221,12 +221,11 @@ impl Connection {
             if forwarding.is_some_and(|forwarding| forwarding.has_more(&self.output)) {
                 continue;
             }
-            let is_tunnel = forwarding.is_some_and(|forwarding| forwarding.is_tunnel());
             let is_full = forwarding.is_some_and(|forwarding| !forwarding.takes_more());
             // Content is read beside the sending: a peer may send all of it before it reads.
             let beside =
                 self.exchange.reads_content() && self.output.buffered() <= PIPELINE_BYTES_MAX;
-            let wants_more = is_tunnel || (self.exchange.wants_input() && (sent || beside));
+            let wants_more = self.is_tunnel() || (self.exchange.wants_input() && (sent || beside));
             let wants_input = wants_more && !is_full;
             if self.stalled || !wants_input || !self.ready.readable {
                 // Nothing is read or sent that would run into the error: whoever reset while the

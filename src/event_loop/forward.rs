@@ -304,23 +304,28 @@ impl Connection {
     }
 
     fn write_answer_head(&mut self, head: &ResponseHead<'_>, cx: &mut LoopContext) -> Stage {
-        let mut lines = Vec::new();
+        let mut lines = cx.buffers.take_output();
         let has_date =
             write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
-        if head.is_upgraded() {
+        let stage = if head.is_upgraded() {
             let start = self.output.queued_total();
             self.exchange.begin_tunnel(&lines, &mut self.output.buffer(&mut cx.buffers));
             self.note_head(101, start);
-            return Stage::Tunnel { client_ended: false, upstream_ended: false };
-        }
-        let response = Response::new(head.status()).with_encoded_fields(Bytes::Owned(lines));
-        let length = match head.content() {
-            ResponseContent::Length(length) => Some(length),
-            ResponseContent::None => head.content_length(),
-            ResponseContent::Chunked | ResponseContent::UntilClose => None,
+            Stage::Tunnel { client_ended: false, upstream_ended: false }
+        } else {
+            let fields = Bytes::Borrowed(&lines);
+            let response = Response::new(head.status()).with_encoded_fields(fields);
+            let length = match head.content() {
+                ResponseContent::Length(length) => Some(length),
+                ResponseContent::None => head.content_length(),
+                ResponseContent::Chunked | ResponseContent::UntilClose => None,
+            };
+            self.write_stream_head(&response, length, has_date, cx);
+            Stage::Answering
         };
-        self.write_stream_head(&response, length, has_date, cx);
-        Stage::Answering
+        lines.clear();
+        cx.buffers.give_output(lines);
+        stage
     }
 
     /// The upstream's part is over: the line is kept if it can be.

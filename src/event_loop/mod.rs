@@ -103,6 +103,7 @@ pub(crate) struct AdminSetup {
 /// One event loop.
 pub(crate) struct EventLoop {
     poll: Poll,
+    upstreams: UpstreamTable,
     commands: Receiver<LoopCommand>,
     handle: LoopHandle,
     setup: LoopSetup,
@@ -116,9 +117,11 @@ impl EventLoop {
     pub(crate) fn new(setup: LoopSetup) -> io::Result<(Self, LoopHandle)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        // All descriptors are taken here: a loop that has started needs none to go on.
+        let upstreams = UpstreamTable::new(poll.registry().try_clone()?);
         let (sender, commands) = crossbeam_channel::unbounded();
         let handle = LoopHandle::new(sender, waker);
-        Ok((Self { poll, commands, handle: handle.clone(), setup }, handle))
+        Ok((Self { poll, upstreams, commands, handle: handle.clone(), setup }, handle))
     }
 
     /// Runs on the calling thread until it is told to end.
@@ -126,8 +129,8 @@ impl EventLoop {
     /// # Errors
     /// When epoll_wait(2) fails or a listener cannot be watched.
     pub(crate) fn run(self) -> io::Result<()> {
-        let Self { poll, commands, handle, setup } = self;
-        Running::new(poll, commands, handle, setup)?.run()
+        let Self { poll, upstreams, commands, handle, setup } = self;
+        Running::new(poll, upstreams, commands, handle, setup)?.run()
     }
 }
 
@@ -202,6 +205,7 @@ struct Running {
 impl Running {
     fn new(
         poll: Poll,
+        upstreams: UpstreamTable,
         commands: Receiver<LoopCommand>,
         handle: LoopHandle,
         setup: LoopSetup,
@@ -226,7 +230,7 @@ impl Running {
             counts: LoopCounts::default(),
             last_number: 0,
             handle,
-            upstreams: UpstreamTable::new(poll.registry().try_clone()?),
+            upstreams,
             dateless: http::Opening::dateless(),
         };
         let mut running = Self {

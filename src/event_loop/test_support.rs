@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     Class, Connection, ConnectionBudget, ListenerSet, LoopContext, LoopSetup, Newcomer, Running,
+    UpstreamTable,
 };
 use crate::{
     app::{App, Peer},
@@ -45,7 +46,8 @@ pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> R
         gauges: Arc::default(),
         report: Box::new(|_| {}),
     };
-    Running::new(poll, commands, handle, setup).expect("a loop")
+    let upstreams = UpstreamTable::new(poll.registry().try_clone().expect("epoll"));
+    Running::new(poll, upstreams, commands, handle, setup).expect("a loop")
 }
 
 /// An app as the registry holds it, for one loop.

@@ -6,7 +6,7 @@
 //! while it is idle is closed: nobody asked it.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
     os::fd::OwnedFd,
     sync::{Arc, Weak},
@@ -30,7 +30,8 @@ pub(super) const UPSTREAM_BIT: usize = 1 << KEY_BITS;
 pub(super) struct UpstreamTable {
     registry: Registry,
     slots: Slots<Slot>,
-    idle: HashMap<Key, Vec<Token>>,
+    /// Few keys, compared faster than hashed.
+    idle: BTreeMap<Key, Vec<Token>>,
 }
 
 enum Slot {
@@ -64,7 +65,7 @@ pub(super) struct Line {
 
 impl UpstreamTable {
     pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, slots: Slots::new(), idle: HashMap::new() }
+        Self { registry, slots: Slots::new(), idle: BTreeMap::new() }
     }
 
     /// A connection that was kept, if there is one.

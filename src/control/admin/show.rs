@@ -214,7 +214,7 @@ pub(super) fn connection(busy: &BusyConnection) -> Value {
             BusyPhase::Sending => "sending",
         },
         "bytes_sent": busy.bytes_sent,
-        "tunnel": false,
+        "tunnel": busy.is_tunnel,
     })
 }
 

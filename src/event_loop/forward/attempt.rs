@@ -54,9 +54,6 @@ pub(super) enum Failure {
     Silent,
 }
 
-/// Room for most heads.
-const HEAD_BYTES: usize = 1024;
-
 impl Connection {
     /// Passes a request on.
     pub(in super::super) fn begin_forward(
@@ -218,7 +215,7 @@ fn write_request(
     chosen: &Chosen,
     cx: &mut LoopContext,
 ) -> (Output, UpstreamExchange) {
-    let mut head = Vec::with_capacity(HEAD_BYTES);
+    let mut head = cx.buffers.take_output();
     forward.write_head(chosen, &mut head);
     let mut output = Output::default();
     let request = UpstreamRequest {
@@ -231,5 +228,7 @@ fn write_request(
         close: forward.config().idle_connections == 0,
     };
     let exchange = UpstreamExchange::begin(&request, &mut output.buffer(&mut cx.buffers));
+    head.clear();
+    cx.buffers.give_output(head);
     (output, exchange)
 }

@@ -9,6 +9,11 @@ use super::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX, attempt::Failu
 use crate::event_loop::{LoopContext, connection::Connection};
 
 impl Connection {
+    /// Whether bytes go both ways as they come.
+    pub(in super::super) fn is_tunnel(&self) -> bool {
+        self.forwarding.as_ref().is_some_and(|forwarding| forwarding.is_tunnel())
+    }
+
     pub(super) fn pump_tunnel(
         &mut self,
         forwarding: &mut Forwarding,
