@@ -1326,6 +1326,21 @@ fn a_slow_answer_survives_sigterm() {
 }
 
 #[test]
+fn an_answer_that_a_drain_cuts_is_not_whole_for_a_client_of_1_0() {
+    let upstream = Upstream::tcp(|_, line| {
+        line.send("HTTP/1.1 200 OK\r\n\r\nonly this");
+        line.read_to_end();
+    });
+    let server = start(&upstream, "");
+    let mut client = server.connect();
+    client.send(format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n"));
+    client.buffer_at_least(1);
+    server.admin().call("DELETE", &format!("/apps/{HOST}?timeout=10ms"), "");
+    let (_, end) = client.read_to_end();
+    assert_eq!(end, End::Reset);
+}
+
+#[test]
 fn an_upload_under_way_survives_sigterm() {
     let upstream = Upstream::tcp(echo);
     let mut server = start(&upstream, "");

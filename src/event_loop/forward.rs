@@ -377,6 +377,9 @@ impl Connection {
     pub(super) fn drop_forward(&mut self, cx: &mut LoopContext) {
         if let Some(forwarding) = self.forwarding.take() {
             cx.upstreams.forget(&forwarding.line);
+            if forwarding.stage != Stage::Asking {
+                self.tear();
+            }
         }
     }
 }

@@ -203,7 +203,7 @@ impl Connection {
     }
 
     /// Has the client see that its answer is not whole: a mere end could be taken for one.
-    fn tear(&self) {
+    pub(super) fn tear(&self) {
         // The socket is closed in any case.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
