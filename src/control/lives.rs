@@ -80,7 +80,7 @@ pub(crate) struct Begun {
     pub(crate) replaced: bool,
 }
 
-/// A reload that is ready: whatever could fail has been done.
+/// What a reload changes of the apps.
 pub(crate) struct LifeChanges {
     /// Apps that are new, or changed.
     pub(crate) begin: Vec<NewLife<HostedApp>>,

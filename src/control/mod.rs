@@ -51,7 +51,7 @@ use crate::{
     config::ServerConfig,
     logging::event,
     message::{AppLife, Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle},
-    registry::NewApp,
+    registry::{AppId, NewApp},
 };
 use account::{Account, Measured};
 use drain_plan::DrainStep;
@@ -68,7 +68,7 @@ pub(crate) enum Input {
     /// A loop reports.
     Loop(usize, ControlEvent),
     /// The last exchange of a draining life has left.
-    Drained(crate::registry::AppId),
+    Drained(AppId),
     Put(NewApp<HostedApp>, PutMode, Answer<Begun>),
     Remove(String, Option<Duration>, Answer<DrainTicket>),
     Drain(String, Option<Duration>, Answer<DrainTicket>),
