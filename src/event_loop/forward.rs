@@ -51,8 +51,9 @@ pub(super) struct Forwarding {
     line: Line,
     exchange: UpstreamExchange,
     content: RequestContent,
-    /// To the upstream; its head is this long.
+    /// To the upstream.
     output: Output,
+    /// Of the request's head, in `output`.
     head_bytes: usize,
     /// From the upstream.
     input: Option<InputBuffer>,
@@ -210,7 +211,7 @@ impl Connection {
         if let Stage::Tunnel { .. } = forwarding.stage {
             return self.pump_tunnel(forwarding, cx);
         }
-        flush(forwarding)?;
+        flush(forwarding);
         for _ in 0..READS_PER_TURN {
             if self.take_events(forwarding, cx)? {
                 return Ok(true);
@@ -323,7 +324,6 @@ impl Connection {
             self.write_stream_head(&response, length, has_date, cx);
             Stage::Answering
         };
-        lines.clear();
         cx.buffers.give_output(lines);
         stage
     }
@@ -400,9 +400,9 @@ fn finish_opening(line: &mut Line) -> Result<bool, Failure> {
 
 /// Sends what waits for the upstream. An upstream that takes no more may have answered already: an
 /// error here is told by the read.
-fn flush(forwarding: &mut Forwarding) -> Result<(), Failure> {
+fn flush(forwarding: &mut Forwarding) {
     if forwarding.output.is_empty() || !forwarding.line.ready.writable {
-        return Ok(());
+        return;
     }
     forwarding.moved = true;
     match forwarding.output.flush(&forwarding.line.socket) {
@@ -412,7 +412,6 @@ fn flush(forwarding: &mut Forwarding) -> Result<(), Failure> {
             forwarding.line.ready.readable = true;
         }
     }
-    Ok(())
 }
 
 /// Reads once from the upstream; 0 at the end of its bytes.

@@ -29,7 +29,7 @@ impl Connection {
             cx.buffers.give_input(bytes);
             forwarding.moved = true;
         }
-        flush(forwarding)?;
+        flush(forwarding);
         if self.has_ended() && !client_ended && forwarding.output.is_empty() {
             client_ended = true;
             let _ = rustix::net::shutdown(&forwarding.line.socket, Shutdown::Write);
