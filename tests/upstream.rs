@@ -39,8 +39,8 @@ enum Asked {
 
 impl Asked {
     fn begin(self, out: &mut Vec<u8>) -> UpstreamExchange {
+        out.extend_from_slice(b"X / HTTP/1.1\r\nHost: a\r\n");
         let request = UpstreamRequest {
-            head: b"X / HTTP/1.1\r\nHost: a\r\n",
             content: if self == Put { RequestContent::Length(5) } else { RequestContent::None },
             is_head: self == Head,
             upgrade: self == Upgrade,
@@ -381,7 +381,6 @@ fn interim_responses_are_limited() {
 fn a_request_is_written_with_its_framing_alone() {
     let head: &[u8] = b"PUT / HTTP/1.1\r\nHost: a\r\n";
     let request = UpstreamRequest {
-        head,
         content: RequestContent::None,
         is_head: false,
         upgrade: false,
@@ -406,7 +405,7 @@ fn a_request_is_written_with_its_framing_alone() {
         (UpstreamRequest { upgrade: true, ..request }, "Connection: upgrade\r\n\r\n"),
         (UpstreamRequest { close: true, ..request }, "Connection: close\r\n\r\n"),
     ] {
-        let mut out = Vec::new();
+        let mut out = head.to_vec();
         let mut exchange = UpstreamExchange::begin(&request, &mut out);
         let has_content = request.content.follows();
         assert_eq!(exchange.request_done(), !has_content);
@@ -437,14 +436,13 @@ fn a_request_that_would_be_framed_twice_is_a_bug_of_ours() {
         let begun = std::panic::catch_unwind(|| {
             let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}");
             let request = UpstreamRequest {
-                head: head.as_bytes(),
                 content: RequestContent::None,
                 is_head: false,
                 upgrade: false,
                 expects_continue: false,
                 close: false,
             };
-            UpstreamExchange::begin(&request, &mut Vec::new())
+            UpstreamExchange::begin(&request, &mut head.into_bytes())
         });
         assert!(begun.is_err(), "{field:?}");
     }
@@ -606,7 +604,6 @@ proptest! {
     ) {
         let content = pieces.concat();
         let request = UpstreamRequest {
-            head: b"PUT /x HTTP/1.1\r\nHost: a\r\n",
             content: match is_sized {
                 true => RequestContent::Length(content.len() as u64),
                 false => RequestContent::Chunked,
@@ -616,7 +613,7 @@ proptest! {
             expects_continue: false,
             close: false,
         };
-        let mut wire = Vec::new();
+        let mut wire = b"PUT /x HTTP/1.1\r\nHost: a\r\n".to_vec();
         let mut upstream = UpstreamExchange::begin(&request, &mut wire);
         pieces.iter().for_each(|piece| upstream.write_content(piece, &mut wire));
         upstream.end_content(b"X-Sum: 5\r\nHost: b\r\n", &mut wire);

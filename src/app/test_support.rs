@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use crate::http::{Host, Method, RequestHead, Version};
+use crate::http::{Host, Method, RequestContent, RequestHead, Version};
 
 use super::Context;
 
@@ -14,6 +14,10 @@ pub(crate) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Re
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
+    let length = fields.iter().find(|(name, _)| *name == "Content-Length");
+    let content = length.map_or(RequestContent::None, |(_, length)| {
+        RequestContent::Length(length.parse().expect("a number"))
+    });
     let fields: Vec<_> = fields
         .iter()
         .map(|(name, value)| httparse::Header { name: leak(name), value: leak(value).as_bytes() })
@@ -25,6 +29,8 @@ pub(crate) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Re
         query,
         version: Version::Http11,
         host: Host::parse(b"www.example.com"),
+        content,
+        expects_continue: false,
         fields: fields.leak(),
     }
 }

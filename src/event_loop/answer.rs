@@ -103,13 +103,13 @@ impl Connection {
         self.begin_exchange(Some(head), Some(guard), cx);
         let (app, host) = (&*seat.entry().app().app, seat.entry().host());
         let reply = self.ask_app(app, host, head, cx);
+        if let Reply::Forward(forward) = reply {
+            return self.begin_forward(forward, head.content(), cx);
+        }
         if (!is_short(&reply) || self.exchange.reads_content())
             && let Some(flight) = self.in_flight.last_mut()
         {
-            flight.remember_request(head);
-        }
-        if let Reply::Forward(forward) = reply {
-            return self.begin_forward(forward, head.content(), cx);
+            flight.remember_request(head.method().as_str(), head.target());
         }
         self.answer_or_park(reply, cx);
     }

@@ -22,7 +22,10 @@ impl Connection {
                 continue;
             }
             let streams = flight.status != 0 && !self.output.is_empty();
-            let request = flight.request.as_deref().and_then(|line| line.split_once(' '));
+            let kept = flight.request.as_deref().and_then(|line| line.split_once(' '));
+            let forwarding = self.forwarding.as_ref().filter(|_| !flight.is_answered());
+            let forwarded = || forwarding?.request();
+            let request = kept.or_else(forwarded);
             rows.push(BusyConnection {
                 loop_index: cx.index,
                 token: self.token,

@@ -310,6 +310,11 @@ impl Connection {
         self.input.as_ref().is_some_and(|input| !input.is_empty())
     }
 
+    /// Whether the kernel takes more for the peer, as far as is known.
+    pub(super) fn takes_output(&self) -> bool {
+        self.ready.writable
+    }
+
     /// What came for a tunnel.
     pub(super) fn take_tunnel_bytes(&mut self) -> Option<InputBuffer> {
         self.input.take_if(|input| !input.is_empty())

@@ -105,6 +105,11 @@ impl Forwarding {
         is_readable && client_output.buffered() <= WAITING_BYTES_MAX
     }
 
+    /// Method and target, as the upstream gets them.
+    pub(super) fn request(&self) -> Option<(&str, &str)> {
+        self.forward.request()
+    }
+
     pub(super) fn is_opening(&self) -> bool {
         !self.line.is_open
     }
@@ -336,6 +341,12 @@ impl Connection {
         self.exchange.end_stream_with(&trailers, &mut self.output.buffer(&mut cx.buffers));
         self.end_answer();
         self.wait_anew = true;
+        if !self.takes_output()
+            && let (Some(flight), Some((method, target))) =
+                (self.in_flight.last_mut(), forward.request())
+        {
+            flight.remember_request(method, target);
+        }
         let is_clean = output.is_empty() && input.is_none() && !line.ready.read_closed;
         output.release(&mut cx.buffers);
         if exchange.reusable() && is_clean && !cx.is_closing(self.class) {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::LoopContext;
 use crate::{
-    http::RequestHead,
     logging::{AccessRecord, End, Outcome, RequestId},
     message::AppGuard,
     registry::AppId,
@@ -67,8 +66,8 @@ impl InFlight {
         self.end != u64::MAX
     }
 
-    pub(super) fn remember_request(&mut self, head: &RequestHead<'_>) {
-        self.request = Some([head.method().as_str(), head.target()].join(" ").into());
+    pub(super) fn remember_request(&mut self, method: &str, target: &str) {
+        self.request = Some([method, target].join(" ").into());
     }
 
     /// Bytes of the answer that the kernel has taken, head included.

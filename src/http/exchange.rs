@@ -22,7 +22,7 @@
 //! - The same bytes in any split give the same events.
 
 use super::{
-    FieldTable, Limits, Opening, Refused, RequestHead, Response, Trailers,
+    FieldTable, Limits, Opening, Refused, RequestContent, RequestHead, Response, Trailers,
     body::{Body, Framing, Piece},
     coding::Coding,
     head::Version,
@@ -173,16 +173,18 @@ impl Exchange {
         self.is_http10 = parsed.head.version == Version::Http10;
         self.peer_closes = !parsed.keep_alive;
         self.keep_alive &= parsed.keep_alive;
-        let body = Body::new(parsed.framing);
+        let body = Body::new(match parsed.head.content {
+            RequestContent::None => Framing::Length(0),
+            RequestContent::Length(length) => Framing::Length(length),
+            RequestContent::Chunked => Framing::Chunked,
+        });
         if body.left() > limits.content_bytes {
             return (0, self.refuse(CONTENT_TOO_LARGE));
         }
         self.writing = Writing::Owed;
-        self.awaits_continue = parsed.expects_continue;
-        self.reading = match parsed.framing {
-            Framing::Length(0) => Reading::Done,
-            Framing::Length(_) | Framing::Chunked => Reading::Content(body),
-        };
+        self.awaits_continue = parsed.head.expects_continue;
+        let follows = parsed.head.content.follows();
+        self.reading = if follows { Reading::Content(body) } else { Reading::Done };
         (used, Event::Request(parsed.head))
     }
 

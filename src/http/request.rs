@@ -19,7 +19,7 @@ use super::{
     Limits,
     body::Framing,
     fields::{BAD_FIELD, FieldTable, FramingFields, field_error},
-    head::{RequestHead, Version},
+    head::{RequestContent, RequestHead, Version},
     head_scan::{Fault, HeadScan, Scan, has_strict_lines},
     host::Host,
     method::Method,
@@ -47,9 +47,7 @@ const BAD_HOST: Refused = refused(400, "malformed Host");
 #[derive(Debug)]
 pub(super) struct Parsed<'a> {
     pub(super) head: RequestHead<'a>,
-    pub(super) framing: Framing,
     pub(super) keep_alive: bool,
-    pub(super) expects_continue: bool,
 }
 
 /// Reads a head, if it is complete. Returns its length too.
@@ -193,6 +191,11 @@ fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
         return Err(refused(501, "CONNECT is not implemented"));
     }
     let host = known.checked_host(version, &form)?;
+    let content = match known.framing.framing()? {
+        None => RequestContent::None,
+        Some(Framing::Length(length)) => RequestContent::Length(length),
+        Some(Framing::Chunked) => RequestContent::Chunked,
+    };
     let head = RequestHead {
         method,
         target,
@@ -200,12 +203,11 @@ fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
         query: form.query,
         version,
         host: form.authority.or(host),
+        content,
+        expects_continue: known.expects_continue && content.follows(),
         fields,
     };
-    let framing = known.framing.framing()?.unwrap_or(Framing::Length(0));
-    let keep_alive = known.framing.keeps_alive(version);
-    let expects_continue = known.expects_continue && framing != Framing::Length(0);
-    Ok(Parsed { head, framing, keep_alive, expects_continue })
+    Ok(Parsed { head, keep_alive: known.framing.keeps_alive(version) })
 }
 
 fn syntax_error(error: httparse::Error) -> Refused {
@@ -380,6 +382,25 @@ mod tests {
         }
         for input in ["\rG", "\n", " G", "\x16\x03\x01", "\r\n\r", "\r\n\n"] {
             assert_eq!(read(input), Err(400), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn content_is_announced_by_the_fields() {
+        const EXPECT: &str = "Expect: 100-continue\r\n";
+        for (version, lines, content, expects) in [
+            ("1.1", EXPECT.to_owned(), RequestContent::None, false),
+            ("1.1", format!("{EXPECT}Content-Length: 0\r\n"), RequestContent::Length(0), false),
+            ("1.1", format!("{EXPECT}Content-Length: 5\r\n"), RequestContent::Length(5), true),
+            ("1.0", format!("{EXPECT}Content-Length: 5\r\n"), RequestContent::Length(5), false),
+            ("1.1", "Transfer-Encoding: chunked\r\n".into(), RequestContent::Chunked, false),
+        ] {
+            let head = format!("POST / HTTP/{version}\r\nHost: a\r\n{lines}\r\n");
+            let limits = Limits { head_bytes: 1000, fields: 8, content_bytes: 0 };
+            let mut fields = FieldTable::new();
+            let read = read(&mut HeadScan::default(), head.as_bytes(), &mut fields, &limits);
+            let (_, Parsed { head, .. }) = read.unwrap().expect("a whole head");
+            assert_eq!((head.content(), head.expects_continue()), (content, expects), "{lines:?}");
         }
     }
 

@@ -62,12 +62,9 @@ enum Writing {
     Done,
 }
 
-/// A request for an upstream.
+/// A request for an upstream, but for its request line and its fields.
 #[derive(Clone, Copy, Debug)]
-pub struct UpstreamRequest<'a> {
-    /// The request line and the fields, each line ended by CRLF. None of the fields is one that the
-    /// exchange writes: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
-    pub head: &'a [u8],
+pub struct UpstreamRequest {
     /// The content that follows.
     pub content: RequestContent,
     /// Whether the method is HEAD, whose response has no content.
@@ -105,29 +102,31 @@ pub enum UpstreamEvent<'a> {
 const INTERIM_RESPONSES_MAX: u8 = 10;
 
 impl UpstreamExchange {
-    /// Begins an exchange: writes the head of its request.
+    /// Begins an exchange: writes the end of its request's head. `head` has the request line and
+    /// the fields, each line ended by CRLF, and nothing else. None of the fields is one that is
+    /// written here: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
     ///
     /// # Panics
     /// In debug builds, when the head is not lines ended by CRLF, or frames itself.
-    pub fn begin(request: &UpstreamRequest<'_>, out: &mut Vec<u8>) -> Self {
-        let head = request.head;
+    pub fn begin(request: &UpstreamRequest, head: &mut Vec<u8>) -> Self {
         debug_assert!(head.ends_with(b"\r\n") && !head.ends_with(b"\r\n\r\n"), "no lines");
         debug_assert!(!has_framing(head), "framed twice: {}", head.escape_ascii());
         let awaits_continue = request.expects_continue && request.content.follows();
-        out.extend_from_slice(head);
         let coding = match request.content {
             RequestContent::None => Coding::Left,
             RequestContent::Length(length) => Coding::Length(length),
             RequestContent::Chunked => Coding::Chunked,
         };
-        coding.write_field(out);
+        coding.write_field(head);
         for (line, applies) in [
             (&b"Expect: 100-continue\r\n"[..], awaits_continue),
             (b"Connection: upgrade\r\n", request.upgrade),
             (b"Connection: close\r\n", request.close),
             (b"\r\n", true),
         ] {
-            out.extend_from_slice(if applies { line } else { b"" });
+            if applies {
+                head.extend_from_slice(line);
+            }
         }
         Self {
             reading: Reading::Head(HeadScan::default()),

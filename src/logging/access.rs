@@ -463,7 +463,7 @@ mod tests {
     use super::*;
     use crate::{
         config::LogFormat,
-        http::{Host, Method},
+        http::{Host, Method, RequestContent},
         logging::writer::flush_all,
     };
 
@@ -500,6 +500,8 @@ mod tests {
             query: None,
             version: Version::Http11,
             host: Host::parse(b"Shop.example:8080"),
+            content: RequestContent::None,
+            expects_continue: false,
             fields,
         }
     }

@@ -36,12 +36,11 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 enum Rule {
     /// Goes on, unless `Connection` names it.
     Pass,
-    /// Goes on, whatever `Connection` names.
-    Keep,
     /// Goes on from a trusted peer.
     Identity,
     /// Belongs to one connection, or is written by somebody else.
     Drop,
+    Connection,
     Date,
     MaxForwards,
     Forwarded,
@@ -49,20 +48,23 @@ enum Rule {
     ForwardedHost,
     ForwardedProto,
     RequestId,
+    Upgrade,
+    /// Goes on, whatever `Connection` names.
+    Via,
 }
 
 /// By length first: most fields are none of these.
 fn rule(name: &str) -> Rule {
     let known: &[(&str, Rule)] = match name.len() {
         2 => &[("te", Rule::Drop)],
-        3 => &[("via", Rule::Keep)],
+        3 => &[("via", Rule::Via)],
         4 => &[("host", Rule::Drop), ("date", Rule::Date)],
         // CGI makes HTTP_PROXY of `Proxy`, which clients there take for their own.
         5 => &[("proxy", Rule::Drop)],
         6 => &[("expect", Rule::Drop)],
-        7 => &[("trailer", Rule::Drop), ("upgrade", Rule::Drop)],
+        7 => &[("trailer", Rule::Drop), ("upgrade", Rule::Upgrade)],
         9 => &[("forwarded", Rule::Forwarded), ("x-real-ip", Rule::Identity)],
-        10 => &[("connection", Rule::Drop), ("keep-alive", Rule::Drop)],
+        10 => &[("connection", Rule::Connection), ("keep-alive", Rule::Drop)],
         12 => &[("x-request-id", Rule::RequestId), ("max-forwards", Rule::MaxForwards)],
         14 => &[("content-length", Rule::Drop), ("http2-settings", Rule::Drop)],
         15 => &[("x-forwarded-for", Rule::ForwardedFor)],
@@ -73,12 +75,10 @@ fn rule(name: &str) -> Rule {
     let found = known.iter().find(|(known, _)| is_like(name, known)).map(|(_, rule)| *rule);
     let rule = found.unwrap_or_else(|| {
         let begins = |start: &str| name.get(..start.len()).is_some_and(|it| is_like(it, start));
-        if begins("proxy-") {
-            Rule::Drop
-        } else if begins("x-forwarded-") {
-            Rule::Identity
-        } else {
-            Rule::Pass
+        match name.as_bytes().first() {
+            Some(b'p' | b'P') if begins("proxy-") => Rule::Drop,
+            Some(b'x' | b'X') if begins("x-forwarded-") => Rule::Identity,
+            _ => Rule::Pass,
         }
     });
     if rule != Rule::Pass && name.contains('_') { Rule::Drop } else { rule }
@@ -92,16 +92,24 @@ fn is_like(name: &str, known: &str) -> bool {
 
 /// The fields that `Connection` names.
 #[derive(Default)]
-struct Named<'a>(SmallVec<[&'a [u8]; 4]>);
+struct Named<'a> {
+    names: SmallVec<[&'a [u8]; 4]>,
+    /// Options, empty ones too.
+    options: usize,
+}
 
 impl<'a> Named<'a> {
     fn add(&mut self, value: &'a [u8]) {
-        let options = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        self.0.extend(options.filter(|option| !option.is_empty()));
+        for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            self.options += 1;
+            if !option.is_empty() && self.options <= NAMED_MAX {
+                self.names.push(option);
+            }
+        }
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+        self.names.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
     }
 }
 
@@ -116,84 +124,100 @@ pub(super) struct Origin {
     pub(super) id: RequestId,
 }
 
-/// A request head that was written anew.
-#[derive(Debug)]
-pub(super) struct WrittenHead {
-    /// The request line and the fields, each line ended by CRLF.
-    pub(super) bytes: Vec<u8>,
-    /// Where Host belongs, if it depends on the upstream.
-    pub(super) host_gap: Option<usize>,
+/// The fields of a request, each looked up once, and what they say together.
+pub(super) struct Survey<'a> {
+    request: &'a RequestHead<'a>,
+    /// One for each field.
+    rules: SmallVec<[Rule; 32]>,
+    named: Named<'a>,
+    /// What `Upgrade` asks for, if it stands once.
+    upgrade: Option<&'a [u8]>,
+    /// How often servers like this one had the request.
+    passes: usize,
 }
 
-/// Whether the request asks for a WebSocket (RFC 6455 §4.1): the one upgrade that goes on.
-pub(super) fn asks_for_websocket(request: &RequestHead<'_>) -> bool {
-    let mut upgrades = request.fields_named("upgrade");
-    let (Some(protocol), None) = (upgrades.next(), upgrades.next()) else { return false };
-    let mut named = Named::default();
-    request.fields_named("connection").for_each(|value| named.add(value));
-    let has_content = request.field("transfer-encoding").is_some()
-        || request.field("content-length").is_some_and(|length| length != b"0");
-    request.method() == Method::Get
-        && request.version() == Version::Http11
-        && protocol.eq_ignore_ascii_case(b"websocket")
-        && named.has("upgrade")
-        && !has_content
+impl<'a> Survey<'a> {
+    pub(super) fn of(request: &'a RequestHead<'a>) -> Self {
+        let mut upgrades = 0;
+        let (rules, named) = (SmallVec::new(), Named::default());
+        let mut survey = Self { request, rules, named, upgrade: None, passes: 0 };
+        for (name, value) in request.fields() {
+            let rule = rule(name);
+            match rule {
+                Rule::Connection => survey.named.add(value),
+                Rule::Upgrade => {
+                    upgrades += 1;
+                    survey.upgrade = (upgrades == 1).then_some(value);
+                }
+                Rule::Via => survey.passes += own_passes(value),
+                _ => {}
+            }
+            survey.rules.push(rule);
+        }
+        survey
+    }
+
+    /// Whether `Connection` names more than any client has reason to: each is compared with each
+    /// field.
+    pub(super) fn names_too_many(&self) -> bool {
+        self.named.options > NAMED_MAX
+    }
+
+    /// Whether the request has gone in circles.
+    pub(super) fn is_looping(&self) -> bool {
+        self.passes >= PASSES_MAX
+    }
+
+    /// Whether the request asks for a WebSocket (RFC 6455 §4.1): the one upgrade that goes on.
+    pub(super) fn asks_for_websocket(&self) -> bool {
+        self.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+            && self.named.has("upgrade")
+            && self.request.method() == Method::Get
+            && self.request.version() == Version::Http11
+            && !self.request.content().follows()
+    }
+
+    /// Writes the head that the upstream gets, but for the framing: the request line and the
+    /// fields, each line ended by CRLF. Returns where Host belongs, if it depends on the upstream.
+    pub(super) fn write_head(
+        &self,
+        origin: &Origin,
+        host: &HostPolicy,
+        is_websocket: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let request = self.request;
+        let authority = request.host().map(authority);
+        write_request_line(request, out);
+        let host_gap = write_host(authority.as_deref(), host, out);
+        for ((name, value), rule) in request.fields().zip(&self.rules) {
+            match rule {
+                Rule::Pass if self.named.has(name) => {}
+                Rule::Pass | Rule::Via | Rule::Date => write_field(name, value, out),
+                Rule::Identity if origin.is_trusted => write_field(name, value, out),
+                Rule::MaxForwards => write_max_forwards(request.method(), value, out),
+                _ => {}
+            }
+        }
+        if is_websocket {
+            out.extend_from_slice(b"Upgrade: websocket\r\n");
+        }
+        write_via(request.version(), out);
+        write_origin(request, origin, authority.as_deref(), out);
+        host_gap
+    }
 }
 
-/// Whether `Connection` names more than any client has reason to: each is compared with each field.
-pub(super) fn names_too_many(request: &RequestHead<'_>) -> bool {
-    let commas = |value: &[u8]| memchr::memchr_iter(b',', value).count();
-    request.fields_named("connection").map(|value| commas(value) + 1).sum::<usize>() > NAMED_MAX
-}
-
-/// Whether the request has gone in circles.
-pub(super) fn is_looping(request: &RequestHead<'_>) -> bool {
-    let hops = request.fields_named("via").flat_map(|via| via.split(|byte| *byte == b','));
-    let is_own = |hop: &&[u8]| {
-        let by = hop.trim_ascii().split(|byte| *byte == b' ').nth(1);
-        by == Some(PSEUDONYM)
-    };
-    hops.filter(is_own).count() >= PASSES_MAX
+/// How often a `Via` names this server.
+fn own_passes(via: &[u8]) -> usize {
+    let hops = via.split(|byte| *byte == b',');
+    let by = |hop: &[u8]| hop.trim_ascii().split(|byte| *byte == b' ').nth(1) == Some(PSEUDONYM);
+    hops.filter(|hop| by(hop)).count()
 }
 
 /// Whether this server is the last to get the request (RFC 9110 §7.6.2).
 pub(super) fn ends_here(request: &RequestHead<'_>) -> bool {
     request.method() == Method::Options && request.field("max-forwards") == Some(b"0")
-}
-
-/// Writes the head that the upstream gets, but for the framing.
-pub(super) fn request_head(
-    request: &RequestHead<'_>,
-    origin: &Origin,
-    host: &HostPolicy,
-    is_websocket: bool,
-) -> WrittenHead {
-    let mut named = Named::default();
-    let mut length = request.target().len() + request.method().as_str().len() + 384;
-    for (name, value) in request.fields() {
-        length += name.len() + value.len() + 4;
-        if is_like(name, "connection") {
-            named.add(value);
-        }
-    }
-    let mut out = Vec::with_capacity(length);
-    write_request_line(request, &mut out);
-    let host_gap = write_host(request, host, &mut out);
-    for (name, value) in request.fields() {
-        match rule(name) {
-            Rule::Pass if named.has(name) => {}
-            Rule::Pass | Rule::Keep | Rule::Date => write_field(name, value, &mut out),
-            Rule::Identity if origin.is_trusted => write_field(name, value, &mut out),
-            Rule::MaxForwards => write_max_forwards(request.method(), value, &mut out),
-            _ => {}
-        }
-    }
-    if is_websocket {
-        out.extend_from_slice(b"Upgrade: websocket\r\n");
-    }
-    write_via(request.version(), &mut out);
-    write_origin(request, origin, &mut out);
-    WrittenHead { bytes: out, host_gap }
 }
 
 /// Writes the fields of a response, interim or final, that go on to the client; those of 101 with
@@ -212,16 +236,14 @@ pub(crate) fn write_response_fields<'a>(
     let mut has_date = false;
     for (name, value) in fields {
         match rule(name) {
-            Rule::Drop if status == 101 && name.eq_ignore_ascii_case("upgrade") => {
-                write_field(name, value, out);
-            }
-            Rule::Drop => {}
+            Rule::Upgrade if status == 101 => write_field(name, value, out),
+            Rule::Drop | Rule::Connection | Rule::Upgrade => {}
             Rule::Date if has_date => {}
             Rule::Date => {
                 has_date = true;
                 write_field(name, value, out);
             }
-            Rule::Keep => write_field(name, value, out),
+            Rule::Via => write_field(name, value, out),
             _ if named.has(name) => {}
             _ => write_field(name, value, out),
         }
@@ -295,12 +317,10 @@ fn write_request_line(request: &RequestHead<'_>, out: &mut Vec<u8>) {
 
 /// Writes Host, or says where it belongs when the upstream is known. The authority of an
 /// absolute-form target has won over the field already (RFC 9112 §3.2.2).
-fn write_host(request: &RequestHead<'_>, policy: &HostPolicy, out: &mut Vec<u8>) -> Option<usize> {
-    match (policy, request.host()) {
-        (HostPolicy::Keep, Some(host)) => {
-            out.extend_from_slice(b"Host: ");
-            write_authority(host, out);
-            out.extend_from_slice(b"\r\n");
+fn write_host(authority: Option<&[u8]>, policy: &HostPolicy, out: &mut Vec<u8>) -> Option<usize> {
+    match (policy, authority) {
+        (HostPolicy::Keep, Some(authority)) => {
+            write_field("Host", authority, out);
             None
         }
         (HostPolicy::Fixed(host), _) => {
@@ -350,37 +370,53 @@ fn write_max_forwards(method: Method<'_>, value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Writes who asks, for which host and by which scheme.
-fn write_origin(request: &RequestHead<'_>, origin: &Origin, out: &mut Vec<u8>) {
-    let trusted = |name: &'static str| {
-        let fields = origin.is_trusted.then(|| request.fields_named(name));
-        fields.into_iter().flatten().filter(|value| !value.is_empty())
+fn write_origin(
+    request: &RequestHead<'_>,
+    origin: &Origin,
+    authority: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) {
+    let told = |name: &'static str| -> SmallVec<[&[u8]; 2]> {
+        if !origin.is_trusted {
+            return SmallVec::new();
+        }
+        request.fields_named(name).filter(|value| !value.is_empty()).collect()
     };
     // Several of what can only be one say nothing.
-    let single = |name: &'static str| {
-        let mut values = trusted(name);
-        values.next().filter(|_| values.next().is_none())
+    let single = |name: &'static str| match told(name)[..] {
+        [value] => Some(value),
+        _ => None,
     };
     let peer = origin.peer.map(|peer| peer.to_canonical());
+    let peer_text = peer.map(address);
 
-    if let Some(peer) = peer {
+    if let Some(peer) = &peer_text {
         out.extend_from_slice(b"X-Forwarded-For: ");
-        write_list(trusted("x-forwarded-for"), out);
-        write_address(peer, out);
+        write_list(&told("x-forwarded-for"), out);
+        out.extend_from_slice(peer);
         out.extend_from_slice(b"\r\n");
     }
     write_field("X-Forwarded-Proto", single("x-forwarded-proto").unwrap_or(b"http"), out);
-    if let Some(host) = single("x-forwarded-host") {
+    if let Some(host) = single("x-forwarded-host").or(authority) {
         write_field("X-Forwarded-Host", host, out);
-    } else if let Some(host) = request.host() {
-        out.extend_from_slice(b"X-Forwarded-Host: ");
-        write_authority(host, out);
-        out.extend_from_slice(b"\r\n");
     }
 
     out.extend_from_slice(b"Forwarded: ");
-    write_list(trusted("forwarded"), out);
-    write_forwarded_element(peer, request.host(), out);
-    out.extend_from_slice(b"\r\n");
+    write_list(&told("forwarded"), out);
+    let (before, after): (&[u8], &[u8]) = match peer {
+        Some(IpAddr::V6(_)) => (b"for=\"[", b"]\""),
+        _ => (b"for=", b""),
+    };
+    // RFC 7239 §4. An IPv6 address and a host with its port need quotes.
+    for part in [before, peer_text.as_deref().unwrap_or(b"unknown"), after] {
+        out.extend_from_slice(part);
+    }
+    if let Some(host) = authority {
+        for part in [b";host=\"", host, b"\""] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(b";proto=http\r\n");
 
     let is_id =
         |id: &&[u8]| id.len() <= REQUEST_ID_BYTES_MAX && id.iter().all(u8::is_ascii_graphic);
@@ -390,61 +426,45 @@ fn write_origin(request: &RequestHead<'_>, origin: &Origin, out: &mut Vec<u8>) {
     }
 }
 
-/// RFC 7239 §4. An IPv6 address and a host with its port need quotes.
-fn write_forwarded_element(peer: Option<IpAddr>, host: Option<Host<'_>>, out: &mut Vec<u8>) {
-    match peer {
-        None => out.extend_from_slice(b"for=unknown"),
-        Some(peer @ IpAddr::V4(_)) => {
-            out.extend_from_slice(b"for=");
-            write_address(peer, out);
-        }
-        Some(peer @ IpAddr::V6(_)) => {
-            out.extend_from_slice(b"for=\"[");
-            write_address(peer, out);
-            out.extend_from_slice(b"]\"");
-        }
-    }
-    if let Some(host) = host {
-        out.extend_from_slice(b";host=\"");
-        write_authority(host, out);
-        out.push(b'"');
-    }
-    out.extend_from_slice(b";proto=http");
-}
-
 /// Each value with a separator behind it.
-fn write_list<'a>(values: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
+fn write_list(values: &[&[u8]], out: &mut Vec<u8>) {
     for value in values {
         out.extend_from_slice(value);
         out.extend_from_slice(b", ");
     }
 }
 
-fn write_authority(host: Host<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(host.as_bytes());
+/// A short text that is written several times into one head; made once, without an allocation.
+type Text = SmallVec<[u8; 64]>;
+
+fn authority(host: Host<'_>) -> Text {
+    let mut text = Text::from_slice(host.as_bytes());
     if let Some(port) = host.port() {
-        out.push(b':');
-        out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+        text.push(b':');
+        text.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
     }
+    text
 }
 
 /// Every request has one: what is common goes without the machinery of formatting.
-fn write_address(address: IpAddr, out: &mut Vec<u8>) {
+fn address(address: IpAddr) -> Text {
+    let mut text = Text::new();
     match address {
         IpAddr::V4(address) => {
             let mut digits = itoa::Buffer::new();
             for (index, octet) in address.octets().into_iter().enumerate() {
                 if index > 0 {
-                    out.push(b'.');
+                    text.push(b'.');
                 }
-                out.extend_from_slice(digits.format(octet).as_bytes());
+                text.extend_from_slice(digits.format(octet).as_bytes());
             }
         }
         IpAddr::V6(address) => {
             // Memory takes whatever it is given.
-            let _ = write!(out, "{address}");
+            let _ = write!(text, "{address}");
         }
     }
+    text
 }
 
 /// An address with a port or without.

@@ -27,7 +27,7 @@ pub(crate) use health::HealthPlan;
 pub use upstreams::Upstreams;
 pub(crate) use upstreams::{Address, Chosen, NoUpstream};
 
-use fields::{Origin, WrittenHead};
+use fields::{Origin, Survey};
 use upstreams::Seat;
 
 /// An app that passes requests on.
@@ -47,7 +47,12 @@ impl Proxy {
         Self { seats: (0..loops).map(seat).collect(), upstreams }
     }
 
-    fn forward(&self, request: &RequestHead<'_>, context: &Context) -> Forward {
+    fn forward(
+        &self,
+        survey: &Survey<'_>,
+        request: &RequestHead<'_>,
+        context: &Context,
+    ) -> Forward {
         let seat = Arc::clone(&self.seats[context.loop_index]);
         let config = self.upstreams.config();
         let peer = match context.peer {
@@ -60,11 +65,11 @@ impl Proxy {
             is_trusted: peer.is_some_and(is_trusted),
             id: context.request_id.unwrap_or_else(|| seat.next_id()),
         };
-        let asks_upgrade = fields::asks_for_websocket(request);
-        let WrittenHead { bytes, host_gap } =
-            fields::request_head(request, &origin, &config.host, asks_upgrade);
+        let asks_upgrade = survey.asks_for_websocket();
+        let mut head = seat.take_head();
+        let host_gap = survey.write_head(&origin, &config.host, asks_upgrade, &mut head);
         Forward {
-            head: bytes,
+            head,
             host_gap,
             key: key(config, request, peer),
             is_head: request.method() == Method::Head,
@@ -77,16 +82,17 @@ impl Proxy {
 
 impl App for Proxy {
     fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
-        if fields::names_too_many(request) {
+        let survey = Survey::of(request);
+        if survey.names_too_many() {
             return Reply::Full(error_response(400));
         }
-        if fields::is_looping(request) {
+        if survey.is_looping() {
             return Reply::Full(Response::json(508, r#"{"error":"Loop detected"}"#));
         }
         if fields::ends_here(request) {
             return Reply::Full(Response::new(204));
         }
-        Reply::Forward(self.forward(request, context))
+        Reply::Forward(self.forward(&survey, request, context))
     }
 
     fn kind(&self) -> &'static str {
@@ -127,6 +133,13 @@ impl Forward {
         self.seat.choose(self.key, now_ns, tried)
     }
 
+    /// Method and target, as the upstream gets them.
+    pub(crate) fn request(&self) -> Option<(&str, &str)> {
+        let line = self.head.split(|byte| *byte == b'\r').next()?;
+        let (method, rest) = str::from_utf8(line).ok()?.split_once(' ')?;
+        Some((method, rest.split_once(' ')?.0))
+    }
+
     /// Writes request line and fields for this upstream, each line ended by CRLF. What is missing
     /// is the framing (`Content-Length` or `Transfer-Encoding`), `Connection`, `Expect`, and the
     /// empty line.
@@ -152,6 +165,12 @@ impl Forward {
     /// Whether 101 may be the answer; the head has an `Upgrade` then.
     pub(crate) fn asks_upgrade(&self) -> bool {
         self.asks_upgrade
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        self.seat.give_head(std::mem::take(&mut self.head));
     }
 }
 

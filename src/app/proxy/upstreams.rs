@@ -135,7 +135,13 @@ struct LoopState {
     credit: Vec<i64>,
     addresses: Vec<LoopAddresses>,
     ids: RequestIds,
+    /// Buffers of heads that are not needed any more, for the next ones.
+    heads: Vec<Vec<u8>>,
 }
+
+/// Buffers for heads that a loop keeps, and the largest of them.
+const HEADS_KEPT_MAX: usize = 64;
+const HEAD_KEPT_BYTES_MAX: usize = 4096;
 
 impl Seat {
     pub(super) fn new(upstreams: Arc<Upstreams>, loop_index: usize) -> Self {
@@ -144,6 +150,7 @@ impl Seat {
             credit: vec![0; count],
             addresses: (0..count).map(|_| LoopAddresses::default()).collect(),
             ids: RequestIds::new(),
+            heads: Vec::new(),
         };
         Self { upstreams, loop_index, own: Mutex::new(own) }
     }
@@ -155,6 +162,20 @@ impl Seat {
     /// A request's id, where the access log gave it none.
     pub(super) fn next_id(&self) -> crate::logging::RequestId {
         self.lock().ids.next()
+    }
+
+    /// An empty buffer for a head.
+    pub(super) fn take_head(&self) -> Vec<u8> {
+        self.lock().heads.pop().unwrap_or_else(|| Vec::with_capacity(1024))
+    }
+
+    /// Takes a buffer back.
+    pub(super) fn give_head(&self, mut head: Vec<u8>) {
+        head.clear();
+        let heads = &mut self.lock().heads;
+        if heads.len() < HEADS_KEPT_MAX && head.capacity() <= HEAD_KEPT_BYTES_MAX {
+            heads.push(head);
+        }
     }
 
     /// Chooses an upstream that was not tried for this request.

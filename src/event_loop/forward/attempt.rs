@@ -215,11 +215,7 @@ fn write_request(
     chosen: &Chosen,
     cx: &mut LoopContext,
 ) -> (Output, UpstreamExchange) {
-    let mut head = cx.buffers.take_output();
-    forward.write_head(chosen, &mut head);
-    let mut output = Output::default();
     let request = UpstreamRequest {
-        head: &head,
         content: *content,
         is_head: forward.is_head(),
         upgrade: forward.asks_upgrade(),
@@ -227,8 +223,10 @@ fn write_request(
         expects_continue: false,
         close: forward.config().idle_connections == 0,
     };
-    let exchange = UpstreamExchange::begin(&request, &mut output.buffer(&mut cx.buffers));
-    head.clear();
-    cx.buffers.give_output(head);
+    let mut output = Output::default();
+    let mut head = output.buffer(&mut cx.buffers);
+    forward.write_head(chosen, &mut head);
+    let exchange = UpstreamExchange::begin(&request, &mut head);
+    drop(head);
     (output, exchange)
 }
