@@ -167,8 +167,10 @@ impl HttpServer {
     pub fn run(mut self) -> Result<Verdict, ServerError> {
         raise_descriptor_limit();
         let possible = connections_possible(self.registry.loops());
-        let budget =
-            ConnectionBudget::new(connections_max(self.config.limits.connections, possible));
+        let budget = ConnectionBudget::new(
+            connections_max(self.config.limits.connections, possible),
+            possible,
+        );
         let gauges: Vec<Arc<LoopGauges>> =
             (0..self.registry.loops()).map(|_| Arc::default()).collect();
         let (admin_requests, requests) = crossbeam_channel::unbounded();
@@ -202,7 +204,7 @@ impl HttpServer {
         admin_requests: &Sender<(AdminRequest, Later)>,
     ) -> io::Result<(Vec<LoopHandle>, Vec<EventLoop>)> {
         let access = self.logging.as_ref().and_then(Logging::access);
-        let admin_budget = ConnectionBudget::new(ADMIN_CONNECTIONS_MAX);
+        let admin_budget = ConnectionBudget::new(ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX);
         let (mut handles, mut loops) = (Vec::new(), Vec::new());
         for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
             let inputs = self.control.sender().clone();

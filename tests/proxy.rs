@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     sync::OnceLock,
     thread,
@@ -320,29 +321,140 @@ fn early_hints_pass_to_clients_of_1_1_alone() {
     assert_eq!(upstream.connections(), 1);
 }
 
+const EXPECTING: &str =
+    "POST / HTTP/1.1\r\nHost: p.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+
 #[test]
-fn a_client_that_expects_100_is_told_to_go_on() {
-    let upstream = Upstream::tcp(|asked, line| {
+fn an_upstream_asks_for_the_content_that_a_client_holds_back() {
+    let upstream = Upstream::by_head(|asked, line| {
+        assert_eq!(asked.all("expect"), ["100-continue"]);
         line.send("HTTP/1.1 100 Continue\r\n\r\n");
-        echo(asked, line);
+        let mut asked = asked.clone();
+        line.read_content(&mut asked);
+        echo(&asked, line);
     });
     let server = start(&upstream, "");
     let mut client = server.connect();
-    client.send("POST / HTTP/1.1\r\nHost: p.test\r\nExpect: 100-continue\r\n");
-    client.send("Content-Length: 5\r\n\r\n");
+    for _ in 0..2 {
+        client.send(EXPECTING);
+        assert_eq!(client.response().status, 100);
+        client.send("hello");
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (200, "hello"), "100 comes once");
+    }
+    // Content that does not wait is passed on beside the expectation.
+    client.send([EXPECTING, "hello"].concat());
+    let response = client.response();
+    assert_eq!((response.status, response.text()), (200, "hello"), "nobody waits for a 100");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn an_upstream_may_refuse_content_before_it_is_sent() {
+    let upstream = Upstream::by_head(|_, line| line.answer(413, "too much"));
+    let server = start(&upstream, "");
+    for connection in 1..=2 {
+        let mut client = server.connect();
+        client.send(EXPECTING);
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (413, "too much"));
+        // Nobody could tell content from a next request.
+        assert!(response.says_close(), "{}", response.head);
+        client.expect_end();
+        assert_eq!(upstream.connections(), connection);
+    }
+}
+
+#[test]
+fn a_client_is_told_to_go_on_when_its_upstream_says_nothing() {
+    // It reads the content before it says a word.
+    let upstream = Upstream::tcp(echo);
+    let server = start(&upstream, "");
+    let mut client = server.connect();
+    client.send(EXPECTING);
+    upstream.wait_heads(1);
     assert_eq!(client.response().status, 100);
     client.send("hello");
-    let mut response = client.response();
-    let mut interim = 0;
-    while response.status == 100 {
-        interim += 1;
-        response = client.response();
-    }
-    assert_eq!((response.status, response.text()), (200, "hello"));
-    assert_eq!(interim, 0, "100 comes once");
+    assert_eq!(client.response().text(), "hello");
+    assert_eq!(client.exchange(GET).status, 200);
+    assert_eq!(upstream.connections(), 1);
 }
 
 // Failures.
+
+#[test]
+fn lines_to_upstreams_have_descriptors_beside_those_of_clients() {
+    const CLIENTS: usize = 60;
+    let gate = Gate::default();
+    let entrance = gate.clone();
+    let upstream = Upstream::tcp(move |asked, line| {
+        if asked.target() == "/" {
+            entrance.pass();
+        }
+        line.answer(200, "late");
+    });
+    let server = setup(&[upstream.url()], "").descriptors(60).start();
+    assert_eq!(server.connect().exchange(get_and_close(HOST, "/first")).text(), "late");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(get_and_close(HOST, "/"));
+    }
+    upstream.wait_heads(10);
+    gate.open();
+    for client in &mut clients {
+        let response = client.response();
+        assert_eq!((response.status, response.text()), (200, "late"));
+    }
+}
+
+#[test]
+fn a_line_that_finds_no_descriptor_is_a_503_and_no_fault_of_the_upstream() {
+    let gate = Gate::default();
+    let entrance = gate.clone();
+    let upstream = Upstream::tcp(move |asked, line| {
+        if asked.target() == "/held" {
+            entrance.pass();
+        }
+        line.answer(200, "here");
+    });
+    let server = start(&upstream, "eject_after = 1");
+    let (mut first, mut second) = (server.connect(), server.connect());
+    assert_eq!(first.exchange(GET).text(), "here");
+    assert_eq!(second.exchange(GET).text(), "here");
+    server.lower_descriptor_limit(5);
+    first.send(get(HOST, "/held"));
+    upstream.wait_heads(3);
+    let response = second.exchange(GET);
+    assert_eq!((response.status, response.field("Retry-After")), (503, Some("1")));
+    server.wait_event("upstream_not_opened");
+    gate.open();
+    assert_eq!(first.response().text(), "here");
+    // It is not taken for one that failed, and a kept line needs no descriptor.
+    assert_eq!(second.exchange(GET).text(), "here");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
+fn an_idle_line_makes_room_for_one_that_is_needed() {
+    let upstreams = [(); 2].map(|()| Upstream::tcp(|_, line| line.answer(200, "here")));
+    let server = setup(&[upstreams[0].url()], "")
+        .app("other.test", &proxy(&[upstreams[1].url()], ""))
+        .start();
+    let mut client = server.connect();
+    assert_eq!(client.exchange(GET).text(), "here");
+    // Descriptors are numbered from the lowest that is free.
+    let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_pid()));
+    let number = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.expect("an entry").file_name().to_str()?.parse::<u64>().ok()
+    };
+    let numbers: HashSet<u64> = open.expect("descriptors").filter_map(number).collect();
+    let most = (0..).find(|number| !numbers.contains(number));
+    server.lower_descriptor_limit(most.expect("a free one"));
+    assert_eq!(client.exchange(get("other.test", "/")).text(), "here");
+    upstreams[0].wait_left(1);
+    assert_eq!(client.exchange(GET).text(), "here");
+    upstreams[1].wait_left(1);
+}
 
 #[test]
 fn nobody_listening_is_a_502_at_once() {

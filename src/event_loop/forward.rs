@@ -59,6 +59,8 @@ pub(super) struct Forwarding {
     input: Option<InputBuffer>,
     asked_ns: u64,
     stage: Stage,
+    /// The client's content waits for the upstream's 100.
+    awaits_continue: bool,
     /// Bytes came or went since the deadline was set.
     moved: bool,
     /// When they did last, in the loop's milliseconds.
@@ -86,6 +88,10 @@ enum Then {
 
 /// What waits for the other side at most before a side is read no further.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
+
+/// How long an upstream may take to ask for content that it was told of. Then it is taken for one
+/// that never does, as the client would take it (RFC 9110 §10.1.1).
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a tunnel is looked at that a drain may cut.
 const TUNNEL_LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -126,7 +132,8 @@ impl Forwarding {
 
     /// Whether the next move is the client's: its content is asked for.
     pub(super) fn waits_for_client(&self) -> bool {
-        self.stage == Stage::Asking && !self.exchange.request_done() && self.output.is_empty()
+        let is_asked_for = !self.awaits_continue && !self.exchange.request_done();
+        self.stage == Stage::Asking && is_asked_for && self.output.is_empty()
     }
 
     /// How long the wait may last that it is in.
@@ -139,6 +146,7 @@ impl Forwarding {
                 config.tunnel_idle_timeout.min(TUNNEL_LOOK_EVERY)
             }
             Stage::Tunnel { .. } => config.tunnel_idle_timeout,
+            Stage::Asking if self.awaits_continue => config.answer_timeout.min(CONTINUE_TIMEOUT),
             Stage::Asking | Stage::Answering => config.answer_timeout,
         }
     }
@@ -150,6 +158,8 @@ impl Connection {
         if let Some(forwarding) = &mut self.forwarding
             && !forwarding.exchange.request_done()
         {
+            // It comes without having been asked for, too.
+            forwarding.awaits_continue = false;
             let mut out = forwarding.output.buffer(&mut cx.buffers);
             forwarding.exchange.write_content(piece, &mut out);
         }
@@ -251,8 +261,11 @@ impl Connection {
             let (used, event) = exchange.next_event(input.unread(), &mut fields, &limits);
             let then = match event {
                 UpstreamEvent::NeedMore | UpstreamEvent::Closed => Then::Wait,
-                // The client was told to go on already.
-                UpstreamEvent::Interim(head) if head.status() == 100 => Then::GoOn,
+                UpstreamEvent::Interim(head) if head.status() == 100 => {
+                    forwarding.awaits_continue = false;
+                    self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
+                    Then::GoOn
+                }
                 UpstreamEvent::Interim(head) => {
                     self.write_interim(&head, cx);
                     Then::GoOn
@@ -360,7 +373,7 @@ impl Connection {
 
     /// The upstream took too long; or a tunnel is to be looked at.
     pub(super) fn time_out_forward(&mut self, cx: &mut LoopContext) -> Fate {
-        let Some(forwarding) = self.forwarding.take() else { return Fate::Keep };
+        let Some(mut forwarding) = self.forwarding.take() else { return Fate::Keep };
         if forwarding.is_tunnel() {
             let config = forwarding.forward.config();
             self.is_cut = self.is_drained_out(config.drain_tunnels, cx);
@@ -369,6 +382,11 @@ impl Connection {
                 self.forwarding = Some(forwarding);
                 return Fate::Keep;
             }
+        }
+        if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
+            self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
+            self.forwarding = Some(forwarding);
+            return Fate::Keep;
         }
         let failure = if forwarding.is_opening() { Failure::NotOpened } else { Failure::Silent };
         self.fail_forward(*forwarding, failure, cx)

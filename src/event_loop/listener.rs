@@ -10,7 +10,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -117,6 +117,9 @@ fn bare_syn_filter() -> [SockFilter; 5] {
 }
 
 /// How many connections the process may have, shared by its loops; touched once per connection.
+///
+/// Whoever is accepted may need a second descriptor for a line to an upstream: as soon as there was
+/// such a line, clients take half of the descriptors at most.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionBudget(Arc<Budget>);
 
@@ -124,12 +127,17 @@ pub(crate) struct ConnectionBudget(Arc<Budget>);
 struct Budget {
     open: AtomicUsize,
     max: AtomicUsize,
+    /// For clients and their lines to upstreams.
+    descriptors: usize,
+    has_lines: AtomicBool,
 }
 
 impl ConnectionBudget {
-    /// A budget of this many connections.
-    pub(crate) fn new(max: usize) -> Self {
-        Self(Arc::new(Budget { open: AtomicUsize::new(0), max: AtomicUsize::new(max) }))
+    /// A budget of this many connections of clients, with this many descriptors for them and for
+    /// their lines to upstreams.
+    pub(crate) fn new(max: usize, descriptors: usize) -> Self {
+        let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(max));
+        Self(Arc::new(Budget { open, max, descriptors, has_lines: AtomicBool::new(false) }))
     }
 
     /// Allows this many from here on. Those that are open stay.
@@ -137,15 +145,22 @@ impl ConnectionBudget {
         self.0.max.store(max, Ordering::Relaxed);
     }
 
-    /// A place for one more, if there is one.
+    /// A place for one more client, if there is one.
     pub(super) fn take(&self) -> Option<ConnectionPermit> {
-        let max = self.0.max.load(Ordering::Relaxed);
+        let has_lines = self.0.has_lines.load(Ordering::Relaxed);
+        let descriptors = if has_lines { self.0.descriptors / 2 } else { self.0.descriptors };
+        let max = self.0.max.load(Ordering::Relaxed).min(descriptors);
         let below_max = |open| (open < max).then_some(open + 1);
         self.0
             .open
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below_max)
             .ok()
             .map(|_| ConnectionPermit(Arc::clone(&self.0)))
+    }
+
+    /// A line to an upstream is opened.
+    pub(super) fn note_line(&self) {
+        self.0.has_lines.store(true, Ordering::Relaxed);
     }
 }
 
@@ -165,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_budget_that_shrinks_gives_nothing_until_enough_came_back() {
-        let budget = ConnectionBudget::new(2);
+        let budget = ConnectionBudget::new(2, 10);
         let both = (budget.take(), budget.take());
         assert!(both.0.is_some() && both.1.is_some() && budget.take().is_none());
         budget.set_max(1);
@@ -176,5 +191,16 @@ mod tests {
         assert!(one.is_some() && budget.take().is_none());
         budget.set_max(2);
         assert!(budget.take().is_some());
+    }
+
+    #[test]
+    fn lines_to_upstreams_leave_half_the_descriptors() {
+        let budget = ConnectionBudget::new(100, 4);
+        let three = [budget.take(), budget.take(), budget.take()];
+        budget.note_line();
+        assert!(three.iter().all(Option::is_some) && budget.take().is_none());
+        drop(three);
+        let two = [budget.take(), budget.take()];
+        assert!(two.iter().all(Option::is_some) && budget.take().is_none());
     }
 }

@@ -118,7 +118,7 @@ impl EventLoop {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         // All descriptors are taken here: a loop that has started needs none to go on.
-        let upstreams = UpstreamTable::new(poll.registry().try_clone()?);
+        let upstreams = UpstreamTable::new(poll.registry().try_clone()?, setup.budget.clone());
         let (sender, commands) = crossbeam_channel::unbounded();
         let handle = LoopHandle::new(sender, waker);
         Ok((Self { poll, upstreams, commands, handle: handle.clone(), setup }, handle))
@@ -212,7 +212,8 @@ impl Running {
     ) -> io::Result<Self> {
         let LoopSetup { config, admin, .. } = setup;
         // Without the admin nothing ever takes a place of its budget.
-        let admin_budget = admin.as_ref().map_or(ConnectionBudget::new(0), |a| a.budget.clone());
+        let no_budget = || ConnectionBudget::new(0, 0);
+        let admin_budget = admin.as_ref().map_or_else(no_budget, |admin| admin.budget.clone());
         let cx = LoopContext {
             index: setup.index,
             view: RegistryView::new(setup.registry, setup.index),
@@ -400,11 +401,14 @@ impl Running {
     fn accept_all(&mut self) {
         let Self { poll, public, admin, connections, cx, .. } = self;
         let now_ms = cx.clock.now_ms();
-        for (acceptor, class) in [(public, Class::Public), (admin, Class::Admin)] {
+        for (acceptor, class) in [(&mut *public, Class::Public), (admin, Class::Admin)] {
             acceptor.accept_all(now_ms, |socket, peer, permit| {
                 let newcomer = Newcomer { class, socket, peer, permit };
                 add_connection(poll, connections, newcomer, cx);
             });
+        }
+        if public.again_ms().is_some() {
+            cx.upstreams.close_idle();
         }
     }
 

@@ -26,6 +26,11 @@ pub(super) fn bad_gateway() -> Response<'static> {
     error(502, "No upstream answered")
 }
 
+/// There is nothing left to ask an upstream with.
+pub(super) fn out_of_resources() -> Response<'static> {
+    error(503, "Out of connections").with_field("Retry-After", "1")
+}
+
 /// The upstream took too long.
 pub(super) fn gateway_timeout() -> Response<'static> {
     error(504, "The upstream did not answer in time")

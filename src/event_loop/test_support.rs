@@ -46,7 +46,7 @@ pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> R
         gauges: Arc::default(),
         report: Box::new(|_| {}),
     };
-    let upstreams = UpstreamTable::new(poll.registry().try_clone().expect("epoll"));
+    let upstreams = UpstreamTable::new(poll.registry().try_clone().expect("epoll"), budget());
     Running::new(poll, upstreams, commands, handle, setup).expect("a loop")
 }
 
@@ -75,5 +75,5 @@ pub(super) fn wait_readable(socket: impl std::os::fd::AsFd) {
 }
 
 fn budget() -> ConnectionBudget {
-    ConnectionBudget::new(1000)
+    ConnectionBudget::new(1000, usize::MAX)
 }

@@ -77,7 +77,7 @@ impl Rig {
         let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
         let (address, gauges) = (listeners[0].0, Arc::<LoopGauges>::default());
         let (report, events) = crossbeam_channel::unbounded();
-        let budget = ConnectionBudget::new(100);
+        let budget = ConnectionBudget::new(100, usize::MAX);
         let (event_loop, handle) = EventLoop::new(LoopSetup {
             index: 0,
             registry,
@@ -85,7 +85,7 @@ impl Rig {
             admin: Some(AdminSetup {
                 listener: admin_socket,
                 app: Arc::new(Desk("admin", desk)),
-                budget: ConnectionBudget::new(10),
+                budget: ConnectionBudget::new(10, usize::MAX),
             }),
             config: config(Limits::default()),
             budget: budget.clone(),

@@ -3,7 +3,7 @@
 //! A connection in use belongs to the client's connection, which owns its socket; here is only who
 //! that is, for the events. An idle one is owned here, by upstream, last in first out: the one that
 //! was used last is the least likely to be closed by its upstream. One that has anything to say
-//! while it is idle is closed: nobody asked it.
+//! while it is idle is closed: nobody asked it. Where descriptors are short, idle ones go first.
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +13,20 @@ use std::{
 };
 
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
     accept::watch,
     clock::milliseconds,
     connection::Ready,
+    listener::ConnectionBudget,
     slots::{KEY_BITS, Slots},
 };
-use crate::app::{Address, Chosen, Forward, Upstreams};
+use crate::{
+    app::{Address, Chosen, Forward, Upstreams},
+    logging::event,
+};
 
 /// In the tokens of upstreams' connections, and in no others.
 pub(super) const UPSTREAM_BIT: usize = 1 << KEY_BITS;
@@ -32,6 +37,9 @@ pub(super) struct UpstreamTable {
     slots: Slots<Slot>,
     /// Few keys, compared faster than hashed.
     idle: BTreeMap<Key, Vec<Token>>,
+    budget: ConnectionBudget,
+    /// When a line that could not be opened may be logged again.
+    log_ms: u64,
 }
 
 enum Slot {
@@ -63,9 +71,25 @@ pub(super) struct Line {
     pub(super) ready: Ready,
 }
 
+/// Why there is no line.
+pub(super) enum NotOpened {
+    /// The upstream's doing, or the network's.
+    ByUpstream,
+    /// This machine has no descriptor, memory or port for it.
+    OutOfResources,
+}
+
+/// How often it is logged at most that this machine is out of resources.
+const LOG_EVERY_MS: u64 = 1000;
+
+/// Errors of this machine, not of an upstream (socket(2), connect(2), epoll_ctl(2)).
+const OWN_ERRORS: &[Errno] =
+    &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::ADDRNOTAVAIL];
+
 impl UpstreamTable {
-    pub(super) fn new(registry: Registry) -> Self {
-        Self { registry, slots: Slots::new(), idle: BTreeMap::new() }
+    /// A table without lines; the budget is the clients'.
+    pub(super) fn new(registry: Registry, budget: ConnectionBudget) -> Self {
+        Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget, log_ms: 0 }
     }
 
     /// A connection that was kept, if there is one.
@@ -91,11 +115,34 @@ impl UpstreamTable {
         None
     }
 
-    /// Begins to open a connection.
+    /// Begins to open a connection. Where descriptors are short, idle ones make room.
     ///
     /// # Errors
     /// When it cannot be opened, as far as that is known at once.
-    pub(super) fn open(&mut self, address: Address<'_>, client: Token) -> io::Result<Line> {
+    pub(super) fn open(
+        &mut self,
+        address: Address<'_>,
+        client: Token,
+        now_ms: u64,
+    ) -> Result<Line, NotOpened> {
+        let mut opened = self.try_open(address, client);
+        if opened.as_ref().is_err_and(is_own) && self.close_idle() {
+            opened = self.try_open(address, client);
+        }
+        opened.map_err(|error| {
+            if !is_own(&error) {
+                return NotOpened::ByUpstream;
+            }
+            if now_ms >= self.log_ms {
+                self.log_ms = now_ms + LOG_EVERY_MS;
+                event!(Error, "upstream_not_opened", error:% = error);
+            }
+            NotOpened::OutOfResources
+        })
+    }
+
+    fn try_open(&mut self, address: Address<'_>, client: Token) -> io::Result<Line> {
+        self.budget.note_line();
         let (domain, address) = match address {
             Address::Tcp(address) => (Domain::for_address(address), SockAddr::from(address)),
             Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
@@ -160,23 +207,40 @@ impl UpstreamTable {
 
     /// Closes what has been idle too long, or leads nowhere any more.
     pub(super) fn sweep(&mut self, now_ms: u64) {
+        self.retain(|idle| idle.until_ms > now_ms && idle.upstreams.strong_count() > 0);
+    }
+
+    /// Closes all idle connections; says whether there were any.
+    pub(super) fn close_idle(&mut self) -> bool {
+        let had_some = !self.idle.is_empty();
+        self.retain(|_| false);
+        had_some
+    }
+
+    /// Keeps the idle connections of which this is true.
+    fn retain(&mut self, is_good: impl Fn(&Idle) -> bool) {
         let slots = &mut self.slots;
         self.idle.retain(|_, kept| {
             kept.retain(|token| {
-                let is_good = matches!(slots.find(strip(*token)), Some(Slot::Idle(idle))
-                    if idle.until_ms > now_ms && idle.upstreams.strong_count() > 0);
-                if !is_good {
+                let found = slots.find(strip(*token));
+                let stays = matches!(found, Some(Slot::Idle(idle)) if is_good(idle));
+                if !stays {
                     slots.remove(strip(*token));
                 }
-                is_good
+                stays
             });
             !kept.is_empty()
         });
     }
 }
 
+fn is_own(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| OWN_ERRORS.contains(&errno))
+}
+
 /// connect(2): the handshake goes on.
-const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
+const IN_PROGRESS: i32 = Errno::INPROGRESS.raw_os_error();
 
 fn key(forward: &Forward, chosen: &Chosen) -> Key {
     (Arc::as_ptr(forward.upstreams()).addr(), chosen.index())

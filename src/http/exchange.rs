@@ -442,6 +442,11 @@ impl Exchange {
         self.keep_alive = false;
     }
 
+    /// Whether the client waits for a 100 before it sends its content.
+    pub fn awaits_continue(&self) -> bool {
+        self.awaits_continue
+    }
+
     /// Where the connection is.
     pub fn phase(&self) -> Phase {
         match (&self.reading, self.writing) {

@@ -244,7 +244,7 @@ impl Server {
 
     /// Holds the running process to this many descriptors; those it has above stay open.
     pub fn lower_descriptor_limit(&self, most: u64) {
-        let limit = Rlimit { current: Some(most), maximum: Some(64) };
+        let limit = Rlimit { current: Some(most), maximum: Some(most.max(64)) };
         prlimit(Some(self.pid()), Resource::Nofile, limit).expect("prlimit");
     }
 
@@ -359,7 +359,7 @@ impl Server {
         columns.split_ascii_whitespace().nth(index).unwrap_or("").to_owned()
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed()).expect("a process id")
     }
 }

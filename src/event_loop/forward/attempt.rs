@@ -17,7 +17,7 @@ use crate::{
         connection::{Connection, Fate},
         output::Output,
         own_answers,
-        upstreams::Line,
+        upstreams::{Line, NotOpened},
     },
     http::{RequestContent, UpstreamExchange, UpstreamRequest},
     logging::event,
@@ -66,7 +66,6 @@ impl Connection {
             Ok(chosen) => chosen,
             Err(none) => return self.respond(none.response(), cx),
         };
-        self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
         if content.follows() {
             self.exchange.keep_trailers();
         }
@@ -79,8 +78,12 @@ impl Connection {
     /// Opens a line to an upstream and writes the request; goes on to others while that fails.
     fn ask(&mut self, mut attempt: Attempt, mut chosen: Chosen, cx: &mut LoopContext) {
         let line = loop {
-            if let Some(line) = self.open_line(&attempt, &mut chosen, cx) {
-                break line;
+            match self.open_line(&attempt, &mut chosen, cx) {
+                Ok(line) => break line,
+                Err(NotOpened::ByUpstream) => {}
+                Err(NotOpened::OutOfResources) => {
+                    return self.respond(own_answers::out_of_resources(), cx);
+                }
             }
             self.note_failure(&attempt.forward, &chosen, Failure::NotOpened, cx);
             attempt.tried.push(chosen.index());
@@ -89,7 +92,8 @@ impl Connection {
                 None => return self.respond(own_answers::bad_gateway(), cx),
             }
         };
-        let (mut output, mut exchange) = write_request(&attempt, &chosen, cx);
+        let awaits_continue = self.exchange.awaits_continue();
+        let (mut output, mut exchange) = write_request(&attempt, &chosen, awaits_continue, cx);
         let head_bytes = output.buffered();
         if let Some((sent, content)) = attempt.sent {
             // The content that was taken from the client before the line was open.
@@ -111,6 +115,7 @@ impl Connection {
             input: None,
             asked_ns: cx.clock.now_ns(),
             stage: Stage::Asking,
+            awaits_continue,
             moved: false,
             moved_ms: cx.clock.now_ms(),
         }));
@@ -122,20 +127,17 @@ impl Connection {
         attempt: &Attempt,
         chosen: &mut Chosen,
         cx: &mut LoopContext,
-    ) -> Option<Line> {
-        if !attempt.fresh {
-            let now_ms = cx.clock.now_ms();
-            let kept = cx.upstreams.take(&attempt.forward, chosen, self.token, now_ms);
-            if kept.is_some() {
-                return kept;
-            }
+    ) -> Result<Line, NotOpened> {
+        let now_ms = cx.clock.now_ms();
+        if !attempt.fresh
+            && let Some(kept) = cx.upstreams.take(&attempt.forward, chosen, self.token, now_ms)
+        {
+            return Ok(kept);
         }
         loop {
-            if let Ok(line) = cx.upstreams.open(chosen.address(), self.token) {
-                return Some(line);
-            }
-            if !chosen.next_address(cx.clock.now_ns()) {
-                return None;
+            match cx.upstreams.open(chosen.address(), self.token, now_ms) {
+                Err(NotOpened::ByUpstream) if chosen.next_address(cx.clock.now_ns()) => {}
+                opened => return opened,
             }
         }
     }
@@ -213,14 +215,14 @@ impl Connection {
 fn write_request(
     Attempt { forward, content, .. }: &Attempt,
     chosen: &Chosen,
+    expects_continue: bool,
     cx: &mut LoopContext,
 ) -> (Output, UpstreamExchange) {
     let request = UpstreamRequest {
         content: *content,
         is_head: forward.is_head(),
         upgrade: forward.asks_upgrade(),
-        // The client was told to go on: the content is on its way.
-        expects_continue: false,
+        expects_continue,
         close: forward.config().idle_connections == 0,
     };
     let mut output = Output::default();
