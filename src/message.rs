@@ -3,7 +3,12 @@
 //! Down: a channel, then the loop's waker. Up: one channel for all loops and everybody else who
 //! wants something of control.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use crossbeam_channel::Sender;
 use mio::{Token, Waker};
@@ -89,7 +94,7 @@ pub(crate) enum LoopCommand {
     /// The routes changed: forget lives that ended.
     Refresh,
     /// Serve these public addresses too; each with this loop's own socket.
-    Listen(Vec<(SocketAddr, std::net::TcpListener)>),
+    Listen(Vec<PublicSocket>),
     /// Gate the public listeners of these addresses. Answered by [`ControlEvent::ListenersGated`].
     GateListeners(Arc<[SocketAddr]>),
     /// All loops have gated these: accept until nobody waits, and close them. Connections stay.
@@ -103,6 +108,17 @@ pub(crate) enum LoopCommand {
     /// An answer, or a part of one, for the exchange of this number, if that connection still
     /// waits for it.
     Deliver(Token, ExchangeNumber, Delivery),
+}
+
+/// A public listening socket of one loop.
+#[derive(Debug)]
+pub(crate) struct PublicSocket {
+    /// What it is called by; port 0 is the real one here.
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: TcpListener,
+    /// Whether its connections begin with a PROXY header: of each as it is when it is accepted. All
+    /// loops and the operator share it.
+    pub(crate) proxy_protocol: Arc<AtomicBool>,
 }
 
 /// Names an exchange that waits for its answer from outside; one loop uses no number twice. A

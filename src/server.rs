@@ -14,8 +14,8 @@ use crate::{
     app::{App, Later},
     config::{AdminListen, AppConfig, Config},
     control::{
-        Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Input, Notices, Operator,
-        Patience, PutMode, Reloads, Task, ask, load, unavailable,
+        Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Input, Listening, Notices,
+        Operator, Patience, PutMode, Reloads, Task, ask, load, unavailable,
     },
     event_loop::{
         self, AdminSetup, ConnectionBudget, EventLoop, ListenerSet, LoopSetup, UnixSocketFile,
@@ -37,6 +37,7 @@ pub struct HttpServer {
     tasks: (Sender<Task>, Receiver<Task>),
     listeners: Vec<ListenerSet>,
     addresses: Vec<SocketAddr>,
+    listening: Vec<Listening>,
     admin: Option<AdminSocket>,
     logging: Option<Logging>,
     epoch: Instant,
@@ -73,9 +74,13 @@ impl HttpServer {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let listeners =
-            event_loop::bind(&config.server.listen, loops).map_err(ServerError::Bind)?;
-        let addresses = listeners[0].iter().map(|(address, _)| *address).collect();
+        let listen = &config.server.listen;
+        let configured: Vec<_> = listen.iter().map(|entry| entry.address).collect();
+        let listeners = event_loop::bind(&configured, loops).map_err(ServerError::Bind)?;
+        let sockets = listen.iter().zip(&listeners[0]);
+        let listening: Vec<_> =
+            sockets.map(|(entry, socket)| Listening::new(entry, socket)).collect();
+        let addresses = listening.iter().map(|listening| listening.bound).collect();
         let registry = Arc::new(AppRegistry::new(loops, config.server.default_app.clone()));
         let (notices, epoch) = (Arc::<Notices>::default(), Instant::now());
         let control =
@@ -89,6 +94,7 @@ impl HttpServer {
             tasks: crossbeam_channel::unbounded(),
             listeners,
             addresses,
+            listening,
             admin: None,
             logging: None,
             epoch,
@@ -249,7 +255,6 @@ impl HttpServer {
         possible: usize,
     ) -> io::Result<()> {
         let loops = self.registry.loops();
-        let configured = self.config.server.listen.iter().copied();
         let operator = Operator {
             registry: Arc::clone(&self.registry),
             control: self.control.sender().clone(),
@@ -259,7 +264,7 @@ impl HttpServer {
             current: self.config.clone(),
             access: self.logging.as_ref().and_then(Logging::access),
             logging: self.logging.clone(),
-            listening: configured.zip(self.addresses.iter().copied()).collect(),
+            listening: self.listening.clone(),
             closing: Vec::new(),
             host: Host {
                 bind: Box::new(move |address, beside| {

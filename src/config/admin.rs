@@ -12,6 +12,7 @@ use std::{
 use toml::{Spanned, de::DeTable};
 
 use super::{
+    ListenConfig,
     error::{Finding, Span},
     reader::Table,
     sections::absolute_path,
@@ -82,7 +83,7 @@ pub(super) fn hide_token(text: &str, tree: &DeTable<'_>) -> String {
 }
 
 /// Reads `[admin]` in the root of a config that listens on `taken`.
-pub(super) fn read(root: &mut Table<'_, '_>, base: &Path, taken: &[SocketAddr]) -> AdminConfig {
+pub(super) fn read(root: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> AdminConfig {
     let read = root.table("admin", |table| section(table, base, taken));
     let (admin, is_listen_given) = read.unwrap_or_else(|| (AdminConfig::in_folder(base), false));
     if admin.enabled
@@ -98,7 +99,7 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path, taken: &[SocketAddr]) 
 }
 
 /// The section, and whether it says where to listen.
-fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[SocketAddr]) -> (AdminConfig, bool) {
+fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (AdminConfig, bool) {
     let default = AdminConfig::in_folder(base);
     let enabled = table.or("enabled", default.enabled, boolean);
     let given = table.optional("listen", |value| Ok((string(value)?, value.span())));
@@ -176,14 +177,14 @@ pub(super) fn check_length(path: &Path) -> Result<(), Fault> {
     Err(fault.help(format!("at most {SOCKET_PATH_BYTES_MAX} bytes are possible")))
 }
 
-fn free(address: SocketAddr, taken: &[SocketAddr]) -> Result<AdminListen, Fault> {
+fn free(address: SocketAddr, taken: &[ListenConfig]) -> Result<AdminListen, Fault> {
     let ip = address.ip().to_canonical();
-    let takes = |other: &&SocketAddr| {
+    let takes = |other: &SocketAddr| {
         // An address for all of its family takes the port of each one.
         let for_all = other.ip().is_unspecified() && other.is_ipv4() == ip.is_ipv4();
         other.port() == address.port() && (for_all || other.ip().to_canonical() == ip)
     };
-    match taken.iter().find(takes) {
+    match taken.iter().map(|listen| listen.address).find(takes) {
         Some(other) if address.port() != 0 => {
             Err(Fault::new(format!("is taken: `server.listen` has \"{other}\""))
                 .help("write another port"))

@@ -72,7 +72,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Apps {
 pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
     let host_span = table.span();
     let host = table.keep(&table.name(), host_span.clone(), host_pattern(table.key()));
-    let aliases = table.list("aliases", 0.., host_pattern).unwrap_or_default();
+    let aliases = table.list("aliases", host_pattern).unwrap_or_default();
     let names = host.iter().map(|host| (host, &host_span));
     for (name, span) in names.chain(aliases.iter().map(|(alias, span)| (alias, span))) {
         let repeat = apps.repeats.add(name, span.clone());
@@ -178,7 +178,7 @@ fn redirect(table: &mut Table<'_, '_>) -> Option<RedirectConfig> {
 
 fn files(table: &mut Table<'_, '_>, base: &Path) -> Option<FilesConfig> {
     let root = table.required("root", |value| absolute_path(string(value)?, base));
-    let index = table.list("index", 0.., file_name);
+    let index = table.list("index", file_name);
     let index = index.map(|names| names.into_iter().map(|(name, _)| name).collect());
     let not_found = table.optional("not_found", |value| path_inside(string(value)?));
     let precompressed = table.or("precompressed", true, boolean);

@@ -131,8 +131,8 @@ fn read_file(path: &Path) -> Result<(String, PathBuf), ConfigError> {
 /// `[server]`: addresses, threads and the times of a stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Addresses to listen on, at least one, no two alike. Default: `127.0.0.1:8080`.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen: at least one, no two addresses alike. Default: `127.0.0.1:8080`.
+    pub listen: Vec<ListenConfig>,
     /// Number of loops; 0 means one per core; at most 1024. Default: 0.
     pub threads: usize,
     /// The app that answers hosts no app names; lower case, one of the apps' hosts. Default: none,
@@ -150,13 +150,29 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()],
             threads: 0,
             default_app: None,
             drain_timeout: Duration::from_secs(30),
             idle_grace: Duration::from_secs(1),
             shutdown_delay: Duration::ZERO,
         }
+    }
+}
+
+/// An entry of `listen`: an address, or `{ address = "…", … }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether connections begin with a PROXY header, version 1 or 2, which names the client. One
+    /// without it is closed. Default: false.
+    pub proxy_protocol: bool,
+}
+
+impl From<SocketAddr> for ListenConfig {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, proxy_protocol: false }
     }
 }
 
@@ -330,7 +346,7 @@ mod tests {
 
     const FULL: &str = r#"
 [server]
-listen = ["0.0.0.0:80", "[::]:80"]
+listen = ["0.0.0.0:80", { address = "[::]:80", proxy_protocol = true }]
 threads = 4
 default_app = "Example.com"
 drain_timeout = "1m30s"
@@ -447,7 +463,10 @@ headers = { X-B = "2", X-A = "1" }
         let config = parse(FULL).unwrap_or_else(|error| panic!("{error}"));
         let secs = Duration::from_secs;
         let server = ServerConfig {
-            listen: vec!["0.0.0.0:80".parse().unwrap(), "[::]:80".parse().unwrap()],
+            listen: vec![
+                SocketAddr::from(([0; 4], 80)).into(),
+                ListenConfig { address: "[::]:80".parse().unwrap(), proxy_protocol: true },
+            ],
             threads: 4,
             default_app: Some("www.example.com".to_owned()),
             drain_timeout: secs(90),
@@ -555,15 +574,29 @@ headers = { X-B = "2", X-A = "1" }
             (
                 "listen = '[::1]:1'",
                 "2:10",
-                "an array of strings, not a string (write [\"[::1]:1\"]",
+                "an array of strings and tables, not a string (write [\"[::1]:1\"]",
             ),
             ("listen = [':80']", "2:11", "(write \"0.0.0.0:80\" for all IPv4 addresses"),
             ("listen = ['localhost:80']", "2:11", "(write \"127.0.0.1:80\")"),
             ("listen = ['::1']", "2:11", "(write \"[::1]:8080\")"),
             ("listen = ['10.0.0.1']", "2:11", "(write \"10.0.0.1:8080\")"),
             ("listen = ['1.1.1.1:65536']", "2:11", "`server.listen[0]` is no IP address with"),
-            ("listen = ['[::1]:0', 1]", "2:22", "`server.listen[1]` must be a string"),
+            ("listen = ['[::1]:0', 1]", "2:22", "`server.listen[1]` must be a string or a table"),
             ("listen = ['[::1]:0', '[0::1]:0']", "2:22", "`[::1]:0` stands twice"),
+            ("listen = ['[::1]:0', {address = '[::1]:0'}]", "2:22", "`[::1]:0` stands twice"),
+            ("listen = [{}]", "2:11", "`server.listen[0].address` is missing"),
+            ("listen = [{address = ':80'}]", "2:22", "(write \"0.0.0.0:80\" for all IPv4"),
+            ("listen = [{address = 80}]", "2:22", "`server.listen[0].address` must be a string"),
+            (
+                "listen = ['[::1]:0', {address = '[::1]:1', proxy_protocol = 1}]",
+                "2:61",
+                "`server.listen[1].proxy_protocol` must be true or false, not an integer",
+            ),
+            (
+                "listen = [{address = '[::1]:1', proxy = true}]",
+                "2:33",
+                "unknown key `server.listen[0].proxy` (known keys: address, proxy_protocol)",
+            ),
             ("threads = 'x'", "2:11", "must be an integer from 0 to 1024, not a string"),
             ("threads = -1", "2:11", "`server.threads` must be an integer from 0 to 1024"),
             ("threads = 1025", "2:11", "`server.threads` must be an integer from 0 to 1024"),

@@ -216,7 +216,7 @@ impl HealthConfig {
 pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Option<ProxyConfig> {
     let upstreams = upstreams(table, base);
     let default = ProxyConfig::new(upstreams.unwrap_or_default());
-    let trusted = table.list("trusted_proxies", 0.., Cidr::parse).unwrap_or_default();
+    let trusted = table.list("trusted_proxies", Cidr::parse).unwrap_or_default();
     let proxy = ProxyConfig {
         balance: balance(table, default.balance),
         host: table.or("host", default.host, |value| host_policy(string(value)?)),
@@ -250,6 +250,7 @@ fn upstreams(table: &mut Table<'_, '_>, base: &Path) -> Option<Vec<UpstreamConfi
         let weight = table.or("weight", 1, |value| integer(value, WEIGHT));
         Some(UpstreamConfig { address: address?, weight })
     };
+    table.require("upstreams");
     let found = table.strings_or_tables("upstreams", 1..=UPSTREAMS_MAX, of_url, of_table)?;
     let mut seen = Repeats::default();
     for (upstream, span) in &found {

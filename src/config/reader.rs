@@ -4,10 +4,7 @@
 //! one key never hide those of another. What is read after a fault may be a default: it is dropped
 //! with the whole configuration.
 
-use std::{
-    collections::HashMap,
-    ops::{RangeFrom, RangeInclusive},
-};
+use std::{collections::HashMap, ops::RangeInclusive};
 
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -165,23 +162,27 @@ impl<'d, 'f> Table<'d, 'f> {
         key: &'static str,
         read: impl FnOnce(Value<'d>) -> Result<T, Fault>,
     ) -> Option<T> {
+        self.require(key);
+        self.optional(key, read)
+    }
+
+    /// Reports a key that must be there, if it is not.
+    pub(super) fn require(&mut self, key: &'static str) {
         if !self.entries.contains_key(key) {
             let message = format!("`{}` is missing", self.path_of(key));
             let help = format!("add `{key}`");
             self.report(Finding::new(self.span(), message).help(help).fragile());
         }
-        self.optional(key, read)
     }
 
-    /// Reads an array of so many strings, each by `read`, with their places.
+    /// Reads an array of strings, each by `read`, with their places.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
-        count: RangeFrom<usize>,
         read: impl Fn(&'d str) -> Result<T, Fault>,
     ) -> Option<Vec<(T, Span)>> {
-        let items = self
-            .optional(key, |value| array(value, count.start..=usize::MAX, "an array of strings"))?;
+        let items =
+            self.optional(key, |value| array(value, 0..=usize::MAX, "an array of strings"))?;
         let mut read_items = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let result = string(item).and_then(&read);
@@ -192,7 +193,7 @@ impl<'d, 'f> Table<'d, 'f> {
         Some(read_items)
     }
 
-    /// Reads an array that must be there, of so many strings or tables, with their places.
+    /// Reads an array of so many strings or tables, with their places.
     pub(super) fn strings_or_tables<T>(
         &mut self,
         key: &'static str,
@@ -201,7 +202,7 @@ impl<'d, 'f> Table<'d, 'f> {
         read_table: impl Fn(&mut Table<'d, '_>) -> Option<T>,
     ) -> Option<Vec<(T, Span)>> {
         let wanted = "an array of strings and tables";
-        let items = self.required(key, |value| array(value, count, wanted))?;
+        let items = self.optional(key, |value| array(value, count, wanted))?;
         let mut read_items = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let (path, span) = (format!("{}[{index}]", self.path_of(key)), item.span());

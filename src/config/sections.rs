@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::{
-    AccessFormat, Limits, LogConfig, LogFormat, ServerConfig,
+    AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig,
     error::Span,
     hosts::host_pattern,
     reader::{Repeats, Table},
-    values::{Fault, Value, choice, duration, integer, size, string},
+    values::{Fault, Value, boolean, choice, duration, integer, size, string},
 };
 
 /// The most loops.
@@ -120,16 +120,22 @@ pub(super) fn timeout(value: Value<'_>) -> Result<Duration, Fault> {
     duration(value, TIMEOUT)
 }
 
-fn listen(table: &mut Table<'_, '_>) -> Option<Vec<SocketAddr>> {
-    let addresses = table.list("listen", 1.., address)?;
+fn listen(table: &mut Table<'_, '_>) -> Option<Vec<ListenConfig>> {
+    let of_text = |text| address(text).map(ListenConfig::from);
+    let of_table = |table: &mut Table<'_, '_>| {
+        let address = table.required("address", |value| address(string(value)?));
+        let proxy_protocol = table.or("proxy_protocol", false, boolean);
+        Some(ListenConfig { address: address?, proxy_protocol })
+    };
+    let found = table.strings_or_tables("listen", 1..=usize::MAX, of_text, of_table)?;
     let mut seen = Repeats::default();
-    for (address, span) in &addresses {
+    for (ListenConfig { address, .. }, span) in &found {
         // An IPv4 address can be written as IPv6 too, and both would take the same port.
         let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
         let repeat = seen.add(&canonical.to_string(), span.clone());
         repeat.into_iter().for_each(|finding| table.report(finding));
     }
-    Some(addresses.into_iter().map(|(address, _)| address).collect())
+    Some(found.into_iter().map(|(listen, _)| listen).collect())
 }
 
 fn address(text: &str) -> Result<SocketAddr, Fault> {

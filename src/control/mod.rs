@@ -42,7 +42,7 @@ pub use drains::{DrainTicket, Verdict};
 pub use lives::ChangeError;
 pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
 pub(crate) use notices::Notices;
-pub(crate) use operator::{Host, Operator, PutError, Sockets, Task, load, unavailable};
+pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, Task, load, unavailable};
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, Reloaded};
 pub use signals::{SignalRequest, forward_signals};
@@ -329,7 +329,7 @@ impl Control {
             self.command_one(index, LoopCommand::Configure(Box::new(config)));
         }
         for sockets in reload.listen {
-            self.addresses.extend(sockets.first().map(|(address, _)| *address));
+            self.addresses.extend(sockets.first().map(|socket| socket.address));
             for (index, socket) in sockets.into_iter().enumerate() {
                 self.command_one(index, LoopCommand::Listen(vec![socket]));
             }

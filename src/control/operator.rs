@@ -5,10 +5,13 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -21,9 +24,9 @@ use super::{
 };
 use crate::{
     app,
-    config::{AppConfig, Config, Problem},
+    config::{AppConfig, Config, ListenConfig, Problem},
     logging::{AccessLog, Logging, event},
-    message::{AppLife, Apps, HostedApp, Origin},
+    message::{AppLife, Apps, HostedApp, Origin, PublicSocket},
     registry::NewApp,
 };
 
@@ -50,8 +53,38 @@ pub(crate) enum PutError {
     Change(ChangeError),
 }
 
-/// A socket for each loop, with its real address.
-pub(crate) type Sockets = Vec<(SocketAddr, TcpListener)>;
+/// The sockets of one address, one for each loop.
+pub(crate) type Sockets = Vec<PublicSocket>;
+
+/// An address that the loops listen on.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening {
+    /// As it is configured.
+    configured: SocketAddr,
+    /// As it is bound: port 0 is a real one here.
+    pub(crate) bound: SocketAddr,
+    proxy_protocol: Arc<AtomicBool>,
+}
+
+impl Listening {
+    /// Has sockets behave as configured; `first` is one of them.
+    pub(crate) fn new(listen: &ListenConfig, first: &PublicSocket) -> Self {
+        let proxy_protocol = Arc::clone(&first.proxy_protocol);
+        let listening = Self { configured: listen.address, bound: first.address, proxy_protocol };
+        listening.configure(listen);
+        listening
+    }
+
+    /// Whether this entry of the config means it.
+    pub(super) fn is_of(&self, listen: &ListenConfig) -> bool {
+        self.configured == listen.address
+    }
+
+    /// Has connections that are accepted from here on treated as this says.
+    pub(super) fn configure(&self, listen: &ListenConfig) {
+        self.proxy_protocol.store(listen.proxy_protocol, Ordering::Relaxed);
+    }
+}
 
 /// What the operator cannot do by itself: it knows no sockets.
 pub(crate) struct Host {
@@ -73,8 +106,7 @@ pub(crate) struct Operator {
     pub(crate) current: Config,
     pub(crate) logging: Option<Logging>,
     pub(crate) access: Option<AccessLog>,
-    /// Addresses as they are configured, and as they are bound: port 0 is a real one there.
-    pub(crate) listening: Vec<(SocketAddr, SocketAddr)>,
+    pub(crate) listening: Vec<Listening>,
     /// Addresses that the loops were told to close, and when.
     pub(crate) closing: Vec<(SocketAddr, Instant)>,
     pub(crate) host: Host,

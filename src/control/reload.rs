@@ -24,7 +24,7 @@ use super::{
     ChangeError, DrainName, Input, LifeChanges, LivesChanged, ReadyReload, ask,
     drains::Cause,
     notices::notice,
-    operator::{Operator, Sockets, unavailable},
+    operator::{Listening, Operator, Sockets, unavailable},
 };
 use crate::{
     config::{
@@ -289,8 +289,8 @@ impl Operator {
         })
     }
 
-    /// Binds addresses that are new. Those that are gone are closed only if nothing failed: a
-    /// server without a listener would be out of reach.
+    /// Binds addresses that are new, and sets the options of those that are known. Those that are
+    /// gone are closed only if nothing failed: a server without a listener would be out of reach.
     fn change_listeners(
         &mut self,
         config: &Config,
@@ -299,19 +299,20 @@ impl Operator {
         let wanted = &config.server.listen;
         self.closing.retain(|(_, asked)| asked.elapsed() < CLOSED_MAX);
         let mut listen = Vec::new();
-        for &configured in wanted {
-            if self.listening.iter().any(|(known, _)| *known == configured) {
+        for entry in wanted {
+            if let Some(known) = self.listening.iter().find(|known| known.is_of(entry)) {
+                known.configure(entry);
                 continue;
             }
-            match self.bind(configured) {
+            match self.bind(entry.address) {
                 Ok(sockets) => {
-                    let bound = sockets.first().map_or(configured, |(bound, _)| *bound);
-                    self.listening.push((configured, bound));
-                    done.listening.push(bound);
+                    let listening = Listening::new(entry, &sockets[0]);
+                    done.listening.push(listening.bound);
+                    self.listening.push(listening);
                     listen.push(sockets);
                 }
                 Err(error) => {
-                    let address = configured.to_string();
+                    let address = entry.address.to_string();
                     notice!(
                         self.notices,
                         Error,
@@ -319,13 +320,14 @@ impl Operator {
                         address = &*address,
                         error = &*error,
                     );
-                    done.not_listening.push((configured, error));
+                    done.not_listening.push((entry.address, error));
                 }
             }
         }
         if done.not_listening.is_empty() {
-            let gone = self.listening.extract_if(.., |(known, _)| !wanted.contains(known));
-            done.closed = gone.map(|(_, bound)| bound).collect();
+            let is_gone = |known: &mut Listening| !wanted.iter().any(|entry| known.is_of(entry));
+            let gone = self.listening.extract_if(.., is_gone);
+            done.closed = gone.map(|gone| gone.bound).collect();
             let now = Instant::now();
             self.closing.extend(done.closed.iter().map(|address| (*address, now)));
         }
@@ -336,7 +338,7 @@ impl Operator {
     /// addresses of ours have a part of.
     fn bind(&self, address: SocketAddr) -> Result<Sockets, String> {
         let closing = self.closing.iter().rev().find(|(closing, _)| *closing == address);
-        let listening = self.listening.iter().map(|(_, bound)| bound);
+        let listening = self.listening.iter().map(|listening| &listening.bound);
         let mut ours = listening.chain(self.closing.iter().map(|(address, _)| address));
         let is_ours = ours.any(|ours| ours.port() == address.port());
         loop {

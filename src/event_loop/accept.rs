@@ -68,11 +68,12 @@ impl Acceptor {
         }
     }
 
-    /// Accepts from every listener that has somebody waiting, a turn's worth from each.
+    /// Accepts from every listener that has somebody waiting, a turn's worth from each. `take` is
+    /// told last whether a PROXY header comes first.
     pub(super) fn accept_all(
         &mut self,
         now_ms: u64,
-        mut take: impl FnMut(OwnedFd, Peer, ConnectionPermit),
+        mut take: impl FnMut(OwnedFd, Peer, ConnectionPermit, bool),
     ) {
         if let Some(again_ms) = self.again_ms {
             if again_ms > now_ms {
@@ -100,7 +101,7 @@ impl Acceptor {
         &mut self,
         index: usize,
         now_ms: u64,
-        take: &mut impl FnMut(OwnedFd, Peer, ConnectionPermit),
+        take: &mut impl FnMut(OwnedFd, Peer, ConnectionPermit, bool),
     ) -> bool {
         let listener = &mut self.listeners[index];
         if !listener.ready {
@@ -123,7 +124,7 @@ impl Acceptor {
                 false
             }
             Accepted::Connection(socket, peer) => {
-                take(socket, peer, permit);
+                take(socket, peer, permit, listener.proxy_protocol());
                 true
             }
         }

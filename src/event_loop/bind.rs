@@ -10,18 +10,19 @@
 
 use std::{
     fmt, fs, io,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     os::{
         fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::logging::event;
+use crate::{logging::event, message::PublicSocket};
 
 /// Connections that the kernel may hold until a loop accepts them; it takes at most
 /// `net.core.somaxconn`.
@@ -33,10 +34,8 @@ const UNIX_MODE: u32 = 0o600;
 /// What `sun_path` holds (unix(7)), with the NUL at its end.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// One loop's sockets, each with its address: the one that [`LoopCommand`] names it by.
-///
-/// [`LoopCommand`]: crate::message::LoopCommand
-pub(crate) type ListenerSet = Vec<(SocketAddr, std::net::TcpListener)>;
+/// One loop's sockets, or the sockets of one address, one for each loop.
+pub(crate) type ListenerSet = Vec<PublicSocket>;
 
 /// Binds every address once per loop.
 ///
@@ -53,8 +52,8 @@ pub(crate) fn bind(addresses: &[SocketAddr], loops: usize) -> Result<Vec<Listene
 }
 
 /// Binds one address once per loop. Port 0 is chosen by the kernel for the first loop and shared by
-/// the others; the addresses that come back are the real ones. `beside`: other sockets of ours have
-/// the port.
+/// the others; the addresses that come back are the real ones. No PROXY header is expected, until
+/// that is set. `beside`: other sockets of ours have the port.
 ///
 /// # Errors
 /// As [`bind`].
@@ -69,11 +68,13 @@ pub(crate) fn bind_address(
             drop(tcp_socket(address, false)?);
         }
         let mut bound = address;
+        let proxy_protocol = Arc::<AtomicBool>::default();
         let mut set = ListenerSet::new();
         for _ in 0..loops {
-            let listener = std::net::TcpListener::from(listen(tcp_socket(bound, true)?)?);
-            bound = listener.local_addr()?;
-            set.push((bound, listener));
+            let socket = TcpListener::from(listen(tcp_socket(bound, true)?)?);
+            bound = socket.local_addr()?;
+            let proxy_protocol = Arc::clone(&proxy_protocol);
+            set.push(PublicSocket { address: bound, socket, proxy_protocol });
         }
         Ok(set)
     };
@@ -87,7 +88,7 @@ pub(crate) fn bind_address(
 /// As [`bind`].
 pub(crate) fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
     let bind = || {
-        let listener = std::net::TcpListener::from(listen(tcp_socket(address, false)?)?);
+        let listener = TcpListener::from(listen(tcp_socket(address, false)?)?);
         Ok((listener.local_addr()?, listener.into()))
     };
     bind().map_err(|source| BindError { place: address.to_string(), source })
@@ -306,8 +307,8 @@ mod tests {
     #[test]
     fn loops_share_a_port_and_the_admins_socket_shares_with_nobody() {
         let set = bind_address(([127, 0, 0, 1], 0).into(), 3, false).unwrap();
-        let bound = set[0].0;
-        assert!(bound.port() > 0 && set.iter().all(|(address, _)| *address == bound));
+        let bound = set[0].address;
+        assert!(bound.port() > 0 && set.iter().all(|socket| socket.address == bound));
         assert!(bind_admin(bound).is_err());
         let (admin, _socket) = bind_admin(([127, 0, 0, 1], 0).into()).unwrap();
         assert!(bind_address(admin, 1, false).is_err());

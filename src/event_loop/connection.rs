@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!  fresh ──bytes──► head ◄────────────── idle      each wait ends by its own limit:
-//!                    │ complete            ▲         fresh, head   head_timeout       408 if begun
-//!                    ▼                     │ sent    content       body_timeout       408 if owed
-//!                 content, app, sending ───┘         sending       write_timeout      gone
+//!    │ no PROXY      │ complete            ▲         fresh, head   head_timeout       408 if begun
+//!    ▼ header        ▼                     │ sent    content       body_timeout       408 if owed
+//!   gone          content, app, sending ───┘         sending       write_timeout      gone
 //!                    │ last answer sent              idle          keepalive_timeout  last read
 //!                    ▼                               lingering     linger_timeout     gone
 //!                 lingering ──peer closed──► gone
 //! ```
-//! An exchange is in flight from its complete head until the kernel has its last byte; the guards
+//! Where a PROXY header comes first, a connection is fresh until a byte has come behind it. An
+//! exchange is in flight from its complete head until the kernel has its last byte; the guards
 //! are kept in [`InFlight`], in the order of the answers. Idle, a connection holds no buffer.
 //!
 //! - I3, I6: every way out drops the guards; a cut is counted.
@@ -17,6 +18,7 @@
 //! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
 //!   (RFC 9112 §9.6).
 
+mod proxy_header;
 mod waits;
 
 use std::{io, os::fd::OwnedFd};
@@ -64,10 +66,13 @@ pub(super) struct Connection {
     /// Bytes were left unread because answers have to go out first.
     stalled: bool,
     lingering: bool,
+    /// The PROXY header, which names the peer, is not whole yet.
+    awaits_proxy_header: bool,
     wait: Wait,
     /// A request came since the deadline was set: what is waited for now is a new wait.
     pub(super) wait_anew: bool,
     deadline: Deadline,
+    /// Bytes of the peer, without the PROXY header.
     received_total: u64,
     /// What the total of the wait's direction was when its window began.
     window_start: u64,
@@ -90,6 +95,8 @@ pub(super) struct Newcomer {
     pub(super) socket: OwnedFd,
     pub(super) peer: Peer,
     pub(super) permit: ConnectionPermit,
+    /// It begins with a PROXY header.
+    pub(super) proxy_protocol: bool,
 }
 
 /// What the socket is known to be ready for: edges tell of changes only, so it is remembered.
@@ -154,6 +161,7 @@ impl Connection {
             queued: false,
             stalled: false,
             lingering: false,
+            awaits_proxy_header: newcomer.proxy_protocol,
             wait: Wait::Fresh,
             wait_anew: true,
             deadline: Deadline::never(),
@@ -195,7 +203,9 @@ impl Connection {
             if self.lingering {
                 return self.read_out(cx);
             }
-            self.process_input(cx);
+            if self.take_input(cx) == Fate::Gone {
+                return Fate::Gone;
+            }
             let was_forwarding = self.forwarding.is_some();
             if self.pump(cx) == Fate::Gone {
                 return Fate::Gone;
@@ -351,7 +361,11 @@ impl Connection {
         match self.wait {
             // I7: what came in since the last edge was handled is served; else it is closed.
             Wait::Fresh | Wait::Idle => {
-                if !matches!(self.read(cx), Ok(Some(1..))) {
+                let is_silent = !matches!(self.read(cx), Ok(Some(1..)));
+                if self.awaits_proxy_header && self.read_proxy_header(cx) == Fate::Gone {
+                    return Fate::Gone;
+                }
+                if is_silent || self.awaits_proxy_header {
                     self.exchange.close_now();
                 }
             }

@@ -22,7 +22,7 @@ use rustix::{
 };
 use socket2::{SockFilter, SockRef};
 
-use crate::app::Peer;
+use crate::{app::Peer, message::PublicSocket};
 
 /// A listening socket of one loop.
 pub(super) struct Listener {
@@ -34,6 +34,10 @@ pub(super) struct Listener {
     pub(super) ready: bool,
     /// It is gated on every loop: it closes when nobody waits.
     pub(super) closing: bool,
+    /// Of a public one, [`PublicSocket::proxy_protocol`].
+    ///
+    /// [`PublicSocket::proxy_protocol`]: crate::message::PublicSocket::proxy_protocol
+    proxy_protocol: Arc<AtomicBool>,
 }
 
 /// Errors of the connection that is accepted, not of accepting (accept(2)).
@@ -63,8 +67,19 @@ pub(super) enum Accepted {
 }
 
 impl Listener {
-    pub(super) fn new(socket: OwnedFd, token: Token, address: Option<SocketAddr>) -> Self {
-        Self { socket, token, address, ready: true, closing: false }
+    pub(super) fn public(public: PublicSocket, token: Token) -> Self {
+        let PublicSocket { address, socket, proxy_protocol } = public;
+        Self { address: Some(address), proxy_protocol, ..Self::admin(socket.into(), token) }
+    }
+
+    pub(super) fn admin(socket: OwnedFd, token: Token) -> Self {
+        let proxy_protocol = Arc::default();
+        Self { socket, token, address: None, ready: true, closing: false, proxy_protocol }
+    }
+
+    /// Whether a PROXY header comes first on connections that are accepted now.
+    pub(super) fn proxy_protocol(&self) -> bool {
+        self.proxy_protocol.load(Ordering::Relaxed)
     }
 
     pub(super) fn accept(&mut self) -> Accepted {

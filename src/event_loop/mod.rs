@@ -55,7 +55,10 @@ use crate::{
     app::App,
     config, http,
     logging::{AccessWriter, event},
-    message::{Apps, ControlEvent, ExchangeNumber, HostedApp, LoopCommand, LoopConfig, LoopHandle},
+    message::{
+        Apps, ControlEvent, ExchangeNumber, HostedApp, LoopCommand, LoopConfig, LoopHandle,
+        PublicSocket,
+    },
     metrics::{LoopCounts, LoopGauges},
     registry::RegistryView,
 };
@@ -164,6 +167,8 @@ struct LoopContext {
     access: Option<AccessWriter>,
     /// Public connections by state. Plain numbers: a turn that changed them shows them at its end.
     counts: LoopCounts,
+    /// When a PROXY header that was refused may be logged again.
+    proxy_header_log_ms: u64,
     /// The last number that an exchange was given.
     last_number: u64,
     /// By which the loop is told what comes from outside.
@@ -229,6 +234,7 @@ impl Running {
             closing: false,
             access: config.access,
             counts: LoopCounts::default(),
+            proxy_header_log_ms: 0,
             last_number: 0,
             handle,
             upstreams,
@@ -252,12 +258,12 @@ impl Running {
             end_ms: None,
             cx,
         };
-        for (address, socket) in setup.listeners {
-            let listener = running.listener(socket.into(), Some(address))?;
-            running.public.add(listener);
+        for socket in setup.listeners {
+            running.add_public(socket)?;
         }
         if let Some(admin) = admin {
-            let listener = running.listener(admin.listener, None)?;
+            let listener = Listener::admin(admin.listener, running.next_listener_token());
+            watch(running.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
             running.admin.add(listener);
         }
         Ok(running)
@@ -402,8 +408,8 @@ impl Running {
         let Self { poll, public, admin, connections, cx, .. } = self;
         let now_ms = cx.clock.now_ms();
         for (acceptor, class) in [(&mut *public, Class::Public), (admin, Class::Admin)] {
-            acceptor.accept_all(now_ms, |socket, peer, permit| {
-                let newcomer = Newcomer { class, socket, peer, permit };
+            acceptor.accept_all(now_ms, |socket, peer, permit, proxy_protocol| {
+                let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol };
                 add_connection(poll, connections, newcomer, cx);
             });
         }
@@ -431,16 +437,16 @@ impl Running {
         }
     }
 
-    /// A listener that the loop is told of.
-    fn listener(
-        &mut self,
-        socket: OwnedFd,
-        address: Option<std::net::SocketAddr>,
-    ) -> io::Result<Listener> {
-        let token = Token(self.listener_count << (slots::KEY_BITS + 2) | LISTENER_BIT);
+    fn add_public(&mut self, socket: PublicSocket) -> io::Result<()> {
+        let listener = Listener::public(socket, self.next_listener_token());
+        watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
+        self.public.add(listener);
+        Ok(())
+    }
+
+    fn next_listener_token(&mut self) -> Token {
         self.listener_count += 1;
-        watch(self.poll.registry(), &socket, token, Interest::READABLE)?;
-        Ok(Listener::new(socket, token, address))
+        Token((self.listener_count - 1) << (slots::KEY_BITS + 2) | LISTENER_BIT)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a loop does when control tells it to, between two turns.
 
-use std::{net::SocketAddr, os::fd::AsRawFd, sync::Arc};
+use std::{os::fd::AsRawFd, sync::Arc};
 
 use crossbeam_channel::Sender;
 use mio::{Token, unix::SourceFd};
@@ -8,7 +8,7 @@ use mio::{Token, unix::SourceFd};
 use super::{Connection, END_GRACE, Fate, Running, clock::milliseconds, connection::Class};
 use crate::{
     logging::event,
-    message::{BusyConnection, ControlEvent, LoopCommand},
+    message::{BusyConnection, ControlEvent, LoopCommand, PublicSocket},
     registry::AppId,
 };
 
@@ -96,16 +96,14 @@ impl Running {
     }
 
     /// Serves further addresses. A stop may have come between.
-    fn listen(&mut self, sockets: Vec<(SocketAddr, std::net::TcpListener)>) {
+    fn listen(&mut self, sockets: Vec<PublicSocket>) {
         if self.emptied {
             return;
         }
-        for (address, socket) in sockets {
-            match self.listener(socket.into(), Some(address)) {
-                Ok(listener) => self.public.add(listener),
-                Err(error) => {
-                    event!(Error, "listener_not_watched", address:% = address, error:% = error);
-                }
+        for socket in sockets {
+            let address = socket.address;
+            if let Err(error) = self.add_public(socket) {
+                event!(Error, "listener_not_watched", address:% = address, error:% = error);
             }
         }
         if self.cx.closing {

@@ -57,13 +57,27 @@ pub(super) fn hosted_app(app: Arc<dyn App>) -> HostedApp {
 
 /// A connection of a loop, and its peer.
 pub(super) fn connection(cx: &mut LoopContext) -> (Connection, TcpStream) {
+    connect(cx, false)
+}
+
+/// A connection that begins with a PROXY header, and its peer.
+pub(super) fn proxied_connection(cx: &mut LoopContext) -> (Connection, TcpStream) {
+    connect(cx, true)
+}
+
+fn connect(cx: &mut LoopContext, proxy_protocol: bool) -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connect");
     let (socket, address) = listener.accept().expect("accept");
     socket.set_nonblocking(true).expect("O_NONBLOCK");
     let permit = budget().take().expect("a place");
-    let newcomer =
-        Newcomer { class: Class::Public, socket: socket.into(), peer: Peer::Tcp(address), permit };
+    let newcomer = Newcomer {
+        class: Class::Public,
+        socket: socket.into(),
+        peer: Peer::Tcp(address),
+        permit,
+        proxy_protocol,
+    };
     (Connection::new(TOKEN, newcomer, cx), peer)
 }
 

@@ -75,7 +75,7 @@ impl Rig {
         let app = hosted_app(Arc::new(Desk("public", desk.clone())));
         let life = registry.insert(NewApp { host: "a".into(), aliases: Vec::new(), app }).unwrap();
         let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
-        let (address, gauges) = (listeners[0].0, Arc::<LoopGauges>::default());
+        let (address, gauges) = (listeners[0].address, Arc::<LoopGauges>::default());
         let (report, events) = crossbeam_channel::unbounded();
         let budget = ConnectionBudget::new(100, usize::MAX);
         let (event_loop, handle) = EventLoop::new(LoopSetup {
@@ -127,7 +127,7 @@ impl Rig {
     fn wait_counts(&self, expected: [u64; 5]) {
         let begun = Instant::now();
         loop {
-            let LoopCounts { fresh, busy, idle, lingering, accepted } = self.gauges.snapshot();
+            let LoopCounts { fresh, busy, idle, lingering, accepted, .. } = self.gauges.snapshot();
             let counts = [fresh, busy, idle, lingering, accepted];
             if counts == expected {
                 return;
@@ -353,7 +353,7 @@ fn an_address_comes_and_goes_and_its_connections_stay() {
     let (first, mut on_first) = (rig.address, rig.connect());
     assert!(exchange(&mut on_first, &get("/")).ends_with("public"));
     let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
-    rig.address = further[0].0;
+    rig.address = further[0].address;
     rig.send(LoopCommand::Listen(further));
     let mut on_further = rig.connect();
     assert!(exchange(&mut on_further, &get("/")).ends_with("public"));
@@ -369,7 +369,7 @@ fn an_address_comes_and_goes_and_its_connections_stay() {
     TcpListener::bind(first).expect("the address is free");
     // A third one takes none of the tokens there were.
     let third = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
-    rig.address = third[0].0;
+    rig.address = third[0].address;
     rig.send(LoopCommand::Listen(third));
     assert!(exchange(&mut rig.connect(), &get("/")).ends_with("public"));
     rig.end();
@@ -381,7 +381,7 @@ fn an_address_that_comes_within_a_stop_goes_with_the_others() {
     rig.send(LoopCommand::Gate);
     rig.expect(ControlEvent::Gated);
     let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
-    let address = further[0].0;
+    let address = further[0].address;
     rig.send(LoopCommand::Listen(further));
     let gone: Arc<[SocketAddr]> = [rig.address].into();
     rig.send(LoopCommand::CloseListeners(gone));
@@ -426,7 +426,7 @@ fn who_waits_at_an_address_that_goes_is_served_when_a_stop_comes_between() {
     let rig = Rig::start();
     rig.budget.set_max(2 * QUEUED);
     let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
-    let leaving: Arc<[SocketAddr]> = [further[0].0].into();
+    let leaving: Arc<[SocketAddr]> = [further[0].address].into();
     rig.send(LoopCommand::Listen(further));
     let mut peers = queued(leaving[0]);
     peers.append(&mut queued(rig.address));
@@ -594,7 +594,7 @@ const QUEUED: usize = 3 * accept::ACCEPTS_PER_TURN;
 fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
     let mut sets = bind(&[([127, 0, 0, 1], 0).into(); 3], 1).unwrap();
     let sockets = sets.remove(0);
-    let last = sockets[2].0;
+    let last = sockets[2].address;
     let mut running = test_support::running(sockets, None);
     let mut peers: Vec<_> = (0..QUEUED).map(|_| TcpStream::connect(last).unwrap()).collect();
     running.finish();

@@ -10,6 +10,7 @@ mod head;
 mod head_scan;
 mod host;
 mod method;
+mod proxy_protocol;
 mod request;
 mod response;
 mod target;
@@ -21,6 +22,7 @@ pub use fields::FieldTable;
 pub use head::{RequestContent, RequestHead, ResponseContent, ResponseHead, Version};
 pub use host::{Host, is_host_name};
 pub use method::Method;
+pub use proxy_protocol::ProxyHeader;
 pub use request::Refused;
 pub use response::{
     Bytes, Opening, Response, is_field_name, is_field_value, is_framing_field, reason_phrase,

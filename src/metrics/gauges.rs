@@ -21,6 +21,7 @@ struct Published {
     idle: AtomicU64,
     lingering: AtomicU64,
     accepted: AtomicU64,
+    proxy_headers_refused: AtomicU64,
 }
 
 /// A loop's counts, or those of several added up.
@@ -36,6 +37,8 @@ pub(crate) struct LoopCounts {
     pub(crate) lingering: u64,
     /// Connections accepted so far.
     pub(crate) accepted: u64,
+    /// Connections dropped so far for what they sent instead of a PROXY header.
+    pub(crate) proxy_headers_refused: u64,
 }
 
 impl LoopGauges {
@@ -46,6 +49,7 @@ impl LoopGauges {
         self.0.idle.store(counts.idle, Relaxed);
         self.0.lingering.store(counts.lingering, Relaxed);
         self.0.accepted.store(counts.accepted, Relaxed);
+        self.0.proxy_headers_refused.store(counts.proxy_headers_refused, Relaxed);
     }
 
     /// What was published last.
@@ -56,6 +60,7 @@ impl LoopGauges {
             idle: self.0.idle.load(Relaxed),
             lingering: self.0.lingering.load(Relaxed),
             accepted: self.0.accepted.load(Relaxed),
+            proxy_headers_refused: self.0.proxy_headers_refused.load(Relaxed),
         }
     }
 }
@@ -67,6 +72,7 @@ impl AddAssign for LoopCounts {
         self.idle += other.idle;
         self.lingering += other.lingering;
         self.accepted += other.accepted;
+        self.proxy_headers_refused += other.proxy_headers_refused;
     }
 }
 
@@ -78,12 +84,27 @@ mod tests {
     fn what_is_published_last_is_seen_and_adds_up() {
         let gauges = LoopGauges::default();
         assert_eq!(gauges.snapshot(), LoopCounts::default());
-        let counts = LoopCounts { fresh: 1, busy: 2, idle: 3, lingering: 4, accepted: 10 };
+        let counts = LoopCounts {
+            fresh: 1,
+            busy: 2,
+            idle: 3,
+            lingering: 4,
+            accepted: 10,
+            proxy_headers_refused: 5,
+        };
         gauges.publish(&LoopCounts { idle: 7, ..counts });
         gauges.publish(&counts);
         assert_eq!(gauges.snapshot(), counts);
         let mut all = gauges.snapshot();
         all += counts;
-        assert_eq!(all, LoopCounts { fresh: 2, busy: 4, idle: 6, lingering: 8, accepted: 20 });
+        let twice = LoopCounts {
+            fresh: 2,
+            busy: 4,
+            idle: 6,
+            lingering: 8,
+            accepted: 20,
+            proxy_headers_refused: 10,
+        };
+        assert_eq!(all, twice);
     }
 }

@@ -206,6 +206,11 @@ impl Page {
             "Connections accepted",
             &connections.accepted,
         )?;
+        families.counter(
+            "tidegate_proxy_headers_refused_total",
+            "Connections dropped for what they sent instead of a PROXY header",
+            &connections.proxy_headers_refused,
+        )?;
         families.gauge("tidegate_loops", "Event loops", &scrape.loops)?;
         families.counters(
             "tidegate_log_lines_lost_total",
@@ -419,7 +424,14 @@ mod tests {
         drain_seconds.observe(Duration::from_millis(1500));
         Scrape {
             hosts,
-            connections: LoopCounts { fresh: 1, busy: 2, idle: 3, lingering: 4, accepted: 10 },
+            connections: LoopCounts {
+                fresh: 1,
+                busy: 2,
+                idle: 3,
+                lingering: 4,
+                accepted: 10,
+                proxy_headers_refused: 5,
+            },
             loops: 4,
             start_time: Duration::from_millis(1_700_000_000_250),
             uptime: Duration::from_secs(90),
@@ -489,6 +501,7 @@ mod tests {
                 "tidegate_drain_seconds_sum 1.5",
                 r#"tidegate_connections{state="lingering"} 4"#,
                 "tidegate_connections_accepted_total 10",
+                "tidegate_proxy_headers_refused_total 5",
                 r#"tidegate_log_lines_lost_total{log="access"} 6"#,
                 r#"tidegate_config_reloads_total{result="failed"} 8"#,
                 "tidegate_config_last_reload_success_timestamp_seconds 1700000050.0",

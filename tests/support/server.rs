@@ -41,14 +41,17 @@ impl Setup {
     /// Two loops on a free port of 127.0.0.1, no apps.
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let listen = vec!["127.0.0.1:0".to_owned()];
+        let listen = vec!["\"127.0.0.1:0\"".to_owned()];
         let [server, limits, log, admin, apps] = [const { String::new() }; 5];
         Self { dir, listen, server, limits, log, admin, apps, descriptors: None }
     }
 
-    /// Listens on these addresses instead.
+    /// Listens on these addresses instead; an entry that begins with `{` is a table.
     pub fn listen(mut self, addresses: &[&str]) -> Self {
-        self.listen = addresses.iter().map(ToString::to_string).collect();
+        let entry = |text: &&str| {
+            if text.starts_with('{') { (*text).to_owned() } else { format!("{text:?}") }
+        };
+        self.listen = addresses.iter().map(entry).collect();
         self
     }
 
@@ -111,8 +114,13 @@ impl Setup {
     pub fn text(&self) -> String {
         let threads = if self.server.contains("threads") { "" } else { "threads = 2\n" };
         format!(
-            "[server]\nlisten = {:?}\n{threads}{}\n[limits]\n{}\n[log]\n{}\n[admin]\n{}{}",
-            self.listen, self.server, self.limits, self.log, self.admin, self.apps
+            "[server]\nlisten = [{}]\n{threads}{}\n[limits]\n{}\n[log]\n{}\n[admin]\n{}{}",
+            self.listen.join(", "),
+            self.server,
+            self.limits,
+            self.log,
+            self.admin,
+            self.apps
         )
     }
 

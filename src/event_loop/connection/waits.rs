@@ -47,7 +47,8 @@ impl Connection {
         }
         match self.exchange.phase() {
             Phase::Content => Wait::Content,
-            Phase::Head if self.input.as_ref().is_some_and(|input| !input.is_empty()) => Wait::Head,
+            Phase::Head if self.has_input() && self.awaits_proxy_header => Wait::Fresh,
+            Phase::Head if self.has_input() => Wait::Head,
             Phase::Head if self.received_total == 0 => Wait::Fresh,
             Phase::Head => Wait::Idle,
             Phase::Answer | Phase::Closed => Wait::Sending,

@@ -1,0 +1,153 @@
+//! The PROXY header in front of a connection's first request: who the client is.
+//!
+//! - A connection whose header is refused is dropped without an answer, counted, and now and then
+//!   logged.
+//! - No byte of the header reaches the exchange.
+
+use std::time::Duration;
+
+use super::{
+    super::{LoopContext, clock::milliseconds},
+    Connection, Fate,
+};
+use crate::{app::Peer, http::ProxyHeader, logging::event};
+
+/// How often a loop logs a refused header at most: whoever can connect can send one.
+const REFUSED_LOG_EVERY: Duration = Duration::from_secs(60);
+
+impl Connection {
+    /// Takes what is whole out of the unread bytes.
+    pub(super) fn take_input(&mut self, cx: &mut LoopContext) -> Fate {
+        if self.awaits_proxy_header && self.read_proxy_header(cx) == Fate::Gone {
+            return Fate::Gone;
+        }
+        if !self.awaits_proxy_header {
+            self.process_input(cx);
+        }
+        Fate::Keep
+    }
+
+    /// Reads the header, if it is whole; from then on the peer is the one that it names.
+    pub(super) fn read_proxy_header(&mut self, cx: &mut LoopContext) -> Fate {
+        let Some(input) = &mut self.input else { return Fate::Keep };
+        match ProxyHeader::read(input.unread()) {
+            ProxyHeader::NeedMore => {}
+            ProxyHeader::Header { source, used } => {
+                input.consume(used);
+                self.received_total -= used as u64;
+                self.peer = source.map_or(self.peer, Peer::Tcp);
+                self.awaits_proxy_header = false;
+            }
+            ProxyHeader::Refused(reason) => {
+                self.count_refused_header(reason, cx);
+                return Fate::Gone;
+            }
+        }
+        Fate::Keep
+    }
+
+    fn count_refused_header(&self, reason: &str, cx: &mut LoopContext) {
+        cx.counts.proxy_headers_refused += 1;
+        let now_ms = cx.clock.now_ms();
+        if now_ms >= cx.proxy_header_log_ms {
+            cx.proxy_header_log_ms = now_ms + milliseconds(REFUSED_LOG_EVERY);
+            let peer = match self.peer {
+                Peer::Tcp(address) => Some(address.to_string()),
+                Peer::Unix => None,
+            };
+            event!(
+                Warn,
+                "proxy_header_refused",
+                peer = peer.as_deref(),
+                reason = reason,
+                loop_index = cx.index,
+                refused_total = cx.counts.proxy_headers_refused,
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::{super::*, *};
+    use crate::event_loop::test_support::{self, wait_readable};
+
+    const READABLE: Ready =
+        Ready { readable: true, writable: true, read_closed: false, failed: false };
+
+    const LINE: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n";
+
+    fn receive(
+        connection: &mut Connection,
+        peer: &mut std::net::TcpStream,
+        bytes: &[u8],
+        cx: &mut LoopContext,
+    ) -> Fate {
+        peer.write_all(bytes).unwrap();
+        wait_readable(&connection.socket);
+        connection.on_ready(READABLE, cx)
+    }
+
+    #[test]
+    fn a_connection_is_fresh_until_a_byte_comes_behind_its_header() {
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::proxied_connection(cx);
+        let due = connection.deadline.at();
+        for piece in [&LINE[..20], &LINE[20..]] {
+            assert_eq!(receive(&mut connection, &mut peer, piece, cx), Fate::Keep);
+            assert_eq!((connection.wait, connection.deadline.at()), (Wait::Fresh, due));
+        }
+        assert_eq!(connection.peer, Peer::Tcp("192.0.2.7:56324".parse().unwrap()));
+        assert_eq!((cx.counts.fresh, cx.counts.busy), (1, 0));
+        assert!(connection.input.is_none(), "it holds no buffer");
+        assert_eq!(receive(&mut connection, &mut peer, b"G", cx), Fate::Keep);
+        assert_eq!(connection.wait, Wait::Head);
+        let request = b"ET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(receive(&mut connection, &mut peer, request, cx), Fate::Keep);
+        assert_eq!(connection.wait, Wait::Idle);
+    }
+
+    #[test]
+    fn a_header_that_is_not_whole_at_the_deadline_has_a_last_read_and_no_further_one() {
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::proxied_connection(cx);
+        assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
+        peer.write_all(&LINE[20..30]).unwrap();
+        wait_readable(&connection.socket);
+        assert_eq!(connection.on_deadline(cx), Fate::Keep);
+        assert!(connection.lingering && connection.input.is_none());
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "closed without an answer");
+    }
+
+    #[test]
+    fn the_last_read_may_bring_the_rest_of_the_header_and_a_request() {
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::proxied_connection(cx);
+        assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
+        peer.write_all(&[&LINE[20..], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat()).unwrap();
+        wait_readable(&connection.socket);
+        assert_eq!(connection.on_deadline(cx), Fate::Keep);
+        assert_eq!((connection.wait, connection.lingering), (Wait::Idle, false));
+        assert!(peer.read(&mut [0; 1024]).unwrap() > 0, "it is answered");
+    }
+
+    #[test]
+    fn what_is_no_header_is_dropped_and_counted_also_at_the_deadline() {
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::proxied_connection(cx);
+        assert_eq!(receive(&mut connection, &mut peer, b"GET /", cx), Fate::Gone);
+        assert_eq!(cx.counts.proxy_headers_refused, 1);
+        let (mut connection, mut peer) = test_support::proxied_connection(cx);
+        assert_eq!(receive(&mut connection, &mut peer, b"PRO", cx), Fate::Keep);
+        peer.write_all(b"XX").unwrap();
+        wait_readable(&connection.socket);
+        assert_eq!(connection.on_deadline(cx), Fate::Gone);
+        assert_eq!(cx.counts.proxy_headers_refused, 2);
+    }
+}
