@@ -745,7 +745,7 @@ fn what_an_upstream_says_unasked_answers_nobody() {
 }
 
 #[test]
-fn a_kept_connection_that_ends_as_a_post_comes_asks_once_at_most() {
+fn a_kept_connection_that_ended_is_not_used_for_a_post_that_came_before() {
     let (gate, over) = (Gate::default(), Gate::default());
     let upstream = Upstream::tcp({
         let (gate, over) = (gate.clone(), over.clone());
@@ -767,9 +767,10 @@ fn a_kept_connection_that_ends_as_a_post_comes_asks_once_at_most() {
     gate.open();
     over.pass();
     server.resume();
+    // The loop hears of the client first: the post came before the end.
     let status = client.response().status;
     let posts = upstream.asked().iter().filter(|asked| asked.content == b"once").count();
-    assert!(matches!((status, posts), (200, 1) | (502, 0)), "{status}, {posts} posts");
+    assert_eq!((status, posts), (200, 1));
 }
 
 #[test]
