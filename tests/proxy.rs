@@ -1151,6 +1151,19 @@ fn answers_keep_their_end_to_end_fields_alone() {
 }
 
 #[test]
+fn a_circle_ends_with_an_error() {
+    let server = setup(&["unix:/nonexistent/up.sock"], "").start();
+    let own = format!("http://{}", server.address());
+    let app = json!({ "proxy": { "upstreams": [own] } });
+    assert_eq!(server.admin().put(&format!("/apps/{HOST}"), &app).status / 100, 2);
+    for request in [GET.as_bytes(), &post(b"hello")] {
+        let response = server.connect().exchange(request);
+        assert!(response.head.starts_with("HTTP/1.1 508 Loop Detected\r\n"), "{}", response.head);
+    }
+    wait_active(&server, 0);
+}
+
+#[test]
 fn pipelined_answers_come_in_order() {
     let gate = Gate::default();
     let upstream = Upstream::tcp({
