@@ -407,10 +407,10 @@ fn the_share_of_one_that_came_back_grows_to_the_whole() {
             shares.last() == Some(&10)
         });
         assert!(is_whole, "{shares:?}");
-        // A share is rounded by a turn at most.
+        // A share is rounded, and weights move within a row of turns.
         let grows = shares.iter().scan(0, |most: &mut usize, share| {
             *most = (*most).max(*share);
-            Some(*share + 1 >= *most)
+            Some(*share + 2 >= *most)
         });
         assert!(grows.into_iter().all(|grows| grows), "{shares:?}");
     });
@@ -571,7 +571,7 @@ fn who_gives_no_answer_to_a_check_is_down_and_the_reason_says_how() {
         "unix:/nonexistent/up.sock",
         good.url(),
     ];
-    let server = setup(&urls, &HEALTH.replace("10s", "200ms")).start();
+    let server = setup(&urls, &HEALTH.replace("10s", "2s")).start();
     let reasons = [
         "timeout",
         "timeout",
@@ -625,7 +625,7 @@ fn an_upstream_on_a_unix_socket_is_checked() {
 #[test]
 fn a_check_is_good_although_its_connection_stays_open() {
     let upstream = Upstream::tcp(|_, line| line.answer(200, "stays"));
-    let server = start(&[&upstream], &HEALTH.replace("10s", "100ms"));
+    let server = start(&[&upstream], &HEALTH.replace("10s", "1s"));
     assert!(wait_until(PATIENCE, || checks(&upstream) >= 3), "{} checks", checks(&upstream));
     assert_eq!(upstream_row(&server, 0)["state"], "up");
     assert!(events(&server, "upstream_down").is_empty());
@@ -845,7 +845,7 @@ fn every_way_of_failing_ejects() {
         ("unix:/nonexistent/up.sock", "NotOpened", 200),
     ] {
         let good = named("good");
-        let more = "eject_after = 1, eject_for = \"1h\", answer_timeout = \"300ms\"";
+        let more = "eject_after = 1, eject_for = \"1h\", answer_timeout = \"2s\"";
         let server = setup(&[url, good.url()], more).start();
         assert_eq!(server.connect().exchange(GET).status, first, "{url}");
         assert_eq!(share(&turns(&server, 4), "good"), 4, "{url}");
