@@ -13,7 +13,7 @@ use std::{
 };
 
 use mio::{Interest, Registry, Token};
-use rustix::io::Errno;
+use rustix::{io::Errno, net::RecvFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
@@ -92,19 +92,21 @@ impl UpstreamTable {
         Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget, log_ms: 0 }
     }
 
-    /// A connection that was kept, if there is one.
+    /// A connection that was kept, if there is one. `looks`: only one of which a look at the socket
+    /// finds that it is still open. The loop may not have got to that event yet, and a request that
+    /// is asked once alone has nothing else to save it.
     pub(super) fn take(
         &mut self,
-        forward: &Forward,
-        chosen: &Chosen,
+        (forward, chosen): (&Forward, &Chosen),
         client: Token,
         now_ms: u64,
+        looks: bool,
     ) -> Option<Line> {
         let tokens = self.idle.get_mut(&key(forward, chosen))?;
         while let Some(token) = tokens.pop() {
             let Some(slot) = self.slots.find(strip(token)) else { continue };
             if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(client)) {
-                if idle.until_ms > now_ms {
+                if idle.until_ms > now_ms && (!looks || is_silent(&idle.socket)) {
                     let ready = Ready { writable: true, ..Ready::default() };
                     let socket = idle.socket;
                     return Some(Line { token, socket, is_used: true, is_open: true, ready });
@@ -237,6 +239,11 @@ impl UpstreamTable {
 fn is_own(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     errno.is_some_and(|errno| OWN_ERRORS.contains(&errno))
+}
+
+/// Whether nothing came: neither bytes nor the end.
+fn is_silent(socket: &OwnedFd) -> bool {
+    matches!(rustix::net::recv(socket, &mut [0], RecvFlags::PEEK), Err(Errno::AGAIN))
 }
 
 /// connect(2): the handshake goes on.
