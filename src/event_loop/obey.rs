@@ -24,6 +24,15 @@ impl Running {
                 LoopCommand::Cut(life) => {
                     self.cut(|connection| connection.serves(life));
                 }
+                LoopCommand::WatchUpstream(drain, upstream) => {
+                    // What is kept for it has no use.
+                    self.cx.upstreams.sweep(self.cx.clock.now_ms());
+                    self.watched.push((drain, upstream));
+                }
+                LoopCommand::CutUpstream(upstream) => {
+                    // It may have been resumed meanwhile.
+                    self.cut(|found| upstream.is_drained() && found.is_with(&upstream));
+                }
                 LoopCommand::CutAll => self.cut_all(),
                 LoopCommand::End => self.end(),
                 LoopCommand::Refresh => {
@@ -55,6 +64,18 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Tells of the upstreams that are watched, of each once. One that was resumed is not any more.
+    pub(super) fn report_left_upstreams(&mut self) {
+        let Self { watched, report, cx, .. } = self;
+        watched.retain(|(drain, upstream)| {
+            let is_left = upstream.is_left_by(cx.index);
+            if is_left {
+                report(ControlEvent::UpstreamLeft(*drain));
+            }
+            !is_left && upstream.is_drained()
+        });
     }
 
     fn gate(&mut self) {

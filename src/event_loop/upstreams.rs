@@ -5,12 +5,7 @@
 //! was used last is the least likely to be closed by its upstream. One that has anything to say
 //! while it is idle is closed: nobody asked it.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::OwnedFd,
-    sync::{Arc, Weak},
-};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd};
 
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -21,7 +16,10 @@ use super::{
     connection::Ready,
     slots::{KEY_BITS, Slots},
 };
-use crate::app::{Address, Chosen, Forward, Upstreams};
+use crate::{
+    app::{Address, Chosen, KeptLine, PoolKey},
+    config::ProxyConfig,
+};
 
 /// In the tokens of upstreams' connections, and in no others.
 pub(super) const UPSTREAM_BIT: usize = 1 << KEY_BITS;
@@ -31,7 +29,7 @@ pub(super) struct UpstreamTable {
     registry: Registry,
     slots: Slots<Slot>,
     /// Few keys, compared faster than hashed.
-    idle: BTreeMap<Key, Vec<Token>>,
+    idle: BTreeMap<PoolKey, Vec<Token>>,
 }
 
 enum Slot {
@@ -42,15 +40,10 @@ enum Slot {
 
 struct Idle {
     socket: OwnedFd,
-    key: Key,
-    /// The upstreams that it leads to one of; when they are gone, so is its use. It also keeps the
-    /// address in the key from being that of others.
-    upstreams: Weak<Upstreams>,
+    key: PoolKey,
+    kept: KeptLine,
     until_ms: u64,
 }
-
-/// The upstreams of a life, by where they are in memory, and which of them.
-type Key = (usize, usize);
 
 /// A connection to an upstream that is in use.
 pub(super) struct Line {
@@ -69,14 +62,8 @@ impl UpstreamTable {
     }
 
     /// A connection that was kept, if there is one.
-    pub(super) fn take(
-        &mut self,
-        forward: &Forward,
-        chosen: &Chosen,
-        client: Token,
-        now_ms: u64,
-    ) -> Option<Line> {
-        let tokens = self.idle.get_mut(&key(forward, chosen))?;
+    pub(super) fn take(&mut self, chosen: &Chosen, client: Token, now_ms: u64) -> Option<Line> {
+        let tokens = self.idle.get_mut(&chosen.pool_key())?;
         while let Some(token) = tokens.pop() {
             let Some(slot) = self.slots.find(strip(token)) else { continue };
             if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(client)) {
@@ -120,19 +107,20 @@ impl UpstreamTable {
     }
 
     /// Keeps a connection for later, unless enough are kept.
-    pub(super) fn give(&mut self, line: Line, forward: &Forward, chosen: &Chosen, now_ms: u64) {
-        let (config, key) = (forward.config(), key(forward, chosen));
-        let kept = self.idle.entry(key).or_default();
+    pub(super) fn give(&mut self, line: Line, config: &ProxyConfig, chosen: &Chosen, now_ms: u64) {
+        let key = chosen.pool_key();
+        let tokens = self.idle.entry(key).or_default();
         let Some(slot) = self.slots.find(strip(line.token)) else { return };
-        if kept.len() >= config.idle_connections {
+        let has_room = tokens.len() < config.idle_connections;
+        let Some(kept) = has_room.then(|| chosen.keep_line()).flatten() else {
             self.slots.remove(strip(line.token));
             return;
-        }
-        kept.push(line.token);
+        };
+        tokens.push(line.token);
         *slot = Slot::Idle(Idle {
             socket: line.socket,
             key,
-            upstreams: Arc::downgrade(forward.upstreams()),
+            kept,
             until_ms: now_ms.saturating_add(milliseconds(config.idle_timeout)),
         });
     }
@@ -164,7 +152,7 @@ impl UpstreamTable {
         self.idle.retain(|_, kept| {
             kept.retain(|token| {
                 let is_good = matches!(slots.find(strip(*token)), Some(Slot::Idle(idle))
-                    if idle.until_ms > now_ms && idle.upstreams.strong_count() > 0);
+                    if idle.until_ms > now_ms && idle.kept.has_use());
                 if !is_good {
                     slots.remove(strip(*token));
                 }
@@ -177,10 +165,6 @@ impl UpstreamTable {
 
 /// connect(2): the handshake goes on.
 const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
-
-fn key(forward: &Forward, chosen: &Chosen) -> Key {
-    (Arc::as_ptr(forward.upstreams()).addr(), chosen.index())
-}
 
 fn mark(token: Token) -> Token {
     Token(token.0 | UPSTREAM_BIT)

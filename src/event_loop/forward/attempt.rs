@@ -125,7 +125,7 @@ impl Connection {
     ) -> Option<Line> {
         if !attempt.fresh {
             let now_ms = cx.clock.now_ms();
-            let kept = cx.upstreams.take(&attempt.forward, chosen, self.token, now_ms);
+            let kept = cx.upstreams.take(chosen, self.token, now_ms);
             if kept.is_some() {
                 return kept;
             }
