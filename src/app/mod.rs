@@ -34,11 +34,9 @@ pub use files::Files;
 pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
 
-#[cfg(test)]
-pub(crate) use proxy::EndpointState;
 pub(crate) use proxy::{
-    Address, Chosen, Endpoint, EndpointRow, HealthPlan, KeptLine, OneUpstream, PoolKey,
-    write_response_fields, write_trailer_fields,
+    Address, Chosen, Endpoint, EndpointRow, EndpointState, HealthPlan, KeptLine, OneUpstream,
+    PoolKey, write_response_fields, write_trailer_fields,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
 pub use redirect::Redirect;

@@ -58,6 +58,7 @@ use account::{Account, Measured};
 use drain_plan::DrainStep;
 use drains::Drains;
 use listeners::ClosingListeners;
+use lives::nanoseconds;
 use stopping::Stop;
 use upstreams::UpstreamWatch;
 
@@ -285,7 +286,8 @@ impl Control {
             Input::Lives(answer) => drop(answer.send(Ok(self.life_views()))),
             Input::Measure(answer) => {
                 let running = self.drains.running().count() as u64;
-                drop(answer.send(Ok(self.account.measure(&self.all_lives(), running))));
+                let now_ns = nanoseconds(self.epoch.elapsed());
+                drop(answer.send(Ok(self.account.measure(&self.all_lives(), running, now_ns))));
             }
         }
         None
@@ -398,7 +400,7 @@ impl Control {
         }
     }
 
-    /// Lives that serve or drain, in the map or outside it.
+    /// Lives that serve or drain, those in the map first: of each host the newest.
     fn all_lives(&self) -> Vec<Arc<AppLife>> {
         let mut lives = self.registry.entries();
         let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();

@@ -117,7 +117,11 @@ pub(crate) enum EndpointState {
 }
 
 impl EndpointState {
-    /// The word for answers.
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Up, Self::Down, Self::Ejected, Self::Draining, Self::Drained];
+
+    /// The word for answers and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Up => "up",

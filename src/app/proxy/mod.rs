@@ -21,9 +21,7 @@ use crate::{
 
 use super::{App, Context, Peer, Reply, error_response};
 
-#[cfg(test)]
-pub(crate) use endpoint::EndpointState;
-pub(crate) use endpoint::{Endpoint, EndpointRow};
+pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
 pub(crate) use fields::{write_response_fields, write_trailer_fields};
 pub(crate) use health::HealthPlan;
 pub use upstreams::Upstreams;
