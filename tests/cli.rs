@@ -187,6 +187,22 @@ fn json_is_printed_as_the_server_sent_it() {
 }
 
 #[test]
+fn the_drain_of_an_upstream_is_waited_for_as_an_apps_is() {
+    let mut drain = draining("shop.example", 7);
+    drain["id"] = json!("u7");
+    drain["upstream"] = json!("http://a:1");
+    let fake = draining_server(vec![drain.clone(), ended(&drain, "cut", 3)]);
+    let command = ["drain", "shop.example", "--upstream", "http://a:1", "--timeout", "5s"];
+    fake.run(&command).expect_output(3, "shop.example http://a:1: cut 3 after 30.0 s\n");
+    let path = "/apps/shop.example/upstreams/drain?url=http%3A%2F%2Fa%3A1&timeout=5s";
+    assert_eq!(fake.lines(), [&format!("POST {path}"), "GET /drains/u7?wait=500ms"]);
+
+    let fake = draining_server(vec![drain]);
+    let ran = fake.run(&["drain", "shop.example", "--upstream", "http://a:1", "--no-wait"]);
+    ran.expect_output(0, "shop.example http://a:1: draining, 3 active, 12.4 s left, 2 refused\n");
+}
+
+#[test]
 fn a_removal_waits_until_its_drain_has_ended() {
     let drain = draining("shop.example", 7);
     let end = ended(&drain, "drained", 0);

@@ -436,3 +436,117 @@ impl Drains {
         self.ended.iter().cloned().chain(running).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::drain_plan::CUT_GRACE, *};
+    use crate::{
+        app::{App, Proxy},
+        config::{ProxyConfig, UpstreamAddress, UpstreamConfig},
+        message::{Apps, HostedApp, Origin},
+        registry::NewApp,
+    };
+
+    const URL: &str = "http://127.0.0.1:9";
+
+    struct Fixture {
+        apps: Apps,
+        drains: Drains,
+        now: Instant,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self { apps: Apps::new(2, None), drains: Drains::default(), now: Instant::now() }
+        }
+
+        fn life(&self, host: &str) -> (Arc<AppLife>, OneUpstream) {
+            let address = UpstreamAddress::Tcp { host: "127.0.0.1".to_owned(), port: 9 };
+            let config = ProxyConfig::new(vec![UpstreamConfig { address, weight: 1 }]);
+            let proxy = Proxy::open(config, 2);
+            let upstream = proxy.upstreams().and_then(|it| it.find(URL)).expect("an upstream");
+            let app = HostedApp::new(Arc::new(proxy), Origin::Config, 2);
+            let app = NewApp { host: host.to_owned(), aliases: Vec::new(), app };
+            (self.apps.insert(app).expect("the name is free"), upstream)
+        }
+
+        /// An upstream that goes out, and its drain of 30 s, which both loops have to leave.
+        fn begin(&mut self, host: &str) -> (Arc<AppLife>, OneUpstream, DrainName) {
+            let (life, upstream) = self.life(host);
+            upstream.drain(1);
+            let id = self.drains.take_out(life.id(), upstream.index());
+            let times = (self.now, self.now + Duration::from_secs(30));
+            let drain = Drain::begin_upstream(id, Arc::clone(&life), upstream.clone(), 2, times);
+            let name = self.drains.insert(drain).name;
+            (life, upstream, name)
+        }
+
+        /// Ends a drain that runs.
+        fn end(&mut self, name: DrainName) {
+            let mut view = self.drains.take(name).expect("it runs").view(self.now);
+            view.verdict = Some(Verdict::Drained);
+            self.drains.remember(view);
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for name in ["7", "u7", "stop"] {
+            assert_eq!(name.parse::<DrainName>().map(|read| read.to_string()).as_deref(), Ok(name));
+        }
+        for wrong in ["", "u", "x7", "-1", "u-1", "stopped"] {
+            assert!(wrong.parse::<DrainName>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_loop_that_leaves_ends_the_drain_of_an_upstream() {
+        let mut fixture = Fixture::new();
+        let (life, _, name) = fixture.begin("a.test");
+        let Fixture { drains, now, .. } = &mut fixture;
+        let drain = drains.find(name).expect("it runs");
+        assert_eq!((drain.loop_left(), drain.loop_left()), (false, true));
+        let view = drains.take(name).expect("it runs").view(*now);
+        assert_eq!((view.name, view.upstream.as_deref()), (name, Some(URL)));
+        assert!(drains.take(name).is_none(), "I2");
+        assert!(drains.view_of_life(life.id(), *now).is_none(), "the app serves");
+    }
+
+    #[test]
+    fn a_loop_that_hangs_holds_the_drain_of_an_upstream_up_for_a_moment() {
+        let mut fixture = Fixture::new();
+        let (.., name) = fixture.begin("a.test");
+        let drains = &mut fixture.drains;
+        assert!(!drains.find(name).expect("it runs").loop_left());
+        let deadline = fixture.now + Duration::from_secs(30);
+        assert_eq!(drains.due(), Some(deadline));
+        assert_eq!(drains.on_time(deadline), [(name, DrainStep::Cut)]);
+        assert_eq!(drains.on_time(deadline), []);
+        assert_eq!(drains.on_time(deadline + CUT_GRACE), [(name, DrainStep::End)]);
+    }
+
+    #[test]
+    fn an_upstream_is_out_until_it_is_taken_in_or_its_life_ends() {
+        let mut fixture = Fixture::new();
+        let (life, upstream, name) = fixture.begin("a.test");
+        let (id, index) = (life.id(), upstream.index());
+        fixture.end(name);
+        // Known also after as many others as are remembered.
+        let (_, _, other) = fixture.begin("b.test");
+        let view = fixture.drains.take(other).expect("it runs").view(fixture.now);
+        (0..ENDED_MAX).for_each(|_| fixture.drains.remember(view.clone()));
+        let Fixture { drains, now, .. } = &mut fixture;
+        assert_eq!(drains.upstream_out(id, index), Some(name));
+        let verdict = drains.view(name, *now).and_then(|view| view.verdict);
+        assert_eq!(verdict, Some(Verdict::Drained));
+        assert_eq!(drains.take_in(id, index), Some(name));
+        assert_eq!((drains.take_in(id, index), drains.upstream_out(id, index)), (None, None));
+        assert!(drains.view(name, *now).is_none(), "forgotten");
+
+        let (life, upstream, name) = fixture.begin("c.test");
+        let gone = fixture.drains.take_upstreams(life.id());
+        assert_eq!(gone.iter().map(|drain| drain.name).collect::<Vec<_>>(), [name]);
+        assert_eq!(fixture.drains.upstream_out(life.id(), upstream.index()), None);
+        assert!(fixture.drains.take(name).is_none(), "I2");
+    }
+}

@@ -711,6 +711,49 @@ fn addresses_take_turns_and_one_that_does_not_open_is_passed_over() {
 }
 
 #[test]
+fn a_kept_line_is_idle_until_it_goes_and_of_no_use_when_its_upstream_is_drained() {
+    let proxy = proxy_to(1, "");
+    let idle = || proxy.upstreams.rows(0)[0].idle;
+    let upstream = proxy.upstreams.find("http://10.0.0.1:80").expect("an upstream");
+    let chosen = forward(&proxy).choose(0, &[]).unwrap();
+    let kept = chosen.keep_line().expect("a line");
+    let other = chosen.keep_line().expect("a line");
+    assert_eq!((idle(), kept.has_use()), (2, true));
+    drop(other);
+    upstream.drain(0);
+    assert!(!kept.has_use() && chosen.keep_line().is_none());
+    upstream.resume(0);
+    assert_eq!((idle(), kept.has_use()), (1, true));
+    // It does not keep the life, and outlives it.
+    drop((chosen, proxy));
+    assert!(!kept.has_use());
+    drop(kept);
+}
+
+#[test]
+fn a_further_life_has_the_upstreams_without_their_history() {
+    let proxy = proxy_to(2, "");
+    let upstreams = &proxy.upstreams;
+    let chosen = forward(&proxy).choose(0, &[]).unwrap();
+    chosen.count_cut();
+    chosen.failed(0);
+    upstreams.find("http://10.0.0.1:80").expect("an upstream").drain(0);
+    upstreams.set_health(1, Some("timeout".to_owned()), 0);
+    assert_eq!(upstreams.rows(0)[0].state, EndpointState::Draining);
+    let again = App::again(&proxy).expect("another app");
+    let rows = again.upstreams().expect("upstreams").rows(0);
+    for row in rows {
+        assert_eq!(
+            (row.state, row.active, row.requests, row.failures),
+            (EndpointState::Up, 0, 0, 0)
+        );
+    }
+    drop(chosen);
+    assert_eq!(upstreams.rows(0)[0].state, EndpointState::Drained);
+    assert_eq!(upstreams.find("http://10.0.0.1:80").map(|it| it.cut()), Some(1));
+}
+
+#[test]
 fn rows_tell_the_mean_latency_of_answers() {
     let proxy = proxy_to(1, "");
     assert_eq!(proxy.upstreams.rows(0)[0].latency_mean(), None);
