@@ -3,10 +3,20 @@
 
 mod support;
 
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
 use serde_json::{Value, json};
 use support::{
-    Asked, Client, End, Gate, Line, Load, LoadKind, PATIENCE, Server, Setup, Signal, Upstream, run,
-    wait_until,
+    Asked, Client, End, Gate, Line, Load, LoadKind, PATIENCE, Server, Setup, Signal, Upstream,
+    pattern, run, wait_until,
 };
 
 const HOST: &str = "p.test";
@@ -453,4 +463,74 @@ fn metrics_tell_of_upstreams_and_their_counters_go_on_over_lives() {
     has("requests_total{ONE} 4");
     let metrics = server.admin().call("GET", "/metrics", "").text;
     assert!(!metrics.contains("tidegate_upstream_active{"), "{metrics}");
+}
+
+/// Asks until `over`, whatever becomes of it.
+fn pester(address: SocketAddr, over: &AtomicBool) {
+    while !over.load(SeqCst) {
+        let Ok(mut client) = Client::try_connect(address, PATIENCE) else { continue };
+        while !over.load(SeqCst) && client.try_send(GET.as_bytes()).is_ok() {
+            if client.try_response(false).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_comes_between_every_drain_ends_once() {
+    let never = Gate::default();
+    let slow = || {
+        let never = never.clone();
+        Upstream::tcp(move |_, line| {
+            never.passes_within(Duration::from_millis(3));
+            line.answer(200, "page");
+        })
+    };
+    let all = [slow(), slow(), slow()];
+    let server = Setup::new().app(HOST, &proxy(&[&all[0], &all[1], &all[2]], "")).start();
+    let admin = server.admin();
+    let urls: Vec<_> = all.iter().map(Upstream::url).collect();
+    let (over, address) = (Arc::new(AtomicBool::new(false)), server.address());
+    let clients: Vec<_> = (0..6)
+        .map(|_| {
+            let over = Arc::clone(&over);
+            thread::spawn(move || pester(address, &over))
+        })
+        .collect();
+    let choices = pattern(900);
+    for choice in choices.chunks(3) {
+        let upstream = &all[usize::from(choice[0]) % 3];
+        let answer = match choice[1] % 16 {
+            0..=7 => {
+                let timeout = ["1ms", "5ms", "20s"][usize::from(choice[2]) % 3];
+                let path = path(upstream, "drain") + "&timeout=" + timeout;
+                admin.call("POST", &path, "")
+            }
+            8..=12 => admin.call("POST", &path(upstream, "resume"), ""),
+            13 => admin.put("/apps/p.test", &json!({ "proxy": { "upstreams": urls } })),
+            14 => admin.call("POST", "/apps/p.test/drain?timeout=1ms", ""),
+            _ => admin.call("POST", "/apps/p.test/resume", ""),
+        };
+        assert!([200, 202, 409].contains(&answer.status), "{answer:?}");
+    }
+    over.store(true, SeqCst);
+    clients.into_iter().for_each(|client| client.join().expect("a client"));
+    let drains = admin.get("/drains")["drains"].as_array().expect("a list").clone();
+    let begun = drains.iter().filter(|drain| drain["cause"] == "upstream").count();
+    for drain in &drains {
+        admin.wait_drain(&drain["id"]);
+    }
+    let metrics = admin.call("GET", "/metrics", "").text;
+    let ended = |line: &str| {
+        let count = line.strip_prefix("tidegate_drains_total{")?.split_once("} ")?;
+        count.0.contains("cause=\"upstream\"").then(|| count.1.parse::<usize>().expect("a number"))
+    };
+    let sum: usize = metrics.lines().filter_map(ended).sum();
+    assert!(begun > 20 && sum == begun, "{sum} of {begun} in\n{metrics}");
+    assert!(metrics.contains("\ntidegate_drains_running 0\n"), "I5:\n{metrics}");
+    expect_events(&server, "upstream_drain_start", begun);
+    for upstream in &all {
+        wait_row(&server, upstream, "active", &json!(0));
+    }
 }
