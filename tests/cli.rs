@@ -120,6 +120,29 @@ z             18  unavailable  admin   serving        0        12        0    0 
 }
 
 #[test]
+fn the_upstreams_of_an_app_are_a_table() {
+    let upstream = |url: &str, state: &str, reason: Value| {
+        json!({
+            "url": url, "weight": 1, "state": state, "reason": reason, "active": 2, "idle": 13,
+            "requests": 400, "failures": 1, "latency_us": 250,
+        })
+    };
+    let out = "drained by an operator";
+    let rows = [
+        upstream("http://a:1", "up", Value::Null),
+        upstream("unix:/run/b", "draining", json!(out)),
+    ];
+    let fake = Fake::always(200, json!({ "upstreams": rows }));
+    let expected = "\
+UPSTREAM     WEIGHT  STATE     ACTIVE  IDLE  REQUESTS  FAILURES  LATENCY  NOTE
+http://a:1        1  up             2    13       400         1   250 µs
+unix:/run/b       1  draining       2    13       400         1   250 µs  drained by an operator
+";
+    fake.run(&["resume", "a.test", "--upstream", "http://a:1"]).expect_output(0, expected);
+    assert_eq!(fake.lines(), ["POST /apps/a.test/upstreams/resume?url=http%3A%2F%2Fa%3A1"]);
+}
+
+#[test]
 fn status_and_app_are_names_with_values() {
     let fake = Fake::always(200, status());
     let expected = "\

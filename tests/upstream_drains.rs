@@ -342,6 +342,47 @@ fn a_replaced_life_drains_its_upstream_to_the_end_and_the_new_one_has_it() {
 }
 
 #[test]
+fn an_upstream_is_not_drained_before_older_lives_have_left_it() {
+    let gate = Gate::default();
+    let quick = gated(&gate, "quick");
+    let stuck = Upstream::tcp(|_, line| drop(line.read_to_end()));
+    let server = start(&[&quick, &stuck], "");
+    let mut kept = begin(&server, &quick);
+    let mut lost = begin(&server, &stuck);
+    let table = json!({ "proxy": { "upstreams": [quick.url(), stuck.url()] } });
+    server.admin().put("/apps/p.test", &table);
+    let waits = drain(&server, &quick, "&timeout=20s");
+    assert_eq!((&waits["state"], &waits["active_connections"]), (&json!("draining"), &json!(1)));
+    assert_eq!(row(&server, &quick)["active"], 0, "the new life has none");
+    gate.open();
+    assert_eq!(kept.response().text(), "quick");
+    assert_eq!(server.admin().wait_drain(&waits["id"])["verdict"], "drained");
+    let cuts = server.admin().wait_drain(&drain(&server, &stuck, "&timeout=50ms")["id"]);
+    assert_eq!((&cuts["verdict"], &cuts["cut"]), (&json!("cut"), &json!(1)));
+    assert_eq!(lost.read_to_end().0, b"");
+    resume(&server, &quick);
+    assert_eq!(asks(&server), "quick");
+}
+
+#[test]
+fn a_life_that_ends_leaves_the_drain_to_an_older_one_that_is_not_over() {
+    let gate = Gate::default();
+    let slow = gated(&gate, "slow");
+    let server = start(&[&slow], "");
+    let mut client = begin(&server, &slow);
+    server.admin().put("/apps/p.test", &json!({ "proxy": { "upstreams": [slow.url()] } }));
+    let begun = drain(&server, &slow, "&timeout=20s");
+    let removal = server.admin().call("DELETE", "/apps/p.test", "").json();
+    assert_eq!(server.admin().wait_drain(&removal["id"])["verdict"], "drained");
+    let path = format!("/drains/{}", begun["id"].as_str().expect("a name"));
+    assert_eq!(server.admin().get(&path)["state"], "draining");
+    gate.open();
+    assert_eq!(client.response().text(), "slow");
+    assert_eq!(server.admin().wait_drain(&begun["id"])["verdict"], "drained");
+    expect_events(&server, "upstream_drained", 1);
+}
+
+#[test]
 fn a_resumed_app_has_all_of_its_upstreams() {
     let one = named("one");
     let server = start(&[&one], "");

@@ -374,10 +374,14 @@ impl Control {
         }
     }
 
-    /// A life is gone: the drains of its upstreams end with it, and what it counted is kept.
+    /// A life is gone: the drains of its upstreams end with it, unless they also wait for an older
+    /// life, and what it counted is kept.
     fn retire(&mut self, life: &AppLife) {
-        for drain in self.drains.take_upstreams(life.id()) {
-            self.finish_upstream_drain(&drain);
+        for name in self.drains.forget_upstreams(life.id()) {
+            let drain = self.drains.find(name).and_then(|drain| drain.upstream());
+            if drain.is_some_and(|upstream| !upstream.has_older()) {
+                self.end_drain(name);
+            }
         }
         self.account.retire(life);
     }

@@ -7,7 +7,8 @@
 //! The flag is set before the loops are told: a loop that says that it has left has no exchange
 //! with the upstream and begins none. Each loop is asked about its own count alone, so nobody has
 //! to add up counts that move. The drain is a [`Drain`] like a life's: I2 and I5 are kept there. It
-//! ends with its life at the latest; the upstream stays out until it is resumed or its life ends.
+//! waits for older lives of the app too, and ends with its own life if they have nothing there. The
+//! upstream stays out until it is resumed or its life ends.
 
 use std::{
     sync::Arc,
@@ -26,8 +27,9 @@ use crate::{
 };
 
 impl Control {
-    /// Begins the drain of one upstream of an app. For one that is out already this is the drain
-    /// that took it out.
+    /// Begins the drain of one upstream of an app: of the life that serves, and of older ones that
+    /// are not over, for whoever is told that it is drained may end it. For one that is out already
+    /// this is the drain that took it out.
     pub(super) fn drain_upstream(
         &mut self,
         host: &str,
@@ -38,6 +40,9 @@ impl Control {
         if let Some(drain) = self.drains.upstream_out(life.id(), upstream.index()) {
             return Ok(drain);
         }
+        let older = self.all_lives();
+        let older = older.iter().filter(|old| old.host() == life.host() && old.id() != life.id());
+        let upstream = upstream.with_older(older.filter_map(|old| upstream_in(old, url)));
         let now = Instant::now();
         let timeout = self.drain_timeout_of(&life, timeout);
         let id = self.drains.take_out(life.id(), upstream.index());
@@ -151,8 +156,12 @@ impl Control {
         url: &str,
     ) -> Result<(Arc<AppLife>, OneUpstream), ChangeError> {
         let life = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
-        let upstream = life.app().app.upstreams().and_then(|upstreams| upstreams.find(url));
-        let upstream = upstream.ok_or_else(|| ChangeError::UnknownUpstream(url.to_owned()))?;
+        let upstream =
+            upstream_in(&life, url).ok_or_else(|| ChangeError::UnknownUpstream(url.to_owned()))?;
         Ok((life, upstream))
     }
+}
+
+fn upstream_in(life: &AppLife, url: &str) -> Option<OneUpstream> {
+    life.app().app.upstreams()?.find(url)
 }
