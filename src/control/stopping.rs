@@ -124,6 +124,7 @@ impl Control {
         Some(DrainView {
             name: DrainName::Stop,
             host: None,
+            upstream: None,
             cause: Cause::Stop,
             verdict,
             active_connections: if verdict.is_some() { 0 } else { self.active_connections() },
@@ -166,8 +167,8 @@ impl Control {
         let held = if stuck.is_empty() { 0 } else { self.active_connections().max(1) };
         let verdict = Verdict::of(cut + held);
         // I2: drains that a stuck loop holds up end with the server.
-        for id in self.drains.running().map(|drain| drain.life.id()).collect::<Vec<_>>() {
-            self.end_drain(id);
+        for name in self.drains.running().map(|drain| drain.name).collect::<Vec<_>>() {
+            self.end_drain(name);
         }
         let running = (0..self.loops.len()).filter(|index| !stuck.contains(index)).collect();
         let at = Instant::now();

@@ -130,9 +130,8 @@ impl Connection {
     ) -> Result<Line, NotOpened> {
         let now_ms = cx.clock.now_ms();
         let asks_once = !is_repeatable(&attempt.forward, attempt.content);
-        let asked = (&attempt.forward, &*chosen);
         if !attempt.fresh
-            && let Some(kept) = cx.upstreams.take(asked, self.token, now_ms, asks_once)
+            && let Some(kept) = cx.upstreams.take(chosen, self.token, now_ms, asks_once)
         {
             return Ok(kept);
         }
