@@ -510,13 +510,15 @@ fn the_first_check_alone_decides() {
 
 #[test]
 fn a_check_asks_as_the_config_says() {
-    for (more, host) in [
-        ("", None),
-        ("host = \"upstream\",", None),
-        ("host = \"app.internal:81\",", Some("app.internal:81")),
+    for (more, own, host) in [
+        ("", "", None),
+        ("host = \"upstream\",", "", None),
+        ("host = \"app.internal:81\",", "", Some("app.internal:81")),
+        ("", "host = \"check.internal\",", Some("check.internal")),
+        ("host = \"app.internal\",", "host = \"check.internal:82\",", Some("check.internal:82")),
     ] {
         let upstream = named("ok");
-        let health = "health = { path = \"/health/z?a=b\", interval = \"100ms\" }";
+        let health = format!("health = {{ {own} path = \"/health/z?a=b\", interval = \"100ms\" }}");
         let server = start(&[&upstream], &format!("{more} {health}"));
         upstream.wait_asked(1);
         let authority = upstream.address().to_string();

@@ -54,7 +54,7 @@ struct Life {
 
 struct Plan {
     health: HealthPlan,
-    /// The address that checks begin with; the next one after a time-out.
+    /// The address that checks begin with; the next one after a time-out without an answer.
     first_address: usize,
 }
 
@@ -166,8 +166,8 @@ impl Checks {
         }
         let endpoint = &upstreams.endpoints()[index];
         let place = (token, self.poll.registry());
-        let begun =
-            Probe::begin(endpoint, plan.first_address, upstreams.config(), &health.path, place);
+        let asked = (&upstreams.config().host, health);
+        let begun = Probe::begin(endpoint, plan.first_address, asked, place);
         match begun {
             Ok(probe) => {
                 let timeout = u64::try_from(health.timeout.as_nanos()).unwrap_or(u64::MAX);
@@ -193,10 +193,11 @@ impl Checks {
 
     fn time_out(&mut self, token: Token) {
         let Some(Running { life, index, probe, .. }) = self.running.remove(&token) else { return };
-        if let Some(life) = self.lives.get_mut(&life) {
+        let outcome = probe.outcome("timeout");
+        if let (Err(_), Some(life)) = (&outcome, self.lives.get_mut(&life)) {
             life.plans[index].first_address += 1;
         }
-        self.end(life, index, probe.outcome("timeout"));
+        self.end(life, index, outcome);
     }
 
     /// A check has ended: what the upstream is from now on, and when the next one is.
