@@ -342,6 +342,20 @@ fn a_replaced_life_drains_its_upstream_to_the_end_and_the_new_one_has_it() {
 }
 
 #[test]
+fn an_upstream_may_be_written_as_in_a_config() {
+    let one = named("one");
+    let server = start(&[&one], "");
+    let written = format!("{}/", one.url().replace("http", "HTTP"));
+    let (code, printed) = cli(&server, &["drain", HOST, "--upstream", &written]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!(server.wait_event("upstream_drained").field("upstream"), Some(one.url()));
+    assert_eq!(row(&server, &one)["state"], "drained");
+    let (code, printed) = cli(&server, &["resume", HOST, "--upstream", &written]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!(asks(&server), "one");
+}
+
+#[test]
 fn an_upstream_is_not_drained_before_older_lives_have_left_it() {
     let gate = Gate::default();
     let quick = gated(&gate, "quick");

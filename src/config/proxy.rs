@@ -83,6 +83,13 @@ pub enum UpstreamAddress {
 }
 
 impl UpstreamAddress {
+    /// Reads one that stands alone: the path of a socket is absolute.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_relative = text.strip_prefix("unix:").is_some_and(|path| !path.starts_with('/'));
+        let address = (!is_relative).then(|| upstream_address(text, Path::new("/")));
+        address?.ok()
+    }
+
     /// What the Host field of a request to here says (RFC 9112 §3.2); a socket has no name.
     pub fn authority(&self) -> String {
         match self {

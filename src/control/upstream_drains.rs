@@ -53,7 +53,7 @@ impl Control {
             "upstream_drain_start",
             host = life.host(),
             id = life.id().as_u64(),
-            upstream = url,
+            upstream = upstream.url(),
             drain = DrainName::Upstream(id).to_string(),
             active = upstream.active(),
             timeout_ms = milliseconds(timeout),
@@ -87,7 +87,7 @@ impl Control {
             "upstream_resumed",
             host = life.host(),
             id = life.id().as_u64(),
-            upstream = url,
+            upstream = upstream.url(),
             drain_cancelled = drain.is_some(),
         );
         if let Some(drain) = drain {

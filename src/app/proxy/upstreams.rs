@@ -22,7 +22,7 @@ use super::{
     endpoint::{Endpoint, EndpointRow, LoopAddresses},
 };
 use crate::{
-    config::{Balance, ProxyConfig},
+    config::{Balance, ProxyConfig, UpstreamAddress},
     http::Response,
     logging::RequestIds,
 };
@@ -65,9 +65,11 @@ impl Upstreams {
         self.endpoints.iter().map(|endpoint| endpoint.row(now_ns)).collect()
     }
 
-    /// The upstream of this URL.
+    /// The upstream of this URL, written in any way that a config may.
     pub(crate) fn find(self: &Arc<Self>, url: &str) -> Option<OneUpstream> {
-        let index = self.endpoints.iter().position(|endpoint| endpoint.url() == url)?;
+        let written = UpstreamAddress::parse(url).map(|address| address.to_string());
+        let is_it = |own: &str| own == url || written.as_deref() == Some(own);
+        let index = self.endpoints.iter().position(|endpoint| is_it(endpoint.url()))?;
         let own = Place { upstreams: Arc::clone(self), index };
         Some(OneUpstream { own, older: Arc::default() })
     }
