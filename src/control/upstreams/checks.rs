@@ -23,7 +23,7 @@ use super::{
     probe::{Outcome, Probe},
 };
 use crate::{
-    app::{HealthPlan, Upstreams},
+    app::{Endpoint, HealthPlan, Upstreams},
     logging::event,
 };
 
@@ -141,11 +141,11 @@ impl Checks {
             return;
         }
         let (now_ns, number) = (self.now_ns(), self.next_number());
-        let plan = |index: usize| Plan {
-            health: HealthPlan::new(config, number << 16 | index as u64, now_ns),
-            first_address: 0,
+        let plan = |(index, endpoint): (usize, &Endpoint)| {
+            let (known, seed) = (endpoint.known_health(), number << 16 | index as u64);
+            Plan { health: HealthPlan::new(config, known, seed, now_ns), first_address: 0 }
         };
-        let plans: Vec<_> = (0..upstreams.endpoints().len()).map(plan).collect();
+        let plans: Vec<_> = upstreams.endpoints().iter().enumerate().map(plan).collect();
         for (index, plan) in plans.iter().enumerate() {
             self.due.extend(plan.health.due_ns().map(|due| (due, Due::Begin(number, index))));
         }
@@ -214,13 +214,16 @@ impl Checks {
         self.due.extend(plan.due_ns().map(|due| (due, Due::Begin(number, index))));
         let (host, url) = (&*life.watch.host, upstreams.endpoints()[index].url());
         match (change, fault) {
-            (Some(true), _) => {
-                upstreams.set_health(index, None, now_ns);
-                event!(Info, "upstream_up", host = host, upstream = url);
-            }
             (Some(false), Some(fault)) => {
                 event!(Warn, "upstream_down", host = host, upstream = url, reason = &*fault);
                 upstreams.set_health(index, Some(fault), now_ns);
+            }
+            // Also without a change: a later life goes on from there.
+            (change, None) if plan.is_up() => {
+                upstreams.set_health(index, None, now_ns);
+                if change.is_some() {
+                    event!(Info, "upstream_up", host = host, upstream = url);
+                }
             }
             _ => {}
         }
