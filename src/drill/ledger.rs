@@ -304,9 +304,11 @@ impl Ledger {
         &self.timeline
     }
 
-    /// Whether nothing was lost and every action worked.
+    /// Whether there was a server, nothing was lost and every action worked.
     pub(crate) fn is_clean(&self) -> bool {
-        self.all.counts.failed() == 0 && self.runs.iter().all(|run| run.error.is_none())
+        let Counts { answered, refused, .. } = self.all.counts;
+        let failed = self.runs.iter().any(|run| run.error.is_some());
+        answered + refused > 0 && self.all.counts.failed() == 0 && !failed
     }
 
     /// # Panics
@@ -379,6 +381,7 @@ mod tests {
     #[test]
     fn every_request_ends_in_one_way() {
         let mut ledger = ledger();
+        assert!(!ledger.is_clean(), "nothing was answered");
         record(&mut ledger, ended(1, 2, Outcome::Answered(200)));
         record(&mut ledger, ended(1, 2, Outcome::Answered(404)));
         record(&mut ledger, ended(1, 2, Outcome::Refused));

@@ -30,7 +30,7 @@ pub(crate) use ledger::{Counts, Group, Ledger, Run, Told, micros};
 pub(crate) use load::{LoadSettings, Loaded};
 pub(crate) use picture::draw;
 pub(crate) use plan::{Action, ClientKind, Target, actions};
-pub(crate) use server::{OwnServer, apps};
+pub(crate) use server::{OwnServer, apps, is_gone};
 
 use load::Load;
 

@@ -218,7 +218,7 @@ fn free_address() -> io::Result<SocketAddr> {
 }
 
 /// Whether a process has ended, reaped or not.
-fn is_gone(pid: i32) -> bool {
+pub(crate) fn is_gone(pid: i32) -> bool {
     let Ok(line) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     let state = line.rsplit(") ").next().and_then(|rest| rest.chars().next());
     matches!(state, Some('Z' | 'X') | None)

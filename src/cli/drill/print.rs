@@ -190,6 +190,7 @@ impl Report<'_> {
         let failed = ledger.runs().iter().filter(|run| run.error.is_some()).count();
         let (lost, truncated) = (counts.lost, counts.truncated);
         match (counts.failed(), failed) {
+            (0, _) if counts.answered + counts.refused == 0 => "nothing was answered".to_owned(),
             (0, 0) => "nothing was lost".to_owned(),
             (0, _) => format!("nothing was lost; {failed} actions failed"),
             (_, 0) => format!("{lost} lost, {truncated} truncated"),

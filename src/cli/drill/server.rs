@@ -147,9 +147,9 @@ impl Tidegate {
         value(self.admin.post::<Value>("/upgrade"))?;
         let deadline = Instant::now() + READY_MAX;
         // While one process hands over to the other, there may be no answer.
-        while !self.pid().is_ok_and(|pid| pid != old) {
+        while !(self.pid().is_ok_and(|pid| pid != old) && drill::is_gone(old)) {
             if Instant::now() >= deadline {
-                return Err(format!("after {} s, process {old} serves still", READY_MAX.as_secs()));
+                return Err(format!("after {} s, process {old} is not gone", READY_MAX.as_secs()));
             }
             thread::sleep(LOOK_AGAIN);
         }
