@@ -216,6 +216,22 @@ fn a_kept_connection_that_was_closed_before_is_nobodys_loss() {
 }
 
 #[test]
+fn from_far_away_a_close_that_crosses_the_request_is_a_lost_request() {
+    let url = scripted(|stream| {
+        // Closes idle connections soon, and tells nobody.
+        stream.set_read_timeout(Some(Duration::from_millis(10))).expect("a time-out");
+        requests(stream, |stream, _| write(stream, ANSWER));
+    });
+    let account = drill(1, &["--url", &url, "--distance=20ms"]);
+    let stories = account["stories"].as_array().expect("stories");
+    assert!(account["answered"].as_u64() > Some(0) && !stories.is_empty(), "{account}");
+    assert_eq!((&stories[0]["result"], &stories[0]["bytes_received"]), (&"lost".into(), &0.into()));
+    // A slow machine may lose others too.
+    let was_kept = |story: &Value| story["answered_before"].as_u64() > Some(0);
+    assert!(stories.iter().any(was_kept), "{account}");
+}
+
+#[test]
 fn an_answer_that_ends_early_is_truncated() {
     let url = scripted(|stream| requests(stream, |stream, _| write_last(stream, &ANSWER[..41])));
     let story = one_story(&drill(1, &["--url", &url]), "truncated");

@@ -35,6 +35,7 @@ use server::Tidegate;
 const MARGIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub(super) struct Drill {
     /// Drill the server that runs and that --config or --admin names, with the apps it has. The
     /// actions are done to it, also those that refuse requests
@@ -84,6 +85,11 @@ pub(super) struct Drill {
     #[arg(value_parser = value_parser!(u16).range(1..))]
     connections: u16,
 
+    /// How far away clients are: how long a request is under way on a kept connection, during
+    /// which the server may close it
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    distance: Duration,
+
     /// How long a request may take, before it is lost
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
@@ -131,6 +137,7 @@ impl Drill {
             rate: self.rate,
             seed,
             connections: self.connections.into(),
+            distance: self.distance,
             timeout: self.timeout,
             settle: MARGIN,
         };

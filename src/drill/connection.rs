@@ -8,7 +8,8 @@
 //! ```
 //! - A request is never sent twice: what a server loses is told, not mended.
 //! - Before a kept connection is used again it is read: one that the server has closed by then is
-//!   nobody's loss, and another one is used.
+//!   nobody's loss, and another one is used. A client that is far away knows of it later: its
+//!   request is on its way for that long before anything is written or read.
 //! - Whoever has an answer that ends its connection lets the server close first.
 
 use std::{
@@ -54,6 +55,8 @@ pub(super) struct Connection {
     input: Vec<u8>,
     received: u64,
     served: u64,
+    /// When a request arrives that a client sends from far away.
+    arrival: Duration,
     /// Nothing goes on before this moment.
     resume: Option<Duration>,
     /// What was paused so far.
@@ -123,6 +126,7 @@ impl Connection {
             input: Vec::new(),
             received: 0,
             served: 0,
+            arrival: Duration::ZERO,
             resume: None,
             paused: Duration::ZERO,
             port,
@@ -131,9 +135,10 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Begins a request on a kept connection.
-    pub(super) fn begin(&mut self, target: &Target) {
+    /// Begins a request on a kept connection; it is under way for `distance`.
+    pub(super) fn begin(&mut self, target: &Target, now: Duration, distance: Duration) {
         let exchange = self.write_head(target);
+        (self.arrival, self.paused) = (now + distance, distance);
         self.state = State::Busy { exchange, status: 0 };
     }
 
@@ -156,6 +161,9 @@ impl Connection {
     /// Goes on as far as the socket lets it. `scratch` is room for what is read.
     pub(super) fn advance(&mut self, now: Duration, scratch: &mut [u8]) -> Progress {
         let State::Busy { .. } = self.state else { return self.advance_quiet(now, scratch) };
+        if now < self.arrival {
+            return Progress::Until(self.arrival);
+        }
         self.write(now);
         let paces = self.kind == ClientKind::Slow;
         let piece = if paces { PIECE_BYTES.min(scratch.len()) } else { scratch.len() };
@@ -289,7 +297,8 @@ impl Connection {
                 Some(at) if at > now => return,
                 Some(_) => {
                     exchange.write_content(&HALF, &mut self.out);
-                    (self.resume, self.paused) = (None, HALF_PAUSE);
+                    self.paused += HALF_PAUSE;
+                    self.resume = None;
                 }
             }
         }

@@ -2,8 +2,9 @@
 //!
 //! Pure: times come in, counted from the drill's beginning. Each request that was sent ends in
 //! exactly one of five ways, and the sums say so. It is booked under one action: the first that ran
-//! while it was under way, else the last that ended before it was due, else none. An action is
-//! entered before it begins, so no outcome of it can be booked earlier.
+//! while it was under way, else the last that ended before, else none. An answer was under way from
+//! when it was due, for it may have had to wait; whatever else it came to, from when it was sent.
+//! An action is entered before it begins, so no outcome of it can be booked earlier.
 //!
 //! Latency counts from the moment a request was due, not from when it was sent: a request that had
 //! to wait for its turn has waited. What the client or the app waits by design is taken off.
@@ -94,6 +95,8 @@ impl Phase {
 #[derive(Clone, Debug)]
 pub(crate) struct Ended {
     pub(crate) due: Duration,
+    /// When it was sent, or would have been.
+    pub(crate) begun: Duration,
     pub(crate) ended: Duration,
     /// What the client waited by design.
     pub(crate) pause: Duration,
@@ -223,7 +226,10 @@ impl Ledger {
     pub(crate) fn record(&mut self, request: Ended) {
         let Ended { due, ended, kind, target, ref outcome, .. } = request;
         let latency = self.latency(&request);
-        let run = self.run(due);
+        let run = self.run(match outcome {
+            Outcome::Answered(_) => due,
+            _ => request.begun,
+        });
         // How long a slow download takes is up to its client.
         let alike = latency.filter(|_| kind != ClientKind::Slow);
         for group in [&mut self.all, &mut self.clients[kind as usize]] {
@@ -324,8 +330,8 @@ impl Ledger {
     }
 
     /// The action that a request is booked under.
-    fn run(&self, due: Duration) -> Option<usize> {
-        let before = |run: &Run| run.ended.is_some_and(|ended| ended < due);
+    fn run(&self, since: Duration) -> Option<usize> {
+        let before = |run: &Run| run.ended.is_some_and(|ended| ended < since);
         let first = self.runs.partition_point(before);
         if first < self.runs.len() { Some(first) } else { first.checked_sub(1) }
     }
@@ -370,7 +376,8 @@ mod tests {
 
     fn ended(due: u32, end: u32, outcome: Outcome) -> Ended {
         let (kind, target, pause) = (ClientKind::Kept, 0, Duration::ZERO);
-        Ended { due: due * MS, ended: end * MS, pause, kind, target, outcome }
+        let (due, ended) = (due * MS, end * MS);
+        Ended { due, begun: due, ended, pause, kind, target, outcome }
     }
 
     fn record(ledger: &mut Ledger, request: Ended) {
@@ -424,7 +431,8 @@ mod tests {
         // Due while the server was stopped, and answered behind the next action's begin.
         record(&mut ledger, ended(35, 1035, Outcome::Answered(200)));
         ledger.end(51 * MS, Some("why".to_owned()));
-        record(&mut ledger, ended(60, 61, Outcome::Answered(200)));
+        // Due while the server was stopped, and sent later.
+        record(&mut ledger, Ended { begun: 60 * MS, ..ended(35, 61, Outcome::Refused) });
         ledger.assert_sums();
         let sent = |action| {
             ledger.actions().find(|(own, _)| *own == action).map(|(_, group)| group.counts.sent)

@@ -28,7 +28,7 @@ use super::{
     actions::Mark,
     connection::{Connection, Progress, Then},
     ledger::{Ended, Ledger, Outcome, Phase, Story},
-    plan::{ClientKind, Requests, Target},
+    plan::{ClientKind, Due, Requests, Target},
     timer::Timer,
 };
 
@@ -52,6 +52,8 @@ pub(crate) struct LoadSettings {
     pub(crate) seed: u64,
     /// Kept connections of each kind of client.
     pub(crate) connections: usize,
+    /// How long a request on a kept connection is under way.
+    pub(crate) distance: Duration,
     /// How long a request may take.
     pub(crate) timeout: Duration,
     /// How long the load goes on behind the last action.
@@ -105,7 +107,10 @@ enum Work {
 #[derive(Clone, Copy, Debug)]
 struct Job {
     due: Duration,
+    /// When it came up; its time-out counts from then.
     started: Duration,
+    /// When it was given a connection.
+    begun: Duration,
     kind: ClientKind,
     target: usize,
 }
@@ -217,17 +222,19 @@ impl<'a> Load<'a> {
         while let Some(due) = self.plan.next_if(|due| due.at <= self.now && due.at < end) {
             let now = self.epoch.elapsed();
             self.ledger.send(due.kind, now.saturating_sub(due.at));
-            self.start(Job { due: due.at, started: now, kind: due.kind, target: due.target });
+            let Due { at, kind, target } = due;
+            self.start(Job { due: at, started: now, begun: now, kind, target });
         }
     }
 
     /// Sends a request on a connection of its kind.
-    fn start(&mut self, job: Job) {
+    fn start(&mut self, mut job: Job) {
+        job.begun = self.epoch.elapsed();
         let target = &self.settings.targets[job.target];
         while let Some(at) = self.pools[job.kind as usize].pick(job.kind, &mut self.rng) {
             let client = &mut self.connections[at];
             if client.connection.is_open() {
-                client.connection.begin(target);
+                client.connection.begin(target, job.begun, self.settings.distance);
                 client.work = Work::Job(job);
                 return self.advance(at);
             }
@@ -305,9 +312,9 @@ impl<'a> Load<'a> {
 
     fn record(&mut self, job: Job, pause: Duration, outcome: Outcome) {
         self.take_marks();
-        let Job { due, kind, target, .. } = job;
+        let Job { due, begun, kind, target, .. } = job;
         let ended = self.epoch.elapsed();
-        self.ledger.record(Ended { due, ended, pause, kind, target, outcome });
+        self.ledger.record(Ended { due, begun, ended, pause, kind, target, outcome });
     }
 
     /// What waited for its moment.

@@ -221,7 +221,7 @@ mod tests {
             let (due, ended) = (at * MS, at * MS + MS / 4 * (at % 7 + 1));
             let (kind, target, pause) = (ClientKind::Kept, 0, Duration::ZERO);
             ledger.send(kind, Duration::ZERO);
-            ledger.record(Ended { due, ended, pause, kind, target, outcome });
+            ledger.record(Ended { due, begun: due, ended, pause, kind, target, outcome });
         }
         ledger
     }
