@@ -48,6 +48,9 @@ pub(super) struct Connection {
     stream: TcpStream,
     state: State,
     kind: ClientKind,
+    /// Of the request that goes on, or the last one.
+    exchange: UpstreamExchange,
+    status: u16,
     out: Vec<u8>,
     written: usize,
     /// The server takes no more.
@@ -64,10 +67,10 @@ pub(super) struct Connection {
     port: u16,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Connecting(UpstreamExchange),
-    Busy { exchange: UpstreamExchange, status: u16 },
+    Connecting,
+    Busy,
     Idle,
     Closing,
 }
@@ -116,11 +119,15 @@ impl Connection {
         let mut stream = TcpStream::from_std(socket.into());
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let port = stream.local_addr().map_or(0, |own| own.port());
-        let mut connection = Self {
+        let mut out = Vec::new();
+        let exchange = write_head(kind, target, &mut out);
+        Ok(Self {
             stream,
-            state: State::Closing,
+            state: State::Connecting,
             kind,
-            out: Vec::new(),
+            exchange,
+            status: 0,
+            out,
             written: 0,
             write_error: None,
             input: Vec::new(),
@@ -130,16 +137,16 @@ impl Connection {
             resume: None,
             paused: Duration::ZERO,
             port,
-        };
-        connection.state = State::Connecting(connection.write_head(target));
-        Ok(connection)
+        })
     }
 
     /// Begins a request on a kept connection; it is under way for `distance`.
     pub(super) fn begin(&mut self, target: &Target, now: Duration, distance: Duration) {
-        let exchange = self.write_head(target);
+        self.out.clear();
+        self.exchange = write_head(self.kind, target, &mut self.out);
+        (self.written, self.received, self.resume) = (0, 0, None);
         (self.arrival, self.paused) = (now + distance, distance);
-        self.state = State::Busy { exchange, status: 0 };
+        self.state = State::Busy;
     }
 
     /// Whether a kept connection can be used again, as far as anybody can know.
@@ -160,7 +167,18 @@ impl Connection {
 
     /// Goes on as far as the socket lets it. `scratch` is room for what is read.
     pub(super) fn advance(&mut self, now: Duration, scratch: &mut [u8]) -> Progress {
-        let State::Busy { .. } = self.state else { return self.advance_quiet(now, scratch) };
+        match self.state {
+            State::Busy => {}
+            State::Connecting => match self.established() {
+                Ok(true) => self.state = State::Busy,
+                Ok(false) => return Progress::Waiting,
+                Err(error) => {
+                    let reset = error.kind() == ErrorKind::ConnectionReset;
+                    return Progress::Done(self.failure(&error.to_string(), reset), Then::Drop);
+                }
+            },
+            State::Idle | State::Closing => return self.read_out(scratch),
+        }
         if now < self.arrival {
             return Progress::Until(self.arrival);
         }
@@ -200,30 +218,12 @@ impl Connection {
         self.failure(&format!("nothing for {} s", timeout.as_secs_f64()), false)
     }
 
-    /// Outside of an exchange.
-    fn advance_quiet(&mut self, now: Duration, scratch: &mut [u8]) -> Progress {
-        if let State::Connecting(_) = self.state {
-            return match self.established() {
-                Ok(true) => {
-                    let State::Connecting(exchange) =
-                        std::mem::replace(&mut self.state, State::Idle)
-                    else {
-                        unreachable!("it was connecting")
-                    };
-                    self.state = State::Busy { exchange, status: 0 };
-                    self.advance(now, scratch)
-                }
-                Ok(false) => Progress::Waiting,
-                Err(error) => {
-                    let reset = error.kind() == ErrorKind::ConnectionReset;
-                    Progress::Done(self.failure(&error.to_string(), reset), Then::Drop)
-                }
-            };
-        }
+    /// Reads outside of a request.
+    fn read_out(&mut self, scratch: &mut [u8]) -> Progress {
         loop {
             match self.stream.read(scratch) {
                 // What nobody asked for is read out behind an answer, and else ends a connection.
-                Ok(1..) if matches!(self.state, State::Closing) => {}
+                Ok(1..) if self.state == State::Closing => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,
                 Ok(_) | Err(_) => return Progress::Closed,
@@ -246,33 +246,6 @@ impl Connection {
         }
     }
 
-    fn write_head(&mut self, target: &Target) -> UpstreamExchange {
-        let is_post = self.kind == ClientKind::Post;
-        let method = if is_post { "POST" } else { "GET" };
-        let Target { host, path, .. } = target;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tidegate-drill\r\n\
-             Accept: */*\r\n"
-        );
-        self.out.clear();
-        (self.written, self.received) = (0, 0);
-        (self.resume, self.paused) = (None, Duration::ZERO);
-        let length = 2 * HALF.len() as u64;
-        let request = UpstreamRequest {
-            head: head.as_bytes(),
-            content: if is_post { RequestContent::Length(length) } else { RequestContent::None },
-            is_head: false,
-            upgrade: false,
-            expects_continue: false,
-            close: self.kind == ClientKind::Fresh,
-        };
-        let mut exchange = UpstreamExchange::begin(&request, &mut self.out);
-        if is_post {
-            exchange.write_content(&HALF, &mut self.out);
-        }
-        exchange
-    }
-
     /// Writes what there is; a POST's second half when its pause is over.
     fn write(&mut self, now: Duration) {
         loop {
@@ -285,8 +258,7 @@ impl Connection {
                     Err(error) => self.write_error = Some(error),
                 }
             }
-            let State::Busy { exchange, .. } = &mut self.state else { return };
-            if self.write_error.is_some() || exchange.request_done() {
+            if self.write_error.is_some() || self.exchange.request_done() {
                 return;
             }
             match self.resume {
@@ -296,7 +268,7 @@ impl Connection {
                 }
                 Some(at) if at > now => return,
                 Some(_) => {
-                    exchange.write_content(&HALF, &mut self.out);
+                    self.exchange.write_content(&HALF, &mut self.out);
                     self.paused += HALF_PAUSE;
                     self.resume = None;
                 }
@@ -310,13 +282,12 @@ impl Connection {
         self.input.extend_from_slice(piece);
         let mut at = 0;
         loop {
-            let State::Busy { exchange, status } = &mut self.state else { return None };
             let mut fields = FieldTable::new();
-            let (used, event) = exchange.next_event(&self.input[at..], &mut fields, &LIMITS);
+            let (used, event) = self.exchange.next_event(&self.input[at..], &mut fields, &LIMITS);
             at += used;
             match event {
                 UpstreamEvent::NeedMore | UpstreamEvent::Closed => break,
-                UpstreamEvent::Response(head) => *status = head.status,
+                UpstreamEvent::Response(head) => self.status = head.status,
                 UpstreamEvent::Interim(_) | UpstreamEvent::Content(_) => {}
                 UpstreamEvent::End => return Some(self.answered()),
                 UpstreamEvent::Truncated => return Some(self.fail("closed")),
@@ -331,17 +302,18 @@ impl Connection {
     }
 
     fn receive_eof(&mut self) -> Progress {
-        let State::Busy { exchange, .. } = &mut self.state else { return Progress::Closed };
-        match exchange.receive_eof() {
+        match self.exchange.receive_eof() {
             UpstreamEvent::End => self.answered(),
             _ => self.fail("closed"),
         }
     }
 
     fn answered(&mut self) -> Progress {
-        let State::Busy { exchange, status } = &self.state else { return Progress::Closed };
-        let then = if exchange.reusable() { Then::Keep } else { Then::Close };
-        let outcome = if *status == 503 { Outcome::Refused } else { Outcome::Answered(*status) };
+        let then = if self.exchange.reusable() { Then::Keep } else { Then::Close };
+        let outcome = match self.status {
+            503 => Outcome::Refused,
+            status => Outcome::Answered(status),
+        };
         self.served += 1;
         self.input.clear();
         self.state = State::Idle;
@@ -354,14 +326,10 @@ impl Connection {
 
     /// Where the request stands, as a failure. `reset`: by the peer, while connecting.
     fn failure(&self, said: &str, reset: bool) -> Outcome {
-        let phase = match &self.state {
-            State::Connecting(_) => Phase::Connecting,
+        let phase = match self.state {
+            State::Connecting => Phase::Connecting,
             _ if self.received > 0 => Phase::Reading,
-            State::Busy { exchange, .. }
-                if exchange.request_done() && self.written == self.out.len() =>
-            {
-                Phase::Waiting
-            }
+            _ if self.exchange.request_done() && self.written == self.out.len() => Phase::Waiting,
             _ => Phase::Sending,
         };
         let story = Story {
@@ -379,4 +347,29 @@ impl Connection {
             _ => Outcome::Lost(story),
         }
     }
+}
+
+/// Writes the head of a request, and of a POST the first half of its content.
+fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> UpstreamExchange {
+    let is_post = kind == ClientKind::Post;
+    let method = if is_post { "POST" } else { "GET" };
+    let Target { host, path, .. } = target;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tidegate-drill\r\n\
+         Accept: */*\r\n"
+    );
+    let length = 2 * HALF.len() as u64;
+    let request = UpstreamRequest {
+        head: head.as_bytes(),
+        content: if is_post { RequestContent::Length(length) } else { RequestContent::None },
+        is_head: false,
+        upgrade: false,
+        expects_continue: false,
+        close: kind == ClientKind::Fresh,
+    };
+    let mut exchange = UpstreamExchange::begin(&request, out);
+    if is_post {
+        exchange.write_content(&HALF, out);
+    }
+    exchange
 }

@@ -47,11 +47,8 @@ pub(crate) fn draw(ledger: &Ledger, time: Duration) -> String {
         ("p99", |column| column.p99_us),
         ("p50", |column| column.median_us),
     ] {
-        let points = columns
-            .iter()
-            .map(|column| format!("{:.1},{:.1}", scale.x(column.at), scale.y(value(column))));
-        let points = points.collect::<Vec<_>>().join(" ");
-        let _ = writeln!(svg, "<polyline class=\"line {name}\" points=\"{points}\"/>");
+        let path = path(&columns, ledger.timeline().width(), &scale, value);
+        let _ = writeln!(svg, "<path class=\"line {name}\" d=\"{path}\"/>");
     }
     for at in ledger.timeline().losses() {
         let x = scale.x(*at);
@@ -67,6 +64,18 @@ pub(crate) fn draw(ledger: &Ledger, time: Duration) -> String {
     svg + "</svg>\n"
 }
 
+/// A line through the columns, broken where nothing was answered.
+fn path(columns: &[Column], width: Duration, scale: &Scale, value: fn(&Column) -> u64) -> String {
+    let (mut path, mut next) = (String::new(), None);
+    for column in columns {
+        let command = if next == Some(column.at) { 'L' } else { 'M' };
+        let (x, y) = (scale.x(column.at), scale.y(value(column)));
+        let _ = write!(path, "{command}{x:.1} {y:.1}h.5");
+        next = Some(column.at + width);
+    }
+    path
+}
+
 /// Where times and latencies stand.
 struct Scale {
     seconds: f64,
@@ -80,6 +89,13 @@ impl Scale {
         let least = columns.iter().map(|column| power(column.median_us)).min().unwrap_or(1);
         let most = columns.iter().map(|column| power(column.max_us) + 1).max().unwrap_or(4);
         Self { seconds: time.as_secs_f64().max(0.001), decades: least..=most.max(least + 1) }
+    }
+
+    /// Seconds between lines of the grid.
+    fn step(&self) -> f64 {
+        let steps = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0];
+        let step = steps.into_iter().find(|step| self.seconds / step <= 12.0);
+        step.unwrap_or(self.seconds / 10.0)
     }
 
     fn x(&self, at: Duration) -> f64 {
@@ -145,11 +161,11 @@ fn grid(svg: &mut String, scale: &Scale) {
         );
     }
     let (foot, label) = (TOP + PLOT, TOP + PLOT + 16.0);
-    for tenth in 0..=10_u32 {
-        let at = Duration::from_secs_f64(scale.seconds) * tenth / 10;
-        let x = scale.x(at);
-        let seconds = at.as_secs_f64();
-        let digits = usize::from(scale.seconds < 20.0);
+    let step = scale.step();
+    let digits = usize::from(step < 1.0);
+    for tick in 0..=(scale.seconds / step) as u32 {
+        let seconds = f64::from(tick) * step;
+        let x = scale.x(Duration::from_secs_f64(seconds));
         let _ = writeln!(
             svg,
             "<path class=\"grid\" d=\"M{x:.1} {TOP}V{foot}\"/><text x=\"{x:.1}\" y=\"{label}\" \
@@ -230,13 +246,22 @@ mod tests {
     fn a_drill_is_drawn_with_its_actions_and_losses() {
         let svg = draw(&drilled(), 1000 * MS);
         assert!(svg.contains(">1000 requests, 10 actions: 1 lost, 0 truncated"), "{svg}");
-        assert_eq!(svg.matches("<polyline").count(), 3);
+        assert_eq!(svg.matches("<path class=\"line p99\" d=\"M100.0 ").count(), 1, "{svg}");
         assert_eq!(svg.matches("class=\"loss\"").count(), 1);
         assert_eq!(svg.matches("class=\"run\"").count(), 9);
         assert_eq!(svg.matches("class=\"run failed\"").count(), 1);
         assert!(svg.contains(">reload</text>"), "{svg}");
         assert!(!svg.contains("http") || svg.matches("http").count() == 1, "the name space alone");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+
+    #[test]
+    fn a_line_is_broken_where_nothing_was_answered() {
+        let column = |at| Column { at: at * MS, median_us: 10, p99_us: 100, max_us: 1000 };
+        let columns = [column(0), column(100), column(300)];
+        let scale = Scale::new(&columns, 400 * MS);
+        let drawn = path(&columns, 100 * MS, &scale, |column| column.p99_us);
+        assert_eq!(drawn.replace(|char: char| !"ML".contains(char), ""), "MLM", "{drawn}");
     }
 
     #[test]

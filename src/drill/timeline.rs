@@ -68,6 +68,11 @@ impl Timeline {
         })
     }
 
+    /// Of a column.
+    pub(crate) fn width(&self) -> Duration {
+        self.width
+    }
+
     pub(crate) fn losses(&self) -> &[Duration] {
         &self.losses
     }

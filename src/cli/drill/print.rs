@@ -70,6 +70,8 @@ impl Report<'_> {
         let mut account = counts_json(&ledger.all().counts);
         let more = json!({
             "seed": self.settings.seed,
+            "connections": self.settings.connections,
+            "distance_ms": micros(self.settings.distance) / 1000,
             "address": self.settings.address.to_string(),
             "interrupted": self.interrupted,
             "clean": ledger.is_clean(),
