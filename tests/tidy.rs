@@ -41,7 +41,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "control",
         ],
     ),
-    ("drill", &["http", "config"]),
+    ("drill", &["http"]),
     (
         "cli",
         &[

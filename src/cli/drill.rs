@@ -71,7 +71,7 @@ pub(super) struct Drill {
     #[arg(long, value_name = "N", default_value_t = 20)]
     count: usize,
 
-    /// How long after an action the next one begins
+    /// From the beginning of an action to that of the next
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_time)]
     every: Duration,
 
