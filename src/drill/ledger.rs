@@ -32,6 +32,8 @@ pub(crate) struct Ledger {
     statuses: BTreeMap<u16, u64>,
     stories: Vec<Told>,
     stories_left_out: u64,
+    /// Why requests were not accepted: how far they were, and what the socket said.
+    not_accepted: BTreeMap<(Phase, String), u64>,
     /// How late requests were looked at.
     lateness: Histogram<u64>,
     timeline: Timeline,
@@ -69,7 +71,7 @@ pub(crate) struct Story {
 }
 
 /// How far a request was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// All connections of its kind were in use.
     Queued,
@@ -196,6 +198,7 @@ impl Ledger {
             statuses: BTreeMap::new(),
             stories: Vec::new(),
             stories_left_out: 0,
+            not_accepted: BTreeMap::new(),
             lateness: histogram(),
             timeline: Timeline::new(column),
         }
@@ -255,13 +258,14 @@ impl Ledger {
                 return;
             }
             Outcome::Refused => return *self.statuses.entry(503).or_default() += 1,
-            Outcome::NotAccepted(story) => ("not accepted", story),
+            Outcome::NotAccepted(Story { phase, said, .. }) => {
+                *self.not_accepted.entry((phase, said)).or_default() += 1;
+                return;
+            }
             Outcome::Lost(story) => ("lost", story),
             Outcome::Truncated(story) => ("truncated", story),
         };
-        if result != "not accepted" {
-            self.timeline.add_loss(ended);
-        }
+        self.timeline.add_loss(ended);
         if self.stories.len() == STORIES_MAX {
             self.stories_left_out += 1;
         } else {
@@ -291,9 +295,14 @@ impl Ledger {
         &self.statuses
     }
 
-    /// All that failed or was not accepted, and how many more there are.
+    /// What was lost or truncated, and how many more there are.
     pub(crate) fn stories(&self) -> (&[Told], u64) {
         (&self.stories, self.stories_left_out)
+    }
+
+    /// How often requests were not accepted, by how far they were and what the socket said.
+    pub(crate) fn not_accepted(&self) -> impl Iterator<Item = (Phase, &str, u64)> {
+        self.not_accepted.iter().map(|((phase, said), count)| (*phase, said.as_str(), *count))
     }
 
     /// The host of a target.
@@ -403,7 +412,9 @@ mod tests {
         assert_eq!(ledger.client(ClientKind::Post).counts, Counts::default());
         assert_eq!(ledger.statuses(), &BTreeMap::from([(200, 1), (404, 1), (503, 1)]));
         let results: Vec<_> = ledger.stories().0.iter().map(|told| told.result).collect();
-        assert_eq!(results, ["not accepted", "lost", "truncated"]);
+        assert_eq!(results, ["lost", "truncated"]);
+        let not_accepted: Vec<_> = ledger.not_accepted().collect();
+        assert_eq!(not_accepted, [(Phase::Connecting, "reset", 1)]);
         assert!(!ledger.is_clean());
     }
 

@@ -65,6 +65,9 @@ impl Report<'_> {
             .collect();
         let clients = ClientKind::ALL.map(|kind| group(kind.name(), "client", ledger.client(kind)));
         let runs: Vec<Value> = ledger.runs().iter().map(run_json).collect();
+        let not_accepted = ledger.not_accepted().map(
+            |(phase, said, count)| json!({ "phase": phase.name(), "socket": said, "count": count }),
+        );
         let statuses: BTreeMap<String, u64> =
             ledger.statuses().iter().map(|(status, count)| (status.to_string(), *count)).collect();
         let mut account = counts_json(&ledger.all().counts);
@@ -87,6 +90,7 @@ impl Report<'_> {
             "runs": runs,
             "stories": stories.iter().map(|told| story_json(ledger, told)).collect::<Vec<_>>(),
             "stories_left_out": left_out,
+            "not_accepted_because": not_accepted.collect::<Vec<_>>(),
             "log": self.log.map(|path| path.display().to_string()),
         });
         if let (Value::Object(account), Value::Object(more)) = (&mut account, more) {
@@ -166,24 +170,19 @@ impl Report<'_> {
         text + &more(failed.len(), 0)
     }
 
-    /// A line for each request that was lost or truncated, and for the first few not accepted.
+    /// A line for each request that was lost or truncated, and why others were not accepted.
     fn stories(&self) -> String {
         let (stories, left_out) = self.ledger().stories();
-        let is_failure = |told: &&Told| told.result != "not accepted";
-        let failed: Vec<&Told> = stories.iter().filter(is_failure).collect();
         let mut text = String::new();
-        for told in failed.iter().take(STORIES_SHOWN) {
+        for told in stories.iter().take(STORIES_SHOWN) {
             let _ = write!(text, "\n{}", show::clean(&line(self.ledger(), told)));
         }
-        text += &more(failed.len(), left_out);
-        let mut reasons: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for told in stories.iter().filter(|told| !is_failure(told)) {
-            *reasons.entry((told.story.phase.name(), &told.story.said)).or_default() += 1;
+        text += &more(stories.len(), left_out);
+        for (phase, said, count) in self.ledger().not_accepted() {
+            let (phase, said) = (phase.name(), show::clean(said));
+            let _ = write!(text, "\n{count} not accepted: {phase}: {said}\n");
         }
-        for ((phase, said), count) in reasons {
-            let _ = write!(text, "\n{count} not accepted: {phase}: {}", show::clean(said));
-        }
-        if text.is_empty() { text } else { text + "\n" }
+        text
     }
 
     fn verdict(&self) -> String {
