@@ -58,6 +58,8 @@ pub(super) struct Connection {
     input: Vec<u8>,
     received: u64,
     served: u64,
+    dialed: Duration,
+    connected: Option<Duration>,
     /// When a request arrives that a client sends from far away.
     arrival: Duration,
     /// Nothing goes on before this moment.
@@ -104,6 +106,7 @@ impl Connection {
         kind: ClientKind,
         target: &Target,
         (registry, token): (&Registry, Token),
+        now: Duration,
     ) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
@@ -133,6 +136,8 @@ impl Connection {
             input: Vec::new(),
             received: 0,
             served: 0,
+            dialed: now,
+            connected: None,
             arrival: Duration::ZERO,
             resume: None,
             paused: Duration::ZERO,
@@ -170,7 +175,10 @@ impl Connection {
         match self.state {
             State::Busy => {}
             State::Connecting => match self.established() {
-                Ok(true) => self.state = State::Busy,
+                Ok(true) => {
+                    self.connected = Some(now);
+                    self.state = State::Busy;
+                }
                 Ok(false) => return Progress::Waiting,
                 Err(error) => {
                     let reset = error.kind() == ErrorKind::ConnectionReset;
@@ -337,6 +345,7 @@ impl Connection {
             sent: self.written as u64,
             received: self.received,
             served: self.served,
+            connecting: self.connected.map(|at| at.saturating_sub(self.dialed)),
             said: said.to_owned(),
             port: self.port,
         };

@@ -64,6 +64,8 @@ pub(crate) struct Story {
     pub(crate) received: u64,
     /// Requests that the connection had answered before.
     pub(crate) served: u64,
+    /// How long connecting took, if it ended.
+    pub(crate) connecting: Option<Duration>,
     /// What the socket said.
     pub(crate) said: String,
     /// The client's own; 0 if there was none.
@@ -112,6 +114,7 @@ pub(crate) struct Ended {
 pub(crate) struct Told {
     pub(crate) result: &'static str,
     pub(crate) due: Duration,
+    pub(crate) begun: Duration,
     pub(crate) ended: Duration,
     pub(crate) kind: ClientKind,
     pub(crate) target: usize,
@@ -227,11 +230,11 @@ impl Ledger {
 
     /// A request has ended.
     pub(crate) fn record(&mut self, request: Ended) {
-        let Ended { due, ended, kind, target, ref outcome, .. } = request;
+        let Ended { due, begun, ended, kind, target, ref outcome, .. } = request;
         let latency = self.latency(&request);
         let run = self.run(match outcome {
             Outcome::Answered(_) => due,
-            _ => request.begun,
+            _ => begun,
         });
         // How long a slow download takes is up to its client.
         let alike = latency.filter(|_| kind != ClientKind::Slow);
@@ -269,7 +272,7 @@ impl Ledger {
         if self.stories.len() == STORIES_MAX {
             self.stories_left_out += 1;
         } else {
-            self.stories.push(Told { result, due, ended, kind, target, run, story });
+            self.stories.push(Told { result, due, begun, ended, kind, target, run, story });
         }
     }
 
@@ -380,7 +383,8 @@ mod tests {
     }
 
     fn story(phase: Phase) -> Story {
-        Story { phase, sent: 40, received: 0, served: 0, said: "reset".to_owned(), port: 7 }
+        let said = "reset".to_owned();
+        Story { phase, sent: 40, received: 0, served: 0, connecting: None, said, port: 7 }
     }
 
     fn ended(due: u32, end: u32, outcome: Outcome) -> Ended {

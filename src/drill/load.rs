@@ -249,7 +249,7 @@ impl<'a> Load<'a> {
         }
         let entry = self.connections.vacant_entry();
         let place = (self.poll.registry(), Token(entry.key()));
-        match Connection::dial(self.settings.address, job.kind, target, place) {
+        match Connection::dial(self.settings.address, job.kind, target, place, job.begun) {
             Ok(connection) => {
                 pool.open += 1;
                 entry.insert(Client { connection, kind: job.kind, work: Work::Job(job) });
@@ -371,5 +371,6 @@ impl Pool {
 
 /// Of a request without a connection.
 fn story(phase: Phase, said: &str) -> Story {
-    Story { phase, sent: 0, received: 0, served: 0, said: said.to_owned(), port: 0 }
+    let said = said.to_owned();
+    Story { phase, sent: 0, received: 0, served: 0, connecting: None, said, port: 0 }
 }

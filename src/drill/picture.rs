@@ -222,6 +222,7 @@ mod tests {
             sent: 1,
             received: 0,
             served: 0,
+            connecting: None,
             said: "<reset>".to_owned(),
             port: 1,
         };

@@ -256,9 +256,10 @@ fn line(ledger: &Ledger, told: &Told) -> String {
         None => "before any action".to_owned(),
         Some(run) => format!("{} {}", relative(told.ended, run.begun), run.action.name()),
     };
-    let connection = match story.served {
-        0 => "new connection".to_owned(),
-        served => format!("connection with {served} answers before"),
+    let connection = match (story.served, story.connecting) {
+        (0, Some(took)) => format!("new connection, made in {}", time(micros(took))),
+        (0, None) => "no connection".to_owned(),
+        (served, _) => format!("connection with {served} answers before"),
     };
     format!(
         "{}  {} ({}): {}, {}, {connection}, {} bytes sent, {} received, port {}: {}",
@@ -318,10 +319,11 @@ fn run_json(run: &Run) -> Value {
 }
 
 fn story_json(ledger: &Ledger, told: &Told) -> Value {
-    let Told { result, due, ended, kind, target, run, story } = told;
+    let Told { result, due, begun, ended, kind, target, run, story } = told;
     json!({
         "result": result, "client": kind.name(), "host": ledger.host(*target),
-        "due_us": micros(*due), "ended_us": micros(*ended),
+        "due_us": micros(*due), "begun_us": micros(*begun), "ended_us": micros(*ended),
+        "connect_us": story.connecting.map(micros),
         "run": run, "action": run.map(|at| ledger.runs()[at].action.name()),
         "phase": story.phase.name(), "bytes_sent": story.sent, "bytes_received": story.received,
         "answered_before": story.served, "socket": story.said, "local_port": story.port,
