@@ -4,6 +4,7 @@
 //! exactly one of five ways, and the sums say so. It is booked under one action: the first that ran
 //! while it was under way, else the last that ended before, else none. An answer was under way from
 //! when it was due, for it may have had to wait; whatever else it came to, from when it was sent.
+//! What was not answered while different actions ran is booked under neither, but apart.
 //! An action is entered before it begins, so no outcome of it can be booked earlier.
 //!
 //! Latency counts from the moment a request was due, not from when it was sent: a request that had
@@ -27,7 +28,7 @@ pub(crate) struct Ledger {
     targets: Vec<Target>,
     all: Group,
     clients: [Group; ClientKind::ALL.len()],
-    actions: BTreeMap<Option<Action>, Group>,
+    actions: BTreeMap<Booking, Group>,
     runs: Vec<Run>,
     statuses: BTreeMap<u16, u64>,
     stories: Vec<Told>,
@@ -37,6 +38,16 @@ pub(crate) struct Ledger {
     /// How late requests were looked at.
     lateness: Histogram<u64>,
     timeline: Timeline,
+}
+
+/// Where a request is booked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Booking {
+    /// Before any action.
+    Before,
+    Under(Action),
+    /// It was not answered, and any of several actions may be why.
+    Several,
 }
 
 /// What a request came to.
@@ -218,7 +229,7 @@ impl Ledger {
     pub(crate) fn begin(&mut self, action: Action, begun: Duration) {
         let (counts, worst_us) = (Counts::default(), 0);
         self.runs.push(Run { action, begun, ended: None, error: None, counts, worst_us });
-        self.actions.entry(Some(action)).or_insert_with(Group::new);
+        self.actions.entry(Booking::Under(action)).or_insert_with(Group::new);
     }
 
     /// The last action has ended.
@@ -248,9 +259,11 @@ impl Ledger {
             self.all.latency.saturating_record(latency);
             self.timeline.add(due, latency);
         }
-        let action = run.map(|at| self.runs[at].action);
-        self.actions.entry(action).or_insert_with(Group::new).add(outcome, alike);
-        if let Some(run) = run.and_then(|at| self.runs.get_mut(at)) {
+        let booking = self.booking(run, outcome);
+        self.actions.entry(booking).or_insert_with(Group::new).add(outcome, alike);
+        if let Some(run) =
+            run.filter(|_| booking != Booking::Several).and_then(|at| self.runs.get_mut(at))
+        {
             run.counts.sent += 1;
             run.counts.count(outcome);
             run.worst_us = run.worst_us.max(alike.unwrap_or(0));
@@ -284,9 +297,8 @@ impl Ledger {
         &self.clients[kind as usize]
     }
 
-    /// By action; `None`: before the first one.
-    pub(crate) fn actions(&self) -> impl Iterator<Item = (Option<Action>, &Group)> {
-        self.actions.iter().map(|(action, group)| (*action, group))
+    pub(crate) fn actions(&self) -> impl Iterator<Item = (Booking, &Group)> {
+        self.actions.iter().map(|(booking, group)| (*booking, group))
     }
 
     pub(crate) fn runs(&self) -> &[Run] {
@@ -346,6 +358,19 @@ impl Ledger {
         let before = |run: &Run| run.ended.is_some_and(|ended| ended < since);
         let first = self.runs.partition_point(before);
         if first < self.runs.len() { Some(first) } else { first.checked_sub(1) }
+    }
+
+    /// `run`: the first action that ran meanwhile; those behind it began before now, and so before
+    /// the end of the request.
+    fn booking(&self, run: Option<usize>, outcome: &Outcome) -> Booking {
+        let Some(run) = run else { return Booking::Before };
+        let action = self.runs[run].action;
+        let is_other = |other: &Run| other.action != action;
+        match outcome {
+            Outcome::Answered(_) => Booking::Under(action),
+            _ if self.runs[run..].iter().any(is_other) => Booking::Several,
+            _ => Booking::Under(action),
+        }
     }
 
     /// In microseconds, of what was answered.
@@ -448,14 +473,16 @@ mod tests {
         ledger.end(51 * MS, Some("why".to_owned()));
         // Due while the server was stopped, and sent later.
         record(&mut ledger, Ended { begun: 60 * MS, ..ended(35, 61, Outcome::Refused) });
+        // Sent while the server was stopped.
+        record(&mut ledger, ended(35, 61, Outcome::Refused));
         ledger.assert_sums();
-        let sent = |action| {
-            ledger.actions().find(|(own, _)| *own == action).map(|(_, group)| group.counts.sent)
+        let sent = |booking| {
+            ledger.actions().find(|(own, _)| *own == booking).map(|(_, group)| group.counts.sent)
         };
-        assert_eq!(sent(None), Some(1));
-        assert_eq!(sent(Some(Action::Reload)), Some(2));
-        assert_eq!(sent(Some(Action::StopStart)), Some(1));
-        assert_eq!(sent(Some(Action::Replace)), Some(1));
+        assert_eq!((sent(Booking::Before), sent(Booking::Several)), (Some(1), Some(1)));
+        assert_eq!(sent(Booking::Under(Action::Reload)), Some(2));
+        assert_eq!(sent(Booking::Under(Action::StopStart)), Some(1));
+        assert_eq!(sent(Booking::Under(Action::Replace)), Some(1));
         assert_eq!(ledger.runs()[0].counts.refused, 1);
         assert_eq!(ledger.runs()[1].worst_us, 1_000_000);
         assert!(!ledger.is_clean(), "an action failed");

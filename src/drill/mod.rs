@@ -26,7 +26,7 @@ use std::{
 };
 
 pub(crate) use actions::{Actor, Pace, Shell};
-pub(crate) use ledger::{Counts, Group, Ledger, Run, Told, micros};
+pub(crate) use ledger::{Booking, Counts, Group, Ledger, Run, Told, micros};
 pub(crate) use load::{LoadSettings, Loaded};
 pub(crate) use picture::draw;
 pub(crate) use plan::{Action, ClientKind, Target, actions};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::show::{self, Align, Cell, Column, number, plain},
-    drill::{Action, ClientKind, Counts, Group, Ledger, LoadSettings, Loaded, Run, Told, micros},
+    drill::{Booking, ClientKind, Counts, Group, Ledger, LoadSettings, Loaded, Run, Told, micros},
 };
 
 /// More stories are in the JSON.
@@ -206,8 +206,8 @@ fn actions_table(ledger: &Ledger) -> String {
     let rows = ledger.actions().map(|(action, group)| {
         let (done, failed) = done_and_failed(ledger, action);
         let (done, failed) = match action {
-            Some(_) => (number(done), number(failed)),
-            None => (plain(""), plain("")),
+            Booking::Under(_) => (number(done), number(failed)),
+            Booking::Before | Booking::Several => (plain(""), plain("")),
         };
         [vec![plain(action_name(action)), done, failed], cells(group)].concat()
     });
@@ -239,12 +239,16 @@ fn cells(group: &Group) -> Vec<Cell> {
     counts.map(number).into_iter().chain(times.map(|micros| plain(time(micros)))).collect()
 }
 
-fn action_name(action: Option<Action>) -> &'static str {
-    action.map_or("(before)", Action::name)
+fn action_name(booking: Booking) -> &'static str {
+    match booking {
+        Booking::Before => "(before)",
+        Booking::Under(action) => action.name(),
+        Booking::Several => "(several)",
+    }
 }
 
-fn done_and_failed(ledger: &Ledger, action: Option<Action>) -> (u64, u64) {
-    let of_kind = ledger.runs().iter().filter(|run| Some(run.action) == action);
+fn done_and_failed(ledger: &Ledger, booking: Booking) -> (u64, u64) {
+    let of_kind = ledger.runs().iter().filter(|run| Booking::Under(run.action) == booking);
     let (failed, done): (Vec<&Run>, Vec<&Run>) = of_kind.partition(|run| run.error.is_some());
     (done.len() as u64, failed.len() as u64)
 }
