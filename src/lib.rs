@@ -87,6 +87,8 @@ pub mod config;
 #[cfg(not(loom))]
 mod control;
 #[cfg(not(loom))]
+mod drill;
+#[cfg(not(loom))]
 mod event_loop;
 #[cfg(not(loom))]
 pub mod http;

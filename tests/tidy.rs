@@ -41,6 +41,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "control",
         ],
     ),
+    ("drill", &["http"]),
     (
         "cli",
         &[
@@ -55,12 +56,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "event_loop",
             "control",
             "server",
+            "drill",
         ],
     ),
 ];
 
 /// The modules that may ask what time it is.
-const CLOCKS: &[&str] = &["event_loop", "control", "server", "cli"];
+const CLOCKS: &[&str] = &["event_loop", "control", "server", "drill", "cli"];
 
 const ASYNC_RUNTIMES: &[&str] = &[
     "tokio",

@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
 use super::{
-    address::{self, Token},
+    address::{self, Address, Token},
     client::{Answer as RawAnswer, Call, Client, Stream},
     failure::{Failure, Refusal},
     show::{self, Reader},
@@ -38,7 +38,7 @@ pub(super) struct Place {
 }
 
 /// How the server's answers are shown.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct ServerOptions {
     /// Print the server's answer as JSON
     #[arg(long)]
@@ -70,6 +70,11 @@ pub(super) struct Answer<T> {
 }
 
 impl Admin {
+    /// The server at an address that wants no token.
+    pub(super) fn of(address: Address) -> Self {
+        Self { client: Client::new(address), token: None, json: false }
+    }
+
     /// Asks for something; changes nothing.
     pub(super) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
         self.call("GET", path, None, PATIENCE)

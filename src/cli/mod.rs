@@ -11,6 +11,7 @@ mod check;
 mod client;
 mod content;
 mod drains;
+mod drill;
 mod events;
 mod failure;
 mod pages;
@@ -103,6 +104,14 @@ enum Command {
     /// Print the server's events as they happen, until ^C
     #[command(after_help = "Example:\n  tidegate events --json")]
     Events(events::Events),
+    /// Put a server under load, change it again and again, and account for every request
+    #[command(after_help = "Actions: reload, replace, remove+add, drain+resume, upgrade, \
+                            stop+start, command, nothing\n\nExit codes: 0 nothing was lost and \
+                            every action worked, 1 otherwise, 2 usage error\n\nExamples:\n  \
+                            tidegate drill --count 100 --svg drill.svg\n  tidegate drill \
+                            --running --actions reload\n  tidegate drill --url \
+                            http://127.0.0.1:8080 --host shop.example --command 'nginx -s reload'")]
+    Drill(drill::Drill),
     /// Print the completion script of a shell
     #[command(after_help = "Example:\n  tidegate completions bash \
                             > /etc/bash_completion.d/tidegate")]
@@ -148,6 +157,7 @@ pub fn run() -> ExitCode {
         Command::Stop(command) => command.run(&place),
         Command::Cut(command) => command.run(&place),
         Command::Events(command) => command.run(&place),
+        Command::Drill(command) => command.run(&place),
         Command::Completions(command) => command.run(Arguments::command()),
         Command::Man => pages::man(Arguments::command()),
     };

@@ -1,0 +1,394 @@
+//! The account of a drill, for people and as JSON.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::show::{self, Align, Cell, Column, number, plain},
+    drill::{Booking, ClientKind, Counts, Group, Ledger, LoadSettings, Loaded, Run, Told, micros},
+};
+
+/// More stories are in the JSON.
+const STORIES_SHOWN: usize = 20;
+
+/// A generator that looks at 1 request of 1,000 this late is said to be behind.
+const LATE_US: u64 = 5_000;
+
+/// What is to be printed.
+pub(super) struct Report<'a> {
+    pub(super) loaded: &'a Loaded,
+    pub(super) settings: &'a LoadSettings,
+    pub(super) planned: usize,
+    pub(super) interrupted: bool,
+    /// Where the server's log was left.
+    pub(super) log: Option<&'a Path>,
+}
+
+impl Report<'_> {
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let ledger = self.ledger();
+        let mut text = self.summary();
+        text.push('\n');
+        text += &actions_table(ledger);
+        text.push('\n');
+        text += &clients_table(ledger);
+        text += &self.failed_actions();
+        text += &self.stories();
+        if let Some(log) = self.log {
+            let _ = writeln!(text, "\nthe server's log: {}", log.display());
+        }
+        let _ = writeln!(text, "\n{}", self.verdict());
+        text
+    }
+
+    /// For machines.
+    pub(super) fn json(&self) -> String {
+        let Loaded { ledger, time, idle_closes } = self.loaded;
+        let (stories, left_out) = ledger.stories();
+        let group = |name: &str, key: &str, group: &Group| {
+            let mut row = counts_json(&group.counts);
+            row[key] = json!(name);
+            row["latency_us"] = latency_json(&group.latency);
+            row
+        };
+        let actions: Vec<Value> = ledger
+            .actions()
+            .map(|(action, booked)| {
+                let mut row = group(action_name(action), "action", booked);
+                let (done, failed) = done_and_failed(ledger, action);
+                (row["done"], row["failed"]) = (json!(done), json!(failed));
+                row
+            })
+            .collect();
+        let clients = ClientKind::ALL.map(|kind| group(kind.name(), "client", ledger.client(kind)));
+        let runs: Vec<Value> = ledger.runs().iter().map(run_json).collect();
+        let not_accepted = ledger.not_accepted().map(
+            |(phase, said, count)| json!({ "phase": phase.name(), "socket": said, "count": count }),
+        );
+        let statuses: BTreeMap<String, u64> =
+            ledger.statuses().iter().map(|(status, count)| (status.to_string(), *count)).collect();
+        let mut account = counts_json(&ledger.all().counts);
+        let more = json!({
+            "seed": self.settings.seed,
+            "connections": self.settings.connections,
+            "distance_ms": micros(self.settings.distance) / 1000,
+            "address": self.settings.address.to_string(),
+            "interrupted": self.interrupted,
+            "clean": ledger.is_clean(),
+            "duration_ms": micros(*time) / 1000,
+            "rate": { "asked": self.settings.rate, "reached": self.rate_reached() },
+            "generator": { "late_us": latency_json(ledger.lateness()), "behind": self.is_behind() },
+            "latency_us": latency_json(&ledger.all().latency),
+            "statuses": statuses,
+            "idle_closes": idle_closes,
+            "actions_planned": self.planned,
+            "actions": actions,
+            "clients": clients,
+            "runs": runs,
+            "stories": stories.iter().map(|told| story_json(ledger, told)).collect::<Vec<_>>(),
+            "stories_left_out": left_out,
+            "not_accepted_because": not_accepted.collect::<Vec<_>>(),
+            "log": self.log.map(|path| path.display().to_string()),
+        });
+        if let (Value::Object(account), Value::Object(more)) = (&mut account, more) {
+            account.extend(more);
+        }
+        format!("{account}\n")
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.loaded.ledger
+    }
+
+    fn summary(&self) -> String {
+        let (ledger, settings) = (self.ledger(), self.settings);
+        let all = ledger.all();
+        let Counts { sent, answered, refused, not_accepted, lost, truncated } = all.counts;
+        let statuses = ledger.statuses().iter();
+        let statuses: Vec<String> =
+            statuses.map(|(status, count)| format!("{status} \u{d7} {count}")).collect();
+        let late = ledger.lateness();
+        let behind = if self.is_behind() {
+            "; IT FELL BEHIND: latencies hold its own lateness too"
+        } else {
+            ""
+        };
+        show::pairs(&[
+            ("server", plain(settings.address.to_string())),
+            (
+                "load",
+                plain(format!(
+                    "{} of {} requests/s for {}, seed {}{}",
+                    self.rate_reached(),
+                    settings.rate,
+                    show::fine(micros(self.loaded.time) / 1000),
+                    settings.seed,
+                    if self.interrupted { ", interrupted" } else { "" }
+                )),
+            ),
+            (
+                "requests",
+                plain(format!(
+                    "{sent} sent = {answered} answered + {refused} refused + {not_accepted} not \
+                     accepted + {lost} lost + {truncated} truncated"
+                )),
+            ),
+            ("statuses", plain(statuses.join(", "))),
+            ("latency", plain(percentiles(&all.latency))),
+            (
+                "generator",
+                plain(format!(
+                    "late by {} for 1 request of 1,000, {} at most{behind}",
+                    time(late.value_at_quantile(0.999)),
+                    time(late.max()),
+                )),
+            ),
+        ])
+    }
+
+    fn rate_reached(&self) -> u64 {
+        let seconds = self.loaded.time.as_secs_f64().max(0.001);
+        (self.ledger().all().counts.sent as f64 / seconds).round() as u64
+    }
+
+    fn is_behind(&self) -> bool {
+        self.ledger().lateness().value_at_quantile(0.999) > LATE_US
+    }
+
+    fn failed_actions(&self) -> String {
+        let runs = self.ledger().runs().iter();
+        let failed: Vec<(&Run, &String)> =
+            runs.filter_map(|run| run.error.as_ref().map(|error| (run, error))).collect();
+        let mut text = String::new();
+        for (run, error) in failed.iter().take(STORIES_SHOWN) {
+            let (at, name) = (seconds(run.begun), run.action.name());
+            let _ = write!(text, "\n{at}  {name} failed: {}", show::clean(error));
+        }
+        text + &more(failed.len(), 0)
+    }
+
+    /// A line for each request that was lost or truncated, and why others were not accepted.
+    fn stories(&self) -> String {
+        let (stories, left_out) = self.ledger().stories();
+        let mut text = String::new();
+        for told in stories.iter().take(STORIES_SHOWN) {
+            let _ = write!(text, "\n{}", show::clean(&line(self.ledger(), told)));
+        }
+        text += &more(stories.len(), left_out);
+        for (phase, said, count) in self.ledger().not_accepted() {
+            let (phase, said) = (phase.name(), show::clean(said));
+            let _ = write!(text, "\n{count} not accepted: {phase}: {said}\n");
+        }
+        text
+    }
+
+    fn verdict(&self) -> String {
+        let ledger = self.ledger();
+        let counts = ledger.all().counts;
+        let failed = ledger.runs().iter().filter(|run| run.error.is_some()).count();
+        let (lost, truncated) = (counts.lost, counts.truncated);
+        match (counts.failed(), failed) {
+            (0, _) if counts.answered + counts.refused == 0 => "nothing was answered".to_owned(),
+            (0, 0) => "nothing was lost".to_owned(),
+            (0, _) => format!("nothing was lost; {failed} actions failed"),
+            (_, 0) => format!("{lost} lost, {truncated} truncated"),
+            _ => format!("{lost} lost, {truncated} truncated; {failed} actions failed"),
+        }
+    }
+}
+
+fn actions_table(ledger: &Ledger) -> String {
+    let columns =
+        columns([("ACTION", Align::Left), ("DONE", Align::Right), ("FAILED", Align::Right)]);
+    let rows = ledger.actions().map(|(action, group)| {
+        let (done, failed) = done_and_failed(ledger, action);
+        let (done, failed) = match action {
+            Booking::Under(_) => (number(done), number(failed)),
+            Booking::Before | Booking::Several => (plain(""), plain("")),
+        };
+        [vec![plain(action_name(action)), done, failed], cells(group)].concat()
+    });
+    show::table(&columns, rows.collect())
+}
+
+fn clients_table(ledger: &Ledger) -> String {
+    let columns = columns([("CLIENT", Align::Left)]);
+    let rows = ClientKind::ALL
+        .iter()
+        .map(|kind| [vec![plain(kind.name())], cells(ledger.client(*kind))].concat());
+    show::table(&columns, rows.collect())
+}
+
+fn columns<const N: usize>(own: [Column; N]) -> Vec<Column> {
+    let shared = [
+        "SENT", "ANSWERED", "REFUSED", "NOT ACC.", "LOST", "TRUNC.", "P50", "P99", "P99.9", "WORST",
+    ];
+    own.into_iter().chain(shared.map(|name| (name, Align::Right))).collect()
+}
+
+/// What [`columns`] shares.
+fn cells(group: &Group) -> Vec<Cell> {
+    let Counts { sent, answered, refused, not_accepted, lost, truncated } = group.counts;
+    let counts = [sent, answered, refused, not_accepted, lost, truncated];
+    let latency = &group.latency;
+    let quantile = |quantile| latency.value_at_quantile(quantile);
+    let times = [quantile(0.5), quantile(0.99), quantile(0.999), latency.max()];
+    counts.map(number).into_iter().chain(times.map(|micros| plain(time(micros)))).collect()
+}
+
+fn action_name(booking: Booking) -> &'static str {
+    match booking {
+        Booking::Before => "(before)",
+        Booking::Under(action) => action.name(),
+        Booking::Several => "(several)",
+    }
+}
+
+fn done_and_failed(ledger: &Ledger, booking: Booking) -> (u64, u64) {
+    let of_kind = ledger.runs().iter().filter(|run| Booking::Under(run.action) == booking);
+    let (failed, done): (Vec<&Run>, Vec<&Run>) = of_kind.partition(|run| run.error.is_some());
+    (done.len() as u64, failed.len() as u64)
+}
+
+/// How a request failed, in a line.
+fn line(ledger: &Ledger, told: &Told) -> String {
+    let story = &told.story;
+    let action = match told.run.map(|at| &ledger.runs()[at]) {
+        None => "before any action".to_owned(),
+        Some(run) => format!("{} {}", relative(told.ended, run.begun), run.action.name()),
+    };
+    let connection = match (story.served, story.connecting) {
+        (0, Some(took)) => format!("new connection, made in {}", time(micros(took))),
+        (0, None) => "no connection".to_owned(),
+        (served, _) => format!("connection with {served} answers before"),
+    };
+    format!(
+        "{}  {} ({}): {}, {}, {connection}, {} bytes sent, {} received, port {}: {}",
+        seconds(told.ended),
+        told.result,
+        action,
+        told.kind.name(),
+        story.phase.name(),
+        story.sent,
+        story.received,
+        story.port,
+        story.said
+    )
+}
+
+/// How long behind an action's begin.
+fn relative(at: Duration, begun: Duration) -> String {
+    let (sign, apart) = match at.checked_sub(begun) {
+        Some(after) => ("after", after),
+        None => ("before", begun - at),
+    };
+    format!("{} {sign}", time(micros(apart)))
+}
+
+fn more(found: usize, left_out: u64) -> String {
+    let hidden = found.saturating_sub(STORIES_SHOWN) as u64 + left_out;
+    match (found, hidden) {
+        (0, 0) => String::new(),
+        (_, 0) => "\n".to_owned(),
+        _ => format!("\n… and {hidden} more, all in --json\n"),
+    }
+}
+
+fn counts_json(counts: &Counts) -> Value {
+    let Counts { sent, answered, refused, not_accepted, lost, truncated } = counts;
+    json!({
+        "sent": sent, "answered": answered, "refused": refused, "not_accepted": not_accepted,
+        "lost": lost, "truncated": truncated,
+    })
+}
+
+fn latency_json(latency: &Histogram<u64>) -> Value {
+    json!({
+        "p50": latency.value_at_quantile(0.5), "p99": latency.value_at_quantile(0.99),
+        "p999": latency.value_at_quantile(0.999), "max": latency.max(),
+    })
+}
+
+fn run_json(run: &Run) -> Value {
+    let mut row = counts_json(&run.counts);
+    row["action"] = json!(run.action.name());
+    row["at_us"] = json!(micros(run.begun));
+    row["took_us"] = json!(run.ended.map(|ended| micros(ended.saturating_sub(run.begun))));
+    row["worst_us"] = json!(run.worst_us);
+    row["error"] = json!(run.error);
+    row
+}
+
+fn story_json(ledger: &Ledger, told: &Told) -> Value {
+    let Told { result, due, begun, ended, kind, target, run, story } = told;
+    json!({
+        "result": result, "client": kind.name(), "host": ledger.host(*target),
+        "due_us": micros(*due), "begun_us": micros(*begun), "ended_us": micros(*ended),
+        "connect_us": story.connecting.map(micros),
+        "run": run, "action": run.map(|at| ledger.runs()[at].action.name()),
+        "phase": story.phase.name(), "bytes_sent": story.sent, "bytes_received": story.received,
+        "answered_before": story.served, "socket": story.said, "local_port": story.port,
+    })
+}
+
+fn percentiles(latency: &Histogram<u64>) -> String {
+    let quantile = |quantile| time(latency.value_at_quantile(quantile));
+    format!(
+        "p50 {}, p99 {}, p99.9 {}, worst {}",
+        quantile(0.5),
+        quantile(0.99),
+        quantile(0.999),
+        time(latency.max())
+    )
+}
+
+/// A moment of the drill.
+fn seconds(at: Duration) -> String {
+    format!("{:9.3} s", at.as_secs_f64())
+}
+
+/// `840 µs`, `1.2 ms`, `140 ms`, `1.25 s`.
+fn time(micros: u64) -> String {
+    let (ms, s) = (micros as f64 / 1e3, micros as f64 / 1e6);
+    match micros {
+        0..1000 => format!("{micros} \u{b5}s"),
+        1000..10_000 => format!("{ms:.1} ms"),
+        10_000..1_000_000 => format!("{ms:.0} ms"),
+        _ => format!("{s:.2} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_in_their_unit() {
+        for (micros, shown) in [
+            (0, "0 \u{b5}s"),
+            (999, "999 \u{b5}s"),
+            (1_240, "1.2 ms"),
+            (140_400, "140 ms"),
+            (1_250_000, "1.25 s"),
+        ] {
+            assert_eq!(time(micros), shown);
+        }
+    }
+
+    #[test]
+    fn moments_are_told_from_the_action() {
+        let (early, late) = (Duration::from_millis(5), Duration::from_millis(12));
+        assert_eq!(relative(late, early), "7.0 ms after");
+        assert_eq!(relative(early, late), "7.0 ms before");
+    }
+
+    #[test]
+    fn what_is_not_shown_is_counted() {
+        assert_eq!(more(0, 0), "");
+        assert_eq!(more(3, 0), "\n");
+        assert_eq!(more(STORIES_SHOWN + 2, 5), "\n… and 7 more, all in --json\n");
+    }
+}

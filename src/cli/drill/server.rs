@@ -1,0 +1,246 @@
+//! Actions on a Tidegate, by its admin API; of the drill's own one also a restart.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    cli::{
+        address::Address,
+        admin::{Admin, Answer, Place, ServerOptions, app_path},
+        answers::{Apps, Changed, Drain, DrainState, ReloadAnswer, ServerStatus, Verdict},
+        failure::Failure,
+    },
+    drill::{self, Action, Actor, OwnServer, Target},
+};
+
+/// How long a server may take to be ready, or to be another one.
+const READY_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How long the server holds the answer about a drain back.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// The server.
+pub(super) struct Tidegate {
+    admin: Admin,
+    own: Option<OwnServer>,
+    /// The apps that are acted upon, by their hosts.
+    apps: Vec<(String, Value)>,
+}
+
+type Found = (Tidegate, SocketAddr, Vec<Target>);
+
+impl Tidegate {
+    /// Starts one.
+    pub(super) fn start() -> Result<Found, Failure> {
+        let failed = |error| Failure::Unended(format!("the drill's own server: {error}"));
+        let server = OwnServer::start().map_err(failed)?;
+        let apps = drill::apps(&server.config_path()).map_err(failed)?;
+        let (address, targets) = (server.address(), server.targets());
+        let admin = Admin::of(Address::Unix(server.admin_socket()));
+        let apps = apps.into_iter().collect();
+        let mut tidegate = Self { admin, own: Some(server), apps };
+        tidegate.wait_ready().map_err(Failure::Unended)?;
+        Ok((tidegate, address, targets))
+    }
+
+    /// Finds the one that runs.
+    pub(super) fn find(place: &Place) -> Result<Found, Failure> {
+        let mut admin = ServerOptions::default().admin(place)?;
+        let status = admin.get::<ServerStatus>("/status")?.value;
+        let address = status.listen.first().and_then(|text| text.parse().ok());
+        let address = connectable(address.ok_or_else(|| {
+            Failure::Unended("the server listens on no address; there is nothing to ask".into())
+        })?);
+        let tables = match &status.config {
+            Some(path) => drill::apps(Path::new(path))
+                .map_err(|error| Failure::Unended(format!("{path}: {error}")))?,
+            None => Map::new(),
+        };
+        let rows = admin.get::<Apps>("/apps")?.value.apps;
+        let served: Vec<String> =
+            rows.into_iter().filter(|row| row.state == "serving").map(|row| row.host).collect();
+        let target = |host: &String| Target {
+            // Any name that the wildcard stands for.
+            host: host.replacen('*', "drill", 1),
+            path: "/".to_owned(),
+            is_large: false,
+            delay: Duration::ZERO,
+        };
+        let targets: Vec<Target> = served.iter().map(target).collect();
+        if targets.is_empty() {
+            return Err(Failure::Unended("the server serves no app to be asked".into()));
+        }
+        // Who is known by the command line alone cannot be put again as it was.
+        let apps = tables.into_iter().filter(|(host, _)| served.contains(host)).collect();
+        Ok((Self { admin, own: None, apps }, address, targets))
+    }
+
+    /// Ends what was started; the log, if it is kept.
+    pub(super) fn end(mut self, is_clean: bool) -> Result<Option<PathBuf>, Failure> {
+        let stopped = self.stop();
+        let Some(mut server) = self.own else { return Ok(None) };
+        if is_clean && stopped.is_ok() {
+            return Ok(None);
+        }
+        server.keep_folder();
+        let log = server.log_path();
+        match stopped {
+            // It is said in the account what went wrong before.
+            Err(error) if is_clean => {
+                let log = log.display();
+                Err(Failure::Unended(format!("the drill's own server: {error}; its log: {log}")))
+            }
+            _ => Ok(Some(log)),
+        }
+    }
+
+    fn reload(&mut self, turn: usize) -> Result<(), String> {
+        let changed = self.own.as_mut().map(|server| server.change(turn)).transpose();
+        let changed = changed.map_err(|error| error.to_string())?;
+        let reload = value(self.admin.post::<ReloadAnswer>("/reload"))?;
+        if let Some(failed) = reload.failed.first() {
+            return Err(format!("{}: {}", failed.host, failed.error));
+        }
+        match changed {
+            Some(host) if !reload.changed.iter().any(|other| other == host) => {
+                Err(format!("{host} was changed in the config, and not by the reload"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn replace(&mut self, turn: usize) -> Result<(), String> {
+        let (path, table) = self.app(turn)?;
+        let path = format!("{path}?only=replace");
+        value(self.admin.put::<Changed>(&path, &table)).map(drop)
+    }
+
+    fn remove_and_add(&mut self, turn: usize) -> Result<(), String> {
+        let (path, table) = self.app(turn)?;
+        let drain = value(self.admin.delete::<Drain>(&path))?;
+        let drained = self.wait_drained(drain);
+        // Whatever became of the drain, the app comes back.
+        value(self.admin.put::<Changed>(&format!("{path}?only=add"), &table))?;
+        drained
+    }
+
+    fn drain_and_resume(&mut self, turn: usize) -> Result<(), String> {
+        let (path, _) = self.app(turn)?;
+        let drain = value(self.admin.post::<Drain>(&format!("{path}/drain")))?;
+        let drained = self.wait_drained(drain);
+        value(self.admin.post::<Changed>(&format!("{path}/resume")))?;
+        drained
+    }
+
+    /// Another process serves, and the old one has ended.
+    fn upgrade(&mut self) -> Result<(), String> {
+        let old = self.pid()?;
+        value(self.admin.post::<Value>("/upgrade"))?;
+        let deadline = Instant::now() + READY_MAX;
+        // While one process hands over to the other, there may be no answer.
+        while !(self.pid().is_ok_and(|pid| pid != old) && drill::is_gone(old)) {
+            if Instant::now() >= deadline {
+                return Err(format!("after {} s, process {old} is not gone", READY_MAX.as_secs()));
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), String> {
+        self.stop()?;
+        let server = self.own.as_mut().ok_or("it was started elsewhere")?;
+        server.spawn().map_err(|error| error.to_string())?;
+        self.admin = Admin::of(Address::Unix(server.admin_socket()));
+        self.wait_ready()
+    }
+
+    fn stop(&mut self) -> Result<(), String> {
+        if self.own.is_none() {
+            return Ok(());
+        }
+        let pid = self.pid()?;
+        self.own.as_mut().map_or(Ok(()), |server| server.stop(pid))
+    }
+
+    fn pid(&mut self) -> Result<i32, String> {
+        Ok(value(self.admin.get::<ServerStatus>("/status"))?.pid)
+    }
+
+    fn wait_ready(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + READY_MAX;
+        while self.admin.get::<Value>("/readyz").is_err() {
+            let has_ended = self.own.as_mut().is_some_and(OwnServer::has_ended);
+            if has_ended || Instant::now() >= deadline {
+                if let Some(server) = &mut self.own {
+                    server.keep_folder();
+                    let log = server.log_path();
+                    return Err(format!("it did not start; its log: {}", log.display()));
+                }
+                return Err("it is not ready".to_owned());
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn wait_drained(&mut self, mut drain: Drain) -> Result<(), String> {
+        while drain.state == DrainState::Draining {
+            let path = format!("/drains/{}?wait={}ms", drain.id, HOLD.as_millis());
+            drain = value(self.admin.poll::<Drain>(&path, HOLD))?;
+        }
+        match drain.verdict {
+            Some(Verdict::Drained) => Ok(()),
+            verdict => Err(format!("the drain of {} ended as {verdict:?}", drain.name())),
+        }
+    }
+
+    /// The path and the table of the app whose turn it is.
+    fn app(&self, turn: usize) -> Result<(String, String), String> {
+        let (host, table) = self
+            .apps
+            .get(turn % self.apps.len().max(1))
+            .ok_or("the server's config has no app that serves")?;
+        Ok((app_path(host, ""), table.to_string()))
+    }
+}
+
+impl Actor for Tidegate {
+    fn act(&mut self, action: Action, turn: usize) -> Result<(), String> {
+        match action {
+            Action::Reload => self.reload(turn),
+            Action::Replace => self.replace(turn),
+            Action::RemoveAdd => self.remove_and_add(turn),
+            Action::DrainResume => self.drain_and_resume(turn),
+            Action::Upgrade => self.upgrade(),
+            Action::StopStart => self.restart(),
+            Action::Nothing => Ok(()),
+            Action::Command => Err("there is no command".to_owned()),
+        }
+    }
+}
+
+/// What the server answered, or why it did not.
+fn value<T>(answer: Result<Answer<T>, Failure>) -> Result<T, String> {
+    answer.map(|answer| answer.value).map_err(|failure| failure.to_string())
+}
+
+/// Where a client reaches a server that listens everywhere.
+fn connectable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
