@@ -5,7 +5,8 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -37,6 +38,8 @@ pub(crate) struct HostedApp {
     /// What it was loaded from; none for an embedder's app, and for one that could not be loaded:
     /// the next reload tries again.
     pub(crate) config: Option<AppConfig>,
+    /// The table that an operator has put, as it came.
+    pub(crate) definition: Option<Arc<serde_json::Value>>,
     /// Why it could not be loaded, if so.
     pub(crate) load_error: Option<String>,
     /// Who wanted it.
@@ -51,7 +54,15 @@ impl HostedApp {
     /// An app that nothing is counted of yet.
     pub(crate) fn new(app: Arc<dyn App>, origin: Origin, loops: usize) -> Self {
         let counters = ExchangeCounters::new(loops);
-        Self { app, config: None, load_error: None, origin, drain_timeout: None, counters }
+        Self {
+            app,
+            config: None,
+            definition: None,
+            load_error: None,
+            origin,
+            drain_timeout: None,
+            counters,
+        }
     }
 
     /// The same app for a further life.
@@ -59,6 +70,7 @@ impl HostedApp {
         let app = self.app.again().unwrap_or_else(|| Arc::clone(&self.app));
         Self {
             config: self.config.clone(),
+            definition: self.definition.clone(),
             load_error: self.load_error.clone(),
             drain_timeout: self.drain_timeout,
             ..Self::new(app, self.origin, loops)
@@ -94,6 +106,9 @@ pub(crate) enum LoopCommand {
     CutUpstream(OneUpstream),
     /// Ends every public connection. Answered by [`ControlEvent::Emptied`].
     CutAll,
+    /// Another process serves these public addresses now, and the admin's if so: let go of their
+    /// listeners, which stay open there with whoever waits.
+    LetGo(Arc<[SocketAddr]>, bool),
     /// The server is over: close the admin listener, send what admin peers are still owed, and end
     /// the thread. Answered by [`ControlEvent::Ended`].
     End,
@@ -121,7 +136,8 @@ pub(crate) enum LoopCommand {
 pub(crate) struct PublicSocket {
     /// What it is called by; port 0 is the real one here.
     pub(crate) address: SocketAddr,
-    pub(crate) socket: TcpListener,
+    /// Shared only with who hands it over to another process.
+    pub(crate) socket: Arc<OwnedFd>,
     /// Whether its connections begin with a PROXY header: of each as it is when it is accepted. All
     /// loops and the operator share it.
     pub(crate) proxy_protocol: Arc<AtomicBool>,

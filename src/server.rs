@@ -1,7 +1,16 @@
 //! The server: binds, loads, wires control and the loops together, and runs them.
 
+mod descriptors;
+mod handle;
+mod sockets;
+
 use std::{
-    fmt, io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, thread, time::Instant,
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Instant,
 };
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,19 +21,22 @@ pub use crate::control::{
 pub use crate::event_loop::BindError;
 use crate::{
     app::{App, Later},
-    config::{AdminListen, AppConfig, Config},
+    config::{AppConfig, Config},
     control::{
-        Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Input, Listening, Notices,
-        Operator, Patience, PutMode, Reloads, Task, ask, load, unavailable,
+        Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Inherited, Input, Listening,
+        Notices, Operator, Predecessor, PutMode, Reloads, TakeOver, Task, Upgrader, load,
+        unavailable,
     },
-    event_loop::{
-        self, AdminSetup, ConnectionBudget, EventLoop, ListenerSet, LoopSetup, UnixSocketFile,
-    },
+    event_loop::{self, AdminSetup, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, Logging, event},
     message::{Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle, Origin},
     metrics::LoopGauges,
     registry::{AppId, AppRegistry, NewApp},
 };
+pub use handle::ServerHandle;
+
+use descriptors::{connections_max, connections_possible, raise_descriptor_limit};
+use sockets::{AdminSocket, PublicSockets};
 
 /// A server that is bound and can be given apps. [`HttpServer::run`] serves them.
 pub struct HttpServer {
@@ -41,14 +53,9 @@ pub struct HttpServer {
     admin: Option<AdminSocket>,
     logging: Option<Logging>,
     epoch: Instant,
-}
-
-/// A way to a running server, for any thread. Calls wait for [`HttpServer::run`] to take them up.
-#[derive(Clone)]
-pub struct ServerHandle {
-    inputs: Sender<Input>,
-    tasks: Sender<Task>,
-    loops: usize,
+    /// What the process before this one hands over, until this one serves.
+    take_over: Option<TakeOver>,
+    predecessor: Option<Arc<Predecessor>>,
 }
 
 /// Why a server cannot run.
@@ -70,16 +77,38 @@ impl HttpServer {
     /// # Errors
     /// The address that cannot be bound.
     pub fn bind(config: &Config) -> Result<Self, ServerError> {
+        Self::open(config, &mut Inherited::default())
+    }
+
+    /// As [`HttpServer::bind`], with the sockets that systemd or the process before this one has
+    /// bound for it, as far as there are any.
+    ///
+    /// # Errors
+    /// The address that cannot be bound.
+    pub(crate) fn take_over(
+        config: &Config,
+        mut take_over: Option<TakeOver>,
+    ) -> Result<Self, ServerError> {
+        let Some(before) = &mut take_over else {
+            let mut inherited = sockets::activated().map_err(ServerError::Setup)?;
+            let server = Self::open(config, &mut inherited)?;
+            sockets::drop_unused(&mut inherited);
+            return Ok(server);
+        };
+        let mut server = Self::open(config, &mut before.inherited)?;
+        server.registry.skip_ids(before.next_app_id());
+        server.predecessor = Some(Arc::new(before.predecessor()));
+        server.take_over = take_over;
+        Ok(server)
+    }
+
+    fn open(config: &Config, inherited: &mut Inherited) -> Result<Self, ServerError> {
         let loops = match config.server.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let listen = &config.server.listen;
-        let configured: Vec<_> = listen.iter().map(|entry| entry.address).collect();
-        let listeners = event_loop::bind(&configured, loops).map_err(ServerError::Bind)?;
-        let sockets = listen.iter().zip(&listeners[0]);
-        let listening: Vec<_> =
-            sockets.map(|(entry, socket)| Listening::new(entry, socket)).collect();
+        let sockets = PublicSockets::open(&config.server.listen, loops, inherited);
+        let PublicSockets { of_loops, listening } = sockets.map_err(ServerError::Bind)?;
         let addresses = listening.iter().map(|listening| listening.bound).collect();
         let registry = Arc::new(AppRegistry::new(loops, config.server.default_app.clone()));
         let (notices, epoch) = (Arc::<Notices>::default(), Instant::now());
@@ -92,9 +121,11 @@ impl HttpServer {
             control,
             notices,
             tasks: crossbeam_channel::unbounded(),
-            listeners,
+            listeners: of_loops,
             addresses,
             listening,
+            take_over: None,
+            predecessor: None,
             admin: None,
             logging: None,
             epoch,
@@ -123,7 +154,8 @@ impl HttpServer {
     pub fn listen_for_admin(&mut self) -> Result<(), ServerError> {
         let admin = &self.config.admin;
         if admin.enabled {
-            self.admin = Some(AdminSocket::bind(&admin.listen).map_err(ServerError::Bind)?);
+            let socket = AdminSocket::open(&admin.listen, self.take_over.as_mut());
+            self.admin = Some(socket.map_err(ServerError::Bind)?);
         }
         Ok(())
     }
@@ -132,11 +164,26 @@ impl HttpServer {
     pub fn load_apps(&mut self, apps: &[AppConfig]) {
         let loops = self.registry.loops();
         for config in apps {
+            if self.take_over.as_ref().is_some_and(|before| before.has_app(&config.host)) {
+                continue;
+            }
             let app = load(config, Origin::Config, loops).unwrap_or_else(|error| {
                 event!(Error, "app_load_failed", host = &*config.host, error:% = error);
                 unavailable(config, error.to_string(), loops)
             });
             self.control.load_app(app);
+        }
+    }
+
+    /// Has the apps as the process before this one had them.
+    ///
+    /// # Errors
+    /// An app that serves there, and cannot here.
+    pub(crate) fn restore_apps(&mut self) -> Result<(), String> {
+        let folder = self.source.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
+        match &self.take_over {
+            Some(before) => before.restore(&mut self.control, folder),
+            None => Ok(()),
         }
     }
 
@@ -163,6 +210,7 @@ impl HttpServer {
             inputs: self.control.sender().clone(),
             tasks: self.tasks.0.clone(),
             loops: self.registry.loops(),
+            predecessor: self.predecessor.clone(),
         }
     }
 
@@ -184,8 +232,15 @@ impl HttpServer {
             self.make_loops(&budget, &gauges, &admin_requests).map_err(ServerError::Setup)?;
         drop(admin_requests);
         let reloads = Arc::<Reloads>::default();
-        self.spawn_operator(&reloads, budget, possible).map_err(ServerError::Setup)?;
-        self.spawn_admin(handles.clone(), gauges, reloads, requests).map_err(ServerError::Setup)?;
+        let admin = self.admin_thread(handles.clone(), gauges, &reloads);
+        let upgrader = self.upgrader(&admin).map_err(ServerError::Setup)?;
+        let successor = Arc::clone(&upgrader.successor);
+        self.spawn_operator(&reloads, budget, possible, upgrader).map_err(ServerError::Setup)?;
+        let thread = thread::Builder::new().name("admin".into());
+        thread.spawn(move || admin.run(&requests)).map_err(ServerError::Setup)?;
+        if let Some(before) = &mut self.take_over {
+            before.say_ready().map_err(ServerError::Setup)?;
+        }
         spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
         let listen: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         event!(
@@ -196,8 +251,21 @@ impl HttpServer {
             loops = handles.len() as u64,
             admin = self.admin.as_ref().map(|admin| admin.address.as_str()),
         );
-        match self.control.run(handles, self.addresses) {
-            Ended::Stopped(verdict) => Ok(verdict),
+        if let (Some(take_over), Some(before)) = (self.take_over, &self.predecessor) {
+            take_over.serve(before).map_err(ServerError::Setup)?;
+        }
+        let ended = self.control.run(handles, self.addresses);
+        if let Some(before) = &self.predecessor {
+            before.wait_gone();
+        }
+        match ended {
+            Ended::Stopped(verdict, totals) => {
+                if let Some(successor) = successor.get() {
+                    let before = self.predecessor.as_ref().map(|before| before.totals());
+                    successor.part(verdict, totals + before.unwrap_or_default());
+                }
+                Ok(verdict)
+            }
             Ended::LoopFailed => Err(ServerError::LoopFailed),
         }
         // The threads are not joined: one that is stuck in an app must not hold up the exit.
@@ -253,6 +321,7 @@ impl HttpServer {
         reloads: &Arc<Reloads>,
         budget: ConnectionBudget,
         possible: usize,
+        upgrader: Upgrader,
     ) -> io::Result<()> {
         let loops = self.registry.loops();
         let operator = Operator {
@@ -274,56 +343,37 @@ impl HttpServer {
                     budget.set_max(connections_max(connections, possible));
                 }),
             },
+            upgrader,
         };
         let tasks = self.tasks.1.clone();
         let thread = thread::Builder::new().name("operator".into());
         thread.spawn(move || operator.run(&tasks)).map(drop)
     }
 
-    fn spawn_admin(
+    fn upgrader(&self, admin: &Admin) -> io::Result<Upgrader> {
+        let handed = self.admin.as_ref().map(|admin| admin.handed(&self.config.admin.listen));
+        let admin = admin.clone();
+        Ok(Upgrader::new(handed.transpose()?, Arc::new(move || admin.generation())))
+    }
+
+    fn admin_thread(
         &self,
         loops: Vec<LoopHandle>,
         gauges: Vec<Arc<LoopGauges>>,
-        reloads: Arc<Reloads>,
-        requests: Receiver<(AdminRequest, Later)>,
-    ) -> io::Result<()> {
-        let admin = Admin {
+        reloads: &Arc<Reloads>,
+    ) -> Admin {
+        Admin {
             registry: Arc::clone(&self.registry),
             control: self.control.sender().clone(),
             tasks: self.tasks.0.clone(),
             loops,
             gauges,
             notices: Arc::clone(&self.notices),
-            reloads,
+            reloads: Arc::clone(reloads),
             logging: self.logging.clone(),
             facts: Facts { started: self.epoch, config: self.source.clone() },
-        };
-        let thread = thread::Builder::new().name("admin".into());
-        thread.spawn(move || admin.run(&requests)).map(drop)
-    }
-}
-
-/// The admin's listening socket.
-struct AdminSocket {
-    socket: OwnedFd,
-    /// As operators write it.
-    address: String,
-    /// Removed at the end.
-    _file: Option<UnixSocketFile>,
-}
-
-impl AdminSocket {
-    fn bind(listen: &AdminListen) -> Result<Self, BindError> {
-        Ok(match listen {
-            AdminListen::Unix(path) => {
-                let (socket, file) = event_loop::bind_unix(path)?;
-                Self { socket, address: format!("unix:{}", path.display()), _file: Some(file) }
-            }
-            AdminListen::Tcp(address) => {
-                let (address, socket) = event_loop::bind_admin(*address)?;
-                Self { socket, address: address.to_string(), _file: None }
-            }
-        })
+            predecessor: self.predecessor.clone(),
+        }
     }
 }
 
@@ -361,82 +411,6 @@ fn run_loop(index: usize, event_loop: EventLoop, inputs: &Sender<Input>) {
     drop(inputs.send(Input::Loop(index, ControlEvent::Failed)));
 }
 
-impl ServerHandle {
-    /// Adds an app under a host name, lower case, or `*.` and a name. It is served at once, also
-    /// while an app of that name that was removed is still draining.
-    ///
-    /// # Errors
-    /// When an app serves the name, or the server has ended.
-    pub fn add_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
-        let app = own_app(host, Arc::new(app), self.loops);
-        ask(&self.inputs, |answer| Input::Put(app, PutMode::Add, answer))
-            .map(|begun| begun.life.id())
-    }
-
-    /// Begins a new life of an app, from this one: new requests are for it, at once; those in
-    /// flight finish on the old life. The ticket is the new life's name.
-    ///
-    /// # Errors
-    /// When no app has this host, or the server has ended.
-    pub fn replace_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
-        let app = own_app(host, Arc::new(app), self.loops);
-        ask(&self.inputs, |answer| Input::Put(app, PutMode::Replace, answer))
-            .map(|begun| begun.life.id())
-    }
-
-    /// Begins to remove an app, and returns: new requests get 503, those in flight finish, the
-    /// app's deadline cuts what is left. The ticket tells the end.
-    ///
-    /// # Errors
-    /// When there is no such app, or it is being removed already.
-    pub fn remove_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
-        ask(&self.inputs, |answer| Input::Remove(host.into(), None, answer))
-    }
-
-    /// Begins to drain an app that stays: new requests get 503 until it is resumed.
-    ///
-    /// # Errors
-    /// When there is no such app, or it is being removed.
-    pub fn drain_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
-        ask(&self.inputs, |answer| Input::Drain(host.into(), None, answer))
-    }
-
-    /// Has a drained app serve again, as a new life. A drain that is not over is cancelled.
-    ///
-    /// # Errors
-    /// When there is no such app, or it was not drained.
-    pub fn resume_app(&self, host: &str) -> Result<AppId, ChangeError> {
-        ask(&self.inputs, |answer| Input::Resume(host.into(), None, answer)).map(|life| life.id())
-    }
-
-    /// Reads the config file again, and changes what differs. It returns when the changes hold;
-    /// old lives may drain still.
-    ///
-    /// # Errors
-    /// When there is no file, or it is wrong; then nothing changed.
-    pub fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let (sender, done) = crossbeam_channel::bounded(1);
-        let tell = Box::new(move |result| drop(sender.send(result)));
-        let ended = || ReloadError::Change(ChangeError::Ended);
-        self.tasks.send(Task::Reload(tell)).map_err(|_| ended())?;
-        done.recv().map_err(|_| ended())?
-    }
-
-    /// As [`ServerHandle::reload`], but returns at once; the log tells how it went.
-    pub fn begin_reload(&self) {
-        // A server that has ended needs no reload.
-        drop(self.tasks.send(Task::Reload(Box::new(drop))));
-    }
-
-    /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is
-    /// for the log.
-    pub fn stop(&self, reason: &str) {
-        let (reason, patience) = (reason.to_owned(), Patience::CutIfRepeated);
-        // A server that has ended needs no stop.
-        drop(self.inputs.send(Input::Stop { reason, timeout: None, patience }));
-    }
-}
-
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -452,38 +426,4 @@ impl std::error::Error for ServerError {}
 fn own_app(host: &str, app: Arc<dyn App>, loops: usize) -> NewApp<HostedApp> {
     let app = HostedApp::new(app, Origin::Embedder, loops);
     NewApp { host: host.to_ascii_lowercase(), aliases: Vec::new(), app }
-}
-
-/// Raises the limit of open files as far as the process may.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        event!(Warn, "descriptor_limit_not_raised", error:% = error);
-    }
-}
-
-/// As many connections as there are descriptors for, beside what is open now: an eighth stays free
-/// for the files of apps and logs.
-fn connections_possible(loops: usize) -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let descriptors =
-        limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // Each loop is going to open an epoll instance, twice, and the descriptors of its waker.
-    let own = open + 4 * loops + descriptors / 8;
-    descriptors.saturating_sub(own).max(1)
-}
-
-fn connections_max(configured: usize, possible: usize) -> usize {
-    if possible < configured {
-        event!(
-            Info,
-            "connections_limited",
-            connections = possible as u64,
-            configured = configured as u64,
-        );
-    }
-    possible.min(configured)
 }

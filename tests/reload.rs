@@ -122,7 +122,7 @@ fn an_app_that_cannot_be_loaded_keeps_its_last_good_life_and_is_tried_again() {
 
 #[test]
 fn a_reload_during_a_drain_works_and_sighup_is_a_reload() {
-    let slow = |body: &str| format!("respond = {{ body = \"{body}\", delay = \"600ms\" }}");
+    let slow = |body: &str| format!("respond = {{ body = \"{body}\", delay = \"3s\" }}");
     let server = start(&[("slow.test", &slow("one"))]);
     let mut first = server.connect();
     first.send(get("slow.test", "/"));

@@ -94,6 +94,15 @@ impl Admin {
         self.call("POST", path, None, PATIENCE)
     }
 
+    /// Has something done that may take so long.
+    pub(super) fn post_within<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Answer<T>, Failure> {
+        self.call("POST", path, None, patience)
+    }
+
     /// Puts something in its place.
     pub(super) fn put<T: DeserializeOwned>(
         &mut self,

@@ -19,9 +19,29 @@ pub(super) struct ServerStatus {
     pub(super) connections: ConnectionCounts,
     pub(super) requests_total: u64,
     pub(super) cut_total: u64,
+    /// Absent in what servers said before there were upgrades.
+    #[serde(default)]
+    pub(super) previous: Vec<Generation>,
     pub(super) drains: Vec<Drain>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) log_lines_lost: LostLines,
+}
+
+/// A process before the server's that drains still.
+#[derive(Debug, Deserialize)]
+pub(super) struct Generation {
+    pub(super) pid: u32,
+    pub(super) version: String,
+    pub(super) active_connections: u64,
+    pub(super) elapsed_ms: u64,
+    pub(super) remaining_ms: u64,
+}
+
+/// `POST /upgrade`
+#[derive(Debug, Deserialize)]
+pub(super) struct UpgradeAnswer {
+    pub(super) pid: u32,
+    pub(super) old_pid: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +89,8 @@ pub(super) struct Row {
     pub(super) remaining_ms: Option<u64>,
     pub(super) error: Option<String>,
     pub(super) upstreams: Option<Vec<Upstream>>,
+    /// The process before the server's that has it.
+    pub(super) pid: Option<u32>,
 }
 
 /// An upstream of a proxy app.

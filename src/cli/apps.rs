@@ -117,7 +117,8 @@ fn rows(rows: &[Row]) -> String {
 fn note(row: &Row) -> String {
     let left = row.remaining_ms.filter(|_| row.state == "draining");
     let left = left.map(|left| format!("{} left", show::fine(left)));
-    let parts = [row.cause.clone(), left, row.error.clone()];
+    let process = row.pid.map(|pid| format!("old process, pid {pid}"));
+    let parts = [process, row.cause.clone(), left, row.error.clone()];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

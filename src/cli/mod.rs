@@ -21,6 +21,7 @@ mod serve;
 mod show;
 mod status;
 mod stop;
+mod upgrade;
 mod wait;
 
 use std::{path::Path, process::ExitCode};
@@ -98,6 +99,10 @@ enum Command {
     /// Drain the whole server and end it
     #[command(after_help = "Example:\n  tidegate stop --timeout 2m")]
     Stop(stop::Stop),
+    /// Put a new process in the server's place, without losing a request
+    #[command(after_help = "Examples:\n  tidegate upgrade --wait\n  \
+                            tidegate upgrade --binary ./tidegate-next --timeout 10s")]
+    Upgrade(upgrade::Upgrade),
     /// Cut one connection
     #[command(after_help = "Example:\n  tidegate cut 1-2a00000007")]
     Cut(apps::Cut),
@@ -155,6 +160,7 @@ pub fn run() -> ExitCode {
         Command::Resume(command) => command.run(&place),
         Command::Reload(command) => command.run(&place),
         Command::Stop(command) => command.run(&place),
+        Command::Upgrade(command) => command.run(&place),
         Command::Cut(command) => command.run(&place),
         Command::Events(command) => command.run(&place),
         Command::Drill(command) => command.run(&place),

@@ -4,57 +4,81 @@ use std::{fmt::Display, path::Path, process::ExitCode, time::Duration};
 
 use crate::{
     config::Config,
+    control::TakeOver,
     logging::{self, Logging, event},
-    server::{HttpServer, ServerError, SignalRequest, Verdict, forward_signals},
+    server::{HttpServer, SignalRequest, Verdict, forward_signals},
 };
 
-use super::{CUT, FAILED, show};
+use super::{CUT, DONE, FAILED, USAGE, show};
 
 /// How long the logs may take to be written out at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves until a signal ends it.
-pub(super) fn serve(path: &Path) -> ExitCode {
-    let config = match super::load_config(path) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let logging = match logging::init(&config.log) {
-        Ok(logging) => logging,
-        Err(error) => return failed(&error),
-    };
-    let code = match run(path, &config, &logging) {
-        Ok(Verdict::Cut(_)) => ExitCode::from(CUT),
-        Ok(Verdict::Drained | Verdict::Cancelled) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    };
-    logging.flush(FLUSH_TIMEOUT);
-    code
+/// Why there is no server any more, or never was.
+struct Failure {
+    code: u8,
+    text: String,
 }
 
-fn run(path: &Path, config: &Config, logging: &Logging) -> Result<Verdict, ServerError> {
+impl Failure {
+    fn of(error: impl Display) -> Self {
+        Self { code: FAILED, text: format!("tidegate: {error}") }
+    }
+}
+
+/// Serves until a signal ends it, from where the process before it stands if there is one.
+pub(super) fn serve(path: &Path) -> ExitCode {
+    let take_over = TakeOver::receive().unwrap_or_else(|error| {
+        show::note(&format!("tidegate: nothing to take over, starting afresh: {error}\n"));
+        None
+    });
+    let before = take_over.as_ref().and_then(|take_over| take_over.failure_report().ok());
+    ExitCode::from(match start(path, take_over) {
+        Ok(code) => code,
+        Err(Failure { code, text }) => {
+            if let Some(before) = before {
+                before.fail(&text);
+            }
+            // To standard error, whatever the log is: it may be what failed.
+            show::note(&format!("{text}\n"));
+            code
+        }
+    })
+}
+
+fn start(path: &Path, take_over: Option<TakeOver>) -> Result<u8, Failure> {
+    let config = Config::load(path);
+    let config = config.map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
+    let logging = logging::init(&config.log).map_err(Failure::of)?;
+    let ended = run(path, &config, &logging, take_over);
+    logging.flush(FLUSH_TIMEOUT);
+    ended.map(|verdict| match verdict {
+        Verdict::Cut(_) => CUT,
+        Verdict::Drained | Verdict::Cancelled => DONE,
+    })
+}
+
+fn run(
+    path: &Path,
+    config: &Config,
+    logging: &Logging,
+    take_over: Option<TakeOver>,
+) -> Result<Verdict, Failure> {
     let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
     event!(Info, "server_start", version = version, pid = pid);
-    let mut server = HttpServer::bind(config)?;
+    let mut server = HttpServer::take_over(config, take_over).map_err(Failure::of)?;
     server.log_to(logging.clone());
     server.reload_from(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
-    server.listen_for_admin()?;
+    server.listen_for_admin().map_err(Failure::of)?;
     server.load_apps(&config.apps);
+    server.restore_apps().map_err(Failure::of)?;
     let (handle, logging) = (server.handle(), logging.clone());
     let on_signal = move |request, name: &str| match request {
         SignalRequest::Stop => handle.stop(name),
         SignalRequest::ReopenLogs => logging.reopen(),
         SignalRequest::Reload => handle.begin_reload(),
-        SignalRequest::Upgrade => {
-            event!(Warn, "signal_ignored", signal = name, reason = "not in this version");
-        }
+        SignalRequest::Upgrade => handle.begin_upgrade(),
     };
-    forward_signals(on_signal).map_err(ServerError::Setup)?;
-    server.run()
-}
-
-/// To standard error, whatever the log is: it may be what failed.
-fn failed(error: &dyn Display) -> ExitCode {
-    show::note(&format!("tidegate: {error}\n"));
-    ExitCode::from(FAILED)
+    forward_signals(on_signal).map_err(Failure::of)?;
+    server.run().map_err(Failure::of)
 }

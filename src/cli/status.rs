@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     DONE,
     admin::{Place, ServerOptions},
-    answers::{Drain, ServerStatus},
+    answers::{Drain, Generation, ServerStatus},
     failure::Failure,
     show::{self, Align, number, plain},
 };
@@ -52,11 +52,35 @@ fn status(status: &ServerStatus) -> String {
         ("last reload", plain(reload.as_deref().unwrap_or("none"))),
         ("log lines lost", plain(format!("{} events, {} access", lost.events, lost.access))),
     ]);
+    if !status.previous.is_empty() {
+        text.push('\n');
+        text += &generations(&status.previous);
+    }
     if !status.drains.is_empty() {
         text.push('\n');
         text += &drains(&status.drains);
     }
     text
+}
+
+fn generations(previous: &[Generation]) -> String {
+    let columns = [
+        ("OLD PID", Align::Left),
+        ("VERSION", Align::Left),
+        ("ACTIVE", Align::Right),
+        ("SINCE", Align::Right),
+        ("LEFT", Align::Right),
+    ];
+    let row = |old: &Generation| {
+        vec![
+            plain(old.pid.to_string()),
+            plain(&old.version),
+            number(old.active_connections),
+            plain(show::fine(old.elapsed_ms)),
+            plain(show::fine(old.remaining_ms)),
+        ]
+    };
+    show::table(&columns, previous.iter().map(row).collect())
 }
 
 fn drains(drains: &[Drain]) -> String {

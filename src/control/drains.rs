@@ -75,6 +75,8 @@ pub(crate) enum Cause {
     Upstream,
     /// The server stops.
     Stop,
+    /// Another process takes the server's place.
+    Upgrade,
 }
 
 impl Cause {
@@ -87,6 +89,7 @@ impl Cause {
             Self::Drain => "drain",
             Self::Upstream => "upstream",
             Self::Stop => "stop",
+            Self::Upgrade => "upgrade",
         }
     }
 }

@@ -22,6 +22,7 @@ mod reload;
 mod signals;
 mod stop_plan;
 mod stopping;
+mod upgrade;
 mod upstream_drains;
 mod upstreams;
 
@@ -37,7 +38,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts};
+pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, UPGRADE_TIMEOUT};
 pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
 pub use lives::ChangeError;
@@ -47,6 +48,10 @@ pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, Task, lo
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, Reloaded};
 pub use signals::{SignalRequest, forward_signals};
+pub(crate) use upgrade::{
+    Generation, HandedAdmin, Inherited, Predecessor, TakeOver, Totals, UpgradeError, Upgraded,
+    Upgrader,
+};
 
 use crate::{
     config::ServerConfig,
@@ -79,6 +84,11 @@ pub(crate) enum Input {
     DrainUpstream(String, String, Option<Duration>, Answer<DrainName>),
     ResumeUpstream(String, String, Answer<Arc<AppLife>>),
     Reload(Box<ReadyReload>, Answer<LivesChanged>),
+    /// Another process serves these addresses now, and the admin's if so.
+    HandedOver {
+        listeners: Arc<[SocketAddr]>,
+        admin: bool,
+    },
     Stop {
         /// For the log.
         reason: String,
@@ -125,10 +135,8 @@ pub(crate) struct Report {
     pub(crate) drains: Vec<DrainView>,
     /// Where the loops listen.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// Requests of lives that are gone.
-    pub(crate) requests_before: u64,
-    /// Exchanges that were cut of lives that are gone.
-    pub(crate) cut_before: u64,
+    /// What this process counted.
+    pub(crate) totals: Totals,
 }
 
 /// A life as it is at one moment.
@@ -183,7 +191,8 @@ struct Watcher {
 /// How a run of the control thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    Stopped(Verdict),
+    /// With what this process counted.
+    Stopped(Verdict, Totals),
     /// A loop failed; the others were drained.
     LoopFailed,
 }
@@ -247,7 +256,12 @@ impl Control {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.on_time(),
             };
             if let Some(verdict) = ended {
-                return if self.failed { Ended::LoopFailed } else { Ended::Stopped(verdict) };
+                let totals = self.totals();
+                return if self.failed {
+                    Ended::LoopFailed
+                } else {
+                    Ended::Stopped(verdict, totals)
+                };
             }
         }
     }
@@ -282,6 +296,7 @@ impl Control {
                 return self.stop(&reason, timeout, patience);
             }
             Input::Watch(drain, until, tell) => self.watch(Watcher { drain, until, tell }),
+            Input::HandedOver { listeners, admin } => return self.hand_over(&listeners, admin),
             Input::Report(answer) => drop(answer.send(Ok(self.report()))),
             Input::Lives(answer) => drop(answer.send(Ok(self.life_views()))),
             Input::Measure(answer) => {
@@ -395,8 +410,7 @@ impl Control {
             stop: self.stop_view(),
             drains: self.drains.views(Instant::now()),
             addresses: self.addresses.clone(),
-            requests_before: self.account.requests,
-            cut_before: self.account.cut,
+            totals: self.totals(),
         }
     }
 
@@ -415,6 +429,26 @@ impl Control {
         let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
         let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
         self.all_lives().into_iter().map(view).collect()
+    }
+
+    /// What this process counted.
+    fn totals(&self) -> Totals {
+        let lives = self.all_lives();
+        let sum = |count: fn(&AppLife) -> u64| lives.iter().map(|life| count(life)).sum::<u64>();
+        Totals {
+            requests_total: sum(|life| life.drain().requests()) + self.account.requests,
+            cut_total: sum(|life| life.drain().cut()) + self.account.cut,
+        }
+    }
+
+    /// How many loops apps are loaded for.
+    pub(crate) fn loop_count(&self) -> usize {
+        self.registry.loops()
+    }
+
+    /// Why the app of this host could not be loaded, if so.
+    pub(crate) fn load_error_of(&self, host: &str) -> Option<String> {
+        self.registry.find(host)?.app().load_error.clone()
     }
 
     fn active_connections(&self) -> u64 {

@@ -6,13 +6,14 @@
 use std::{
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender};
@@ -21,6 +22,7 @@ use serde_json::Value;
 use super::{
     Begun, ChangeError, Input, Notices, PutMode, ask,
     reload::{ReloadError, Reloaded, Reloads},
+    upgrade::{UpgradeError, Upgraded, Upgrader},
 };
 use crate::{
     app,
@@ -36,6 +38,8 @@ pub(crate) enum Task {
     Reload(Tell<Reloaded, ReloadError>),
     /// Have this app under this host.
     Put(String, PutMode, Value, Tell<Begun, PutError>),
+    /// Have a new process, of this binary or the same one, take this one's place within this time.
+    Upgrade(Option<PathBuf>, Duration, Tell<Upgraded, UpgradeError>),
     /// Begin a new life of an app that was drained.
     Resume(String, Tell<Arc<AppLife>, PutError>),
 }
@@ -60,17 +64,24 @@ pub(crate) type Sockets = Vec<PublicSocket>;
 #[derive(Clone, Debug)]
 pub(crate) struct Listening {
     /// As it is configured.
-    configured: SocketAddr,
+    pub(super) configured: SocketAddr,
     /// As it is bound: port 0 is a real one here.
     pub(crate) bound: SocketAddr,
     proxy_protocol: Arc<AtomicBool>,
+    /// The loops' sockets, as long as they are theirs.
+    pub(super) sockets: Vec<Weak<OwnedFd>>,
 }
 
 impl Listening {
-    /// Has sockets behave as configured; `first` is one of them.
-    pub(crate) fn new(listen: &ListenConfig, first: &PublicSocket) -> Self {
-        let proxy_protocol = Arc::clone(&first.proxy_protocol);
-        let listening = Self { configured: listen.address, bound: first.address, proxy_protocol };
+    /// Has the sockets of an address, at least one, behave as configured.
+    pub(crate) fn new(listen: &ListenConfig, sockets: &Sockets) -> Self {
+        let first = &sockets[0];
+        let listening = Self {
+            configured: listen.address,
+            bound: first.address,
+            proxy_protocol: Arc::clone(&first.proxy_protocol),
+            sockets: sockets.iter().map(|socket| Arc::downgrade(&socket.socket)).collect(),
+        };
         listening.configure(listen);
         listening
     }
@@ -110,6 +121,7 @@ pub(crate) struct Operator {
     /// Addresses that the loops were told to close, and when.
     pub(crate) closing: Vec<(SocketAddr, Instant)>,
     pub(crate) host: Host,
+    pub(crate) upgrader: Upgrader,
 }
 
 impl Operator {
@@ -128,13 +140,15 @@ impl Operator {
             Task::Reload(tell) => tell(self.reload()),
             Task::Put(host, mode, table, tell) => tell(self.put(&host, mode, &table)),
             Task::Resume(host, tell) => tell(self.resume(&host)),
+            Task::Upgrade(binary, timeout, tell) => tell(self.upgrade(binary, timeout)),
         }
     }
 
     fn put(&mut self, host: &str, mode: PutMode, table: &Value) -> Result<Begun, PutError> {
         let folder = self.source.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
         let config = AppConfig::from_json(host, table, folder).map_err(PutError::Table)?;
-        let app = self.load(&config, Origin::Admin).map_err(PutError::Load)?;
+        let mut app = self.load(&config, Origin::Admin).map_err(PutError::Load)?;
+        app.app.definition = Some(Arc::new(table.clone()));
         ask(&self.control, |answer| Input::Put(app, mode, answer)).map_err(PutError::Change)
     }
 

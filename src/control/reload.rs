@@ -306,7 +306,7 @@ impl Operator {
             }
             match self.bind(entry.address) {
                 Ok(sockets) => {
-                    let listening = Listening::new(entry, &sockets[0]);
+                    let listening = Listening::new(entry, &sockets);
                     done.listening.push(listening.bound);
                     self.listening.push(listening);
                     listen.push(sockets);

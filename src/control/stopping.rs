@@ -3,9 +3,14 @@
 //! ```text
 //! stop ──StopPlan──► over: verdict told to who waits ──End──► loops ended, or END_GRACE ──► gone
 //! ```
+//! Handed over to a new process, the server lets go of what that serves, and stops likewise.
 //! Admin connections outlive the public ones: their last answer is the verdict.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Control, Patience,
@@ -26,7 +31,10 @@ const END_GRACE: Duration = Duration::from_secs(3);
 /// A stop that has begun.
 pub(super) struct Stop {
     plan: StopPlan,
+    cause: Cause,
     begun: Instant,
+    /// Somebody has asked this process to stop: the next one has it cut.
+    asked: bool,
     /// The verdict, when it is over, and what is left to do then.
     over: Option<Over>,
 }
@@ -54,22 +62,12 @@ impl Control {
         patience: Patience,
     ) -> Option<Verdict> {
         let now = Instant::now();
-        let repeated = self.stop.is_some();
-        if !repeated {
+        if self.stop.is_none() {
             let timeout = timeout.unwrap_or(self.drain_timeout);
-            notice!(
-                self.notices,
-                Info,
-                "shutdown_graceful",
-                reason = reason,
-                active_connections = self.active_connections(),
-                drain_timeout_ms = milliseconds(timeout),
-            );
-            self.set_stopping();
-            let plan = StopPlan::begin(now, self.loops.len(), self.shutdown_delay, timeout);
-            self.stop = Some(Stop { plan, begun: now, over: None });
+            self.begin_stop(Cause::Stop, reason, self.shutdown_delay, timeout);
         }
         let stop = self.stop.as_mut()?;
+        let repeated = std::mem::replace(&mut stop.asked, true);
         if stop.over.is_some() {
             return None;
         }
@@ -87,6 +85,41 @@ impl Control {
             stop.plan.set_drain_timeout(timeout, now);
         }
         self.on_stop_time(now)
+    }
+
+    /// A new process serves these addresses, and the admin's if so: lets go of them, and stops.
+    pub(super) fn hand_over(
+        &mut self,
+        listeners: &Arc<[SocketAddr]>,
+        admin: bool,
+    ) -> Option<Verdict> {
+        self.command(|| LoopCommand::LetGo(Arc::clone(listeners), admin));
+        self.addresses.retain(|address| !listeners.contains(address));
+        if self.stop.is_none() {
+            self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
+        }
+        self.on_stop_time(Instant::now())
+    }
+
+    fn begin_stop(
+        &mut self,
+        cause: Cause,
+        reason: &str,
+        shutdown_delay: Duration,
+        timeout: Duration,
+    ) {
+        notice!(
+            self.notices,
+            Info,
+            "shutdown_graceful",
+            reason = reason,
+            active_connections = self.active_connections(),
+            drain_timeout_ms = milliseconds(timeout),
+        );
+        self.set_stopping();
+        let begun = Instant::now();
+        let plan = StopPlan::begin(begun, self.loops.len(), shutdown_delay, timeout);
+        self.stop = Some(Stop { plan, cause, begun, asked: false, over: None });
     }
 
     pub(super) fn on_stop_time(&mut self, now: Instant) -> Option<Verdict> {
@@ -125,7 +158,7 @@ impl Control {
             name: DrainName::Stop,
             host: None,
             upstream: None,
-            cause: Cause::Stop,
+            cause: stop.cause,
             verdict,
             active_connections: if verdict.is_some() { 0 } else { self.active_connections() },
             refused: 0,
@@ -191,10 +224,8 @@ impl Control {
                 stuck_loops = stuck.len() as u64,
             );
         }
-        let lives = self.registry.entries();
-        let requests: u64 = lives.iter().map(|life| life.drain().requests()).sum();
         let uptime_ms = milliseconds(self.epoch.elapsed());
-        let requests = requests + self.account.requests;
+        let requests = self.totals().requests_total;
         notice!(self.notices, Info, "server_stop", uptime_ms = uptime_ms, requests = requests);
         self.tell_watchers(DrainName::Stop);
         self.notices.close();

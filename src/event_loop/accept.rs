@@ -148,19 +148,20 @@ impl Acceptor {
         }
     }
 
-    /// Gated, a listener without anybody waiting can be closed: that resets nobody. While accepting
-    /// is paused the listener is asked itself, for accept(2) runs out of descriptors before it
-    /// finds nobody.
-    pub(super) fn close_empty(&mut self) {
+    /// Takes out what can be closed: gated, a listener without anybody waiting resets nobody. While
+    /// accepting is paused the listener is asked itself, for accept(2) runs out of descriptors
+    /// before it finds nobody.
+    pub(super) fn take_empty(&mut self) -> Vec<Listener> {
         let paused = self.again_ms.is_some();
-        self.listeners.retain(|listener| {
-            !listener.closing || (listener.ready && (!paused || listener.has_waiting()))
-        });
+        let is_empty = |listener: &mut Listener| {
+            listener.closing && !(listener.ready && (!paused || listener.has_waiting()))
+        };
+        self.listeners.extract_if(.., is_empty).collect()
     }
 
-    /// Closes all at once.
-    pub(super) fn close_all(&mut self) -> impl Iterator<Item = Listener> {
-        std::mem::take(&mut self.listeners).into_iter()
+    /// Takes the listeners of these addresses out.
+    pub(super) fn take(&mut self, which: impl Fn(Option<SocketAddr>) -> bool) -> Vec<Listener> {
+        self.listeners.extract_if(.., |listener| which(listener.address)).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -16,11 +16,14 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::{logging::event, message::PublicSocket};
 
@@ -37,26 +40,12 @@ const UNIX_PATH_BYTES_MAX: usize = 107;
 /// One loop's sockets, or the sockets of one address, one for each loop.
 pub(crate) type ListenerSet = Vec<PublicSocket>;
 
-/// Binds every address once per loop.
-///
-/// # Errors
-/// The address that cannot be bound, and why.
-pub(crate) fn bind(addresses: &[SocketAddr], loops: usize) -> Result<Vec<ListenerSet>, BindError> {
-    let mut sets: Vec<ListenerSet> = (0..loops).map(|_| Vec::new()).collect();
-    for &address in addresses {
-        for (set, listener) in sets.iter_mut().zip(bind_address(address, loops, false)?) {
-            set.push(listener);
-        }
-    }
-    Ok(sets)
-}
-
 /// Binds one address once per loop. Port 0 is chosen by the kernel for the first loop and shared by
 /// the others; the addresses that come back are the real ones. No PROXY header is expected, until
 /// that is set. `beside`: other sockets of ours have the port.
 ///
 /// # Errors
-/// As [`bind`].
+/// The address that cannot be bound, and why.
 pub(crate) fn bind_address(
     address: SocketAddr,
     loops: usize,
@@ -68,24 +57,56 @@ pub(crate) fn bind_address(
             drop(tcp_socket(address, false)?);
         }
         let mut bound = address;
-        let proxy_protocol = Arc::<AtomicBool>::default();
-        let mut set = ListenerSet::new();
+        let mut sockets = Vec::new();
         for _ in 0..loops {
             let socket = TcpListener::from(listen(tcp_socket(bound, true)?)?);
             bound = socket.local_addr()?;
-            let proxy_protocol = Arc::clone(&proxy_protocol);
-            set.push(PublicSocket { address: bound, socket, proxy_protocol });
+            sockets.push(socket.into());
         }
-        Ok(set)
+        Ok(public_sockets(bound, sockets))
     };
     bind_all().map_err(|source| BindError { place: address.to_string(), source })
+}
+
+/// Serves an address by sockets that somebody else has bound: all of them, for closing one would
+/// reset who waits there. What is missing for one socket per loop is bound beside them; where that
+/// is not possible, loops share one.
+///
+/// # Errors
+/// fcntl(2)'s and dup(2)'s, for the address.
+pub(crate) fn adopt(
+    address: SocketAddr,
+    mut sockets: Vec<OwnedFd>,
+    loops: usize,
+) -> Result<ListenerSet, BindError> {
+    let mut adopt_all = || {
+        for socket in &sockets {
+            SockRef::from(socket).set_nonblocking(true)?;
+        }
+        while sockets.len() < loops {
+            let own = tcp_socket(address, true).and_then(listen).map(OwnedFd::from);
+            let shared = own.or_else(|_| sockets[0].try_clone())?;
+            sockets.push(shared);
+        }
+        Ok(public_sockets(address, std::mem::take(&mut sockets)))
+    };
+    adopt_all().map_err(|source| BindError { place: address.to_string(), source })
+}
+
+fn public_sockets(address: SocketAddr, sockets: Vec<OwnedFd>) -> ListenerSet {
+    let proxy_protocol = Arc::<AtomicBool>::default();
+    let socket = |socket| {
+        let proxy_protocol = Arc::clone(&proxy_protocol);
+        PublicSocket { address, socket: Arc::new(socket), proxy_protocol }
+    };
+    sockets.into_iter().map(socket).collect()
 }
 
 /// Binds the admin's TCP address: one socket, of which each loop takes a dup. The address that
 /// comes back is the real one.
 ///
 /// # Errors
-/// As [`bind`].
+/// As [`bind_address`].
 pub(crate) fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
     let bind = || {
         let listener = TcpListener::from(listen(tcp_socket(address, false)?)?);
@@ -133,22 +154,38 @@ pub(crate) struct UnixSocketFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
+    /// It is another process's now.
+    left: Arc<AtomicBool>,
 }
 
 impl UnixSocketFile {
+    /// The file of a socket that another process has bound.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(crate) fn adopt(path: &Path) -> io::Result<Self> {
+        Self::new(path)
+    }
+
+    /// By which it is left to another process.
+    pub(crate) fn left(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.left)
+    }
+
     /// The file that binding has just made.
     fn new(path: &Path) -> io::Result<Self> {
         // From the root, for the working directory may change before the end.
         let path = std::path::absolute(path)?;
         let id = file_id(&path)?;
-        Ok(Self { path, id })
+        Ok(Self { path, id, left: Arc::default() })
     }
 }
 
 impl Drop for UnixSocketFile {
     fn drop(&mut self) {
         // A successor may have put its own there.
-        if file_id(&self.path).is_ok_and(|id| id == self.id)
+        if !self.left.load(Ordering::Acquire)
+            && file_id(&self.path).is_ok_and(|id| id == self.id)
             && let Err(error) = fs::remove_file(&self.path)
         {
             let path = self.path.display();

@@ -26,7 +26,7 @@ use crate::{app::Peer, message::PublicSocket};
 
 /// A listening socket of one loop.
 pub(super) struct Listener {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: Arc<OwnedFd>,
     pub(super) token: Token,
     /// What a public one is called by; the admin's has no name.
     pub(super) address: Option<SocketAddr>,
@@ -69,10 +69,10 @@ pub(super) enum Accepted {
 impl Listener {
     pub(super) fn public(public: PublicSocket, token: Token) -> Self {
         let PublicSocket { address, socket, proxy_protocol } = public;
-        Self { address: Some(address), proxy_protocol, ..Self::admin(socket.into(), token) }
+        Self { address: Some(address), proxy_protocol, ..Self::new(socket, token) }
     }
 
-    pub(super) fn admin(socket: OwnedFd, token: Token) -> Self {
+    pub(super) fn new(socket: Arc<OwnedFd>, token: Token) -> Self {
         let proxy_protocol = Arc::default();
         Self { socket, token, address: None, ready: true, closing: false, proxy_protocol }
     }

@@ -11,6 +11,7 @@
 //! any ──CutAll──► emptied       drops everything public
 //! any ──End──► ended            with the last answer to an admin, or after END_GRACE
 //! ```
+//! An upgrade is a stop before which `LetGo` takes the listeners away that another process serves.
 //! Connections are of two classes. All of this is about public ones; admin connections have their
 //! own listener, app, budget and limits, and go on until the end: they tell of the stop.
 
@@ -38,17 +39,17 @@ mod upstreams;
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::Receiver;
-use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event};
+use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, unix::SourceFd};
 
 pub use bind::BindError;
-pub(crate) use bind::{ListenerSet, UnixSocketFile, bind, bind_address, bind_admin, bind_unix};
+pub(crate) use bind::{ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_unix};
 pub(crate) use listener::ConnectionBudget;
 
 use crate::{
@@ -267,7 +268,7 @@ impl Running {
             running.add_public(socket)?;
         }
         if let Some(admin) = admin {
-            let listener = Listener::admin(admin.listener, running.next_listener_token());
+            let listener = Listener::new(Arc::new(admin.listener), running.next_listener_token());
             watch(running.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
             running.admin.add(listener);
         }
@@ -285,7 +286,8 @@ impl Running {
             self.cx.clock.tick();
             let commanded = self.handle_events(&events);
             self.accept_all();
-            self.public.close_empty();
+            let closed = self.public.take_empty();
+            self.close_listeners(closed);
             self.handle_timers();
             if commanded {
                 self.obey();
@@ -442,6 +444,14 @@ impl Running {
             for life in self.cx.view.registry().entries() {
                 life.app().app.release_idle(self.cx.index, self.cx.clock.now());
             }
+        }
+    }
+
+    /// Closes them. Others may hold the same sockets, so closing does not end the watch.
+    fn close_listeners(&self, listeners: Vec<Listener>) {
+        for listener in listeners {
+            let mut source = SourceFd(&listener.socket.as_raw_fd());
+            drop(self.poll.registry().deregister(&mut source));
         }
     }
 

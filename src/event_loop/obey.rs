@@ -1,9 +1,9 @@
 //! What a loop does when control tells it to, between two turns.
 
-use std::{os::fd::AsRawFd, sync::Arc};
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use mio::{Token, unix::SourceFd};
+use mio::Token;
 
 use super::{Connection, END_GRACE, Fate, Running, clock::milliseconds, connection::Class};
 use crate::{
@@ -35,6 +35,12 @@ impl Running {
                 }
                 LoopCommand::CutAll => self.cut_all(),
                 LoopCommand::End => self.end(),
+                LoopCommand::LetGo(addresses, admin) => {
+                    let is_named = |of: Option<_>| of.is_some_and(|of| addresses.contains(&of));
+                    let mut closed = self.public.take(is_named);
+                    closed.extend(self.admin.take(|_| admin));
+                    self.close_listeners(closed);
+                }
                 LoopCommand::Refresh => {
                     self.cx.view.refresh();
                     // Lives that ended took their upstreams with them.
@@ -92,18 +98,16 @@ impl Running {
 
     fn cut_all(&mut self) {
         self.cut += self.cut(|_| true);
-        self.public.close_all().for_each(drop);
+        let closed = self.public.take(|_| true);
+        self.close_listeners(closed);
         self.finishing = true;
     }
 
     /// The server is over. Public connections have ended, or are cut now.
     fn end(&mut self) {
         self.cut_all();
-        for listener in self.admin.close_all() {
-            // Other loops hold the same socket, so closing it here does not end the watch.
-            let mut source = SourceFd(&listener.socket.as_raw_fd());
-            drop(self.poll.registry().deregister(&mut source));
-        }
+        let closed = self.admin.take(|_| true);
+        self.close_listeners(closed);
         self.end_ms = Some(self.cx.clock.now_ms() + milliseconds(END_GRACE));
     }
 

@@ -592,14 +592,15 @@ const QUEUED: usize = 3 * accept::ACCEPTS_PER_TURN;
 
 #[test]
 fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
-    let mut sets = bind(&[([127, 0, 0, 1], 0).into(); 3], 1).unwrap();
-    let sockets = sets.remove(0);
+    let bind = |_| bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+    let sockets: ListenerSet = (0..3).flat_map(bind).collect();
     let last = sockets[2].address;
     let mut running = test_support::running(sockets, None);
     let mut peers: Vec<_> = (0..QUEUED).map(|_| TcpStream::connect(last).unwrap()).collect();
     running.finish();
     running.accept_all();
-    running.public.close_empty();
+    let closed = running.public.take_empty();
+    running.close_listeners(closed);
     assert_eq!(running.public.len(), 1, "the others have nobody waiting");
     // A handshake that ends only now.
     peers.push(TcpStream::connect(last).unwrap());
@@ -612,6 +613,7 @@ fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
             running.accept_all();
         }
     }
-    running.public.close_empty();
+    let closed = running.public.take_empty();
+    running.close_listeners(closed);
     assert!(running.public.is_empty());
 }

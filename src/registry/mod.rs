@@ -139,6 +139,16 @@ impl fmt::Display for NameTaken {
 impl std::error::Error for NameTaken {}
 
 impl<A> AppRegistry<A> {
+    /// The id that the next life gets.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
+    /// Has ids go on from here, so that none is used again that another process has used.
+    pub fn skip_ids(&self, next_id: u64) {
+        self.next_id.fetch_max(next_id, Ordering::Relaxed);
+    }
+
     /// An empty registry for this many loops.
     pub fn new(loops: usize, default_app: Option<String>) -> Self {
         Self {

@@ -1,12 +1,11 @@
 //! The routes of the admin API, and the thread that owns them.
 
 use std::{
-    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -17,7 +16,8 @@ use serde_json::json;
 use super::{
     super::{
         Answer, Begun, ChangeError, DrainName, DrainView, Input, LifeView, Notices, Patience,
-        PutError, PutMode, ReloadError, Reloads, Report, Task, ask, lives::milliseconds,
+        Predecessor, PutError, PutMode, ReloadError, Reloads, Report, Task, UpgradeError, Upgraded,
+        ask,
     },
     AdminRequest,
     call::Call,
@@ -29,11 +29,12 @@ use crate::{
     http::Response,
     logging::{Logging, event},
     message::{AppLife, Apps, BusyConnection, LoopCommand, LoopHandle},
-    metrics::{self, Exposition, LoopCounts, LoopGauges, ProcessUsage, Scrape},
+    metrics::LoopGauges,
     registry::AppId,
 };
 
 /// What does not change while the server runs.
+#[derive(Clone)]
 pub(crate) struct Facts {
     pub(crate) started: Instant,
     /// The config file, if there is one.
@@ -48,6 +49,7 @@ impl Facts {
 }
 
 /// The state of the admin thread.
+#[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) registry: Arc<Apps>,
     pub(crate) control: Sender<Input>,
@@ -58,6 +60,8 @@ pub(crate) struct Admin {
     pub(crate) reloads: Arc<Reloads>,
     pub(crate) logging: Option<Logging>,
     pub(crate) facts: Facts,
+    /// The process before this one, if an upgrade has started this one.
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
 }
 
 /// Between two signs of life on a stream of events.
@@ -69,8 +73,11 @@ const LOOP_ANSWER_MAX: Duration = Duration::from_millis(500);
 /// The longest `?wait=`.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// How long a new process may take until it serves.
+pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Of whom an error speaks that is not an app's.
-const SERVER: &str = "tidegate";
+pub(super) const SERVER: &str = "tidegate";
 
 /// The answer to a request, as far as it is known at once.
 pub(super) type Answered = Result<Response<'static>, Response<'static>>;
@@ -117,7 +124,7 @@ impl Admin {
             ["apps", host, "connections"] if call.is("GET") => {
                 return self.connections(host, later);
             }
-            ["upgrade"] if call.is("POST") => Err(error(501, "upgrade is not in this version")),
+            ["upgrade"] if call.is("POST") => return self.upgrade(&call, later),
             ["events"] if call.is("GET") => return self.stream_events(&call, later),
             ["reload"] if call.is("POST") => return self.reload(later),
             ["apps", host] if call.is("PUT") => return self.put(host, &call, later),
@@ -132,82 +139,6 @@ impl Admin {
             _ => Err(no_route(&path)),
         };
         later.respond(answered.unwrap_or_else(|refusal| refusal));
-    }
-
-    /// What only has to be looked up.
-    fn look_up(&self, path: &[&str], call: &Call<'_>) -> Answered {
-        match *path {
-            ["status"] => self.status(),
-            ["apps"] => self.apps(),
-            ["apps", host] => self.app(host),
-            ["metrics"] => self.metrics(call.accept),
-            ["drains"] => self.report().and_then(|report| {
-                let drains: Vec<_> = report.drains.iter().map(show::Drain::new).collect();
-                ok(&HashMap::from([("drains", drains)]))
-            }),
-            _ => Err(no_route(path)),
-        }
-    }
-
-    fn status(&self) -> Answered {
-        let (lives, report, counts) = (self.lives()?, self.report()?, self.loop_counts());
-        let sum =
-            |count: fn(&AppLife) -> u64| lives.iter().map(|view| count(&view.life)).sum::<u64>();
-        let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
-        let running = report.drains.iter().filter(|drain| drain.verdict.is_none());
-        let running = running.chain(&report.stop);
-        ok(&json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "state": if report.stop.is_some() { "stopping" } else { "serving" },
-            "uptime_ms": milliseconds(self.facts.started.elapsed()),
-            "config": self.facts.config.as_ref().map(|path| path.display().to_string()),
-            "listen": report.addresses,
-            "threads": self.loops.len(),
-            "apps": self.registry.entries().len(),
-            "active_connections": sum(|life| life.drain().active_connections()),
-            "connections": {
-                "fresh": counts.fresh,
-                "busy": counts.busy,
-                "idle": counts.idle,
-                "lingering": counts.lingering,
-            },
-            "requests_total": sum(|life| life.drain().requests()) + report.requests_before,
-            "cut_total": sum(|life| life.drain().cut()) + report.cut_before,
-            "drains": running.map(show::Drain::new).collect::<Vec<_>>(),
-            "last_reload": self.reloads.counts().last.map(|last| json!({
-                "at": show::time(last.at),
-                "ok": last.error.is_none(),
-                "error": last.error,
-            })),
-            "log_lines_lost": { "events": lost.events, "access": lost.access },
-        }))
-    }
-
-    fn apps(&self) -> Answered {
-        let mut lives = self.lives()?;
-        lives.sort_by(|a, b| (a.life.host(), a.life.id()).cmp(&(b.life.host(), b.life.id())));
-        let now_ns = self.facts.now_ns();
-        let rows: Vec<_> = lives.iter().map(|view| Row::new(view, now_ns)).collect();
-        ok(&HashMap::from([("apps", rows)]))
-    }
-
-    fn app(&self, host: &str) -> Answered {
-        let (lives, now_ns) = (self.lives_of(host)?, self.facts.now_ns());
-        let rows: Vec<_> = lives.iter().map(|view| Row::new(view, now_ns)).collect();
-        let mut answer = json!(rows[0]);
-        answer["lives"] = json!(rows);
-        ok(&answer)
-    }
-
-    /// The life that has this name, and behind it the older ones of its app; at least one.
-    fn lives_of(&self, name: &str) -> Result<Vec<LifeView>, Response<'static>> {
-        let named = self.registry.find(&name.to_ascii_lowercase());
-        let host = named.as_ref().map_or(name, |life| life.host());
-        let mut lives = self.lives()?;
-        lives.retain(|view| view.life.host().eq_ignore_ascii_case(host));
-        lives.sort_by_key(|view| std::cmp::Reverse(view.life.id()));
-        if lives.is_empty() { Err(refused(name, &ChangeError::UnknownHost)) } else { Ok(lives) }
     }
 
     /// Lists who holds an app. The loops are waited for by a thread of its own: one that is stuck
@@ -332,6 +263,34 @@ impl Admin {
         })));
     }
 
+    /// Answers when the new process serves, or why it does not.
+    fn upgrade(&self, call: &Call<'_>, later: Later) {
+        let timeout = match call.duration("timeout") {
+            Ok(timeout) => timeout.unwrap_or(UPGRADE_TIMEOUT),
+            Err(refusal) => return later.respond(refusal),
+        };
+        let binary = call.value("binary").map(PathBuf::from);
+        self.task(Task::Upgrade(
+            binary,
+            timeout,
+            Box::new(move |done| {
+                later.respond(match done {
+                    Ok(Upgraded { pid }) => {
+                        let old_pid = std::process::id();
+                        json_response(
+                            200,
+                            &json!({ "pid": pid, "old_pid": old_pid, "drain": "stop" }),
+                        )
+                    }
+                    Err(UpgradeError::Change(reason)) => refused(SERVER, &reason),
+                    Err(UpgradeError::Failed(reason)) => {
+                        error(500, &format!("no upgrade, and nothing changed: {reason}"))
+                    }
+                });
+            }),
+        ));
+    }
+
     fn put(&self, host: &str, call: &Call<'_>, later: Later) {
         let mode = match call.value("only") {
             None => PutMode::Either,
@@ -383,48 +342,11 @@ impl Admin {
         drop(self.tasks.send(task));
     }
 
-    fn metrics(&self, accept: Option<&str>) -> Answered {
-        let measured =
-            ask(&self.control, Input::Measure).map_err(|reason| refused(SERVER, &reason))?;
-        let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
-        let reloads = self.reloads.counts();
-        let since_1970 = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let uptime = self.facts.started.elapsed();
-        let exposition = Exposition::accepted(accept);
-        let page = metrics::render(
-            Scrape {
-                hosts: measured.hosts,
-                connections: self.loop_counts(),
-                loops: self.loops.len(),
-                start_time: since_1970(SystemTime::now()).saturating_sub(uptime),
-                uptime,
-                version: env!("CARGO_PKG_VERSION"),
-                events_lost: lost.events,
-                access_lost: lost.access,
-                reloads_ok: reloads.ok,
-                reloads_failed: reloads.failed,
-                last_reload_success: reloads.last_ok_at.map(since_1970),
-                drains_running: measured.drains_running,
-                drain_seconds: measured.drain_seconds,
-                process: ProcessUsage::read(),
-            },
-            exposition,
-        );
-        let response = Response::new(200).with_field("Content-Type", exposition.content_type());
-        Ok(response.with_content(page))
-    }
-
-    fn loop_counts(&self) -> LoopCounts {
-        let mut sum = LoopCounts::default();
-        self.gauges.iter().for_each(|gauges| sum += gauges.snapshot());
-        sum
-    }
-
-    fn lives(&self) -> Result<Vec<LifeView>, Response<'static>> {
+    pub(super) fn lives(&self) -> Result<Vec<LifeView>, Response<'static>> {
         ask(&self.control, Input::Lives).map_err(|reason| refused(SERVER, &reason))
     }
 
-    fn report(&self) -> Result<Report, Response<'static>> {
+    pub(super) fn report(&self) -> Result<Report, Response<'static>> {
         ask(&self.control, Input::Report).map_err(|reason| refused(SERVER, &reason))
     }
 }
@@ -472,7 +394,7 @@ fn unknown_drain() -> Response<'static> {
 }
 
 /// The path is not known, or not with this method.
-fn no_route(path: &[&str]) -> Response<'static> {
+pub(super) fn no_route(path: &[&str]) -> Response<'static> {
     let allow = match *path {
         ["healthz" | "readyz" | "status" | "apps" | "drains" | "events" | "metrics"]
         | ["apps", _, "connections"]

@@ -1,0 +1,64 @@
+//! `tidegate upgrade`: a new process takes the server's place.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{
+    DONE,
+    admin::{Place, ServerOptions, encode},
+    answers::UpgradeAnswer,
+    duration,
+    failure::Failure,
+    show,
+    wait::{Patience, finish},
+};
+use crate::config::parse_duration;
+
+/// How long the new process may take, if nothing is said.
+const TIMEOUT: &str = "30s";
+
+/// What the server takes beside, to start the process and to end it.
+const MARGIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(super) struct Upgrade {
+    /// The program to start; absent: the one that the server was started as
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+
+    /// How long the new process may take until it serves: 500ms, 30s, 2m
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = TIMEOUT)]
+    timeout: String,
+
+    /// Wait until the old process has answered all it took
+    #[arg(long)]
+    wait: bool,
+
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+impl Upgrade {
+    pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        let mut admin = self.server.admin(place)?;
+        let mut path = format!("/upgrade?timeout={}", self.timeout);
+        if let Some(binary) = &self.binary {
+            // The server may have another working directory.
+            let binary = std::path::absolute(binary).unwrap_or_else(|_| binary.clone());
+            path += &format!("&binary={}", encode(&binary.to_string_lossy()));
+        }
+        let patience = parse_duration(&self.timeout).unwrap_or_default() + MARGIN;
+        let answer = admin.post_within::<UpgradeAnswer>(&path, patience)?;
+        admin.print(&answer, |answer| {
+            let UpgradeAnswer { pid, old_pid } = answer;
+            show::clean(&format!("upgraded: pid {pid} serves, pid {old_pid} drains")) + "\n"
+        })?;
+        if !self.wait {
+            return Ok(DONE);
+        }
+        // The connection is still the old process's.
+        let drain = admin.get("/drains/stop")?;
+        finish(&mut admin, drain, Patience::Wait)
+    }
+}

@@ -1,0 +1,179 @@
+//! What operators look up: status, apps, drains, metrics.
+
+use std::{
+    collections::HashMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{ChangeError, Generation, Input, LifeView, ask, lives::milliseconds},
+    Admin,
+    call::Call,
+    routes::{Answered, SERVER, no_route, ok, refused},
+    show::{self, Row},
+};
+use crate::{
+    http::Response,
+    logging::Logging,
+    message::AppLife,
+    metrics::{self, Exposition, LoopCounts, ProcessUsage, Scrape},
+};
+
+impl Admin {
+    /// What only has to be looked up.
+    pub(super) fn look_up(&self, path: &[&str], call: &Call<'_>) -> Answered {
+        match *path {
+            ["status"] => self.status(),
+            ["apps"] => self.apps(),
+            ["apps", host] => self.app(host),
+            ["metrics"] => self.metrics(call.accept),
+            ["drains"] => self.report().and_then(|report| {
+                let drains: Vec<_> = report.drains.iter().map(show::Drain::new).collect();
+                ok(&HashMap::from([("drains", drains)]))
+            }),
+            _ => Err(no_route(path)),
+        }
+    }
+
+    fn status(&self) -> Answered {
+        let (lives, report, counts) = (self.lives()?, self.report()?, self.loop_counts());
+        let sum =
+            |count: fn(&AppLife) -> u64| lives.iter().map(|view| count(&view.life)).sum::<u64>();
+        let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
+        let running = report.drains.iter().filter(|drain| drain.verdict.is_none());
+        let running = running.chain(&report.stop);
+        let before = self.predecessor.as_ref().map(|before| before.totals()).unwrap_or_default();
+        let previous = self.previous().into_iter().map(|mut generation| {
+            generation.apps.clear();
+            generation
+        });
+        ok(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "state": if report.stop.is_some() { "stopping" } else { "serving" },
+            "uptime_ms": milliseconds(self.facts.started.elapsed()),
+            "config": self.facts.config.as_ref().map(|path| path.display().to_string()),
+            "listen": report.addresses,
+            "threads": self.loops.len(),
+            "apps": self.registry.entries().len(),
+            "active_connections": sum(|life| life.drain().active_connections()),
+            "connections": connections(&counts),
+            "requests_total": report.totals.requests_total + before.requests_total,
+            "cut_total": report.totals.cut_total + before.cut_total,
+            "previous": previous.collect::<Vec<_>>(),
+            "drains": running.map(show::Drain::new).collect::<Vec<_>>(),
+            "last_reload": self.reloads.counts().last.map(|last| json!({
+                "at": show::time(last.at),
+                "ok": last.error.is_none(),
+                "error": last.error,
+            })),
+            "log_lines_lost": { "events": lost.events, "access": lost.access },
+        }))
+    }
+
+    fn apps(&self) -> Answered {
+        let mut lives = self.lives()?;
+        lives.sort_by(|a, b| (a.life.host(), a.life.id()).cmp(&(b.life.host(), b.life.id())));
+        let now_ns = self.facts.now_ns();
+        let rows = lives.iter().map(|view| json!(Row::new(view, now_ns)));
+        let previous = self.previous().into_iter().flat_map(|before| {
+            let pid = before.pid;
+            before.apps.into_iter().map(move |mut row| {
+                row["pid"] = json!(pid);
+                row
+            })
+        });
+        ok(&HashMap::from([("apps", rows.chain(previous).collect::<Vec<_>>())]))
+    }
+
+    /// Processes before this one that still drain.
+    fn previous(&self) -> Vec<Generation> {
+        self.predecessor.as_ref().map(|before| before.generations()).unwrap_or_default()
+    }
+
+    /// This process, for the one after it.
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        let (lives, report) = (self.lives().ok()?, self.report().ok()?);
+        let now_ns = self.facts.now_ns();
+        let before = self.predecessor.as_ref().map(|before| before.totals()).unwrap_or_default();
+        let active = |view: &LifeView| view.life.drain().active_connections();
+        let times = report.stop.map(|stop| (stop.elapsed, stop.remaining)).unwrap_or_default();
+        Some(Generation {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            active_connections: lives.iter().map(active).sum(),
+            connections: connections(&self.loop_counts()),
+            elapsed_ms: milliseconds(times.0),
+            remaining_ms: milliseconds(times.1),
+            totals: report.totals + before,
+            apps: lives.iter().map(|view| json!(Row::new(view, now_ns))).collect(),
+            previous: self.previous(),
+        })
+    }
+
+    fn app(&self, host: &str) -> Answered {
+        let (lives, now_ns) = (self.lives_of(host)?, self.facts.now_ns());
+        let rows: Vec<_> = lives.iter().map(|view| Row::new(view, now_ns)).collect();
+        let mut answer = json!(rows[0]);
+        answer["lives"] = json!(rows);
+        ok(&answer)
+    }
+
+    /// The life that has this name, and behind it the older ones of its app; at least one.
+    pub(super) fn lives_of(&self, name: &str) -> Result<Vec<LifeView>, Response<'static>> {
+        let named = self.registry.find(&name.to_ascii_lowercase());
+        let host = named.as_ref().map_or(name, |life| life.host());
+        let mut lives = self.lives()?;
+        lives.retain(|view| view.life.host().eq_ignore_ascii_case(host));
+        lives.sort_by_key(|view| std::cmp::Reverse(view.life.id()));
+        if lives.is_empty() { Err(refused(name, &ChangeError::UnknownHost)) } else { Ok(lives) }
+    }
+
+    fn metrics(&self, accept: Option<&str>) -> Answered {
+        let measured =
+            ask(&self.control, Input::Measure).map_err(|reason| refused(SERVER, &reason))?;
+        let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
+        let reloads = self.reloads.counts();
+        let since_1970 = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let uptime = self.facts.started.elapsed();
+        let exposition = Exposition::accepted(accept);
+        let page = metrics::render(
+            Scrape {
+                hosts: measured.hosts,
+                connections: self.loop_counts(),
+                loops: self.loops.len(),
+                start_time: since_1970(SystemTime::now()).saturating_sub(uptime),
+                uptime,
+                version: env!("CARGO_PKG_VERSION"),
+                events_lost: lost.events,
+                access_lost: lost.access,
+                reloads_ok: reloads.ok,
+                reloads_failed: reloads.failed,
+                last_reload_success: reloads.last_ok_at.map(since_1970),
+                drains_running: measured.drains_running,
+                drain_seconds: measured.drain_seconds,
+                process: ProcessUsage::read(),
+            },
+            exposition,
+        );
+        let response = Response::new(200).with_field("Content-Type", exposition.content_type());
+        Ok(response.with_content(page))
+    }
+
+    fn loop_counts(&self) -> LoopCounts {
+        let mut sum = LoopCounts::default();
+        self.gauges.iter().for_each(|gauges| sum += gauges.snapshot());
+        sum
+    }
+}
+
+fn connections(counts: &LoopCounts) -> Value {
+    json!({
+        "fresh": counts.fresh,
+        "busy": counts.busy,
+        "idle": counts.idle,
+        "lingering": counts.lingering,
+    })
+}

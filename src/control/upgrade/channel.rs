@@ -1,0 +1,154 @@
+//! The channel between two generations: messages as JSON behind their length, and descriptors.
+//!
+//! A unix stream socket. Reads take exactly what belongs to a message, so none ever runs into the
+//! byte that descriptors travel with (unix(7), SCM_RIGHTS).
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::Duration,
+};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// One end of the channel.
+#[derive(Debug)]
+pub(super) struct Channel(UnixStream);
+
+/// The kernel passes 253 at once (SCM_MAX_FD).
+const DESCRIPTORS_AT_ONCE: usize = 128;
+
+/// A server with a hundred thousand drained apps says less.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+impl Channel {
+    pub(super) fn new(socket: impl Into<OwnedFd>) -> Self {
+        Self(UnixStream::from(socket.into()))
+    }
+
+    /// Both ends of a new channel.
+    pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        Ok((Self(ours), theirs.into()))
+    }
+
+    /// The same end once more, for another thread.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// How long one step of what follows may take; for ever, if there is none.
+    pub(super) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
+        self.0.set_read_timeout(timeout)?;
+        self.0.set_write_timeout(timeout)
+    }
+
+    /// How long the other side may take to read what is sent.
+    pub(super) fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.set_write_timeout(Some(timeout))
+    }
+
+    pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+        self.0.write_all(&length.to_be_bytes())?;
+        self.0.write_all(&text)
+    }
+
+    /// Waits for a message. `UnexpectedEof` when the other process is gone.
+    pub(super) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<T> {
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length)?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > MESSAGE_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without end"));
+        }
+        let mut text = vec![0; length];
+        self.0.read_exact(&mut text)?;
+        Ok(serde_json::from_slice(&text)?)
+    }
+
+    pub(super) fn send_descriptors(&mut self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        for some in descriptors.chunks(DESCRIPTORS_AT_ONCE) {
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_AT_ONCE))];
+            let mut rights = SendAncillaryBuffer::new(&mut space);
+            assert!(rights.push(SendAncillaryMessage::ScmRights(some)), "the space is too small");
+            rustix::net::sendmsg(
+                self.0.as_fd(),
+                &[IoSlice::new(&[0])],
+                &mut rights,
+                SendFlags::NOSIGNAL,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Waits for so many descriptors.
+    pub(super) fn receive_descriptors(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            let mut space =
+                [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_AT_ONCE))];
+            let mut rights = RecvAncillaryBuffer::new(&mut space);
+            let got = rustix::net::recvmsg(
+                self.0.as_fd(),
+                &mut [IoSliceMut::new(&mut [0])],
+                &mut rights,
+                RecvFlags::CMSG_CLOEXEC,
+            )?;
+            for message in rights.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    all.extend(descriptors);
+                }
+            }
+            if got.bytes == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if got.flags.contains(ReturnFlags::CTRUNC) {
+                // The kernel drops what the process has no numbers for.
+                return Err(io::Error::other("the descriptor limit is too low for all listeners"));
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn messages_and_descriptors_come_in_order_whatever_their_number() {
+        let (mut ours, theirs) = Channel::pair().unwrap();
+        let mut theirs = Channel::new(theirs);
+        let listeners: Vec<_> = (0..2 * DESCRIPTORS_AT_ONCE + 1)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let sent: Vec<_> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        ours.send(&"before").unwrap();
+        ours.send_descriptors(&listeners.iter().map(AsFd::as_fd).collect::<Vec<_>>()).unwrap();
+        ours.send(&"behind").unwrap();
+        assert_eq!(theirs.receive::<String>().unwrap(), "before");
+        let received = theirs.receive_descriptors(listeners.len()).unwrap();
+        drop(listeners);
+        let address = |socket: OwnedFd| TcpListener::from(socket).local_addr().unwrap();
+        assert_eq!(received.into_iter().map(address).collect::<Vec<_>>(), sent);
+        assert_eq!(theirs.receive::<String>().unwrap(), "behind");
+        drop(ours);
+        let gone = theirs.receive::<String>().unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

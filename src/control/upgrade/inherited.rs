@@ -1,0 +1,44 @@
+//! Listening sockets that somebody else has bound: the process before this one, or systemd.
+
+use std::{net::SocketAddr, os::fd::OwnedFd};
+
+/// The sockets of one address.
+#[derive(Debug)]
+struct Inherit {
+    configured: SocketAddr,
+    bound: SocketAddr,
+    /// None once they are taken.
+    sockets: Option<Vec<OwnedFd>>,
+}
+
+/// Sockets by address, until each is taken.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited(Vec<Inherit>);
+
+impl Inherited {
+    /// Adds the sockets of an address that is configured and bound so.
+    pub(crate) fn add(&mut self, configured: SocketAddr, bound: SocketAddr, sockets: Vec<OwnedFd>) {
+        match self.0.iter_mut().find(|known| known.configured == configured) {
+            Some(Inherit { sockets: Some(known), .. }) => known.extend(sockets),
+            _ => self.0.push(Inherit { configured, bound, sockets: Some(sockets) }),
+        }
+    }
+
+    /// Takes the sockets of an address that is configured so, with the address as it is bound.
+    pub(crate) fn take(&mut self, configured: SocketAddr) -> Option<(SocketAddr, Vec<OwnedFd>)> {
+        let found = self.0.iter_mut().find(|known| known.configured == configured)?;
+        let sockets = found.sockets.take_if(|sockets| !sockets.is_empty())?;
+        Some((found.bound, sockets))
+    }
+
+    /// Whether there is a socket with this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        self.0.iter().any(|known| known.bound.port() == port)
+    }
+
+    /// Lets go of what nobody took; its addresses.
+    pub(crate) fn drop_rest(&mut self) -> Vec<SocketAddr> {
+        let left = self.0.iter_mut().filter_map(|known| known.sockets.take().map(|_| known.bound));
+        left.collect()
+    }
+}

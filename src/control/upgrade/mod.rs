@@ -1,0 +1,137 @@
+//! The upgrade: a new process takes the place of this one, under full load.
+//!
+//! ```text
+//!  old                                              new
+//!  starts the binary, its stdin is the channel ───► reads the config
+//!  HandOver, listening sockets (SCM_RIGHTS) ──────► adopts them, loads apps, makes its loops
+//!                                  ◄── Ready, or Failed
+//!  Go ────────────────────────────────────────────► starts its loops, accepts
+//!                                  ◄── Serving
+//!  lets go of the listeners; drains as for a stop
+//!  Report, Report, ... Gone ──────────────────────► shows both generations; one ledger
+//! ```
+//! - Until `Serving` the old process serves as if nothing happened. Whatever fails, or takes too
+//!   long, ends the new process and nothing else.
+//! - A listening socket is never closed by both: who waits on it is accepted by one or the other.
+//!   An address that the new process does not serve is gated and emptied, as for a stop.
+//! - A new process whose old one dies goes on alone. It ends after the old one, so whoever watches
+//!   the newest process sees the end of all.
+
+mod channel;
+mod inherited;
+mod new;
+mod old;
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub(crate) use inherited::Inherited;
+pub(crate) use new::{Predecessor, TakeOver};
+pub(crate) use old::{HandedAdmin, UpgradeError, Upgraded, Upgrader};
+
+/// By this a process knows that it was started by an upgrade.
+const ENVIRONMENT: &str = "TIDEGATE_TAKE_OVER";
+
+/// The version of the messages. Another one is refused, and the old process goes on.
+const MESSAGES: u32 = 1;
+
+/// What the old process has, and the new one needs.
+#[derive(Debug, Serialize, Deserialize)]
+struct HandOver {
+    messages: u32,
+    pid: u32,
+    listeners: Vec<HandedListener>,
+    /// How the admin's socket is configured, if it is handed over; its descriptor comes last.
+    admin: Option<String>,
+    /// Ids of lives go on from here.
+    next_app_id: u64,
+    /// Apps that operators have put, as they wrote them.
+    apps: Vec<(String, Value)>,
+    /// Apps that are drained, or drain, until they are resumed.
+    drained: Vec<String>,
+    /// Upstreams that are drained: host and URL.
+    drained_upstreams: Vec<(String, String)>,
+    /// Apps that serve. Where one of them cannot be loaded any more, the upgrade fails.
+    serving: Vec<String>,
+}
+
+/// An address, and how many sockets it has.
+#[derive(Debug, Serialize, Deserialize)]
+struct HandedListener {
+    configured: SocketAddr,
+    bound: SocketAddr,
+    sockets: usize,
+}
+
+/// What the new process says.
+#[derive(Debug, Serialize, Deserialize)]
+enum FromNew {
+    /// It can serve, on these of the listeners, and on the admin's if so.
+    Ready { listeners: Vec<usize>, admin: bool },
+    /// It cannot, and ends.
+    Failed(String),
+    /// It accepts connections.
+    Serving,
+    /// The old process is to cut what is in flight.
+    Cut,
+}
+
+/// What the old process says after the hand-over.
+#[derive(Debug, Serialize, Deserialize)]
+enum FromOld {
+    /// Nothing is taken back from here on.
+    Go,
+    /// How far its drain is.
+    Report(Box<Generation>),
+    /// Its last word.
+    Gone(LastWord),
+}
+
+/// A process that drains, as it is seen at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Generation {
+    pub(crate) pid: u32,
+    pub(crate) version: String,
+    pub(crate) active_connections: u64,
+    /// By state, as in its status.
+    pub(crate) connections: Value,
+    pub(crate) elapsed_ms: u64,
+    pub(crate) remaining_ms: u64,
+    #[serde(flatten)]
+    pub(crate) totals: Totals,
+    /// The rows of its apps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) apps: Vec<Value>,
+    /// Its own predecessors that are still there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) previous: Vec<Generation>,
+}
+
+/// What is counted over all generations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    /// Exchanges admitted.
+    pub(crate) requests_total: u64,
+    /// Exchanges that a deadline ended.
+    pub(crate) cut_total: u64,
+}
+
+impl std::ops::Add for Totals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests_total: self.requests_total + other.requests_total,
+            cut_total: self.cut_total + other.cut_total,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LastWord {
+    verdict: String,
+    cut: u64,
+    totals: Totals,
+}

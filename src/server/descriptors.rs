@@ -1,0 +1,37 @@
+//! How many descriptors the process may have, and how many connections that makes.
+
+use crate::logging::event;
+
+/// Raises the limit of open files as far as the process may.
+pub(super) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        event!(Warn, "descriptor_limit_not_raised", error:% = error);
+    }
+}
+
+/// As many connections as there are descriptors for, beside what is open now: an eighth stays free
+/// for the files of apps and logs.
+pub(super) fn connections_possible(loops: usize) -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let descriptors =
+        limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // Each loop is going to open an epoll instance, twice, and the descriptors of its waker.
+    let own = open + 4 * loops + descriptors / 8;
+    descriptors.saturating_sub(own).max(1)
+}
+
+pub(super) fn connections_max(configured: usize, possible: usize) -> usize {
+    if possible < configured {
+        event!(
+            Info,
+            "connections_limited",
+            connections = possible as u64,
+            configured = configured as u64,
+        );
+    }
+    possible.min(configured)
+}

@@ -1,0 +1,110 @@
+//! A way to a running server, for any thread.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use super::own_app;
+use crate::{
+    app::App,
+    control::{
+        ChangeError, DrainTicket, Input, Patience, Predecessor, PutMode, ReloadError, Reloaded,
+        Task, UPGRADE_TIMEOUT, ask,
+    },
+    registry::AppId,
+};
+
+/// A way to a running server, for any thread. Calls wait for [`HttpServer::run`] to take them up.
+#[derive(Clone)]
+pub struct ServerHandle {
+    pub(super) inputs: Sender<Input>,
+    pub(super) tasks: Sender<Task>,
+    pub(super) loops: usize,
+    pub(super) predecessor: Option<Arc<Predecessor>>,
+}
+
+impl ServerHandle {
+    /// Adds an app under a host name, lower case, or `*.` and a name. It is served at once, also
+    /// while an app of that name that was removed is still draining.
+    ///
+    /// # Errors
+    /// When an app serves the name, or the server has ended.
+    pub fn add_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
+        let app = own_app(host, Arc::new(app), self.loops);
+        ask(&self.inputs, |answer| Input::Put(app, PutMode::Add, answer))
+            .map(|begun| begun.life.id())
+    }
+
+    /// Begins a new life of an app, from this one: new requests are for it, at once; those in
+    /// flight finish on the old life. The ticket is the new life's name.
+    ///
+    /// # Errors
+    /// When no app has this host, or the server has ended.
+    pub fn replace_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
+        let app = own_app(host, Arc::new(app), self.loops);
+        ask(&self.inputs, |answer| Input::Put(app, PutMode::Replace, answer))
+            .map(|begun| begun.life.id())
+    }
+
+    /// Begins to remove an app, and returns: new requests get 503, those in flight finish, the
+    /// app's deadline cuts what is left. The ticket tells the end.
+    ///
+    /// # Errors
+    /// When there is no such app, or it is being removed already.
+    pub fn remove_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
+        ask(&self.inputs, |answer| Input::Remove(host.into(), None, answer))
+    }
+
+    /// Begins to drain an app that stays: new requests get 503 until it is resumed.
+    ///
+    /// # Errors
+    /// When there is no such app, or it is being removed.
+    pub fn drain_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
+        ask(&self.inputs, |answer| Input::Drain(host.into(), None, answer))
+    }
+
+    /// Has a drained app serve again, as a new life. A drain that is not over is cancelled.
+    ///
+    /// # Errors
+    /// When there is no such app, or it was not drained.
+    pub fn resume_app(&self, host: &str) -> Result<AppId, ChangeError> {
+        ask(&self.inputs, |answer| Input::Resume(host.into(), None, answer)).map(|life| life.id())
+    }
+
+    /// Reads the config file again, and changes what differs. It returns when the changes hold;
+    /// old lives may drain still.
+    ///
+    /// # Errors
+    /// When there is no file, or it is wrong; then nothing changed.
+    pub fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let (sender, done) = crossbeam_channel::bounded(1);
+        let tell = Box::new(move |result| drop(sender.send(result)));
+        let ended = || ReloadError::Change(ChangeError::Ended);
+        self.tasks.send(Task::Reload(tell)).map_err(|_| ended())?;
+        done.recv().map_err(|_| ended())?
+    }
+
+    /// As [`ServerHandle::reload`], but returns at once; the log tells how it went.
+    pub fn begin_reload(&self) {
+        // A server that has ended needs no reload.
+        drop(self.tasks.send(Task::Reload(Box::new(drop))));
+    }
+
+    /// Has a new process take this one's place, and returns; the log tells how it went.
+    pub(crate) fn begin_upgrade(&self) {
+        // A server that has ended needs no upgrade.
+        drop(self.tasks.send(Task::Upgrade(None, UPGRADE_TIMEOUT, Box::new(drop))));
+    }
+
+    /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is
+    /// for the log.
+    pub fn stop(&self, reason: &str) {
+        let (reason, patience) = (reason.to_owned(), Patience::CutIfRepeated);
+        // A server that has ended needs no stop, but may wait for the one before it.
+        if self.inputs.send(Input::Stop { reason, timeout: None, patience }).is_err()
+            && let Some(before) = &self.predecessor
+        {
+            before.cut();
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The listening sockets of a server: bound here, or taken from whoever bound them before.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use listenfd::ListenFd;
+
+use crate::{
+    config::{AdminListen, ListenConfig},
+    control::{HandedAdmin, Inherited, Listening, TakeOver},
+    event_loop::{self, BindError, ListenerSet, UnixSocketFile},
+    logging::event,
+};
+
+/// Sockets for each loop, and for who changes addresses.
+pub(super) struct PublicSockets {
+    pub(super) of_loops: Vec<ListenerSet>,
+    pub(super) listening: Vec<Listening>,
+}
+
+impl PublicSockets {
+    /// Takes what is inherited, and binds the rest.
+    pub(super) fn open(
+        listen: &[ListenConfig],
+        loops: usize,
+        inherited: &mut Inherited,
+    ) -> Result<Self, BindError> {
+        let mut of_loops: Vec<ListenerSet> = (0..loops).map(|_| Vec::new()).collect();
+        let mut listening = Vec::new();
+        for entry in listen {
+            let sockets = match inherited.take(entry.address) {
+                Some((bound, sockets)) => event_loop::adopt(bound, sockets, loops)?,
+                None => {
+                    let beside = inherited.has_port(entry.address.port());
+                    event_loop::bind_address(entry.address, loops, beside)?
+                }
+            };
+            listening.push(Listening::new(entry, &sockets));
+            for (index, socket) in sockets.into_iter().enumerate() {
+                of_loops[index % loops].push(socket);
+            }
+        }
+        Ok(Self { of_loops, listening })
+    }
+}
+
+/// What systemd has bound for this process (sd_listen_fds(3)).
+pub(super) fn activated() -> io::Result<Inherited> {
+    let (mut given, mut inherited) = (ListenFd::from_env(), Inherited::default());
+    for index in 0..given.len() {
+        let Some(socket) = given.take_tcp_listener(index)? else { continue };
+        let address = socket.local_addr()?;
+        inherited.add(address, address, vec![socket.into()]);
+    }
+    Ok(inherited)
+}
+
+/// Says which of them the config does not name. Whoever waits there is turned away.
+pub(super) fn drop_unused(inherited: &mut Inherited) {
+    for address in inherited.drop_rest() {
+        event!(Warn, "socket_not_used", address:% = address);
+    }
+}
+
+/// The admin's listening socket.
+pub(super) struct AdminSocket {
+    pub(super) socket: OwnedFd,
+    /// As operators write it.
+    pub(super) address: String,
+    /// Removed at the end.
+    file: Option<UnixSocketFile>,
+}
+
+impl AdminSocket {
+    /// Takes the socket of the process before, or binds one.
+    pub(super) fn open(
+        listen: &AdminListen,
+        take_over: Option<&mut TakeOver>,
+    ) -> Result<Self, BindError> {
+        let taken = take_over.and_then(|take_over| take_over.take_admin(&configured(listen)));
+        Ok(match (listen, taken) {
+            (AdminListen::Unix(path), Some(socket)) => {
+                // Without the file nobody finds the socket: a new one is made.
+                match UnixSocketFile::adopt(path) {
+                    Ok(file) => Self { socket, address: configured(listen), file: Some(file) },
+                    Err(_) => Self::bind(listen)?,
+                }
+            }
+            (AdminListen::Tcp(address), Some(socket)) => {
+                let socket = TcpListener::from(socket);
+                let address = socket.local_addr().unwrap_or(*address).to_string();
+                Self { socket: socket.into(), address, file: None }
+            }
+            (listen, None) => Self::bind(listen)?,
+        })
+    }
+
+    fn bind(listen: &AdminListen) -> Result<Self, BindError> {
+        Ok(match listen {
+            AdminListen::Unix(path) => {
+                let (socket, file) = event_loop::bind_unix(path)?;
+                Self { socket, address: configured(listen), file: Some(file) }
+            }
+            AdminListen::Tcp(address) => {
+                let (address, socket): (SocketAddr, _) = event_loop::bind_admin(*address)?;
+                Self { socket, address: address.to_string(), file: None }
+            }
+        })
+    }
+
+    /// For the process after this one.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub(super) fn handed(&self, listen: &AdminListen) -> io::Result<HandedAdmin> {
+        let left: Option<Arc<AtomicBool>> = self.file.as_ref().map(UnixSocketFile::left);
+        Ok(HandedAdmin { configured: configured(listen), socket: self.socket.try_clone()?, left })
+    }
+}
+
+/// As the config writes it.
+fn configured(listen: &AdminListen) -> String {
+    match listen {
+        AdminListen::Unix(path) => format!("unix:{}", path.display()),
+        AdminListen::Tcp(address) => address.to_string(),
+    }
+}
