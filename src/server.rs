@@ -15,7 +15,7 @@ use crate::{
     config::{AdminListen, AppConfig, Config},
     control::{
         Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Input, Listening, Notices,
-        Operator, Patience, PutMode, Reloads, Task, ask, load, unavailable,
+        Operator, Patience, PutMode, Reloads, ServiceManager, Task, ask, load, unavailable,
     },
     event_loop::{
         self, AdminSetup, ConnectionBudget, EventLoop, ListenerSet, LoopSetup, UnixSocketFile,
@@ -116,6 +116,12 @@ impl HttpServer {
         self.source = Some(path);
     }
 
+    /// Has the service manager told when the server serves, reloads and stops, and how it is, if
+    /// the environment names one (sd_notify(3)). One that cannot be reached is logged.
+    pub fn notify_service_manager(&mut self) {
+        self.control.notify(ServiceManager::from_env());
+    }
+
     /// Opens the listener of the admin API, if the config wants one.
     ///
     /// # Errors
@@ -185,7 +191,8 @@ impl HttpServer {
         drop(admin_requests);
         let reloads = Arc::<Reloads>::default();
         self.spawn_operator(&reloads, budget, possible).map_err(ServerError::Setup)?;
-        self.spawn_admin(handles.clone(), gauges, reloads, requests).map_err(ServerError::Setup)?;
+        self.spawn_admin(handles.clone(), gauges.clone(), reloads, requests)
+            .map_err(ServerError::Setup)?;
         spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
         let listen: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         event!(
@@ -196,7 +203,7 @@ impl HttpServer {
             loops = handles.len() as u64,
             admin = self.admin.as_ref().map(|admin| admin.address.as_str()),
         );
-        match self.control.run(handles, self.addresses) {
+        match self.control.run(handles, gauges, self.addresses) {
             Ended::Stopped(verdict) => Ok(verdict),
             Ended::LoopFailed => Err(ServerError::LoopFailed),
         }
@@ -260,6 +267,7 @@ impl HttpServer {
             control: self.control.sender().clone(),
             notices: Arc::clone(&self.notices),
             reloads: Arc::clone(reloads),
+            service: Arc::clone(self.control.service_manager()),
             source: self.source.clone(),
             current: self.config.clone(),
             access: self.logging.as_ref().and_then(Logging::access),

@@ -342,7 +342,7 @@ fn the_deadline_of_an_app_cuts_what_is_left() {
     other.into_iter().for_each(|held| drop(held.end("b")));
     assert_eq!(
         logged("cut.test"),
-        ["app_added", "app_drain_start", "app_drain_timeout", "app_removed"],
+        ["app_added", "app_drain_start", "app_drain_cut", "app_drain_timeout", "app_removed"],
         "I2"
     );
     // A new life has a new account.

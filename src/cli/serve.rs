@@ -38,6 +38,7 @@ fn run(path: &Path, config: &Config, logging: &Logging) -> Result<Verdict, Serve
     let mut server = HttpServer::bind(config)?;
     server.log_to(logging.clone());
     server.reload_from(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    server.notify_service_manager();
     server.listen_for_admin()?;
     server.load_apps(&config.apps);
     let (handle, logging) = (server.handle(), logging.clone());

@@ -10,6 +10,7 @@
 
 mod account;
 mod admin;
+mod drain_log;
 mod drain_plan;
 mod drains;
 mod gate_plan;
@@ -19,10 +20,12 @@ mod lives;
 mod notices;
 mod operator;
 mod reload;
+mod service_manager;
 mod signals;
 mod stop_plan;
 mod stopping;
 mod upstreams;
+mod watchdog;
 
 use std::{
     collections::HashSet,
@@ -45,20 +48,26 @@ pub(crate) use notices::Notices;
 pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, Task, load, unavailable};
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, Reloaded};
+pub(crate) use service_manager::ServiceManager;
 pub use signals::{SignalRequest, forward_signals};
+pub(crate) use watchdog::StuckLoop;
 
 use crate::{
     config::ServerConfig,
     logging::event,
     message::{AppLife, Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle},
+    metrics::LoopGauges,
     registry::{AppId, NewApp},
 };
 use account::{Account, Measured};
+use drain_log::DrainLog;
 use drain_plan::DrainStep;
 use drains::Drains;
 use listeners::ClosingListeners;
+use service_manager::ServiceReports;
 use stopping::Stop;
 use upstreams::UpstreamWatch;
+use watchdog::LoopWatch;
 
 /// Whoever asked may have gone; what was asked for is done all the same.
 pub(crate) type Answer<T> = Sender<Result<T, ChangeError>>;
@@ -124,6 +133,8 @@ pub(crate) struct Report {
     pub(crate) requests_before: u64,
     /// Exchanges that were cut of lives that are gone.
     pub(crate) cut_before: u64,
+    /// Loops that make no progress.
+    pub(crate) stuck_loops: Vec<StuckLoop>,
 }
 
 /// A life as it is at one moment.
@@ -147,6 +158,10 @@ pub(crate) fn ask<T>(
 pub(crate) struct Control {
     registry: Arc<Apps>,
     loops: Vec<LoopHandle>,
+    /// Where each loop shows what it is doing.
+    gauges: Vec<Arc<LoopGauges>>,
+    watch: LoopWatch,
+    service: ServiceReports,
     inputs: Receiver<Input>,
     sender: Sender<Input>,
     notices: Arc<Notices>,
@@ -154,6 +169,7 @@ pub(crate) struct Control {
     shutdown_delay: Duration,
     drain_timeout: Duration,
     drains: Drains,
+    drain_log: DrainLog,
     watchers: Vec<Watcher>,
     /// Where the loops listen.
     addresses: Vec<SocketAddr>,
@@ -195,6 +211,9 @@ impl Control {
         Self {
             registry,
             loops: Vec::new(),
+            gauges: Vec::new(),
+            watch: LoopWatch::default(),
+            service: ServiceReports::default(),
             inputs,
             sender,
             notices,
@@ -202,6 +221,7 @@ impl Control {
             shutdown_delay: server.shutdown_delay,
             drain_timeout: server.drain_timeout,
             drains: Drains::default(),
+            drain_log: DrainLog::default(),
             watchers: Vec::new(),
             addresses: Vec::new(),
             closing: Vec::new(),
@@ -218,24 +238,36 @@ impl Control {
         &self.sender
     }
 
+    /// Has the service manager told what happens here.
+    pub(crate) fn notify(&mut self, manager: ServiceManager) {
+        self.service.manager = Arc::new(manager);
+    }
+
+    pub(crate) fn service_manager(&self) -> &Arc<ServiceManager> {
+        &self.service.manager
+    }
+
     /// True from the first moment of a stop.
     pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stopping)
     }
 
     /// Runs until a stop is over.
-    pub(crate) fn run(mut self, loops: Vec<LoopHandle>, addresses: Vec<SocketAddr>) -> Ended {
-        (self.loops, self.addresses) = (loops, addresses);
+    pub(crate) fn run(
+        mut self,
+        loops: Vec<LoopHandle>,
+        gauges: Vec<Arc<LoopGauges>>,
+        addresses: Vec<SocketAddr>,
+    ) -> Ended {
+        self.watch = LoopWatch::begin(loops.len());
+        (self.loops, self.gauges, self.addresses) = (loops, gauges, addresses);
+        self.report_ready(Instant::now());
         loop {
             if self.routes_changed && self.inputs.is_empty() {
                 self.routes_changed = false;
                 self.command(|| LoopCommand::Refresh);
             }
-            let input = match self.due() {
-                Some(due) => self.inputs.recv_deadline(due),
-                None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            let ended = match input {
+            let ended = match self.inputs.recv_deadline(self.due()) {
                 // Deadlines hold however much there is to do (I5).
                 Ok(input) => self.on_input(input).or_else(|| self.on_time_if_due()),
                 // Disconnected cannot be: the control thread holds a sender itself.
@@ -247,11 +279,14 @@ impl Control {
         }
     }
 
-    fn due(&self) -> Option<Instant> {
+    fn due(&self) -> Instant {
         let stop = self.stop.as_ref().and_then(Stop::due);
         let closing = self.closing.iter().map(ClosingListeners::due);
         let watchers = self.watchers.iter().map(|watcher| watcher.until);
-        self.drains.due().into_iter().chain(stop).chain(closing).chain(watchers).min()
+        let due =
+            self.drains.due().into_iter().chain(self.drain_log.due()).chain(self.service.due());
+        let due = due.chain(stop).chain(closing).chain(watchers);
+        due.fold(self.watch_due(), Instant::min)
     }
 
     fn on_input(&mut self, input: Input) -> Option<Verdict> {
@@ -282,19 +317,27 @@ impl Control {
     }
 
     fn on_time_if_due(&mut self) -> Option<Verdict> {
-        let due = self.due()?;
-        if due <= Instant::now() { self.on_time() } else { None }
+        if self.due() <= Instant::now() { self.on_time() } else { None }
     }
 
     fn on_time(&mut self) -> Option<Verdict> {
         let now = Instant::now();
         for (id, step) in self.drains.on_time(now) {
             match step {
-                DrainStep::Cut => self.command(|| LoopCommand::Cut(id)),
+                DrainStep::Cut => {
+                    if let Some(drain) = self.drains.find(id).filter(|drain| !drain.cancelled) {
+                        let view = drain.view(now);
+                        self.say_drain_cut(&view);
+                    }
+                    self.command(|| LoopCommand::Cut(id));
+                }
                 DrainStep::End => self.end_drain(id),
             }
         }
         self.close_gated_listeners(now);
+        self.watch_loops(now);
+        self.log_progress(now);
+        self.report_to_manager(now);
         let (due, waiting) = self.watchers.drain(..).partition(|watcher| watcher.until <= now);
         self.watchers = waiting;
         self.tell(due);
@@ -307,6 +350,7 @@ impl Control {
         if *event == ControlEvent::Failed {
             event!(Error, "loop_failed", loop_index = index);
             self.failed = true;
+            self.watch.on_failed(index);
             self.gate_for_failed(index);
             if self.stop.is_none() {
                 stopped = self.stop("loop_failed", None, Patience::Join);
@@ -373,6 +417,7 @@ impl Control {
             addresses: self.addresses.clone(),
             requests_before: self.account.requests,
             cut_before: self.account.cut,
+            stuck_loops: self.stuck_loops(),
         }
     }
 

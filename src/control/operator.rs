@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
 use super::{
-    Begun, ChangeError, Input, Notices, PutMode, ask,
+    Begun, ChangeError, Input, Notices, PutMode, ServiceManager, ask,
     reload::{ReloadError, Reloaded, Reloads},
 };
 use crate::{
@@ -100,6 +100,7 @@ pub(crate) struct Operator {
     pub(crate) control: Sender<Input>,
     pub(crate) notices: Arc<Notices>,
     pub(crate) reloads: Arc<Reloads>,
+    pub(crate) service: Arc<ServiceManager>,
     /// The config file, if there is one.
     pub(crate) source: Option<PathBuf>,
     /// What holds now.

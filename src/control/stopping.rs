@@ -5,7 +5,10 @@
 //! ```
 //! Admin connections outlive the public ones: their last answer is the verdict.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use super::{
     Control, Patience,
@@ -16,8 +19,8 @@ use super::{
     stop_plan::{StopPlan, StopStep},
 };
 use crate::{
-    logging::event,
     message::{ControlEvent, LoopCommand},
+    registry::AppId,
 };
 
 /// How long loops have to send the last answers to admin connections.
@@ -27,6 +30,8 @@ const END_GRACE: Duration = Duration::from_secs(3);
 pub(super) struct Stop {
     plan: StopPlan,
     begun: Instant,
+    /// Exchanges that were cut before: of each life that was there, and of all.
+    cut_before: (HashMap<AppId, u64>, u64),
     /// The verdict, when it is over, and what is left to do then.
     over: Option<Over>,
 }
@@ -57,17 +62,13 @@ impl Control {
         let repeated = self.stop.is_some();
         if !repeated {
             let timeout = timeout.unwrap_or(self.drain_timeout);
-            notice!(
-                self.notices,
-                Info,
-                "shutdown_graceful",
-                reason = reason,
-                active_connections = self.active_connections(),
-                drain_timeout_ms = milliseconds(timeout),
-            );
             self.set_stopping();
             let plan = StopPlan::begin(now, self.loops.len(), self.shutdown_delay, timeout);
-            self.stop = Some(Stop { plan, begun: now, over: None });
+            let cut = self.all_lives().iter().map(|life| (life.id(), life.drain().cut())).collect();
+            let cut_before = (cut, self.cut_total());
+            self.stop = Some(Stop { plan, begun: now, cut_before, over: None });
+            self.say_stop_started(reason, timeout);
+            self.report_stopping(now);
         }
         let stop = self.stop.as_mut()?;
         if stop.over.is_some() {
@@ -80,11 +81,14 @@ impl Control {
         };
         if cuts {
             let step = stop.plan.cut(now);
-            notice!(self.notices, Warn, "shutdown_cut", reason = reason);
+            if step.is_some() {
+                self.say_stop_cut(reason);
+            }
             return self.take_stop_step(step);
         }
         if let (true, Some(timeout)) = (repeated, timeout) {
             stop.plan.set_drain_timeout(timeout, now);
+            self.say_stop_deadline();
         }
         self.on_stop_time(now)
     }
@@ -95,6 +99,9 @@ impl Control {
             return (now >= over.at + END_GRACE).then_some(over.verdict);
         }
         let step = stop.plan.on_time(now);
+        if step == Some(StopStep::CutAll) {
+            self.say_stop_cut("deadline");
+        }
         self.take_stop_step(step)
     }
 
@@ -120,7 +127,11 @@ impl Control {
         let stop = self.stop.as_ref()?;
         let now = stop.over.as_ref().map_or_else(Instant::now, |over| over.at);
         let verdict = stop.over.as_ref().map(|over| over.verdict);
-        let cut = if let Some(Verdict::Cut(cut)) = verdict { cut } else { 0 };
+        let cut = match verdict {
+            None => self.cut_total() - stop.cut_before.1,
+            Some(Verdict::Cut(cut)) => cut,
+            Some(_) => 0,
+        };
         Some(DrainView {
             name: DrainName::Stop,
             host: None,
@@ -147,7 +158,7 @@ impl Control {
                 return self.take_stop_step(step);
             }
             StopStep::Finish => {
-                event!(Info, "shutdown_gated", active_connections = self.active_connections());
+                self.say_stop_gated();
                 self.command(|| LoopCommand::Finish);
             }
             StopStep::CutAll => self.command(|| LoopCommand::CutAll),
@@ -165,6 +176,9 @@ impl Control {
         // What a stuck loop still holds ends with the process.
         let held = if stuck.is_empty() { 0 } else { self.active_connections().max(1) };
         let verdict = Verdict::of(cut + held);
+        let held_loops: Vec<_> = stuck.iter().map(|&index| self.held_loop(index)).collect();
+        self.say_whom_the_stop_cut();
+        held_loops.iter().for_each(|held| self.say_loop_held(held));
         // I2: drains that a stuck loop holds up end with the server.
         for id in self.drains.running().map(|drain| drain.life.id()).collect::<Vec<_>>() {
             self.end_drain(id);
@@ -173,30 +187,35 @@ impl Control {
         let at = Instant::now();
         let Some(stop) = &mut self.stop else { return };
         stop.over = Some(Over { verdict, at, running });
-        let elapsed_ms = milliseconds(at.duration_since(stop.begun));
-        let cut = if let Verdict::Cut(cut) = verdict { cut } else { 0 };
-        if self.failed {
-            // What the loop that failed had in flight was lost; nobody knows how much that was.
-            notice!(self.notices, Error, "shutdown_incomplete", elapsed_ms = elapsed_ms);
-        } else if cut == 0 {
-            notice!(self.notices, Info, "shutdown_drained", elapsed_ms = elapsed_ms, cut = cut);
-        } else {
-            notice!(
-                self.notices,
-                Warn,
-                "shutdown_timeout_reached",
-                elapsed_ms = elapsed_ms,
-                cut = cut,
-                stuck_loops = stuck.len() as u64,
-            );
+        if let Some(view) = self.stop_view() {
+            self.say_stop_ended(&view, &held_loops);
         }
         let lives = self.registry.entries();
         let requests: u64 = lives.iter().map(|life| life.drain().requests()).sum();
         let uptime_ms = milliseconds(self.epoch.elapsed());
         let requests = requests + self.account.requests;
         notice!(self.notices, Info, "server_stop", uptime_ms = uptime_ms, requests = requests);
+        self.report_stopped(at);
         self.tell_watchers(DrainName::Stop);
         self.notices.close();
         self.command(|| LoopCommand::End);
+    }
+
+    /// Of which apps the stop has cut exchanges, with those that a stuck loop holds.
+    fn say_whom_the_stop_cut(&self) {
+        let Some(stop) = &self.stop else { return };
+        for life in self.all_lives() {
+            let before = stop.cut_before.0.get(&life.id()).copied().unwrap_or(0);
+            let cut = life.drain().cut() - before + life.drain().active_connections();
+            if cut > 0 {
+                self.say_cut_by_stop(&life, cut);
+            }
+        }
+    }
+
+    /// Exchanges that were cut since the server began.
+    fn cut_total(&self) -> u64 {
+        let lives = self.all_lives();
+        self.account.cut + lives.iter().map(|life| life.drain().cut()).sum::<u64>()
     }
 }

@@ -167,6 +167,7 @@ struct LoopContext {
     access: Option<AccessWriter>,
     /// Public connections by state. Plain numbers: a turn that changed them shows them at its end.
     counts: LoopCounts,
+    gauges: Arc<LoopGauges>,
     /// When a PROXY header that was refused may be logged again.
     proxy_header_log_ms: u64,
     /// The last number that an exchange was given.
@@ -196,7 +197,6 @@ struct Running {
     again: Vec<Token>,
     release_idle_ms: u64,
     report: Box<dyn Fn(ControlEvent) + Send>,
-    gauges: Arc<LoopGauges>,
     published: LoopCounts,
     finishing: bool,
     cut: u64,
@@ -234,6 +234,7 @@ impl Running {
             closing: false,
             access: config.access,
             counts: LoopCounts::default(),
+            gauges: setup.gauges,
             proxy_header_log_ms: 0,
             last_number: 0,
             handle,
@@ -250,7 +251,6 @@ impl Running {
             again: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             report: setup.report,
-            gauges: setup.gauges,
             published: LoopCounts::default(),
             finishing: false,
             cut: 0,
@@ -272,12 +272,14 @@ impl Running {
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
+            self.cx.gauges.end_turn();
             match self.poll.poll(&mut events, self.timeout()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             self.cx.clock.tick();
+            self.cx.gauges.begin_turn(self.cx.clock.now_ns());
             let commanded = self.handle_events(&events);
             self.accept_all();
             self.public.close_empty();
@@ -286,6 +288,7 @@ impl Running {
                 self.obey();
             }
             if self.end_turn() {
+                self.cx.gauges.end_turn();
                 (self.report)(ControlEvent::Ended);
                 return Ok(());
             }
@@ -299,7 +302,7 @@ impl Running {
         }
         if self.cx.counts != self.published {
             self.published = self.cx.counts;
-            self.gauges.publish(&self.published);
+            self.cx.gauges.publish(&self.published);
         }
         let empty = self.public.is_empty() && self.cx.public_connections() == 0;
         if self.finishing && empty && !self.emptied {
@@ -432,6 +435,7 @@ impl Running {
             self.release_idle_ms = now + milliseconds(RELEASE_IDLE_EVERY);
             self.cx.upstreams.sweep(now);
             for life in self.cx.view.registry().entries() {
+                self.cx.gauges.ask(life.id().as_u64());
                 life.app().app.release_idle(self.cx.index, self.cx.clock.now());
             }
         }
