@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 use mio::{Token, Waker};
 
 use crate::{
-    app::{App, Delivery, Peer},
+    app::{App, Delivery, OneUpstream, Peer},
     config::{AppConfig, Limits},
     logging::AccessWriter,
     metrics::ExchangeCounters,
@@ -56,11 +56,12 @@ impl HostedApp {
 
     /// The same app for a further life.
     pub(crate) fn again(&self, loops: usize) -> Self {
+        let app = self.app.again().unwrap_or_else(|| Arc::clone(&self.app));
         Self {
             config: self.config.clone(),
             load_error: self.load_error.clone(),
             drain_timeout: self.drain_timeout,
-            ..Self::new(Arc::clone(&self.app), self.origin, loops)
+            ..Self::new(app, self.origin, loops)
         }
     }
 }
@@ -86,6 +87,11 @@ pub(crate) enum LoopCommand {
     Finish,
     /// Ends the exchanges of one life.
     Cut(AppId),
+    /// This upstream is drained. Answered by [`ControlEvent::UpstreamLeft`] when no exchange of the
+    /// loop is with it, which may be at once.
+    WatchUpstream(UpstreamDrainId, OneUpstream),
+    /// Ends the exchanges that are with this upstream.
+    CutUpstream(OneUpstream),
     /// Ends every public connection. Answered by [`ControlEvent::Emptied`].
     CutAll,
     /// The server is over: close the admin listener, send what admin peers are still owed, and end
@@ -120,6 +126,10 @@ pub(crate) struct PublicSocket {
     /// loops and the operator share it.
     pub(crate) proxy_protocol: Arc<AtomicBool>,
 }
+
+/// Names one drain of one upstream. Never used twice in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct UpstreamDrainId(pub(crate) u64);
 
 /// Names an exchange that waits for its answer from outside; one loop uses no number twice. A
 /// delivery that comes late must not answer the next exchange of its connection.
@@ -170,6 +180,8 @@ pub(crate) enum BusyPhase {
 pub(crate) enum ControlEvent {
     /// All public listeners are gated: a stop has begun.
     Gated,
+    /// No exchange of the loop is with the upstream that drains so.
+    UpstreamLeft(UpstreamDrainId),
     /// These listeners are gated.
     ListenersGated(Arc<[SocketAddr]>),
     /// The last public connection is gone; so many exchanges were cut by `CutAll`.

@@ -120,6 +120,29 @@ z             18  unavailable  admin   serving        0        12        0    0 
 }
 
 #[test]
+fn the_upstreams_of_an_app_are_a_table() {
+    let upstream = |url: &str, state: &str, reason: Value| {
+        json!({
+            "url": url, "weight": 1, "state": state, "reason": reason, "active": 2, "idle": 13,
+            "requests": 400, "failures": 1, "latency_us": 250,
+        })
+    };
+    let out = "drained by an operator";
+    let rows = [
+        upstream("http://a:1", "up", Value::Null),
+        upstream("unix:/run/b", "draining", json!(out)),
+    ];
+    let fake = Fake::always(200, json!({ "upstreams": rows }));
+    let expected = "\
+UPSTREAM     WEIGHT  STATE     ACTIVE  IDLE  REQUESTS  FAILURES  LATENCY  NOTE
+http://a:1        1  up             2    13       400         1   250 µs
+unix:/run/b       1  draining       2    13       400         1   250 µs  drained by an operator
+";
+    fake.run(&["resume", "a.test", "--upstream", "http://a:1"]).expect_output(0, expected);
+    assert_eq!(fake.lines(), ["POST /apps/a.test/upstreams/resume?url=http%3A%2F%2Fa%3A1"]);
+}
+
+#[test]
 fn status_and_app_are_names_with_values() {
     let fake = Fake::always(200, status());
     let expected = "\
@@ -184,6 +207,22 @@ fn json_is_printed_as_the_server_sent_it() {
     let end = ended(&drain, "drained", 0);
     let fake = draining_server(vec![drain.clone(), drain, end.clone()]);
     fake.run(&["remove", "shop.example", "--json"]).expect_output(0, &format!("{end}\n"));
+}
+
+#[test]
+fn the_drain_of_an_upstream_is_waited_for_as_an_apps_is() {
+    let mut drain = draining("shop.example", 7);
+    drain["id"] = json!("u7");
+    drain["upstream"] = json!("http://a:1");
+    let fake = draining_server(vec![drain.clone(), ended(&drain, "cut", 3)]);
+    let command = ["drain", "shop.example", "--upstream", "http://a:1", "--timeout", "5s"];
+    fake.run(&command).expect_output(3, "shop.example http://a:1: cut 3 after 30.0 s\n");
+    let path = "/apps/shop.example/upstreams/drain?url=http%3A%2F%2Fa%3A1&timeout=5s";
+    assert_eq!(fake.lines(), [&format!("POST {path}"), "GET /drains/u7?wait=500ms"]);
+
+    let fake = draining_server(vec![drain]);
+    let ran = fake.run(&["drain", "shop.example", "--upstream", "http://a:1", "--no-wait"]);
+    ran.expect_output(0, "shop.example http://a:1: draining, 3 active, 12.4 s left, 2 refused\n");
 }
 
 #[test]

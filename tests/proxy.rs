@@ -857,7 +857,7 @@ fn what_an_upstream_says_unasked_answers_nobody() {
 }
 
 #[test]
-fn a_kept_connection_that_ends_as_a_post_comes_asks_once_at_most() {
+fn a_kept_connection_that_ended_is_not_used_for_a_post_that_came_before() {
     let (gate, over) = (Gate::default(), Gate::default());
     let upstream = Upstream::tcp({
         let (gate, over) = (gate.clone(), over.clone());
@@ -879,9 +879,10 @@ fn a_kept_connection_that_ends_as_a_post_comes_asks_once_at_most() {
     gate.open();
     over.pass();
     server.resume();
+    // The loop hears of the client first: the post came before the end.
     let status = client.response().status;
     let posts = upstream.asked().iter().filter(|asked| asked.content == b"once").count();
-    assert!(matches!((status, posts), (200, 1) | (502, 0)), "{status}, {posts} posts");
+    assert_eq!((status, posts), (200, 1));
 }
 
 #[test]
@@ -1259,6 +1260,19 @@ fn answers_keep_their_end_to_end_fields_alone() {
         assert_eq!(lines(head, "Server"), ["Server: up"]);
         assert_eq!(head.contains("1994"), path == "/dated", "{head}");
     }
+}
+
+#[test]
+fn a_circle_ends_with_an_error() {
+    let server = setup(&["unix:/nonexistent/up.sock"], "").start();
+    let own = format!("http://{}", server.address());
+    let app = json!({ "proxy": { "upstreams": [own] } });
+    assert_eq!(server.admin().put(&format!("/apps/{HOST}"), &app).status / 100, 2);
+    for request in [GET.as_bytes(), &post(b"hello")] {
+        let response = server.connect().exchange(request);
+        assert!(response.head.starts_with("HTTP/1.1 508 Loop Detected\r\n"), "{}", response.head);
+    }
+    wait_active(&server, 0);
 }
 
 #[test]

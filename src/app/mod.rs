@@ -35,8 +35,8 @@ pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
 
 pub(crate) use proxy::{
-    Address, Chosen, Endpoint, EndpointRow, EndpointState, HealthPlan, write_response_fields,
-    write_trailer_fields,
+    Address, Chosen, Endpoint, EndpointRow, EndpointState, HealthPlan, KeptLine, OneUpstream,
+    PoolKey, write_response_fields, write_trailer_fields,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
 pub use redirect::Redirect;
@@ -58,6 +58,12 @@ pub trait App: Send + Sync {
 
     /// The servers that it passes requests on to, for who checks and shows them.
     fn upstreams(&self) -> Option<&Arc<Upstreams>> {
+        None
+    }
+
+    /// The same app for a further life, if it counts something that is one life's (I4). Asked when
+    /// a drained app is resumed; it must not block.
+    fn again(&self) -> Option<Arc<dyn App>> {
         None
     }
 

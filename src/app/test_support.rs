@@ -36,7 +36,7 @@ pub(crate) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Re
 }
 
 /// A context of loop 0, now.
-pub(super) fn context() -> Context {
+pub(crate) fn context() -> Context {
     Context {
         loop_index: 0,
         now: Instant::now(),

@@ -91,12 +91,13 @@ pub(super) struct Upstream {
     pub(super) state: String,
     pub(super) reason: Option<String>,
     pub(super) active: u64,
+    pub(super) idle: u64,
     pub(super) requests: u64,
     pub(super) failures: u64,
     pub(super) latency_us: Option<u64>,
 }
 
-/// `POST /apps/{host}/upstreams/drain`
+/// `POST /apps/{host}/upstreams/resume`
 #[derive(Debug, Deserialize)]
 pub(super) struct Upstreams {
     pub(super) upstreams: Vec<Upstream>,
@@ -156,6 +157,7 @@ pub(super) struct CutAnswer {
 pub(super) struct Drain {
     pub(super) id: DrainId,
     pub(super) host: Option<String>,
+    pub(super) upstream: Option<String>,
     pub(super) cause: String,
     pub(super) state: DrainState,
     pub(super) verdict: Option<Verdict>,
@@ -168,26 +170,27 @@ pub(super) struct Drain {
 
 impl Drain {
     /// Whose drain it is.
-    pub(super) fn name(&self) -> &str {
-        self.host.as_deref().unwrap_or("server")
+    pub(super) fn name(&self) -> String {
+        let parts = [Some(self.host.as_deref().unwrap_or("server")), self.upstream.as_deref()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
-/// The drained life's id, or `stop`.
+/// The drained life's id, the name of an upstream's drain, or `stop`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(super) enum DrainId {
     /// Of one life.
     Life(u64),
-    /// Of the whole server.
-    Server(String),
+    /// Of an upstream, or of the whole server.
+    Named(String),
 }
 
 impl fmt::Display for DrainId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Life(id) => id.fmt(f),
-            Self::Server(name) => name.fmt(f),
+            Self::Named(name) => name.fmt(f),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct Stop {
 impl Stop {
     pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
         let mut admin = self.server.admin(place)?;
-        let query = if self.now { "?now=true".to_owned() } else { self.end.query() };
+        let query = if self.now { "?now=true".to_owned() } else { self.end.query(&[]) };
         let path = format!("/stop{query}");
         if self.end.patience() == Patience::ReturnAtOnce {
             let drain = admin.post(&path)?;

@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::{
     CUT, DONE, FAILED,
-    admin::{Admin, Answer},
+    admin::{Admin, Answer, encode},
     answers::{Connection, Drain, DrainId, DrainState, Verdict},
     apps, duration,
     failure::Failure,
@@ -38,9 +38,12 @@ pub(super) struct EndOptions {
 }
 
 impl EndOptions {
-    /// The part of the target behind the path.
-    pub(super) fn query(&self) -> String {
-        self.timeout.as_ref().map_or_else(String::new, |timeout| format!("?timeout={timeout}"))
+    /// The part of the target behind the path, with these parameters in it.
+    pub(super) fn query(&self, parameters: &[(&str, &str)]) -> String {
+        let timeout = self.timeout.iter().map(|timeout| ("timeout", timeout.as_str()));
+        let all = parameters.iter().copied().chain(timeout);
+        let pairs: Vec<_> = all.map(|(key, value)| format!("{key}={}", encode(value))).collect();
+        if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
     }
 
     pub(super) fn patience(&self) -> Patience {
@@ -111,7 +114,7 @@ pub(super) fn summary(drain: &Drain) -> String {
     if drain.refused > 0 {
         text += &format!(", {} refused", drain.refused);
     }
-    format!("{}: {text}\n", show::clean(drain.name()))
+    format!("{}: {text}\n", show::clean(&drain.name()))
 }
 
 pub(super) fn exit_code(drain: &Drain) -> u8 {

@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use super::drains::DrainView;
 use crate::{
+    app::{EndpointRow, EndpointState},
     message::AppLife,
-    metrics::{DrainSeconds, HostLedger, HostReading, LifeReading},
+    metrics::{
+        AnswerSeconds, DrainSeconds, HostLedger, HostReading, LifeReading, UpstreamNow,
+        UpstreamReading, UpstreamTotals,
+    },
 };
 
 /// What was counted so far. Every life is begun here once, and retired once.
@@ -35,7 +39,8 @@ impl Account {
     pub(super) fn retire(&mut self, life: &AppLife) {
         self.requests += life.drain().requests();
         self.cut += life.drain().cut();
-        self.ledger.retire(&reading(life));
+        // How its upstreams were is of no use any more.
+        self.ledger.retire(&reading(life, 0));
     }
 
     /// A drain of an app has ended with a verdict.
@@ -46,22 +51,43 @@ impl Account {
         }
     }
 
-    /// All of it, with the lives that are there.
-    pub(super) fn measure(&self, lives: &[Arc<AppLife>], drains_running: u64) -> Measured {
+    /// All of it, with the lives that are there, of each host the newest first.
+    pub(super) fn measure(
+        &self,
+        lives: &[Arc<AppLife>],
+        drains_running: u64,
+        now_ns: u64,
+    ) -> Measured {
         Measured {
-            hosts: self.ledger.read(lives.iter().map(|life| reading(life))),
+            hosts: self.ledger.read(lives.iter().map(|life| reading(life, now_ns))),
             drains_running,
             drain_seconds: self.drain_seconds.clone(),
         }
     }
 }
 
-fn reading(life: &AppLife) -> LifeReading<'_> {
+fn reading(life: &AppLife, now_ns: u64) -> LifeReading<'_> {
+    let upstreams = life.app().app.upstreams();
+    let rows = upstreams.into_iter().flat_map(|upstreams| upstreams.rows(now_ns));
     LifeReading {
         host: life.host(),
         active_connections: life.drain().active_connections(),
         exchanges: life.app().counters.snapshot(),
         refused: life.drain().refused(),
         cut: life.drain().cut(),
+        upstreams: rows.map(upstream_reading).collect(),
+    }
+}
+
+fn upstream_reading(row: EndpointRow) -> UpstreamReading {
+    let states = EndpointState::ALL.map(|state| (state.name(), state == row.state));
+    UpstreamReading {
+        url: row.url,
+        now: UpstreamNow { active: row.active, idle: row.idle, states: states.to_vec() },
+        totals: UpstreamTotals {
+            requests: row.requests,
+            failures: row.failures,
+            answer_seconds: AnswerSeconds::of(row.answers, row.latency),
+        },
     }
 }

@@ -3,12 +3,13 @@
 //! ```text
 //! app_drain_start ► app_drain_progress … ► app_drain_cut ► app_drained │ app_drain_timeout
 //!                                                           │ app_drain_cancelled
+//! upstream_drain_start, and so on: the same
 //! shutdown_graceful ► shutdown_gated ► shutdown_progress … ► shutdown_cut
 //!   ► app_cut for each app, loop_held for each loop ► shutdown_drained │ shutdown_timeout_reached
 //! ```
-//! `id` is the drain's as the admin API has it: the life's number, or `stop`. Progress is logged at
-//! most every second, and only if the counts have changed; a moved deadline by `…_deadline`. The
-//! end's line has the verdict and all counts again.
+//! `drain` is the drain's name as the admin API has it: the life's number, `u` and a number, or
+//! `stop`. Progress is logged at most every second, and only if the counts have changed; a moved
+//! deadline by `…_deadline`. The end's line has the verdict and all counts again.
 
 use std::{
     collections::HashMap,
@@ -22,12 +23,35 @@ use super::{
     notices::notice,
     watchdog::StuckLoop,
 };
-use crate::{logging::event, message::AppLife};
+use crate::{message::AppLife, registry::AppId};
 
 /// Between two looks at drains that are under way.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// The drain of the server among those of lives.
+/// Tells of a phase of an app's drain, or of one of its upstreams'. A macro, for the names of events
+/// are constants.
+macro_rules! phase {
+    (
+        $notices:expr, $level:ident, $app:literal | $upstream:literal, $view:expr, $life:expr,
+        $($key:ident = $value:expr),+ $(,)?
+    ) => {{
+        let (host, id) = ($view.host.as_deref(), $life.as_u64());
+        let (drain, cause) = ($view.name.to_string(), $view.cause.name());
+        match $view.upstream.as_deref() {
+            None => notice!(
+                $notices, $level, $app,
+                host = host, id = id, drain = drain, cause = cause, $($key = $value),+
+            ),
+            Some(url) => notice!(
+                $notices, $level, $upstream,
+                host = host, id = id, upstream = url, drain = drain, cause = cause,
+                $($key = $value),+
+            ),
+        }
+    }};
+}
+
+/// The name of the stop's drain.
 const STOP: &str = "stop";
 
 /// What was logged last of each drain that is under way.
@@ -62,74 +86,67 @@ impl DrainLog {
     }
 
     /// Of the drains that are under way, those that have something new to tell.
-    fn news(&mut self, mut running: Vec<DrainView>, now: Instant) -> Vec<DrainView> {
+    fn news<T>(&mut self, mut running: Vec<(DrainView, T)>, now: Instant) -> Vec<(DrainView, T)> {
         self.due = (!running.is_empty()).then_some(now + PROGRESS_EVERY);
-        let counts = running.iter().map(|view| (view.name, Counts::of(view))).collect();
+        let counts = running.iter().map(|(view, _)| (view.name, Counts::of(view))).collect();
         let before = std::mem::replace(&mut self.told, counts);
-        running.retain(|view| before.get(&view.name) != Some(&Counts::of(view)));
+        running.retain(|(view, _)| before.get(&view.name) != Some(&Counts::of(view)));
         running
     }
 }
 
 impl Control {
-    /// A drain of a life begins, with its deadline still whole.
-    pub(super) fn say_drain_started(&mut self, view: &DrainView) {
+    /// A drain begins, with its deadline still whole.
+    pub(super) fn say_drain_started(&mut self, view: &DrainView, life: AppId) {
         self.drain_log.begin(view, Instant::now());
-        let DrainName::App(id) = view.name else { return };
-        notice!(
+        phase!(
             self.notices,
             Info,
-            "app_drain_start",
-            host = view.host.as_deref(),
-            id = id.as_u64(),
-            cause = view.cause.name(),
+            "app_drain_start" | "upstream_drain_start",
+            view,
+            life,
             active_connections = view.active_connections,
             timeout_ms = milliseconds(view.remaining),
         );
     }
 
     /// A drain goes on with another cause and deadline.
-    pub(super) fn say_drain_deadline(&self, view: &DrainView) {
-        let DrainName::App(id) = view.name else { return };
-        notice!(
+    pub(super) fn say_drain_deadline(&self, view: &DrainView, life: AppId) {
+        phase!(
             self.notices,
             Info,
-            "app_drain_deadline",
-            host = view.host.as_deref(),
-            id = id.as_u64(),
-            cause = view.cause.name(),
+            "app_drain_deadline" | "upstream_drain_deadline",
+            view,
+            life,
             active_connections = view.active_connections,
             remaining_ms = milliseconds(view.remaining),
         );
     }
 
     /// The deadline of a drain has passed.
-    pub(super) fn say_drain_cut(&self, view: &DrainView) {
-        let DrainName::App(id) = view.name else { return };
-        notice!(
+    pub(super) fn say_drain_cut(&self, view: &DrainView, life: AppId) {
+        phase!(
             self.notices,
             Warn,
-            "app_drain_cut",
-            host = view.host.as_deref(),
-            id = id.as_u64(),
+            "app_drain_cut" | "upstream_drain_cut",
+            view,
+            life,
             active_connections = view.active_connections,
             elapsed_ms = milliseconds(view.elapsed),
         );
     }
 
-    /// A drain of a life has its verdict.
-    pub(super) fn say_drain_ended(&self, view: &DrainView) {
-        let (DrainName::App(id), Some(verdict)) = (view.name, view.verdict) else { return };
-        // A macro, for a record's level and name are constants.
+    /// A drain has its verdict.
+    pub(super) fn say_drain_ended(&self, view: &DrainView, life: AppId) {
+        let Some(verdict) = view.verdict else { return };
         macro_rules! ended {
-            ($level:ident, $name:literal) => {
-                notice!(
+            ($level:ident, $app:literal | $upstream:literal) => {
+                phase!(
                     self.notices,
                     $level,
-                    $name,
-                    host = view.host.as_deref(),
-                    id = id.as_u64(),
-                    cause = view.cause.name(),
+                    $app | $upstream,
+                    view,
+                    life,
                     verdict = verdict.name(),
                     elapsed_ms = milliseconds(view.elapsed),
                     refused = view.refused,
@@ -138,9 +155,11 @@ impl Control {
             };
         }
         match verdict {
-            Verdict::Drained => ended!(Info, "app_drained"),
-            Verdict::Cut(_) => ended!(Warn, "app_drain_timeout"),
-            Verdict::Cancelled => ended!(Info, "app_drain_cancelled"),
+            Verdict::Drained => ended!(Info, "app_drained" | "upstream_drained"),
+            Verdict::Cut(_) => ended!(Warn, "app_drain_timeout" | "upstream_drain_timeout"),
+            Verdict::Cancelled => {
+                ended!(Info, "app_drain_cancelled" | "upstream_drain_cancelled");
+            }
         }
     }
 
@@ -150,28 +169,36 @@ impl Control {
             return;
         }
         let drains = self.drains.running().filter(|drain| !drain.cancelled);
-        let drains = drains.map(|drain| drain.view(now));
+        let drains = drains.map(|drain| (drain.view(now), Some(drain.life.id())));
         let stop = self.stop_view().filter(|view| view.verdict.is_none());
-        let running = drains.chain(stop).collect();
-        for view in self.drain_log.news(running, now) {
-            macro_rules! progress {
-                ($name:literal, $id:expr) => {
-                    event!(
-                        Info,
-                        $name,
-                        host = view.host.as_deref(),
-                        id = $id,
-                        active_connections = view.active_connections,
-                        refused = view.refused,
-                        cut = view.cut,
-                        elapsed_ms = milliseconds(view.elapsed),
-                        remaining_ms = milliseconds(view.remaining),
-                    )
-                };
-            }
-            match view.name {
-                DrainName::App(id) => progress!("app_drain_progress", id.as_u64()),
-                DrainName::Stop => progress!("shutdown_progress", STOP),
+        let running = drains.chain(stop.map(|view| (view, None))).collect();
+        for (view, life) in self.drain_log.news(running, now) {
+            let elapsed_ms = milliseconds(view.elapsed);
+            let remaining_ms = milliseconds(view.remaining);
+            match life {
+                Some(life) => phase!(
+                    self.notices,
+                    Info,
+                    "app_drain_progress" | "upstream_drain_progress",
+                    view,
+                    life,
+                    active_connections = view.active_connections,
+                    refused = view.refused,
+                    cut = view.cut,
+                    elapsed_ms = elapsed_ms,
+                    remaining_ms = remaining_ms,
+                ),
+                None => notice!(
+                    self.notices,
+                    Info,
+                    "shutdown_progress",
+                    drain = STOP,
+                    active_connections = view.active_connections,
+                    refused = view.refused,
+                    cut = view.cut,
+                    elapsed_ms = elapsed_ms,
+                    remaining_ms = remaining_ms,
+                ),
             }
         }
     }
@@ -184,7 +211,7 @@ impl Control {
             self.notices,
             Info,
             "shutdown_graceful",
-            id = STOP,
+            drain = STOP,
             reason = reason,
             active_connections = view.active_connections,
             drain_timeout_ms = milliseconds(timeout),
@@ -194,7 +221,9 @@ impl Control {
 
     /// All listeners are gated, and the connections come to their ends.
     pub(super) fn say_stop_gated(&self) {
-        event!(Info, "shutdown_gated", id = STOP, active_connections = self.active_connections());
+        let active = self.active_connections();
+        let notices = &self.notices;
+        notice!(notices, Info, "shutdown_gated", drain = STOP, active_connections = active);
     }
 
     /// The deadline of a stop has moved.
@@ -204,7 +233,7 @@ impl Control {
             self.notices,
             Info,
             "shutdown_deadline",
-            id = STOP,
+            drain = STOP,
             active_connections = view.active_connections,
             remaining_ms = milliseconds(view.remaining),
         );
@@ -216,7 +245,7 @@ impl Control {
             self.notices,
             Warn,
             "shutdown_cut",
-            id = STOP,
+            drain = STOP,
             reason = reason,
             active_connections = self.active_connections(),
         );
@@ -253,7 +282,7 @@ impl Control {
                 self.notices,
                 Error,
                 "shutdown_incomplete",
-                id = STOP,
+                drain = STOP,
                 elapsed_ms = elapsed_ms,
                 cut = view.cut,
             );
@@ -262,7 +291,7 @@ impl Control {
                 self.notices,
                 Info,
                 "shutdown_drained",
-                id = STOP,
+                drain = STOP,
                 verdict = verdict.name(),
                 elapsed_ms = elapsed_ms,
                 refused = view.refused,
@@ -273,7 +302,7 @@ impl Control {
                 self.notices,
                 Warn,
                 "shutdown_timeout_reached",
-                id = STOP,
+                drain = STOP,
                 verdict = verdict.name(),
                 elapsed_ms = elapsed_ms,
                 refused = view.refused,

@@ -1,11 +1,16 @@
-//! The drains of apps: those under way, those that ended, and who waits for their ends.
+//! The drains of apps and of single upstreams: those under way, those that ended, and who waits for
+//! their ends.
 //!
-//! A drain is named by the life that drains: a life drains once. It ends once (I2), by its deadline
-//! (I5), or is cancelled by a resume; then the old life still ends, but nobody is told again.
+//! A drain of an app is named by the life that drains: a life drains once. An upstream can be
+//! drained again after a resume, so its drains have names of their own. A drain ends once (I2), by
+//! its deadline (I5), or is cancelled by a resume; then an old life still ends, but nobody is told
+//! again.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     fmt,
+    num::ParseIntError,
+    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +18,11 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 
 use super::drain_plan::{DrainPlan, DrainStep};
-use crate::{message::AppLife, registry::AppId};
+use crate::{
+    app::OneUpstream,
+    message::{AppLife, UpstreamDrainId},
+    registry::AppId,
+};
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +71,8 @@ pub(crate) enum Cause {
     Reload,
     /// It is to serve nobody until it is resumed.
     Drain,
+    /// One of its upstreams is to be asked by nobody until it is resumed.
+    Upstream,
     /// The server stops.
     Stop,
 }
@@ -74,6 +85,7 @@ impl Cause {
             Self::Replace => "replace",
             Self::Reload => "reload",
             Self::Drain => "drain",
+            Self::Upstream => "upstream",
             Self::Stop => "stop",
         }
     }
@@ -84,8 +96,45 @@ impl Cause {
 pub(crate) enum DrainName {
     /// A life.
     App(AppId),
+    /// An upstream of a life.
+    Upstream(UpstreamDrainId),
     /// The server.
     Stop,
+}
+
+impl fmt::Display for DrainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(id) => id.fmt(f),
+            Self::Upstream(UpstreamDrainId(number)) => write!(f, "u{number}"),
+            Self::Stop => f.write_str("stop"),
+        }
+    }
+}
+
+impl FromStr for DrainName {
+    type Err = ParseIntError;
+
+    /// Reads a name back; there may be no such drain.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix('u') {
+            Some(number) => Ok(Self::Upstream(UpstreamDrainId(number.parse()?))),
+            None if text == "stop" => Ok(Self::Stop),
+            None => text.parse().map(Self::App),
+        }
+    }
+}
+
+impl From<AppId> for DrainName {
+    fn from(id: AppId) -> Self {
+        Self::App(id)
+    }
+}
+
+impl From<DrainTicket> for DrainName {
+    fn from(ticket: DrainTicket) -> Self {
+        Self::App(ticket.id)
+    }
 }
 
 /// A drain as it is seen at one moment.
@@ -94,6 +143,8 @@ pub(crate) struct DrainView {
     pub(crate) name: DrainName,
     /// The app's host; none for the server.
     pub(crate) host: Option<String>,
+    /// The URL, if one upstream of the app drains.
+    pub(crate) upstream: Option<String>,
     pub(crate) cause: Cause,
     /// How it ended, if it did.
     pub(crate) verdict: Option<Verdict>,
@@ -126,26 +177,37 @@ impl DrainTicket {
     }
 }
 
-/// The drain of one life.
+/// The drain of one life, or of one of its upstreams.
 pub(super) struct Drain {
+    pub(super) name: DrainName,
     pub(super) life: Arc<AppLife>,
+    /// What of the life drains, if not all of it.
+    upstream: Option<DrainingUpstream>,
     pub(super) cause: Cause,
     pub(super) begun: Instant,
     plan: DrainPlan,
     deadline: Instant,
-    /// Exchanges of this life that were cut before, with another app's on their connection.
+    /// Exchanges that were cut before: with another app's on their connection, by another drain.
     cut_before: u64,
     tickets: Vec<Sender<Verdict>>,
     /// Resumed: its verdict is given.
     pub(super) cancelled: bool,
 }
 
+struct DrainingUpstream {
+    upstream: OneUpstream,
+    /// Loops that have not said yet that none of their exchanges is with it.
+    waiting: usize,
+}
+
 impl Drain {
     /// A drain of this life that begins now.
     pub(super) fn begin(life: Arc<AppLife>, cause: Cause, now: Instant, deadline: Instant) -> Self {
         Self {
+            name: DrainName::App(life.id()),
             cut_before: life.drain().cut(),
             life,
+            upstream: None,
             cause,
             begun: now,
             plan: DrainPlan::begin(deadline),
@@ -153,6 +215,34 @@ impl Drain {
             tickets: Vec::new(),
             cancelled: false,
         }
+    }
+
+    /// A drain of one upstream, which so many loops have to leave; from now to the deadline.
+    pub(super) fn begin_upstream(
+        id: UpstreamDrainId,
+        life: Arc<AppLife>,
+        upstream: OneUpstream,
+        waiting: usize,
+        (now, deadline): (Instant, Instant),
+    ) -> Self {
+        Self {
+            name: DrainName::Upstream(id),
+            cut_before: upstream.cut(),
+            upstream: Some(DrainingUpstream { upstream, waiting }),
+            ..Self::begin(life, Cause::Upstream, now, deadline)
+        }
+    }
+
+    /// The upstream that drains, if it is not the whole life.
+    pub(super) fn upstream(&self) -> Option<&OneUpstream> {
+        self.upstream.as_ref().map(|draining| &draining.upstream)
+    }
+
+    /// One more loop has left the upstream; whether that was the last one.
+    pub(super) fn loop_left(&mut self) -> bool {
+        let Some(draining) = &mut self.upstream else { return false };
+        draining.waiting = draining.waiting.saturating_sub(1);
+        draining.waiting == 0
     }
 
     /// A ticket for one more who waits.
@@ -179,18 +269,22 @@ impl Drain {
     /// Exchanges that the deadline ended. What a loop that is stuck in the app holds still counts
     /// at the end: cut, as far as anybody can.
     pub(super) fn cut(&self) -> u64 {
-        self.life.drain().cut() - self.cut_before
+        let cut = self.upstream().map_or_else(|| self.life.drain().cut(), OneUpstream::cut);
+        cut - self.cut_before
     }
 
     pub(super) fn view(&self, now: Instant) -> DrainView {
-        let state = self.life.drain();
+        let (state, upstream) = (self.life.drain(), self.upstream());
         DrainView {
-            name: DrainName::App(self.life.id()),
+            name: self.name,
             host: Some(self.life.host().to_owned()),
+            upstream: upstream.map(|upstream| upstream.url().to_owned()),
             cause: self.cause,
             verdict: None,
-            active_connections: state.active_connections(),
-            refused: state.refused(),
+            active_connections: upstream
+                .map_or_else(|| state.active_connections(), OneUpstream::active),
+            // The others take what comes.
+            refused: upstream.map_or_else(|| state.refused(), |_| 0),
             cut: self.cut(),
             elapsed: now.duration_since(self.begun),
             remaining: self.deadline.saturating_duration_since(now),
@@ -201,13 +295,17 @@ impl Drain {
 /// Drains that ended and are still remembered.
 const ENDED_MAX: usize = 1000;
 
-/// All drains of apps.
+/// All drains of apps and upstreams.
 #[derive(Default)]
 pub(super) struct Drains {
-    running: HashMap<AppId, Drain>,
-    /// Lives that keep their names, drained, until they are resumed, replaced or removed; with
-    /// how their drain ended, if it did.
-    paused: HashMap<AppId, Option<DrainView>>,
+    running: HashMap<DrainName, Drain>,
+    /// Lives that keep their names, drained, until they are resumed, replaced or removed, and
+    /// upstreams that are out; with how their drain ended, if it did.
+    paused: HashMap<DrainName, Option<DrainView>>,
+    /// Upstreams that are out: of which life, and which of them.
+    upstreams: HashMap<(AppId, usize), UpstreamDrainId>,
+    /// Drains of upstreams that have begun.
+    upstream_drains: u64,
     /// The oldest first.
     ended: VecDeque<DrainView>,
     /// No plan is due before this.
@@ -217,14 +315,14 @@ pub(super) struct Drains {
 impl Drains {
     pub(super) fn insert(&mut self, drain: Drain) -> &mut Drain {
         self.look_at(drain.plan.due());
-        match self.running.entry(drain.life.id()) {
+        match self.running.entry(drain.name) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(drain),
         }
     }
 
-    pub(super) fn find(&mut self, id: AppId) -> Option<&mut Drain> {
-        self.running.get_mut(&id)
+    pub(super) fn find(&mut self, name: impl Into<DrainName>) -> Option<&mut Drain> {
+        self.running.get_mut(&name.into())
     }
 
     pub(super) fn running(&self) -> impl Iterator<Item = &Drain> {
@@ -242,38 +340,70 @@ impl Drains {
     }
 
     /// What the plans want, now that time has passed.
-    pub(super) fn on_time(&mut self, now: Instant) -> Vec<(AppId, DrainStep)> {
+    pub(super) fn on_time(&mut self, now: Instant) -> Vec<(DrainName, DrainStep)> {
         if self.next_due.is_none_or(|due| now < due) {
             return Vec::new();
         }
         let steps = self.running.iter_mut();
-        let steps = steps.filter_map(|(id, drain)| Some((*id, drain.plan.on_time(now)?))).collect();
+        let steps =
+            steps.filter_map(|(name, drain)| Some((*name, drain.plan.on_time(now)?))).collect();
         self.next_due = self.running.values().map(|drain| drain.plan.due()).min();
         steps
     }
 
     /// Takes a drain out, once (I2).
-    pub(super) fn take(&mut self, id: AppId) -> Option<Drain> {
-        self.running.remove(&id)
+    pub(super) fn take(&mut self, name: DrainName) -> Option<Drain> {
+        self.running.remove(&name)
     }
 
     /// A life drains that keeps its names.
     pub(super) fn pause(&mut self, id: AppId) {
-        self.paused.insert(id, None);
+        self.paused.insert(id.into(), None);
     }
 
     /// A life keeps its names no longer; says whether it did.
     pub(super) fn unpause(&mut self, id: AppId) -> bool {
-        self.paused.remove(&id).is_some()
+        self.paused.remove(&id.into()).is_some()
     }
 
     pub(super) fn is_paused(&self, id: AppId) -> bool {
-        self.paused.contains_key(&id)
+        self.paused.contains_key(&id.into())
+    }
+
+    /// An upstream of a life goes out: the name of its drain.
+    pub(super) fn take_out(&mut self, life: AppId, index: usize) -> UpstreamDrainId {
+        self.upstream_drains += 1;
+        let id = UpstreamDrainId(self.upstream_drains);
+        self.upstreams.insert((life, index), id);
+        self.paused.insert(DrainName::Upstream(id), None);
+        id
+    }
+
+    /// The drain that took an upstream out, if it is out.
+    pub(super) fn upstream_out(&self, life: AppId, index: usize) -> Option<DrainName> {
+        self.upstreams.get(&(life, index)).copied().map(DrainName::Upstream)
+    }
+
+    /// An upstream comes back; the drain that took it out, if it was.
+    pub(super) fn take_in(&mut self, life: AppId, index: usize) -> Option<DrainName> {
+        let name = DrainName::Upstream(self.upstreams.remove(&(life, index))?);
+        self.paused.remove(&name);
+        Some(name)
+    }
+
+    /// A life is gone, and its upstreams with it; the drains that took them out.
+    pub(super) fn forget_upstreams(&mut self, life: AppId) -> Vec<DrainName> {
+        let gone = self.upstreams.extract_if(|(own, _), _| *own == life);
+        let names: Vec<_> = gone.map(|(_, id)| DrainName::Upstream(id)).collect();
+        for name in &names {
+            self.paused.remove(name);
+        }
+        names
     }
 
     /// Remembers how a drain ended.
-    pub(super) fn remember(&mut self, id: AppId, view: DrainView) {
-        if let Some(paused) = self.paused.get_mut(&id) {
+    pub(super) fn remember(&mut self, view: DrainView) {
+        if let Some(paused) = self.paused.get_mut(&view.name) {
             *paused = Some(view.clone());
         }
         if self.ended.len() == ENDED_MAX {
@@ -283,18 +413,19 @@ impl Drains {
     }
 
     /// A drain as it is now, or as it ended.
-    pub(super) fn view(&self, id: AppId, now: Instant) -> Option<DrainView> {
-        if let Some(drain) = self.running.get(&id).filter(|drain| !drain.cancelled) {
+    pub(super) fn view(&self, name: DrainName, now: Instant) -> Option<DrainView> {
+        if let Some(drain) = self.running.get(&name).filter(|drain| !drain.cancelled) {
             return Some(drain.view(now));
         }
-        let ended = || self.ended.iter().rev().find(|view| view.name == DrainName::App(id));
-        self.paused.get(&id).and_then(Option::as_ref).or_else(ended).cloned()
+        let ended = || self.ended.iter().rev().find(|view| view.name == name);
+        self.paused.get(&name).and_then(Option::as_ref).or_else(ended).cloned()
     }
 
     /// How a life drains, also one whose drain was cancelled, or drained; none if it serves.
     pub(super) fn view_of_life(&self, id: AppId, now: Instant) -> Option<DrainView> {
-        let running = self.running.get(&id).map(|drain| drain.view(now));
-        running.or_else(|| self.paused.get(&id)?.clone())
+        let name = DrainName::App(id);
+        let running = self.running.get(&name).map(|drain| drain.view(now));
+        running.or_else(|| self.paused.get(&name)?.clone())
     }
 
     /// All that are under way or remembered, the oldest first.
@@ -303,5 +434,118 @@ impl Drains {
         let mut running: Vec<_> = running.map(|drain| drain.view(now)).collect();
         running.sort_by_key(|view| std::cmp::Reverse(view.elapsed));
         self.ended.iter().cloned().chain(running).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::drain_plan::CUT_GRACE, *};
+    use crate::{
+        app::{App, Proxy},
+        config::{ProxyConfig, UpstreamAddress, UpstreamConfig},
+        message::{Apps, HostedApp, Origin},
+        registry::NewApp,
+    };
+
+    const URL: &str = "http://127.0.0.1:9";
+
+    struct Fixture {
+        apps: Apps,
+        drains: Drains,
+        now: Instant,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self { apps: Apps::new(2, None), drains: Drains::default(), now: Instant::now() }
+        }
+
+        fn life(&self, host: &str) -> (Arc<AppLife>, OneUpstream) {
+            let address = UpstreamAddress::Tcp { host: "127.0.0.1".to_owned(), port: 9 };
+            let config = ProxyConfig::new(vec![UpstreamConfig { address, weight: 1 }]);
+            let proxy = Proxy::open(config, 2);
+            let upstream = proxy.upstreams().and_then(|it| it.find(URL)).expect("an upstream");
+            let app = HostedApp::new(Arc::new(proxy), Origin::Config, 2);
+            let app = NewApp { host: host.to_owned(), aliases: Vec::new(), app };
+            (self.apps.insert(app).expect("the name is free"), upstream)
+        }
+
+        /// An upstream that goes out, and its drain of 30 s, which both loops have to leave.
+        fn begin(&mut self, host: &str) -> (Arc<AppLife>, OneUpstream, DrainName) {
+            let (life, upstream) = self.life(host);
+            upstream.drain(1);
+            let id = self.drains.take_out(life.id(), upstream.index());
+            let times = (self.now, self.now + Duration::from_secs(30));
+            let drain = Drain::begin_upstream(id, Arc::clone(&life), upstream.clone(), 2, times);
+            let name = self.drains.insert(drain).name;
+            (life, upstream, name)
+        }
+
+        /// Ends a drain that runs.
+        fn end(&mut self, name: DrainName) {
+            let mut view = self.drains.take(name).expect("it runs").view(self.now);
+            view.verdict = Some(Verdict::Drained);
+            self.drains.remember(view);
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for name in ["7", "u7", "stop"] {
+            assert_eq!(name.parse::<DrainName>().map(|read| read.to_string()).as_deref(), Ok(name));
+        }
+        for wrong in ["", "u", "x7", "-1", "u-1", "stopped"] {
+            assert!(wrong.parse::<DrainName>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_loop_that_leaves_ends_the_drain_of_an_upstream() {
+        let mut fixture = Fixture::new();
+        let (life, _, name) = fixture.begin("a.test");
+        let Fixture { drains, now, .. } = &mut fixture;
+        let drain = drains.find(name).expect("it runs");
+        assert_eq!((drain.loop_left(), drain.loop_left()), (false, true));
+        let view = drains.take(name).expect("it runs").view(*now);
+        assert_eq!((view.name, view.upstream.as_deref()), (name, Some(URL)));
+        assert!(drains.take(name).is_none(), "I2");
+        assert!(drains.view_of_life(life.id(), *now).is_none(), "the app serves");
+    }
+
+    #[test]
+    fn a_loop_that_hangs_holds_the_drain_of_an_upstream_up_for_a_moment() {
+        let mut fixture = Fixture::new();
+        let (.., name) = fixture.begin("a.test");
+        let drains = &mut fixture.drains;
+        assert!(!drains.find(name).expect("it runs").loop_left());
+        let deadline = fixture.now + Duration::from_secs(30);
+        assert_eq!(drains.due(), Some(deadline));
+        assert_eq!(drains.on_time(deadline), [(name, DrainStep::Cut)]);
+        assert_eq!(drains.on_time(deadline), []);
+        assert_eq!(drains.on_time(deadline + CUT_GRACE), [(name, DrainStep::End)]);
+    }
+
+    #[test]
+    fn an_upstream_is_out_until_it_is_taken_in_or_its_life_ends() {
+        let mut fixture = Fixture::new();
+        let (life, upstream, name) = fixture.begin("a.test");
+        let (id, index) = (life.id(), upstream.index());
+        fixture.end(name);
+        // Known also after as many others as are remembered.
+        let (_, _, other) = fixture.begin("b.test");
+        let view = fixture.drains.take(other).expect("it runs").view(fixture.now);
+        (0..ENDED_MAX).for_each(|_| fixture.drains.remember(view.clone()));
+        let Fixture { drains, now, .. } = &mut fixture;
+        assert_eq!(drains.upstream_out(id, index), Some(name));
+        let verdict = drains.view(name, *now).and_then(|view| view.verdict);
+        assert_eq!(verdict, Some(Verdict::Drained));
+        assert_eq!(drains.take_in(id, index), Some(name));
+        assert_eq!((drains.take_in(id, index), drains.upstream_out(id, index)), (None, None));
+        assert!(drains.view(name, *now).is_none(), "forgotten");
+
+        let (life, upstream, name) = fixture.begin("c.test");
+        assert_eq!(fixture.drains.forget_upstreams(life.id()), [name]);
+        assert_eq!(fixture.drains.forget_upstreams(life.id()), []);
+        assert_eq!(fixture.drains.upstream_out(life.id(), upstream.index()), None);
     }
 }

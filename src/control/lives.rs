@@ -35,9 +35,11 @@ pub enum ChangeError {
     UnknownHost,
     /// Another app serves the name.
     NameTaken(NameTaken),
+    /// No upstream of the app has this URL.
+    UnknownUpstream(String),
     /// The app is being removed already.
     BeingRemoved,
-    /// The app serves: there is nothing to resume.
+    /// The app, or its upstream, serves: there is nothing to resume.
     NotDrained,
     /// The server stops.
     Stopping,
@@ -50,8 +52,9 @@ impl fmt::Display for ChangeError {
         match self {
             Self::UnknownHost => f.write_str("no app has this host"),
             Self::NameTaken(taken) => taken.fmt(f),
+            Self::UnknownUpstream(url) => write!(f, "no upstream of this app has the URL {url}"),
             Self::BeingRemoved => f.write_str("the app is being removed already"),
-            Self::NotDrained => f.write_str("the app serves; only a drained one can be resumed"),
+            Self::NotDrained => f.write_str("it serves; only what is drained can be resumed"),
             Self::Stopping => f.write_str("the server is stopping"),
             Self::Ended => f.write_str("the server has ended"),
         }
@@ -174,7 +177,7 @@ impl Control {
         if let Some(drain) = self.drains.find(id) {
             return Ok(drain.ticket());
         }
-        let ended = self.drains.view(id, Instant::now()).and_then(|view| view.verdict);
+        let ended = self.drains.view(id.into(), Instant::now()).and_then(|view| view.verdict);
         let (sender, verdict) = crossbeam_channel::bounded(1);
         // It is received by whoever gets the ticket.
         let _ = sender.send(ended.unwrap_or(Verdict::Drained));
@@ -211,14 +214,10 @@ impl Control {
         );
         self.leave_map(&old, Cause::Replace);
         if let Some(drain) = self.drains.find(old.id()) {
-            let mut view = drain.view(Instant::now());
-            (view.verdict, view.remaining) = (Some(Verdict::Cancelled), Duration::ZERO);
             drain.announce(Verdict::Cancelled);
             drain.cancelled = true;
-            self.say_drain_ended(&view);
-            self.account.drain_ended(&view);
-            self.drains.remember(old.id(), view);
-            self.tell_watchers(DrainName::App(old.id()));
+            let view = drain.view(Instant::now());
+            self.conclude(view, Verdict::Cancelled, old.id());
         }
         Ok(life)
     }
@@ -295,7 +294,7 @@ impl Control {
             // It was drained on demand: there is nothing to wait for.
             let mut drain = Drain::begin(Arc::clone(life), cause, now, deadline);
             let ticket = drain.ticket();
-            self.say_drain_started(&drain.view(now));
+            self.say_drain_started(&drain.view(now), life.id());
             self.finish_drain(drain);
             return Ok(ticket);
         };
@@ -304,7 +303,7 @@ impl Control {
         let (ticket, view) = (drain.ticket(), drain.view(now));
         life.drain().set_drain_deadline_ns(nanoseconds(deadline.duration_since(self.epoch)));
         self.drains.look_at(deadline);
-        self.say_drain_deadline(&view);
+        self.say_drain_deadline(&view, life.id());
         Ok(ticket)
     }
 
@@ -334,7 +333,7 @@ impl Control {
             return Some(old.id());
         }
         if was_paused {
-            self.account.retire(old);
+            self.retire(old);
         }
         None
     }
@@ -354,16 +353,30 @@ impl Control {
         let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
         let begun = life.drain().begin_drain(start_ns, deadline_ns, announce);
         begun.map_err(|_| ChangeError::BeingRemoved)?;
-        self.say_drain_started(&drain.view(now));
+        self.say_drain_started(&drain.view(now), id);
         // In time, also if nothing was in flight: the announcement is a message to this thread.
         Ok(self.drains.insert(drain))
     }
 
     /// Ends a drain, once (I2): what comes after finds no drain of this life.
-    pub(super) fn end_drain(&mut self, id: AppId) {
-        if let Some(drain) = self.drains.take(id) {
-            self.finish_drain(drain);
+    pub(super) fn end_drain(&mut self, name: DrainName) {
+        match self.drains.take(name) {
+            Some(drain) if drain.upstream().is_some() => self.finish_upstream_drain(&drain),
+            Some(drain) => self.finish_drain(drain),
+            None => {}
         }
+    }
+
+    /// A life is gone: the drains of its upstreams end with it, unless they also wait for an older
+    /// life, and what it counted is kept.
+    fn retire(&mut self, life: &AppLife) {
+        for name in self.drains.forget_upstreams(life.id()) {
+            let drain = self.drains.find(name).and_then(|drain| drain.upstream());
+            if drain.is_some_and(|upstream| !upstream.has_older()) {
+                self.end_drain(name);
+            }
+        }
+        self.account.retire(life);
     }
 
     fn finish_drain(&mut self, mut drain: Drain) {
@@ -374,9 +387,9 @@ impl Control {
             let verdict = Verdict::of(cut);
             let mut view = drain.view(now);
             (view.verdict, view.cut, view.remaining) = (Some(verdict), cut, Duration::ZERO);
-            self.say_drain_ended(&view);
+            self.say_drain_ended(&view, id);
             self.account.drain_ended(&view);
-            self.drains.remember(id, view);
+            self.drains.remember(view);
         } else if cut > 0 {
             notice!(self.notices, Warn, "app_cut", host = host, id = id.as_u64(), cut = cut);
         }
@@ -387,7 +400,7 @@ impl Control {
             let had_names = self.registry.forget(&life);
             // Loops also keep connections for a proxy app.
             self.routes_changed |= had_names || life.app().app.upstreams().is_some();
-            self.account.retire(&life);
+            self.retire(&life);
             if had_names {
                 let requests = life.drain().requests();
                 let id = id.as_u64();
@@ -405,7 +418,7 @@ impl Control {
         self.tell_watchers(DrainName::App(id));
     }
 
-    fn drain_timeout_of(&self, life: &AppLife, asked: Option<Duration>) -> Duration {
+    pub(super) fn drain_timeout_of(&self, life: &AppLife, asked: Option<Duration>) -> Duration {
         asked.or(life.app().drain_timeout).unwrap_or(self.drain_timeout)
     }
 }
@@ -414,6 +427,6 @@ pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

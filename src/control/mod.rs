@@ -24,6 +24,7 @@ mod service_manager;
 mod signals;
 mod stop_plan;
 mod stopping;
+mod upstream_drains;
 mod upstreams;
 mod watchdog;
 
@@ -64,6 +65,7 @@ use drain_log::DrainLog;
 use drain_plan::DrainStep;
 use drains::Drains;
 use listeners::ClosingListeners;
+use lives::nanoseconds;
 use service_manager::ServiceReports;
 use stopping::Stop;
 use upstreams::UpstreamWatch;
@@ -82,6 +84,9 @@ pub(crate) enum Input {
     Remove(String, Option<Duration>, Answer<DrainTicket>),
     Drain(String, Option<Duration>, Answer<DrainTicket>),
     Resume(String, Option<NewApp<HostedApp>>, Answer<Arc<AppLife>>),
+    /// One upstream of an app, by its URL.
+    DrainUpstream(String, String, Option<Duration>, Answer<DrainName>),
+    ResumeUpstream(String, String, Answer<Arc<AppLife>>),
     Reload(Box<ReadyReload>, Answer<LivesChanged>),
     Stop {
         /// For the log.
@@ -292,7 +297,7 @@ impl Control {
     fn on_input(&mut self, input: Input) -> Option<Verdict> {
         match input {
             Input::Loop(index, event) => return self.on_loop(index, &event),
-            Input::Drained(life) => self.end_drain(life),
+            Input::Drained(life) => self.end_drain(life.into()),
             Input::Put(app, mode, answer) => drop(answer.send(self.put_app(app, mode))),
             Input::Remove(host, timeout, answer) => {
                 drop(answer.send(self.remove_app(&host, timeout)));
@@ -301,6 +306,12 @@ impl Control {
                 drop(answer.send(self.drain_app(&host, timeout)));
             }
             Input::Resume(host, app, answer) => drop(answer.send(self.resume_app(&host, app))),
+            Input::DrainUpstream(host, url, timeout, answer) => {
+                drop(answer.send(self.drain_upstream(&host, &url, timeout)));
+            }
+            Input::ResumeUpstream(host, url, answer) => {
+                drop(answer.send(self.resume_upstream(&host, &url)));
+            }
             Input::Reload(reload, answer) => drop(answer.send(self.reload(*reload))),
             Input::Stop { reason, timeout, patience } => {
                 return self.stop(&reason, timeout, patience);
@@ -310,7 +321,8 @@ impl Control {
             Input::Lives(answer) => drop(answer.send(Ok(self.life_views()))),
             Input::Measure(answer) => {
                 let running = self.drains.running().count() as u64;
-                drop(answer.send(Ok(self.account.measure(&self.all_lives(), running))));
+                let now_ns = nanoseconds(self.epoch.elapsed());
+                drop(answer.send(Ok(self.account.measure(&self.all_lives(), running, now_ns))));
             }
         }
         None
@@ -322,16 +334,10 @@ impl Control {
 
     fn on_time(&mut self) -> Option<Verdict> {
         let now = Instant::now();
-        for (id, step) in self.drains.on_time(now) {
+        for (name, step) in self.drains.on_time(now) {
             match step {
-                DrainStep::Cut => {
-                    if let Some(drain) = self.drains.find(id).filter(|drain| !drain.cancelled) {
-                        let view = drain.view(now);
-                        self.say_drain_cut(&view);
-                    }
-                    self.command(|| LoopCommand::Cut(id));
-                }
-                DrainStep::End => self.end_drain(id),
+                DrainStep::Cut => self.cut_drain(name),
+                DrainStep::End => self.end_drain(name),
             }
         }
         self.close_gated_listeners(now);
@@ -356,8 +362,10 @@ impl Control {
                 stopped = self.stop("loop_failed", None, Patience::Join);
             }
         }
-        if let ControlEvent::ListenersGated(gated) = event {
-            self.on_listeners_gated(index, gated);
+        match event {
+            ControlEvent::ListenersGated(gated) => self.on_listeners_gated(index, gated),
+            ControlEvent::UpstreamLeft(drain) => self.on_upstream_left(*drain),
+            _ => {}
         }
         self.on_stop_loop(index, event, now).or(stopped)
     }
@@ -380,6 +388,20 @@ impl Control {
         }
         self.close_listeners(reload.close);
         Ok(changed)
+    }
+
+    /// The deadline of a drain has come.
+    fn cut_drain(&mut self, name: DrainName) {
+        let Some(drain) = self.drains.find(name) else { return };
+        let view = (!drain.cancelled).then(|| drain.view(Instant::now()));
+        let (life, upstream) = (drain.life.id(), drain.upstream().cloned());
+        if let Some(view) = view {
+            self.say_drain_cut(&view, life);
+        }
+        self.command(|| match &upstream {
+            Some(upstream) => LoopCommand::CutUpstream(upstream.clone()),
+            None => LoopCommand::Cut(life),
+        });
     }
 
     fn watch(&mut self, watcher: Watcher) {
@@ -405,7 +427,7 @@ impl Control {
 
     fn view(&self, drain: DrainName) -> Option<DrainView> {
         match drain {
-            DrainName::App(id) => self.drains.view(id, Instant::now()),
+            DrainName::App(_) | DrainName::Upstream(_) => self.drains.view(drain, Instant::now()),
             DrainName::Stop => self.stop_view(),
         }
     }
@@ -421,11 +443,12 @@ impl Control {
         }
     }
 
-    /// Lives that serve or drain, in the map or outside it.
+    /// Lives that serve or drain, those in the map first: of each host the newest.
     fn all_lives(&self) -> Vec<Arc<AppLife>> {
         let mut lives = self.registry.entries();
         let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();
-        let draining = self.drains.running().map(|drain| &drain.life);
+        let draining = self.drains.running().filter(|drain| drain.upstream().is_none());
+        let draining = draining.map(|drain| &drain.life);
         lives.extend(draining.filter(|life| !in_map.contains(&life.id())).map(Arc::clone));
         lives
     }
@@ -447,10 +470,12 @@ impl Control {
         }
     }
 
-    fn command_one(&self, index: usize, command: LoopCommand) {
-        if let Err(error) = self.loops[index].send(command) {
+    /// Whether the loop is there to obey.
+    fn command_one(&self, index: usize, command: LoopCommand) -> bool {
+        self.loops[index].send(command).unwrap_or_else(|error| {
             event!(Error, "loop_not_woken", loop_index = index, error:% = error);
-        }
+            true
+        })
     }
 
     fn set_stopping(&self) {

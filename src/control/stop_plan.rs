@@ -134,7 +134,9 @@ impl StopPlan {
             ControlEvent::Gated => {}
             ControlEvent::Emptied { cut } => *ended = ended.or(Some(*cut)),
             ControlEvent::Failed => *ended = ended.or(Some(0)),
-            ControlEvent::ListenersGated(_) | ControlEvent::Ended => return None,
+            ControlEvent::UpstreamLeft(_)
+            | ControlEvent::ListenersGated(_)
+            | ControlEvent::Ended => return None,
         }
         if !self.ended.contains(&None) {
             return Some(self.over());

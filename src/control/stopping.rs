@@ -135,6 +135,7 @@ impl Control {
         Some(DrainView {
             name: DrainName::Stop,
             host: None,
+            upstream: None,
             cause: Cause::Stop,
             verdict,
             active_connections: if verdict.is_some() { 0 } else { self.active_connections() },
@@ -180,8 +181,8 @@ impl Control {
         self.say_whom_the_stop_cut();
         held_loops.iter().for_each(|held| self.say_loop_held(held));
         // I2: drains that a stuck loop holds up end with the server.
-        for id in self.drains.running().map(|drain| drain.life.id()).collect::<Vec<_>>() {
-            self.end_drain(id);
+        for name in self.drains.running().map(|drain| drain.name).collect::<Vec<_>>() {
+            self.end_drain(name);
         }
         let running = (0..self.loops.len()).filter(|index| !stuck.contains(index)).collect();
         let at = Instant::now();

@@ -7,7 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Control, lives::milliseconds, notices::notice};
+use super::{
+    Control,
+    lives::{milliseconds, nanoseconds},
+    notices::notice,
+};
 use crate::{message::AppLife, metrics::Turn};
 
 /// How long a loop may be at work on one turn.
@@ -162,10 +166,6 @@ impl Control {
         let lives = self.all_lives();
         lives.iter().find(|life| is_asked(life)).map(|life| life.host().to_owned())
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

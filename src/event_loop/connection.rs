@@ -38,7 +38,7 @@ use super::{
     timers::Deadline,
 };
 use crate::{
-    app::Peer,
+    app::{OneUpstream, Peer},
     http::{Event, Exchange, FieldTable, Phase},
     logging::End,
     registry::AppId,
@@ -452,12 +452,20 @@ impl Connection {
         self.in_flight.iter().any(|flight| flight.life() == Some(life))
     }
 
+    /// Whether its exchange is with this upstream.
+    pub(super) fn is_with(&self, upstream: &OneUpstream) -> bool {
+        self.forwarding.as_ref().is_some_and(|forwarding| forwarding.is_with(upstream))
+    }
+
     /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut; those
     /// of one app that wait on one connection are one.
     pub(super) fn cut(mut self, cx: &mut LoopContext) -> u64 {
         let sent = self.output.sent_total();
         // First: whoever is told of the end finds that nobody waits any more.
         self.parked = None;
+        if let Some(forwarding) = &self.forwarding {
+            forwarding.count_cut();
+        }
         self.drop_forward(cx);
         let ends = self.in_flight.drain(..).map(|flight| flight.end(sent, End::Cut, cx));
         let cut = ends.filter(|is_cut| *is_cut).count() as u64;

@@ -32,7 +32,7 @@ use super::{
     upstreams::Line,
 };
 use crate::{
-    app::{Chosen, Forward, write_response_fields, write_trailer_fields},
+    app::{Chosen, Forward, OneUpstream, write_response_fields, write_trailer_fields},
     config::DrainTunnels,
     http::{
         Bytes, FieldTable, RequestContent, Response, ResponseContent, ResponseHead, UpstreamEvent,
@@ -134,6 +134,16 @@ impl Forwarding {
     pub(super) fn waits_for_client(&self) -> bool {
         let is_asked_for = !self.awaits_continue && !self.exchange.request_done();
         self.stage == Stage::Asking && is_asked_for && self.output.is_empty()
+    }
+
+    /// Whether the exchange is with this upstream.
+    pub(super) fn is_with(&self, upstream: &OneUpstream) -> bool {
+        upstream.is_that_of(&self.chosen)
+    }
+
+    /// A drain has no more patience for it.
+    pub(super) fn count_cut(&self) {
+        self.chosen.count_cut();
     }
 
     /// How long the wait may last that it is in.
@@ -363,7 +373,7 @@ impl Connection {
         let is_clean = output.is_empty() && input.is_none() && !line.ready.read_closed;
         output.release(&mut cx.buffers);
         if exchange.reusable() && is_clean && !cx.is_closing(self.class) {
-            cx.upstreams.give(line, &forward, &chosen, cx.clock.now_ms());
+            cx.upstreams.give(line, forward.config(), &chosen, cx.clock.now_ms());
         } else {
             cx.upstreams.forget(&line);
         }
@@ -376,11 +386,14 @@ impl Connection {
         let Some(mut forwarding) = self.forwarding.take() else { return Fate::Keep };
         if forwarding.is_tunnel() {
             let config = forwarding.forward.config();
-            self.is_cut = self.is_drained_out(config.drain_tunnels, cx);
+            self.is_cut = self.is_drained_out(&forwarding, cx);
             let idle_ms = cx.clock.now_ms().saturating_sub(forwarding.moved_ms);
             if !self.is_cut && idle_ms < milliseconds(config.tunnel_idle_timeout) {
                 self.forwarding = Some(forwarding);
                 return Fate::Keep;
+            }
+            if self.is_cut {
+                forwarding.count_cut();
             }
         }
         if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
@@ -392,11 +405,14 @@ impl Connection {
         self.fail_forward(*forwarding, failure, cx)
     }
 
-    /// Whether the app has drained for as long as a tunnel may last then.
-    fn is_drained_out(&self, policy: DrainTunnels, cx: &LoopContext) -> bool {
+    /// Whether the app, or the upstream, has drained for as long as a tunnel may last then.
+    fn is_drained_out(&self, forwarding: &Forwarding, cx: &LoopContext) -> bool {
+        let policy = forwarding.forward.config().drain_tunnels;
         let DrainTunnels::CutAfter(after) = policy else { return false };
         let guard = self.in_flight.last().and_then(|flight| flight.guard.as_ref());
-        let begun_ns = guard.and_then(|guard| guard.entry().drain().drain_start_ns());
+        let app = guard.and_then(|guard| guard.entry().drain().drain_start_ns());
+        let upstream = forwarding.chosen.endpoint().drained_at_ns();
+        let begun_ns = app.into_iter().chain(upstream).min();
         begun_ns.is_some_and(|begun_ns| {
             Duration::from_nanos(cx.clock.now_ns().saturating_sub(begun_ns)) >= after
         })

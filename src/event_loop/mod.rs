@@ -45,19 +45,19 @@ use std::{
 };
 
 use crossbeam_channel::Receiver;
-use mio::{Events, Interest, Poll, Token, Waker, event::Event};
+use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event};
 
 pub use bind::BindError;
 pub(crate) use bind::{ListenerSet, UnixSocketFile, bind, bind_address, bind_admin, bind_unix};
 pub(crate) use listener::ConnectionBudget;
 
 use crate::{
-    app::App,
+    app::{App, OneUpstream},
     config, http,
     logging::{AccessWriter, event},
     message::{
         Apps, ControlEvent, ExchangeNumber, HostedApp, LoopCommand, LoopConfig, LoopHandle,
-        PublicSocket,
+        PublicSocket, UpstreamDrainId,
     },
     metrics::{LoopCounts, LoopGauges},
     registry::RegistryView,
@@ -106,7 +106,8 @@ pub(crate) struct AdminSetup {
 /// One event loop.
 pub(crate) struct EventLoop {
     poll: Poll,
-    upstreams: UpstreamTable,
+    /// For the sockets of upstreams.
+    registry: Registry,
     commands: Receiver<LoopCommand>,
     handle: LoopHandle,
     setup: LoopSetup,
@@ -121,10 +122,10 @@ impl EventLoop {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         // All descriptors are taken here: a loop that has started needs none to go on.
-        let upstreams = UpstreamTable::new(poll.registry().try_clone()?, setup.budget.clone());
+        let registry = poll.registry().try_clone()?;
         let (sender, commands) = crossbeam_channel::unbounded();
         let handle = LoopHandle::new(sender, waker);
-        Ok((Self { poll, upstreams, commands, handle: handle.clone(), setup }, handle))
+        Ok((Self { poll, registry, commands, handle: handle.clone(), setup }, handle))
     }
 
     /// Runs on the calling thread until it is told to end.
@@ -132,7 +133,8 @@ impl EventLoop {
     /// # Errors
     /// When epoll_wait(2) fails or a listener cannot be watched.
     pub(crate) fn run(self) -> io::Result<()> {
-        let Self { poll, upstreams, commands, handle, setup } = self;
+        let Self { poll, registry, commands, handle, setup } = self;
+        let upstreams = UpstreamTable::new(registry, setup.budget.clone());
         Running::new(poll, upstreams, commands, handle, setup)?.run()
     }
 }
@@ -195,6 +197,8 @@ struct Running {
     connections: Slots<Connection>,
     /// Connections that have used up their turn.
     again: Vec<Token>,
+    /// Upstreams that drain, and with which exchanges of this loop may be.
+    watched: Vec<(UpstreamDrainId, OneUpstream)>,
     release_idle_ms: u64,
     report: Box<dyn Fn(ControlEvent) + Send>,
     published: LoopCounts,
@@ -249,6 +253,7 @@ impl Running {
             listener_count: 0,
             connections: Slots::new(),
             again: Vec::new(),
+            watched: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             report: setup.report,
             published: LoopCounts::default(),
@@ -303,6 +308,9 @@ impl Running {
         if self.cx.counts != self.published {
             self.published = self.cx.counts;
             self.cx.gauges.publish(&self.published);
+        }
+        if !self.watched.is_empty() {
+            self.report_left_upstreams();
         }
         let empty = self.public.is_empty() && self.cx.public_connections() == 0;
         if self.finishing && empty && !self.emptied {

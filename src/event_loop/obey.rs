@@ -24,6 +24,15 @@ impl Running {
                 LoopCommand::Cut(life) => {
                     self.cut(|connection| connection.serves(life));
                 }
+                LoopCommand::WatchUpstream(drain, upstream) => {
+                    // What is kept for it has no use.
+                    self.cx.upstreams.sweep(self.cx.clock.now_ms());
+                    self.watched.push((drain, upstream));
+                }
+                LoopCommand::CutUpstream(upstream) => {
+                    // It may have been resumed meanwhile.
+                    self.cut(|found| upstream.is_drained() && found.is_with(&upstream));
+                }
                 LoopCommand::CutAll => self.cut_all(),
                 LoopCommand::End => self.end(),
                 LoopCommand::Refresh => {
@@ -55,6 +64,18 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Tells of the upstreams that are watched, of each once. One that was resumed is not any more.
+    pub(super) fn report_left_upstreams(&mut self) {
+        let Self { watched, report, cx, .. } = self;
+        watched.retain(|(drain, upstream)| {
+            let is_left = upstream.is_left_by(cx.index);
+            if is_left {
+                report(ControlEvent::UpstreamLeft(*drain));
+            }
+            !is_left && upstream.is_drained()
+        });
     }
 
     fn gate(&mut self) {
@@ -147,5 +168,71 @@ impl Running {
         self.public.end_pause();
         self.admin.end_pause();
         Some(connection.cut(&mut self.cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        app::{App, Chosen, Context, Peer, Proxy, Reply, test_support},
+        config::{AppKind, Config},
+        event_loop::test_support::running,
+        message::UpstreamDrainId,
+    };
+
+    fn proxy() -> Proxy {
+        let text = "[apps.a]\nproxy = { upstreams = ['http://127.0.0.1:9'] }";
+        let mut config = Config::parse(text, Path::new("a.toml"), Path::new("/")).unwrap();
+        let AppKind::Proxy(config) = config.apps.remove(0).kind else { panic!("another kind") };
+        Proxy::open(*config, 1)
+    }
+
+    fn choose(proxy: &Proxy) -> Option<Chosen> {
+        let request = test_support::request("GET", "/", &[]);
+        let context = Context { peer: Peer::Unix, ..test_support::context() };
+        let Reply::Forward(forward) = proxy.handle(&request, &context) else { panic!("an answer") };
+        forward.choose(0, &[]).ok()
+    }
+
+    #[test]
+    fn a_loop_says_once_that_it_has_left_an_upstream_and_chooses_it_no_more() {
+        let mut running = running(Vec::new(), None);
+        let (reports, reported) = crossbeam_channel::unbounded();
+        running.report = Box::new(move |event| reports.send(event).unwrap());
+        let proxy = proxy();
+        let upstream = proxy.upstreams().unwrap().find("http://127.0.0.1:9").unwrap();
+        let left = |number| ControlEvent::UpstreamLeft(UpstreamDrainId(number));
+        let watch = |running: &mut Running, number| {
+            running.watched.push((UpstreamDrainId(number), upstream.clone()));
+            running.end_turn();
+        };
+
+        let (first, second) = (choose(&proxy), choose(&proxy));
+        upstream.drain(1);
+        watch(&mut running, 1);
+        assert!(choose(&proxy).is_none());
+        drop(first);
+        running.end_turn();
+        assert!(reported.is_empty(), "one exchange is left");
+        drop(second);
+        running.end_turn();
+        running.end_turn();
+        assert_eq!(reported.try_iter().collect::<Vec<_>>(), [left(1)]);
+
+        // Nobody there: at once. One that was resumed is watched no more.
+        watch(&mut running, 2);
+        assert_eq!(reported.try_iter().collect::<Vec<_>>(), [left(2)]);
+        upstream.resume(2);
+        let busy = choose(&proxy);
+        upstream.drain(3);
+        watch(&mut running, 3);
+        upstream.resume(4);
+        running.end_turn();
+        drop(busy);
+        running.end_turn();
+        assert!(running.watched.is_empty() && reported.is_empty());
     }
 }

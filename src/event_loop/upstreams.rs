@@ -5,15 +5,10 @@
 //! was used last is the least likely to be closed by its upstream. One that has anything to say
 //! while it is idle is closed: nobody asked it. Where descriptors are short, idle ones go first.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::OwnedFd,
-    sync::{Arc, Weak},
-};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd};
 
 use mio::{Interest, Registry, Token};
-use rustix::io::Errno;
+use rustix::{io::Errno, net::RecvFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
@@ -24,7 +19,8 @@ use super::{
     slots::{KEY_BITS, Slots},
 };
 use crate::{
-    app::{Address, Chosen, Forward, Upstreams},
+    app::{Address, Chosen, KeptLine, PoolKey},
+    config::ProxyConfig,
     logging::event,
 };
 
@@ -36,7 +32,7 @@ pub(super) struct UpstreamTable {
     registry: Registry,
     slots: Slots<Slot>,
     /// Few keys, compared faster than hashed.
-    idle: BTreeMap<Key, Vec<Token>>,
+    idle: BTreeMap<PoolKey, Vec<Token>>,
     budget: ConnectionBudget,
     /// When a line that could not be opened may be logged again.
     log_ms: u64,
@@ -50,15 +46,10 @@ enum Slot {
 
 struct Idle {
     socket: OwnedFd,
-    key: Key,
-    /// The upstreams that it leads to one of; when they are gone, so is its use. It also keeps the
-    /// address in the key from being that of others.
-    upstreams: Weak<Upstreams>,
+    key: PoolKey,
+    kept: KeptLine,
     until_ms: u64,
 }
-
-/// The upstreams of a life, by where they are in memory, and which of them.
-type Key = (usize, usize);
 
 /// A connection to an upstream that is in use.
 pub(super) struct Line {
@@ -92,19 +83,21 @@ impl UpstreamTable {
         Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget, log_ms: 0 }
     }
 
-    /// A connection that was kept, if there is one.
+    /// A connection that was kept, if there is one. `looks`: only one of which a look at the socket
+    /// finds that it is still open. The loop may not have got to that event yet, and a request that
+    /// is asked once alone has nothing else to save it.
     pub(super) fn take(
         &mut self,
-        forward: &Forward,
         chosen: &Chosen,
         client: Token,
         now_ms: u64,
+        looks: bool,
     ) -> Option<Line> {
-        let tokens = self.idle.get_mut(&key(forward, chosen))?;
+        let tokens = self.idle.get_mut(&chosen.pool_key())?;
         while let Some(token) = tokens.pop() {
             let Some(slot) = self.slots.find(strip(token)) else { continue };
             if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(client)) {
-                if idle.until_ms > now_ms {
+                if idle.until_ms > now_ms && (!looks || is_silent(&idle.socket)) {
                     let ready = Ready { writable: true, ..Ready::default() };
                     let socket = idle.socket;
                     return Some(Line { token, socket, is_used: true, is_open: true, ready });
@@ -167,19 +160,20 @@ impl UpstreamTable {
     }
 
     /// Keeps a connection for later, unless enough are kept.
-    pub(super) fn give(&mut self, line: Line, forward: &Forward, chosen: &Chosen, now_ms: u64) {
-        let (config, key) = (forward.config(), key(forward, chosen));
-        let kept = self.idle.entry(key).or_default();
+    pub(super) fn give(&mut self, line: Line, config: &ProxyConfig, chosen: &Chosen, now_ms: u64) {
+        let key = chosen.pool_key();
+        let tokens = self.idle.entry(key).or_default();
         let Some(slot) = self.slots.find(strip(line.token)) else { return };
-        if kept.len() >= config.idle_connections {
+        let has_room = tokens.len() < config.idle_connections;
+        let Some(kept) = has_room.then(|| chosen.keep_line()).flatten() else {
             self.slots.remove(strip(line.token));
             return;
-        }
-        kept.push(line.token);
+        };
+        tokens.push(line.token);
         *slot = Slot::Idle(Idle {
             socket: line.socket,
             key,
-            upstreams: Arc::downgrade(forward.upstreams()),
+            kept,
             until_ms: now_ms.saturating_add(milliseconds(config.idle_timeout)),
         });
     }
@@ -207,7 +201,7 @@ impl UpstreamTable {
 
     /// Closes what has been idle too long, or leads nowhere any more.
     pub(super) fn sweep(&mut self, now_ms: u64) {
-        self.retain(|idle| idle.until_ms > now_ms && idle.upstreams.strong_count() > 0);
+        self.retain(|idle| idle.until_ms > now_ms && idle.kept.has_use());
     }
 
     /// Closes all idle connections; says whether there were any.
@@ -239,12 +233,13 @@ fn is_own(error: &io::Error) -> bool {
     errno.is_some_and(|errno| OWN_ERRORS.contains(&errno))
 }
 
+/// Whether nothing came: neither bytes nor the end.
+fn is_silent(socket: &OwnedFd) -> bool {
+    matches!(rustix::net::recv(socket, &mut [0], RecvFlags::PEEK), Err(Errno::AGAIN))
+}
+
 /// connect(2): the handshake goes on.
 const IN_PROGRESS: i32 = Errno::INPROGRESS.raw_os_error();
-
-fn key(forward: &Forward, chosen: &Chosen) -> Key {
-    (Arc::as_ptr(forward.upstreams()).addr(), chosen.index())
-}
 
 fn mark(token: Token) -> Token {
     Token(token.0 | UPSTREAM_BIT)

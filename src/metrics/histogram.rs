@@ -5,6 +5,9 @@ use std::time::Duration;
 /// How long drains take.
 pub(crate) type DrainSeconds = Histogram<15>;
 
+/// How long upstreams take for the heads of their answers: how many, and the sum alone.
+pub(crate) type AnswerSeconds = Histogram<1>;
+
 const MILLI: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLI;
 
@@ -46,6 +49,8 @@ static DRAIN_BOUNDS: [u64; 15] = [
     SECOND * 300,
     u64::MAX,
 ];
+
+static ANSWER_BOUNDS: [u64; 1] = [u64::MAX];
 
 /// How many durations fell between which bounds, and their sum.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,6 +100,19 @@ impl<const N: usize> Histogram<N> {
 impl Default for DrainSeconds {
     fn default() -> Self {
         Self::new(&DRAIN_BOUNDS)
+    }
+}
+
+impl AnswerSeconds {
+    /// So many durations, and their sum.
+    pub(crate) fn of(count: u64, sum: Duration) -> Self {
+        Self { buckets: [count], nanos: nanos_of(sum) as f64, ..Self::default() }
+    }
+}
+
+impl Default for AnswerSeconds {
+    fn default() -> Self {
+        Self::new(&ANSWER_BOUNDS)
     }
 }
 

@@ -2,15 +2,19 @@
 //!
 //! Owns the totals of lives that ended, so that a host's counters go on when a replace or a reload
 //! begins a new life, and the ends of a removed host's drains can still be seen. Bounded: the
-//! totals of a host with a life, and of the 1,000 hosts that left last. A host that comes back
-//! after it was dropped begins at zero, which readers take for a restart.
+//! totals of a host with a life, and of the 1,000 hosts that left last; for each host those of its
+//! upstreams, and of the 100 that left it last. What comes back after it was dropped begins at
+//! zero, which readers take for a restart.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::ExchangeTotals;
+use super::{AnswerSeconds, ExchangeTotals};
 
 /// Hosts without a life whose totals are kept.
 const LEFT_HOSTS_MAX: usize = 1000;
+
+/// Upstreams of a host that its last life did not have, and whose totals are kept.
+const LEFT_UPSTREAMS_MAX: usize = 100;
 
 /// Totals by host. The host's lives come and go by `begin` and `retire`.
 #[derive(Debug, Default)]
@@ -20,6 +24,8 @@ pub(crate) struct HostLedger {
     left: BTreeMap<u64, Arc<str>>,
     /// How many times a host left.
     departures: u64,
+    /// How many lives ended.
+    retired: u64,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +34,8 @@ struct Host {
     /// The key in `left`, without a life.
     left_at: Option<u64>,
     totals: HostTotals,
+    /// Upstreams of lives that ended, each with the number of the last one.
+    upstreams: BTreeMap<Arc<str>, (u64, UpstreamTotals)>,
 }
 
 /// What a host counted.
@@ -41,6 +49,39 @@ pub(crate) struct HostTotals {
     pub(super) cut: u64,
     /// Drains that ended; few, and in no order.
     pub(super) drains: Vec<DrainCount>,
+}
+
+/// What an upstream of a host counted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct UpstreamTotals {
+    /// Exchanges that were begun with it.
+    pub(crate) requests: u64,
+    /// Those of them that got no answer.
+    pub(crate) failures: u64,
+    /// The times until the heads of its answers.
+    pub(crate) answer_seconds: AnswerSeconds,
+}
+
+/// An upstream as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct UpstreamNow {
+    /// Exchanges that are with it.
+    pub(crate) active: u64,
+    /// Connections that are kept for later.
+    pub(crate) idle: u64,
+    /// All states by name, and which of them it has.
+    pub(crate) states: Vec<(&'static str, bool)>,
+}
+
+/// The numbers of one upstream, read off a life.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct UpstreamReading {
+    /// As it is written in a config.
+    pub(crate) url: String,
+    /// How it is.
+    pub(crate) now: UpstreamNow,
+    /// What it counted.
+    pub(crate) totals: UpstreamTotals,
 }
 
 /// How many drains with this cause ended so.
@@ -64,6 +105,8 @@ pub(crate) struct LifeReading<'a> {
     pub(crate) refused: u64,
     /// Exchanges that a deadline ended.
     pub(crate) cut: u64,
+    /// Its upstreams, if it has any.
+    pub(crate) upstreams: Vec<UpstreamReading>,
 }
 
 /// A host as metrics show it.
@@ -74,6 +117,8 @@ pub(crate) struct HostReading {
     pub(super) active_connections: Option<u64>,
     /// Of all lives, also those that ended.
     pub(super) totals: HostTotals,
+    /// By URL; without a life that has it, an upstream has only totals.
+    pub(super) upstreams: BTreeMap<Arc<str>, (Option<UpstreamNow>, UpstreamTotals)>,
 }
 
 impl HostLedger {
@@ -92,6 +137,7 @@ impl HostLedger {
         debug_assert!(entry.lives > 0, "a life of {} ended that never began", life.host);
         entry.lives = entry.lives.saturating_sub(1);
         entry.totals.add(life);
+        self.retire_upstreams(life);
         self.note_departure(life.host);
     }
 
@@ -105,7 +151,8 @@ impl HostLedger {
         self.note_departure(host);
     }
 
-    /// All hosts, sorted, with the numbers of these lives: all that began and are not retired.
+    /// All hosts, sorted, with the numbers of these lives: all that began and are not retired. Of a
+    /// host's lives that share an upstream, the first one tells its state.
     pub(crate) fn read<'a>(
         &self,
         lives: impl IntoIterator<Item = LifeReading<'a>>,
@@ -114,6 +161,11 @@ impl HostLedger {
             host: Arc::clone(host),
             active_connections: None,
             totals: entry.totals.clone(),
+            upstreams: entry
+                .upstreams
+                .iter()
+                .map(|(url, (_, totals))| (Arc::clone(url), (None, totals.clone())))
+                .collect(),
         };
         let mut hosts: Vec<HostReading> = self.hosts.iter().map(reading).collect();
         for life in lives {
@@ -123,9 +175,27 @@ impl HostLedger {
                 let active = &mut hosts[index].active_connections;
                 *active = Some(active.unwrap_or(0) + life.active_connections);
                 hosts[index].totals.add(&life);
+                hosts[index].add_upstreams(life.upstreams);
             }
         }
         hosts
+    }
+
+    /// Keeps what the upstreams of a life counted, and drops the upstreams that left first.
+    fn retire_upstreams(&mut self, life: &LifeReading<'_>) {
+        self.retired += 1;
+        let retired = self.retired;
+        let upstreams = &mut self.host(life.host).upstreams;
+        for upstream in &life.upstreams {
+            let (last, totals) = upstreams.entry(Arc::from(&*upstream.url)).or_default();
+            *last = retired;
+            totals.add(&upstream.totals);
+        }
+        while upstreams.len() > life.upstreams.len() + LEFT_UPSTREAMS_MAX {
+            let first = upstreams.iter().min_by_key(|(_, (last, _))| *last);
+            let Some(first) = first.map(|(url, _)| Arc::clone(url)) else { break };
+            upstreams.remove(&first);
+        }
     }
 
     fn host(&mut self, host: &str) -> &mut Host {
@@ -153,6 +223,30 @@ impl HostLedger {
     }
 }
 
+impl HostReading {
+    fn add_upstreams(&mut self, upstreams: Vec<UpstreamReading>) {
+        for UpstreamReading { url, now, totals } in upstreams {
+            let (known, sum) = self.upstreams.entry(url.into()).or_default();
+            sum.add(&totals);
+            match known {
+                Some(known) => {
+                    known.active += now.active;
+                    known.idle += now.idle;
+                }
+                None => *known = Some(now),
+            }
+        }
+    }
+}
+
+impl UpstreamTotals {
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.failures += other.failures;
+        self.answer_seconds.add(&other.answer_seconds);
+    }
+}
+
 impl HostTotals {
     fn add(&mut self, life: &LifeReading<'_>) {
         self.exchanges.add(&life.exchanges);
@@ -163,6 +257,8 @@ impl HostTotals {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::metrics::ExchangeCounters;
 
@@ -172,7 +268,8 @@ mod tests {
             counters.record(0, 200, 1_000_000);
         }
         let exchanges = counters.snapshot();
-        LifeReading { host, active_connections: 1, exchanges, refused: 10, cut: 100 }
+        let upstreams = Vec::new();
+        LifeReading { host, active_connections: 1, exchanges, refused: 10, cut: 100, upstreams }
     }
 
     fn requests(hosts: &[HostReading], host: &str) -> Option<u64> {
@@ -196,6 +293,58 @@ mod tests {
         let none = ledger.read([]);
         assert_eq!(requests(&none, "a.test"), Some(8));
         assert_eq!(none[0].active_connections, None, "without a life there is nothing to count");
+    }
+
+    /// A life with these upstreams, each with so many requests.
+    fn proxy_life(upstreams: &[(&str, u64)]) -> LifeReading<'static> {
+        let reading = |(url, requests): &(&str, u64)| UpstreamReading {
+            url: (*url).to_owned(),
+            now: UpstreamNow { active: 1, idle: 2, states: vec![("up", true)] },
+            totals: UpstreamTotals {
+                requests: *requests,
+                failures: 1,
+                answer_seconds: AnswerSeconds::of(*requests, Duration::from_secs(*requests)),
+            },
+        };
+        LifeReading { upstreams: upstreams.iter().map(reading).collect(), ..life("p.test", 0) }
+    }
+
+    #[test]
+    fn an_upstream_goes_on_counting_over_the_lives_that_have_it() {
+        let mut ledger = HostLedger::default();
+        ledger.begin("p.test");
+        ledger.begin("p.test");
+        let mut new = proxy_life(&[("http://b", 7)]);
+        new.upstreams[0].now.states = vec![("up", false)];
+        let old = proxy_life(&[("http://a", 1), ("http://b", 3)]);
+        let both = ledger.read([new.clone(), old.clone()]);
+        let (now, totals) = &both[0].upstreams["http://b"];
+        let expected = UpstreamNow { active: 2, idle: 4, states: vec![("up", false)] };
+        assert_eq!(now.as_ref(), Some(&expected), "the first life tells the state");
+        assert_eq!((totals.requests, totals.failures), (10, 2));
+        assert_eq!((totals.answer_seconds.count(), totals.answer_seconds.seconds()), (10, 10.0));
+        ledger.retire(&old);
+        let one = ledger.read([new]);
+        assert_eq!(one[0].upstreams["http://b"].1, *totals, "retiring a life changes no total");
+        let (now, left) = &one[0].upstreams["http://a"];
+        assert_eq!((now.as_ref(), left.requests), (None, 1), "nobody has it any more");
+    }
+
+    #[test]
+    fn the_upstream_that_left_first_is_dropped_first() {
+        let mut ledger = HostLedger::default();
+        let urls: Vec<_> = (0..LEFT_UPSTREAMS_MAX + 2).map(|n| format!("http://{n}")).collect();
+        for url in &urls {
+            ledger.begin("p.test");
+            ledger.retire(&proxy_life(&[(url, 1), ("http://stays", 1)]));
+        }
+        ledger.begin("p.test");
+        ledger.retire(&proxy_life(&[("http://0", 1)]));
+        let upstreams = &ledger.read([])[0].upstreams;
+        assert_eq!(upstreams.len(), LEFT_UPSTREAMS_MAX + 1);
+        assert_eq!(upstreams["http://stays"].1.requests, urls.len() as u64);
+        assert_eq!(upstreams["http://0"].1.requests, 1, "it was dropped, and began anew");
+        assert!(!upstreams.contains_key("http://1") && upstreams.contains_key("http://3"));
     }
 
     #[test]

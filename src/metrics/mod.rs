@@ -13,7 +13,9 @@ mod render;
 
 pub(crate) use exchanges::{ExchangeCounters, ExchangeTotals};
 pub(crate) use gauges::{LoopCounts, LoopGauges, Turn};
-pub(crate) use histogram::DrainSeconds;
-pub(crate) use ledger::{HostLedger, HostReading, LifeReading};
+pub(crate) use histogram::{AnswerSeconds, DrainSeconds};
+pub(crate) use ledger::{
+    HostLedger, HostReading, LifeReading, UpstreamNow, UpstreamReading, UpstreamTotals,
+};
 pub(crate) use process::ProcessUsage;
 pub(crate) use render::{Exposition, Scrape, render};

@@ -124,6 +124,7 @@ impl Collector for Page {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families { encoder, exposition: self.exposition };
         self.write_hosts(&mut families)?;
+        self.write_upstreams(&mut families)?;
         self.write_drains(&mut families)?;
         self.write_server(&mut families)?;
         self.write_process(&mut families)
@@ -160,6 +161,50 @@ impl Page {
             "tidegate_cut_total",
             "Exchanges that the deadline of a drain ended",
             hosts.iter().map(|host| (app(host), host.totals.cut)),
+        )
+    }
+
+    fn write_upstreams(&self, families: &mut Families<'_>) -> fmt::Result {
+        let all = || {
+            self.scrape.hosts.iter().flat_map(|host| {
+                let upstreams = host.upstreams.iter();
+                upstreams.map(|(url, (now, totals))| {
+                    ([("app", &*host.host), ("upstream", &**url)], now.as_ref(), totals)
+                })
+            })
+        };
+        families.gauges(
+            "tidegate_upstream_active",
+            "Exchanges that are with the upstream",
+            all().filter_map(|(labels, now, _)| Some((labels, now?.active))),
+        )?;
+        families.gauges(
+            "tidegate_upstream_idle",
+            "Connections to the upstream that are kept for later",
+            all().filter_map(|(labels, now, _)| Some((labels, now?.idle))),
+        )?;
+        families.gauges(
+            "tidegate_upstream_state",
+            "Whether the upstream is in this state",
+            all().flat_map(|([app, upstream], now, _)| {
+                let states = now.into_iter().flat_map(|now| &now.states);
+                states.map(move |(state, is)| ([app, upstream, ("state", *state)], u64::from(*is)))
+            }),
+        )?;
+        families.counters(
+            "tidegate_upstream_requests_total",
+            "Exchanges that were begun with the upstream, each try counted",
+            all().map(|(labels, _, totals)| (labels, totals.requests)),
+        )?;
+        families.counters(
+            "tidegate_upstream_failures_total",
+            "Exchanges to which the upstream gave no answer",
+            all().map(|(labels, _, totals)| (labels, totals.failures)),
+        )?;
+        families.histograms(
+            "tidegate_upstream_answer_seconds",
+            "Time from the choice of the upstream until the head of its answer",
+            all().map(|(labels, _, totals)| (labels, &totals.answer_seconds)),
         )
     }
 
@@ -403,8 +448,9 @@ fn app(host: &HostReading) -> [(&'static str, &str); 1] {
 fn expected_bytes(scrape: &Scrape) -> usize {
     let lines = |host: &HostReading| {
         let histogram = if host.totals.exchanges.statuses.is_empty() { 0 } else { 18 };
-        (3 + histogram + host.totals.exchanges.statuses.len() + host.totals.drains.len())
-            * (62 + host.host.len())
+        let upstreams = 12 * host.upstreams.len();
+        let apps = 3 + histogram + host.totals.exchanges.statuses.len() + host.totals.drains.len();
+        (apps + upstreams) * (62 + host.host.len()) + upstreams * 42
     };
     8192 + scrape.hosts.iter().map(lines).sum::<usize>()
 }
@@ -417,7 +463,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::metrics::{ExchangeCounters, HostLedger, LifeReading};
+    use crate::metrics::{
+        AnswerSeconds, ExchangeCounters, HostLedger, LifeReading, UpstreamNow, UpstreamReading,
+        UpstreamTotals,
+    };
 
     fn life<'a>(host: &'a str, statuses: &[(u16, Duration)]) -> LifeReading<'a> {
         let counters = ExchangeCounters::new(1);
@@ -425,7 +474,8 @@ mod tests {
             counters.record(0, status, duration.as_nanos() as u64);
         }
         let exchanges = counters.snapshot();
-        LifeReading { host, active_connections: 2, exchanges, refused: 3, cut: 1 }
+        let upstreams = Vec::new();
+        LifeReading { host, active_connections: 2, exchanges, refused: 3, cut: 1, upstreams }
     }
 
     fn scrape(hosts: Vec<HostReading>) -> Scrape {
@@ -475,9 +525,27 @@ mod tests {
             (404, Duration::from_micros(500)),
             (2000, Duration::from_micros(500)),
         ];
+        let upstreams = ["http://a:80", "unix:/\"x"].map(|url| UpstreamReading {
+            url: url.to_owned(),
+            now: UpstreamNow { active: 2, idle: 3, states: vec![("up", true), ("down", false)] },
+            totals: UpstreamTotals {
+                requests: 9,
+                failures: 1,
+                answer_seconds: AnswerSeconds::of(8, Duration::from_millis(20)),
+            },
+        });
+        let [known, left] = upstreams;
+        ledger.begin("proxy.test");
+        ledger.begin("proxy.test");
+        ledger.retire(&LifeReading { upstreams: vec![left], ..life("proxy.test", &[]) });
+        let proxy = LifeReading { upstreams: vec![known], ..life("proxy.test", &[]) };
         let idle = LifeReading { refused: 0, cut: 0, ..life("new.test", &[]) };
-        let lives =
-            [life("shop.test", &statuses), idle, life("odd\"\\\n.test", &[(304, Duration::ZERO)])];
+        let lives = [
+            life("shop.test", &statuses),
+            idle,
+            proxy,
+            life("odd\"\\\n.test", &[(304, Duration::ZERO)]),
+        ];
         scrape(ledger.read(lives))
     }
 
@@ -505,6 +573,11 @@ mod tests {
                 r#"tidegate_refused_total{app="shop.test"} 3"#,
                 r#"tidegate_cut_total{app="gone.test"} 1"#,
                 r#"tidegate_drains_total{app="gone.test",cause="remove",verdict="cut"} 1"#,
+                r#"tidegate_upstream_active{app="proxy.test",upstream="http://a:80"} 2"#,
+                r#"tidegate_upstream_idle{app="proxy.test",upstream="http://a:80"} 3"#,
+                r#"tidegate_upstream_state{app="proxy.test",upstream="http://a:80",state="up"} 1"#,
+                r#"tidegate_upstream_requests_total{app="proxy.test",upstream="http://a:80"} 9"#,
+                r#"tidegate_upstream_failures_total{app="proxy.test",upstream="unix:/\"x"} 1"#,
                 "tidegate_drains_running 1",
                 r#"tidegate_drain_seconds_bucket{le="2.5"} 1"#,
                 "tidegate_drain_seconds_sum 1.5",
@@ -526,6 +599,14 @@ mod tests {
             ] {
                 has_line(page, line);
             }
+            let answers = "tidegate_upstream_answer_seconds";
+            let labels = r#"app="proxy.test",upstream="http://a:80""#;
+            has_line(page, &format!("{answers}_sum{{{labels}}} 0.02"));
+            has_line(page, &format!("{answers}_count{{{labels}}} 8"));
+            has_line(page, &format!("{answers}_bucket{{le=\"+Inf\",{labels}}} 8"));
+            let down = r#"tidegate_upstream_state{app="proxy.test",upstream="http://a:80",state="#;
+            has_line(page, &format!("{down}\"down\"}} 0"));
+            assert!(!page.contains(r#"tidegate_upstream_active{app="proxy.test",upstream="unix"#));
             assert!(!page.contains(r#"tidegate_active_connections{app="gone.test"}"#));
             assert!(!page.contains(r#"tidegate_request_seconds_count{app="new.test"}"#));
         }

@@ -43,8 +43,8 @@ pub(crate) struct Endpoint {
 struct State {
     /// Found to be down by checks.
     is_down: AtomicBool,
-    /// Taken out by an operator.
-    is_drained: AtomicBool,
+    /// When an operator took it out.
+    drained_at_ns: AtomicU64,
     ejected_until_ns: AtomicU64,
     /// When it came back last.
     up_since_ns: AtomicU64,
@@ -66,6 +66,8 @@ struct Details {
 #[derive(Debug, Default)]
 struct LoopCounters {
     active: AtomicU64,
+    idle: AtomicU64,
+    cut: AtomicU64,
     requests: AtomicU64,
     answers: AtomicU64,
     failures: AtomicU64,
@@ -82,11 +84,22 @@ pub(crate) struct EndpointRow {
     pub(crate) reason: Option<String>,
     /// Exchanges under way.
     pub(crate) active: u64,
+    /// Connections that are kept for later.
+    pub(crate) idle: u64,
     /// Exchanges so far, each try counted.
     pub(crate) requests: u64,
     pub(crate) failures: u64,
+    pub(crate) answers: u64,
+    /// From the choice to the head of the answer, all answers together.
+    pub(crate) latency: Duration,
+}
+
+impl EndpointRow {
     /// From the choice to the head of the answer.
-    pub(crate) latency_mean: Option<Duration>,
+    pub(crate) fn latency_mean(&self) -> Option<Duration> {
+        let nanos = self.latency.as_nanos().checked_div(u128::from(self.answers))?;
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
 }
 
 /// Whether an upstream gets requests.
@@ -97,8 +110,27 @@ pub(crate) enum EndpointState {
     Down,
     /// After failures in a row, for a while.
     Ejected,
+    /// Taken out by an operator; exchanges are still with it.
+    Draining,
     /// Taken out by an operator.
     Drained,
+}
+
+impl EndpointState {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Up, Self::Down, Self::Ejected, Self::Draining, Self::Drained];
+
+    /// The word for answers and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        }
+    }
 }
 
 /// Weights are multiplied by this, so that a small part of one is still a weight.
@@ -117,6 +149,16 @@ impl Endpoint {
             loops: (0..loops).map(|_| CachePadded::default()).collect(),
             address: config.address.clone(),
         }
+    }
+
+    /// The same upstream for a further life: with its addresses, and without a history.
+    pub(super) fn again(&self, config: &UpstreamConfig) -> Self {
+        let endpoint = Self::new(config, self.loops.len());
+        let list = self.addresses();
+        if !list.is_empty() {
+            endpoint.set_addresses(Ok(list));
+        }
+        endpoint
     }
 
     /// As it is written in a config.
@@ -183,7 +225,12 @@ impl Endpoint {
     }
 
     pub(super) fn is_drained(&self) -> bool {
-        self.state.is_drained.load(Acquire)
+        self.drained_at_ns().is_some()
+    }
+
+    /// When an operator took it out; none if nobody did.
+    pub(crate) fn drained_at_ns(&self) -> Option<u64> {
+        Some(self.state.drained_at_ns.load(Acquire)).filter(|at_ns| *at_ns != 0)
     }
 
     /// Whether checks found it down, or its name has no address.
@@ -217,11 +264,15 @@ impl Endpoint {
         self.hash
     }
 
-    pub(super) fn set_drained(&self, is_drained: bool, now_ns: u64) {
-        let was = self.state.is_drained.swap(is_drained, Release);
-        if was && !is_drained {
-            self.state.up_since_ns.store(now_ns.max(1), Relaxed);
-        }
+    /// Takes it out: a loop that is told after this chooses it no more.
+    pub(super) fn drain(&self, now_ns: u64) {
+        self.state.drained_at_ns.store(now_ns.max(1), Release);
+    }
+
+    /// Takes it back in.
+    pub(super) fn resume(&self, now_ns: u64) {
+        self.state.up_since_ns.store(now_ns.max(1), Relaxed);
+        self.state.drained_at_ns.store(0, Release);
     }
 
     /// What the checks say; `down_reason` only if it is down.
@@ -265,10 +316,29 @@ impl Endpoint {
     }
 
     pub(super) fn leave(&self, loop_index: usize) {
-        let active = &self.loops[loop_index].active;
-        let before = active.load(Relaxed);
-        debug_assert!(before > 0, "left without having entered");
-        active.store(before.saturating_sub(1), Relaxed);
+        take_own(&self.loops[loop_index].active);
+    }
+
+    pub(super) fn count_cut(&self, loop_index: usize) {
+        add_own(&self.loops[loop_index].cut, 1);
+    }
+
+    pub(super) fn enter_idle(&self, loop_index: usize) {
+        add_own(&self.loops[loop_index].idle, 1);
+    }
+
+    pub(super) fn leave_idle(&self, loop_index: usize) {
+        take_own(&self.loops[loop_index].idle);
+    }
+
+    /// Exchanges under way.
+    pub(super) fn active(&self) -> u64 {
+        self.sum(|counters| &counters.active)
+    }
+
+    /// Exchanges that were cut.
+    pub(super) fn cut(&self) -> u64 {
+        self.sum(|counters| &counters.cut)
     }
 
     /// Exchanges under way in one loop.
@@ -277,11 +347,9 @@ impl Endpoint {
     }
 
     pub(super) fn row(&self, now_ns: u64) -> EndpointRow {
-        let sum = |counter: fn(&LoopCounters) -> &AtomicU64| -> u64 {
-            self.loops.iter().map(|counters| counter(counters).load(Relaxed)).sum()
-        };
+        let active = self.active();
         let state = if self.is_drained() {
-            EndpointState::Drained
+            if active > 0 { EndpointState::Draining } else { EndpointState::Drained }
         } else if self.is_down() {
             EndpointState::Down
         } else if self.is_ejected(now_ns) {
@@ -291,7 +359,9 @@ impl Endpoint {
         };
         let reason = match state {
             EndpointState::Up => None,
-            EndpointState::Drained => Some("drained by an operator".to_owned()),
+            EndpointState::Draining | EndpointState::Drained => {
+                Some("drained by an operator".to_owned())
+            }
             EndpointState::Ejected => Some("failures in a row".to_owned()),
             EndpointState::Down => {
                 let details = self.lock();
@@ -302,17 +372,22 @@ impl Endpoint {
                 details.down_reason.clone().or_else(|| Some(unresolved()))
             }
         };
-        let (answers, latency_ns) = (sum(|c| &c.answers), sum(|c| &c.latency_ns));
         EndpointRow {
             url: self.url.clone(),
             weight: self.weight,
             state,
             reason,
-            active: sum(|c| &c.active),
-            requests: sum(|c| &c.requests),
-            failures: sum(|c| &c.failures),
-            latency_mean: latency_ns.checked_div(answers).map(Duration::from_nanos),
+            active,
+            idle: self.sum(|counters| &counters.idle),
+            requests: self.sum(|counters| &counters.requests),
+            failures: self.sum(|counters| &counters.failures),
+            answers: self.sum(|counters| &counters.answers),
+            latency: Duration::from_nanos(self.sum(|counters| &counters.latency_ns)),
         }
+    }
+
+    fn sum(&self, counter: fn(&LoopCounters) -> &AtomicU64) -> u64 {
+        self.loops.iter().map(|counters| counter(counters).load(Relaxed)).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, Details> {
@@ -370,4 +445,11 @@ fn literal(host: &str) -> Option<IpAddr> {
 /// Adds to a counter that only the calling thread writes: a load and a store, no locked add.
 fn add_own(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+/// Takes one off such a counter.
+fn take_own(counter: &AtomicU64) {
+    let before = counter.load(Relaxed);
+    debug_assert!(before > 0, "left without having entered");
+    counter.store(before.saturating_sub(1), Relaxed);
 }

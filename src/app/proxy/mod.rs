@@ -25,7 +25,7 @@ pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
 pub(crate) use fields::{write_response_fields, write_trailer_fields};
 pub(crate) use health::HealthPlan;
 pub use upstreams::Upstreams;
-pub(crate) use upstreams::{Address, Chosen, NoUpstream};
+pub(crate) use upstreams::{Address, Chosen, KeptLine, NoUpstream, OneUpstream, PoolKey};
 
 use fields::{Origin, Survey};
 use upstreams::Seat;
@@ -42,7 +42,11 @@ impl Proxy {
     /// An app that passes on as `config` says, for this many loops. It resolves the names of the
     /// upstreams, and waits for that; one whose name has no address is down.
     pub fn open(config: ProxyConfig, loops: usize) -> Self {
-        let upstreams = Arc::new(Upstreams::open(config, loops));
+        Self::of(Upstreams::open(config, loops), loops)
+    }
+
+    fn of(upstreams: Upstreams, loops: usize) -> Self {
+        let upstreams = Arc::new(upstreams);
         let seat = |loop_index| Arc::new(Seat::new(Arc::clone(&upstreams), loop_index));
         Self { seats: (0..loops).map(seat).collect(), upstreams }
     }
@@ -102,6 +106,10 @@ impl App for Proxy {
     fn upstreams(&self) -> Option<&Arc<Upstreams>> {
         Some(&self.upstreams)
     }
+
+    fn again(&self) -> Option<Arc<dyn App>> {
+        Some(Arc::new(Self::of(self.upstreams.again(), self.seats.len())))
+    }
 }
 
 /// A request that is to be passed on: what the loop needs for that.
@@ -120,11 +128,6 @@ impl Forward {
     /// What the app was configured as: times and counts for the loop.
     pub(crate) fn config(&self) -> &ProxyConfig {
         self.seat.upstreams().config()
-    }
-
-    /// The upstreams of the app.
-    pub(crate) fn upstreams(&self) -> &Arc<Upstreams> {
-        self.seat.upstreams()
     }
 
     /// Chooses an upstream, none of those that failed for this request. `now_ns`: nanoseconds of

@@ -612,8 +612,9 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
     let upstreams = &proxy.upstreams;
     upstreams.set_health(0, Some("status 500".to_owned()), 0);
     assert_eq!(choices(&proxy, 0, 2), [1, 2]);
-    assert!(upstreams.set_drained("http://10.0.0.2:80", true, 0));
-    assert!(!upstreams.set_drained("http://10.0.0.2", true, 0));
+    let second = upstreams.find("http://10.0.0.2:80").expect("an upstream");
+    second.drain(0);
+    assert!(upstreams.find("http://10.0.0.2").is_none());
     assert_eq!(choices(&proxy, 0, 2), [2, 2]);
     upstreams.set_health(2, Some("timeout".to_owned()), 0);
     let none = forward(&proxy).choose(0, &[]).unwrap_err();
@@ -632,10 +633,10 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
     ];
     assert_eq!(shown, expected);
     for n in [1, 3] {
-        upstreams.set_drained(&format!("http://10.0.0.{n}:80"), true, 0);
+        upstreams.find(&format!("http://10.0.0.{n}:80")).expect("an upstream").drain(0);
     }
     assert_eq!(forward(&proxy).choose(0, &[]).unwrap_err(), NoUpstream::Drained);
-    upstreams.set_drained("http://10.0.0.2:80", false, 0);
+    second.resume(0);
     assert_eq!(choices(&proxy, 0, 2), [1, 1]);
 }
 
@@ -710,14 +711,57 @@ fn addresses_take_turns_and_one_that_does_not_open_is_passed_over() {
 }
 
 #[test]
+fn a_kept_line_is_idle_until_it_goes_and_of_no_use_when_its_upstream_is_drained() {
+    let proxy = proxy_to(1, "");
+    let idle = || proxy.upstreams.rows(0)[0].idle;
+    let upstream = proxy.upstreams.find("http://10.0.0.1:80").expect("an upstream");
+    let chosen = forward(&proxy).choose(0, &[]).unwrap();
+    let kept = chosen.keep_line().expect("a line");
+    let other = chosen.keep_line().expect("a line");
+    assert_eq!((idle(), kept.has_use()), (2, true));
+    drop(other);
+    upstream.drain(0);
+    assert!(!kept.has_use() && chosen.keep_line().is_none());
+    upstream.resume(0);
+    assert_eq!((idle(), kept.has_use()), (1, true));
+    // It does not keep the life, and outlives it.
+    drop((chosen, proxy));
+    assert!(!kept.has_use());
+    drop(kept);
+}
+
+#[test]
+fn a_further_life_has_the_upstreams_without_their_history() {
+    let proxy = proxy_to(2, "");
+    let upstreams = &proxy.upstreams;
+    let chosen = forward(&proxy).choose(0, &[]).unwrap();
+    chosen.count_cut();
+    chosen.failed(0);
+    upstreams.find("http://10.0.0.1:80").expect("an upstream").drain(0);
+    upstreams.set_health(1, Some("timeout".to_owned()), 0);
+    assert_eq!(upstreams.rows(0)[0].state, EndpointState::Draining);
+    let again = App::again(&proxy).expect("another app");
+    let rows = again.upstreams().expect("upstreams").rows(0);
+    for row in rows {
+        assert_eq!(
+            (row.state, row.active, row.requests, row.failures),
+            (EndpointState::Up, 0, 0, 0)
+        );
+    }
+    drop(chosen);
+    assert_eq!(upstreams.rows(0)[0].state, EndpointState::Drained);
+    assert_eq!(upstreams.find("http://10.0.0.1:80").map(|it| it.cut()), Some(1));
+}
+
+#[test]
 fn rows_tell_the_mean_latency_of_answers() {
     let proxy = proxy_to(1, "");
-    assert_eq!(proxy.upstreams.rows(0)[0].latency_mean, None);
+    assert_eq!(proxy.upstreams.rows(0)[0].latency_mean(), None);
     for millis in [10, 20] {
         forward(&proxy).choose(0, &[]).unwrap().succeeded(Duration::from_millis(millis));
     }
     let row = &proxy.upstreams.rows(0)[0];
-    assert_eq!(row.latency_mean, Some(Duration::from_millis(15)));
+    assert_eq!(row.latency_mean(), Some(Duration::from_millis(15)));
     assert_eq!((row.weight, row.state, row.reason.clone()), (1, EndpointState::Up, None));
 }
 

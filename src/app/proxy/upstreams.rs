@@ -5,14 +5,15 @@
 //!
 //! - An upstream that is down or drained is never chosen.
 //! - An ejected one only when there is no other; the last one is never ejected.
-//! - I3: the count of active exchanges is held by [`Chosen`] and released by its `Drop`.
+//! - I3: the count of active exchanges is held by [`Chosen`], that of kept connections by
+//!   [`KeptLine`]; only their `Drop` releases it.
 
 use std::{
     marker::PhantomData,
     net::SocketAddr,
     path::Path,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -42,6 +43,13 @@ impl Upstreams {
         Self { config, endpoints }
     }
 
+    /// The same for a further life: with the addresses that are known, and without a history (I4).
+    pub(super) fn again(&self) -> Self {
+        let upstreams = self.config.upstreams.iter().zip(&self.endpoints);
+        let endpoints = upstreams.map(|(config, endpoint)| endpoint.again(config)).collect();
+        Self { config: self.config.clone(), endpoints }
+    }
+
     /// What the app was configured as.
     pub(crate) fn config(&self) -> &ProxyConfig {
         &self.config
@@ -57,10 +65,11 @@ impl Upstreams {
         self.endpoints.iter().map(|endpoint| endpoint.row(now_ns)).collect()
     }
 
-    /// Takes the upstream of this URL out, or back in; false if there is none.
-    pub(crate) fn set_drained(&self, url: &str, is_drained: bool, now_ns: u64) -> bool {
-        let endpoint = self.endpoints.iter().find(|endpoint| endpoint.url() == url);
-        endpoint.inspect(|endpoint| endpoint.set_drained(is_drained, now_ns)).is_some()
+    /// The upstream of this URL.
+    pub(crate) fn find(self: &Arc<Self>, url: &str) -> Option<OneUpstream> {
+        let index = self.endpoints.iter().position(|endpoint| endpoint.url() == url)?;
+        let own = Place { upstreams: Arc::clone(self), index };
+        Some(OneUpstream { own, older: Arc::default() })
     }
 
     /// What the checks say of an upstream from now on; a reason if it is down.
@@ -94,6 +103,95 @@ impl Upstreams {
         } else {
             NoUpstream::Down
         }
+    }
+}
+
+/// One upstream of one life, for who drains it; together with the same one of older lives of the
+/// app, whose exchanges may still be with it.
+#[derive(Clone, Debug)]
+pub(crate) struct OneUpstream {
+    own: Place,
+    older: Arc<[Place]>,
+}
+
+/// One of the upstreams of a life.
+#[derive(Clone, Debug)]
+struct Place {
+    upstreams: Arc<Upstreams>,
+    index: usize,
+}
+
+impl OneUpstream {
+    /// Adds those of older lives.
+    pub(crate) fn with_older(self, older: impl IntoIterator<Item = Self>) -> Self {
+        Self { older: older.into_iter().map(|older| older.own).collect(), ..self }
+    }
+
+    /// Which of the life's upstreams it is.
+    pub(crate) fn index(&self) -> usize {
+        self.own.index
+    }
+
+    /// As it is written in a config.
+    pub(crate) fn url(&self) -> &str {
+        self.own.endpoint().url()
+    }
+
+    /// Takes it out: a loop that is told after this chooses it no more.
+    pub(crate) fn drain(&self, now_ns: u64) {
+        self.endpoints().for_each(|endpoint| endpoint.drain(now_ns));
+    }
+
+    /// Takes it back in. Older lives have no new requests for it.
+    pub(crate) fn resume(&self, now_ns: u64) {
+        self.own.endpoint().resume(now_ns);
+    }
+
+    /// Exchanges under way.
+    pub(crate) fn active(&self) -> u64 {
+        self.endpoints().map(Endpoint::active).sum()
+    }
+
+    /// Whether an older life has exchanges with it.
+    pub(crate) fn has_older(&self) -> bool {
+        self.older.iter().any(|place| place.endpoint().active() > 0)
+    }
+
+    /// Exchanges that were cut.
+    pub(crate) fn cut(&self) -> u64 {
+        self.endpoints().map(Endpoint::cut).sum()
+    }
+
+    /// Whether a loop has no exchange with it, and begins none: to be asked by that loop.
+    pub(crate) fn is_left_by(&self, loop_index: usize) -> bool {
+        self.is_drained() && self.endpoints().all(|endpoint| endpoint.active_in(loop_index) == 0)
+    }
+
+    /// Whether it is out.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.own.endpoint().is_drained()
+    }
+
+    /// Whether this was chosen of it.
+    pub(crate) fn is_that_of(&self, chosen: &Chosen) -> bool {
+        let is_there = |place: &Place| {
+            place.index == chosen.index && Arc::ptr_eq(&place.upstreams, &chosen.seat.upstreams)
+        };
+        self.places().any(is_there)
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.own).chain(&*self.older)
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.places().map(Place::endpoint)
+    }
+}
+
+impl Place {
+    fn endpoint(&self) -> &Endpoint {
+        &self.upstreams.endpoints[self.index]
     }
 }
 
@@ -294,6 +392,27 @@ impl Chosen {
         true
     }
 
+    /// A drain has no more patience for this exchange: it ends with its connection.
+    pub(crate) fn count_cut(&self) {
+        self.endpoint().count_cut(self.seat.loop_index);
+    }
+
+    /// Names the upstream within one loop.
+    pub(crate) fn pool_key(&self) -> PoolKey {
+        (Arc::as_ptr(&self.seat).addr(), self.index)
+    }
+
+    /// Counts a connection to this upstream that is kept for later; none where that has no use: it
+    /// is drained.
+    pub(crate) fn keep_line(&self) -> Option<KeptLine> {
+        if self.endpoint().is_drained() {
+            return None;
+        }
+        self.endpoint().enter_idle(self.seat.loop_index);
+        let seat = Arc::downgrade(&self.seat);
+        Some(KeptLine { seat, index: self.index, _of_one_loop: PhantomData })
+    }
+
     /// The head of an answer came, so long after the choice.
     pub(crate) fn succeeded(&self, latency: Duration) {
         self.endpoint().count_answer(self.seat.loop_index, latency);
@@ -309,6 +428,36 @@ impl Chosen {
 impl Drop for Chosen {
     fn drop(&mut self) {
         self.endpoint().leave(self.seat.loop_index);
+    }
+}
+
+/// An upstream of a life, as one loop names it: by where its seat is in memory, and the index.
+pub(crate) type PoolKey = (usize, usize);
+
+/// A connection that a loop keeps for later: it counts as idle until this is dropped. It does not
+/// keep the life, but its seat's place in memory, so that a [`PoolKey`] is no other's meanwhile.
+#[derive(Debug)]
+#[must_use = "dropping it says that the connection is not idle any more"]
+pub(crate) struct KeptLine {
+    seat: Weak<Seat>,
+    index: usize,
+    _of_one_loop: PhantomData<Rc<()>>,
+}
+
+impl KeptLine {
+    /// Whether there may be a request for it: its life is there, and the upstream not drained.
+    pub(crate) fn has_use(&self) -> bool {
+        let seat = self.seat.upgrade();
+        seat.is_some_and(|seat| !seat.upstreams.endpoints[self.index].is_drained())
+    }
+}
+
+impl Drop for KeptLine {
+    fn drop(&mut self) {
+        // With the life the count is gone.
+        if let Some(seat) = self.seat.upgrade() {
+            seat.upstreams.endpoints[self.index].leave_idle(seat.loop_index);
+        }
     }
 }
 

@@ -16,8 +16,8 @@ use serde_json::json;
 
 use super::{
     super::{
-        Answer, Begun, ChangeError, DrainName, DrainTicket, DrainView, Input, LifeView, Notices,
-        Patience, PutError, PutMode, ReloadError, Reloads, Report, Task, ask, lives::milliseconds,
+        Answer, Begun, ChangeError, DrainName, DrainView, Input, LifeView, Notices, Patience,
+        PutError, PutMode, ReloadError, Reloads, Report, Task, ask, lives::milliseconds,
     },
     AdminRequest,
     call::Call,
@@ -122,8 +122,11 @@ impl Admin {
             ["reload"] if call.is("POST") => return self.reload(later),
             ["apps", host] if call.is("PUT") => return self.put(host, &call, later),
             ["apps", host, "resume"] if call.is("POST") => return self.resume(host, later),
-            ["apps", host, "upstreams", what @ ("drain" | "resume")] if call.is("POST") => {
-                self.set_upstream(host, what == "drain", &call)
+            ["apps", host, "upstreams", "drain"] if call.is("POST") => {
+                return self.drain_upstream(host, &call, later);
+            }
+            ["apps", host, "upstreams", "resume"] if call.is("POST") => {
+                self.resume_upstream(host, &call)
             }
             _ if call.is("GET") => self.look_up(&path, &call),
             _ => Err(no_route(&path)),
@@ -253,19 +256,19 @@ impl Admin {
         });
     }
 
-    fn begin_drain(
+    pub(super) fn begin_drain<T: Into<DrainName>>(
         &self,
         host: &str,
         call: &Call<'_>,
         later: Later,
-        input: impl FnOnce(Option<Duration>, Answer<DrainTicket>) -> Input,
+        input: impl FnOnce(Option<Duration>, Answer<T>) -> Input,
     ) {
         let begun = call.duration("timeout").and_then(|timeout| {
             ask(&self.control, |answer| input(timeout, answer))
                 .map_err(|reason| refused(host, &reason))
         });
         match begun {
-            Ok(ticket) => self.tell_drain(DrainName::App(ticket.id()), Instant::now(), 202, later),
+            Ok(drain) => self.tell_drain(drain.into(), Instant::now(), 202, later),
             Err(refusal) => later.respond(refusal),
         }
     }
@@ -284,10 +287,7 @@ impl Admin {
     }
 
     fn watch(&self, id: &str, call: &Call<'_>, later: Later) {
-        let name = match id {
-            "stop" => Ok(DrainName::Stop),
-            _ => id.parse().map(DrainName::App).map_err(|_| unknown_drain()),
-        };
+        let name = id.parse().map_err(|_| unknown_drain());
         match name.and_then(|name| Ok((name, call.duration("wait")?))) {
             Ok((name, wait)) => {
                 let until = Instant::now() + wait.unwrap_or_default().min(WAIT_MAX);
@@ -447,7 +447,7 @@ pub(super) fn ok(document: &impl Serialize) -> Answered {
 /// Says of an app, or of the server, why not.
 pub(super) fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
     let status = match reason {
-        ChangeError::UnknownHost => 404,
+        ChangeError::UnknownHost | ChangeError::UnknownUpstream(_) => 404,
         ChangeError::Ended => 503,
         ChangeError::NameTaken(_)
         | ChangeError::BeingRemoved

@@ -9,7 +9,7 @@ use super::super::{
     DrainName, DrainView, LifeView, Reloaded, StuckLoop, Verdict, lives::milliseconds,
 };
 use crate::{
-    app::{EndpointRow, EndpointState, Peer},
+    app::{EndpointRow, Peer},
     config::{ConfigError, Problem},
     logging::rfc3339,
     message::{AppLife, BusyConnection, BusyPhase, Origin},
@@ -44,6 +44,7 @@ pub(super) struct Upstream {
     state: &'static str,
     reason: Option<String>,
     active: u64,
+    idle: u64,
     requests: u64,
     failures: u64,
     latency_us: Option<u64>,
@@ -53,19 +54,15 @@ pub(super) struct Upstream {
 pub(super) fn upstreams(life: &AppLife, now_ns: u64) -> Option<Vec<Upstream>> {
     let rows = life.app().app.upstreams()?.rows(now_ns).into_iter();
     let upstream = |row: EndpointRow| Upstream {
+        latency_us: row.latency_mean().map(|mean| mean.as_micros() as u64),
         url: row.url,
         weight: row.weight,
-        state: match row.state {
-            EndpointState::Up => "up",
-            EndpointState::Down => "down",
-            EndpointState::Ejected => "ejected",
-            EndpointState::Drained => "drained",
-        },
+        state: row.state.name(),
         reason: row.reason,
         active: row.active,
+        idle: row.idle,
         requests: row.requests,
         failures: row.failures,
-        latency_us: row.latency_mean.map(|mean| mean.as_micros() as u64),
     };
     Some(rows.map(upstream).collect())
 }
@@ -124,6 +121,8 @@ impl<'a> Row<'a> {
 pub(super) struct Drain<'a> {
     id: Value,
     host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a str>,
     cause: &'static str,
     state: &'static str,
     verdict: Option<&'static str>,
@@ -139,9 +138,10 @@ impl<'a> Drain<'a> {
         Self {
             id: match view.name {
                 DrainName::App(id) => json!(id.as_u64()),
-                DrainName::Stop => json!("stop"),
+                name => json!(name.to_string()),
             },
             host: view.host.as_deref(),
+            upstream: view.upstream.as_deref(),
             cause: view.cause.name(),
             state: if view.verdict.is_some() { "ended" } else { "draining" },
             verdict: view.verdict.map(Verdict::name),

@@ -3,32 +3,32 @@
 use std::collections::HashMap;
 
 use super::{
-    super::{ChangeError, notices::notice},
+    super::{Input, ask},
     call::Call,
     error,
     routes::{Admin, Answered, ok, refused},
     show,
 };
+use crate::app::Later;
 
 impl Admin {
-    /// Takes one upstream of an app out, or back in. The count of its exchanges tells when it is
-    /// drained. A new life of the app has all of its upstreams.
-    pub(super) fn set_upstream(&self, host: &str, is_drained: bool, call: &Call<'_>) -> Answered {
-        let url = call.value("url").ok_or_else(|| error(400, "`url` names no upstream"))?;
-        let life = self.registry.find(&host.to_ascii_lowercase());
-        let life = life.ok_or_else(|| refused(host, &ChangeError::UnknownHost))?;
-        let now_ns = self.facts.now_ns();
-        let upstreams = life.app().app.upstreams();
-        if !upstreams.is_some_and(|upstreams| upstreams.set_drained(url, is_drained, now_ns)) {
-            let message = format!("{host}: no upstream has this URL: {url}");
-            return Err(error(404, &message));
-        }
-        let (id, host) = (life.id().as_u64(), life.host());
-        if is_drained {
-            notice!(self.notices, Info, "upstream_drained", host = host, id = id, upstream = url);
-        } else {
-            notice!(self.notices, Info, "upstream_resumed", host = host, id = id, upstream = url);
-        }
-        ok(&HashMap::from([("upstreams", show::upstreams(&life, now_ns))]))
+    /// Begins to take one upstream of an app out. A new life of the app has all of its upstreams.
+    pub(super) fn drain_upstream(&self, host: &str, call: &Call<'_>, later: Later) {
+        let Some(url) = call.value("url") else { return later.respond(no_url()) };
+        self.begin_drain(host, call, later, |timeout, answer| {
+            Input::DrainUpstream(host.to_owned(), url.to_owned(), timeout, answer)
+        });
     }
+
+    /// Takes it back in.
+    pub(super) fn resume_upstream(&self, host: &str, call: &Call<'_>) -> Answered {
+        let url = call.value("url").ok_or_else(no_url)?;
+        let resume = |answer| Input::ResumeUpstream(host.to_owned(), url.to_owned(), answer);
+        let life = ask(&self.control, resume).map_err(|reason| refused(host, &reason))?;
+        ok(&HashMap::from([("upstreams", show::upstreams(&life, self.facts.now_ns()))]))
+    }
+}
+
+fn no_url() -> crate::http::Response<'static> {
+    error(400, "`url` names no upstream")
 }

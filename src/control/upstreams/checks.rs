@@ -133,7 +133,7 @@ impl Checks {
     }
 
     fn add(&mut self, watch: Watch) {
-        // A life that was resumed has the upstreams of the one before.
+        // An app of an embedder may go on with the upstreams of its life before.
         let is_same = |life: &Life| Weak::ptr_eq(&life.watch.upstreams, &watch.upstreams);
         let Some(upstreams) = watch.upstreams.upgrade() else { return };
         let Some(config) = &upstreams.config().health else { return };

@@ -129,8 +129,9 @@ impl Connection {
         cx: &mut LoopContext,
     ) -> Result<Line, NotOpened> {
         let now_ms = cx.clock.now_ms();
+        let asks_once = !is_repeatable(&attempt.forward, attempt.content);
         if !attempt.fresh
-            && let Some(kept) = cx.upstreams.take(&attempt.forward, chosen, self.token, now_ms)
+            && let Some(kept) = cx.upstreams.take(chosen, self.token, now_ms, asks_once)
         {
             return Ok(kept);
         }
@@ -181,7 +182,7 @@ impl Connection {
             self.note_failure(&forward, &chosen, failure, cx);
             tried.push(chosen.index());
         }
-        let is_repeatable = forward.is_idempotent() && !content.follows() && !exchange.answered();
+        let is_repeatable = is_repeatable(&forward, content) && !exchange.answered();
         let sent = nothing_sent
             .then(|| (exchange, forwarding.output.waiting()[forwarding.head_bytes..].to_vec()));
         let retries_left = forwarding.retries_left;
@@ -209,6 +210,11 @@ impl Connection {
         // The socket is closed in any case.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
+}
+
+/// Whether a request may be asked again of which bytes went out.
+fn is_repeatable(forward: &Forward, content: RequestContent) -> bool {
+    forward.is_idempotent() && !content.follows()
 }
 
 /// Writes the request for an upstream.
