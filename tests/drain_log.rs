@@ -64,10 +64,14 @@ fn told(server: &Server, drain: &str) -> Told {
                 told.timeout_ms = number("drain_timeout_ms");
             }
             "app_drain_progress" | "shutdown_progress" => {
-                told.progress.push((number("active_connections"), number("refused"), number("cut")))
+                told.progress.push((
+                    number("active_connections"),
+                    number("refused"),
+                    number("cut"),
+                ));
             }
             "app_drain_cut" | "shutdown_cut" => {
-                told.cut_active = Some(number("active_connections"))
+                told.cut_active = Some(number("active_connections"));
             }
             "app_cut" => {
                 let host = fields["host"].as_str().expect("a host");

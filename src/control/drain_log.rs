@@ -28,8 +28,8 @@ use crate::{message::AppLife, registry::AppId};
 /// Between two looks at drains that are under way.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// Tells of a phase of an app's drain, or of one of its upstreams'. A macro, for the names of events
-/// are constants.
+/// Tells of a phase of an app's drain, or of one of its upstreams'. A macro, for the names of
+/// events are constants.
 macro_rules! phase {
     (
         $notices:expr, $level:ident, $app:literal | $upstream:literal, $view:expr, $life:expr,

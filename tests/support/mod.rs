@@ -9,6 +9,7 @@
 
 mod admin;
 mod client;
+mod held_loop;
 mod load;
 mod notify;
 mod response;
@@ -19,6 +20,7 @@ mod wait;
 
 pub use admin::{Admin, Answer, Events};
 pub use client::{Client, End, Lost};
+pub use held_loop::HeldLoop;
 pub use load::{Load, LoadKind, Tally};
 pub use notify::NotifySocket;
 pub use response::Response;
