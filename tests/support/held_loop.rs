@@ -53,9 +53,13 @@ impl HeldLoop {
 
     /// Waits for the end of the process: its parent is told of that after this.
     pub fn wait_exit(self) {
-        let gone = || match waitpid(self.thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => true,
-            _ => false,
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let gone = || {
+            let status = waitpid(self.thread, Some(flags));
+            matches!(
+                status,
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD)
+            )
         };
         assert!(wait_until(PATIENCE, gone), "the process is still there");
     }
