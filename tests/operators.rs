@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
-    sync::atomic::Ordering::SeqCst,
+    sync::{Mutex, atomic::Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
 };
