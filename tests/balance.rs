@@ -119,9 +119,22 @@ impl ByHand {
     /// Ends the check that is under way, and waits for the next one: the result was taken in.
     fn end_check(&self, status: u16) {
         let nth = self.ended.fetch_add(1, SeqCst) + 1;
-        self.upstream.wait_asked(nth);
+        self.wait_checks(nth);
         self.statuses.send(status).expect("the upstream is there");
-        self.upstream.wait_asked(nth + 1);
+        self.wait_checks(nth + 1);
+    }
+
+    /// The app has a new life, and with it the next check is one of that: who asked for the one
+    /// under way is gone.
+    fn begin_new_life(&self) {
+        let nth = self.ended.fetch_add(1, SeqCst) + 1;
+        self.wait_checks(nth + 1);
+        self.statuses.send(599).expect("the upstream is there");
+    }
+
+    fn wait_checks(&self, count: usize) {
+        let came = wait_until(PATIENCE, || checks(&self.upstream) >= count);
+        assert!(came, "{} of {count} checks", checks(&self.upstream));
     }
 }
 
@@ -498,25 +511,34 @@ fn rise_and_fall_are_counted_in_a_row() {
 }
 
 #[test]
-fn the_first_check_alone_decides() {
+fn until_a_check_was_good_each_decides_alone() {
     let by_hand = ByHand::new();
     let server = start(&[&by_hand.upstream], HEALTH);
     by_hand.upstream.wait_asked(1);
     assert_eq!(upstream_row(&server, 0)["state"], "up");
+    for status in [500, 501] {
+        by_hand.end_check(status);
+        assert_eq!(upstream_row(&server, 0)["state"], "down");
+        assert_eq!(server.connect().exchange(GET).status, 503);
+    }
+    by_hand.end_check(200);
+    assert_eq!(upstream_row(&server, 0)["state"], "up");
+    assert_eq!(ask(&mut server.connect(), GET), "by hand");
     by_hand.end_check(500);
-    assert_eq!(upstream_row(&server, 0)["state"], "down");
-    assert_eq!(server.connect().exchange(GET).status, 503);
+    assert_eq!(upstream_row(&server, 0)["state"], "up");
 }
 
 #[test]
 fn a_check_asks_as_the_config_says() {
-    for (more, host) in [
-        ("", None),
-        ("host = \"upstream\",", None),
-        ("host = \"app.internal:81\",", Some("app.internal:81")),
+    for (more, own, host) in [
+        ("", "", None),
+        ("host = \"upstream\",", "", None),
+        ("host = \"app.internal:81\",", "", Some("app.internal:81")),
+        ("", "host = \"check.internal\",", Some("check.internal")),
+        ("host = \"app.internal\",", "host = \"check.internal:82\",", Some("check.internal:82")),
     ] {
         let upstream = named("ok");
-        let health = "health = { path = \"/health/z?a=b\", interval = \"100ms\" }";
+        let health = format!("health = {{ {own} path = \"/health/z?a=b\", interval = \"100ms\" }}");
         let server = start(&[&upstream], &format!("{more} {health}"));
         upstream.wait_asked(1);
         let authority = upstream.address().to_string();
@@ -745,6 +767,95 @@ fn a_reload_that_does_not_change_the_app_leaves_its_checks() {
     wait_events(&server, "upstream_down", 1);
     status.store(200, SeqCst);
     wait_state(&server, 0, "up", None);
+}
+
+#[test]
+fn a_new_life_knows_what_the_checks_of_the_old_one_found() {
+    let (by_hand, well) = (ByHand::new(), named("well"));
+    let urls = [by_hand.upstream.url(), well.url()];
+    let server = setup(&urls, HEALTH).start();
+    for status in [200, 500, 501, 502] {
+        by_hand.end_check(status);
+    }
+    let down = "status 502";
+    wait_state(&server, 0, "down", Some(down));
+    let table = json!({ "proxy": {
+        "upstreams": urls, "retries": 3,
+        "health": { "path": CHECK, "interval": "100ms", "timeout": "10s", "rise": 2, "fall": 3 },
+    } });
+    let changes: [&dyn Fn(); 3] = [
+        &|| drop(reload(&server, &setup(&urls, &format!("{HEALTH}, retries = 1")))),
+        &|| drop(server.admin().put(&format!("/apps/{HOST}"), &table).json()),
+        &|| {
+            let drain = server.admin().post(&format!("/apps/{HOST}/drain"));
+            server.admin().wait_drain(&drain["id"]);
+            server.admin().post(&format!("/apps/{HOST}/resume"));
+        },
+    ];
+    for change in changes {
+        change();
+        // No check of the new life has ended.
+        let row = upstream_row(&server, 0);
+        assert_eq!((&row["state"], &row["reason"]), (&json!("down"), &json!(down)), "{row}");
+        assert_eq!(share(&turns(&server, 10), "well"), 10);
+        by_hand.begin_new_life();
+    }
+    by_hand.end_check(200);
+    assert_eq!(upstream_row(&server, 0)["state"], "down", "rise is two");
+    by_hand.end_check(200);
+    assert_eq!(upstream_row(&server, 0)["state"], "up");
+    // One that was up is not new either.
+    reload(&server, &setup(&urls, HEALTH));
+    by_hand.begin_new_life();
+    for (status, state) in [(500, "up"), (501, "up"), (503, "down")] {
+        by_hand.end_check(status);
+        assert_eq!(upstream_row(&server, 0)["state"], state, "{status}");
+    }
+    // Without checks nobody would ever bring it back.
+    reload(&server, &setup(&urls, ""));
+    wait_state(&server, 0, "up", None);
+}
+
+#[test]
+fn a_new_life_leaves_out_who_is_ejected_or_drained() {
+    let bad = Upstream::tcp(|_, line| line.reset());
+    let (drained, good) = (named("drained"), named("good"));
+    let urls = [bad.url(), drained.url(), good.url()];
+    let more = "eject_after = 4, eject_for = \"1h\"";
+    let server = setup(&urls, more).start();
+    turns(&server, 40);
+    wait_state(&server, 0, "ejected", Some("failures in a row"));
+    set(&server, "drain", &drained);
+    let (asked, out) = (bad.asked().len(), served(&drained));
+    // In another order, and beside a new one.
+    let other = named("other");
+    let urls = [good.url(), other.url(), drained.url(), bad.url()];
+    let done = reload(&server, &setup(&urls, more));
+    assert_eq!(done["changed"], json!([HOST]), "{done}");
+    let states = [0, 1, 2, 3].map(|index| upstream_row(&server, index)["state"].clone());
+    assert_eq!(states, ["up", "up", "drained", "ejected"]);
+    let shares = turns(&server, 20);
+    assert_eq!((share(&shares, "good"), share(&shares, "other")), (10, 10), "{shares:?}");
+    assert_eq!((bad.asked().len(), served(&drained)), (asked, out));
+    set(&server, "resume", &drained);
+    assert_eq!(share(&turns(&server, 30), "drained"), 10);
+    // Who is ejected nowhere more is back.
+    reload(&server, &setup(&urls, "eject_after = 0"));
+    assert_eq!(upstream_row(&server, 3)["state"], "up");
+}
+
+#[test]
+fn failures_in_a_row_are_counted_over_lives() {
+    let (bad, good) = (Upstream::tcp(|_, line| line.reset()), named("good"));
+    let urls = [bad.url(), good.url()];
+    let more = "eject_after = 4, eject_for = \"1h\"";
+    let server = setup(&urls, more).start();
+    turns(&server, 5);
+    assert_eq!((bad.asked().len(), upstream_row(&server, 0)["state"].as_str()), (3, Some("up")));
+    reload(&server, &setup(&urls, &format!("{more}, retries = 1")));
+    turns(&server, 10);
+    assert_eq!(upstream_row(&server, 0)["state"], "ejected");
+    assert_eq!(bad.asked().len(), 4);
 }
 
 #[test]

@@ -322,26 +322,83 @@ fn the_end_of_the_life_ends_the_drain_of_its_upstream() {
 }
 
 #[test]
-fn a_replaced_life_drains_its_upstream_to_the_end_and_the_new_one_has_it() {
+fn a_replaced_life_drains_its_upstream_to_the_end_and_the_new_one_has_it_out() {
+    let gate = Gate::default();
+    let (slow, other) = (gated(&gate, "slow"), named("other"));
+    let server = start(&[&slow], "");
+    let mut old = begin(&server, &slow);
+    let begun = drain(&server, &slow, "");
+    let table = json!({ "proxy": { "upstreams": [other.url(), slow.url()] } });
+    let put = server.admin().put("/apps/p.test", &table).json();
+    assert_eq!(put["result"], "replaced");
+    assert_eq!(row(&server, &slow)["state"], "drained");
+    assert_eq!([0; 4].map(|_| asks(&server)), ["other"; 4]);
+    let again = drain(&server, &slow, "");
+    assert_eq!((&again["id"], &again["active_connections"]), (&begun["id"], &json!(1)), "I4");
+    gate.open();
+    assert_eq!(old.response().text(), "slow");
+    assert_eq!(server.admin().wait_drain(&begun["id"])["verdict"], "drained");
+    expect_events(&server, "upstream_drained", 1);
+    // The old life is gone, and its drain still known.
+    server.wait_event("app_drained");
+    assert_eq!(drain(&server, &slow, "")["id"], begun["id"]);
+    let rows = resume(&server, &slow);
+    assert_eq!(rows["upstreams"][1]["state"], "up");
+    let mut both = [0; 2].map(|_| asks(&server));
+    both.sort_unstable();
+    assert_eq!(both, ["other", "slow"]);
+    assert_eq!(server.admin().call("POST", &path(&slow, "resume"), "").status, 409);
+}
+
+#[test]
+fn a_resume_in_a_new_life_cancels_the_drain_of_the_old_one() {
     let gate = Gate::default();
     let slow = gated(&gate, "slow");
     let server = start(&[&slow], "");
     let mut old = begin(&server, &slow);
-    let begun = drain(&server, &slow, "");
-    let table = json!({ "proxy": { "upstreams": [slow.url()] } });
-    let put = server.admin().put("/apps/p.test", &table).json();
-    assert_eq!(put["result"], "replaced");
-    assert_eq!(row(&server, &slow)["state"], "up");
-    let mut new = server.connect();
-    new.send(GET);
-    slow.wait_asked(2);
-    assert_eq!(row(&server, &slow)["active"], 1);
-    let path = format!("/drains/{}", begun["id"].as_str().expect("a name"));
-    assert_eq!(server.admin().get(&path)["active_connections"], 1, "I4");
+    let begun = drain(&server, &slow, "&timeout=20s");
+    for _ in 0..2 {
+        let table = json!({ "proxy": { "upstreams": [slow.url()] } });
+        server.admin().put("/apps/p.test", &table);
+        assert_eq!(asks(&server), r#"{"error":"All upstreams are drained"}"#);
+    }
+    resume(&server, &slow);
+    assert_eq!(server.admin().wait_drain(&begun["id"])["verdict"], "cancelled");
     gate.open();
-    assert_eq!((old.response().text(), new.response().text()), ("slow", "slow"));
-    assert_eq!(server.admin().wait_drain(&begun["id"])["verdict"], "drained");
-    expect_events(&server, "upstream_drained", 1);
+    assert_eq!((old.response().text(), &*asks(&server)), ("slow", "slow"));
+    expect_events(&server, "upstream_drained", 0);
+    let anew = drain(&server, &slow, "");
+    assert_ne!(anew["id"], begun["id"]);
+    assert_eq!(server.admin().wait_drain(&anew["id"])["verdict"], "drained");
+}
+
+#[test]
+fn an_app_that_comes_back_while_it_is_removed_has_all_of_its_upstreams() {
+    let gate = Gate::default();
+    let slow = gated(&gate, "slow");
+    let server = start(&[&slow], "");
+    let mut old = begin(&server, &slow);
+    drain(&server, &slow, "&timeout=20s");
+    server.admin().call("DELETE", "/apps/p.test?timeout=20s", "");
+    let table = json!({ "proxy": { "upstreams": [slow.url()] } });
+    assert_eq!(server.admin().put("/apps/p.test", &table).json()["result"], "added");
+    assert_eq!(row(&server, &slow)["state"], "up");
+    gate.open();
+    assert_eq!((old.response().text(), &*asks(&server)), ("slow", "slow"));
+}
+
+#[test]
+fn an_upstream_may_be_written_as_in_a_config() {
+    let one = named("one");
+    let server = start(&[&one], "");
+    let written = format!("{}/", one.url().replace("http", "HTTP"));
+    let (code, printed) = cli(&server, &["drain", HOST, "--upstream", &written]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!(server.wait_event("upstream_drained").field("upstream"), Some(one.url()));
+    assert_eq!(row(&server, &one)["state"], "drained");
+    let (code, printed) = cli(&server, &["resume", HOST, "--upstream", &written]);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!(asks(&server), "one");
 }
 
 #[test]
@@ -386,7 +443,7 @@ fn a_life_that_ends_leaves_the_drain_to_an_older_one_that_is_not_over() {
 }
 
 #[test]
-fn a_resumed_app_has_all_of_its_upstreams() {
+fn a_resumed_app_has_out_what_was_out() {
     let one = named("one");
     let server = start(&[&one], "");
     let admin = server.admin();
@@ -394,9 +451,11 @@ fn a_resumed_app_has_all_of_its_upstreams() {
     admin.wait_drain(&drain(&server, &one, "")["id"]);
     admin.wait_drain(&admin.post("/apps/p.test/drain")["id"]);
     admin.post("/apps/p.test/resume");
+    let out = row(&server, &one);
+    assert_eq!((&out["state"], &out["requests"]), (&json!("drained"), &json!(0)), "I4: {out}");
+    resume(&server, &one);
     assert_eq!(asks(&server), "one");
-    let row = row(&server, &one);
-    assert_eq!((&row["state"], &row["requests"]), (&json!("up"), &json!(1)), "I4: {row}");
+    assert_eq!(row(&server, &one)["requests"], 1, "I4");
 }
 
 #[test]

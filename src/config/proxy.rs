@@ -83,6 +83,13 @@ pub enum UpstreamAddress {
 }
 
 impl UpstreamAddress {
+    /// Reads one that stands alone: the path of a socket is absolute.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_relative = text.strip_prefix("unix:").is_some_and(|path| !path.starts_with('/'));
+        let address = (!is_relative).then(|| upstream_address(text, Path::new("/")));
+        address?.ok()
+    }
+
     /// What the Host field of a request to here says (RFC 9112 §3.2); a socket has no name.
     pub fn authority(&self) -> String {
         match self {
@@ -149,6 +156,9 @@ pub enum DrainTunnels {
 pub struct HealthConfig {
     /// The path and query that are asked for.
     pub path: String,
+    /// The Host that is asked for. Default: the one that `host` of the proxy names, else the
+    /// upstream's own.
+    pub host: Option<String>,
     /// The time between two checks of an upstream, at least 100 ms. Default: 5 s.
     pub interval: Duration,
     /// How long a check may take. Default: 2 s.
@@ -203,6 +213,7 @@ impl HealthConfig {
     pub fn new(path: String) -> Self {
         Self {
             path,
+            host: None,
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(2),
             status: 200..=299,
@@ -348,15 +359,20 @@ fn host_policy(text: &str) -> Result<HostPolicy, Fault> {
         "upstream" => return Ok(HostPolicy::Upstream),
         _ => {}
     }
-    let Some(host) = Host::parse(text.as_bytes()) else {
-        let fault = Fault::new("must be \"keep\", \"upstream\" or a host name");
-        return Err(fault.help("write a name such as \"app.internal\" or \"app.internal:8080\""));
-    };
+    host_field(text, "must be \"keep\", \"upstream\" or a host name").map(HostPolicy::Fixed)
+}
+
+/// What a Host field may say, with a port or without.
+fn host_field(text: &str, wrong: &str) -> Result<String, Fault> {
+    let host = Host::parse(text.as_bytes()).ok_or_else(|| {
+        let help = "write a name such as \"app.internal\" or \"app.internal:8080\"";
+        Fault::new(wrong).help(help)
+    })?;
     let name = host.name();
-    Ok(HostPolicy::Fixed(match host.port() {
+    Ok(match host.port() {
         Some(port) => format!("{name}:{port}"),
         None => name.to_owned(),
-    }))
+    })
 }
 
 fn drain_tunnels(table: &mut Table<'_, '_>, default: DrainTunnels) -> DrainTunnels {
@@ -381,6 +397,7 @@ fn health(table: &mut Table<'_, '_>) -> Option<HealthConfig> {
     let path = table.required("path", |value| health_path(string(value)?));
     let default = HealthConfig::new(path.clone().unwrap_or_default());
     let health = HealthConfig {
+        host: table.optional("host", |value| health_host(string(value)?)),
         interval: table.or("interval", default.interval, |value| {
             duration(value, HEALTH_INTERVAL_MIN..=TIME_MAX)
         }),
@@ -400,6 +417,16 @@ fn health_path(text: &str) -> Result<String, Fault> {
         return Err(Fault::new("is no path").help("write a path such as \"/healthz\""));
     }
     Ok(text.to_owned())
+}
+
+fn health_host(text: &str) -> Result<String, Fault> {
+    // Words that `host` of the proxy takes: here is no client, and the upstream is the default.
+    if matches!(text, "keep" | "upstream") {
+        return Err(
+            Fault::new("must be a host name").help("remove it to ask for the upstream's own")
+        );
+    }
+    host_field(text, "must be a host name")
 }
 
 fn health_status(value: Value<'_>) -> Result<RangeInclusive<u16>, Fault> {
@@ -487,6 +514,7 @@ drain_tunnels = "cut"
 tunnel_cut_after = "9s"
 [apps.a.proxy.health]
 path = "/h?x"
+host = "Check.internal:81"
 interval = "100ms"
 timeout = "1s"
 status = [200, 399]
@@ -518,6 +546,7 @@ fall = 5
             drain_tunnels: DrainTunnels::CutAfter(secs(9)),
             health: Some(HealthConfig {
                 path: "/h?x".to_owned(),
+                host: Some("Check.internal:81".to_owned()),
                 interval: Duration::from_millis(100),
                 timeout: secs(1),
                 status: 200..=399,
@@ -534,8 +563,8 @@ fall = 5
             "trusted_proxies": ["10.0.0.0/8", "::1"], "tunnel_idle_timeout": "8s",
             "drain_tunnels": "cut", "tunnel_cut_after": "9s",
             "health": {
-                "path": "/h?x", "interval": "100ms", "timeout": "1s", "status": [200, 399],
-                "rise": 4, "fall": 5,
+                "path": "/h?x", "host": "Check.internal:81", "interval": "100ms",
+                "timeout": "1s", "status": [200, 399], "rise": 4, "fall": 5,
             },
         }});
         let app = AppConfig::from_json("a", &json, Path::new(BASE)).unwrap();
@@ -651,6 +680,9 @@ fall = 5
             ("health = {}", "3:1", "`apps.a.proxy.health.path` is missing (add `path`)"),
             ("health = { path = 'x' }", "3:19", "is no path (write a path such as \"/healthz\")"),
             ("health = { path = '/a b' }", "3:19", "is no path"),
+            ("health.path = '/'\nhealth.host = 'a b'", "4:15", "be a host name (write a name such"),
+            ("health.path = '/'\nhealth.host = 'keep'", "4:15", "be a host name (remove it to ask"),
+            ("health.path = '/'\nhealth.host = 1", "4:15", "must be a string, not an integer"),
             ("health.path = '/'\nhealth.interval = '99ms'", "4:19", "must be from 100ms to"),
             ("health.path = '/'\nhealth.status = 200", "4:17", "an array of two statuses, not an"),
             ("health.path = '/'\nhealth.status = [200]", "4:17", "(write [200, 299])"),

@@ -7,7 +7,7 @@
 //! again.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     fmt,
     num::ParseIntError,
     str::FromStr,
@@ -391,11 +391,19 @@ impl Drains {
         Some(name)
     }
 
+    /// An upstream that is out is out in a further life too, by the same drain.
+    pub(super) fn hand_on(&mut self, from: (AppId, usize), to: (AppId, usize)) {
+        if let Some(id) = self.upstreams.get(&from) {
+            self.upstreams.insert(to, *id);
+        }
+    }
+
     /// A life is gone, and its upstreams with it; the drains that took them out.
     pub(super) fn forget_upstreams(&mut self, life: AppId) -> Vec<DrainName> {
         let gone = self.upstreams.extract_if(|(own, _), _| *own == life);
         let names: Vec<_> = gone.map(|(_, id)| DrainName::Upstream(id)).collect();
-        for name in &names {
+        let held: HashSet<_> = self.upstreams.values().copied().map(DrainName::Upstream).collect();
+        for name in names.iter().filter(|name| !held.contains(name)) {
             self.paused.remove(name);
         }
         names

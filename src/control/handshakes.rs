@@ -1,6 +1,10 @@
 //! Whether handshakes with our listeners are under way: a SYN came before the gate, and the ACK
 //! that ends the handshake is still on its way. To the client that connection exists; closing the
 //! listener now would reset it.
+//!
+//! A SYN may have passed the gate's place on another processor just before the filter was there,
+//! and be no handshake yet. The kernel handles packets within RCU read sections, and
+//! membarrier(2) waits for all of those to end: 5 to 15 ms.
 
 use std::{
     fs::File,
@@ -8,10 +12,17 @@ use std::{
     net::SocketAddr,
 };
 
+use rustix::thread::MembarrierCommand;
+
 use crate::logging::event;
 
-/// As [`pending`]; unknown, with a line in the log, counts as no.
+/// As [`pending`], of what came before the call; unknown, with a line in the log, counts as no.
 pub(super) fn are_pending(addresses: &[SocketAddr]) -> bool {
+    if addresses.is_empty() {
+        return false;
+    }
+    // A kernel that cannot (nohz_full) leaves the plan's time between two looks.
+    let _ = rustix::thread::membarrier(MembarrierCommand::Global);
     pending(addresses).unwrap_or_else(|error| {
         event!(Warn, "handshakes_unknown", error:% = error);
         false

@@ -7,7 +7,8 @@
 //!                   │  └───────── resume ──┐       │                 ┌─► drained ──remove──► gone
 //!                   └──────────────────────┴─ draining (drain) ──────┘
 //! ```
-//! Replace, resume and reload begin a new life (I4); the old one drains outside the map. A life
+//! Replace, resume and reload begin a new life (I4); the old one drains outside the map. What is
+//! known of its upstreams, and who of them is drained, holds for the new one from its begin. A life
 //! that was drained keeps its names, and with them its 503, until it is resumed, replaced or
 //! removed.
 
@@ -124,7 +125,7 @@ impl Control {
             app.app.origin = Origin::Embedder;
         }
         let replaced = old.as_ref().is_some_and(|old| !self.is_being_removed(old));
-        let life = self.begin_life(app, old.clone())?;
+        let life = self.begin_life(app, old.as_ref())?;
         let (host, id, kind) = (life.host(), life.id().as_u64(), life.app().app.kind());
         if replaced {
             notice!(self.notices, Info, "app_replaced", host = host, id = id, kind = kind);
@@ -203,7 +204,7 @@ impl Control {
             aliases: old.aliases().to_vec(),
             app: old.app().again(self.registry.loops()),
         };
-        let life = self.begin_life(app.unwrap_or_else(same), Some(Arc::clone(&old)))?;
+        let life = self.begin_life(app.unwrap_or_else(same), Some(&old))?;
         notice!(
             self.notices,
             Info,
@@ -232,6 +233,7 @@ impl Control {
         let begin = changes.begin.into_iter().zip(&paused);
         let begin: Vec<_> = begin.filter(|(_, paused)| !**paused).map(|(life, _)| life).collect();
         let olds: Vec<_> = begin.iter().map(|life| life.instead_of.clone()).collect();
+        begin.iter().for_each(|life| self.take_over(life));
         // The config says who has which name, but for the apps of the embedder.
         let begun = self
             .registry
@@ -240,8 +242,7 @@ impl Control {
         let mut drains = Vec::new();
         for (life, old) in begun.iter().zip(olds) {
             let Ok(life) = life else { continue };
-            self.account.begin(life);
-            self.upstreams.begin(life);
+            self.note_begun(life, old.as_deref());
             let (host, id, kind) = (life.host(), life.id().as_u64(), life.app().app.kind());
             match old {
                 Some(old) => {
@@ -310,16 +311,34 @@ impl Control {
     fn begin_life(
         &mut self,
         app: NewApp<HostedApp>,
-        instead_of: Option<Arc<AppLife>>,
+        instead_of: Option<&Arc<AppLife>>,
     ) -> Result<Arc<AppLife>, ChangeError> {
-        let life = NewLife { app, instead_of };
+        let life = NewLife { app, instead_of: instead_of.cloned() };
+        self.take_over(&life);
         // An app that was drained on demand keeps its names.
         let mut begun = self.registry.update(vec![life], |held| self.is_being_removed(held));
         let life = begun.pop().expect("one life, one result").map_err(ChangeError::NameTaken)?;
-        self.account.begin(&life);
-        self.upstreams.begin(&life);
+        self.note_begun(&life, instead_of.map(|old| &**old));
         self.routes_changed = true;
         Ok(life)
+    }
+
+    /// What is known of the upstreams of the life before goes on, but for an app that is removed
+    /// and comes back. Before the loops know the new life: none of them may ask who is out.
+    fn take_over(&self, life: &NewLife<HostedApp>) {
+        let before = life.instead_of.as_ref().filter(|old| !self.is_being_removed(old));
+        let before = before.and_then(|old| old.app().app.upstreams());
+        if let (Some(new), Some(old)) = (life.app.app.app.upstreams(), before) {
+            new.take_over(old);
+        }
+    }
+
+    fn note_begun(&mut self, life: &AppLife, before: Option<&AppLife>) {
+        self.account.begin(life);
+        if let Some(before) = before {
+            self.hand_on_upstreams(before, life);
+        }
+        self.upstreams.begin(life);
     }
 
     /// A life whose place was taken drains outside the map: from now on, or it does already. One
@@ -368,10 +387,11 @@ impl Control {
     }
 
     /// A life is gone: the drains of its upstreams end with it, unless they also wait for an older
-    /// life, and what it counted is kept.
+    /// life or were handed on by one, and what it counted is kept.
     fn retire(&mut self, life: &AppLife) {
         for name in self.drains.forget_upstreams(life.id()) {
-            let drain = self.drains.find(name).and_then(|drain| drain.upstream());
+            let own = self.drains.find(name).filter(|drain| drain.life.id() == life.id());
+            let drain = own.and_then(|drain| drain.upstream());
             if drain.is_some_and(|upstream| !upstream.has_older()) {
                 self.end_drain(name);
             }

@@ -8,7 +8,7 @@
 //! with the upstream and begins none. Each loop is asked about its own count alone, so nobody has
 //! to add up counts that move. The drain is a [`Drain`] like a life's: I2 and I5 are kept there. It
 //! waits for older lives of the app too, and ends with its own life if they have nothing there. The
-//! upstream stays out until it is resumed or its life ends.
+//! upstream stays out until it is resumed: a further life of the app has it out too.
 
 use std::{
     sync::Arc,
@@ -79,13 +79,25 @@ impl Control {
             "upstream_resumed",
             host = life.host(),
             id = life.id().as_u64(),
-            upstream = url,
+            upstream = upstream.url(),
             drain_cancelled = drain.is_some(),
         );
         if let Some(drain) = drain {
             self.conclude(drain.view(now), Verdict::Cancelled, life.id());
         }
         Ok(life)
+    }
+
+    /// A life begins in the place of another: who is out there is out here. The flags are set, for
+    /// the loops know of the new life already.
+    pub(super) fn hand_on_upstreams(&mut self, old: &AppLife, new: &AppLife) {
+        let Some(upstreams) = new.app().app.upstreams() else { return };
+        let endpoints = upstreams.endpoints().iter().enumerate();
+        for (index, endpoint) in endpoints.filter(|(_, endpoint)| endpoint.is_drained()) {
+            if let Some(before) = upstream_in(old, endpoint.url()) {
+                self.drains.hand_on((old.id(), before.index()), (new.id(), index));
+            }
+        }
     }
 
     /// A loop has no exchange with an upstream that drains. What was cancelled is left by loops

@@ -22,7 +22,7 @@ use std::{
 use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
-use super::balance;
+use super::{balance, health::KnownHealth};
 use crate::config::{UpstreamAddress, UpstreamConfig};
 
 /// One upstream.
@@ -61,6 +61,8 @@ struct Details {
     error: Option<String>,
     /// Why checks found it down.
     down_reason: Option<String>,
+    /// Whether any check was good.
+    has_passed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -151,14 +153,29 @@ impl Endpoint {
         }
     }
 
-    /// The same upstream for a further life: with its addresses, and without a history.
-    pub(super) fn again(&self, config: &UpstreamConfig) -> Self {
-        let endpoint = Self::new(config, self.loops.len());
-        let list = self.addresses();
-        if !list.is_empty() {
-            endpoint.set_addresses(Ok(list));
+    /// Begins with the state of the same upstream in an earlier life: of its health and ejection
+    /// as the life wants, of addresses if it has none. What is counted stays there (I4).
+    pub(super) fn take_over(&self, old: &Self, health: bool, ejection: bool) {
+        let before = {
+            let details = old.lock();
+            let (down_reason, has_passed) = (details.down_reason.clone(), details.has_passed);
+            Details { list: details.list.clone(), error: None, down_reason, has_passed }
+        };
+        if !self.has_addresses() && !before.list.is_empty() {
+            self.set_addresses(Ok(before.list));
         }
-        endpoint
+        let (state, old) = (&self.state, &old.state);
+        if health {
+            state.is_down.store(before.down_reason.is_some(), Release);
+            let mut details = self.lock();
+            (details.down_reason, details.has_passed) = (before.down_reason, before.has_passed);
+        }
+        if ejection {
+            state.failures_in_row.store(old.failures_in_row.load(Relaxed), Relaxed);
+            state.ejected_until_ns.store(old.ejected_until_ns.load(Acquire), Release);
+        }
+        state.up_since_ns.store(old.up_since_ns.load(Relaxed), Relaxed);
+        state.drained_at_ns.store(old.drained_at_ns.load(Acquire), Release);
     }
 
     /// As it is written in a config.
@@ -224,7 +241,7 @@ impl Endpoint {
         !self.is_drained() && !self.is_down()
     }
 
-    pub(super) fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.drained_at_ns().is_some()
     }
 
@@ -275,10 +292,19 @@ impl Endpoint {
         self.state.drained_at_ns.store(0, Release);
     }
 
+    /// What checks found out.
+    pub(crate) fn known_health(&self) -> KnownHealth {
+        let details = self.lock();
+        KnownHealth { is_up: details.down_reason.is_none(), has_passed: details.has_passed }
+    }
+
     /// What the checks say; `down_reason` only if it is down.
     pub(super) fn set_health(&self, down_reason: Option<String>, now_ns: u64) {
         let is_down = down_reason.is_some();
-        self.lock().down_reason = down_reason;
+        let mut details = self.lock();
+        details.has_passed |= !is_down;
+        details.down_reason = down_reason;
+        drop(details);
         let was = self.state.is_down.load(Relaxed);
         if was && !is_down {
             self.state.up_since_ns.store(now_ns.max(1), Relaxed);

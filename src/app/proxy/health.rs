@@ -1,16 +1,26 @@
 //! When an upstream is checked, and what the results come to. Pure: `(event, now) → change`.
 //!
 //! ```text
-//!            fall bad ones in a row, or a bad first one
-//!   up ─────────────────────────────────────────────────► down
-//!    ▲                                                      │
-//!    └───────────────── rise good ones in a row ────────────┘
+//!        fall bad ones in a row; while none was good yet, one
+//!   up ────────────────────────────────────────────────────────► down
+//!    ▲                                                             │
+//!    └── rise good ones in a row; while none was good yet, one ────┘
 //! ```
-//! An upstream counts as up until its first check, which alone decides. Times are nanoseconds of
-//! the process's epoch.
+//! An upstream counts as up until its first check. Until one was good each decides alone: who is
+//! started together with the server is not there yet, and then is. The plan of a new life goes on
+//! from what was known in the one before. Times are nanoseconds of the process's epoch.
 
 use super::balance::mix;
 use crate::config::HealthConfig;
+
+/// What checks have found out of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownHealth {
+    /// Whether it counts as up.
+    pub(crate) is_up: bool,
+    /// Whether any check was good.
+    pub(crate) has_passed: bool,
+}
 
 /// The checks of one upstream.
 #[derive(Debug)]
@@ -18,9 +28,7 @@ pub(crate) struct HealthPlan {
     interval_ns: u64,
     rise: u32,
     fall: u32,
-    is_up: bool,
-    /// Whether no check has ended yet.
-    is_new: bool,
+    known: KnownHealth,
     /// Results in a row that speak against the state.
     against: u32,
     due: Due,
@@ -40,20 +48,24 @@ const SPREAD: u64 = 16;
 
 impl HealthPlan {
     /// The first check is due soon after `now_ns`. Plans of different `seed` are out of step.
-    pub(crate) fn new(config: &HealthConfig, seed: u64, now_ns: u64) -> Self {
+    pub(crate) fn new(config: &HealthConfig, known: KnownHealth, seed: u64, now_ns: u64) -> Self {
         let interval_ns = u64::try_from(config.interval.as_nanos()).unwrap_or(u64::MAX);
         let mut plan = Self {
             interval_ns,
             rise: config.rise,
             fall: config.fall,
-            is_up: true,
-            is_new: true,
+            known,
             against: 0,
             due: Due::At(0),
             random: seed,
         };
         plan.due = Due::At(now_ns.saturating_add(plan.spread_ns()));
         plan
+    }
+
+    /// Whether the upstream counts as up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.known.is_up
     }
 
     /// When the next check is due; none while one is under way.
@@ -80,15 +92,16 @@ impl HealthPlan {
             let step = self.interval_ns.saturating_sub(half).saturating_add(self.spread_ns());
             self.due = Due::At(began.saturating_add(step).max(now_ns));
         }
-        let is_first = std::mem::take(&mut self.is_new);
-        if passed == self.is_up {
+        let is_first = !self.known.has_passed;
+        self.known.has_passed |= passed;
+        if passed == self.known.is_up {
             self.against = 0;
             return None;
         }
         self.against += 1;
         let needed = if is_first {
             1
-        } else if self.is_up {
+        } else if self.known.is_up {
             self.fall
         } else {
             self.rise
@@ -96,7 +109,7 @@ impl HealthPlan {
         if self.against < needed {
             return None;
         }
-        (self.is_up, self.against) = (passed, 0);
+        (self.known.is_up, self.against) = (passed, 0);
         Some(passed)
     }
 
@@ -114,14 +127,20 @@ mod tests {
 
     const INTERVAL: u64 = 1600;
 
+    const NOTHING: KnownHealth = KnownHealth { is_up: true, has_passed: false };
+
     fn plan(rise: u32, fall: u32) -> HealthPlan {
+        plan_from(NOTHING, rise, fall)
+    }
+
+    fn plan_from(known: KnownHealth, rise: u32, fall: u32) -> HealthPlan {
         let config = HealthConfig {
             interval: Duration::from_nanos(INTERVAL),
             rise,
             fall,
             ..HealthConfig::new("/".to_owned())
         };
-        HealthPlan::new(&config, 7, 1000)
+        HealthPlan::new(&config, known, 7, 1000)
     }
 
     /// Ends a check at once with each result: `+` good, `-` bad. Changes as `U` and `D`, else `.`.
@@ -148,11 +167,29 @@ mod tests {
             (2, 3, "+---++---", "...D.U..D"),
             (1, 1, "+-+-", ".DUD"),
             (1, 1, "++++", "...."),
-            // The first one alone decides.
+            // Until one was good each decides alone.
             (2, 3, "-", "D"),
-            (2, 3, "-++", "D.U"),
+            (2, 3, "-+", "DU"),
+            (2, 3, "---+", "D..U"),
+            (2, 3, "-+---", "DU..D"),
+            (2, 3, "-+---+-++", "DU..D...U"),
         ] {
             assert_eq!(run(&mut plan(rise, fall), results), changes, "{rise} {fall} {results}");
+        }
+    }
+
+    #[test]
+    fn a_plan_goes_on_from_what_is_known() {
+        for (is_up, has_passed, results, changes) in [
+            (true, true, "---", "..D"),
+            (true, false, "-+", "DU"),
+            (false, true, "-+-++", "....U"),
+            (false, false, "-+---", ".U..D"),
+        ] {
+            let known = KnownHealth { is_up, has_passed };
+            let mut plan = plan_from(known, 2, 3);
+            assert_eq!(run(&mut plan, results), changes, "{known:?} {results}");
+            assert_eq!(plan.is_up(), !changes.ends_with('D'));
         }
     }
 
@@ -189,7 +226,7 @@ mod tests {
     #[test]
     fn plans_of_different_seeds_are_out_of_step() {
         let config = HealthConfig::new("/".to_owned());
-        let due = |seed| HealthPlan::new(&config, seed, 0).due_ns();
+        let due = |seed| HealthPlan::new(&config, NOTHING, seed, 0).due_ns();
         let all: std::collections::HashSet<_> = (0..100).map(due).collect();
         assert!(all.len() > 90);
     }

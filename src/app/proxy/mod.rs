@@ -108,7 +108,7 @@ impl App for Proxy {
     }
 
     fn again(&self) -> Option<Arc<dyn App>> {
-        Some(Arc::new(Self::of(self.upstreams.again(), self.seats.len())))
+        Some(Arc::new(Self::of(self.upstreams.again(self.seats.len()), self.seats.len())))
     }
 }
 

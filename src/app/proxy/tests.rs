@@ -614,7 +614,16 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
     assert_eq!(choices(&proxy, 0, 2), [1, 2]);
     let second = upstreams.find("http://10.0.0.2:80").expect("an upstream");
     second.drain(0);
-    assert!(upstreams.find("http://10.0.0.2").is_none());
+    for (written, found) in [
+        ("http://10.0.0.2", true),
+        ("HTTP://10.0.0.2:80/", true),
+        ("http://10.0.0.2:81", false),
+        ("10.0.0.2:80", false),
+        ("unix:10.0.0.2", false),
+        ("", false),
+    ] {
+        assert_eq!(upstreams.find(written).map(|it| it.index()), found.then_some(1), "{written}");
+    }
     assert_eq!(choices(&proxy, 0, 2), [2, 2]);
     upstreams.set_health(2, Some("timeout".to_owned()), 0);
     let none = forward(&proxy).choose(0, &[]).unwrap_err();
@@ -731,8 +740,8 @@ fn a_kept_line_is_idle_until_it_goes_and_of_no_use_when_its_upstream_is_drained(
 }
 
 #[test]
-fn a_further_life_has_the_upstreams_without_their_history() {
-    let proxy = proxy_to(2, "");
+fn a_further_life_has_the_state_of_its_upstreams_and_begins_to_count_anew() {
+    let proxy = proxy_to(2, "health = { path = '/' }");
     let upstreams = &proxy.upstreams;
     let chosen = forward(&proxy).choose(0, &[]).unwrap();
     chosen.count_cut();
@@ -742,15 +751,52 @@ fn a_further_life_has_the_upstreams_without_their_history() {
     assert_eq!(upstreams.rows(0)[0].state, EndpointState::Draining);
     let again = App::again(&proxy).expect("another app");
     let rows = again.upstreams().expect("upstreams").rows(0);
-    for row in rows {
-        assert_eq!(
-            (row.state, row.active, row.requests, row.failures),
-            (EndpointState::Up, 0, 0, 0)
-        );
+    for (row, state) in rows.iter().zip([EndpointState::Drained, EndpointState::Down]) {
+        assert_eq!((row.state, row.active, row.requests, row.failures), (state, 0, 0, 0));
     }
     drop(chosen);
     assert_eq!(upstreams.rows(0)[0].state, EndpointState::Drained);
     assert_eq!(upstreams.find("http://10.0.0.1:80").map(|it| it.cut()), Some(1));
+}
+
+#[test]
+fn what_is_known_of_upstreams_is_taken_over_by_url_as_far_as_the_new_life_wants_it() {
+    let old = proxy_to(3, "eject_for = '1s'\nhealth = { path = '/' }");
+    old.upstreams.set_health(0, Some("timeout".to_owned()), 0);
+    fail(&old, 1, 0, 3);
+    old.upstreams.find("http://10.0.0.3").expect("an upstream").drain(0);
+    let urls = "upstreams = ['http://10.0.0.4', 'http://10.0.0.3', 'http://10.0.0.2', \
+                'http://10.0.0.1']\n";
+    let states = |lines: &str, now_ns| {
+        let new = proxy(&format!("{urls}{lines}"));
+        new.upstreams.take_over(&old.upstreams);
+        let rows = new.upstreams.rows(now_ns).into_iter();
+        rows.map(|row| (row.state.name(), row.reason)).collect::<Vec<_>>()
+    };
+    let up = ("up", None);
+    let is = |state, reason: &str| (state, Some(reason.to_owned()));
+    let drained = is("drained", "drained by an operator");
+    let ejected = is("ejected", "failures in a row");
+    let down = is("down", "timeout");
+    let health = "health = { path = '/other' }";
+    let all = [up.clone(), drained.clone(), ejected.clone(), down.clone()];
+    assert_eq!(states(health, 0), all);
+    let later = [up.clone(), drained.clone(), up.clone(), down.clone()];
+    assert_eq!(states(health, 1001 * MS), later);
+    assert_eq!(states("", 0), [up.clone(), drained.clone(), ejected, up.clone()]);
+    assert_eq!(states("eject_after = 0", 0), [up.clone(), drained, up.clone(), up]);
+    // An app that goes on with its own upstreams.
+    old.upstreams.take_over(&old.upstreams);
+    assert_eq!(old.upstreams.rows(0)[0].state, EndpointState::Down);
+}
+
+#[test]
+fn a_name_that_is_not_found_any_more_keeps_its_addresses_in_a_further_life() {
+    let [old, new] = [0; 2].map(|_| proxy("upstreams = ['http://nobody.invalid']"));
+    let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
+    old.upstreams.endpoints()[0].set_addresses(Ok(vec![address]));
+    new.upstreams.take_over(&old.upstreams);
+    assert_eq!(new.upstreams.endpoints()[0].addresses(), [address]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use super::{
     endpoint::{Endpoint, EndpointRow, LoopAddresses},
 };
 use crate::{
-    config::{Balance, ProxyConfig},
+    config::{Balance, ProxyConfig, UpstreamAddress},
     http::Response,
     logging::RequestIds,
 };
@@ -43,11 +43,27 @@ impl Upstreams {
         Self { config, endpoints }
     }
 
-    /// The same for a further life: with the addresses that are known, and without a history (I4).
-    pub(super) fn again(&self) -> Self {
-        let upstreams = self.config.upstreams.iter().zip(&self.endpoints);
-        let endpoints = upstreams.map(|(config, endpoint)| endpoint.again(config)).collect();
-        Self { config: self.config.clone(), endpoints }
+    /// The same for a further life, in the state of now; counts begin anew (I4).
+    pub(super) fn again(&self, loops: usize) -> Self {
+        let endpoint = |upstream| Endpoint::new(upstream, loops);
+        let endpoints = self.config.upstreams.iter().map(endpoint).collect();
+        let again = Self { config: self.config.clone(), endpoints };
+        again.take_over(self);
+        again
+    }
+
+    /// Takes over, by URL, the state of the upstreams of the life before: what its checks found if
+    /// there are checks here too, ejections if there are any, and who is drained. To be called
+    /// before the loops know of these.
+    pub(crate) fn take_over(&self, old: &Self) {
+        let (health, ejection) = (self.config.health.is_some(), self.config.eject_after != 0);
+        for endpoint in &self.endpoints {
+            let same = old.endpoints.iter().find(|other| other.url() == endpoint.url());
+            // An app of an embedder may go on with the same ones.
+            if let Some(same) = same.filter(|same| !std::ptr::eq(*same, endpoint)) {
+                endpoint.take_over(same, health, ejection);
+            }
+        }
     }
 
     /// What the app was configured as.
@@ -65,9 +81,11 @@ impl Upstreams {
         self.endpoints.iter().map(|endpoint| endpoint.row(now_ns)).collect()
     }
 
-    /// The upstream of this URL.
+    /// The upstream of this URL, written in any way that a config may.
     pub(crate) fn find(self: &Arc<Self>, url: &str) -> Option<OneUpstream> {
-        let index = self.endpoints.iter().position(|endpoint| endpoint.url() == url)?;
+        let written = UpstreamAddress::parse(url).map(|address| address.to_string());
+        let is_it = |own: &str| own == url || written.as_deref() == Some(own);
+        let index = self.endpoints.iter().position(|endpoint| is_it(endpoint.url()))?;
         let own = Place { upstreams: Arc::clone(self), index };
         Some(OneUpstream { own, older: Arc::default() })
     }

@@ -12,7 +12,7 @@ use super::{
 use crate::app::Later;
 
 impl Admin {
-    /// Begins to take one upstream of an app out. A new life of the app has all of its upstreams.
+    /// Begins to take one upstream of an app out. A new life of the app has it out too.
     pub(super) fn drain_upstream(&self, host: &str, call: &Call<'_>, later: Later) {
         let Some(url) = call.value("url") else { return later.respond(no_url()) };
         self.begin_drain(host, call, later, |timeout, answer| {

@@ -23,7 +23,7 @@ use super::{
     probe::{Outcome, Probe},
 };
 use crate::{
-    app::{HealthPlan, Upstreams},
+    app::{Endpoint, HealthPlan, Upstreams},
     logging::event,
 };
 
@@ -54,7 +54,7 @@ struct Life {
 
 struct Plan {
     health: HealthPlan,
-    /// The address that checks begin with; the next one after a time-out.
+    /// The address that checks begin with; the next one after a time-out without an answer.
     first_address: usize,
 }
 
@@ -141,11 +141,11 @@ impl Checks {
             return;
         }
         let (now_ns, number) = (self.now_ns(), self.next_number());
-        let plan = |index: usize| Plan {
-            health: HealthPlan::new(config, number << 16 | index as u64, now_ns),
-            first_address: 0,
+        let plan = |(index, endpoint): (usize, &Endpoint)| {
+            let (known, seed) = (endpoint.known_health(), number << 16 | index as u64);
+            Plan { health: HealthPlan::new(config, known, seed, now_ns), first_address: 0 }
         };
-        let plans: Vec<_> = (0..upstreams.endpoints().len()).map(plan).collect();
+        let plans: Vec<_> = upstreams.endpoints().iter().enumerate().map(plan).collect();
         for (index, plan) in plans.iter().enumerate() {
             self.due.extend(plan.health.due_ns().map(|due| (due, Due::Begin(number, index))));
         }
@@ -166,8 +166,8 @@ impl Checks {
         }
         let endpoint = &upstreams.endpoints()[index];
         let place = (token, self.poll.registry());
-        let begun =
-            Probe::begin(endpoint, plan.first_address, upstreams.config(), &health.path, place);
+        let asked = (&upstreams.config().host, health);
+        let begun = Probe::begin(endpoint, plan.first_address, asked, place);
         match begun {
             Ok(probe) => {
                 let timeout = u64::try_from(health.timeout.as_nanos()).unwrap_or(u64::MAX);
@@ -193,10 +193,11 @@ impl Checks {
 
     fn time_out(&mut self, token: Token) {
         let Some(Running { life, index, probe, .. }) = self.running.remove(&token) else { return };
-        if let Some(life) = self.lives.get_mut(&life) {
+        let outcome = probe.outcome("timeout");
+        if let (Err(_), Some(life)) = (&outcome, self.lives.get_mut(&life)) {
             life.plans[index].first_address += 1;
         }
-        self.end(life, index, probe.outcome("timeout"));
+        self.end(life, index, outcome);
     }
 
     /// A check has ended: what the upstream is from now on, and when the next one is.
@@ -213,13 +214,16 @@ impl Checks {
         self.due.extend(plan.due_ns().map(|due| (due, Due::Begin(number, index))));
         let (host, url) = (&*life.watch.host, upstreams.endpoints()[index].url());
         match (change, fault) {
-            (Some(true), _) => {
-                upstreams.set_health(index, None, now_ns);
-                event!(Info, "upstream_up", host = host, upstream = url);
-            }
             (Some(false), Some(fault)) => {
                 event!(Warn, "upstream_down", host = host, upstream = url, reason = &*fault);
                 upstreams.set_health(index, Some(fault), now_ns);
+            }
+            // Also without a change: a later life goes on from there.
+            (change, None) if plan.is_up() => {
+                upstreams.set_health(index, None, now_ns);
+                if change.is_some() {
+                    event!(Info, "upstream_up", host = host, upstream = url);
+                }
             }
             _ => {}
         }

@@ -15,14 +15,16 @@ use mio::{
 
 use crate::{
     app::Endpoint,
-    config::{HostPolicy, ProxyConfig},
+    config::{HealthConfig, HostPolicy},
+    http::{FieldTable, Limits, RequestContent, UpstreamEvent, UpstreamExchange, UpstreamRequest},
 };
 
 /// More of an answer than this is not read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// A status line has come by then, or none does.
-const STATUS_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Of an answer's head.
+const LIMITS: Limits =
+    Limits { head_bytes: 16 * 1024, fields: FieldTable::LEN, content_bytes: u64::MAX };
 
 /// A check that is under way.
 pub(super) struct Probe {
@@ -30,11 +32,13 @@ pub(super) struct Probe {
     stream: Stream,
     request: Vec<u8>,
     written: usize,
+    exchange: UpstreamExchange,
+    /// What the exchange has not taken yet.
     answer: Vec<u8>,
     /// To be tried if this one cannot be connected to.
     more_addresses: VecDeque<SocketAddr>,
-    /// Bytes read behind the status.
-    rest: usize,
+    /// Bytes of the answer so far.
+    read: usize,
     status: Option<u16>,
 }
 
@@ -47,12 +51,11 @@ enum Stream {
 }
 
 impl Probe {
-    /// Connects. `first` is the address to begin with.
+    /// Connects. `first` is the address to begin with; `policy` is what requests get as their Host.
     pub(super) fn begin(
         endpoint: &Endpoint,
         first: usize,
-        config: &ProxyConfig,
-        path: &str,
+        (policy, health): (&HostPolicy, &HealthConfig),
         (token, registry): (Token, &Registry),
     ) -> Result<Self, String> {
         let mut addresses = VecDeque::from(endpoint.addresses());
@@ -62,22 +65,33 @@ impl Probe {
             Some(path) => Stream::unix(path, token, registry),
             None => Stream::first_of(&mut addresses, token, registry),
         };
-        let host = match &config.host {
-            HostPolicy::Fixed(host) => host,
-            HostPolicy::Keep | HostPolicy::Upstream => endpoint.authority(),
+        let host = match (&health.host, policy) {
+            (Some(host), _) | (None, HostPolicy::Fixed(host)) => host,
+            (None, HostPolicy::Keep | HostPolicy::Upstream) => endpoint.authority(),
         };
-        let request = format!(
+        let path = &health.path;
+        let head = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tidegate-health\r\n\
-             Accept: */*\r\nConnection: close\r\n\r\n"
+             Accept: */*\r\n"
         );
+        let mut request = head.into_bytes();
+        let framing = UpstreamRequest {
+            content: RequestContent::None,
+            is_head: false,
+            upgrade: false,
+            expects_continue: false,
+            close: true,
+        };
+        let exchange = UpstreamExchange::begin(&framing, &mut request);
         Ok(Self {
             token,
             stream: stream.map_err(|error| format!("connect: {error}"))?,
-            request: request.into_bytes(),
+            request,
             written: 0,
+            exchange,
             answer: Vec::new(),
             more_addresses: addresses,
-            rest: 0,
+            read: 0,
             status: None,
         })
     }
@@ -130,18 +144,27 @@ impl Probe {
         }
     }
 
-    /// Takes a piece of the answer in; whether that was enough.
+    /// Takes a piece of the answer in; whether that was the last one, or enough.
     fn take(&mut self, piece: &[u8]) -> io::Result<bool> {
-        if self.status.is_some() {
-            self.rest += piece.len();
-            return Ok(self.rest > ANSWER_BYTES_MAX);
-        }
         self.answer.extend_from_slice(piece);
-        self.status = status(&self.answer)?;
-        if self.status.is_none() && self.answer.len() > STATUS_LINE_BYTES_MAX {
-            return Err(io::Error::other("no status line"));
+        self.read += piece.len();
+        loop {
+            let mut fields = FieldTable::new();
+            let (used, event) = self.exchange.next_event(&self.answer, &mut fields, &LIMITS);
+            match event {
+                UpstreamEvent::Interim(_) | UpstreamEvent::Content(_) => {}
+                UpstreamEvent::Response(head) => self.status = Some(head.status()),
+                UpstreamEvent::NeedMore => {
+                    self.answer.drain(..used);
+                    return Ok(self.read > ANSWER_BYTES_MAX);
+                }
+                UpstreamEvent::End | UpstreamEvent::Truncated | UpstreamEvent::Closed => {
+                    return Ok(true);
+                }
+                UpstreamEvent::Refused(_) => return Err(io::Error::other("no HTTP answer")),
+            }
+            self.answer.drain(..used);
         }
-        Ok(false)
     }
 }
 
@@ -193,55 +216,4 @@ fn register(source: &mut impl Source, token: Token, registry: &Registry) -> io::
 
 fn is_to_wait(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
-}
-
-/// The status of the final answer, if its line is there; interim ones are passed over.
-fn status(mut answer: &[u8]) -> io::Result<Option<u16>> {
-    let malformed = || io::Error::other("no HTTP answer");
-    loop {
-        let Some(end) = memchr::memchr(b'\n', answer) else { return Ok(None) };
-        // The line as a whole head.
-        let line = [&answer[..=end], b"\r\n"].concat();
-        let mut response = httparse::Response::new(&mut []);
-        match response.parse(&line) {
-            Ok(httparse::Status::Complete(_)) => {}
-            Ok(httparse::Status::Partial) | Err(_) => return Err(malformed()),
-        }
-        match response.code {
-            Some(101) | None => return Err(malformed()),
-            Some(100..=199) => {
-                let head_end = memchr::memmem::find(answer, b"\r\n\r\n");
-                let Some(end) = head_end else { return Ok(None) };
-                answer = &answer[end + 4..];
-            }
-            code => return Ok(code),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_final_status_is_found_in_any_pieces() {
-        for (answer, found) in [
-            ("HTTP/1.1 200 OK\r\n", Some(200)),
-            ("HTTP/1.0 503\r\nX: y\r\n\r\n", Some(503)),
-            ("HTTP/1.1 404 Not Found\n\n", Some(404)),
-            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n", Some(204)),
-            ("HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 500 x\r\n", Some(500)),
-            ("HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 50", None),
-            ("HTTP/1.1 200 OK", None),
-            ("", None),
-        ] {
-            assert_eq!(status(answer.as_bytes()).unwrap(), found, "{answer:?}");
-            for end in 0..answer.len() {
-                status(&answer.as_bytes()[..end]).unwrap();
-            }
-        }
-        for answer in ["hello\r\n", "HTTP/2 200 OK\r\n", "HTTP/1.1 101 x\r\n\r\n", "\r\n\r\n"] {
-            assert!(status(answer.as_bytes()).is_err(), "{answer:?}");
-        }
-    }
 }

@@ -29,10 +29,14 @@ fn tcp(host: &str, port: u16) -> UpstreamAddress {
 
 /// A proxy to these, whose checks come fast.
 fn proxy(addresses: Vec<UpstreamAddress>) -> Proxy {
+    proxy_with(addresses, Duration::from_millis(200))
+}
+
+fn proxy_with(addresses: Vec<UpstreamAddress>, timeout: Duration) -> Proxy {
     let upstream = |address| UpstreamConfig { address, weight: 1 };
     let health = HealthConfig {
         interval: Duration::from_millis(10),
-        timeout: Duration::from_millis(200),
+        timeout,
         rise: 2,
         fall: 2,
         ..HealthConfig::new("/healthz?a".to_owned())
@@ -155,6 +159,68 @@ fn the_next_address_is_tried_where_one_does_not_open() {
     for _ in 0..3 {
         heads.recv_timeout(PATIENCE).expect("a check");
     }
+    wait_for(&proxy, &[(Up, None)]);
+}
+
+/// A server that answers so, and keeps every connection open; it tells of each. On another address
+/// of this machine if `address` says so.
+fn keeping(address: &str, answer: &'static str) -> (SocketAddr, Receiver<()>) {
+    let listener = TcpListener::bind(address).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (sender, asked) = crossbeam_channel::unbounded();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            // In two pieces: none of them is known to be the last.
+            for piece in [&answer[..answer.len() / 2], &answer[answer.len() / 2..]] {
+                drop(stream.write_all(piece.as_bytes()));
+            }
+            open.push(stream);
+            if sender.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn a_check_ends_with_the_end_of_the_answer_although_the_connection_stays_open() {
+    for (answer, state) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", (Up, None)),
+        ("HTTP/1.1 204 No Content\r\n\r\n", (Up, None)),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", (Up, None)),
+        (
+            "HTTP/1.1 103 x\r\n\r\nHTTP/1.0 503 x\r\nContent-Length: 0\r\n\r\n",
+            (Down, Some("status 503")),
+        ),
+        ("HTTP/1.1 101 x\r\nUpgrade: x\r\n\r\n", (Down, Some("no HTTP answer"))),
+        ("HTTP/2 200 OK\r\n\r\n", (Down, Some("no HTTP answer"))),
+    ] {
+        let (address, asked) = keeping("127.0.0.1:0", answer);
+        let proxy = proxy_with(vec![tcp("127.0.0.1", address.port())], 10 * PATIENCE);
+        let _watch = watch(&proxy);
+        for _ in 0..4 {
+            asked.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no next check: {answer:?}"));
+        }
+        wait_for(&proxy, &[state]);
+    }
+}
+
+#[test]
+fn an_address_whose_answer_has_no_end_is_asked_again() {
+    let endless = "HTTP/1.1 200 OK\r\n\r\nok";
+    let (address, asked) = keeping("127.0.0.1:0", endless);
+    let (other, others) = keeping("127.0.0.2:0", endless);
+    let proxy = proxy_with(vec![tcp("localhost", address.port())], Duration::from_millis(50));
+    let upstreams = proxy.upstreams().expect("upstreams");
+    upstreams.endpoints()[0].set_addresses(Ok(vec![address, other]));
+    let mut watch = UpstreamWatch::new(Instant::now());
+    watch.watch("a.test", upstreams).expect("threads");
+    for _ in 0..4 {
+        asked.recv_timeout(PATIENCE).expect("a check");
+    }
+    assert!(others.is_empty());
     wait_for(&proxy, &[(Up, None)]);
 }
 
