@@ -24,8 +24,8 @@ use crate::{
     config::{AppConfig, Config},
     control::{
         Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Inherited, Input, Listening,
-        Notices, Operator, Predecessor, PutMode, Reloads, TakeOver, Task, Upgrader, load,
-        unavailable,
+        Notices, Operator, Predecessor, PutMode, Reloads, ServiceManager, TakeOver, Task, Upgrader,
+        load, unavailable,
     },
     event_loop::{self, AdminSetup, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, Logging, event},
@@ -147,6 +147,12 @@ impl HttpServer {
         self.source = Some(path);
     }
 
+    /// Has the service manager told when the server serves, reloads and stops, and how it is, if
+    /// the environment names one (sd_notify(3)). One that cannot be reached is logged.
+    pub fn notify_service_manager(&mut self) {
+        self.control.notify(ServiceManager::from_env());
+    }
+
     /// Opens the listener of the admin API, if the config wants one.
     ///
     /// # Errors
@@ -232,7 +238,7 @@ impl HttpServer {
             self.make_loops(&budget, &gauges, &admin_requests).map_err(ServerError::Setup)?;
         drop(admin_requests);
         let reloads = Arc::<Reloads>::default();
-        let admin = self.admin_thread(handles.clone(), gauges, &reloads);
+        let admin = self.admin_thread(handles.clone(), gauges.clone(), &reloads);
         let upgrader = self.upgrader(&admin).map_err(ServerError::Setup)?;
         let successor = Arc::clone(&upgrader.successor);
         self.spawn_operator(&reloads, budget, possible, upgrader).map_err(ServerError::Setup)?;
@@ -254,7 +260,7 @@ impl HttpServer {
         if let (Some(take_over), Some(before)) = (self.take_over, &self.predecessor) {
             take_over.serve(before).map_err(ServerError::Setup)?;
         }
-        let ended = self.control.run(handles, self.addresses);
+        let ended = self.control.run(handles, gauges, self.addresses);
         if let Some(before) = &self.predecessor {
             before.wait_gone();
         }
@@ -329,6 +335,7 @@ impl HttpServer {
             control: self.control.sender().clone(),
             notices: Arc::clone(&self.notices),
             reloads: Arc::clone(reloads),
+            service: Arc::clone(self.control.service_manager()),
             source: self.source.clone(),
             current: self.config.clone(),
             access: self.logging.as_ref().and_then(Logging::access),

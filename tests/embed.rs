@@ -21,8 +21,8 @@ use std::{
 };
 
 use support::{
-    Act, Client, End, Held, Lost, PATIENCE, Response, Site, Stage, get, logged, pattern, post,
-    wait_until,
+    Act, Client, End, Held, Lost, PATIENCE, Response, Site, Stage, Stuck, get, logged, pattern,
+    post, wait_until,
 };
 use tidegate::{
     app::{App, Context, Reply, Segment},
@@ -342,7 +342,7 @@ fn the_deadline_of_an_app_cuts_what_is_left() {
     other.into_iter().for_each(|held| drop(held.end("b")));
     assert_eq!(
         logged("cut.test"),
-        ["app_added", "app_drain_start", "app_drain_timeout", "app_removed"],
+        ["app_added", "app_drain_start", "app_drain_cut", "app_drain_timeout", "app_removed"],
         "I2"
     );
     // A new life has a new account.
@@ -930,28 +930,6 @@ fn the_deadline_of_a_stop_cuts_what_is_left() {
     assert_eq!(site.ended(), Verdict::Cut(3));
     assert!(begun.elapsed() >= 249 * MS, "{:?}", begun.elapsed());
     held.into_iter().for_each(|held| assert_cut(held.0));
-}
-
-/// An app that blocks its loop, until the sender is dropped.
-struct Stuck {
-    gate: Mutex<mpsc::Receiver<()>>,
-    entered: Arc<AtomicUsize>,
-}
-
-impl Stuck {
-    fn new() -> (Self, mpsc::Sender<()>, Arc<AtomicUsize>) {
-        let ((sender, gate), entered) = (mpsc::channel(), Arc::default());
-        (Self { gate: Mutex::new(gate), entered: Arc::clone(&entered) }, sender, entered)
-    }
-}
-
-impl App for Stuck {
-    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
-        self.entered.fetch_add(1, SeqCst);
-        // Nothing is ever sent: it ends with the sender.
-        let _ = self.gate.lock().expect("no panic").recv();
-        Reply::Full(http::Response::new(200).with_content("freed"))
-    }
 }
 
 /// Sends a request that blocks the loop of its connection.

@@ -9,25 +9,18 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
-        mpsc,
-    },
+    sync::{Mutex, atomic::Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use support::{
-    Admin, Client, PATIENCE, Server, Setup, Signal, Site, Stage, get, get_and_close, wait_until,
+    Admin, Client, PATIENCE, Server, Setup, Signal, Site, Stage, Stuck, get, get_and_close,
+    wait_until,
 };
 use tempfile::TempDir;
-use tidegate::{
-    app::{App, Context, Reply},
-    http::{self, RequestHead},
-    server::HttpServer,
-};
+use tidegate::server::HttpServer;
 
 fn respond(body: &str) -> String {
     format!("respond = {{ body = \"{body}\" }}")
@@ -376,27 +369,6 @@ fn requests_that_are_pipelined_are_answered_in_order() {
     assert_eq!(row["host"], "[::1]");
 }
 
-/// An app that blocks its loop, until the sender is dropped.
-struct Stuck {
-    gate: Mutex<mpsc::Receiver<()>>,
-    entered: Arc<AtomicBool>,
-}
-
-impl Stuck {
-    fn new() -> (Self, mpsc::Sender<()>, Arc<AtomicBool>) {
-        let ((sender, gate), entered) = (mpsc::channel(), Arc::<AtomicBool>::default());
-        (Self { gate: Mutex::new(gate), entered: Arc::clone(&entered) }, sender, entered)
-    }
-}
-
-impl App for Stuck {
-    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
-        self.entered.store(true, SeqCst);
-        let _ = self.gate.lock().expect("no panic").recv();
-        Reply::Full(http::Response::new(200))
-    }
-}
-
 /// A server in this process, with its admin socket, that reloads from a file with these lines.
 fn site(apps: &str, prepare: impl FnOnce(&mut HttpServer)) -> (Site, Admin, TempDir) {
     let dir = tempfile::tempdir().expect("a folder");
@@ -421,7 +393,7 @@ fn an_app_that_is_stuck_does_not_hold_up_the_admin() {
     });
     let mut client = site.connect();
     client.send(get("stuck.test", "/"));
-    assert!(wait_until(PATIENCE, || entered.load(SeqCst)), "the app is asked");
+    assert!(wait_until(PATIENCE, || entered.load(SeqCst) == 1), "the app is asked");
     let list = || admin.call("GET", "/apps/stuck.test/connections", "");
     let begun = thread::scope(|scope| {
         let lists: Vec<_> = (0..6).map(|_| scope.spawn(list)).collect();
@@ -480,7 +452,7 @@ fn a_listener_that_a_stuck_loop_cannot_gate_can_be_given_back() {
     admin.post("/reload");
     let mut client = site.connect();
     client.send(get("stuck.test", "/"));
-    assert!(wait_until(PATIENCE, || entered.load(SeqCst)), "the app is asked");
+    assert!(wait_until(PATIENCE, || entered.load(SeqCst) == 1), "the app is asked");
     fs::write(&file, &text).expect("config.toml");
     admin.post("/reload");
     fs::write(&file, &two).expect("config.toml");

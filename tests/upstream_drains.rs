@@ -145,7 +145,10 @@ fn a_drain_waits_for_its_exchange_while_the_other_upstream_serves() {
     assert_eq!(row(&server, &slow)["state"], "drained");
     assert_eq!(drain(&server, &slow, "")["verdict"], "drained");
     let start = events.wait("upstream_drain_start");
-    assert_eq!((&start["fields"]["drain"], &start["fields"]["active"]), (&json!(id), &json!(1)));
+    assert_eq!(
+        (&start["fields"]["drain"], &start["fields"]["active_connections"]),
+        (&json!(id), &json!(1))
+    );
     assert_eq!(events.wait("upstream_drained")["fields"]["upstream"], slow.url());
     expect_events(&server, "upstream_drain_start", 1);
     expect_events(&server, "upstream_drained", 1);

@@ -23,6 +23,9 @@ pub(super) struct ServerStatus {
     #[serde(default)]
     pub(super) previous: Vec<Generation>,
     pub(super) drains: Vec<Drain>,
+    /// Servers of older versions do not tell.
+    #[serde(default)]
+    pub(super) stuck_loops: Vec<StuckLoop>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) log_lines_lost: LostLines,
 }
@@ -50,6 +53,15 @@ pub(super) struct ConnectionCounts {
     pub(super) busy: u64,
     pub(super) idle: u64,
     pub(super) lingering: u64,
+}
+
+/// A loop that makes no progress.
+#[derive(Debug, Deserialize)]
+pub(super) struct StuckLoop {
+    #[serde(rename = "loop")]
+    pub(super) index: u64,
+    pub(super) host: Option<String>,
+    pub(super) for_ms: u64,
 }
 
 #[derive(Debug, Deserialize)]

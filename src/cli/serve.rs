@@ -69,6 +69,7 @@ fn run(
     let mut server = HttpServer::take_over(config, take_over).map_err(Failure::of)?;
     server.log_to(logging.clone());
     server.reload_from(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    server.notify_service_manager();
     server.listen_for_admin().map_err(Failure::of)?;
     server.load_apps(&config.apps);
     server.restore_apps().map_err(Failure::of)?;

@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     DONE,
     admin::{Place, ServerOptions},
-    answers::{Drain, Generation, ServerStatus},
+    answers::{Drain, Generation, ServerStatus, StuckLoop},
     failure::Failure,
     show::{self, Align, number, plain},
 };
@@ -36,7 +36,8 @@ fn status(status: &ServerStatus) -> String {
         format!("{} {outcome}", reload.at)
     });
     let lost = &status.log_lines_lost;
-    let mut text = show::pairs(&[
+    let stuck: Vec<String> = status.stuck_loops.iter().map(stuck_loop).collect();
+    let mut pairs = vec![
         ("state", show::state(&status.state)),
         ("version", plain(&status.version)),
         ("pid", plain(status.pid.to_string())),
@@ -51,7 +52,11 @@ fn status(status: &ServerStatus) -> String {
         ("cut", number(status.cut_total)),
         ("last reload", plain(reload.as_deref().unwrap_or("none"))),
         ("log lines lost", plain(format!("{} events, {} access", lost.events, lost.access))),
-    ]);
+    ];
+    if !stuck.is_empty() {
+        pairs.push(("stuck loops", plain(stuck.join(", "))));
+    }
+    let mut text = show::pairs(&pairs);
     if !status.previous.is_empty() {
         text.push('\n');
         text += &generations(&status.previous);
@@ -81,6 +86,11 @@ fn generations(previous: &[Generation]) -> String {
         ]
     };
     show::table(&columns, previous.iter().map(row).collect())
+}
+
+fn stuck_loop(stuck: &StuckLoop) -> String {
+    let host = stuck.host.as_ref().map(|host| format!(" in {host}")).unwrap_or_default();
+    format!("{}{host} for {}", stuck.index, show::coarse(stuck.for_ms))
 }
 
 fn drains(drains: &[Drain]) -> String {

@@ -20,7 +20,7 @@ use std::{
 
 use super::{
     Control, Input,
-    drains::{Cause, Drain, DrainName, DrainTicket, DrainView, Verdict},
+    drains::{Cause, Drain, DrainName, DrainTicket, Verdict},
     notices::notice,
 };
 use crate::{
@@ -218,7 +218,7 @@ impl Control {
             drain.announce(Verdict::Cancelled);
             drain.cancelled = true;
             let view = drain.view(Instant::now());
-            self.conclude(view, Verdict::Cancelled);
+            self.conclude(view, Verdict::Cancelled, old.id());
         }
         Ok(life)
     }
@@ -295,14 +295,16 @@ impl Control {
             // It was drained on demand: there is nothing to wait for.
             let mut drain = Drain::begin(Arc::clone(life), cause, now, deadline);
             let ticket = drain.ticket();
+            self.say_drain_started(&drain.view(now), life.id());
             self.finish_drain(drain);
             return Ok(ticket);
         };
         drain.cause = cause;
         drain.set_deadline(deadline);
-        let ticket = drain.ticket();
+        let (ticket, view) = (drain.ticket(), drain.view(now));
         life.drain().set_drain_deadline_ns(nanoseconds(deadline.duration_since(self.epoch)));
         self.drains.look_at(deadline);
+        self.say_drain_deadline(&view, life.id());
         Ok(ticket)
     }
 
@@ -370,16 +372,7 @@ impl Control {
         let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
         let begun = life.drain().begin_drain(start_ns, deadline_ns, announce);
         begun.map_err(|_| ChangeError::BeingRemoved)?;
-        notice!(
-            self.notices,
-            Info,
-            "app_drain_start",
-            host = life.host(),
-            id = id.as_u64(),
-            cause = cause.name(),
-            active_connections = life.drain().active_connections(),
-            timeout_ms = milliseconds(timeout),
-        );
+        self.say_drain_started(&drain.view(now), id);
         // In time, also if nothing was in flight: the announcement is a message to this thread.
         Ok(self.drains.insert(drain))
     }
@@ -414,7 +407,7 @@ impl Control {
             let verdict = Verdict::of(cut);
             let mut view = drain.view(now);
             (view.verdict, view.cut, view.remaining) = (Some(verdict), cut, Duration::ZERO);
-            self.say_drain_ended(&view, host, id);
+            self.say_drain_ended(&view, id);
             self.account.drain_ended(&view);
             self.drains.remember(view);
         } else if cut > 0 {
@@ -443,35 +436,6 @@ impl Control {
         }
         drain.announce(Verdict::of(cut));
         self.tell_watchers(DrainName::App(id));
-    }
-
-    fn say_drain_ended(&self, view: &DrainView, host: &str, id: AppId) {
-        let (id, cause, refused) = (id.as_u64(), view.cause.name(), view.refused);
-        let elapsed_ms = milliseconds(view.elapsed);
-        if view.cut == 0 {
-            notice!(
-                self.notices,
-                Info,
-                "app_drained",
-                host = host,
-                id = id,
-                cause = cause,
-                elapsed_ms = elapsed_ms,
-                refused = refused,
-            );
-        } else {
-            notice!(
-                self.notices,
-                Warn,
-                "app_drain_timeout",
-                host = host,
-                id = id,
-                cause = cause,
-                elapsed_ms = elapsed_ms,
-                refused = refused,
-                cut = view.cut,
-            );
-        }
     }
 
     pub(super) fn drain_timeout_of(&self, life: &AppLife, asked: Option<Duration>) -> Duration {

@@ -10,6 +10,7 @@
 
 mod account;
 mod admin;
+mod drain_log;
 mod drain_plan;
 mod drains;
 mod gate_plan;
@@ -19,15 +20,17 @@ mod lives;
 mod notices;
 mod operator;
 mod reload;
+mod service_manager;
 mod signals;
 mod stop_plan;
 mod stopping;
 mod upgrade;
 mod upstream_drains;
 mod upstreams;
+mod views;
+mod watchdog;
 
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -47,25 +50,32 @@ pub(crate) use notices::Notices;
 pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, Task, load, unavailable};
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, Reloaded};
+pub(crate) use service_manager::ServiceManager;
 pub use signals::{SignalRequest, forward_signals};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, Inherited, Predecessor, TakeOver, Totals, UpgradeError, Upgraded,
     Upgrader,
 };
+pub(crate) use watchdog::StuckLoop;
 
 use crate::{
     config::ServerConfig,
     logging::event,
     message::{AppLife, Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle},
+    metrics::LoopGauges,
     registry::{AppId, NewApp},
 };
 use account::{Account, Measured};
+use drain_log::DrainLog;
 use drain_plan::DrainStep;
 use drains::Drains;
 use listeners::ClosingListeners;
 use lives::nanoseconds;
+use service_manager::ServiceReports;
 use stopping::Stop;
 use upstreams::UpstreamWatch;
+use views::Watcher;
+use watchdog::LoopWatch;
 
 /// Whoever asked may have gone; what was asked for is done all the same.
 pub(crate) type Answer<T> = Sender<Result<T, ChangeError>>;
@@ -137,6 +147,8 @@ pub(crate) struct Report {
     pub(crate) addresses: Vec<SocketAddr>,
     /// What this process counted.
     pub(crate) totals: Totals,
+    /// Loops that make no progress.
+    pub(crate) stuck_loops: Vec<StuckLoop>,
 }
 
 /// A life as it is at one moment.
@@ -160,6 +172,10 @@ pub(crate) fn ask<T>(
 pub(crate) struct Control {
     registry: Arc<Apps>,
     loops: Vec<LoopHandle>,
+    /// Where each loop shows what it is doing.
+    gauges: Vec<Arc<LoopGauges>>,
+    watch: LoopWatch,
+    service: ServiceReports,
     inputs: Receiver<Input>,
     sender: Sender<Input>,
     notices: Arc<Notices>,
@@ -167,6 +183,7 @@ pub(crate) struct Control {
     shutdown_delay: Duration,
     drain_timeout: Duration,
     drains: Drains,
+    drain_log: DrainLog,
     watchers: Vec<Watcher>,
     /// Where the loops listen.
     addresses: Vec<SocketAddr>,
@@ -180,12 +197,6 @@ pub(crate) struct Control {
     routes_changed: bool,
     account: Account,
     upstreams: UpstreamWatch,
-}
-
-struct Watcher {
-    drain: DrainName,
-    until: Instant,
-    tell: Box<dyn FnOnce(Option<DrainView>) + Send>,
 }
 
 /// How a run of the control thread ended.
@@ -209,6 +220,9 @@ impl Control {
         Self {
             registry,
             loops: Vec::new(),
+            gauges: Vec::new(),
+            watch: LoopWatch::default(),
+            service: ServiceReports::default(),
             inputs,
             sender,
             notices,
@@ -216,6 +230,7 @@ impl Control {
             shutdown_delay: server.shutdown_delay,
             drain_timeout: server.drain_timeout,
             drains: Drains::default(),
+            drain_log: DrainLog::default(),
             watchers: Vec::new(),
             addresses: Vec::new(),
             closing: Vec::new(),
@@ -232,24 +247,36 @@ impl Control {
         &self.sender
     }
 
+    /// Has the service manager told what happens here.
+    pub(crate) fn notify(&mut self, manager: ServiceManager) {
+        self.service.manager = Arc::new(manager);
+    }
+
+    pub(crate) fn service_manager(&self) -> &Arc<ServiceManager> {
+        &self.service.manager
+    }
+
     /// True from the first moment of a stop.
     pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stopping)
     }
 
     /// Runs until a stop is over.
-    pub(crate) fn run(mut self, loops: Vec<LoopHandle>, addresses: Vec<SocketAddr>) -> Ended {
-        (self.loops, self.addresses) = (loops, addresses);
+    pub(crate) fn run(
+        mut self,
+        loops: Vec<LoopHandle>,
+        gauges: Vec<Arc<LoopGauges>>,
+        addresses: Vec<SocketAddr>,
+    ) -> Ended {
+        self.watch = LoopWatch::begin(loops.len());
+        (self.loops, self.gauges, self.addresses) = (loops, gauges, addresses);
+        self.report_ready(Instant::now());
         loop {
             if self.routes_changed && self.inputs.is_empty() {
                 self.routes_changed = false;
                 self.command(|| LoopCommand::Refresh);
             }
-            let input = match self.due() {
-                Some(due) => self.inputs.recv_deadline(due),
-                None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            let ended = match input {
+            let ended = match self.inputs.recv_deadline(self.due()) {
                 // Deadlines hold however much there is to do (I5).
                 Ok(input) => self.on_input(input).or_else(|| self.on_time_if_due()),
                 // Disconnected cannot be: the control thread holds a sender itself.
@@ -266,11 +293,14 @@ impl Control {
         }
     }
 
-    fn due(&self) -> Option<Instant> {
+    fn due(&self) -> Instant {
         let stop = self.stop.as_ref().and_then(Stop::due);
         let closing = self.closing.iter().map(ClosingListeners::due);
         let watchers = self.watchers.iter().map(|watcher| watcher.until);
-        self.drains.due().into_iter().chain(stop).chain(closing).chain(watchers).min()
+        let due =
+            self.drains.due().into_iter().chain(self.drain_log.due()).chain(self.service.due());
+        let due = due.chain(stop).chain(closing).chain(watchers);
+        due.fold(self.watch_due(), Instant::min)
     }
 
     fn on_input(&mut self, input: Input) -> Option<Verdict> {
@@ -309,8 +339,7 @@ impl Control {
     }
 
     fn on_time_if_due(&mut self) -> Option<Verdict> {
-        let due = self.due()?;
-        if due <= Instant::now() { self.on_time() } else { None }
+        if self.due() <= Instant::now() { self.on_time() } else { None }
     }
 
     fn on_time(&mut self) -> Option<Verdict> {
@@ -322,6 +351,9 @@ impl Control {
             }
         }
         self.close_gated_listeners(now);
+        self.watch_loops(now);
+        self.log_progress(now);
+        self.report_to_manager(now);
         let (due, waiting) = self.watchers.drain(..).partition(|watcher| watcher.until <= now);
         self.watchers = waiting;
         self.tell(due);
@@ -334,6 +366,7 @@ impl Control {
         if *event == ControlEvent::Failed {
             event!(Error, "loop_failed", loop_index = index);
             self.failed = true;
+            self.watch.on_failed(index);
             self.gate_for_failed(index);
             if self.stop.is_none() {
                 stopped = self.stop("loop_failed", None, Patience::Join);
@@ -370,89 +403,15 @@ impl Control {
     /// The deadline of a drain has come.
     fn cut_drain(&mut self, name: DrainName) {
         let Some(drain) = self.drains.find(name) else { return };
+        let view = (!drain.cancelled).then(|| drain.view(Instant::now()));
         let (life, upstream) = (drain.life.id(), drain.upstream().cloned());
+        if let Some(view) = view {
+            self.say_drain_cut(&view, life);
+        }
         self.command(|| match &upstream {
             Some(upstream) => LoopCommand::CutUpstream(upstream.clone()),
             None => LoopCommand::Cut(life),
         });
-    }
-
-    fn watch(&mut self, watcher: Watcher) {
-        let is_over = self.view(watcher.drain).is_none_or(|view| view.verdict.is_some());
-        if is_over || watcher.until <= Instant::now() {
-            return self.tell(vec![watcher]);
-        }
-        self.watchers.push(watcher);
-    }
-
-    /// A drain has ended.
-    fn tell_watchers(&mut self, drain: DrainName) {
-        let (told, waiting) = self.watchers.drain(..).partition(|watcher| watcher.drain == drain);
-        self.watchers = waiting;
-        self.tell(told);
-    }
-
-    fn tell(&self, watchers: Vec<Watcher>) {
-        for watcher in watchers {
-            (watcher.tell)(self.view(watcher.drain));
-        }
-    }
-
-    fn view(&self, drain: DrainName) -> Option<DrainView> {
-        match drain {
-            DrainName::App(_) | DrainName::Upstream(_) => self.drains.view(drain, Instant::now()),
-            DrainName::Stop => self.stop_view(),
-        }
-    }
-
-    fn report(&self) -> Report {
-        Report {
-            stop: self.stop_view(),
-            drains: self.drains.views(Instant::now()),
-            addresses: self.addresses.clone(),
-            totals: self.totals(),
-        }
-    }
-
-    /// Lives that serve or drain, those in the map first: of each host the newest.
-    fn all_lives(&self) -> Vec<Arc<AppLife>> {
-        let mut lives = self.registry.entries();
-        let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();
-        let draining = self.drains.running().filter(|drain| drain.upstream().is_none());
-        let draining = draining.map(|drain| &drain.life);
-        lives.extend(draining.filter(|life| !in_map.contains(&life.id())).map(Arc::clone));
-        lives
-    }
-
-    fn life_views(&self) -> Vec<LifeView> {
-        let now = Instant::now();
-        let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
-        let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
-        self.all_lives().into_iter().map(view).collect()
-    }
-
-    /// What this process counted.
-    fn totals(&self) -> Totals {
-        let lives = self.all_lives();
-        let sum = |count: fn(&AppLife) -> u64| lives.iter().map(|life| count(life)).sum::<u64>();
-        Totals {
-            requests_total: sum(|life| life.drain().requests()) + self.account.requests,
-            cut_total: sum(|life| life.drain().cut()) + self.account.cut,
-        }
-    }
-
-    /// How many loops apps are loaded for.
-    pub(crate) fn loop_count(&self) -> usize {
-        self.registry.loops()
-    }
-
-    /// Why the app of this host could not be loaded, if so.
-    pub(crate) fn load_error_of(&self, host: &str) -> Option<String> {
-        self.registry.find(host)?.app().load_error.clone()
-    }
-
-    fn active_connections(&self) -> u64 {
-        self.all_lives().iter().map(|life| life.drain().active_connections()).sum()
     }
 
     fn command(&self, command: impl Fn() -> LoopCommand) {

@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
 use super::{
-    Begun, ChangeError, Input, Notices, PutMode, ask,
+    Begun, ChangeError, Input, Notices, PutMode, ServiceManager, ask,
     reload::{ReloadError, Reloaded, Reloads},
     upgrade::{UpgradeError, Upgraded, Upgrader},
 };
@@ -111,6 +111,7 @@ pub(crate) struct Operator {
     pub(crate) control: Sender<Input>,
     pub(crate) notices: Arc<Notices>,
     pub(crate) reloads: Arc<Reloads>,
+    pub(crate) service: Arc<ServiceManager>,
     /// The config file, if there is one.
     pub(crate) source: Option<PathBuf>,
     /// What holds now.

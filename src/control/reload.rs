@@ -159,7 +159,10 @@ impl Operator {
         let begun = Instant::now();
         let file = self.source.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         notice!(self.notices, Info, "config_reload_start", config = &*file);
+        let service = Arc::clone(&self.service);
+        let reloading = service.begin_reload();
         let result = self.read_config().and_then(|config| self.apply(config));
+        drop(reloading);
         let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &result {
             Ok(done) => notice!(

@@ -7,6 +7,7 @@
 //! Admin connections outlive the public ones: their last answer is the verdict.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,8 +22,8 @@ use super::{
     stop_plan::{StopPlan, StopStep},
 };
 use crate::{
-    logging::event,
     message::{ControlEvent, LoopCommand},
+    registry::AppId,
 };
 
 /// How long loops have to send the last answers to admin connections.
@@ -35,6 +36,8 @@ pub(super) struct Stop {
     begun: Instant,
     /// Somebody has asked this process to stop: the next one has it cut.
     asked: bool,
+    /// Exchanges that were cut before: of each life that was there, and of all.
+    cut_before: (HashMap<AppId, u64>, u64),
     /// The verdict, when it is over, and what is left to do then.
     over: Option<Over>,
 }
@@ -78,11 +81,14 @@ impl Control {
         };
         if cuts {
             let step = stop.plan.cut(now);
-            notice!(self.notices, Warn, "shutdown_cut", reason = reason);
+            if step.is_some() {
+                self.say_stop_cut(reason);
+            }
             return self.take_stop_step(step);
         }
         if let (true, Some(timeout)) = (repeated, timeout) {
             stop.plan.set_drain_timeout(timeout, now);
+            self.say_stop_deadline();
         }
         self.on_stop_time(now)
     }
@@ -108,18 +114,14 @@ impl Control {
         shutdown_delay: Duration,
         timeout: Duration,
     ) {
-        notice!(
-            self.notices,
-            Info,
-            "shutdown_graceful",
-            reason = reason,
-            active_connections = self.active_connections(),
-            drain_timeout_ms = milliseconds(timeout),
-        );
         self.set_stopping();
         let begun = Instant::now();
         let plan = StopPlan::begin(begun, self.loops.len(), shutdown_delay, timeout);
-        self.stop = Some(Stop { plan, cause, begun, asked: false, over: None });
+        let cut = self.all_lives().iter().map(|life| (life.id(), life.drain().cut())).collect();
+        let cut_before = (cut, self.totals().cut_total);
+        self.stop = Some(Stop { plan, cause, begun, asked: false, cut_before, over: None });
+        self.say_stop_started(reason, timeout);
+        self.report_stopping(begun);
     }
 
     pub(super) fn on_stop_time(&mut self, now: Instant) -> Option<Verdict> {
@@ -128,6 +130,9 @@ impl Control {
             return (now >= over.at + END_GRACE).then_some(over.verdict);
         }
         let step = stop.plan.on_time(now);
+        if step == Some(StopStep::CutAll) {
+            self.say_stop_cut("deadline");
+        }
         self.take_stop_step(step)
     }
 
@@ -153,7 +158,11 @@ impl Control {
         let stop = self.stop.as_ref()?;
         let now = stop.over.as_ref().map_or_else(Instant::now, |over| over.at);
         let verdict = stop.over.as_ref().map(|over| over.verdict);
-        let cut = if let Some(Verdict::Cut(cut)) = verdict { cut } else { 0 };
+        let cut = match verdict {
+            None => self.totals().cut_total - stop.cut_before.1,
+            Some(Verdict::Cut(cut)) => cut,
+            Some(_) => 0,
+        };
         Some(DrainView {
             name: DrainName::Stop,
             host: None,
@@ -181,7 +190,7 @@ impl Control {
                 return self.take_stop_step(step);
             }
             StopStep::Finish => {
-                event!(Info, "shutdown_gated", active_connections = self.active_connections());
+                self.say_stop_gated();
                 self.command(|| LoopCommand::Finish);
             }
             StopStep::CutAll => self.command(|| LoopCommand::CutAll),
@@ -199,6 +208,9 @@ impl Control {
         // What a stuck loop still holds ends with the process.
         let held = if stuck.is_empty() { 0 } else { self.active_connections().max(1) };
         let verdict = Verdict::of(cut + held);
+        let held_loops: Vec<_> = stuck.iter().map(|&index| self.held_loop(index)).collect();
+        self.say_whom_the_stop_cut();
+        held_loops.iter().for_each(|held| self.say_loop_held(held));
         // I2: drains that a stuck loop holds up end with the server.
         for name in self.drains.running().map(|drain| drain.name).collect::<Vec<_>>() {
             self.end_drain(name);
@@ -207,28 +219,27 @@ impl Control {
         let at = Instant::now();
         let Some(stop) = &mut self.stop else { return };
         stop.over = Some(Over { verdict, at, running });
-        let elapsed_ms = milliseconds(at.duration_since(stop.begun));
-        let cut = if let Verdict::Cut(cut) = verdict { cut } else { 0 };
-        if self.failed {
-            // What the loop that failed had in flight was lost; nobody knows how much that was.
-            notice!(self.notices, Error, "shutdown_incomplete", elapsed_ms = elapsed_ms);
-        } else if cut == 0 {
-            notice!(self.notices, Info, "shutdown_drained", elapsed_ms = elapsed_ms, cut = cut);
-        } else {
-            notice!(
-                self.notices,
-                Warn,
-                "shutdown_timeout_reached",
-                elapsed_ms = elapsed_ms,
-                cut = cut,
-                stuck_loops = stuck.len() as u64,
-            );
+        if let Some(view) = self.stop_view() {
+            self.say_stop_ended(&view, &held_loops);
         }
         let uptime_ms = milliseconds(self.epoch.elapsed());
         let requests = self.totals().requests_total;
         notice!(self.notices, Info, "server_stop", uptime_ms = uptime_ms, requests = requests);
+        self.report_stopped(at);
         self.tell_watchers(DrainName::Stop);
         self.notices.close();
         self.command(|| LoopCommand::End);
+    }
+
+    /// Of which apps the stop has cut exchanges, with those that a stuck loop holds.
+    fn say_whom_the_stop_cut(&self) {
+        let Some(stop) = &self.stop else { return };
+        for life in self.all_lives() {
+            let before = stop.cut_before.0.get(&life.id()).copied().unwrap_or(0);
+            let cut = life.drain().cut() - before + life.drain().active_connections();
+            if cut > 0 {
+                self.say_cut_by_stop(&life, cut);
+            }
+        }
     }
 }

@@ -18,12 +18,13 @@ use std::{
 use super::{
     Control,
     drains::{Drain, DrainName, DrainView, Verdict},
-    lives::{ChangeError, milliseconds, nanoseconds},
+    lives::{ChangeError, nanoseconds},
     notices::notice,
 };
 use crate::{
     app::OneUpstream,
     message::{AppLife, LoopCommand, UpstreamDrainId},
+    registry::AppId,
 };
 
 impl Control {
@@ -47,22 +48,13 @@ impl Control {
         let timeout = self.drain_timeout_of(&life, timeout);
         let id = self.drains.take_out(life.id(), upstream.index());
         upstream.drain(nanoseconds(now.duration_since(self.epoch)));
-        notice!(
-            self.notices,
-            Info,
-            "upstream_drain_start",
-            host = life.host(),
-            id = life.id().as_u64(),
-            upstream = upstream.url(),
-            drain = DrainName::Upstream(id).to_string(),
-            active = upstream.active(),
-            timeout_ms = milliseconds(timeout),
-        );
         let watch = || LoopCommand::WatchUpstream(id, upstream.clone());
         // One that has ended holds nothing any more.
         let waiting = (0..self.loops.len()).filter(|index| self.command_one(*index, watch()));
         let waiting = waiting.count();
+        let app = life.id();
         let drain = Drain::begin_upstream(id, life, upstream, waiting, (now, now + timeout));
+        self.say_drain_started(&drain.view(now), app);
         self.drains.insert(drain);
         if waiting == 0 {
             self.end_drain(DrainName::Upstream(id));
@@ -91,7 +83,7 @@ impl Control {
             drain_cancelled = drain.is_some(),
         );
         if let Some(drain) = drain {
-            self.conclude(drain.view(now), Verdict::Cancelled);
+            self.conclude(drain.view(now), Verdict::Cancelled, life.id());
         }
         Ok(life)
     }
@@ -122,41 +114,15 @@ impl Control {
         let mut view = drain.view(Instant::now());
         // What a loop that is stuck still holds.
         view.cut += view.active_connections;
-        let (host, id) = (drain.life.host(), drain.life.id().as_u64());
-        let upstream = view.upstream.as_deref().unwrap_or_default();
-        let (name, elapsed_ms) = (view.name.to_string(), milliseconds(view.elapsed));
-        if view.cut == 0 {
-            notice!(
-                self.notices,
-                Info,
-                "upstream_drained",
-                host = host,
-                id = id,
-                upstream = upstream,
-                drain = name,
-                elapsed_ms = elapsed_ms,
-            );
-        } else {
-            notice!(
-                self.notices,
-                Warn,
-                "upstream_drain_timeout",
-                host = host,
-                id = id,
-                upstream = upstream,
-                drain = name,
-                elapsed_ms = elapsed_ms,
-                cut = view.cut,
-            );
-        }
         let verdict = Verdict::of(view.cut);
-        self.conclude(view, verdict);
+        self.conclude(view, verdict, drain.life.id());
     }
 
-    /// A drain has ended so: it is counted and remembered, and who waits for it is told.
-    pub(super) fn conclude(&mut self, mut view: DrainView, verdict: Verdict) {
+    /// A drain has ended so: it is logged, counted and remembered, and who waits for it is told.
+    pub(super) fn conclude(&mut self, mut view: DrainView, verdict: Verdict, life: AppId) {
         let name = view.name;
         (view.verdict, view.remaining) = (Some(verdict), Duration::ZERO);
+        self.say_drain_ended(&view, life);
         self.account.drain_ended(&view);
         self.drains.remember(view);
         self.tell_watchers(name);

@@ -102,6 +102,7 @@ impl Connection {
         let seat = guard.seat();
         self.begin_exchange(Some(head), Some(guard), cx);
         let (app, host) = (&*seat.entry().app().app, seat.entry().host());
+        cx.gauges.ask(seat.entry().id().as_u64());
         let reply = self.ask_app(app, host, head, cx);
         if let Reply::Forward(forward) = reply {
             return self.begin_forward(forward, head.content(), cx);
@@ -178,6 +179,9 @@ impl Connection {
 
     fn give_collected(&mut self, on_content: Box<OnContent>, content: &[u8], cx: &mut LoopContext) {
         let host = self.app_host();
+        if let Some(life) = self.in_flight.last().and_then(InFlight::life) {
+            cx.gauges.ask(life.as_u64());
+        }
         let reply = catch_unwind(AssertUnwindSafe(|| on_content(content)));
         let reply = match reply {
             // There is no more content than that.

@@ -170,6 +170,7 @@ struct LoopContext {
     access: Option<AccessWriter>,
     /// Public connections by state. Plain numbers: a turn that changed them shows them at its end.
     counts: LoopCounts,
+    gauges: Arc<LoopGauges>,
     /// When a PROXY header that was refused may be logged again.
     proxy_header_log_ms: u64,
     /// The last number that an exchange was given.
@@ -201,7 +202,6 @@ struct Running {
     watched: Vec<(UpstreamDrainId, OneUpstream)>,
     release_idle_ms: u64,
     report: Box<dyn Fn(ControlEvent) + Send>,
-    gauges: Arc<LoopGauges>,
     published: LoopCounts,
     finishing: bool,
     cut: u64,
@@ -239,6 +239,7 @@ impl Running {
             closing: false,
             access: config.access,
             counts: LoopCounts::default(),
+            gauges: setup.gauges,
             proxy_header_log_ms: 0,
             last_number: 0,
             handle,
@@ -256,7 +257,6 @@ impl Running {
             watched: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             report: setup.report,
-            gauges: setup.gauges,
             published: LoopCounts::default(),
             finishing: false,
             cut: 0,
@@ -278,12 +278,14 @@ impl Running {
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         loop {
+            self.cx.gauges.end_turn();
             match self.poll.poll(&mut events, self.timeout()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             self.cx.clock.tick();
+            self.cx.gauges.begin_turn(self.cx.clock.now_ns());
             let commanded = self.handle_events(&events);
             self.accept_all();
             let closed = self.public.take_empty();
@@ -293,6 +295,7 @@ impl Running {
                 self.obey();
             }
             if self.end_turn() {
+                self.cx.gauges.end_turn();
                 (self.report)(ControlEvent::Ended);
                 return Ok(());
             }
@@ -306,7 +309,7 @@ impl Running {
         }
         if self.cx.counts != self.published {
             self.published = self.cx.counts;
-            self.gauges.publish(&self.published);
+            self.cx.gauges.publish(&self.published);
         }
         if !self.watched.is_empty() {
             self.report_left_upstreams();
@@ -442,6 +445,7 @@ impl Running {
             self.release_idle_ms = now + milliseconds(RELEASE_IDLE_EVERY);
             self.cx.upstreams.sweep(now);
             for life in self.cx.view.registry().entries() {
+                self.cx.gauges.ask(life.id().as_u64());
                 life.app().app.release_idle(self.cx.index, self.cx.clock.now());
             }
         }

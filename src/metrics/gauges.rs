@@ -1,7 +1,8 @@
 //! What a loop is doing now, published for whoever asks.
 //!
 //! A loop counts for itself and publishes a copy at the end of its turns. A reader may see one
-//! number of a turn and another one of the turn before.
+//! number of a turn and another one of the turn before. The turn itself is marked as well: a loop
+//! that an app holds up says nothing, but its mark grows old.
 
 use std::{
     ops::AddAssign,
@@ -22,6 +23,19 @@ struct Published {
     lingering: AtomicU64,
     accepted: AtomicU64,
     proxy_headers_refused: AtomicU64,
+    /// When the turn began; 0 between turns.
+    turn_since_ns: AtomicU64,
+    /// The life whose app was asked last in this turn; 0 if none was.
+    asked_life: AtomicU64,
+}
+
+/// A turn that a loop is at work on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// When it began, in nanoseconds of the loops' epoch.
+    pub(crate) since_ns: u64,
+    /// The number of the life whose app was asked last.
+    pub(crate) life: Option<u64>,
 }
 
 /// A loop's counts, or those of several added up.
@@ -52,6 +66,31 @@ impl LoopGauges {
         self.0.proxy_headers_refused.store(counts.proxy_headers_refused, Relaxed);
     }
 
+    /// A turn begins: only by the loop itself, as the next two.
+    pub(crate) fn begin_turn(&self, now_ns: u64) {
+        self.0.asked_life.store(0, Relaxed);
+        self.0.turn_since_ns.store(now_ns.max(1), Relaxed);
+    }
+
+    /// The loop goes to sleep, or ends.
+    pub(crate) fn end_turn(&self) {
+        self.0.turn_since_ns.store(0, Relaxed);
+    }
+
+    /// The app of this life is asked. Done for each request: a store to a line that is the loop's
+    /// own and in its cache, beside which the call itself is long.
+    pub(crate) fn ask(&self, life: u64) {
+        self.0.asked_life.store(life, Relaxed);
+    }
+
+    /// The turn that the loop is at work on; none while it sleeps. The life may be of the turn
+    /// before where a turn has just begun.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        let since_ns = self.0.turn_since_ns.load(Relaxed);
+        let life = Some(self.0.asked_life.load(Relaxed)).filter(|life| *life != 0);
+        (since_ns != 0).then_some(Turn { since_ns, life })
+    }
+
     /// What was published last.
     pub(crate) fn snapshot(&self) -> LoopCounts {
         LoopCounts {
@@ -79,6 +118,20 @@ impl AddAssign for LoopCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_is_seen_with_the_app_that_was_asked_last_until_it_ends() {
+        let gauges = LoopGauges::default();
+        assert_eq!(gauges.turn(), None);
+        gauges.begin_turn(0);
+        assert_eq!(gauges.turn(), Some(Turn { since_ns: 1, life: None }), "0 means asleep");
+        gauges.ask(7);
+        assert_eq!(gauges.turn(), Some(Turn { since_ns: 1, life: Some(7) }));
+        gauges.begin_turn(20);
+        assert_eq!(gauges.turn(), Some(Turn { since_ns: 20, life: None }));
+        gauges.end_turn();
+        assert_eq!(gauges.turn(), None);
+    }
 
     #[test]
     fn what_is_published_last_is_seen_and_adds_up() {

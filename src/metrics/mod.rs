@@ -12,7 +12,7 @@ mod process;
 mod render;
 
 pub(crate) use exchanges::{ExchangeCounters, ExchangeTotals};
-pub(crate) use gauges::{LoopCounts, LoopGauges};
+pub(crate) use gauges::{LoopCounts, LoopGauges, Turn};
 pub(crate) use histogram::{AnswerSeconds, DrainSeconds};
 pub(crate) use ledger::{
     HostLedger, HostReading, LifeReading, UpstreamNow, UpstreamReading, UpstreamTotals,

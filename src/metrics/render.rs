@@ -38,8 +38,8 @@ pub(crate) struct Scrape {
     pub(crate) hosts: Vec<HostReading>,
     /// Of all loops, added up.
     pub(crate) connections: LoopCounts,
-    /// How many loops there are.
-    pub(crate) loops: usize,
+    /// Of each loop, whether it makes no progress.
+    pub(crate) loops_stuck: Vec<bool>,
     /// When the server started, since 1970.
     pub(crate) start_time: Duration,
     /// How long it runs.
@@ -256,7 +256,16 @@ impl Page {
             "Connections dropped for what they sent instead of a PROXY header",
             &connections.proxy_headers_refused,
         )?;
-        families.gauge("tidegate_loops", "Event loops", &scrape.loops)?;
+        families.gauge("tidegate_loops", "Event loops", &scrape.loops_stuck.len())?;
+        families.gauges(
+            "tidegate_loop_stuck",
+            "Whether the loop makes no progress: an app holds it up",
+            scrape
+                .loops_stuck
+                .iter()
+                .enumerate()
+                .map(|(index, is_stuck)| ([("loop", index)], u64::from(*is_stuck))),
+        )?;
         families.counters(
             "tidegate_log_lines_lost_total",
             "Log lines lost to a full queue or to write errors",
@@ -482,7 +491,7 @@ mod tests {
                 accepted: 10,
                 proxy_headers_refused: 5,
             },
-            loops: 4,
+            loops_stuck: vec![false, true, false, false],
             start_time: Duration::from_millis(1_700_000_000_250),
             uptime: Duration::from_secs(90),
             version: "0.1.0",
@@ -582,6 +591,8 @@ mod tests {
                 "tidegate_uptime_seconds 90.0",
                 r#"tidegate_build_info{version="0.1.0"} 1"#,
                 "tidegate_loops 4",
+                r#"tidegate_loop_stuck{loop="0"} 0"#,
+                r#"tidegate_loop_stuck{loop="1"} 1"#,
                 "process_resident_memory_bytes 5000000",
                 "process_open_fds 12",
                 "process_cpu_seconds_total 1.25",

@@ -9,7 +9,9 @@
 
 mod admin;
 mod client;
+mod held_loop;
 mod load;
+mod notify;
 mod response;
 mod server;
 mod site;
@@ -18,12 +20,14 @@ mod wait;
 
 pub use admin::{Admin, Answer, Events};
 pub use client::{Client, End, Lost};
+pub use held_loop::HeldLoop;
 pub use load::{Load, LoadKind, Tally};
+pub use notify::NotifySocket;
 pub use response::Response;
 pub use response::find;
 pub use rustix::process::Signal;
 pub use server::{Event, Server, Setup, run};
-pub use site::{Act, Held, Site, Stage, logged, post};
+pub use site::{Act, Held, Site, Stage, Stuck, logged, post};
 pub use upstream::{Asked, Gate, Line, Upstream};
 pub use wait::{PATIENCE, give_way, wait_until};
 

@@ -35,6 +35,7 @@ pub struct Setup {
     admin: String,
     apps: String,
     descriptors: Option<u32>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -43,7 +44,17 @@ impl Setup {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let listen = vec!["\"127.0.0.1:0\"".to_owned()];
         let [server, limits, log, admin, apps] = [const { String::new() }; 5];
-        Self { dir, listen, server, limits, log, admin, apps, descriptors: None }
+        Self {
+            dir,
+            listen,
+            server,
+            limits,
+            log,
+            admin,
+            apps,
+            descriptors: None,
+            environment: Vec::new(),
+        }
     }
 
     /// Listens on these addresses instead; an entry that begins with `{` is a table.
@@ -97,6 +108,12 @@ impl Setup {
         self
     }
 
+    /// Sets a variable of the environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The folder of the configuration.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -137,6 +154,7 @@ impl Setup {
         let mut child = command(self.descriptors)
             .args(["serve", "--config"])
             .arg(&config)
+            .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -167,7 +185,9 @@ fn command(descriptors: Option<u32>) -> Command {
             shell
         }
     };
-    command.env_remove("TIDEGATE_ADMIN").env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    for name in ["TIDEGATE_ADMIN", "RUST_LOG", "RUST_BACKTRACE", "NOTIFY_SOCKET"] {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -185,6 +186,29 @@ impl App for Stage {
                 _ => Reply::Full(response),
             },
         }
+    }
+}
+
+/// An app that blocks its loop, until the sender is dropped.
+pub struct Stuck {
+    gate: Mutex<mpsc::Receiver<()>>,
+    entered: Arc<AtomicUsize>,
+}
+
+impl Stuck {
+    /// The app, what frees its loops, and how many requests it was given.
+    pub fn new() -> (Self, mpsc::Sender<()>, Arc<AtomicUsize>) {
+        let ((sender, gate), entered) = (mpsc::channel(), Arc::default());
+        (Self { gate: Mutex::new(gate), entered: Arc::clone(&entered) }, sender, entered)
+    }
+}
+
+impl App for Stuck {
+    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+        self.entered.fetch_add(1, SeqCst);
+        // Nothing is ever sent: it ends with the sender.
+        let _ = self.gate.lock().expect("no panic").recv();
+        Reply::Full(Response::new(200).with_content("freed"))
     }
 }
 

@@ -64,6 +64,7 @@ impl Admin {
             "cut_total": report.totals.cut_total + before.cut_total,
             "previous": previous.collect::<Vec<_>>(),
             "drains": running.map(show::Drain::new).collect::<Vec<_>>(),
+            "stuck_loops": report.stuck_loops.iter().map(show::stuck_loop).collect::<Vec<_>>(),
             "last_reload": self.reloads.counts().last.map(|last| json!({
                 "at": show::time(last.at),
                 "ok": last.error.is_none(),
@@ -134,6 +135,8 @@ impl Admin {
     fn metrics(&self, accept: Option<&str>) -> Answered {
         let measured =
             ask(&self.control, Input::Measure).map_err(|reason| refused(SERVER, &reason))?;
+        let stuck = self.report()?.stuck_loops;
+        let is_stuck = |index| stuck.iter().any(|stuck| stuck.index == index);
         let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
         let reloads = self.reloads.counts();
         let since_1970 = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -143,7 +146,7 @@ impl Admin {
             Scrape {
                 hosts: measured.hosts,
                 connections: self.loop_counts(),
-                loops: self.loops.len(),
+                loops_stuck: (0..self.loops.len()).map(is_stuck).collect(),
                 start_time: since_1970(SystemTime::now()).saturating_sub(uptime),
                 uptime,
                 version: env!("CARGO_PKG_VERSION"),

@@ -5,7 +5,9 @@ use std::{path::Path, time::SystemTime};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::{DrainName, DrainView, LifeView, Reloaded, Verdict, lives::milliseconds};
+use super::super::{
+    DrainName, DrainView, LifeView, Reloaded, StuckLoop, Verdict, lives::milliseconds,
+};
 use crate::{
     app::{EndpointRow, Peer},
     config::{ConfigError, Problem},
@@ -215,6 +217,15 @@ pub(super) fn connection(busy: &BusyConnection) -> Value {
         },
         "bytes_sent": busy.bytes_sent,
         "tunnel": busy.is_tunnel,
+    })
+}
+
+pub(super) fn stuck_loop(stuck: &StuckLoop) -> Value {
+    json!({
+        "loop": stuck.index,
+        "host": stuck.host,
+        "app": stuck.life,
+        "for_ms": milliseconds(stuck.time),
     })
 }
 

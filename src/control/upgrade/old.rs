@@ -164,6 +164,8 @@ impl Operator {
         }
         let listeners: Arc<[SocketAddr]> =
             taken.iter().filter_map(|index| Some(handed.listeners.get(*index)?.bound)).collect();
+        // Before the drain, whose begin would be the service's end.
+        self.service.hand_over(pid);
         notice!(self.notices, Info, "upgrade_handed_over", pid = u64::from(pid));
         // A server that has ended has nothing to let go of.
         drop(self.control.send(Input::HandedOver { listeners, admin }));

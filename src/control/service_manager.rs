@@ -1,0 +1,332 @@
+//! What the service manager is told, systemd or another: sd_notify(3), by the socket that
+//! `NOTIFY_SOCKET` names.
+//!
+//! The messages are written by sd-notify; they are sent here, for that crate knows no abstract
+//! sockets and would wait for ever for a manager that does not read. A socket that is missing or
+//! broken is logged once and never an error. Control tells most of it; the operator tells of
+//! reloads.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use sd_notify::NotifyState;
+
+use super::{Control, DrainView, StuckLoop};
+use crate::{logging::event, metrics::LoopCounts};
+
+/// How long the manager may take to make room in its queue; drains wait for that.
+const SEND_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Between two reports of the counts.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// What a report during a stop asks for, so that a stop within its deadline is not killed: many
+/// reports long, for those may be late, yet soon over if this process hangs.
+const EXTENSION: Duration = Duration::from_secs(15);
+
+/// The least time between two signs of life, whatever the manager wants.
+const WATCHDOG_MIN: Duration = Duration::from_millis(10);
+
+/// The way to the service manager, if there is one. All threads share it.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceManager {
+    address: Option<SocketAddr>,
+    /// How often it wants a sign of life; it restarts a server that gives none.
+    watchdog: Option<Duration>,
+    has_failed: AtomicBool,
+    is_stopping: AtomicBool,
+    /// Another process speaks for the service now.
+    handed_over: AtomicBool,
+}
+
+/// A reload that the service manager was told of. It is told of the end when this goes.
+#[must_use = "dropping it ends the reload"]
+pub(super) struct Reloading<'a>(&'a ServiceManager);
+
+impl ServiceManager {
+    /// The manager that the environment names, if it names one.
+    pub(crate) fn from_env() -> Self {
+        let mut manager = Self::default();
+        let Some(name) = env::var_os("NOTIFY_SOCKET") else { return manager };
+        match address(&name) {
+            Ok(address) => {
+                manager.address = Some(address);
+                manager.watchdog = sd_notify::watchdog_enabled().filter(|every| !every.is_zero());
+            }
+            Err(error) => manager.say_failed(&error),
+        }
+        manager
+    }
+
+    /// A reload begins, whoever asked for it.
+    pub(super) fn begin_reload(&self) -> Reloading<'_> {
+        // The manager matches the time with that of its own request.
+        let now = NotifyState::monotonic_usec_now().ok();
+        let states: Vec<_> = [NotifyState::Reloading].into_iter().chain(now).collect();
+        self.send_unless_stopping(&states);
+        Reloading(self)
+    }
+
+    /// Another process is the service's main process from here on, and speaks for it: this one is
+    /// silent. That process must not inherit `WATCHDOG_PID`, which names this one.
+    pub(super) fn hand_over(&self, pid: u32) {
+        self.send(&[NotifyState::MainPid(pid)]);
+        self.handed_over.store(true, Relaxed);
+    }
+
+    fn is_there(&self) -> bool {
+        self.address.is_some() && !self.handed_over.load(Relaxed)
+    }
+
+    fn send_unless_stopping(&self, states: &[NotifyState<'_>]) {
+        // The manager would take the server for one that serves again.
+        if !self.is_stopping.load(Relaxed) {
+            self.send(states);
+        }
+    }
+
+    fn send(&self, states: &[NotifyState<'_>]) {
+        if states.is_empty() || !self.is_there() {
+            return;
+        }
+        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+        if let Err(error) = self.send_text(&message) {
+            self.say_failed(&error);
+        }
+    }
+
+    fn send_text(&self, message: &str) -> io::Result<()> {
+        let Some(address) = &self.address else { return Ok(()) };
+        let socket = UnixDatagram::unbound()?;
+        if self.has_failed.load(Relaxed) {
+            // One that did not read before is not waited for again.
+            socket.set_nonblocking(true)?;
+        } else {
+            socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        }
+        socket.send_to_addr(message.as_bytes(), address).map(drop)
+    }
+
+    /// Once: it is told more all the same, for it may come back.
+    fn say_failed(&self, error: &io::Error) {
+        if !self.has_failed.swap(true, Relaxed) {
+            event!(Warn, "notify_failed", error:% = error);
+        }
+    }
+}
+
+impl Drop for Reloading<'_> {
+    fn drop(&mut self) {
+        self.0.send_unless_stopping(&[NotifyState::Ready]);
+    }
+}
+
+/// A path, or `@` and a name of the abstract namespace.
+fn address(name: &OsStr) -> io::Result<SocketAddr> {
+    match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        [b'/', ..] => SocketAddr::from_pathname(name),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "NOTIFY_SOCKET is neither an absolute path nor @ and a name",
+        )),
+    }
+}
+
+/// What control has told the manager, and when it has to tell more.
+#[derive(Debug, Default)]
+pub(super) struct ServiceReports {
+    pub(super) manager: Arc<ServiceManager>,
+    status: String,
+    status_due: Option<Instant>,
+    watchdog_due: Option<Instant>,
+}
+
+impl ServiceReports {
+    /// When [`Control::report_to_manager`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.status_due.into_iter().chain(self.watchdog_due).min()
+    }
+}
+
+impl Control {
+    /// The server serves.
+    pub(super) fn report_ready(&mut self, now: Instant) {
+        if self.service.manager.is_there() {
+            self.service.watchdog_due = self.service.manager.watchdog.map(|_| now);
+            self.tell_manager(now, &[NotifyState::Ready]);
+        }
+    }
+
+    /// A stop begins.
+    pub(super) fn report_stopping(&mut self, now: Instant) {
+        self.service.manager.is_stopping.store(true, Relaxed);
+        self.tell_manager(now, &[NotifyState::Stopping]);
+    }
+
+    /// A stop is over.
+    pub(super) fn report_stopped(&mut self, now: Instant) {
+        self.tell_manager(now, &[]);
+    }
+
+    /// Gives the signs of life and the counts that are due.
+    pub(super) fn report_to_manager(&mut self, now: Instant) {
+        if self.service.due().is_some_and(|due| due <= now) {
+            let is_due = self.service.status_due.is_some_and(|due| due <= now);
+            if is_due {
+                self.tell_manager(now, &[]);
+            } else {
+                let states = self.sign_of_life(now);
+                self.service.manager.send(&states);
+            }
+        }
+    }
+
+    /// Sends this, the status if it has changed, and what else is due.
+    fn tell_manager(&mut self, now: Instant, states: &[NotifyState<'_>]) {
+        if !self.service.manager.is_there() {
+            (self.service.status_due, self.service.watchdog_due) = (None, None);
+            return;
+        }
+        let mut states = states.to_vec();
+        states.extend(self.sign_of_life(now));
+        if self.stop.is_some() {
+            states.push(NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32));
+        }
+        let status = self.status_line();
+        let has_changed = status != self.service.status;
+        if has_changed {
+            states.push(NotifyState::Status(&status));
+        }
+        self.service.manager.send(&states);
+        self.service.status = status;
+        self.service.status_due = Some(now + STATUS_EVERY);
+    }
+
+    /// The sign of life, if it is due and every loop makes progress.
+    fn sign_of_life(&mut self, now: Instant) -> Vec<NotifyState<'static>> {
+        let (Some(due), Some(every)) = (self.service.watchdog_due, self.service.manager.watchdog)
+        else {
+            return Vec::new();
+        };
+        if now < due {
+            return Vec::new();
+        }
+        self.service.watchdog_due = Some(now + (every / 2).max(WATCHDOG_MIN));
+        let go_on = self.stuck_loops().is_empty();
+        go_on.then_some(NotifyState::Watchdog).into_iter().collect()
+    }
+
+    fn status_line(&self) -> String {
+        let mut counts = LoopCounts::default();
+        self.gauges.iter().for_each(|gauges| counts += gauges.snapshot());
+        let connections = counts.fresh + counts.busy + counts.idle + counts.lingering;
+        let active = self.active_connections();
+        let mut line = match self.stop_view() {
+            None => {
+                let apps = self.registry.entries().len();
+                format!("serving {apps} apps: {connections} connections, {active} active")
+            }
+            Some(DrainView { verdict: None, remaining, .. }) => {
+                let left = remaining.as_secs();
+                format!("stopping: {connections} connections, {active} active, {left} s left")
+            }
+            Some(DrainView { verdict: Some(verdict), .. }) => return format!("stopped: {verdict}"),
+        };
+        let running = self.drains.running().filter(|drain| !drain.cancelled);
+        let now = Instant::now();
+        let mut running: Vec<_> = running.map(|drain| drain.view(now)).collect();
+        running.sort_by_key(|view| view.remaining);
+        if let Some(DrainView { host, active_connections, remaining, .. }) = running.first() {
+            let (host, left) = (host.as_deref().unwrap_or_default(), remaining.as_secs());
+            line += &format!("; draining {host}: {active_connections} active, {left} s left");
+        }
+        if running.len() > 1 {
+            line += &format!("; {} more drains", running.len() - 1);
+        }
+        for StuckLoop { index, host, .. } in self.stuck_loops() {
+            let host = host.map(|host| format!(" in {host}")).unwrap_or_default();
+            line += &format!("; loop {index} is stuck{host}");
+        }
+        // A line break would begin another message; an embedder's hosts are its own.
+        line.replace(char::is_control, " ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A manager, and the socket by which it is told.
+    fn manager() -> (ServiceManager, UnixDatagram, TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_nonblocking(true).expect("O_NONBLOCK");
+        let address = Some(address(path.as_os_str()).expect("an address"));
+        (ServiceManager { address, ..ServiceManager::default() }, socket, folder)
+    }
+
+    fn received(socket: &UnixDatagram) -> Option<String> {
+        let mut message = [0; 1024];
+        let length = socket.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..length]).into_owned())
+    }
+
+    #[test]
+    fn a_name_is_a_path_or_abstract() {
+        let abstract_name = address(OsStr::new("@a/b")).expect("an address");
+        assert_eq!(abstract_name.as_abstract_name(), Some(&b"a/b"[..]));
+        let path = address(OsStr::new("/run/notify")).expect("an address");
+        assert!(path.as_pathname().is_some_and(|path| path.ends_with("notify")));
+        for wrong in ["", "run/notify", "vsock:2:3"] {
+            assert!(address(OsStr::new(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_handed_over_is_silent() {
+        let (manager, socket, _folder) = manager();
+        manager.hand_over(4711);
+        assert_eq!(received(&socket).as_deref(), Some("MAINPID=4711\n"));
+        manager.send(&[NotifyState::Ready]);
+        assert_eq!(received(&socket), None);
+    }
+
+    #[test]
+    fn a_reload_that_ends_during_a_stop_does_not_say_ready() {
+        let (manager, socket, _folder) = manager();
+        let reloading = manager.begin_reload();
+        let began = received(&socket).expect("a message");
+        assert!(began.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{began}");
+        manager.is_stopping.store(true, Relaxed);
+        drop(reloading);
+        assert_eq!(received(&socket), None);
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_is_not_waited_for() {
+        let (manager, _socket, _folder) = manager();
+        // More than any queue of datagrams holds.
+        while !manager.has_failed.load(Relaxed) {
+            manager.send(&[NotifyState::Watchdog]);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What control shows of its drains and lives, and who waits for an end.
+
+use std::{collections::HashSet, sync::Arc, time::Instant};
+
+use super::{Control, DrainName, DrainView, LifeView, Report, Totals};
+use crate::message::AppLife;
+
+/// Somebody who waits for a drain.
+pub(super) struct Watcher {
+    pub(super) drain: DrainName,
+    pub(super) until: Instant,
+    pub(super) tell: Box<dyn FnOnce(Option<DrainView>) + Send>,
+}
+
+impl Control {
+    pub(super) fn watch(&mut self, watcher: Watcher) {
+        let is_over = self.view(watcher.drain).is_none_or(|view| view.verdict.is_some());
+        if is_over || watcher.until <= Instant::now() {
+            return self.tell(vec![watcher]);
+        }
+        self.watchers.push(watcher);
+    }
+
+    /// A drain has ended.
+    pub(super) fn tell_watchers(&mut self, drain: DrainName) {
+        let (told, waiting) = self.watchers.drain(..).partition(|watcher| watcher.drain == drain);
+        self.watchers = waiting;
+        self.tell(told);
+    }
+
+    pub(super) fn tell(&self, watchers: Vec<Watcher>) {
+        for watcher in watchers {
+            (watcher.tell)(self.view(watcher.drain));
+        }
+    }
+
+    fn view(&self, drain: DrainName) -> Option<DrainView> {
+        match drain {
+            DrainName::App(_) | DrainName::Upstream(_) => self.drains.view(drain, Instant::now()),
+            DrainName::Stop => self.stop_view(),
+        }
+    }
+
+    pub(super) fn report(&self) -> Report {
+        Report {
+            stop: self.stop_view(),
+            drains: self.drains.views(Instant::now()),
+            addresses: self.addresses.clone(),
+            totals: self.totals(),
+            stuck_loops: self.stuck_loops(),
+        }
+    }
+
+    /// Lives that serve or drain, those in the map first: of each host the newest.
+    pub(super) fn all_lives(&self) -> Vec<Arc<AppLife>> {
+        let mut lives = self.registry.entries();
+        let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();
+        let draining = self.drains.running().filter(|drain| drain.upstream().is_none());
+        let draining = draining.map(|drain| &drain.life);
+        lives.extend(draining.filter(|life| !in_map.contains(&life.id())).map(Arc::clone));
+        lives
+    }
+
+    pub(super) fn life_views(&self) -> Vec<LifeView> {
+        let now = Instant::now();
+        let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
+        let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
+        self.all_lives().into_iter().map(view).collect()
+    }
+
+    /// What this process counted.
+    pub(super) fn totals(&self) -> Totals {
+        let lives = self.all_lives();
+        let sum = |count: fn(&AppLife) -> u64| lives.iter().map(|life| count(life)).sum::<u64>();
+        Totals {
+            requests_total: sum(|life| life.drain().requests()) + self.account.requests,
+            cut_total: sum(|life| life.drain().cut()) + self.account.cut,
+        }
+    }
+
+    /// How many loops apps are loaded for.
+    pub(crate) fn loop_count(&self) -> usize {
+        self.registry.loops()
+    }
+
+    /// Why the app of this host could not be loaded, if so.
+    pub(crate) fn load_error_of(&self, host: &str) -> Option<String> {
+        self.registry.find(host)?.app().load_error.clone()
+    }
+
+    pub(super) fn active_connections(&self) -> u64 {
+        self.all_lives().iter().map(|life| life.drain().active_connections()).sum()
+    }
+}

@@ -1,0 +1,226 @@
+//! The watch over the loops: which one is stuck in a turn, and whose app holds it up.
+//!
+//! Each loop marks when it goes to work and when it sleeps. Control compares the marks about once a
+//! second: a loop that is at work on one turn for longer than STUCK_AFTER is stuck, until the turn
+//! ends. Two looks have to see the turn, so that a process that was stopped and goes on has no loop
+//! that is stuck. Nothing here ends a loop: the others go on, and a stop ends without it (I5).
+
+use std::time::{Duration, Instant};
+
+use super::{
+    Control,
+    lives::{milliseconds, nanoseconds},
+    notices::notice,
+};
+use crate::{message::AppLife, metrics::Turn};
+
+/// How long a loop may be at work on one turn.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+
+/// Between two looks at loops of which none is suspected.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two looks at a loop that is stuck, or may be.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// A loop that makes no progress.
+#[derive(Clone, Debug)]
+pub(crate) struct StuckLoop {
+    pub(crate) index: usize,
+    /// Whose app it asked last; none if the turn asked none.
+    pub(crate) host: Option<String>,
+    pub(crate) life: Option<u64>,
+    /// Since the turn began.
+    pub(crate) time: Duration,
+}
+
+/// What a look at the loops found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Stuck(usize, Turn),
+    Recovered(usize, Turn),
+}
+
+/// What is known of the loops. Times are nanoseconds of their epoch.
+#[derive(Debug, Default)]
+pub(super) struct LoopWatch {
+    loops: Vec<Watched>,
+    due_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// The turn that the last look saw.
+    turn: Option<Turn>,
+    is_stuck: bool,
+    /// Whose app holds a stuck loop, as it was found out first: the life may be gone later.
+    host: Option<String>,
+    has_failed: bool,
+}
+
+impl LoopWatch {
+    pub(super) fn begin(loops: usize) -> Self {
+        Self { loops: (0..loops).map(|_| Watched::default()).collect(), due_ns: 0 }
+    }
+
+    /// A loop whose thread has ended within a turn is not stuck.
+    pub(super) fn on_failed(&mut self, index: usize) {
+        self.loops[index] = Watched { has_failed: true, ..Watched::default() };
+    }
+
+    /// Compares the turns that the loops are at work on now with those of the last look.
+    fn look(&mut self, now_ns: u64, turns: &[Option<Turn>]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.due_ns = now_ns + nanoseconds(LOOK_EVERY);
+        for (index, (watched, &turn)) in self.loops.iter_mut().zip(turns).enumerate() {
+            let is_same = |before: Turn| turn.is_some_and(|turn| turn.since_ns == before.since_ns);
+            let before = watched.turn.take().filter(|_| !watched.has_failed);
+            if let Some(before) = before.filter(|before| watched.is_stuck && !is_same(*before)) {
+                (watched.is_stuck, watched.host) = (false, None);
+                changes.push(Change::Recovered(index, before));
+            }
+            watched.turn = turn;
+            let Some(turn) = turn.filter(|_| !watched.has_failed) else { continue };
+            let stuck_at = turn.since_ns + nanoseconds(STUCK_AFTER);
+            if before.is_some_and(is_same) && stuck_at <= now_ns && !watched.is_stuck {
+                watched.is_stuck = true;
+                changes.push(Change::Stuck(index, turn));
+            }
+            let next = stuck_at.max(now_ns + nanoseconds(LOOK_AGAIN));
+            self.due_ns = self.due_ns.min(next);
+        }
+        changes
+    }
+}
+
+impl Control {
+    /// When [`Control::watch_loops`] has something to do.
+    pub(super) fn watch_due(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.watch.due_ns)
+    }
+
+    pub(super) fn watch_loops(&mut self, now: Instant) {
+        if now < self.watch_due() {
+            return;
+        }
+        let now_ns = nanoseconds(now.duration_since(self.epoch));
+        let turns: Vec<_> = self.gauges.iter().map(|gauges| gauges.turn()).collect();
+        for change in self.watch.look(now_ns, &turns) {
+            match change {
+                Change::Stuck(index, turn) => {
+                    self.watch.loops[index].host = self.host_of(turn);
+                    let stuck = self.stuck_loop(index, turn, now_ns);
+                    notice!(
+                        self.notices,
+                        Error,
+                        "loop_stuck",
+                        loop_index = index,
+                        host = stuck.host.as_deref(),
+                        id = stuck.life,
+                        for_ms = milliseconds(stuck.time),
+                    );
+                }
+                Change::Recovered(index, turn) => {
+                    let time = Duration::from_nanos(now_ns.saturating_sub(turn.since_ns));
+                    let for_ms = milliseconds(time);
+                    notice!(
+                        self.notices,
+                        Info,
+                        "loop_recovered",
+                        loop_index = index,
+                        for_ms = for_ms
+                    );
+                }
+            }
+        }
+    }
+
+    /// The loops that make no progress.
+    pub(super) fn stuck_loops(&self) -> Vec<StuckLoop> {
+        let now_ns = nanoseconds(self.epoch.elapsed());
+        let stuck = self.watch.loops.iter().enumerate().filter(|(_, watched)| watched.is_stuck);
+        stuck
+            .filter_map(|(index, watched)| Some(self.stuck_loop(index, watched.turn?, now_ns)))
+            .collect()
+    }
+
+    /// What holds up a loop that has not obeyed.
+    pub(super) fn held_loop(&self, index: usize) -> StuckLoop {
+        let now_ns = nanoseconds(self.epoch.elapsed());
+        let turn = self.gauges[index].turn().unwrap_or(Turn { since_ns: now_ns, life: None });
+        self.stuck_loop(index, turn, now_ns)
+    }
+
+    fn stuck_loop(&self, index: usize, turn: Turn, now_ns: u64) -> StuckLoop {
+        let known = &self.watch.loops[index];
+        StuckLoop {
+            index,
+            host: known.host.clone().or_else(|| self.host_of(turn)),
+            life: turn.life,
+            time: Duration::from_nanos(now_ns.saturating_sub(turn.since_ns)),
+        }
+    }
+
+    fn host_of(&self, turn: Turn) -> Option<String> {
+        let is_asked = |life: &AppLife| Some(life.id().as_u64()) == turn.life;
+        let lives = self.all_lives();
+        lives.iter().find(|life| is_asked(life)).map(|life| life.host().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const SECOND: u64 = 1000 * MS;
+
+    fn turn(since_ns: u64) -> Option<Turn> {
+        Some(Turn { since_ns, life: Some(7) })
+    }
+
+    #[test]
+    fn a_turn_of_more_than_a_second_is_stuck_once_and_recovers_once() {
+        let mut watch = LoopWatch::begin(2);
+        let began = 300 * MS;
+        assert_eq!(watch.look(SECOND, &[None, turn(began)]), []);
+        assert_eq!(watch.due_ns, began + SECOND, "the look is in time");
+        let stuck = Change::Stuck(1, turn(began).expect("a turn"));
+        assert_eq!(watch.look(watch.due_ns, &[None, turn(began)]), [stuck]);
+        assert_eq!(watch.look(watch.due_ns, &[turn(SECOND), turn(began)]), []);
+        let recovered = Change::Recovered(1, turn(began).expect("a turn"));
+        assert_eq!(watch.look(watch.due_ns, &[None, turn(9 * SECOND)]), [recovered]);
+        assert_eq!(watch.look(watch.due_ns, &[None, None]), []);
+    }
+
+    #[test]
+    fn many_short_turns_are_progress() {
+        let mut watch = LoopWatch::begin(1);
+        for second in 1..10 {
+            assert_eq!(watch.look(second * SECOND, &[turn(second * SECOND - MS)]), []);
+            assert_eq!(watch.due_ns, (second + 1) * SECOND - MS, "about once a second");
+        }
+        assert_eq!(watch.look(20 * SECOND, &[None]), []);
+        assert_eq!(watch.due_ns, 21 * SECOND);
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_has_no_stuck_loop() {
+        let mut watch = LoopWatch::begin(1);
+        assert_eq!(watch.look(SECOND, &[None]), []);
+        assert_eq!(watch.look(60 * SECOND, &[turn(SECOND)]), [], "nobody saw it work till now");
+        assert_eq!(watch.due_ns, 60 * SECOND + 250 * MS, "it is looked at again soon");
+        assert_eq!(watch.look(watch.due_ns, &[None]), []);
+    }
+
+    #[test]
+    fn a_loop_that_failed_is_not_stuck() {
+        let mut watch = LoopWatch::begin(1);
+        watch.look(SECOND, &[turn(1)]);
+        watch.look(2 * SECOND, &[turn(1)]);
+        watch.on_failed(0);
+        for second in 3..6 {
+            assert_eq!(watch.look(second * SECOND, &[turn(1)]), []);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A loop of the real binary that hangs, as an app would make it hang: held by ptrace(2) at its
+//! first system call of a turn, while the other threads go on.
+
+use std::{fs, time::Duration};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        ptrace::{self, Options},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::{
+    server::Server,
+    wait::{PATIENCE, wait_until},
+};
+
+/// A held loop. All of this is for the thread that holds it.
+pub struct HeldLoop {
+    thread: Pid,
+}
+
+impl HeldLoop {
+    /// Holds the loop of this number, which has to be idle, when `wake` has given it work. None
+    /// where nobody may trace a process.
+    pub fn hold(server: &Server, index: usize, wake: impl FnOnce()) -> Option<Self> {
+        let thread = thread_of(server, &format!("loop-{index}"));
+        match ptrace::seize(thread, Options::empty()) {
+            Err(Errno::EPERM | Errno::ENOSYS | Errno::EACCES) => {
+                eprintln!("skipped: ptrace is not permitted");
+                return None;
+            }
+            seized => seized.expect("ptrace"),
+        }
+        let held = Self { thread };
+        ptrace::interrupt(thread).expect("interrupt");
+        held.wait_stopped();
+        // It goes back to sleep, wakes up, and does the first thing.
+        held.run_to_call();
+        ptrace::syscall(thread, None).expect("syscall");
+        wake();
+        held.wait_stopped();
+        held.run_to_call();
+        Some(held)
+    }
+
+    /// Lets it go on.
+    pub fn release(self) {
+        ptrace::detach(self.thread, None).expect("detach");
+    }
+
+    /// Waits for the end of the process: its parent is told of that after this.
+    pub fn wait_exit(self) {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let gone = || {
+            let status = waitpid(self.thread, Some(flags));
+            matches!(
+                status,
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD)
+            )
+        };
+        assert!(wait_until(PATIENCE, gone), "the process is still there");
+    }
+
+    fn run_to_call(&self) {
+        ptrace::syscall(self.thread, None).expect("syscall");
+        self.wait_stopped();
+    }
+
+    fn wait_stopped(&self) {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        let is_stopped =
+            || !matches!(waitpid(self.thread, Some(flags)), Ok(WaitStatus::StillAlive));
+        // It may sleep for some seconds before.
+        assert!(wait_until(PATIENCE + Duration::from_secs(10), is_stopped), "it does not stop");
+    }
+}
+
+fn thread_of(server: &Server, name: &str) -> Pid {
+    let folder = format!("/proc/{}/task", server.pid().as_raw_nonzero());
+    let threads = fs::read_dir(folder).expect("the process runs").flatten();
+    let is_named = |path: &std::path::Path| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|own| own.trim_end() == name)
+    };
+    let found = threads.map(|entry| entry.path()).find(|path| is_named(path));
+    let found = found.unwrap_or_else(|| panic!("no thread {name}"));
+    let id = found.file_name().and_then(|id| id.to_str()).expect("a number");
+    Pid::from_raw(id.parse().expect("a number"))
+}
