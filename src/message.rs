@@ -108,7 +108,8 @@ pub(crate) enum LoopCommand {
     CutAll,
     /// Another process serves these public addresses now, and the admin's if so: let go of their
     /// listeners, which stay open there with whoever waits.
-    LetGo(Arc<[SocketAddr]>, bool),
+    /// When all loops have dropped the sender, no connection comes here any more.
+    LetGo(Arc<[SocketAddr]>, bool, Sender<()>),
     /// The server is over: close the admin listener, send what admin peers are still owed, and end
     /// the thread. Answered by [`ControlEvent::Ended`].
     End,
@@ -138,6 +139,9 @@ pub(crate) struct PublicSocket {
     pub(crate) address: SocketAddr,
     /// Shared only with who hands it over to another process.
     pub(crate) socket: Arc<OwnedFd>,
+    /// Systemd has it too: it is never gated, for who comes when this process is gone waits for the
+    /// next one.
+    pub(crate) is_kept: bool,
     /// Whether its connections begin with a PROXY header: of each as it is when it is accepted. All
     /// loops and the operator share it.
     pub(crate) proxy_protocol: Arc<AtomicBool>,

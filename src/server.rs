@@ -98,6 +98,7 @@ impl HttpServer {
         let mut server = Self::open(config, &mut before.inherited)?;
         server.registry.skip_ids(before.next_app_id());
         server.predecessor = Some(Arc::new(before.predecessor()));
+        server.control.predecessor = server.predecessor.clone();
         server.take_over = take_over;
         Ok(server)
     }
@@ -238,12 +239,14 @@ impl HttpServer {
             self.make_loops(&budget, &gauges, &admin_requests).map_err(ServerError::Setup)?;
         drop(admin_requests);
         let reloads = Arc::<Reloads>::default();
-        let admin = self.admin_thread(handles.clone(), gauges.clone(), &reloads);
-        let upgrader = self.upgrader(&admin).map_err(ServerError::Setup)?;
-        let successor = Arc::clone(&upgrader.successor);
+        let admin = Arc::new(self.admin_thread(handles.clone(), gauges.clone(), &reloads));
+        let upgrader = self.upgrader(&admin);
+        let (starting, successor) =
+            (Arc::clone(&upgrader.starting), Arc::clone(&upgrader.successor));
         self.spawn_operator(&reloads, budget, possible, upgrader).map_err(ServerError::Setup)?;
         let thread = thread::Builder::new().name("admin".into());
-        thread.spawn(move || admin.run(&requests)).map_err(ServerError::Setup)?;
+        let asked = Arc::clone(&admin);
+        thread.spawn(move || asked.run(&requests)).map_err(ServerError::Setup)?;
         if let Some(before) = &mut self.take_over {
             before.say_ready().map_err(ServerError::Setup)?;
         }
@@ -259,8 +262,11 @@ impl HttpServer {
         );
         if let (Some(take_over), Some(before)) = (self.take_over, &self.predecessor) {
             take_over.serve(before).map_err(ServerError::Setup)?;
+            self.admin.iter().for_each(AdminSocket::own_file);
         }
         let ended = self.control.run(handles, gauges, self.addresses);
+        starting.end_for_good();
+        drop(admin);
         if let Some(before) = &self.predecessor {
             before.wait_gone();
         }
@@ -357,10 +363,12 @@ impl HttpServer {
         thread.spawn(move || operator.run(&tasks)).map(drop)
     }
 
-    fn upgrader(&self, admin: &Admin) -> io::Result<Upgrader> {
+    fn upgrader(&self, admin: &Arc<Admin>) -> Upgrader {
         let handed = self.admin.as_ref().map(|admin| admin.handed(&self.config.admin.listen));
-        let admin = admin.clone();
-        Ok(Upgrader::new(handed.transpose()?, Arc::new(move || admin.generation())))
+        // The operator has to end, who would keep it there.
+        let admin = Arc::downgrade(admin);
+        let generation = Arc::new(move || admin.upgrade()?.generation());
+        Upgrader::new(handed, self.predecessor.clone(), generation)
     }
 
     fn admin_thread(

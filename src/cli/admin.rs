@@ -69,6 +69,14 @@ pub(super) struct Answer<T> {
     json: String,
 }
 
+impl<T> Answer<T> {
+    /// The same answer, of which something else is understood.
+    pub(super) fn map<U>(self, map: impl FnOnce(T) -> Option<U>) -> Option<Answer<U>> {
+        let Self { value, json } = self;
+        Some(Answer { value: map(value)?, json })
+    }
+}
+
 impl Admin {
     /// The server at an address that wants no token.
     pub(super) fn of(address: Address) -> Self {

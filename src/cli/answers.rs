@@ -45,6 +45,9 @@ pub(super) struct Generation {
 pub(super) struct UpgradeAnswer {
     pub(super) pid: u32,
     pub(super) old_pid: u32,
+    /// Of the old process, if it was asked for.
+    #[serde(flatten)]
+    pub(super) drain: Option<Drain>,
 }
 
 #[derive(Debug, Deserialize)]

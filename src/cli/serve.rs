@@ -4,7 +4,7 @@ use std::{fmt::Display, path::Path, process::ExitCode, time::Duration};
 
 use crate::{
     config::Config,
-    control::TakeOver,
+    control::{NoTakeOver, TakeOver},
     logging::{self, Logging, event},
     server::{HttpServer, SignalRequest, Verdict, forward_signals},
 };
@@ -28,11 +28,17 @@ impl Failure {
 
 /// Serves until a signal ends it, from where the process before it stands if there is one.
 pub(super) fn serve(path: &Path) -> ExitCode {
-    let take_over = TakeOver::receive().unwrap_or_else(|error| {
-        show::note(&format!("tidegate: nothing to take over, starting afresh: {error}\n"));
-        None
-    });
-    let before = take_over.as_ref().and_then(|take_over| take_over.failure_report().ok());
+    let take_over = match TakeOver::receive() {
+        Ok(take_over) => take_over,
+        Err(why) => {
+            show::note(&format!("tidegate: {why}\n"));
+            match why {
+                NoTakeOver::Alone(_) => None,
+                NoTakeOver::Failed(_) => return ExitCode::from(FAILED),
+            }
+        }
+    };
+    let before = take_over.as_ref().map(TakeOver::failure_report);
     ExitCode::from(match start(path, take_over) {
         Ok(code) => code,
         Err(Failure { code, text }) => {

@@ -11,7 +11,7 @@ use super::{
     duration,
     failure::Failure,
     show,
-    wait::{Patience, finish},
+    wait::{HOLD, Patience, finish},
 };
 use crate::config::parse_duration;
 
@@ -48,17 +48,21 @@ impl Upgrade {
             let binary = std::path::absolute(binary).unwrap_or_else(|_| binary.clone());
             path += &format!("&binary={}", encode(&binary.to_string_lossy()));
         }
+        if self.wait {
+            path += &format!("&wait={}ms", HOLD.as_millis());
+        }
         let patience = parse_duration(&self.timeout).unwrap_or_default() + MARGIN;
         let answer = admin.post_within::<UpgradeAnswer>(&path, patience)?;
         admin.print(&answer, |answer| {
-            let UpgradeAnswer { pid, old_pid } = answer;
+            let UpgradeAnswer { pid, old_pid, .. } = answer;
             show::clean(&format!("upgraded: pid {pid} serves, pid {old_pid} drains")) + "\n"
         })?;
         if !self.wait {
             return Ok(DONE);
         }
         // The connection is still the old process's.
-        let drain = admin.get("/drains/stop")?;
+        let drain = answer.map(|answer| answer.drain);
+        let drain = drain.ok_or_else(|| admin.foreign("it does not say how it drains"))?;
         finish(&mut admin, drain, Patience::Wait)
     }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// How long the server holds an answer back; so often the line is written anew.
-const HOLD: Duration = Duration::from_millis(500);
+pub(super) const HOLD: Duration = Duration::from_millis(500);
 
 /// The width of a terminal that does not say it.
 const COLUMNS: u16 = 80;

@@ -53,8 +53,8 @@ pub use reload::{ReloadError, Reloaded};
 pub(crate) use service_manager::ServiceManager;
 pub use signals::{SignalRequest, forward_signals};
 pub(crate) use upgrade::{
-    Generation, HandedAdmin, Inherited, Predecessor, TakeOver, Totals, UpgradeError, Upgraded,
-    Upgrader,
+    Generation, HandedAdmin, Inherited, InheritedSockets, NoTakeOver, Predecessor, TakeOver,
+    Totals, UpgradeError, Upgraded, Upgrader,
 };
 pub(crate) use watchdog::StuckLoop;
 
@@ -94,11 +94,18 @@ pub(crate) enum Input {
     DrainUpstream(String, String, Option<Duration>, Answer<DrainName>),
     ResumeUpstream(String, String, Answer<Arc<AppLife>>),
     Reload(Box<ReadyReload>, Answer<LivesChanged>),
-    /// Another process serves these addresses now, and the admin's if so.
+    /// A new process is about to serve: from here on nothing changes until that has come about, or
+    /// not. With the lives as they are.
+    BeginHandOver(Answer<Vec<LifeView>>),
+    /// Another process serves these addresses now, and the admin's if so. The sender is dropped
+    /// when this one has let go of them.
     HandedOver {
         listeners: Arc<[SocketAddr]>,
         admin: bool,
+        let_go: Sender<()>,
     },
+    /// There is no other process.
+    KeptOn,
     Stop {
         /// For the log.
         reason: String,
@@ -190,6 +197,10 @@ pub(crate) struct Control {
     /// Listeners that are being closed.
     closing: Vec<ClosingListeners>,
     stop: Option<Stop>,
+    /// What has to wait until a hand-over is over; none while there is no such.
+    put_off: Option<Vec<Input>>,
+    /// The process before this one.
+    pub(crate) predecessor: Option<Arc<Predecessor>>,
     /// A stop has begun; for who only has to know that.
     stopping: Arc<AtomicBool>,
     failed: bool,
@@ -235,6 +246,8 @@ impl Control {
             addresses: Vec::new(),
             closing: Vec::new(),
             stop: None,
+            put_off: None,
+            predecessor: None,
             stopping: Arc::default(),
             failed: false,
             routes_changed: false,
@@ -304,6 +317,12 @@ impl Control {
     }
 
     fn on_input(&mut self, input: Input) -> Option<Verdict> {
+        if let Some(put_off) = &mut self.put_off
+            && input.changes_something()
+        {
+            put_off.push(input);
+            return None;
+        }
         match input {
             Input::Loop(index, event) => return self.on_loop(index, &event),
             Input::Drained(life) => self.end_drain(life.into()),
@@ -326,7 +345,11 @@ impl Control {
                 return self.stop(&reason, timeout, patience);
             }
             Input::Watch(drain, until, tell) => self.watch(Watcher { drain, until, tell }),
-            Input::HandedOver { listeners, admin } => return self.hand_over(&listeners, admin),
+            Input::BeginHandOver(answer) => drop(answer.send(self.begin_hand_over())),
+            Input::HandedOver { listeners, admin, let_go } => {
+                return self.hand_over(&listeners, admin, &let_go);
+            }
+            Input::KeptOn => return self.make_up_for(|_| true),
             Input::Report(answer) => drop(answer.send(Ok(self.report()))),
             Input::Lives(answer) => drop(answer.send(Ok(self.life_views()))),
             Input::Measure(answer) => {

@@ -67,6 +67,8 @@ pub(crate) struct Listening {
     pub(super) configured: SocketAddr,
     /// As it is bound: port 0 is a real one here.
     pub(crate) bound: SocketAddr,
+    /// [`PublicSocket::is_kept`]
+    pub(super) is_kept: bool,
     proxy_protocol: Arc<AtomicBool>,
     /// The loops' sockets, as long as they are theirs.
     pub(super) sockets: Vec<Weak<OwnedFd>>,
@@ -79,6 +81,7 @@ impl Listening {
         let listening = Self {
             configured: listen.address,
             bound: first.address,
+            is_kept: first.is_kept,
             proxy_protocol: Arc::clone(&first.proxy_protocol),
             sockets: sockets.iter().map(|socket| Arc::downgrade(&socket.socket)).collect(),
         };

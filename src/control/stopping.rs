@@ -13,8 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crossbeam_channel::Sender;
+
 use super::{
-    Control, Patience,
+    ChangeError, Control, Input, LifeView, Patience,
     drains::{Cause, DrainName, DrainView, Verdict},
     handshakes,
     lives::milliseconds,
@@ -56,6 +58,22 @@ impl Stop {
     }
 }
 
+impl Input {
+    /// Whether somebody asks for a change of what a hand-over is about.
+    pub(super) fn changes_something(&self) -> bool {
+        matches!(
+            self,
+            Self::Put(..)
+                | Self::Remove(..)
+                | Self::Drain(..)
+                | Self::Resume(..)
+                | Self::DrainUpstream(..)
+                | Self::ResumeUpstream(..)
+                | Self::Stop { .. }
+        )
+    }
+}
+
 impl Control {
     /// Begins to stop, or has the stop that is under way go faster.
     pub(super) fn stop(
@@ -71,14 +89,18 @@ impl Control {
         }
         let stop = self.stop.as_mut()?;
         let repeated = std::mem::replace(&mut stop.asked, true);
-        if stop.over.is_some() {
-            return None;
-        }
         let cuts = match patience {
             Patience::Join => false,
             Patience::CutIfRepeated => repeated,
             Patience::CutNow => true,
         };
+        if let (true, Some(before)) = (cuts, &self.predecessor) {
+            // This process ends after it.
+            before.cut();
+        }
+        if stop.over.is_some() {
+            return None;
+        }
         if cuts {
             let step = stop.plan.cut(now);
             if step.is_some() {
@@ -93,18 +115,41 @@ impl Control {
         self.on_stop_time(now)
     }
 
+    /// Puts off what changes something, until a new process serves or does not. A stop that has
+    /// begun comes first: it gates the very sockets that the new process would serve.
+    pub(super) fn begin_hand_over(&mut self) -> Result<Vec<LifeView>, ChangeError> {
+        if self.stop.is_some() {
+            return Err(ChangeError::Stopping);
+        }
+        self.put_off = Some(Vec::new());
+        Ok(self.life_views())
+    }
+
     /// A new process serves these addresses, and the admin's if so: lets go of them, and stops.
     pub(super) fn hand_over(
         &mut self,
         listeners: &Arc<[SocketAddr]>,
         admin: bool,
+        let_go: &Sender<()>,
     ) -> Option<Verdict> {
-        self.command(|| LoopCommand::LetGo(Arc::clone(listeners), admin));
+        self.command(|| LoopCommand::LetGo(Arc::clone(listeners), admin, let_go.clone()));
         self.addresses.retain(|address| !listeners.contains(address));
         if self.stop.is_none() {
             self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
         }
-        self.on_stop_time(Instant::now())
+        // Changes are the new process's to make; whoever asked is told that this one is over.
+        let stopped = self.make_up_for(|input| matches!(input, Input::Stop { .. }));
+        stopped.or_else(|| self.on_stop_time(Instant::now()))
+    }
+
+    /// Does what was put off, as far as it still can be done.
+    pub(super) fn make_up_for(&mut self, is_due: fn(&Input) -> bool) -> Option<Verdict> {
+        let put_off = self.put_off.take().unwrap_or_default();
+        let mut stopped = None;
+        for input in put_off.into_iter().filter(is_due) {
+            stopped = stopped.or(self.on_input(input));
+        }
+        stopped
     }
 
     fn begin_stop(

@@ -63,20 +63,21 @@ pub(crate) fn bind_address(
             bound = socket.local_addr()?;
             sockets.push(socket.into());
         }
-        Ok(public_sockets(bound, sockets))
+        Ok(public_sockets(bound, sockets, false))
     };
     bind_all().map_err(|source| BindError { place: address.to_string(), source })
 }
 
 /// Serves an address by sockets that somebody else has bound: all of them, for closing one would
 /// reset who waits there. What is missing for one socket per loop is bound beside them; where that
-/// is not possible, loops share one.
+/// is not possible, or whoever has them keeps them (`is_kept`), loops share one.
 ///
 /// # Errors
 /// fcntl(2)'s and dup(2)'s, for the address.
 pub(crate) fn adopt(
     address: SocketAddr,
     mut sockets: Vec<OwnedFd>,
+    is_kept: bool,
     loops: usize,
 ) -> Result<ListenerSet, BindError> {
     let mut adopt_all = || {
@@ -84,20 +85,20 @@ pub(crate) fn adopt(
             SockRef::from(socket).set_nonblocking(true)?;
         }
         while sockets.len() < loops {
-            let own = tcp_socket(address, true).and_then(listen).map(OwnedFd::from);
-            let shared = own.or_else(|_| sockets[0].try_clone())?;
-            sockets.push(shared);
+            let own = || tcp_socket(address, true).and_then(listen).map(OwnedFd::from).ok();
+            let own = if is_kept { None } else { own() };
+            sockets.push(own.map_or_else(|| sockets[0].try_clone(), Ok)?);
         }
-        Ok(public_sockets(address, std::mem::take(&mut sockets)))
+        Ok(public_sockets(address, std::mem::take(&mut sockets), is_kept))
     };
     adopt_all().map_err(|source| BindError { place: address.to_string(), source })
 }
 
-fn public_sockets(address: SocketAddr, sockets: Vec<OwnedFd>) -> ListenerSet {
+fn public_sockets(address: SocketAddr, sockets: Vec<OwnedFd>, is_kept: bool) -> ListenerSet {
     let proxy_protocol = Arc::<AtomicBool>::default();
     let socket = |socket| {
         let proxy_protocol = Arc::clone(&proxy_protocol);
-        PublicSocket { address, socket: Arc::new(socket), proxy_protocol }
+        PublicSocket { address, socket: Arc::new(socket), is_kept, proxy_protocol }
     };
     sockets.into_iter().map(socket).collect()
 }
@@ -159,15 +160,17 @@ pub(crate) struct UnixSocketFile {
 }
 
 impl UnixSocketFile {
-    /// The file of a socket that another process has bound.
+    /// The file of a socket that another process has bound, and which is left to that at first.
     ///
     /// # Errors
     /// When it is not there.
     pub(crate) fn adopt(path: &Path) -> io::Result<Self> {
-        Self::new(path)
+        let file = Self::new(path)?;
+        file.left.store(true, Ordering::Release);
+        Ok(file)
     }
 
-    /// By which it is left to another process.
+    /// By which it is left to another process, or taken from it.
     pub(crate) fn left(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.left)
     }

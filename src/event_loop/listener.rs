@@ -34,6 +34,8 @@ pub(super) struct Listener {
     pub(super) ready: bool,
     /// It is gated on every loop: it closes when nobody waits.
     pub(super) closing: bool,
+    /// [`PublicSocket::is_kept`]
+    is_kept: bool,
     /// Of a public one, [`PublicSocket::proxy_protocol`].
     ///
     /// [`PublicSocket::proxy_protocol`]: crate::message::PublicSocket::proxy_protocol
@@ -68,13 +70,14 @@ pub(super) enum Accepted {
 
 impl Listener {
     pub(super) fn public(public: PublicSocket, token: Token) -> Self {
-        let PublicSocket { address, socket, proxy_protocol } = public;
-        Self { address: Some(address), proxy_protocol, ..Self::new(socket, token) }
+        let PublicSocket { address, socket, is_kept, proxy_protocol } = public;
+        Self { address: Some(address), is_kept, proxy_protocol, ..Self::new(socket, token) }
     }
 
     pub(super) fn new(socket: Arc<OwnedFd>, token: Token) -> Self {
-        let proxy_protocol = Arc::default();
-        Self { socket, token, address: None, ready: true, closing: false, proxy_protocol }
+        let (address, proxy_protocol) = (None, Arc::default());
+        let (ready, closing, is_kept) = (true, false, false);
+        Self { socket, token, address, ready, closing, is_kept, proxy_protocol }
     }
 
     /// Whether a PROXY header comes first on connections that are accepted now.
@@ -104,6 +107,9 @@ impl Listener {
 
     /// Lets no new connection begin; handshakes under way still end, and the queue stays.
     pub(super) fn gate(&self) -> io::Result<()> {
+        if self.is_kept {
+            return Ok(());
+        }
         SockRef::from(&self.socket).attach_filter(&bare_syn_filter())
     }
 }

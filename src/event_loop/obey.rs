@@ -35,7 +35,7 @@ impl Running {
                 }
                 LoopCommand::CutAll => self.cut_all(),
                 LoopCommand::End => self.end(),
-                LoopCommand::LetGo(addresses, admin) => {
+                LoopCommand::LetGo(addresses, admin, _done) => {
                     let is_named = |of: Option<_>| of.is_some_and(|of| addresses.contains(&of));
                     let mut closed = self.public.take(is_named);
                     closed.extend(self.admin.take(|_| admin));

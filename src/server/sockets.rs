@@ -2,16 +2,19 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use listenfd::ListenFd;
 
 use crate::{
     config::{AdminListen, ListenConfig},
-    control::{HandedAdmin, Inherited, Listening, TakeOver},
+    control::{HandedAdmin, Inherited, InheritedSockets, Listening, TakeOver},
     event_loop::{self, BindError, ListenerSet, UnixSocketFile},
     logging::event,
 };
@@ -33,7 +36,9 @@ impl PublicSockets {
         let mut listening = Vec::new();
         for entry in listen {
             let sockets = match inherited.take(entry.address) {
-                Some((bound, sockets)) => event_loop::adopt(bound, sockets, loops)?,
+                Some(InheritedSockets { bound, is_kept, sockets }) => {
+                    event_loop::adopt(bound, sockets, is_kept, loops)?
+                }
                 None => {
                     let beside = inherited.has_port(entry.address.port());
                     event_loop::bind_address(entry.address, loops, beside)?
@@ -54,12 +59,13 @@ pub(super) fn activated() -> io::Result<Inherited> {
     for index in 0..given.len() {
         let Some(socket) = given.take_tcp_listener(index)? else { continue };
         let address = socket.local_addr()?;
-        inherited.add(address, address, vec![socket.into()]);
+        let sockets = vec![socket.into()];
+        inherited.add(address, InheritedSockets { bound: address, is_kept: true, sockets });
     }
     Ok(inherited)
 }
 
-/// Says which of them the config does not name. Whoever waits there is turned away.
+/// Says which of them the config does not name.
 pub(super) fn drop_unused(inherited: &mut Inherited) {
     for address in inherited.drop_rest() {
         event!(Warn, "socket_not_used", address:% = address);
@@ -68,7 +74,7 @@ pub(super) fn drop_unused(inherited: &mut Inherited) {
 
 /// The admin's listening socket.
 pub(super) struct AdminSocket {
-    pub(super) socket: OwnedFd,
+    pub(super) socket: Arc<OwnedFd>,
     /// As operators write it.
     pub(super) address: String,
     /// Removed at the end.
@@ -82,6 +88,7 @@ impl AdminSocket {
         take_over: Option<&mut TakeOver>,
     ) -> Result<Self, BindError> {
         let taken = take_over.and_then(|take_over| take_over.take_admin(&configured(listen)));
+        let taken = taken.map(Arc::new);
         Ok(match (listen, taken) {
             (AdminListen::Unix(path), Some(socket)) => {
                 // Without the file nobody finds the socket: a new one is made.
@@ -91,9 +98,10 @@ impl AdminSocket {
                 }
             }
             (AdminListen::Tcp(address), Some(socket)) => {
-                let socket = TcpListener::from(socket);
-                let address = socket.local_addr().unwrap_or(*address).to_string();
-                Self { socket: socket.into(), address, file: None }
+                let bound = rustix::net::getsockname(&socket).ok();
+                let bound = bound.and_then(|bound| SocketAddr::try_from(bound).ok());
+                let address = bound.unwrap_or(*address).to_string();
+                Self { socket, address, file: None }
             }
             (listen, None) => Self::bind(listen)?,
         })
@@ -103,22 +111,26 @@ impl AdminSocket {
         Ok(match listen {
             AdminListen::Unix(path) => {
                 let (socket, file) = event_loop::bind_unix(path)?;
-                Self { socket, address: configured(listen), file: Some(file) }
+                Self { socket: Arc::new(socket), address: configured(listen), file: Some(file) }
             }
             AdminListen::Tcp(address) => {
                 let (address, socket): (SocketAddr, _) = event_loop::bind_admin(*address)?;
-                Self { socket, address: address.to_string(), file: None }
+                Self { socket: Arc::new(socket), address: address.to_string(), file: None }
             }
         })
     }
 
     /// For the process after this one.
-    ///
-    /// # Errors
-    /// dup(2)'s.
-    pub(super) fn handed(&self, listen: &AdminListen) -> io::Result<HandedAdmin> {
+    pub(super) fn handed(&self, listen: &AdminListen) -> HandedAdmin {
         let left: Option<Arc<AtomicBool>> = self.file.as_ref().map(UnixSocketFile::left);
-        Ok(HandedAdmin { configured: configured(listen), socket: self.socket.try_clone()?, left })
+        HandedAdmin { configured: configured(listen), socket: Arc::clone(&self.socket), left }
+    }
+
+    /// From now on its file is this process's, whoever made it.
+    pub(super) fn own_file(&self) {
+        if let Some(file) = &self.file {
+            file.left().store(false, Ordering::Release);
+        }
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) type Answered = Result<Response<'static>, Response<'static>>;
 
 impl Admin {
     /// Answers until nobody is left who could ask.
-    pub(crate) fn run(self, requests: &Receiver<(AdminRequest, Later)>) {
+    pub(crate) fn run(&self, requests: &Receiver<(AdminRequest, Later)>) {
         let mut keep_alive = Instant::now() + KEEP_ALIVE;
         loop {
             match requests.recv_deadline(keep_alive) {
@@ -263,30 +263,42 @@ impl Admin {
         })));
     }
 
-    /// Answers when the new process serves, or why it does not.
+    /// Answers when the new process serves, or why it does not; with `wait`, when this process has
+    /// drained, at the latest after that time: its connections end with it, and nobody can ask.
     fn upgrade(&self, call: &Call<'_>, later: Later) {
-        let timeout = match call.duration("timeout") {
-            Ok(timeout) => timeout.unwrap_or(UPGRADE_TIMEOUT),
+        let times = call.duration("timeout").and_then(|time| Ok((time, call.duration("wait")?)));
+        let (timeout, wait) = match times {
+            Ok((timeout, wait)) => (timeout.unwrap_or(UPGRADE_TIMEOUT), wait),
             Err(refusal) => return later.respond(refusal),
         };
+        let control = self.control.clone();
         let binary = call.value("binary").map(PathBuf::from);
         self.task(Task::Upgrade(
             binary,
             timeout,
             Box::new(move |done| {
-                later.respond(match done {
-                    Ok(Upgraded { pid }) => {
-                        let old_pid = std::process::id();
-                        json_response(
-                            200,
-                            &json!({ "pid": pid, "old_pid": old_pid, "drain": "stop" }),
-                        )
+                let old_pid = std::process::id();
+                let answer = match (done, wait) {
+                    (Ok(Upgraded { pid }), Some(wait)) => {
+                        let tell = move |view: Option<DrainView>| {
+                            let mut answer = json!(view.as_ref().map(show::Drain::new));
+                            (answer["pid"], answer["old_pid"]) = (json!(pid), json!(old_pid));
+                            later.respond(json_response(200, &answer));
+                        };
+                        let until = Instant::now() + wait.min(WAIT_MAX);
+                        let watch = Input::Watch(DrainName::Stop, until, Box::new(tell));
+                        return drop(control.send(watch));
                     }
-                    Err(UpgradeError::Change(reason)) => refused(SERVER, &reason),
-                    Err(UpgradeError::Failed(reason)) => {
+                    (Ok(Upgraded { pid }), None) => {
+                        let answer = json!({ "pid": pid, "old_pid": old_pid, "drain": "stop" });
+                        json_response(200, &answer)
+                    }
+                    (Err(UpgradeError::Change(reason)), _) => refused(SERVER, &reason),
+                    (Err(UpgradeError::Failed(reason)), _) => {
                         error(500, &format!("no upgrade, and nothing changed: {reason}"))
                     }
-                });
+                };
+                later.respond(answer);
             }),
         ));
     }

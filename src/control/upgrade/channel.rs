@@ -10,6 +10,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,9 +20,9 @@ use rustix::net::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// One end of the channel.
-#[derive(Debug)]
-pub(super) struct Channel(UnixStream);
+/// One end of the channel. Clones are the same end: it closes with the last of them.
+#[derive(Clone, Debug)]
+pub(super) struct Channel(Arc<UnixStream>);
 
 /// The kernel passes 253 at once (SCM_MAX_FD).
 const DESCRIPTORS_AT_ONCE: usize = 128;
@@ -31,18 +32,13 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 impl Channel {
     pub(super) fn new(socket: impl Into<OwnedFd>) -> Self {
-        Self(UnixStream::from(socket.into()))
+        Self(Arc::new(UnixStream::from(socket.into())))
     }
 
     /// Both ends of a new channel.
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
-        Ok((Self(ours), theirs.into()))
-    }
-
-    /// The same end once more, for another thread.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        Ok((Self(Arc::new(ours)), theirs.into()))
     }
 
     /// How long one step of what follows may take; for ever, if there is none.
@@ -60,20 +56,20 @@ impl Channel {
     pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
         let length = u32::try_from(text.len()).map_err(io::Error::other)?;
-        self.0.write_all(&length.to_be_bytes())?;
-        self.0.write_all(&text)
+        (&*self.0).write_all(&length.to_be_bytes())?;
+        (&*self.0).write_all(&text)
     }
 
     /// Waits for a message. `UnexpectedEof` when the other process is gone.
     pub(super) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<T> {
         let mut length = [0; 4];
-        self.0.read_exact(&mut length)?;
+        (&*self.0).read_exact(&mut length)?;
         let length = u32::from_be_bytes(length) as usize;
         if length > MESSAGE_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without end"));
         }
         let mut text = vec![0; length];
-        self.0.read_exact(&mut text)?;
+        (&*self.0).read_exact(&mut text)?;
         Ok(serde_json::from_slice(&text)?)
     }
 

@@ -11,7 +11,8 @@
 //!  Report, Report, ... Gone ──────────────────────► shows both generations; one ledger
 //! ```
 //! - Until `Serving` the old process serves as if nothing happened. Whatever fails, or takes too
-//!   long, ends the new process and nothing else.
+//!   long, ends the new process and nothing else; so does a stop, and a change of an app that the
+//!   new process does not know of. From `Go` to `Serving` control puts both off.
 //! - A listening socket is never closed by both: who waits on it is accepted by one or the other.
 //!   An address that the new process does not serve is gated and emptied, as for a stop.
 //! - A new process whose old one dies goes on alone. It ends after the old one, so whoever watches
@@ -27,8 +28,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use inherited::Inherited;
-pub(crate) use new::{Predecessor, TakeOver};
+pub(crate) use inherited::{Inherited, InheritedSockets};
+pub(crate) use new::{NoTakeOver, Predecessor, TakeOver};
 pub(crate) use old::{HandedAdmin, UpgradeError, Upgraded, Upgrader};
 
 /// By this a process knows that it was started by an upgrade.
@@ -38,7 +39,7 @@ const ENVIRONMENT: &str = "TIDEGATE_TAKE_OVER";
 const MESSAGES: u32 = 1;
 
 /// What the old process has, and the new one needs.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct HandOver {
     messages: u32,
     pid: u32,
@@ -58,10 +59,12 @@ struct HandOver {
 }
 
 /// An address, and how many sockets it has.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct HandedListener {
     configured: SocketAddr,
     bound: SocketAddr,
+    /// Systemd has them too.
+    is_kept: bool,
     sockets: usize,
 }
 

@@ -1,7 +1,7 @@
 //! The new process's side: it takes over, and knows of its predecessor until that is gone.
 
 use std::{
-    env,
+    env, fmt,
     fs::File,
     io,
     os::fd::OwnedFd,
@@ -13,7 +13,8 @@ use std::{
 
 use super::{
     super::{Control, PutMode, lives::milliseconds, load},
-    ENVIRONMENT, FromNew, FromOld, Generation, HandOver, Inherited, LastWord, MESSAGES, Totals,
+    ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, Inherited,
+    InheritedSockets, LastWord, MESSAGES, Totals,
     channel::Channel,
 };
 use crate::{config::AppConfig, logging::event, message::Origin};
@@ -26,10 +27,36 @@ pub(crate) struct TakeOver {
     pub(crate) inherited: Inherited,
     admin: Option<OwnedFd>,
     admin_taken: bool,
+    report: FailureReport,
 }
 
-/// By which the old process is told that this one fails.
-pub(crate) struct FailureReport(Channel);
+/// By which the old process is told that this one fails, until this one serves.
+#[derive(Clone)]
+pub(crate) struct FailureReport(Arc<Mutex<Option<Channel>>>);
+
+/// Why nothing is taken over, although an upgrade has started this process.
+#[derive(Debug)]
+pub(crate) enum NoTakeOver {
+    /// The old process is gone: this one is alone.
+    Alone(io::Error),
+    /// The old process serves.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for NoTakeOver {
+    fn from(error: io::Error) -> Self {
+        if is_gone(&error) { Self::Alone(error) } else { Self::Failed(error) }
+    }
+}
+
+impl fmt::Display for NoTakeOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alone(error) => write!(f, "the old process is gone, starting afresh: {error}"),
+            Self::Failed(error) => write!(f, "nothing is taken over: {error}"),
+        }
+    }
+}
 
 /// How long the old process may take to say what it has: it does so at once.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,21 +65,22 @@ impl TakeOver {
     /// What is handed over, if this process was started by an upgrade.
     ///
     /// # Errors
-    /// Why nothing comes, although it should: the old process is gone, most likely.
-    pub(crate) fn receive() -> io::Result<Option<Self>> {
+    /// Why nothing comes, although it should.
+    pub(crate) fn receive() -> Result<Option<Self>, NoTakeOver> {
         if env::var_os(ENVIRONMENT).is_none() {
             return Ok(None);
         }
         let stdin = rustix::stdio::stdin();
-        let mut channel = Channel::new(rustix::io::fcntl_dupfd_cloexec(stdin, 3)?);
-        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        let mut channel =
+            Channel::new(rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(io::Error::from)?);
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
         channel.set_timeout(Some(HAND_OVER_TIMEOUT))?;
         let handed: HandOver = channel.receive()?;
         if handed.messages != MESSAGES {
             let (theirs, ours) = (handed.messages, MESSAGES);
             let reason = format!("the old process speaks version {theirs}, this one {ours}");
             channel.send(&FromNew::Failed(reason.clone()))?;
-            return Err(io::Error::other(reason));
+            return Err(io::Error::other(reason).into());
         }
         let counts = handed.listeners.iter().map(|listener| listener.sockets);
         let total: usize = counts.clone().sum::<usize>() + usize::from(handed.admin.is_some());
@@ -60,24 +88,24 @@ impl TakeOver {
             Ok(descriptors) => descriptors.into_iter(),
             Err(error) => {
                 channel.send(&FromNew::Failed(error.to_string()))?;
-                return Err(error);
+                return Err(error.into());
             }
         };
         let mut inherited = Inherited::default();
         for listener in &handed.listeners {
             let sockets = descriptors.by_ref().take(listener.sockets).collect();
-            inherited.add(listener.configured, listener.bound, sockets);
+            let HandedListener { configured, bound, is_kept, .. } = *listener;
+            inherited.add(configured, InheritedSockets { bound, is_kept, sockets });
         }
         channel.set_timeout(None)?;
-        Ok(Some(Self { channel, handed, inherited, admin: descriptors.next(), admin_taken: false }))
+        let report = FailureReport(Arc::new(Mutex::new(Some(channel.clone()))));
+        let (admin, admin_taken) = (descriptors.next(), false);
+        Ok(Some(Self { channel, handed, inherited, admin, admin_taken, report }))
     }
 
-    /// Another end of the channel, for whatever goes wrong before this process serves.
-    ///
-    /// # Errors
-    /// dup(2)'s.
-    pub(crate) fn failure_report(&self) -> io::Result<FailureReport> {
-        self.channel.try_clone().map(FailureReport)
+    /// For whatever goes wrong before this process serves.
+    pub(crate) fn failure_report(&self) -> FailureReport {
+        self.report.clone()
     }
 
     /// Ids of lives go on from here.
@@ -109,7 +137,9 @@ impl TakeOver {
                 failed(problems.into_iter().map(|problem| problem.message).collect())
             })?;
             let app = load(&config, Origin::Admin, control.loop_count());
-            let app = app.map_err(|error| failed(error.to_string()))?;
+            let mut app = app.map_err(|error| failed(error.to_string()))?;
+            // For the process after this one.
+            app.app.definition = Some(Arc::new(definition.clone()));
             let put = control.put_app(app, PutMode::Either);
             put.map_err(|error| failed(error.to_string()))?;
         }
@@ -159,7 +189,8 @@ impl TakeOver {
     pub(crate) fn serve(mut self, predecessor: &Arc<Predecessor>) -> io::Result<()> {
         // If the old process is gone, the thread finds so.
         let _ = self.channel.send(&FromNew::Serving);
-        let mut channel = self.channel.try_clone()?;
+        self.report.take();
+        let mut channel = self.channel.clone();
         predecessor.lock().channel = Some(self.channel);
         let predecessor = Arc::clone(predecessor);
         let thread = thread::Builder::new().name("predecessor".into());
@@ -175,9 +206,15 @@ impl TakeOver {
 
 impl FailureReport {
     /// Tells the old process why this one ends.
-    pub(crate) fn fail(mut self, reason: &str) {
-        // Whoever is gone needs no reason.
-        let _ = self.0.send(&FromNew::Failed(reason.to_owned()));
+    pub(crate) fn fail(&self, reason: &str) {
+        if let Some(mut channel) = self.take() {
+            // Whoever is gone needs no reason.
+            let _ = channel.send(&FromNew::Failed(reason.to_owned()));
+        }
+    }
+
+    fn take(&self) -> Option<Channel> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -201,7 +238,7 @@ impl Predecessor {
     /// Processes before this one that are still there, the youngest first.
     pub(crate) fn generations(&self) -> Vec<Generation> {
         let state = self.lock();
-        let Some(last) = state.last.as_ref().filter(|_| !state.is_gone) else { return Vec::new() };
+        let Some(last) = &state.last else { return Vec::new() };
         let mut all = vec![last.clone()];
         all.append(&mut all[0].previous.clone());
         all[0].previous.clear();
@@ -247,7 +284,7 @@ impl Predecessor {
         }
         let pid = {
             let mut state = self.lock();
-            state.is_gone = true;
+            (state.is_gone, state.channel, state.last) = (true, None, None);
             state.pid
         };
         self.changed.notify_all();

@@ -7,9 +7,9 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -20,11 +20,11 @@ use crossbeam_channel::Sender;
 
 use super::{
     super::{
-        ChangeError, Input, Operator, Patience, Verdict, ask, drains::Cause, lives::milliseconds,
-        notices::notice,
+        ChangeError, Input, LifeView, Operator, Patience, Verdict, ask, drains::Cause,
+        lives::milliseconds, notices::notice,
     },
     ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, LastWord, MESSAGES,
-    Totals,
+    Predecessor, Totals,
     channel::Channel,
 };
 use crate::{
@@ -40,6 +40,10 @@ pub(crate) struct Upgrader {
     admin: Option<HandedAdmin>,
     /// What this process reports while it drains.
     generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
+    /// The process before this one.
+    predecessor: Option<Arc<Predecessor>>,
+    /// The new process, until it serves.
+    pub(crate) starting: Arc<Starting>,
     /// The new process, once it serves.
     pub(crate) successor: Arc<OnceLock<Successor>>,
 }
@@ -48,7 +52,7 @@ pub(crate) struct Upgrader {
 pub(crate) struct HandedAdmin {
     /// As it is configured.
     pub(crate) configured: String,
-    pub(crate) socket: OwnedFd,
+    pub(crate) socket: Arc<OwnedFd>,
     /// By which its file is left to the new process.
     pub(crate) left: Option<Arc<AtomicBool>>,
 }
@@ -63,7 +67,7 @@ pub(crate) struct Upgraded {
 /// Why there is no upgrade. The old process goes on.
 #[derive(Debug)]
 pub(crate) enum UpgradeError {
-    /// The server stops, or another upgrade is under way.
+    /// The server stops.
     Change(ChangeError),
     /// The new process could not be started, or did not come to serve.
     Failed(String),
@@ -84,16 +88,20 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// How long loops may take to let go of what is handed over: one that is stuck in an app does not.
+const LET_GO_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How often the new process is told how far the drain is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// How long a new process may take for a report: it only has to be read.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Upgrader {
     /// As this process was started: by this name, in this folder.
     pub(crate) fn new(
         admin: Option<HandedAdmin>,
+        predecessor: Option<Arc<Predecessor>>,
         generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
     ) -> Self {
         let mut arguments = env::args_os();
@@ -101,11 +109,12 @@ impl Upgrader {
         // A name with a path may be a link, whose new end is the new version.
         let has_path = name.parent().is_some_and(|parent| parent != Path::new(""));
         let binary = if has_path { std::path::absolute(name) } else { env::current_exe() };
-        let (arguments, successor) = (arguments.collect(), Arc::default());
-        Self { binary, arguments, admin, generation, successor }
+        let (arguments, starting, successor) =
+            (arguments.collect(), Arc::default(), Arc::default());
+        Self { binary, arguments, admin, generation, predecessor, starting, successor }
     }
 
-    fn start(&self, binary: Option<PathBuf>) -> Result<(Child, Channel, PathBuf), String> {
+    fn start(&self, binary: Option<PathBuf>) -> Result<(Channel, PathBuf), String> {
         let own = || self.binary.as_ref().map(Clone::clone).map_err(ToString::to_string);
         let binary = binary.map_or_else(own, Ok)?;
         let failed = |error: io::Error| format!("{}: {error}", binary.display());
@@ -116,8 +125,8 @@ impl Upgrader {
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
             command.env_remove(name);
         }
-        let child = command.spawn().map_err(failed)?;
-        Ok((child, channel, binary))
+        self.starting.spawn(&mut command).map_err(failed)?;
+        Ok((channel, binary))
     }
 }
 
@@ -128,15 +137,13 @@ impl Operator {
         binary: Option<PathBuf>,
         timeout: Duration,
     ) -> Result<Upgraded, UpgradeError> {
-        let report = ask(&self.control, Input::Report).map_err(UpgradeError::Change)?;
-        if report.stop.is_some() {
-            return Err(UpgradeError::Change(ChangeError::Stopping));
-        }
         let named = binary.as_ref().map(|binary| binary.display().to_string());
         let timeout_ms = milliseconds(timeout);
         let named = named.as_deref();
         notice!(self.notices, Info, "upgrade_start", binary = named, timeout_ms = timeout_ms);
         let upgraded = self.hand_over(binary, Instant::now() + timeout);
+        // Whatever it was, it is ended if it does not serve.
+        self.upgrader.starting.end();
         if let Err(error) = &upgraded {
             notice!(self.notices, Error, "upgrade_failed", error = &*error.to_string());
         }
@@ -148,14 +155,32 @@ impl Operator {
         binary: Option<PathBuf>,
         deadline: Instant,
     ) -> Result<Upgraded, UpgradeError> {
-        let (handed, descriptors) = self.what_is_handed_over().map_err(UpgradeError::Change)?;
-        let (child, channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
-        let mut new = NewProcess { child: Starting(Some(child)), channel, deadline };
-        let agreed = new.agree(&handed, &descriptors);
+        let report = ask(&self.control, Input::Report).map_err(UpgradeError::Change)?;
+        if report.stop.is_some() {
+            return Err(UpgradeError::Change(ChangeError::Stopping));
+        }
+        let lives = ask(&self.control, Input::Lives).map_err(UpgradeError::Change)?;
+        let (handed, descriptors) = self.what_is_handed_over(&lives);
+        let (channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
+        let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
+        let mut new = NewProcess { starting: &self.upgrader.starting, channel, deadline };
+        let (taken, admin) = new.prepare(&handed, &descriptors).map_err(failed)?;
         drop(descriptors);
-        let (taken, admin) = agreed
-            .map_err(|error| UpgradeError::Failed(format!("{}: {error}", binary.display())))?;
-        let pid = new.child.0.take().map_or(0, |child| child.id());
+        let lives = ask(&self.control, Input::BeginHandOver).map_err(UpgradeError::Change)?;
+        let serving = if self.what_is_handed_over(&lives).0 == handed {
+            new.serve()
+        } else {
+            Err("the apps were changed while it started; try again".to_owned())
+        };
+        if let Err(reason) = serving {
+            // Before control goes on: it may stop the server.
+            self.upgrader.starting.end();
+            drop(self.control.send(Input::KeptOn));
+            return Err(failed(reason));
+        }
+        let channel = new.channel;
+        let child = self.upgrader.starting.take();
+        let pid = child.as_ref().map_or(0, Child::id);
         if admin
             && let Some(admin) = &self.upgrader.admin
             && let Some(left) = &admin.left
@@ -167,18 +192,20 @@ impl Operator {
         // Before the drain, whose begin would be the service's end.
         self.service.hand_over(pid);
         notice!(self.notices, Info, "upgrade_handed_over", pid = u64::from(pid));
+        let (let_go, all_let_go) = crossbeam_channel::bounded(0);
         // A server that has ended has nothing to let go of.
-        drop(self.control.send(Input::HandedOver { listeners, admin }));
-        let channel = new.channel;
-        if let Err(error) = self.upgrader.follow(channel, &self.control) {
+        drop(self.control.send(Input::HandedOver { listeners, admin, let_go }));
+        if let Err(error) = self.upgrader.follow(child, channel, &self.control) {
             // The drain goes on, without anybody who is told of it.
             event!(Error, "successor_not_told", error:% = error);
         }
+        // Who is told of the upgrade meets the new process from here on. Nothing is ever sent.
+        let _ = all_let_go.recv_timeout(LET_GO_TIMEOUT);
         Ok(Upgraded { pid })
     }
 
     /// What the new process has to know, and the sockets, in that order.
-    fn what_is_handed_over(&self) -> Result<(HandOver, Vec<Arc<OwnedFd>>), ChangeError> {
+    fn what_is_handed_over(&self, lives: &[LifeView]) -> (HandOver, Vec<Arc<OwnedFd>>) {
         let mut handed = HandOver {
             messages: MESSAGES,
             pid: std::process::id(),
@@ -198,16 +225,15 @@ impl Operator {
             handed.listeners.push(HandedListener {
                 configured: listening.configured,
                 bound: listening.bound,
+                is_kept: listening.is_kept,
                 sockets: descriptors.len() - before,
             });
         }
-        if let Some(admin) = &self.upgrader.admin
-            && let Ok(socket) = admin.socket.try_clone()
-        {
+        if let Some(admin) = &self.upgrader.admin {
             handed.admin = Some(admin.configured.clone());
-            descriptors.push(Arc::new(socket));
+            descriptors.push(Arc::clone(&admin.socket));
         }
-        for view in ask(&self.control, Input::Lives)? {
+        for view in lives {
             let cause = view.drain.as_ref().map(|drain| drain.cause);
             let is_current = |life: &AppLife| {
                 self.registry.find(life.host()).is_some_and(|found| found.id() == life.id())
@@ -216,7 +242,7 @@ impl Operator {
                 handed.add_app(&view.life, cause.is_some());
             }
         }
-        Ok((handed, descriptors))
+        (handed, descriptors)
     }
 }
 
@@ -239,15 +265,15 @@ impl HandOver {
 }
 
 /// A process that was started, until it serves.
-struct NewProcess {
-    child: Starting,
+struct NewProcess<'a> {
+    starting: &'a Starting,
     channel: Channel,
     deadline: Instant,
 }
 
-impl NewProcess {
-    /// Returns which listeners it serves, and whether the admin's.
-    fn agree(
+impl NewProcess<'_> {
+    /// Returns which listeners it is going to serve, and whether the admin's.
+    fn prepare(
         &mut self,
         handed: &HandOver,
         descriptors: &[Arc<OwnedFd>],
@@ -258,14 +284,18 @@ impl NewProcess {
             self.channel.send_descriptors(&borrowed)
         });
         sent.map_err(|error| self.explain(&error))?;
-        let taken = match self.receive()? {
-            FromNew::Ready { listeners, admin } => (listeners, admin),
-            FromNew::Failed(reason) => return Err(reason),
-            FromNew::Serving | FromNew::Cut => return Err("it speaks out of turn".to_owned()),
-        };
+        match self.receive()? {
+            FromNew::Ready { listeners, admin } => Ok((listeners, admin)),
+            FromNew::Failed(reason) => Err(reason),
+            FromNew::Serving | FromNew::Cut => Err("it speaks out of turn".to_owned()),
+        }
+    }
+
+    /// Has it serve.
+    fn serve(&mut self) -> Result<(), String> {
         self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
         match self.receive()? {
-            FromNew::Serving => Ok(taken),
+            FromNew::Serving => Ok(()),
             FromNew::Failed(reason) => Err(reason),
             FromNew::Ready { .. } | FromNew::Cut => Err("it speaks out of turn".to_owned()),
         }
@@ -294,11 +324,10 @@ impl NewProcess {
         }
     }
 
-    fn how_it_ended(&mut self) -> String {
+    fn how_it_ended(&self) -> String {
         let until = Instant::now() + EXIT_TIMEOUT;
-        let Some(child) = &mut self.child.0 else { return String::new() };
         while Instant::now() < until {
-            match child.try_wait() {
+            match self.starting.try_wait() {
                 Ok(Some(status)) => return format!("it ended before it was ready ({status})"),
                 Ok(None) => thread::sleep(LOOK_AGAIN),
                 Err(error) => return error.to_string(),
@@ -308,34 +337,95 @@ impl NewProcess {
     }
 }
 
-/// Ended with this value, unless it was taken out.
-struct Starting(Option<Child>);
+/// The new process, from its start until it serves.
+#[derive(Default)]
+pub(crate) struct Starting(Mutex<Start>);
 
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
+#[derive(Default)]
+enum Start {
+    #[default]
+    None,
+    Started(Child),
+    /// This process ends, and starts none.
+    Never,
+}
+
+impl Starting {
+    /// Ends it, and lets no other be started: whoever stops the server wants none.
+    pub(crate) fn end_for_good(&self) {
+        self.end();
+        *self.lock() = Start::Never;
+    }
+
+    fn spawn(&self, command: &mut Command) -> io::Result<()> {
+        let mut start = self.lock();
+        if matches!(*start, Start::Never) {
+            return Err(io::Error::other(ChangeError::Ended));
+        }
+        *start = Start::Started(command.spawn()?);
+        Ok(())
+    }
+
+    /// It serves: it is not ended any more.
+    fn take(&self) -> Option<Child> {
+        let mut start = self.lock();
+        match std::mem::take(&mut *start) {
+            Start::Started(child) => Some(child),
+            other => {
+                *start = other;
+                None
+            }
+        }
+    }
+
+    fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+        match &mut *self.lock() {
+            Start::Started(child) => child.try_wait(),
+            Start::None | Start::Never => Err(io::Error::other(ChangeError::Ended)),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(mut child) = self.take() {
             // It may have ended by itself. Waited for, it leaves no zombie.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Start> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Upgrader {
     /// Hears what the new process wants, and tells it how far the drain is.
-    fn follow(&self, channel: Channel, control: &Sender<Input>) -> io::Result<()> {
-        let mut heard = channel.try_clone()?;
+    fn follow(
+        &self,
+        child: Option<Child>,
+        channel: Channel,
+        control: &Sender<Input>,
+    ) -> io::Result<()> {
+        let mut heard = channel.clone();
         // Time-outs are the socket's, not an end's: it is only written to in time.
         channel.set_timeout(None)?;
         channel.set_write_timeout(REPORT_TIMEOUT)?;
-        drop(self.successor.set(Successor(Mutex::new(channel))));
-        let control = control.clone();
+        drop(self.successor.set(Successor(Mutex::new(Some(channel)))));
+        let (control, predecessor) = (control.clone(), self.predecessor.clone());
         thread::Builder::new().name("successor".into()).spawn(move || {
             while let Ok(FromNew::Cut) = heard.receive() {
                 let (reason, patience) = ("the new process".to_owned(), Patience::CutNow);
-                drop(control.send(Input::Stop { reason, timeout: None, patience }));
+                let cut = control.send(Input::Stop { reason, timeout: None, patience });
+                if let (Err(_), Some(before)) = (cut, &predecessor) {
+                    // This process only waits for that one.
+                    before.cut();
+                }
             }
             event!(Error, "successor_gone");
+            if let Some(mut child) = child {
+                // For no zombie's sake; who watches it sees how it ended.
+                let _ = child.wait();
+            }
         })?;
         let (successor, generation) = (Arc::clone(&self.successor), Arc::clone(&self.generation));
         let report = move || {
@@ -353,7 +443,7 @@ impl Upgrader {
 }
 
 /// The new process, which this one reports to.
-pub(crate) struct Successor(Mutex<Channel>);
+pub(crate) struct Successor(Mutex<Option<Channel>>);
 
 impl Successor {
     /// Says how the drain ended; the last word.
@@ -365,6 +455,12 @@ impl Successor {
 
     /// Whether it listens. If it does not, it misses nothing.
     fn say(&self, message: &FromOld) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).send(message).is_ok()
+        let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = channel.as_mut().is_some_and(|channel| channel.send(message).is_ok());
+        if !said {
+            // Half a message may be out: another one behind it would be taken for its end.
+            *channel = None;
+        }
+        said
     }
 }
