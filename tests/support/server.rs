@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
-    os::unix::process::ExitStatusExt,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, getpid, kill_process, prlimit, set_child_subreaper,
+    waitpid,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,6 +24,9 @@ use super::{
     client::Client,
     wait::{PATIENCE, wait_until},
 };
+
+/// The program that is tested.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 
 /// The ticks of `/proc/PID/stat` in a second.
 const TICKS_PER_S: u64 = 100;
@@ -36,6 +42,7 @@ pub struct Setup {
     apps: String,
     descriptors: Option<u32>,
     environment: Vec<(String, String)>,
+    activated: Option<OwnedFd>,
 }
 
 impl Setup {
@@ -54,6 +61,7 @@ impl Setup {
             apps,
             descriptors: None,
             environment: Vec::new(),
+            activated: None,
         }
     }
 
@@ -114,6 +122,12 @@ impl Setup {
         self
     }
 
+    /// Starts the process with this listening socket, as systemd would.
+    pub fn activated(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.activated = Some(socket.into());
+        self
+    }
+
     /// The folder of the configuration.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -151,11 +165,14 @@ impl Setup {
     /// Starts the server and waits until it is ready.
     pub fn start(self) -> Server {
         let config = self.write();
-        let mut child = command(self.descriptors)
+        let mut command = match self.activated {
+            Some(socket) => activated(socket),
+            None => command(self.descriptors),
+        };
+        let mut child = command
             .args(["serve", "--config"])
             .arg(&config)
             .envs(self.environment)
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -166,7 +183,8 @@ impl Setup {
             let log = Arc::clone(&log);
             move || log.collect(stderr)
         });
-        let mut server = Server { child, log, addresses: Vec::new(), dir: self.dir };
+        let pid = Pid::from_child(&child);
+        let mut server = Server { child, pid, log, addresses: Vec::new(), dir: self.dir };
         let ready = server.wait_event("multi_app_ready");
         let listen = ready.field("listen").expect("multi_app_ready names the addresses");
         let parse = |text: &str| text.parse().unwrap_or_else(|_| panic!("listen={listen:?}"));
@@ -176,15 +194,32 @@ impl Setup {
 }
 
 fn command(descriptors: Option<u32>) -> Command {
-    let binary = env!("CARGO_BIN_EXE_tidegate");
     let mut command = match descriptors {
-        None => Command::new(binary),
-        Some(most) => {
-            let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), binary]);
-            shell
-        }
+        None => Command::new(BINARY),
+        Some(most) => shell(&format!("ulimit -n {most}; exec \"$0\" \"$@\"")),
     };
+    command.stdin(Stdio::null());
+    without_settings(command)
+}
+
+/// The server with a listening socket from outside, in place of its standard input at first
+/// (sd_listen_fds(3)).
+fn activated(socket: OwnedFd) -> Command {
+    let mut command = shell(
+        "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=http; \
+         exec \"$0\" \"$@\"",
+    );
+    command.stdin(socket);
+    without_settings(command)
+}
+
+fn shell(script: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, BINARY]);
+    shell
+}
+
+fn without_settings(mut command: Command) -> Command {
     for name in ["TIDEGATE_ADMIN", "RUST_LOG", "RUST_BACKTRACE", "NOTIFY_SOCKET"] {
         command.env_remove(name);
     }
@@ -195,7 +230,6 @@ fn command(descriptors: Option<u32>) -> Command {
 pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let mut child = command(None)
         .args(arguments)
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -214,6 +248,8 @@ pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
 /// A running server. It is killed when this goes, and its log is shown if the test failed.
 pub struct Server {
     child: Child,
+    /// The process that is looked at: the child, or one after it.
+    pid: Pid,
     log: Arc<Log>,
     addresses: Vec<SocketAddr>,
     dir: TempDir,
@@ -261,8 +297,13 @@ impl Server {
     /// Stops the process from running until `resume`.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
-        let paused = wait_until(PATIENCE, || self.stat(0) == "T");
+        let paused = wait_until(PATIENCE, || self.is_stopped());
         assert!(paused, "SIGSTOP stops");
+    }
+
+    /// Whether the process is stopped from running.
+    pub fn is_stopped(&self) -> bool {
+        self.stat(0) == "T"
     }
 
     /// Lets the process run on.
@@ -281,6 +322,58 @@ impl Server {
         self.wait_exit_within(PATIENCE)
     }
 
+    /// Makes this process the parent of processes whose own parent is gone, as init is: so it sees
+    /// how they end.
+    pub fn adopt_orphans() {
+        set_child_subreaper(Some(getpid())).expect("PR_SET_CHILD_SUBREAPER");
+    }
+
+    /// Looks at this process from here on, which an upgrade has started.
+    pub fn follow(&mut self, pid: Pid) {
+        self.pid = pid;
+    }
+
+    /// The processes of this server that run: those whose arguments name its configuration.
+    pub fn processes(&self) -> Vec<Pid> {
+        let config = self.dir.path().join("config.toml");
+        let config = config.to_str().expect("text").as_bytes();
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_ours = |pid: &i32| {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            arguments.split(|&byte| byte == 0).any(|argument| argument == config)
+        };
+        pids.filter(is_ours).filter_map(Pid::from_raw).collect()
+    }
+
+    /// Ended children that nobody waited for, of all processes of this server.
+    pub fn zombies(&self) -> Vec<String> {
+        let parents: Vec<_> =
+            self.processes().iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
+        let is_zombie = |pid: &String| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let mut columns = stat.rsplit(") ").next().unwrap_or("").split(' ');
+            columns.next() == Some("Z")
+                && columns.next().is_some_and(|parent| parents.iter().any(|ours| ours == parent))
+        };
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(is_zombie).collect()
+    }
+
+    /// Waits for the end of a process that is an orphan; its exit code.
+    pub fn wait_orphan(&self, pid: Pid) -> Option<i32> {
+        let mut code = None;
+        let ended = wait_until(PATIENCE, || {
+            // Before its parent's end it is no child of ours.
+            let waited = waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten();
+            code = waited.map(|(_, status)| status.exit_status());
+            code.is_some()
+        });
+        assert!(ended, "{pid:?} runs");
+        code.flatten()
+    }
+
     /// Waits for the end of the process, and fails the test at the deadline.
     pub fn wait_exit_within(&mut self, deadline: Duration) -> ExitStatus {
         let mut status = None;
@@ -291,8 +384,15 @@ impl Server {
         });
         let status = status.unwrap_or_else(|| panic!("the server runs after {deadline:?}"));
         assert_eq!(status.signal(), None, "the server was killed");
-        self.log.wait_closed();
+        if self.pid == Pid::from_child(child) {
+            self.log.wait_closed();
+        }
         status
+    }
+
+    /// Ends the first process at once.
+    pub fn kill_first(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("kill");
     }
 
     /// Whether the process still runs.
@@ -357,12 +457,17 @@ impl Server {
         table.lines().filter(under_way).count()
     }
 
-    /// How many sockets the process has open.
-    pub fn sockets(&self) -> usize {
-        let folder = format!("/proc/{}/fd", self.child.id());
+    /// What the process has open.
+    pub fn descriptors(&self) -> Vec<String> {
+        let folder = format!("/proc/{}/fd", self.pid.as_raw_nonzero());
         let entries = fs::read_dir(folder).expect("the process runs");
         let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
-        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+        links.map(|link| link.to_string_lossy().into_owned()).collect()
+    }
+
+    /// How many sockets the process has open.
+    pub fn sockets(&self) -> usize {
+        self.descriptors().iter().filter(|link| link.starts_with("socket:")).count()
     }
 
     /// The processor time the process has used.
@@ -373,7 +478,7 @@ impl Server {
 
     /// The memory that the process has in use, in KiB.
     pub fn resident_kib(&self) -> usize {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
         let text = fs::read_to_string(path).expect("the process runs");
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
@@ -381,14 +486,14 @@ impl Server {
 
     /// A column of `/proc/PID/stat`, counted from the state of the process.
     fn stat(&self, index: usize) -> String {
-        let path = format!("/proc/{}/stat", self.child.id());
+        let path = format!("/proc/{}/stat", self.pid.as_raw_nonzero());
         let line = fs::read_to_string(path).expect("the process runs");
         let columns = line.rsplit(')').next().unwrap_or("");
         columns.split_ascii_whitespace().nth(index).unwrap_or("").to_owned()
     }
 
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed()).expect("a process id")
+        self.pid
     }
 }
 
@@ -397,6 +502,10 @@ impl Drop for Server {
         // Errors mean that it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in self.processes() {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
         self.log.wait_closed();
         let text = self.log.text();
         if thread::panicking() {

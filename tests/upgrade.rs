@@ -1,0 +1,751 @@
+//! Upgrades: a new process takes over under load, nothing is lost, and whatever fails changes
+//! nothing.
+#![cfg(not(loom))]
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use support::{
+    Answer, Asked, BINARY, Client, Line, Load, LoadKind, PATIENCE, Pid, Server, Setup, Signal,
+    Upstream, get, get_and_close, pattern, run, wait_until,
+};
+
+fn respond(body: &str) -> String {
+    format!("respond = {{ body = \"{body}\" }}")
+}
+
+fn slow(body: &str, delay: &str) -> String {
+    format!("respond = {{ body = \"{body}\", delay = \"{delay}\" }}")
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it")
+}
+
+/// A server with one app.
+fn start() -> Server {
+    start_with(Setup::new().app("a.test", &respond("a")))
+}
+
+fn start_with(setup: Setup) -> Server {
+    Server::adopt_orphans();
+    setup.start()
+}
+
+fn ask(server: &Server, host: &str) -> (u16, String) {
+    ask_at(server.address(), host)
+}
+
+fn ask_at(address: SocketAddr, host: &str) -> (u16, String) {
+    let response = Client::connect(address).exchange(get_and_close(host, "/"));
+    (response.status, response.text().to_owned())
+}
+
+fn pid_in(document: &Value) -> Pid {
+    let pid = document["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    pid.and_then(Pid::from_raw).unwrap_or_else(|| panic!("{document}"))
+}
+
+/// Upgrades, and looks at the new process from here on.
+fn upgrade(server: &mut Server) {
+    let before = server.pid();
+    let done = server.admin().post("/upgrade");
+    let new = pid_in(&done);
+    assert_eq!(done["old_pid"], before.as_raw_nonzero().get());
+    server.follow(new);
+    assert_eq!(pid_in(&server.admin().get("/status")), new, "the admin's socket moved too");
+}
+
+/// Waits until the newest process is the only one.
+fn wait_alone(server: &Server) {
+    let alone = wait_until(PATIENCE, || server.processes() == [server.pid()]);
+    assert!(alone, "{:?} run, not only {:?}", server.processes(), server.pid());
+}
+
+/// Waits until nothing is in flight and nobody is connected, for counts of descriptors.
+fn wait_idle(server: &Server) {
+    let idle = wait_until(PATIENCE, || {
+        let status = server.admin().get("/status");
+        let open = status["connections"].as_object().expect("counts").values();
+        status["previous"] == json!([]) && open.into_iter().all(|count| *count == json!(0))
+    });
+    assert!(idle, "{}", server.admin().get("/status"));
+}
+
+fn refused_upgrade(server: &Server, query: &str) -> Answer {
+    let answer = server.admin().call("POST", &format!("/upgrade{query}"), "");
+    assert!(answer.status >= 400, "{answer:?}");
+    answer
+}
+
+/// A program for `--binary`.
+fn script(server: &Server, name: &str, text: &str) -> String {
+    let path = server.dir().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+    path.to_str().expect("text").to_owned()
+}
+
+fn rewrite(server: &Server, from: &str, to: &str) {
+    let text = fs::read_to_string(server.dir().join("config.toml")).expect("config.toml");
+    assert!(text.contains(from), "{text}");
+    server.rewrite(&text.replace(from, to));
+}
+
+fn begin(server: &Server, host: &str) -> Client {
+    let mut client = server.connect();
+    client.send(get_and_close(host, "/"));
+    server.wait_read([&client]);
+    client
+}
+
+/// The server is as it was: this process alone, with its socket file, its listeners and its app.
+fn assert_unchanged(server: &Server, sockets: usize) {
+    wait_alone(server);
+    assert_eq!(server.zombies(), [""; 0]);
+    assert_eq!(ask(server, "a.test"), (200, "a".to_owned()));
+    let status = server.admin().get("/status");
+    assert_eq!((&status["state"], pid_in(&status)), (&json!("serving"), server.pid()));
+    let same = wait_until(PATIENCE, || server.sockets() <= sockets);
+    assert!(same, "{:?}", server.descriptors());
+}
+
+#[test]
+fn a_new_process_takes_everything_over_and_the_old_one_goes() {
+    let mut server = start();
+    assert_eq!(ask(&server, "a.test").0, 200);
+    let id = server.admin().get("/apps/a.test")["id"].as_u64();
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
+    assert!(server.wait_exit().success(), "the old process");
+    let done = server.wait_event("upgrade_complete");
+    assert_eq!((done.field("verdict"), done.count("cut")), (Some("drained"), 0));
+    let status = server.admin().get("/status");
+    assert_eq!((&status["requests_total"], &status["previous"]), (&json!(2), &json!([])));
+    assert!(server.admin().get("/apps/a.test")["id"].as_u64() > id, "ids are used once");
+    wait_alone(&server);
+    server.admin().post("/stop");
+    assert_eq!(server.wait_orphan(server.pid()), Some(0));
+    assert!(!server.admin().path().exists(), "the last process removes the socket's file");
+}
+
+#[test]
+fn a_signal_upgrades_and_one_to_the_old_process_that_drains_is_told_why_not() {
+    let mut server =
+        start_with(Setup::new().app("a.test", &respond("a")).app("slow.test", &slow("s", "2s")));
+    let mut waiting = begin(&server, "slow.test");
+    server.signal(Signal::USR2);
+    let handed = server.wait_event("upgrade_handed_over");
+    server.signal(Signal::USR2);
+    let failed = server.wait_event("upgrade_failed");
+    assert!(failed.field("error").is_some_and(|it| it.contains("stopping")), "{failed:?}");
+    server.follow(Pid::from_raw(handed.field("pid").unwrap().parse().unwrap()).unwrap());
+    assert_eq!(waiting.response().text(), "s");
+    assert!(server.wait_exit().success());
+    wait_alone(&server);
+}
+
+#[test]
+fn a_new_process_that_does_not_come_to_serve_changes_nothing() {
+    let server = start();
+    let load = Load::start(LoadKind::NewConnections, 2, server.address(), "a.test", "a");
+    let sockets = server.sockets() + 8;
+    let plain = server.dir().join("plain");
+    fs::write(&plain, "no program").expect("a file");
+    let missing = server.dir().join("missing").display().to_string();
+    let no_number = script(&server, "talks", "printf '\\377\\377\\377\\377' >&0; exec sleep 60");
+    for (binary, query, reason) in [
+        (missing, "", "No such file"),
+        (plain.display().to_string(), "", "Permission denied"),
+        (script(&server, "crashes", "exit 3"), "", "exit status: 3"),
+        (script(&server, "killed", "kill -SEGV $$"), "", "signal: 11"),
+        (script(&server, "hangs", "exec sleep 60"), "&timeout=300ms", "not ready in time"),
+        (script(&server, "closes", "exec 0</dev/null; exec sleep 60"), "", "closed the channel"),
+        (no_number, "", "without end"),
+    ] {
+        let answer = refused_upgrade(&server, &format!("?binary={binary}{query}"));
+        assert_eq!(answer.status, 500, "{binary}: {answer:?}");
+        assert!(answer.error().contains(reason), "{binary}: {answer:?}");
+        assert!(answer.error().contains(&binary), "{answer:?}");
+        assert_unchanged(&server, sockets);
+    }
+    let failures = server.events().iter().filter(|event| event.name == "upgrade_failed").count();
+    assert_eq!(failures, 7);
+    let tally = load.end();
+    assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+}
+
+#[test]
+fn a_config_that_cannot_be_served_changes_nothing_and_keeps_the_admins_socket() {
+    let setup = Setup::new().app("a.test", &respond("a")).file("site/index.html", "page");
+    let mut server = start_with(setup.app("files.test", "files = { root = \"site\" }"));
+    let sockets = server.sockets() + 4;
+    let good = fs::read_to_string(server.dir().join("config.toml")).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (config, reason) in [
+        (good.replace("threads", "thread"), "thread"),
+        (good.replace("127.0.0.1:0", &taken), &*taken),
+        (good.replace("\"site\"", "\"gone\""), "files.test"),
+        (good.replace("[log]", "[log]\npath = \"gone/log\""), "gone/log"),
+        (good.replace("[admin]", "[admin]\nlisten = \"unix:gone/s\""), "gone/s"),
+    ] {
+        server.rewrite(&config);
+        let answer = refused_upgrade(&server, "");
+        assert!(answer.error().contains(reason), "{answer:?}");
+        assert!(server.admin().path().exists(), "{reason}: the socket's file is the old process's");
+        assert_unchanged(&server, sockets);
+    }
+    server.rewrite(&good);
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "files.test"), (200, "page".to_owned()));
+}
+
+#[test]
+fn full_disks_for_logs_stop_no_upgrade() {
+    let setup = Setup::new().log("access = \"json\"").log("access_path = \"/dev/full\"");
+    let mut server = start_with(setup.app("a.test", &respond("a")));
+    assert_eq!(ask(&server, "a.test").0, 200);
+    upgrade(&mut server);
+    rewrite(&server, "[log]\n", "[log]\npath = \"/dev/full\"\n");
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
+    wait_alone(&server);
+    let lost = || server.admin().get("/status")["log_lines_lost"]["events"].as_u64() > Some(0);
+    assert!(wait_until(PATIENCE, lost), "lines on a full disk are counted");
+}
+
+#[test]
+fn without_descriptors_the_upgrade_fails_and_says_so() {
+    let server = start();
+    let sockets = server.sockets() + 4;
+    let used = server.descriptors().len() as u64;
+    // The connection by which it is asked takes it, and the channel needs two more.
+    server.lower_descriptor_limit(used + 1);
+    let answer = refused_upgrade(&server, "");
+    assert!(answer.error().contains("Too many open files"), "{answer:?}");
+    assert_unchanged(&server, sockets);
+    let mut server = start_with(Setup::new().server("threads = 8").app("a.test", &respond("a")));
+    let sockets = server.sockets() + 4;
+    let few = script(&server, "few", &format!("ulimit -n 9; exec {BINARY} \"$@\""));
+    let answer = refused_upgrade(&server, &format!("?binary={few}"));
+    assert!(answer.error().contains("descriptor limit is too low"), "{answer:?}");
+    assert_unchanged(&server, sockets);
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test").0, 200);
+}
+
+/// Asks for an upgrade by a process that dies, or ends, before it answers.
+fn ask_in_vain(server: &Server, binary: &str) -> thread::JoinHandle<()> {
+    let mut socket = server.admin().connect();
+    let head = format!("POST /upgrade?binary={binary} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    socket.write_all(head.as_bytes()).expect("send");
+    thread::spawn(move || drop(socket.read_to_end(&mut Vec::new())))
+}
+
+/// A program that stops the old process, waits for a file, kills it and serves.
+fn killer(server: &Server, before: &str) -> (String, PathBuf) {
+    let go = server.dir().join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+    let old = server.pid().as_raw_nonzero();
+    let text = format!("kill -STOP {old}; {wait}; kill -KILL {old}; exec {BINARY} \"$@\"");
+    (script(server, "killer", &format!("{before}{text}")), go)
+}
+
+#[test]
+fn connections_that_wait_are_answered_although_the_old_process_dies_in_the_hand_over() {
+    let mut server = start();
+    // By then the sockets are on their way.
+    let (binary, go) = killer(&server, "sleep 0.3; ");
+    let asked = ask_in_vain(&server, &binary);
+    assert!(wait_until(PATIENCE, || server.is_stopped()), "it was not stopped");
+    let mut clients: Vec<_> = (0..32).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(get("a.test", "/")));
+    fs::write(go, "").expect("a file");
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "a");
+    }
+    asked.join().expect("a thread");
+    server.kill_first();
+    server.follow(pid_in(&server.admin().get("/status")));
+    server.wait_event("old_process_lost");
+    wait_alone(&server);
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test").0, 200);
+}
+
+#[test]
+fn a_new_process_whose_old_one_dies_at_once_serves() {
+    let listen = free_port().to_string();
+    let mut server = start_with(Setup::new().listen(&[&listen]).app("a.test", &respond("a")));
+    let (binary, go) = killer(&server, "");
+    fs::write(go, "").expect("a file");
+    ask_in_vain(&server, &binary).join().expect("a thread");
+    server.kill_first();
+    let serves = || Client::try_connect(server.address(), PATIENCE).is_ok();
+    assert!(wait_until(PATIENCE, serves), "nobody serves");
+    assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
+    server.follow(pid_in(&server.admin().get("/status")));
+    wait_alone(&server);
+}
+
+#[test]
+fn connections_made_while_the_old_process_stands_still_are_answered() {
+    let mut server = start();
+    server.pause();
+    let mut clients: Vec<_> = (0..64).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(get_and_close("a.test", "/")));
+    server.signal(Signal::USR2);
+    server.resume();
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "a");
+    }
+    let handed = server.wait_event("upgrade_handed_over");
+    server.follow(Pid::from_raw(handed.field("pid").unwrap().parse().unwrap()).unwrap());
+    wait_alone(&server);
+}
+
+#[test]
+fn ten_upgrades_under_load_lose_nothing_and_leave_one_process_without_a_leak() {
+    let mut server =
+        start_with(Setup::new().server("idle_grace = \"100ms\"").app("a.test", &respond("a")));
+    assert_eq!(ask(&server, "a.test").0, 200);
+    wait_idle(&server);
+    let before = server.descriptors();
+    let kinds = [LoadKind::KeepAlive, LoadKind::NewConnections];
+    let loads = kinds.map(|kind| Load::start(kind, 4, server.address(), "a.test", "a"));
+    let mut answered = 1;
+    for round in 1..=10 {
+        upgrade(&mut server);
+        loads.iter().for_each(|load| load.wait_answered(round * 100));
+        assert_eq!(server.zombies(), [""; 0]);
+    }
+    for load in loads {
+        let tally = load.end();
+        assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+        answered += tally.answered;
+    }
+    assert!(server.wait_exit().success(), "the first process");
+    wait_alone(&server);
+    wait_idle(&server);
+    let ledger = server.admin().get("/status")["requests_total"].as_u64();
+    assert_eq!(ledger, Some(answered as u64), "one ledger");
+    let same = wait_until(PATIENCE, || server.descriptors().len() <= before.len());
+    assert!(same, "{before:?} became {:?}", server.descriptors());
+}
+
+#[test]
+fn more_and_fewer_loops_lose_nothing() {
+    let mut server = start_with(Setup::new().server("threads = 4").app("a.test", &respond("a")));
+    let kinds = [LoadKind::NewConnections, LoadKind::KeepAlive];
+    let loads = kinds.map(|kind| Load::start(kind, 4, server.address(), "a.test", "a"));
+    for (round, (from, to)) in (1..).zip([(4, 1), (1, 4), (4, 3), (3, 1), (1, 2)]) {
+        rewrite(&server, &format!("threads = {from}"), &format!("threads = {to}"));
+        upgrade(&mut server);
+        assert_eq!(server.admin().get("/status")["threads"], to);
+        loads.iter().for_each(|load| load.wait_answered(round * 200));
+    }
+    for load in loads {
+        let tally = load.end();
+        assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+    }
+    wait_alone(&server);
+}
+
+#[test]
+fn addresses_come_and_go_with_an_upgrade() {
+    let (first, second) = (free_port(), free_port());
+    let setup = Setup::new().listen(&[&first.to_string()]).app("a.test", &respond("a"));
+    let mut server = start_with(setup);
+    let load = Load::start(LoadKind::NewConnections, 2, first, "a.test", "a");
+    let one = format!("listen = [\"{first}\"]");
+    let both = format!("listen = [\"{first}\", \"{second}\", \"[::1]:0\"]");
+    for round in 1..=3 {
+        rewrite(&server, &one, &both);
+        upgrade(&mut server);
+        assert_eq!(ask_at(second, "a.test"), (200, "a".to_owned()));
+        let listen = server.admin().get("/status")["listen"].clone();
+        let v6 = listen[2].as_str().and_then(|address| address.parse().ok()).expect("an address");
+        upgrade(&mut server);
+        assert_eq!(server.admin().get("/status")["listen"], listen, "port 0 is the same port");
+        assert_eq!(ask_at(v6, "a.test"), (200, "a".to_owned()));
+        let mut open = Client::connect(second);
+        assert_eq!(open.exchange(get("a.test", "/")).status, 200);
+        rewrite(&server, &both, &one);
+        upgrade(&mut server);
+        // Whoever was connected is served to the end, by the old process.
+        assert_eq!(open.exchange(get("a.test", "/")).text(), "a");
+        let gone = || Client::try_connect(second, PATIENCE).is_err();
+        assert!(wait_until(PATIENCE, gone), "it is still listened on");
+        load.wait_answered(round * 200);
+    }
+    let tally = load.end();
+    assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+    wait_alone(&server);
+}
+
+#[test]
+fn a_download_a_long_poll_and_a_tunnel_finish_in_the_old_process() {
+    let upstream = Upstream::tcp(mirror);
+    let proxy = format!("proxy = {{ upstreams = [\"{}\"] }}", upstream.url());
+    let content = pattern(24 << 20);
+    let setup = Setup::new()
+        .server("drain_timeout = \"30s\"")
+        .file("site/large", &content)
+        .app("files.test", "files = { root = \"site\" }")
+        .app("slow.test", &slow("at last", "1500ms"))
+        .app("tunnel.test", &proxy);
+    let mut server = start_with(setup);
+    let mut download = Client::connect_narrow(server.address());
+    download.send(get_and_close("files.test", "/large"));
+    download.buffer_at_least(1000);
+    let mut poll = begin(&server, "slow.test");
+    let mut tunnel = server.connect();
+    tunnel.send(
+        "GET / HTTP/1.1\r\nHost: tunnel.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    assert_eq!(tunnel.response().status, 101);
+    let old = server.pid();
+    upgrade(&mut server);
+    let status = server.admin().get("/status");
+    let previous = || server.admin().get("/status")["previous"][0].clone();
+    let seen = wait_until(PATIENCE, || previous()["active_connections"] == 3);
+    assert!(seen, "{status}");
+    assert_eq!(pid_in(&previous()), old);
+    let apps = server.admin().get("/apps");
+    let apps = apps["apps"].as_array().expect("rows");
+    let of_old = |row: &&Value| row["pid"] == old.as_raw_nonzero().get();
+    assert_eq!(apps.iter().filter(of_old).count(), 3, "both generations: {apps:?}");
+    assert_eq!(poll.response().text(), "at last");
+    assert_eq!(download.response().body, content);
+    tunnel.send("still there");
+    tunnel.buffer_at_least(11);
+    assert!(server.is_running(), "the tunnel holds the old process");
+    tunnel.half_close();
+    assert!(server.wait_exit().success());
+    assert_eq!(server.wait_event("upgrade_complete").count("cut"), 0);
+    wait_alone(&server);
+}
+
+/// Switches, and sends back every byte that comes, until the end.
+fn mirror(_: &Asked, line: &mut Line) {
+    line.send("HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    loop {
+        let bytes = line.read(1);
+        if bytes.is_empty() || !line.send(bytes) {
+            break;
+        }
+    }
+    line.close();
+}
+
+#[test]
+fn what_operators_changed_crosses_two_upgrades() {
+    let upstreams = [1, 2].map(|_| Upstream::tcp(|_, line| line.answer(200, "up")));
+    let urls = upstreams.each_ref().map(Upstream::url);
+    let setup = Setup::new()
+        .server("default_app = \"a.test\"")
+        .app("a.test", &format!("aliases = [\"alias.test\"]\n{}", respond("a")))
+        .app("drained.test", &respond("d"))
+        .app("changed.test", &respond("by the config"))
+        .app("proxy.test", &format!("proxy = {{ upstreams = {urls:?} }}"));
+    let mut server = start_with(setup);
+    let admin = server.admin();
+    let put = json!({ "aliases": ["own2.test"], "respond": { "body": "own" } });
+    assert_eq!(admin.put("/apps/own.test", &put).status, 201);
+    let put = json!({ "respond": { "body": "by hand" } });
+    assert_eq!(admin.put("/apps/changed.test", &put).status, 200);
+    admin.put("/apps/own-drained.test", &json!({ "respond": { "body": "back" } }));
+    for host in ["drained.test", "own-drained.test"] {
+        admin.wait_drain(&admin.post(&format!("/apps/{host}/drain"))["id"]);
+    }
+    let url = urls[0];
+    admin.wait_drain(&admin.post(&format!("/apps/proxy.test/upstreams/drain?url={url}"))["id"]);
+    for _ in 0..2 {
+        upgrade(&mut server);
+        for (host, status, body) in [
+            ("alias.test", 200, "a"),
+            ("nobody.test", 200, "a"),
+            ("own.test", 200, "own"),
+            ("own2.test", 200, "own"),
+            ("changed.test", 200, "by hand"),
+        ] {
+            assert_eq!(ask(&server, host), (status, body.to_owned()), "{host}");
+        }
+        for host in ["drained.test", "own-drained.test"] {
+            assert_eq!(ask(&server, host).0, 503, "{host}");
+            assert_eq!(admin.get(&format!("/apps/{host}"))["state"], "drained");
+        }
+        let asked = upstreams[0].asked().len();
+        (0..4).for_each(|_| assert_eq!(ask(&server, "proxy.test").0, 200));
+        assert_eq!(upstreams[0].asked().len(), asked, "it is drained");
+        wait_alone(&server);
+    }
+    for (host, body) in [("drained.test", "d"), ("own-drained.test", "back")] {
+        admin.post(&format!("/apps/{host}/resume"));
+        assert_eq!(ask(&server, host), (200, body.to_owned()));
+    }
+    admin.post(&format!("/apps/proxy.test/upstreams/resume?url={url}"));
+    let back = || ask(&server, "proxy.test").0 == 200 && !upstreams[0].asked().is_empty();
+    assert!(wait_until(PATIENCE, back), "it is back");
+}
+
+#[test]
+fn a_change_while_the_new_process_starts_is_not_forgotten() {
+    let mut server = start();
+    let (here, go) = (server.dir().join("here"), server.dir().join("go"));
+    let wait = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+    // It takes what is handed over after the change, which that does not know of.
+    let text = format!("touch {}; {wait}; exec {BINARY} \"$@\"", here.display());
+    let binary = script(&server, "binary", &text);
+    let admin = server.admin();
+    let asked = thread::spawn(move || admin.call("POST", &format!("/upgrade?binary={binary}"), ""));
+    assert!(wait_until(PATIENCE, || here.exists()));
+    let admin = server.admin();
+    admin.wait_drain(&admin.post("/apps/a.test/drain")["id"]);
+    fs::write(go, "").expect("a file");
+    let answer = asked.join().expect("an answer");
+    assert_eq!(ask(&server, "a.test").0, 503, "it is drained: {answer:?}");
+    assert!(answer.error().contains("changed"), "{answer:?}");
+    wait_alone(&server);
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test").0, 503);
+}
+
+#[test]
+fn an_upgrade_while_the_last_one_drains_works_and_all_are_seen() {
+    let setup = Setup::new().app("slow.test", &slow("s", "2s")).app("a.test", &respond("a"));
+    let mut server = start_with(setup);
+    let first = server.pid();
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        clients.push(begin(&server, "slow.test"));
+        upgrade(&mut server);
+    }
+    clients.push(begin(&server, "slow.test"));
+    let previous = || server.admin().get("/status")["previous"].clone();
+    let both = || previous().as_array().is_some_and(|all| all.len() == 2);
+    assert!(wait_until(PATIENCE, both), "{}", previous());
+    assert_eq!(pid_in(&previous()[1]), first, "the oldest is the last");
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "s");
+    }
+    wait_alone(&server);
+    wait_idle(&server);
+    assert_eq!(server.admin().get("/status")["requests_total"], 3);
+    assert_eq!(server.zombies(), [""; 0]);
+}
+
+#[test]
+fn a_stop_of_the_new_process_waits_for_the_old_one() {
+    let setup = Setup::new().app("slow.test", &slow("s", "1500ms"));
+    let mut server = start_with(setup);
+    let mut waiting = begin(&server, "slow.test");
+    upgrade(&mut server);
+    server.signal(Signal::TERM);
+    server.wait_event("server_stop");
+    assert!(server.is_running());
+    assert_eq!(waiting.response().text(), "s");
+    assert!(server.wait_exit().success(), "the old process");
+    assert_eq!(server.wait_orphan(server.pid()), Some(0), "the new one ends after it");
+    let events: Vec<_> = server.events().into_iter().map(|event| event.name).collect();
+    assert_eq!(events.iter().filter(|name| *name == "shutdown_drained").count(), 2);
+}
+
+#[test]
+fn a_second_signal_cuts_both_also_while_the_new_process_drains() {
+    for busy in [false, true] {
+        let setup =
+            Setup::new().app("slow.test", &slow("s", "60s")).server("drain_timeout = \"50s\"");
+        let mut server = start_with(setup);
+        let mut clients = vec![begin(&server, "slow.test")];
+        upgrade(&mut server);
+        if busy {
+            clients.push(begin(&server, "slow.test"));
+        }
+        server.signal(Signal::TERM);
+        let stopped = |event: &support::Event| event.field("reason") == Some("SIGTERM");
+        assert!(wait_until(PATIENCE, || server.events().iter().any(stopped)));
+        server.signal(Signal::TERM);
+        assert_eq!(server.wait_exit().code(), Some(3), "the old process cut");
+        let code = if busy { 3 } else { 0 };
+        assert_eq!(server.wait_orphan(server.pid()), Some(code));
+        drop(clients);
+    }
+}
+
+#[test]
+fn a_stop_during_the_hand_over_ends_both_and_leaves_no_server_behind() {
+    for before_stop in ["", "sleep 0.4; "] {
+        let mut server = start();
+        let here = server.dir().join("here");
+        let text = format!("touch {}; {before_stop} exec {BINARY} \"$@\"", here.display());
+        let binary = script(&server, "binary", &text);
+        let asked = ask_in_vain(&server, &binary);
+        assert!(wait_until(PATIENCE, || here.exists()));
+        server.signal(Signal::TERM);
+        assert!(server.wait_exit().success());
+        asked.join().expect("a thread");
+        let handed = |event: &support::Event| event.name == "upgrade_handed_over";
+        if !server.events().iter().any(handed) {
+            let none = wait_until(PATIENCE, || server.processes().is_empty());
+            assert!(none, "{:?} are left", server.processes());
+        } else {
+            // The signal came too late: whoever serves has to be in reach.
+            assert_eq!(ask(&server, "a.test").0, 200);
+        }
+    }
+}
+
+#[test]
+fn the_admin_api_may_move_and_close_with_an_upgrade() {
+    let token = "0123456789abcdef";
+    let mut server = start();
+    let port = free_port();
+    let tcp = format!("[admin]\nlisten = \"{port}\"\ntoken = \"{token}\"\n");
+    rewrite(&server, "[admin]\n", &tcp);
+    let status = format!(
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    let post = status.replace("GET /status", "POST /upgrade");
+    server.admin().post("/upgrade");
+    for _ in 0..2 {
+        let answer = Client::connect(port).exchange(&status);
+        let text: Value = serde_json::from_str(answer.text()).unwrap();
+        server.follow(pid_in(&text));
+        wait_alone(&server);
+        assert!(!server.admin().path().exists(), "the old process takes its socket's file away");
+        let answer = Client::connect(port).exchange(&post);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    assert_eq!(ask(&server, "a.test").0, 200);
+}
+
+#[test]
+fn the_command_line_upgrades() {
+    let setup = Setup::new().app("a.test", &respond("a")).app("slow.test", &slow("s", "1s"));
+    let mut server = start_with(setup);
+    let admin = format!("unix:{}", server.admin().path().display());
+    let upgrade = |more: &[&str]| run(&[&["upgrade", "--admin", &admin], more].concat());
+    let hangs = script(&server, "hangs", "exec sleep 60");
+    let (code, text) = upgrade(&["--binary", &hangs, "--timeout", "200ms"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("not ready in time") && text.contains("nothing changed"), "{text}");
+    let mut waiting = begin(&server, "slow.test");
+    let (code, text) = upgrade(&["--wait", "--json", "--binary", BINARY]);
+    assert_eq!(code, Some(0), "{text}");
+    let mut documents = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let (began, ended) = (documents.next().unwrap().unwrap(), documents.next().unwrap().unwrap());
+    assert_eq!((&ended["cause"], &ended["verdict"]), (&json!("upgrade"), &json!("drained")));
+    assert_eq!(waiting.response().text(), "s");
+    server.follow(pid_in(&began));
+    let (code, text) = upgrade(&["--wait"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(" serves, pid ") && text.contains("drained in"), "{text}");
+    let (code, text) = run(&["status", "--admin", &admin]);
+    assert_eq!(code, Some(0), "{text}");
+    server.follow(pid_in(&server.admin().get("/status")));
+    wait_alone(&server);
+}
+
+#[test]
+fn a_socket_of_systemd_is_served_handed_on_and_outlives_every_process() {
+    for loops in [1, 3] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let setup = || {
+            Setup::new()
+                .listen(&[&address.to_string()])
+                .server(&format!("threads = {loops}"))
+                .app("a.test", &respond("a"))
+                .activated(socket.try_clone().unwrap())
+        };
+        let mut early = Client::connect(address);
+        early.send(get_and_close("a.test", "/"));
+        let mut server = start_with(setup());
+        assert_eq!(early.response().text(), "a", "who came before the server waits");
+        let load = Load::start(LoadKind::NewConnections, 2, address, "a.test", "a");
+        for round in 1..=3 {
+            upgrade(&mut server);
+            load.wait_answered(round * 50);
+        }
+        let tally = load.end();
+        assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+        wait_alone(&server);
+        server.admin().post("/stop");
+        assert_eq!(server.wait_orphan(server.pid()), Some(0));
+        // Systemd has the socket still: who comes now waits for the next process.
+        let mut between = Client::connect(address);
+        between.send(get_and_close("a.test", "/"));
+        let _next = start_with(setup());
+        assert_eq!(between.response().text(), "a");
+    }
+}
+
+#[test]
+fn the_proxy_protocol_is_as_the_new_config_says() {
+    let plain = "\"127.0.0.1:0\"";
+    let mut server = start();
+    rewrite(&server, plain, "{ address = \"127.0.0.1:0\", proxy_protocol = true }");
+    upgrade(&mut server);
+    let header = "PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n";
+    let mut client = server.connect();
+    assert_eq!(client.exchange(format!("{header}{}", get("a.test", "/"))).text(), "a");
+    rewrite(&server, "{ address = \"127.0.0.1:0\", proxy_protocol = true }", plain);
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
+}
+
+#[test]
+fn relative_paths_mean_the_same_after_an_upgrade() {
+    let setup = Setup::new().file("site/index.html", "page");
+    let mut server = start_with(setup.app("files.test", "files = { root = \"site\" }"));
+    let put = json!({ "files": { "root": "site" } });
+    assert_eq!(server.admin().put("/apps/put.test", &put).status, 201);
+    upgrade(&mut server);
+    for host in ["files.test", "put.test"] {
+        assert_eq!(ask(&server, host), (200, "page".to_owned()), "{host}");
+    }
+}
+
+#[test]
+fn the_old_process_killed_while_it_drains_is_missed_and_the_new_one_goes_on() {
+    let mut server =
+        start_with(Setup::new().app("a.test", &respond("a")).app("slow.test", &slow("s", "60s")));
+    let lost = begin(&server, "slow.test");
+    upgrade(&mut server);
+    server.kill_first();
+    server.wait_event("old_process_lost");
+    drop(lost);
+    assert_eq!(ask(&server, "a.test").0, 200);
+    assert_eq!(server.admin().get("/status")["previous"], json!([]));
+    wait_alone(&server);
+}
+
+#[test]
+fn a_new_process_that_dies_while_the_old_one_drains_is_no_zombie() {
+    let setup = Setup::new().app("slow.test", &slow("s", "2s"));
+    let mut server = start_with(setup);
+    let mut waiting = begin(&server, "slow.test");
+    let done = server.admin().post("/upgrade");
+    let (old, new) = (server.pid(), pid_in(&done));
+    server.follow(new);
+    server.signal(Signal::KILL);
+    server.follow(old);
+    server.wait_event("successor_gone");
+    assert!(wait_until(Duration::from_secs(1), || server.zombies().is_empty()));
+    assert!(server.is_running());
+    assert_eq!(waiting.response().text(), "s", "what was in flight is answered");
+    assert!(server.wait_exit().success());
+}
