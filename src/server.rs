@@ -56,6 +56,7 @@ pub struct HttpServer {
     /// What the process before this one hands over, until this one serves.
     take_over: Option<TakeOver>,
     predecessor: Option<Arc<Predecessor>>,
+    is_embedded: bool,
 }
 
 /// Why a server cannot run.
@@ -91,11 +92,13 @@ impl HttpServer {
     ) -> Result<Self, ServerError> {
         let Some(before) = &mut take_over else {
             let mut inherited = sockets::activated().map_err(ServerError::Setup)?;
-            let server = Self::open(config, &mut inherited)?;
+            let mut server = Self::open(config, &mut inherited)?;
+            server.is_embedded = false;
             sockets::drop_unused(&mut inherited);
             return Ok(server);
         };
         let mut server = Self::open(config, &mut before.inherited)?;
+        server.is_embedded = false;
         server.registry.skip_ids(before.next_app_id());
         server.predecessor = Some(Arc::new(before.predecessor()));
         server.control.predecessor = server.predecessor.clone();
@@ -127,6 +130,7 @@ impl HttpServer {
             listening,
             take_over: None,
             predecessor: None,
+            is_embedded: true,
             admin: None,
             logging: None,
             epoch,
@@ -368,7 +372,7 @@ impl HttpServer {
         // The operator has to end, who would keep it there.
         let admin = Arc::downgrade(admin);
         let generation = Arc::new(move || admin.upgrade()?.generation());
-        Upgrader::new(handed, self.predecessor.clone(), generation)
+        Upgrader::new(self.is_embedded, handed, self.predecessor.clone(), generation)
     }
 
     fn admin_thread(

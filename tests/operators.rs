@@ -410,6 +410,17 @@ fn an_app_that_is_stuck_does_not_hold_up_the_admin() {
 }
 
 #[test]
+fn an_embedded_server_is_not_upgraded_and_leaves_no_socket_behind() {
+    let (site, admin, _dir) = site("", |_| {});
+    let answer = admin.call("POST", "/upgrade", "");
+    assert!(answer.error().contains("part of a program"), "{answer:?}");
+    drop(site);
+    let name = admin.path().to_str().expect("text");
+    let closed = || !fs::read_to_string("/proc/net/unix").expect("a table").contains(name);
+    assert!(wait_until(PATIENCE, closed), "the admin's socket is open after the end");
+}
+
+#[test]
 fn an_embedders_app_is_left_alone_by_reloads_also_after_an_operator_replaced_it() {
     let (site, admin, _dir) = site("", |server| {
         server.add_app("own.test", Stage::new("own")).expect("the name is free");

@@ -135,6 +135,8 @@ impl Operator {
             // A bug in one task is not the end of all: who waits sees that nobody tells.
             if catch_unwind(AssertUnwindSafe(|| self.work(task))).is_err() {
                 event!(Error, "operator_panicked");
+                // If it was a hand-over, control waits for no other end of it.
+                drop(self.control.send(Input::KeptOn));
             }
         }
     }

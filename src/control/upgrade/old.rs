@@ -35,6 +35,8 @@ use crate::{
 
 /// What an upgrade needs of the process, as it was started.
 pub(crate) struct Upgrader {
+    /// A program that embeds the server knows nothing of hand-overs.
+    is_embedded: bool,
     binary: io::Result<PathBuf>,
     arguments: Vec<OsString>,
     admin: Option<HandedAdmin>,
@@ -100,6 +102,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 impl Upgrader {
     /// As this process was started: by this name, in this folder.
     pub(crate) fn new(
+        is_embedded: bool,
         admin: Option<HandedAdmin>,
         predecessor: Option<Arc<Predecessor>>,
         generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
@@ -111,7 +114,7 @@ impl Upgrader {
         let binary = if has_path { std::path::absolute(name) } else { env::current_exe() };
         let (arguments, starting, successor) =
             (arguments.collect(), Arc::default(), Arc::default());
-        Self { binary, arguments, admin, generation, predecessor, starting, successor }
+        Self { is_embedded, binary, arguments, admin, generation, predecessor, starting, successor }
     }
 
     fn start(&self, binary: Option<PathBuf>) -> Result<(Channel, PathBuf), String> {
@@ -155,6 +158,10 @@ impl Operator {
         binary: Option<PathBuf>,
         deadline: Instant,
     ) -> Result<Upgraded, UpgradeError> {
+        if self.upgrader.is_embedded {
+            let reason = "the server is part of a program that cannot hand it over";
+            return Err(UpgradeError::Failed(reason.to_owned()));
+        }
         let report = ask(&self.control, Input::Report).map_err(UpgradeError::Change)?;
         if report.stop.is_some() {
             return Err(UpgradeError::Change(ChangeError::Stopping));
@@ -242,6 +249,11 @@ impl Operator {
                 handed.add_app(&view.life, cause.is_some());
             }
         }
+        // Two that say the same are the same.
+        handed.apps.sort_by(|(a, _), (b, _)| a.cmp(b));
+        handed.drained.sort_unstable();
+        handed.drained_upstreams.sort_unstable();
+        handed.serving.sort_unstable();
         (handed, descriptors)
     }
 }
