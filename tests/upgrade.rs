@@ -11,13 +11,12 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     thread,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
 use support::{
-    Answer, Asked, BINARY, Client, Line, Load, LoadKind, PATIENCE, Pid, Server, Setup, Signal,
-    Upstream, get, get_and_close, pattern, run, wait_until,
+    Answer, Asked, BINARY, Client, Gate, Line, Load, LoadKind, PATIENCE, Pid, Server, Setup,
+    Signal, Upstream, get, get_and_close, pattern, run, wait_until,
 };
 
 fn respond(body: &str) -> String {
@@ -102,11 +101,27 @@ fn rewrite(server: &Server, from: &str, to: &str) {
     server.rewrite(&text.replace(from, to));
 }
 
+/// A request that is in flight, at an app where no other is.
 fn begin(server: &Server, host: &str) -> Client {
     let mut client = server.connect();
     client.send(get_and_close(host, "/"));
-    server.wait_read([&client]);
+    let row = || server.admin().get(&format!("/apps/{host}"));
+    assert!(wait_until(PATIENCE, || row()["active_connections"] == 1), "{}", row());
     client
+}
+
+/// A slow app: its upstream answers when the gate is open.
+fn held() -> (Upstream, Gate, String) {
+    let gate = Gate::default();
+    let upstream = Upstream::tcp({
+        let gate = gate.clone();
+        move |_, line| {
+            gate.pass();
+            line.answer(200, "at last");
+        }
+    });
+    let app = format!("proxy = {{ upstreams = [\"{}\"] }}", upstream.url());
+    (upstream, gate, app)
 }
 
 /// The server is as it was: this process alone, with its socket file, its listeners and its app.
@@ -141,8 +156,8 @@ fn a_new_process_takes_everything_over_and_the_old_one_goes() {
 
 #[test]
 fn a_signal_upgrades_and_one_to_the_old_process_that_drains_is_told_why_not() {
-    let mut server =
-        start_with(Setup::new().app("a.test", &respond("a")).app("slow.test", &slow("s", "2s")));
+    let (_upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app));
     let mut waiting = begin(&server, "slow.test");
     server.signal(Signal::USR2);
     let handed = server.wait_event("upgrade_handed_over");
@@ -150,7 +165,8 @@ fn a_signal_upgrades_and_one_to_the_old_process_that_drains_is_told_why_not() {
     let failed = server.wait_event("upgrade_failed");
     assert!(failed.field("error").is_some_and(|it| it.contains("stopping")), "{failed:?}");
     server.follow(Pid::from_raw(handed.field("pid").unwrap().parse().unwrap()).unwrap());
-    assert_eq!(waiting.response().text(), "s");
+    gate.open();
+    assert_eq!(waiting.response().text(), "at last");
     assert!(server.wait_exit().success());
     wait_alone(&server);
 }
@@ -396,14 +412,14 @@ fn addresses_come_and_go_with_an_upgrade() {
 
 #[test]
 fn a_download_a_long_poll_and_a_tunnel_finish_in_the_old_process() {
-    let upstream = Upstream::tcp(mirror);
+    let (upstream, (_upstream, gate, app)) = (Upstream::tcp(mirror), held());
     let proxy = format!("proxy = {{ upstreams = [\"{}\"] }}", upstream.url());
     let content = pattern(24 << 20);
     let setup = Setup::new()
         .server("drain_timeout = \"30s\"")
         .file("site/large", &content)
         .app("files.test", "files = { root = \"site\" }")
-        .app("slow.test", &slow("at last", "1500ms"))
+        .app("slow.test", &app)
         .app("tunnel.test", &proxy);
     let mut server = start_with(setup);
     let mut download = Client::connect_narrow(server.address());
@@ -426,6 +442,7 @@ fn a_download_a_long_poll_and_a_tunnel_finish_in_the_old_process() {
     let apps = apps["apps"].as_array().expect("rows");
     let of_old = |row: &&Value| row["pid"] == old.as_raw_nonzero().get();
     assert_eq!(apps.iter().filter(of_old).count(), 3, "both generations: {apps:?}");
+    gate.open();
     assert_eq!(poll.response().text(), "at last");
     assert_eq!(download.response().body, content);
     tunnel.send("still there");
@@ -523,9 +540,24 @@ fn a_change_while_the_new_process_starts_is_not_forgotten() {
 }
 
 #[test]
+fn a_reload_waits_for_the_upgrade_under_way_and_then_holds() {
+    let server = start();
+    let binary = script(&server, "hangs", "exec sleep 60");
+    let admin = server.admin();
+    let path = format!("/upgrade?binary={binary}&timeout=500ms");
+    let asked = thread::spawn(move || admin.call("POST", &path, ""));
+    server.wait_event("upgrade_start");
+    rewrite(&server, "body = \"a\"", "body = \"b\"");
+    assert_eq!(server.admin().post("/reload")["changed"], json!(["a.test"]));
+    assert_eq!(asked.join().expect("an answer").status, 500);
+    assert_eq!(ask(&server, "a.test"), (200, "b".to_owned()));
+    wait_alone(&server);
+}
+
+#[test]
 fn an_upgrade_while_the_last_one_drains_works_and_all_are_seen() {
-    let setup = Setup::new().app("slow.test", &slow("s", "2s")).app("a.test", &respond("a"));
-    let mut server = start_with(setup);
+    let (_upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app));
     let first = server.pid();
     let mut clients = Vec::new();
     for _ in 0..2 {
@@ -537,8 +569,9 @@ fn an_upgrade_while_the_last_one_drains_works_and_all_are_seen() {
     let both = || previous().as_array().is_some_and(|all| all.len() == 2);
     assert!(wait_until(PATIENCE, both), "{}", previous());
     assert_eq!(pid_in(&previous()[1]), first, "the oldest is the last");
+    gate.open();
     for client in &mut clients {
-        assert_eq!(client.response().text(), "s");
+        assert_eq!(client.response().text(), "at last");
     }
     wait_alone(&server);
     wait_idle(&server);
@@ -548,14 +581,15 @@ fn an_upgrade_while_the_last_one_drains_works_and_all_are_seen() {
 
 #[test]
 fn a_stop_of_the_new_process_waits_for_the_old_one() {
-    let setup = Setup::new().app("slow.test", &slow("s", "1500ms"));
-    let mut server = start_with(setup);
+    let (_upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app));
     let mut waiting = begin(&server, "slow.test");
     upgrade(&mut server);
     server.signal(Signal::TERM);
     server.wait_event("server_stop");
     assert!(server.is_running());
-    assert_eq!(waiting.response().text(), "s");
+    gate.open();
+    assert_eq!(waiting.response().text(), "at last");
     assert!(server.wait_exit().success(), "the old process");
     assert_eq!(server.wait_orphan(server.pid()), Some(0), "the new one ends after it");
     let events: Vec<_> = server.events().into_iter().map(|event| event.name).collect();
@@ -735,8 +769,8 @@ fn the_old_process_killed_while_it_drains_is_missed_and_the_new_one_goes_on() {
 
 #[test]
 fn a_new_process_that_dies_while_the_old_one_drains_is_no_zombie() {
-    let setup = Setup::new().app("slow.test", &slow("s", "2s"));
-    let mut server = start_with(setup);
+    let (_upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app));
     let mut waiting = begin(&server, "slow.test");
     let done = server.admin().post("/upgrade");
     let (old, new) = (server.pid(), pid_in(&done));
@@ -744,8 +778,9 @@ fn a_new_process_that_dies_while_the_old_one_drains_is_no_zombie() {
     server.signal(Signal::KILL);
     server.follow(old);
     server.wait_event("successor_gone");
-    assert!(wait_until(Duration::from_secs(1), || server.zombies().is_empty()));
+    assert!(wait_until(PATIENCE, || server.zombies().is_empty()));
     assert!(server.is_running());
-    assert_eq!(waiting.response().text(), "s", "what was in flight is answered");
+    gate.open();
+    assert_eq!(waiting.response().text(), "at last", "what was in flight is answered");
     assert!(server.wait_exit().success());
 }

@@ -90,6 +90,10 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// How long a new process that is ready may take to start its loops. Nothing is changed meanwhile,
+/// and what it has accepted is lost if it is ended: so this is no part of its time to get ready.
+const GO_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long loops may take to let go of what is handed over: one that is stuck in an app does not.
 const LET_GO_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -305,6 +309,7 @@ impl NewProcess<'_> {
 
     /// Has it serve.
     fn serve(&mut self) -> Result<(), String> {
+        self.deadline = Instant::now() + GO_TIMEOUT;
         self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
         match self.receive()? {
             FromNew::Serving => Ok(()),
