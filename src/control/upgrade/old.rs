@@ -149,8 +149,6 @@ impl Operator {
         let named = named.as_deref();
         notice!(self.notices, Info, "upgrade_start", binary = named, timeout_ms = timeout_ms);
         let upgraded = self.hand_over(binary, Instant::now() + timeout);
-        // Whatever it was, it is ended if it does not serve.
-        self.upgrader.starting.end();
         if let Err(error) = &upgraded {
             notice!(self.notices, Error, "upgrade_failed", error = &*error.to_string());
         }
@@ -185,11 +183,11 @@ impl Operator {
         };
         if let Err(reason) = serving {
             // Before control goes on: it may stop the server.
-            self.upgrader.starting.end();
+            drop(new);
             drop(self.control.send(Input::KeptOn));
             return Err(failed(reason));
         }
-        let channel = new.channel;
+        let channel = new.channel.clone();
         let child = self.upgrader.starting.take();
         let pid = child.as_ref().map_or(0, Child::id);
         if admin
@@ -280,7 +278,8 @@ impl HandOver {
     }
 }
 
-/// A process that was started, until it serves.
+/// A process that was started. It is ended with this value, unless it was taken out; before the
+/// channel closes, by which it would think that the old one is gone, and serve.
 struct NewProcess<'a> {
     starting: &'a Starting,
     channel: Channel,
@@ -351,6 +350,12 @@ impl NewProcess<'_> {
             }
         }
         "it closed the channel before it was ready".to_owned()
+    }
+}
+
+impl Drop for NewProcess<'_> {
+    fn drop(&mut self) {
+        self.starting.end();
     }
 }
 
