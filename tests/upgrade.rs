@@ -81,6 +81,12 @@ fn wait_idle(server: &Server) {
     assert!(idle, "{}", server.admin().get("/status"));
 }
 
+/// Waits until so many events of this name were logged; the log is read beside.
+fn wait_events(server: &Server, name: &str, count: usize) {
+    let logged = || server.events().iter().filter(|event| event.name == name).count() == count;
+    assert!(wait_until(PATIENCE, logged), "not {count} times {name}");
+}
+
 fn refused_upgrade(server: &Server, query: &str) -> Answer {
     let answer = server.admin().call("POST", &format!("/upgrade{query}"), "");
     assert!(answer.status >= 400, "{answer:?}");
@@ -195,8 +201,7 @@ fn a_new_process_that_does_not_come_to_serve_changes_nothing() {
         assert!(answer.error().contains(&binary), "{answer:?}");
         assert_unchanged(&server, sockets);
     }
-    let failures = server.events().iter().filter(|event| event.name == "upgrade_failed").count();
-    assert_eq!(failures, 7);
+    wait_events(&server, "upgrade_failed", 7);
     let tally = load.end();
     assert!(tally.lost.is_empty(), "{:?}", tally.lost);
 }
@@ -592,8 +597,7 @@ fn a_stop_of_the_new_process_waits_for_the_old_one() {
     assert_eq!(waiting.response().text(), "at last");
     assert!(server.wait_exit().success(), "the old process");
     assert_eq!(server.wait_orphan(server.pid()), Some(0), "the new one ends after it");
-    let events: Vec<_> = server.events().into_iter().map(|event| event.name).collect();
-    assert_eq!(events.iter().filter(|name| *name == "shutdown_drained").count(), 2);
+    wait_events(&server, "shutdown_drained", 2);
 }
 
 #[test]
