@@ -73,8 +73,8 @@ fn drill_own(name: &str) -> Value {
 }
 
 #[test]
-fn a_reload_and_a_replace_refuse_nobody() {
-    for name in ["reload", "replace", "nothing"] {
+fn a_reload_a_replace_and_an_upgrade_refuse_nobody() {
+    for name in ["reload", "replace", "upgrade", "nothing"] {
         let account = drill_own(name);
         assert_eq!((&account["refused"], &account["not_accepted"]), (&0.into(), &0.into()));
     }

@@ -62,8 +62,8 @@ pub(super) struct Drill {
     #[arg(long, value_name = "COMMAND", requires = "url")]
     command: Option<String>,
 
-    /// What to do to the server. Without it: reload, replace, remove+add, drain+resume and
-    /// stop+start; with --running reload and replace; with --command that
+    /// What to do to the server. Without it: reload, replace, remove+add, drain+resume, upgrade
+    /// and stop+start; with --running reload and replace; with --command that
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     actions: Vec<Action>,
 
@@ -180,7 +180,7 @@ impl Drill {
             None => (
                 "of the drill's own",
                 &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart, Nothing],
-                &[Reload, Replace, RemoveAdd, DrainResume, StopStart],
+                &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart],
             ),
         };
         let asked = if self.actions.is_empty() { usual.to_vec() } else { self.actions.clone() };
