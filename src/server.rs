@@ -16,7 +16,8 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 
 pub use crate::control::{
-    ChangeError, DrainTicket, ReloadError, Reloaded, SignalRequest, Verdict, forward_signals,
+    ChangeError, DrainTicket, EarlySignals, ReloadError, Reloaded, SignalRequest, Verdict,
+    forward_signals,
 };
 pub use crate::event_loop::BindError;
 use crate::{

@@ -664,6 +664,8 @@ fn the_admin_api_may_move_and_close_with_an_upgrade() {
         server.follow(pid_in(&text));
         wait_alone(&server);
         assert!(!server.admin().path().exists(), "the old process takes its socket's file away");
+        let program = post.replace("/upgrade", "/upgrade?binary=/bin/true");
+        assert_eq!(Client::connect(port).exchange(&program).status, 403, "not for a token");
         let answer = Client::connect(port).exchange(&post);
         assert_eq!(answer.status, 200, "{}", answer.text());
     }

@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     control::{NoTakeOver, TakeOver},
     logging::{self, Logging, event},
-    server::{HttpServer, SignalRequest, Verdict, forward_signals},
+    server::{EarlySignals, HttpServer, SignalRequest, Verdict, forward_signals},
 };
 
 use super::{CUT, DONE, FAILED, USAGE, show};
@@ -28,6 +28,8 @@ impl Failure {
 
 /// Serves until a signal ends it, from where the process before it stands if there is one.
 pub(super) fn serve(path: &Path) -> ExitCode {
+    // First: whoever knows the process may send some from now on.
+    let signals = EarlySignals::keep();
     let take_over = match TakeOver::receive() {
         Ok(take_over) => take_over,
         Err(why) => {
@@ -39,7 +41,8 @@ pub(super) fn serve(path: &Path) -> ExitCode {
         }
     };
     let before = take_over.as_ref().map(TakeOver::failure_report);
-    ExitCode::from(match start(path, take_over) {
+    let started = signals.map_err(Failure::of).and_then(|signals| start(path, take_over, signals));
+    ExitCode::from(match started {
         Ok(code) => code,
         Err(Failure { code, text }) => {
             if let Some(before) = before {
@@ -52,11 +55,11 @@ pub(super) fn serve(path: &Path) -> ExitCode {
     })
 }
 
-fn start(path: &Path, take_over: Option<TakeOver>) -> Result<u8, Failure> {
+fn start(path: &Path, take_over: Option<TakeOver>, signals: EarlySignals) -> Result<u8, Failure> {
     let config = Config::load(path);
     let config = config.map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
     let logging = logging::init(&config.log).map_err(Failure::of)?;
-    let ended = run(path, &config, &logging, take_over);
+    let ended = run(path, &config, &logging, take_over, signals);
     logging.flush(FLUSH_TIMEOUT);
     ended.map(|verdict| match verdict {
         Verdict::Cut(_) => CUT,
@@ -69,6 +72,7 @@ fn run(
     config: &Config,
     logging: &Logging,
     take_over: Option<TakeOver>,
+    signals: EarlySignals,
 ) -> Result<Verdict, Failure> {
     let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
     event!(Info, "server_start", version = version, pid = pid);
@@ -86,6 +90,6 @@ fn run(
         SignalRequest::Reload => handle.begin_reload(),
         SignalRequest::Upgrade => handle.begin_upgrade(),
     };
-    forward_signals(on_signal).map_err(Failure::of)?;
+    forward_signals(signals, on_signal).map_err(Failure::of)?;
     server.run().map_err(Failure::of)
 }

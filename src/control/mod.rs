@@ -51,7 +51,7 @@ pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, Task, lo
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, Reloaded};
 pub(crate) use service_manager::ServiceManager;
-pub use signals::{SignalRequest, forward_signals};
+pub use signals::{EarlySignals, SignalRequest, forward_signals};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, Inherited, InheritedSockets, NoTakeOver, Predecessor, TakeOver,
     Totals, UpgradeError, Upgraded, Upgrader,

@@ -21,14 +21,30 @@ pub enum SignalRequest {
     Upgrade,
 }
 
-/// Calls `on_signal` with each signal and its name, from a thread that ends with the process.
+/// Signals that would end a process which has no handler yet, and ask for less than that. They are
+/// kept from the moment on when this is made.
+pub struct EarlySignals(Signals);
+
+impl EarlySignals {
+    /// # Errors
+    /// When the handlers cannot be set up.
+    pub fn keep() -> io::Result<Self> {
+        Signals::new([SIGUSR1, SIGHUP, SIGUSR2]).map(Self)
+    }
+}
+
+/// Calls `on_signal` with each signal and its name, from a thread that ends with the process; first
+/// with those that were kept.
 ///
 /// # Errors
 /// When the handlers or the thread cannot be set up.
 pub fn forward_signals(
+    EarlySignals(mut signals): EarlySignals,
     on_signal: impl Fn(SignalRequest, &'static str) + Send + 'static,
 ) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP, SIGUSR2])?;
+    for signal in [SIGTERM, SIGINT] {
+        signals.add_signal(signal)?;
+    }
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             let request = match signal {
@@ -41,4 +57,23 @@ pub fn forward_signals(
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[test]
+    fn what_came_before_anybody_listened_is_not_lost() {
+        let early = EarlySignals::keep().unwrap();
+        kill_process(getpid(), Signal::USR1).unwrap();
+        let (sender, told) = crossbeam_channel::unbounded();
+        forward_signals(early, move |request, name| sender.send((request, name)).unwrap()).unwrap();
+        let first = told.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(first, (SignalRequest::ReopenLogs, "SIGUSR1"));
+    }
 }

@@ -126,6 +126,9 @@ impl OwnServer {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         // A ^C on the terminal is for the drill alone.
         command.process_group(0);
+        if let Some(ended) = &mut self.child {
+            ended.wait()?;
+        }
         self.child = Some(command.spawn()?);
         Ok(())
     }

@@ -17,6 +17,7 @@ pub(super) struct Call<'a> {
     query: HashMap<String, String>,
     pub(super) accept: Option<&'a str>,
     pub(super) content: &'a [u8],
+    pub(super) is_by_owner: bool,
 }
 
 impl<'a> Call<'a> {
@@ -32,6 +33,7 @@ impl<'a> Call<'a> {
             query: pairs.collect::<Option<_>>()?,
             accept: request.accept.as_deref(),
             content: &request.content,
+            is_by_owner: request.is_by_owner,
         };
         Some((path?, call))
     }

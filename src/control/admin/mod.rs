@@ -35,6 +35,8 @@ pub(crate) struct AdminRequest {
     query: String,
     accept: Option<String>,
     content: Vec<u8>,
+    /// On the unix socket, which is for the server's user alone.
+    is_by_owner: bool,
 }
 
 /// What the admin listener serves.
@@ -113,6 +115,7 @@ impl App for AdminApp {
                 .and_then(|field| str::from_utf8(field).ok())
                 .map(Into::into),
             content: Vec::new(),
+            is_by_owner: context.peer == Peer::Unix,
         };
         Reply::Collect(Box::new(move |content| {
             request.content = content.to_vec();

@@ -273,6 +273,10 @@ impl Admin {
         };
         let control = self.control.clone();
         let binary = call.value("binary").map(PathBuf::from);
+        if binary.is_some() && !call.is_by_owner {
+            // A token is for steering the server, not for running programs as its user.
+            return later.respond(error(403, "`binary` is taken on the unix socket alone"));
+        }
         self.task(Task::Upgrade(
             binary,
             timeout,
