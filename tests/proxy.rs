@@ -457,6 +457,22 @@ fn an_idle_line_makes_room_for_one_that_is_needed() {
 }
 
 #[test]
+fn clients_that_wait_for_a_place_close_no_idle_line() {
+    let upstream = Upstream::tcp(|_, line| line.answer(200, "here"));
+    let server = setup(&[upstream.url()], "").limits("connections = 1").start();
+    let mut client = server.connect();
+    assert_eq!(client.exchange(GET).text(), "here");
+    let mut waiting = server.connect();
+    waiting.send(get_and_close(HOST, "/"));
+    for _ in 0..5 {
+        assert_eq!(client.exchange(GET).text(), "here");
+    }
+    drop(client);
+    assert_eq!(waiting.response().text(), "here");
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[test]
 fn nobody_listening_is_a_502_at_once() {
     let server = setup(&[&Upstream::nobody(), "unix:/nonexistent/up.sock"], "").start();
     let began = Instant::now();

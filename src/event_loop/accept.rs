@@ -31,13 +31,16 @@ pub(super) struct Acceptor {
     first: usize,
     /// When accepting, which had to pause, is tried again.
     again_ms: Option<u64>,
+    /// The pause is for want of a descriptor, and nobody was told yet.
+    exhausted: bool,
     /// When a pause may be logged again.
     log_ms: u64,
 }
 
 impl Acceptor {
     pub(super) fn new(budget: ConnectionBudget) -> Self {
-        Self { listeners: Vec::new(), budget, first: 0, again_ms: None, log_ms: 0 }
+        let (listeners, first, again_ms) = (Vec::new(), 0, None);
+        Self { listeners, budget, first, again_ms, exhausted: false, log_ms: 0 }
     }
 
     pub(super) fn add(&mut self, listener: Listener) {
@@ -59,6 +62,11 @@ impl Acceptor {
     /// When a pause is over.
     pub(super) fn again_ms(&self) -> Option<u64> {
         self.again_ms
+    }
+
+    /// Whether accepting has run out of descriptors since this was asked last.
+    pub(super) fn take_exhausted(&mut self) -> bool {
+        std::mem::take(&mut self.exhausted)
     }
 
     /// A place or a descriptor has become free.
@@ -116,7 +124,7 @@ impl Acceptor {
             Accepted::Empty => false,
             Accepted::Vanished => true,
             Accepted::Exhausted(error) => {
-                self.again_ms = Some(pause_until);
+                (self.again_ms, self.exhausted) = (Some(pause_until), true);
                 if now_ms >= self.log_ms {
                     self.log_ms = now_ms + milliseconds(ACCEPT_LOG_EVERY);
                     event!(Warn, "accept_paused", error:% = error);

@@ -420,14 +420,15 @@ impl Running {
     fn accept_all(&mut self) {
         let Self { poll, public, admin, connections, cx, .. } = self;
         let now_ms = cx.clock.now_ms();
-        for (acceptor, class) in [(&mut *public, Class::Public), (admin, Class::Admin)] {
+        for (acceptor, class) in [(public, Class::Public), (admin, Class::Admin)] {
             acceptor.accept_all(now_ms, |socket, peer, permit, proxy_protocol| {
                 let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol };
                 add_connection(poll, connections, newcomer, cx);
             });
-        }
-        if public.again_ms().is_some() {
-            cx.upstreams.close_idle();
+            // Not where places ran out: an idle line has none of those.
+            if acceptor.take_exhausted() {
+                cx.upstreams.close_idle();
+            }
         }
     }
 
