@@ -78,18 +78,18 @@ impl Connection {
     /// Opens a line to an upstream and writes the request; goes on to others while that fails.
     fn ask(&mut self, mut attempt: Attempt, mut chosen: Chosen, cx: &mut LoopContext) {
         let line = loop {
-            match self.open_line(&attempt, &mut chosen, cx) {
+            let answer = match self.open_line(&attempt, &mut chosen, cx) {
                 Ok(line) => break line,
-                Err(NotOpened::ByUpstream) => {}
-                Err(NotOpened::OutOfResources) => {
-                    return self.respond(own_answers::out_of_resources(), cx);
+                Err(NotOpened::ByUpstream) => {
+                    self.note_failure(&attempt.forward, &chosen, Failure::NotOpened, cx);
+                    own_answers::bad_gateway()
                 }
-            }
-            self.note_failure(&attempt.forward, &chosen, Failure::NotOpened, cx);
+                Err(NotOpened::OutOfResources) => own_answers::out_of_resources(),
+            };
             attempt.tried.push(chosen.index());
             match attempt.next(cx) {
                 Some(next) => chosen = next,
-                None => return self.respond(own_answers::bad_gateway(), cx),
+                None => return self.respond(answer, cx),
             }
         };
         let awaits_continue = self.exchange.awaits_continue();
@@ -137,7 +137,8 @@ impl Connection {
         }
         loop {
             match cx.upstreams.open(chosen.address(), self.token, now_ms) {
-                Err(NotOpened::ByUpstream) if chosen.next_address(cx.clock.now_ns()) => {}
+                // Ports, and whether there is IPv6 at all, are matters of the address.
+                Err(_) if chosen.next_address(cx.clock.now_ns()) => {}
                 opened => return opened,
             }
         }
