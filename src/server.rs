@@ -255,6 +255,7 @@ impl HttpServer {
         if let Some(before) = &mut self.take_over {
             before.say_ready().map_err(ServerError::Setup)?;
         }
+        loops.iter().try_for_each(EventLoop::begin_listening).map_err(ServerError::Setup)?;
         spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
         let listen: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         event!(

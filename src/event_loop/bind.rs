@@ -69,8 +69,9 @@ pub(crate) fn bind_address(
 }
 
 /// Serves an address by sockets that somebody else has bound: all of them, for closing one would
-/// reset who waits there. What is missing for one socket per loop is bound beside them; where that
-/// is not possible, or whoever has them keeps them (`is_kept`), loops share one.
+/// reset who waits there. What is missing for one socket per loop is bound beside them, for
+/// [`begin_listening`]; where that is not possible, or whoever has them keeps them (`is_kept`),
+/// loops share one.
 ///
 /// # Errors
 /// fcntl(2)'s and dup(2)'s, for the address.
@@ -85,13 +86,27 @@ pub(crate) fn adopt(
             SockRef::from(socket).set_nonblocking(true)?;
         }
         while sockets.len() < loops {
-            let own = || tcp_socket(address, true).and_then(listen).map(OwnedFd::from).ok();
+            let own = || tcp_socket(address, true).map(OwnedFd::from).ok();
             let own = if is_kept { None } else { own() };
             sockets.push(own.map_or_else(|| sockets[0].try_clone(), Ok)?);
         }
         Ok(public_sockets(address, std::mem::take(&mut sockets), is_kept))
     };
     adopt_all().map_err(|source| BindError { place: address.to_string(), source })
+}
+
+/// Has the sockets listen that are only bound so far. A socket beside those of another process gets
+/// its share of the connections from here on: they are reset if it is closed.
+///
+/// # Errors
+/// listen(2)'s.
+pub(crate) fn begin_listening(sockets: &ListenerSet) -> io::Result<()> {
+    for PublicSocket { socket, .. } in sockets {
+        if !rustix::net::sockopt::socket_acceptconn(socket)? {
+            rustix::net::listen(socket, BACKLOG)?;
+        }
+    }
+    Ok(())
 }
 
 fn public_sockets(address: SocketAddr, sockets: Vec<OwnedFd>, is_kept: bool) -> ListenerSet {
@@ -352,5 +367,25 @@ mod tests {
         assert!(bind_admin(bound).is_err());
         let (admin, _socket) = bind_admin(([127, 0, 0, 1], 0).into()).unwrap();
         assert!(bind_address(admin, 1, false).is_err());
+    }
+
+    #[test]
+    fn a_socket_beside_adopted_ones_takes_no_connection_before_it_is_to() {
+        let mut theirs = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+        let (address, theirs) = (theirs[0].address, theirs.remove(0).socket);
+        let adopted = adopt(address, vec![theirs.try_clone().unwrap()], false, 4).unwrap();
+        let accepted = |sockets: &[&OwnedFd]| {
+            let accepted = sockets.iter().filter(|socket| rustix::net::accept(socket).is_ok());
+            accepted.count()
+        };
+        let own: Vec<&OwnedFd> = adopted[1..].iter().map(|socket| &*socket.socket).collect();
+        let connect = || std::net::TcpStream::connect(address).unwrap();
+        for _ in 0..32 {
+            let _peer = connect();
+            assert_eq!((accepted(&own), accepted(&[&theirs])), (0, 1));
+        }
+        begin_listening(&adopted).unwrap();
+        let _peers: Vec<_> = (0..64).map(|_| connect()).collect();
+        assert!(accepted(&own) > 0);
     }
 }

@@ -129,6 +129,14 @@ impl EventLoop {
         Ok((Self { poll, registry, commands, handle: handle.clone(), setup }, handle))
     }
 
+    /// Has its public sockets listen that do not yet.
+    ///
+    /// # Errors
+    /// listen(2)'s.
+    pub(crate) fn begin_listening(&self) -> io::Result<()> {
+        bind::begin_listening(&self.setup.listeners)
+    }
+
     /// Runs on the calling thread until it is told to end.
     ///
     /// # Errors
