@@ -79,12 +79,11 @@ impl Channel {
                 [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_AT_ONCE))];
             let mut rights = SendAncillaryBuffer::new(&mut space);
             assert!(rights.push(SendAncillaryMessage::ScmRights(some)), "the space is too small");
-            rustix::net::sendmsg(
-                self.0.as_fd(),
-                &[IoSlice::new(&[0])],
-                &mut rights,
-                SendFlags::NOSIGNAL,
-            )?;
+            // SA_RESTART does not hold for a socket with a time-out (signal(7)).
+            rustix::io::retry_on_intr(|| {
+                let byte = [IoSlice::new(&[0])];
+                rustix::net::sendmsg(self.0.as_fd(), &byte, &mut rights, SendFlags::NOSIGNAL)
+            })?;
         }
         Ok(())
     }
@@ -96,12 +95,11 @@ impl Channel {
             let mut space =
                 [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_AT_ONCE))];
             let mut rights = RecvAncillaryBuffer::new(&mut space);
-            let got = rustix::net::recvmsg(
-                self.0.as_fd(),
-                &mut [IoSliceMut::new(&mut [0])],
-                &mut rights,
-                RecvFlags::CMSG_CLOEXEC,
-            )?;
+            let got = rustix::io::retry_on_intr(|| {
+                let (mut byte, flags) = ([0], RecvFlags::CMSG_CLOEXEC);
+                let mut byte = [IoSliceMut::new(&mut byte)];
+                rustix::net::recvmsg(self.0.as_fd(), &mut byte, &mut rights, flags)
+            })?;
             for message in rights.drain() {
                 if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                     all.extend(descriptors);
