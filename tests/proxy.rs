@@ -711,6 +711,21 @@ fn an_upstream_that_falls_silent_within_its_answer_breaks_it_off() {
 }
 
 #[test]
+fn an_answer_that_asks_for_no_content_may_be_silent_no_longer_than_others() {
+    let upstream = Upstream::by_head(|_, line| {
+        line.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello");
+        line.read_to_end();
+    });
+    let server = start(&upstream, "answer_timeout = \"1s\"");
+    let (mut expecting, mut other) = (server.connect(), server.connect());
+    expecting.send(EXPECTING);
+    expecting.buffer_at_least(1);
+    other.send(GET);
+    expect_torn(&mut other);
+    assert_eq!(expecting.read_to_end_within(Duration::from_millis(300)).1, End::Reset);
+}
+
+#[test]
 fn a_slow_upstream_that_goes_on_is_waited_for() {
     let pause = Gate::default();
     let upstream = Upstream::tcp(move |_, line| {

@@ -182,6 +182,7 @@ impl Connection {
         if let Some(kept) = self.exchange.trailers() {
             write_trailer_fields(kept.fields(), &mut trailers);
         }
+        forwarding.awaits_continue = false;
         let mut out = forwarding.output.buffer(&mut cx.buffers);
         forwarding.exchange.end_content(&trailers, &mut out);
     }
@@ -283,6 +284,7 @@ impl Connection {
                 UpstreamEvent::Response(head) => {
                     let latency = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
                     forwarding.chosen.succeeded(Duration::from_nanos(latency));
+                    forwarding.awaits_continue = false;
                     forwarding.stage = self.write_answer_head(&head, cx);
                     if forwarding.is_tunnel() { Then::Wait } else { Then::GoOn }
                 }

@@ -258,8 +258,7 @@ impl Exchange {
         self.trailers.as_deref()
     }
 
-    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does. Who
-    /// passes the expectation on instead passes the 100 back, with [`Exchange::write_interim`].
+    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does.
     pub fn send_continue(&mut self, out: &mut Vec<u8>) {
         if self.awaits_continue {
             self.write_interim(100, b"", out);
