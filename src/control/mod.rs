@@ -165,7 +165,8 @@ pub(crate) struct LifeView {
     pub(crate) drain: Option<DrainView>,
 }
 
-/// Asks control, and waits for its answer; control waits for nobody, so that is soon.
+/// Asks control, and waits for its answer; control waits for nobody, so that is soon. But for what
+/// changes something while a new process is about to serve: that is put off until it does or not.
 pub(crate) fn ask<T>(
     control: &Sender<Input>,
     input: impl FnOnce(Answer<T>) -> Input,
