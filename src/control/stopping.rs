@@ -59,11 +59,12 @@ impl Stop {
 }
 
 impl Input {
-    /// Whether somebody asks for a change of what a hand-over is about.
+    /// Whether it changes what a hand-over is about; so does the stop after a loop that failed.
     pub(super) fn changes_something(&self) -> bool {
         matches!(
             self,
-            Self::Put(..)
+            Self::Loop(_, ControlEvent::Failed)
+                | Self::Put(..)
                 | Self::Remove(..)
                 | Self::Drain(..)
                 | Self::Resume(..)
@@ -138,7 +139,8 @@ impl Control {
             self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
         }
         // Changes are the new process's to make; whoever asked is told that this one is over.
-        let stopped = self.make_up_for(|input| matches!(input, Input::Stop { .. }));
+        let is_due = |input: &Input| matches!(input, Input::Stop { .. } | Input::Loop(..));
+        let stopped = self.make_up_for(is_due);
         stopped.or_else(|| self.on_stop_time(Instant::now()))
     }
 
@@ -286,5 +288,40 @@ impl Control {
                 self.say_cut_by_stop(&life, cut);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::{Poll, Token, Waker};
+
+    use super::*;
+    use crate::{
+        config::ServerConfig, control::LoopWatch, message::LoopHandle, registry::AppRegistry,
+    };
+
+    #[test]
+    fn a_loop_that_fails_in_a_hand_over_gates_nothing_that_another_process_serves() {
+        let registry = Arc::new(AppRegistry::new(2, None));
+        let (notices, config) = (Arc::default(), ServerConfig::default());
+        let mut control = Control::new(registry, notices, Instant::now(), &config);
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let (sender, commands) = crossbeam_channel::unbounded();
+        control.loops = vec![LoopHandle::new(sender, waker); 2];
+        control.gauges = vec![Arc::default(), Arc::default()];
+        control.watch = LoopWatch::begin(2);
+
+        control.begin_hand_over().unwrap();
+        control.on_input(Input::Loop(1, ControlEvent::Failed));
+        assert!(commands.is_empty() && control.stop.is_none());
+        let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
+        let listeners = Arc::from([SocketAddr::from(([127, 0, 0, 1], 80))]);
+        control.on_input(Input::HandedOver { listeners, admin: false, let_go });
+        let commands: Vec<_> = commands.try_iter().collect();
+        let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));
+        assert!(commands[..2].iter().all(is_let_go));
+        assert!(matches!(commands[2..4], [LoopCommand::Gate, LoopCommand::Gate]));
+        assert!(control.failed);
     }
 }
