@@ -169,7 +169,8 @@ impl ConnectionBudget {
     /// A place for one more client, if there is one.
     pub(super) fn take(&self) -> Option<ConnectionPermit> {
         let has_lines = self.0.has_lines.load(Ordering::Relaxed);
-        let descriptors = if has_lines { self.0.descriptors / 2 } else { self.0.descriptors };
+        let descriptors =
+            if has_lines { self.0.descriptors.div_ceil(2) } else { self.0.descriptors };
         let max = self.0.max.load(Ordering::Relaxed).min(descriptors);
         let below_max = |open| (open < max).then_some(open + 1);
         self.0

@@ -14,7 +14,8 @@ use crate::{
     registry::AppId,
 };
 
-/// A way to a running server, for any thread. Calls wait for [`HttpServer::run`] to take them up.
+/// A way to a running server, for any thread. Calls wait for
+/// [`HttpServer::run`](super::HttpServer::run) to take them up.
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) inputs: Sender<Input>,

@@ -187,14 +187,15 @@ impl TakeOver {
     /// # Errors
     /// When the thread cannot be started that hears of it.
     pub(crate) fn serve(mut self, predecessor: &Arc<Predecessor>) -> io::Result<()> {
+        let mut channel = self.channel.clone();
+        let follower = Arc::clone(predecessor);
+        let thread = thread::Builder::new().name("predecessor".into());
+        thread.spawn(move || follower.follow(&mut channel))?;
+        self.report.take();
         // If the old process is gone, the thread finds so.
         let _ = self.channel.send(&FromNew::Serving);
-        self.report.take();
-        let mut channel = self.channel.clone();
         predecessor.lock().channel = Some(self.channel);
-        let predecessor = Arc::clone(predecessor);
-        let thread = thread::Builder::new().name("predecessor".into());
-        thread.spawn(move || predecessor.follow(&mut channel)).map(drop)
+        Ok(())
     }
 
     /// What this process knows of the old one, from the start.
