@@ -34,6 +34,18 @@ pub(crate) fn cpu_time(pids: &[i32]) -> io::Result<Duration> {
     Ok(total)
 }
 
+/// Time that the host took from `cores` for other machines, in ticks of 10 ms (`steal`, proc_stat(5)).
+/// The clock of [`cpu_time`] counts it as the process's own.
+pub(crate) fn stolen_ticks(cores: &[usize]) -> io::Result<u64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let steal = |core: &usize| {
+        let name = format!("cpu{core} ");
+        let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+        line.split_whitespace().nth(7)?.parse::<u64>().ok()
+    };
+    Ok(cores.iter().filter_map(steal).sum())
+}
+
 /// `root` and all its living descendants.
 pub(crate) fn process_tree(root: i32) -> io::Result<Vec<i32>> {
     let parents: Vec<(i32, i32)> = fs::read_dir("/proc")?

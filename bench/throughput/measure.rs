@@ -12,8 +12,8 @@ use crate::peer::Peer;
 const WARM_UP: Duration = Duration::from_millis(50);
 /// A window with the server less on its core than this was disturbed, or the load starved.
 const SATURATED: f64 = 0.95;
-/// So many windows are tried for a saturated one; the busiest counts.
-const WINDOWS: usize = 2;
+/// So many windows are tried for a quiet one; if none is, the busiest counts as not quiet.
+const WINDOWS: usize = 10;
 /// So many windows may pass without one answer: on a busy machine that happens.
 const EMPTY_WINDOWS: usize = 20;
 
@@ -41,6 +41,21 @@ impl Layout {
         };
         Ok(Layout { server, load, upstream })
     }
+
+    /// The cores that make the load of `case`.
+    fn loading(&self, case: &Case, options: &Options) -> &[usize] {
+        let cores = options.load_cores.unwrap_or(case.load_cores).min(self.load.len());
+        &self.load[..cores]
+    }
+
+    /// All cores that take part in a measurement of `case`.
+    fn in_use(&self, case: &Case, options: &Options) -> Vec<usize> {
+        let upstream = case.proxied.then_some(self.upstream);
+        let mut cores: Vec<usize> = self.loading(case, options).to_vec();
+        cores.extend(upstream.filter(|core| !cores.contains(core)));
+        cores.push(self.server);
+        cores
+    }
 }
 
 /// What one window showed.
@@ -53,6 +68,8 @@ pub(crate) struct Sample {
     pub(crate) requests_per_second: f64,
     /// Share of the window the server was on its core, 0 to 1.
     pub(crate) busy: f64,
+    /// The server was saturated, and no core of ours was taken by a neighbour of the machine.
+    pub(crate) quiet: bool,
 }
 
 /// Loads `peer` with `case` and measures one window.
@@ -67,21 +84,26 @@ pub(crate) fn sample(
     let load = start_load(peer, case, answer_bytes, layout, options);
     std::thread::sleep(WARM_UP);
     let length = Duration::from_secs_f64(options.seconds);
-    let best = best_window(&load, &pids, length);
+    let best = best_window(&load, &pids, &layout.in_use(case, options), length);
     load.finish()?;
     best
 }
 
-fn best_window(load: &Load, pids: &[i32], length: Duration) -> io::Result<Sample> {
+fn best_window(
+    load: &Load,
+    pids: &[i32],
+    cores: &[usize],
+    length: Duration,
+) -> io::Result<Sample> {
     let mut best: Option<Sample> = None;
     for attempt in 1..=EMPTY_WINDOWS {
-        if let Some(sample) = window(load, pids, length)?
-            && best.is_none_or(|best| best.busy < sample.busy)
+        if let Some(sample) = window(load, pids, cores, length)?
+            && best.is_none_or(|best| sample.quiet || best.busy < sample.busy)
         {
             best = Some(sample);
         }
         match best {
-            Some(sample) if sample.busy >= SATURATED || attempt >= WINDOWS => return Ok(sample),
+            Some(sample) if sample.quiet || attempt >= WINDOWS => return Ok(sample),
             _ => {}
         }
     }
@@ -103,13 +125,18 @@ pub(crate) fn start_load(
         answer_bytes,
         close: case.close,
     };
-    let cores = options.load_cores.unwrap_or(case.load_cores).min(layout.load.len());
-    Load::start(&plan, case.connections, &layout.load[..cores])
+    Load::start(&plan, case.connections, layout.loading(case, options))
 }
 
 /// One window; nothing if no request was answered in it.
-fn window(load: &Load, pids: &[i32], length: Duration) -> io::Result<Option<Sample>> {
+fn window(
+    load: &Load,
+    pids: &[i32],
+    cores: &[usize],
+    length: Duration,
+) -> io::Result<Option<Sample>> {
     let own = [std::process::id() as i32];
+    let stolen = machine::stolen_ticks(cores)?;
     let begin = Instant::now();
     let (requests, cpu) = (load.completed(), machine::cpu_time(pids)?);
     let load_cpu = machine::cpu_time(&own)?;
@@ -117,13 +144,16 @@ fn window(load: &Load, pids: &[i32], length: Duration) -> io::Result<Option<Samp
     let wall = begin.elapsed();
     let (requests, cpu) = (load.completed() - requests, machine::cpu_time(pids)? - cpu);
     let load_cpu = machine::cpu_time(&own)? - load_cpu;
+    let stolen = machine::stolen_ticks(cores)? - stolen;
     if requests == 0 {
         return Ok(None);
     }
+    let busy = cpu.as_secs_f64() / wall.as_secs_f64();
     Ok(Some(Sample {
         cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
         load_cpu_us: load_cpu.as_secs_f64() * 1e6 / requests as f64,
         requests_per_second: requests as f64 / wall.as_secs_f64(),
-        busy: cpu.as_secs_f64() / wall.as_secs_f64(),
+        busy,
+        quiet: busy >= SATURATED && stolen == 0,
     }))
 }

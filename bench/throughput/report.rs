@@ -26,11 +26,21 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+    fn samples(&self) -> &[Sample] {
         match &self.outcome {
-            Outcome::Measured { samples, .. } => samples.iter().map(value).collect(),
-            Outcome::Missing(_) => Vec::new(),
+            Outcome::Measured { samples, .. } => samples,
+            Outcome::Missing(_) => &[],
         }
+    }
+
+    /// One figure of the quiet rounds; of all, where none was quiet.
+    fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+        let all = self.quiet() == 0;
+        self.samples().iter().filter(|sample| all || sample.quiet).map(value).collect()
+    }
+
+    fn quiet(&self) -> usize {
+        self.samples().iter().filter(|sample| sample.quiet).count()
     }
 }
 
@@ -65,12 +75,13 @@ impl Report {
                 text,
                 "\n**{title}** (`{name}`)\n\n\
                  | server | CPU µs/request | lowest - highest | ratio to {base_name} \
-                 | requests/s | server core busy | load's CPU µs/request | answer bytes |\n\
-                 |---|---:|---:|---:|---:|---:|---:|---:|\n"
+                 | requests/s | server core busy | quiet rounds | load's CPU µs/request \
+                 | answer bytes |\n\
+                 |---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
             );
-            let cpu = base_cpu(*base, rows);
+            let base = base_samples(*base, rows);
             for row in rows {
-                text += &line(row, &cpu);
+                text += &line(row, base);
             }
         }
         text
@@ -81,8 +92,8 @@ impl Report {
             .cases
             .iter()
             .map(|(name, title, base, rows)| {
-                let cpu = base_cpu(*base, rows);
-                let servers: Vec<Value> = rows.iter().map(|row| object(row, &cpu)).collect();
+                let samples = base_samples(*base, rows);
+                let servers: Vec<Value> = rows.iter().map(|row| object(row, samples)).collect();
                 json!({ "case": name, "title": title, "base": base.name(), "servers": servers })
             })
             .collect();
@@ -91,39 +102,38 @@ impl Report {
     }
 }
 
-fn base_cpu(base: Kind, rows: &[Row]) -> Vec<f64> {
-    let row = rows.iter().find(|row| row.kind == base);
-    row.map(|row| row.column(|sample| sample.cpu_us)).unwrap_or_default()
+fn base_samples(base: Kind, rows: &[Row]) -> &[Sample] {
+    rows.iter().find(|row| row.kind == base).map_or(&[], Row::samples)
 }
 
-fn line(row: &Row, base: &[f64]) -> String {
+fn line(row: &Row, base: &[Sample]) -> String {
     let name = row.kind.name();
     let bytes = match &row.outcome {
         Outcome::Measured { answer_bytes, .. } => answer_bytes,
-        Outcome::Missing(reason) => return format!("| {name} | {reason} | | | | | | |\n"),
+        Outcome::Missing(reason) => return format!("| {name} | {reason} | | | | | | | |\n"),
     };
     let cpu = row.column(|sample| sample.cpu_us);
     let lowest = cpu.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = cpu.iter().copied().fold(0.0, f64::max);
-    let ratio = ratio(&cpu, base).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    let ratio = ratio(row.samples(), base).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    let rounds = format!("{} of {}", row.quiet(), row.samples().len());
     let rate = median(row.column(|sample| sample.requests_per_second));
     let busy = 100.0 * median(row.column(|sample| sample.busy));
     let load = median(row.column(|sample| sample.load_cpu_us));
     let cpu = median(cpu);
     format!(
         "| {name} | {cpu:.3} | {lowest:.3} - {highest:.3} | {ratio} | {rate:.0} \
-         | {busy:.0} % | {load:.3} | {bytes} |\n"
+         | {busy:.0} % | {rounds} | {load:.3} | {bytes} |\n"
     )
 }
 
-fn object(row: &Row, base: &[f64]) -> Value {
+fn object(row: &Row, base: &[Sample]) -> Value {
     let (bytes, samples) = match &row.outcome {
         Outcome::Measured { answer_bytes, samples } => (answer_bytes, samples),
         Outcome::Missing(reason) => {
             return json!({ "server": row.kind.name(), "missing": reason });
         }
     };
-    let cpu = row.column(|sample| sample.cpu_us);
     let each: Vec<Value> = samples
         .iter()
         .map(|sample| {
@@ -132,14 +142,15 @@ fn object(row: &Row, base: &[f64]) -> Value {
                 "load_cpu_us": sample.load_cpu_us,
                 "requests_per_second": sample.requests_per_second,
                 "busy": sample.busy,
+                "quiet": sample.quiet,
             })
         })
         .collect();
     json!({
         "server": row.kind.name(),
         "answer_bytes": bytes,
-        "cpu_us": median(cpu.clone()),
-        "ratio": ratio(&cpu, base),
+        "cpu_us": median(row.column(|sample| sample.cpu_us)),
+        "ratio": ratio(samples, base),
         "load_cpu_us": median(row.column(|sample| sample.load_cpu_us)),
         "requests_per_second": median(row.column(|sample| sample.requests_per_second)),
         "busy": median(row.column(|sample| sample.busy)),
@@ -147,12 +158,16 @@ fn object(row: &Row, base: &[f64]) -> Value {
     })
 }
 
-/// The median of the rounds' own ratios: what slows one round slows both sides of its ratio.
-fn ratio(cpu: &[f64], base: &[f64]) -> Option<f64> {
-    if cpu.is_empty() || cpu.len() != base.len() {
+/// The median of the rounds' own ratios, of rounds quiet for both (of all, where none was): what
+/// slows one round slows both sides of its ratio.
+fn ratio(samples: &[Sample], base: &[Sample]) -> Option<f64> {
+    if samples.is_empty() || samples.len() != base.len() {
         return None;
     }
-    Some(median(cpu.iter().zip(base).map(|(cpu, base)| cpu / base).collect()))
+    let pairs = || samples.iter().zip(base);
+    let all = !pairs().any(|(own, base)| own.quiet && base.quiet);
+    let quiet = pairs().filter(|(own, base)| all || own.quiet && base.quiet);
+    Some(median(quiet.map(|(own, base)| own.cpu_us / base.cpu_us).collect()))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
