@@ -127,6 +127,8 @@ pub(super) enum Fate {
     Keep,
     /// It has used up its turn and has more to do.
     Again,
+    /// It has a request for an upstream, which waits for the turn's other events.
+    Held,
     /// It is to be dropped.
     Gone,
 }
@@ -191,7 +193,7 @@ impl Connection {
     /// Does what can be done now, at most a turn's worth.
     pub(super) fn work(&mut self, cx: &mut LoopContext) -> Fate {
         let fate = self.step_until_waiting(cx);
-        if fate != Fate::Gone {
+        if !matches!(fate, Fate::Gone | Fate::Held) {
             self.set_deadline(cx);
             self.release_buffers(cx);
         }
@@ -206,7 +208,11 @@ impl Connection {
             if self.take_input(cx) == Fate::Gone {
                 return Fate::Gone;
             }
-            let was_forwarding = self.forwarding.is_some();
+            let forwarding = self.forwarding.as_ref();
+            let was_forwarding = forwarding.is_some();
+            if cx.holds_requests && forwarding.is_some_and(|forwarding| forwarding.is_unsent()) {
+                return Fate::Held;
+            }
             if self.pump(cx) == Fate::Gone {
                 return Fate::Gone;
             }

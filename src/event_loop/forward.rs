@@ -116,6 +116,11 @@ impl Forwarding {
         self.forward.request()
     }
 
+    /// Whether nothing of the request has gone out, and the line takes it.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.line.is_open && self.output.sent_total() == 0 && self.line.ready.writable
+    }
+
     pub(super) fn is_opening(&self) -> bool {
         !self.line.is_open
     }
