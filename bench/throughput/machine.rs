@@ -35,8 +35,7 @@ pub(crate) fn cpu_time(pids: &[i32]) -> io::Result<Duration> {
 }
 
 /// Time that the host took from `cores` for other machines, in ticks of 10 ms (`steal` of
-/// proc_stat(5)).
-/// The clock of [`cpu_time`] counts it as the process's own.
+/// proc_stat(5)). The clock of [`cpu_time`] counts it as the process's own.
 pub(crate) fn stolen_ticks(cores: &[usize]) -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let steal = |core: &usize| {
