@@ -206,6 +206,18 @@ fn the_default_app_and_limits_change_live_and_threads_do_not() {
 }
 
 #[test]
+fn the_port_that_zero_became_can_be_written_out() {
+    let server = Setup::new().app("a.test", &respond("a")).start();
+    let text = config(&server, "", &[("a.test", &respond("a"))]);
+    for _ in 0..2 {
+        let done = reload(&server, &text);
+        assert_eq!(done["listeners"]["added"], json!([]), "{done}");
+        assert_eq!(done["listeners"]["removed"], json!([]), "{done}");
+        assert_eq!(ask(&server, "a.test").0, 200);
+    }
+}
+
+#[test]
 fn listeners_come_and_go_without_a_lost_connection() {
     let server = start(&[("a.test", &respond("a"))]);
     let first = server.address();

@@ -89,9 +89,9 @@ impl Listening {
         listening
     }
 
-    /// Whether this entry of the config means it.
+    /// Whether this entry of the config means it: the port that port 0 became can be written out.
     pub(super) fn is_of(&self, listen: &ListenConfig) -> bool {
-        self.configured == listen.address
+        self.configured == listen.address || self.bound == listen.address
     }
 
     /// Has connections that are accepted from here on treated as this says.

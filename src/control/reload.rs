@@ -303,7 +303,8 @@ impl Operator {
         self.closing.retain(|(_, asked)| asked.elapsed() < CLOSED_MAX);
         let mut listen = Vec::new();
         for entry in wanted {
-            if let Some(known) = self.listening.iter().find(|known| known.is_of(entry)) {
+            if let Some(known) = self.listening.iter_mut().find(|known| known.is_of(entry)) {
+                known.configured = entry.address;
                 known.configure(entry);
                 continue;
             }
