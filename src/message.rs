@@ -158,7 +158,7 @@ pub(crate) struct ExchangeNumber(pub(crate) u64);
 
 /// What of a loop's settings can change while it runs.
 pub(crate) struct LoopConfig {
-    /// `[limits]`, without `connections`: that is the process's.
+    /// `[limits]`, without the counts of connections: those are the process's.
     pub(crate) limits: Limits,
     /// `server.idle_grace`
     pub(crate) idle_grace: Duration,

@@ -3,6 +3,7 @@
 //! An app sees a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
 //! must not block: what takes time is said by the reply, and the loop does the waiting.
 
+mod client;
 mod files;
 mod later;
 mod per_loop;
@@ -30,6 +31,7 @@ use crate::{
     logging::RequestId,
 };
 
+pub(crate) use client::{Client, PerClient};
 pub use files::Files;
 pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};

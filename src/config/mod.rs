@@ -181,6 +181,9 @@ impl From<SocketAddr> for ListenConfig {
 pub struct Limits {
     /// Open connections of the process, 1 to 10,000,000. Default: 100,000.
     pub connections: usize,
+    /// Open connections of one client, by its IPv4 address or IPv6 /64, 1 to 10,000,000. Default:
+    /// none, no limit.
+    pub connections_per_ip: Option<usize>,
     /// Bytes of a request head, 1 KiB to 1 MiB. Default: 16 KiB.
     pub head_bytes: usize,
     /// Fields of a request head; 1 to [`Limits::HEADERS_MAX`]. Default: 100.
@@ -210,6 +213,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 100_000,
+            connections_per_ip: None,
             head_bytes: 16 << 10,
             headers: 100,
             body_bytes: 1 << 20,
@@ -355,6 +359,7 @@ shutdown_delay = "500ms"
 
 [limits]
 connections = 1_000
+connections_per_ip = 10
 head_bytes = "8KiB"
 headers = 50
 body_bytes = "2GiB"
@@ -476,6 +481,7 @@ headers = { X-B = "2", X-A = "1" }
         assert_eq!(config.server, server);
         let limits = Limits {
             connections: 1000,
+            connections_per_ip: Some(10),
             head_bytes: 8192,
             headers: 50,
             body_bytes: 2 << 30,

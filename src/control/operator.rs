@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     app,
-    config::{AppConfig, Config, ListenConfig, Problem},
+    config::{AppConfig, Config, Limits, ListenConfig, Problem},
     logging::{AccessLog, Logging, event},
     message::{AppLife, Apps, HostedApp, Origin, PublicSocket},
     registry::NewApp,
@@ -104,8 +104,8 @@ impl Listening {
 pub(crate) struct Host {
     /// Binds an address for every loop, also beside other sockets of ours on its port.
     pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
-    /// Sets how many connections the process may have.
-    pub(crate) set_connections: Box<dyn Fn(usize) + Send>,
+    /// Sets how many connections the process may have, and each of its clients.
+    pub(crate) set_connections: Box<dyn Fn(&Limits) + Send>,
 }
 
 /// The state of the operator thread.
