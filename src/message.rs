@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 use mio::{Token, Waker};
 
 use crate::{
-    app::{App, Delivery, OneUpstream, Peer},
+    app::{App, Delivery, OneUpstream, Peer, RateLimiter},
     config::{AppConfig, Limits},
     logging::AccessWriter,
     metrics::ExchangeCounters,
@@ -46,6 +46,8 @@ pub(crate) struct HostedApp {
     pub(crate) origin: Origin,
     /// How long a drain may take; none: as long as the server's.
     pub(crate) drain_timeout: Option<Duration>,
+    /// How many requests each client may make; none: any number.
+    pub(crate) rate_limiter: Option<RateLimiter>,
     /// How its exchanges ended.
     pub(crate) counters: ExchangeCounters,
 }
@@ -61,6 +63,7 @@ impl HostedApp {
             load_error: None,
             origin,
             drain_timeout: None,
+            rate_limiter: None,
             counters,
         }
     }
@@ -73,6 +76,7 @@ impl HostedApp {
             definition: self.definition.clone(),
             load_error: self.load_error.clone(),
             drain_timeout: self.drain_timeout,
+            rate_limiter: self.rate_limiter.as_ref().map(RateLimiter::again),
             ..Self::new(app, self.origin, loops)
         }
     }

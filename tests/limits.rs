@@ -1,12 +1,12 @@
-//! Limits for one client: how many connections it has.
+//! Limits for one client: how many connections it has, and how many requests it makes.
 #![cfg(not(loom))]
 
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
 
-use serde_json::json;
-use support::{Client, End, PATIENCE, Server, Setup, get, wait_until};
+use serde_json::{Value, json};
+use support::{Client, End, PATIENCE, Response, Server, Setup, get, post, wait_until};
 
 const HOST: &str = "a.test";
 
@@ -119,4 +119,101 @@ fn a_reload_changes_the_connections_of_a_client_and_those_that_are_open_stay() {
             assert_eq!(client.exchange(get(HOST, "/")).status, 200, "{line}");
         }
     }
+}
+
+/// Three requests, and then one an hour.
+const RARELY: &str = "rate_limit = { requests = 1, per = \"1h\", burst = 3 }";
+
+/// An app with a rate limit.
+fn limited(body: &str, limit: &str) -> String {
+    format!("respond = {{ body = \"{body}\" }}\n{limit}")
+}
+
+/// The answer to a request from this address; the connection is open for another one.
+fn ask(server: &Server, ip: &str) -> Response {
+    let ip: IpAddr = ip.parse().expect("an address");
+    let mut client = Client::connect_from(ip, server.address());
+    let response = client.exchange(get(HOST, "/"));
+    assert!(!response.says_close());
+    response
+}
+
+fn row(server: &Server, host: &str) -> Value {
+    server.admin().get(&format!("/apps/{host}"))
+}
+
+#[test]
+fn a_client_has_its_burst_over_all_loops_and_then_429() {
+    let server = Setup::new().app(HOST, &limited("a", RARELY)).named_app("b.test").start();
+    for ip in ["127.0.0.1", "127.0.0.2"] {
+        let (mut answered, mut refused) = (0, 0);
+        for _ in 0..20 {
+            let response = ask(&server, ip);
+            if response.status == 200 {
+                answered += 1;
+                continue;
+            }
+            refused += 1;
+            let after = response.field("Retry-After").expect("Retry-After").to_owned();
+            assert!((3_540..=3_600).contains(&after.parse().expect("whole seconds")), "{after}");
+            let document = format!("{{\"error\":\"Too many requests\",\"retry_after_s\":{after}}}");
+            assert_eq!((response.status, response.text()), (429, &*document));
+        }
+        assert_eq!((answered, refused), (3, 17), "{ip}");
+    }
+    // The last one is counted when it is with the kernel.
+    for (status, count) in [(200, 6), (429, 34)] {
+        let name = format!("tidegate_requests_total{{app=\"a.test\",status=\"{status}\"}}");
+        assert!(wait_until(PATIENCE, || metric(&server, &name) == count), "{name}");
+    }
+    let row_of_it = row(&server, HOST);
+    assert_eq!([&row_of_it["limited"], &row_of_it["requests_total"]], [34, 40]);
+    // Another app has nothing to do with it.
+    let mut client = server.connect();
+    for _ in 0..20 {
+        assert_eq!(client.exchange(get("b.test", "/")).status, 200);
+    }
+    assert!(row(&server, "b.test").get("limited").is_none());
+}
+
+#[test]
+fn a_connection_goes_on_behind_429_and_the_bucket_fills() {
+    let limit = "rate_limit = { requests = 1, per = \"300ms\" }";
+    let dead = "proxy = { upstreams = [\"http://127.0.0.1:1\"] }";
+    let setup = Setup::new().app(HOST, &limited("a", limit)).app("p.test", dead);
+    let server = setup.app("q.test", &format!("{dead}\n{RARELY}")).start();
+    let mut client = server.connect();
+    assert_eq!(client.exchange(get(HOST, "/")).status, 200);
+    let refused = client.exchange(post(HOST, "/", 3) + "abc" + &get("b.test", "/"));
+    assert_eq!((refused.status, refused.field("Retry-After")), (429, Some("1")));
+    assert_eq!(client.response().status, 404, "the request behind it");
+    let filled = || client.exchange(get(HOST, "/")).status == 200;
+    assert!(wait_until(PATIENCE, filled));
+    // The app is not asked: it would say that nobody is there.
+    let statuses: Vec<u16> = (0..4).map(|_| client.exchange(get("q.test", "/")).status).collect();
+    assert_eq!(statuses, [502, 502, 502, 429]);
+}
+
+#[test]
+fn a_new_life_of_the_same_rate_goes_on_with_what_its_clients_have_left() {
+    let text = |body: &str, limit| Setup::new().app(HOST, &limited(body, limit)).text();
+    let server = Setup::new().app(HOST, &limited("a", RARELY)).start();
+    let admin = server.admin();
+    let statuses = || [(); 2].map(|()| ask(&server, "127.0.0.1").status);
+    assert_eq!([statuses(), statuses()], [[200, 200], [200, 429]]);
+    server.rewrite(&text("b", RARELY));
+    assert_eq!(admin.post("/reload")["changed"], json!([HOST]));
+    assert_eq!((statuses(), &row(&server, HOST)["limited"]), ([429, 429], &json!(2)));
+    let drain = admin.post(&format!("/apps/{HOST}/drain"));
+    admin.wait_drain(&drain["id"]);
+    admin.post(&format!("/apps/{HOST}/resume"));
+    assert_eq!(statuses(), [429, 429]);
+    let put = |limit: Value| {
+        let table = json!({ "respond": { "body": "c" }, "rate_limit": limit });
+        assert_eq!(admin.put(&format!("/apps/{HOST}?only=replace"), &table).status, 200);
+    };
+    put(json!({ "requests": 1, "per": "1h", "burst": 3 }));
+    assert_eq!(statuses(), [429, 429]);
+    put(json!({ "requests": 1, "per": "1h" }));
+    assert_eq!(statuses(), [200, 429], "another burst");
 }

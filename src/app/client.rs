@@ -1,10 +1,9 @@
 //! Clients as limits by address know them, and a table of them that all loops share.
 //!
-//! The table is a map in parts with a lock each: loops rarely meet at one. A part is locked for one
+//! The table is in parts with a lock each: loops rarely meet at one. A part is locked for one
 //! look-up.
 
 use std::{
-    collections::HashMap,
     fmt,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -54,26 +53,26 @@ impl fmt::Display for Client {
     }
 }
 
-/// A value for each client that has one.
+/// A table by client, in parts.
 #[derive(Debug)]
-pub(crate) struct PerClient<T> {
-    /// Chooses the part; the maps have keys of their own, so that nobody outside chooses the place.
+pub(crate) struct PerClient<P> {
+    /// Chooses the part, so that nobody outside can.
     hasher: RandomState,
-    parts: [CachePadded<Mutex<HashMap<Client, T>>>; PARTS],
+    parts: [CachePadded<Mutex<P>>; PARTS],
 }
 
 /// Parts of a table: several for each loop of a usual machine.
 pub(crate) const PARTS: usize = 16;
 
-impl<T> PerClient<T> {
-    /// The part of the table that this client's value is in, locked.
-    pub(crate) fn lock(&self, client: Client) -> MutexGuard<'_, HashMap<Client, T>> {
+impl<P> PerClient<P> {
+    /// The part that this client is in, locked.
+    pub(crate) fn lock(&self, client: Client) -> MutexGuard<'_, P> {
         let part = self.hasher.hash_one(client) % PARTS as u64;
         self.parts[part as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> Default for PerClient<T> {
+impl<P: Default> Default for PerClient<P> {
     fn default() -> Self {
         Self { hasher: RandomState::new(), parts: Default::default() }
     }

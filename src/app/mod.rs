@@ -9,6 +9,7 @@ mod later;
 mod per_loop;
 
 mod proxy;
+mod rate_limit;
 mod redirect;
 mod respond;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub(crate) use proxy::{
     PoolKey, write_response_fields, write_trailer_fields,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
+pub(crate) use rate_limit::RateLimiter;
 pub use redirect::Redirect;
 pub use respond::Respond;
 pub use unavailable::Unavailable;

@@ -25,7 +25,7 @@ use super::{
     upgrade::{UpgradeError, Upgraded, Upgrader},
 };
 use crate::{
-    app,
+    app::{self, RateLimiter},
     config::{AppConfig, Config, Limits, ListenConfig, Problem},
     logging::{AccessLog, Logging, event},
     message::{AppLife, Apps, HostedApp, Origin, PublicSocket},
@@ -195,6 +195,7 @@ pub(crate) fn load(
     let hosted = HostedApp {
         config: Some(config.clone()),
         drain_timeout: config.drain_timeout,
+        rate_limiter: config.rate_limit.map(RateLimiter::new),
         ..HostedApp::new(app, origin, loops)
     };
     Ok(NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted })

@@ -5,7 +5,7 @@
 //! left to reset. The client's kernel repeats a dropped SYN and meets the successor.
 
 use std::{
-    collections::hash_map::Entry,
+    collections::{HashMap, hash_map::Entry},
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
@@ -158,7 +158,7 @@ struct Budget {
     /// How many one client may have; 0: any number.
     max_per_ip: AtomicUsize,
     /// How many each client has that were counted for it: no more clients than connections.
-    clients: PerClient<usize>,
+    clients: PerClient<HashMap<Client, usize>>,
 }
 
 impl ConnectionBudget {
