@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 use mio::{Token, Waker};
 
 use crate::{
-    app::{App, Delivery, OneUpstream, Peer},
+    app::{App, Delivery, OneUpstream, Peer, RateLimiter},
     config::{AppConfig, Limits},
     logging::AccessWriter,
     metrics::ExchangeCounters,
@@ -46,6 +46,8 @@ pub(crate) struct HostedApp {
     pub(crate) origin: Origin,
     /// How long a drain may take; none: as long as the server's.
     pub(crate) drain_timeout: Option<Duration>,
+    /// How many requests each client may make; none: any number.
+    pub(crate) rate_limiter: Option<RateLimiter>,
     /// How its exchanges ended.
     pub(crate) counters: ExchangeCounters,
 }
@@ -61,6 +63,7 @@ impl HostedApp {
             load_error: None,
             origin,
             drain_timeout: None,
+            rate_limiter: None,
             counters,
         }
     }
@@ -73,6 +76,7 @@ impl HostedApp {
             definition: self.definition.clone(),
             load_error: self.load_error.clone(),
             drain_timeout: self.drain_timeout,
+            rate_limiter: self.rate_limiter.as_ref().map(RateLimiter::again),
             ..Self::new(app, self.origin, loops)
         }
     }
@@ -158,7 +162,7 @@ pub(crate) struct ExchangeNumber(pub(crate) u64);
 
 /// What of a loop's settings can change while it runs.
 pub(crate) struct LoopConfig {
-    /// `[limits]`, without `connections`: that is the process's.
+    /// `[limits]`, without the counts of connections: those are the process's.
     pub(crate) limits: Limits,
     /// `server.idle_grace`
     pub(crate) idle_grace: Duration,

@@ -237,6 +237,7 @@ impl HttpServer {
             connections_max(self.config.limits.connections, possible),
             possible,
         );
+        budget.set_max_per_ip(self.config.limits.connections_per_ip);
         let gauges: Vec<Arc<LoopGauges>> =
             (0..self.registry.loops()).map(|_| Arc::default()).collect();
         let (admin_requests, requests) = crossbeam_channel::unbounded();
@@ -358,8 +359,9 @@ impl HttpServer {
                 bind: Box::new(move |address, beside| {
                     Ok(event_loop::bind_address(address, loops, beside)?)
                 }),
-                set_connections: Box::new(move |connections| {
-                    budget.set_max(connections_max(connections, possible));
+                set_connections: Box::new(move |limits| {
+                    budget.set_max(connections_max(limits.connections, possible));
+                    budget.set_max_per_ip(limits.connections_per_ip);
                 }),
             },
             upgrader,

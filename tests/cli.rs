@@ -330,12 +330,22 @@ fn an_app_is_put_from_arguments() {
         "--alias=a",
         "--alias=*.b",
         "--drain-timeout=2m",
+        "--rate-limit=100/1m",
+        "--burst=7",
     ];
     let respond = json!({ "body": "-", "status": 503, "content_type": "a/b", "delay": "1s500ms" });
-    let expected = json!({ "respond": respond, "aliases": ["a", "*.b"], "drain_timeout": "2m" });
+    let expected = json!({
+        "respond": respond,
+        "aliases": ["a", "*.b"],
+        "drain_timeout": "2m",
+        "rate_limit": { "requests": 100, "per": "1m", "burst": 7 },
+    });
     assert_eq!(put(&all).1, expected);
     let (_, table) = put(&["--redirect", "https://a", "--status", "301"]);
     assert_eq!(table, json!({ "redirect": { "to": "https://a", "status": 301 } }));
+    let (_, table) = put(&["--respond", "hi", "--rate-limit", "5/1s"]);
+    let limit = json!({ "requests": 5, "per": "1s" });
+    assert_eq!(table, json!({ "respond": { "body": "hi" }, "rate_limit": limit }));
     let (folder, table) = put(&["--files", "site"]);
     assert_eq!(table, json!({ "files": { "root": format!("{folder}/site") } }));
 }

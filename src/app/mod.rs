@@ -3,11 +3,13 @@
 //! An app sees a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
 //! must not block: what takes time is said by the reply, and the loop does the waiting.
 
+mod client;
 mod files;
 mod later;
 mod per_loop;
 
 mod proxy;
+mod rate_limit;
 mod redirect;
 mod respond;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::{
     logging::RequestId,
 };
 
+pub(crate) use client::{Client, PerClient};
 pub use files::Files;
 pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
@@ -39,6 +42,7 @@ pub(crate) use proxy::{
     PoolKey, write_response_fields, write_trailer_fields,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
+pub(crate) use rate_limit::RateLimiter;
 pub use redirect::Redirect;
 pub use respond::Respond;
 pub use unavailable::Unavailable;

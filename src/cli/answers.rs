@@ -99,6 +99,8 @@ pub(super) struct Row {
     pub(super) requests_total: u64,
     pub(super) refused: u64,
     pub(super) cut: u64,
+    /// Absent without a rate limit.
+    pub(super) limited: Option<u64>,
     pub(super) cause: Option<String>,
     pub(super) elapsed_ms: Option<u64>,
     pub(super) remaining_ms: Option<u64>,

@@ -140,6 +140,7 @@ fn app(app: &AppAnswer) -> String {
         ("cut", number(row.cut)),
     ];
     let further = [
+        ("limited", row.limited.map(|limited| limited.to_string())),
         ("cause", row.cause.clone()),
         ("since", row.elapsed_ms.map(show::fine)),
         ("left", row.remaining_ms.map(show::fine)),

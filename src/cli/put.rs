@@ -115,6 +115,14 @@ struct AppOptions {
     /// How long the app's drains may take: 30s, 2m
     #[arg(long, value_name = "TIME", value_parser = duration)]
     drain_timeout: Option<String>,
+
+    /// How many requests a client may make in a time: 100/1s, 6000/1m
+    #[arg(long, value_name = "N/TIME", value_parser = rate)]
+    rate_limit: Option<(u64, String)>,
+
+    /// How many of them may come at once; absent: as many as the limit says
+    #[arg(long, value_name = "N", requires = "rate_limit")]
+    burst: Option<u64>,
 }
 
 impl AppOptions {
@@ -137,7 +145,7 @@ impl AppOptions {
             table.insert("proxy".to_owned(), json!({ "upstreams": self.proxy }));
         } else if let Some(file) = &self.from {
             let (text, read) = from_file(file)?;
-            if self.alias.is_empty() && self.drain_timeout.is_none() {
+            if self.alias.is_empty() && self.drain_timeout.is_none() && self.rate_limit.is_none() {
                 // As it is: the server may name places in it.
                 return Ok(text);
             }
@@ -148,6 +156,11 @@ impl AppOptions {
         }
         if let Some(timeout) = &self.drain_timeout {
             table.insert("drain_timeout".to_owned(), json!(timeout));
+        }
+        if let Some((requests, per)) = &self.rate_limit {
+            let mut limit = json!({ "requests": requests, "per": per });
+            set(&mut limit, "burst", self.burst);
+            table.insert("rate_limit".to_owned(), limit);
         }
         Ok(Value::Object(table).to_string())
     }
@@ -175,6 +188,15 @@ fn set(table: &mut Value, key: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         table[key] = value.into();
     }
+}
+
+/// Takes a rate among the arguments apart; the server gets its time as it is.
+fn rate(text: &str) -> Result<(u64, String), String> {
+    let parts =
+        text.split_once('/').and_then(|(requests, per)| Some((requests.parse().ok()?, per)));
+    let (requests, per) = parts.ok_or("write a rate such as 100/1s")?;
+    let per = duration(per).map_err(|error| error.to_string())?;
+    Ok((requests, per))
 }
 
 /// The server may run in another folder than we.

@@ -8,13 +8,13 @@ use std::{ops::RangeInclusive, path::Path, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AppConfig, AppKind, FilesConfig, RedirectConfig, RespondConfig,
+    AppConfig, AppKind, FilesConfig, RateLimit, RedirectConfig, RespondConfig,
     error::{Finding, Span},
     hosts::host_pattern,
     proxy,
     reader::{Repeats, Syntax, Table},
     sections::{absolute_path, wait},
-    values::{Fault, boolean, integer, nearest, string},
+    values::{Fault, boolean, duration, integer, nearest, string},
 };
 use crate::http::{Host, is_field_name, is_field_value, is_framing_field};
 
@@ -56,6 +56,12 @@ const REDIRECT_STATUS: [u16; 5] = [301, 302, 303, 307, 308];
 /// Statuses whose answers have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
 const WITHOUT_CONTENT: [u16; 3] = [204, 205, 304];
 
+/// Requests that a limit may be of. With the longest time below, they are far from overflowing.
+const RATE_REQUESTS: RangeInclusive<u32> = 1..=1_000_000;
+
+/// The times that a limit may be for.
+const RATE_PER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+
 /// The most names that a message lists.
 const NAMES_SHOWN_MAX: usize = 20;
 
@@ -80,10 +86,11 @@ pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
         apps.names.push((name.clone(), host.clone().unwrap_or_default()));
     }
     let drain_timeout = table.optional("drain_timeout", wait);
+    let rate_limit = table.table("rate_limit", rate_limit).flatten();
     let kind = kind(table, base);
     if let (Some(host), Some(kind)) = (host, kind) {
         let aliases = aliases.into_iter().map(|(alias, _)| alias).collect();
-        apps.list.push(AppConfig { host, aliases, drain_timeout, kind });
+        apps.list.push(AppConfig { host, aliases, drain_timeout, rate_limit, kind });
     }
 }
 
@@ -119,7 +126,7 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
 
 /// Reports `[apps.www.example.com]`, which TOML reads as tables in tables.
 fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
-    let known = |key: &str| KINDS.contains(&key) || key == "aliases";
+    let known = |key: &str| KINDS.contains(&key) || ["aliases", "rate_limit"].contains(&key);
     let mut found = false;
     if table.syntax() == Syntax::Json {
         return found;
@@ -144,6 +151,14 @@ fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
         found = true;
     }
     found
+}
+
+fn rate_limit(table: &mut Table<'_, '_>) -> Option<RateLimit> {
+    let requests = table.required("requests", |value| integer(value, RATE_REQUESTS));
+    let per = table.required("per", |value| duration(value, RATE_PER));
+    let burst = table.optional("burst", |value| integer(value, RATE_REQUESTS));
+    let (requests, per) = (requests?, per?);
+    Some(RateLimit { requests, per, burst: burst.unwrap_or(requests) })
 }
 
 fn respond(table: &mut Table<'_, '_>) -> RespondConfig {

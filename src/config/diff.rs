@@ -56,6 +56,7 @@ pub(crate) fn changed_settings(old: &Config, new: &Config) -> ChangedSettings {
     );
     compare!("limits", limits, &new.limits, Limits:
         connections => live,
+        connections_per_ip => live,
         head_bytes => live,
         headers => live,
         body_bytes => live,
@@ -113,7 +114,7 @@ mod tests {
     }
 
     /// A setting for every key, none at its default.
-    const ALL: [(&str, &str, &str); 23] = [
+    const ALL: [(&str, &str, &str); 24] = [
         ("server", "listen", "['127.0.0.1:1']"),
         ("server", "threads", "1"),
         ("server", "default_app", "'a'"),
@@ -121,6 +122,7 @@ mod tests {
         ("server", "idle_grace", "'9s'"),
         ("server", "shutdown_delay", "'9s'"),
         ("limits", "connections", "1"),
+        ("limits", "connections_per_ip", "1"),
         ("limits", "head_bytes", "'1KiB'"),
         ("limits", "headers", "1"),
         ("limits", "body_bytes", "'1KiB'"),

@@ -181,6 +181,9 @@ impl From<SocketAddr> for ListenConfig {
 pub struct Limits {
     /// Open connections of the process, 1 to 10,000,000. Default: 100,000.
     pub connections: usize,
+    /// Open connections of one client, by its IPv4 address or IPv6 /64, 1 to 10,000,000. Default:
+    /// none, no limit.
+    pub connections_per_ip: Option<usize>,
     /// Bytes of a request head, 1 KiB to 1 MiB. Default: 16 KiB.
     pub head_bytes: usize,
     /// Fields of a request head; 1 to [`Limits::HEADERS_MAX`]. Default: 100.
@@ -210,6 +213,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 100_000,
+            connections_per_ip: None,
             head_bytes: 16 << 10,
             headers: 100,
             body_bytes: 1 << 20,
@@ -279,8 +283,21 @@ pub struct AppConfig {
     pub aliases: Vec<String>,
     /// Overrides `server.drain_timeout`. Default: none.
     pub drain_timeout: Option<Duration>,
+    /// How many requests each client may make. Default: none, any number.
+    pub rate_limit: Option<RateLimit>,
     /// What the app does.
     pub kind: AppKind,
+}
+
+/// `rate_limit = { … }`: a token bucket for each IPv4 address and IPv6 /64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests in each `per`, 1 to 1,000,000.
+    pub requests: u32,
+    /// 1 ms to 1 h.
+    pub per: Duration,
+    /// Requests that may come at once, 1 to 1,000,000. Default: `requests`.
+    pub burst: u32,
 }
 
 /// What an app does.
@@ -355,6 +372,7 @@ shutdown_delay = "500ms"
 
 [limits]
 connections = 1_000
+connections_per_ip = 10
 head_bytes = "8KiB"
 headers = 50
 body_bytes = "2GiB"
@@ -379,6 +397,7 @@ token = "0123456789abcdef"
 [apps."www.Example.com."]
 aliases = ["example.com", "*.Example.com"]
 drain_timeout = "1m"
+rate_limit = { requests = 100, per = "1m" }
 respond = { status = 404, body = "no", content_type = "text/html; charset=utf-8", delay = "2s" }
 
 [apps."old.example.com".redirect]
@@ -476,6 +495,7 @@ headers = { X-B = "2", X-A = "1" }
         assert_eq!(config.server, server);
         let limits = Limits {
             connections: 1000,
+            connections_per_ip: Some(10),
             head_bytes: 8192,
             headers: 50,
             body_bytes: 2 << 30,
@@ -511,6 +531,9 @@ headers = { X-B = "2", X-A = "1" }
         assert_eq!(config.apps[0].aliases, ["example.com", "*.example.com"]);
         assert_eq!(config.apps[0].drain_timeout, Some(Duration::from_secs(60)));
         assert_eq!(config.apps[1].drain_timeout, None);
+        let limit = RateLimit { requests: 100, per: Duration::from_secs(60), burst: 100 };
+        assert_eq!(config.apps[0].rate_limit, Some(limit));
+        assert_eq!(config.apps[1].rate_limit, None);
 
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let respond = RespondConfig {
@@ -623,6 +646,7 @@ headers = { X-B = "2", X-A = "1" }
             ("head_bytes = '1023B'", "2:14", "`limits.head_bytes` must be from 1KiB to 1MiB"),
             ("headers = 257", "2:11", "must be an integer from 1 to 256"),
             ("connections = 0", "2:15", "must be an integer from 1 to 10000000"),
+            ("connections_per_ip = 0", "2:22", "must be an integer from 1 to 10000000"),
             ("head_timeout = '0s'", "2:16", "`limits.head_timeout` must be from 1ms to 168h"),
         ];
         assert_problems("[limits]", &table);
@@ -738,6 +762,22 @@ headers = { X-B = "2", X-A = "1" }
             ("aliases = ['A']\nrespond = {}", "2:12", "`a` stands twice"),
             ("aliases = ['*.a.*']\nrespond = {}", "2:12", "`apps.a.aliases[0]` is no host name"),
             ("aliases = ['b:8']\nrespond = {}", "2:12", "must not have a port (write \"b\";"),
+            ("respond = {}\nrate_limit = 5", "3:14", "not an integer (write [apps.a.rate_limit])"),
+            (
+                "respond = {}\nrate_limit.per = '1s'",
+                "3:1",
+                "`apps.a.rate_limit.requests` is missing",
+            ),
+            (
+                "respond = {}\nrate_limit = { requests = 0, per = '1s' }",
+                "3:27",
+                "must be an integer from 1 to 1000000",
+            ),
+            (
+                "respond = {}\nrate_limit = { requests = 1, per = '2h' }",
+                "3:36",
+                "must be from 1ms to 1h",
+            ),
             ("respond = {}\n[apps.b.c]\nfiles = {}", "3:9", "needs quotes: [apps.\"b.c\"]"),
             ("respond = {}\n[apps.A.respond]", "3:7", "`a` stands twice"),
             ("respond = {}\n[apps.\"a.\".respond]", "3:7", "`a` stands twice"),

@@ -59,6 +59,8 @@ pub(super) fn limits(table: &mut Table<'_, '_>) -> Limits {
     Limits {
         connections: table
             .or("connections", default.connections, |value| integer(value, 1..=CONNECTIONS_MAX)),
+        connections_per_ip: table
+            .optional("connections_per_ip", |value| integer(value, 1..=CONNECTIONS_MAX)),
         head_bytes: table.or("head_bytes", default.head_bytes, |value| {
             let bytes = size(value, HEAD_BYTES)?;
             Ok(usize::try_from(bytes).expect("the bound fits"))

@@ -231,9 +231,10 @@ impl Control {
         };
         let paused: Vec<_> = changes.begin.iter().map(is_paused).collect();
         let begin = changes.begin.into_iter().zip(&paused);
-        let begin: Vec<_> = begin.filter(|(_, paused)| !**paused).map(|(life, _)| life).collect();
+        let begin = begin.filter(|(_, paused)| !**paused).map(|(life, _)| life);
+        let mut begin: Vec<_> = begin.collect();
         let olds: Vec<_> = begin.iter().map(|life| life.instead_of.clone()).collect();
-        begin.iter().for_each(|life| self.take_over(life));
+        begin.iter_mut().for_each(|life| self.take_over(life));
         // The config says who has which name, but for the apps of the embedder.
         let begun = self
             .registry
@@ -313,8 +314,8 @@ impl Control {
         app: NewApp<HostedApp>,
         instead_of: Option<&Arc<AppLife>>,
     ) -> Result<Arc<AppLife>, ChangeError> {
-        let life = NewLife { app, instead_of: instead_of.cloned() };
-        self.take_over(&life);
+        let mut life = NewLife { app, instead_of: instead_of.cloned() };
+        self.take_over(&mut life);
         // An app that was drained on demand keeps its names.
         let mut begun = self.registry.update(vec![life], |held| self.is_being_removed(held));
         let life = begun.pop().expect("one life, one result").map_err(ChangeError::NameTaken)?;
@@ -323,12 +324,17 @@ impl Control {
         Ok(life)
     }
 
-    /// What is known of the upstreams of the life before goes on, but for an app that is removed
-    /// and comes back. Before the loops know the new life: none of them may ask who is out.
-    fn take_over(&self, life: &NewLife<HostedApp>) {
+    /// What is known of the upstreams and the clients of the life before goes on, but for an app
+    /// that is removed and comes back. Before the loops know the new life: none of them may ask who
+    /// is out.
+    fn take_over(&self, life: &mut NewLife<HostedApp>) {
         let before = life.instead_of.as_ref().filter(|old| !self.is_being_removed(old));
-        let before = before.and_then(|old| old.app().app.upstreams());
-        if let (Some(new), Some(old)) = (life.app.app.app.upstreams(), before) {
+        let Some(before) = before.map(|old| old.app()) else { return };
+        let new = &mut life.app.app;
+        if let (Some(new), Some(old)) = (new.app.upstreams(), before.app.upstreams()) {
+            new.take_over(old);
+        }
+        if let (Some(new), Some(old)) = (&mut new.rate_limiter, &before.rate_limiter) {
             new.take_over(old);
         }
     }

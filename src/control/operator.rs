@@ -25,8 +25,8 @@ use super::{
     upgrade::{UpgradeError, Upgraded, Upgrader},
 };
 use crate::{
-    app,
-    config::{AppConfig, Config, ListenConfig, Problem},
+    app::{self, RateLimiter},
+    config::{AppConfig, Config, Limits, ListenConfig, Problem},
     logging::{AccessLog, Logging, event},
     message::{AppLife, Apps, HostedApp, Origin, PublicSocket},
     registry::NewApp,
@@ -104,8 +104,8 @@ impl Listening {
 pub(crate) struct Host {
     /// Binds an address for every loop, also beside other sockets of ours on its port.
     pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
-    /// Sets how many connections the process may have.
-    pub(crate) set_connections: Box<dyn Fn(usize) + Send>,
+    /// Sets how many connections the process may have, and each of its clients.
+    pub(crate) set_connections: Box<dyn Fn(&Limits) + Send>,
 }
 
 /// The state of the operator thread.
@@ -195,6 +195,7 @@ pub(crate) fn load(
     let hosted = HostedApp {
         config: Some(config.clone()),
         drain_timeout: config.drain_timeout,
+        rate_limiter: config.rate_limit.map(RateLimiter::new),
         ..HostedApp::new(app, origin, loops)
     };
     Ok(NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted })

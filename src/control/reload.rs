@@ -217,7 +217,7 @@ impl Operator {
         let ready = Box::new(ready);
         let changed = ask(&self.control, |answer| Input::Reload(ready, answer));
         let changed = changed.map_err(ReloadError::Change)?;
-        (self.host.set_connections)(config.limits.connections);
+        (self.host.set_connections)(&config.limits);
         done.take_lives(plan.hosts, changed);
         // What does not hold stays as it was, so that the next reload says it again, or tries.
         config.server.threads = self.current.server.threads;

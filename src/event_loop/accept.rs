@@ -9,10 +9,14 @@ use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
 use mio::Token;
 
 use super::{
+    LoopContext,
     clock::milliseconds,
     listener::{Accepted, ConnectionBudget, ConnectionPermit, Listener},
 };
-use crate::{app::Peer, logging::event};
+use crate::{
+    app::{Client, Peer},
+    logging::event,
+};
 
 /// Connections accepted from one listener in a turn.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
@@ -22,6 +26,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a pause is logged at most: a machine out of descriptors has enough to do.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a loop logs at most that a client has as many connections as it may.
+const REFUSED_LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// The listeners of one class. Times are milliseconds of the loop's clock.
 pub(super) struct Acceptor {
@@ -179,6 +186,24 @@ impl Acceptor {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.listeners.len()
+    }
+}
+
+impl LoopContext {
+    /// A connection is closed because its client has as many as it may.
+    pub(super) fn count_refused(&mut self, peer: Peer) {
+        self.counts.connections_refused += 1;
+        let now_ms = self.clock.now_ms();
+        if now_ms >= self.refused_log_ms {
+            self.refused_log_ms = now_ms + milliseconds(REFUSED_LOG_EVERY);
+            event!(
+                Warn,
+                "connection_refused",
+                client:% = Client::from(peer),
+                loop_index = self.index,
+                refused_total = self.counts.connections_refused,
+            );
+        }
     }
 }
 

@@ -101,7 +101,14 @@ impl Connection {
         // The reply borrows from the app; the seat keeps it alive beside the guard.
         let seat = guard.seat();
         self.begin_exchange(Some(head), Some(guard), cx);
-        let (app, host) = (&*seat.entry().app().app, seat.entry().host());
+        let hosted = seat.entry().app();
+        if let Some(limiter) = &hosted.rate_limiter
+            && let Err(wait_s) = limiter.admit(self.peer, cx.clock.now_ns())
+        {
+            let answer = own_answers::too_many_requests(wait_s);
+            return self.answer_or_park(Reply::Full(answer), cx);
+        }
+        let (app, host) = (&*hosted.app, seat.entry().host());
         cx.gauges.ask(seat.entry().id().as_u64());
         let reply = self.ask_app(app, host, head, cx);
         if let Reply::Forward(forward) = reply {

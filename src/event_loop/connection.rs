@@ -77,7 +77,7 @@ pub(super) struct Connection {
     /// What the total of the wait's direction was when its window began.
     window_start: u64,
     windows: u8,
-    _permit: ConnectionPermit,
+    permit: ConnectionPermit,
 }
 
 /// Who is served by what, and for how long.
@@ -170,7 +170,7 @@ impl Connection {
             received_total: 0,
             window_start: 0,
             windows: 0,
-            _permit: newcomer.permit,
+            permit: newcomer.permit,
         };
         if connection.class == Class::Public {
             cx.counts.fresh += 1;

@@ -5,6 +5,7 @@
 //! left to reset. The client's kernel repeats a dropped SYN and meets the successor.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
@@ -22,7 +23,10 @@ use rustix::{
 };
 use socket2::{SockFilter, SockRef};
 
-use crate::{app::Peer, message::PublicSocket};
+use crate::{
+    app::{Client, Peer, PerClient},
+    message::PublicSocket,
+};
 
 /// A listening socket of one loop.
 pub(super) struct Listener {
@@ -151,19 +155,35 @@ struct Budget {
     /// For clients and their lines to upstreams.
     descriptors: usize,
     has_lines: AtomicBool,
+    /// How many one client may have; 0: any number.
+    max_per_ip: AtomicUsize,
+    /// How many each client has that were counted for it: no more clients than connections.
+    clients: PerClient<HashMap<Client, usize>>,
 }
 
 impl ConnectionBudget {
     /// A budget of this many connections of clients, with this many descriptors for them and for
     /// their lines to upstreams.
     pub(crate) fn new(max: usize, descriptors: usize) -> Self {
-        let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(max));
-        Self(Arc::new(Budget { open, max, descriptors, has_lines: AtomicBool::new(false) }))
+        Self(Arc::new(Budget {
+            open: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+            descriptors,
+            has_lines: AtomicBool::new(false),
+            max_per_ip: AtomicUsize::new(0),
+            clients: PerClient::default(),
+        }))
     }
 
     /// Allows this many from here on. Those that are open stay.
     pub(crate) fn set_max(&self, max: usize) {
         self.0.max.store(max, Ordering::Relaxed);
+    }
+
+    /// Allows each client this many from here on. Those that are open stay; those that came while
+    /// there was no limit are not counted.
+    pub(crate) fn set_max_per_ip(&self, max: Option<usize>) {
+        self.0.max_per_ip.store(max.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// A place for one more client, if there is one.
@@ -177,7 +197,7 @@ impl ConnectionBudget {
             .open
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, below_max)
             .ok()
-            .map(|_| ConnectionPermit(Arc::clone(&self.0)))
+            .map(|_| ConnectionPermit { budget: Arc::clone(&self.0), client: None })
     }
 
     /// A line to an upstream is opened.
@@ -188,11 +208,42 @@ impl ConnectionBudget {
 
 /// One open connection; the place is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct ConnectionPermit(Arc<Budget>);
+pub(super) struct ConnectionPermit {
+    budget: Arc<Budget>,
+    /// Who has it counted, if somebody has.
+    client: Option<Client>,
+}
+
+impl ConnectionPermit {
+    /// Counts the connection for its client, once that is known. Returns whether the client may
+    /// have it.
+    pub(super) fn count_for(&mut self, peer: Peer) -> bool {
+        let max = self.budget.max_per_ip.load(Ordering::Relaxed);
+        if max == 0 || peer == Peer::Unix {
+            return true;
+        }
+        let client = Client::from(peer);
+        let mut clients = self.budget.clients.lock(client);
+        let count = clients.entry(client).or_default();
+        if *count >= max {
+            return false;
+        }
+        *count += 1;
+        self.client = Some(client);
+        true
+    }
+}
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.budget.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(client) = self.client else { return };
+        if let Entry::Occupied(mut count) = self.budget.clients.lock(client).entry(client) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -224,5 +275,33 @@ mod tests {
         drop(three);
         let two = [budget.take(), budget.take()];
         assert!(two.iter().all(Option::is_some) && budget.take().is_none());
+    }
+
+    #[test]
+    fn a_client_has_as_many_as_it_may_and_gives_each_back() {
+        let budget = ConnectionBudget::new(100, 100);
+        let peer = |ip: &str| Peer::Tcp((ip.parse::<std::net::IpAddr>().unwrap(), 1).into());
+        let count = |peer| {
+            let mut permit = budget.take().unwrap();
+            permit.count_for(peer).then_some(permit)
+        };
+        let [one, other] = ["2001:db8::1", "2001:db8:0:1::1"].map(peer);
+        let uncounted = [one; 3].map(count);
+        budget.set_max_per_ip(Some(2));
+        let mut both = [one, peer("2001:db8::ffff")].map(count);
+        assert!(uncounted.iter().chain(&both).all(Option::is_some));
+        assert!(count(one).is_none() && count(other).is_some());
+        drop(uncounted);
+        assert!(count(one).is_none(), "they were not counted");
+        both[0] = None;
+        let third = count(one);
+        assert!(third.is_some() && count(one).is_none());
+        budget.set_max_per_ip(Some(1));
+        drop(third);
+        assert!(count(one).is_none(), "one is there still");
+        assert!([Peer::Unix; 3].map(count).iter().all(Option::is_some));
+        drop(both);
+        assert!(budget.0.clients.lock(Client::from(one)).is_empty());
+        assert!(count(one).is_some());
     }
 }

@@ -186,6 +186,8 @@ struct LoopContext {
     gauges: Arc<LoopGauges>,
     /// When a PROXY header that was refused may be logged again.
     proxy_header_log_ms: u64,
+    /// When it may be logged again that a client has as many connections as it may.
+    refused_log_ms: u64,
     /// The last number that an exchange was given.
     last_number: u64,
     /// By which the loop is told what comes from outside.
@@ -258,6 +260,7 @@ impl Running {
             counts: LoopCounts::default(),
             gauges: setup.gauges,
             proxy_header_log_ms: 0,
+            refused_log_ms: 0,
             last_number: 0,
             handle,
             upstreams,
@@ -563,9 +566,13 @@ fn input_bytes(limits: &config::Limits) -> usize {
 fn add_connection(
     poll: &Poll,
     connections: &mut Slots<Connection>,
-    newcomer: Newcomer,
+    mut newcomer: Newcomer,
     cx: &mut LoopContext,
 ) {
+    // Behind a PROXY header the client is known later.
+    if !newcomer.proxy_protocol && !newcomer.permit.count_for(newcomer.peer) {
+        return cx.count_refused(newcomer.peer);
+    }
     let inserted = connections.insert(|token| {
         let connection = Connection::new(token, newcomer, cx);
         let interest = Interest::READABLE | Interest::WRITABLE;

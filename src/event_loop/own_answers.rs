@@ -21,6 +21,12 @@ pub(super) fn draining(retry_after_s: u64) -> Response<'static> {
     Response::json(503, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 
+/// The client has used up what the app allows it, for so many seconds more.
+pub(super) fn too_many_requests(retry_after_s: u64) -> Response<'static> {
+    let document = format!("{{\"error\":\"Too many requests\",\"retry_after_s\":{retry_after_s}}}");
+    Response::json(429, document).with_field("Retry-After", &retry_after_s.to_string())
+}
+
 /// No upstream gave an answer that could be passed on.
 pub(super) fn bad_gateway() -> Response<'static> {
     error(502, "No upstream answered")

@@ -23,6 +23,7 @@ struct Published {
     lingering: AtomicU64,
     accepted: AtomicU64,
     proxy_headers_refused: AtomicU64,
+    connections_refused: AtomicU64,
     /// When the turn began; 0 between turns.
     turn_since_ns: AtomicU64,
     /// The life whose app was asked last in this turn; 0 if none was.
@@ -53,6 +54,8 @@ pub(crate) struct LoopCounts {
     pub(crate) accepted: u64,
     /// Connections dropped so far for what they sent instead of a PROXY header.
     pub(crate) proxy_headers_refused: u64,
+    /// Connections closed so far because their client had as many as it may.
+    pub(crate) connections_refused: u64,
 }
 
 impl LoopGauges {
@@ -64,6 +67,7 @@ impl LoopGauges {
         self.0.lingering.store(counts.lingering, Relaxed);
         self.0.accepted.store(counts.accepted, Relaxed);
         self.0.proxy_headers_refused.store(counts.proxy_headers_refused, Relaxed);
+        self.0.connections_refused.store(counts.connections_refused, Relaxed);
     }
 
     /// A turn begins: only by the loop itself, as the next two.
@@ -100,6 +104,7 @@ impl LoopGauges {
             lingering: self.0.lingering.load(Relaxed),
             accepted: self.0.accepted.load(Relaxed),
             proxy_headers_refused: self.0.proxy_headers_refused.load(Relaxed),
+            connections_refused: self.0.connections_refused.load(Relaxed),
         }
     }
 }
@@ -112,6 +117,7 @@ impl AddAssign for LoopCounts {
         self.lingering += other.lingering;
         self.accepted += other.accepted;
         self.proxy_headers_refused += other.proxy_headers_refused;
+        self.connections_refused += other.connections_refused;
     }
 }
 
@@ -144,6 +150,7 @@ mod tests {
             lingering: 4,
             accepted: 10,
             proxy_headers_refused: 5,
+            connections_refused: 6,
         };
         gauges.publish(&LoopCounts { idle: 7, ..counts });
         gauges.publish(&counts);
@@ -157,6 +164,7 @@ mod tests {
             lingering: 8,
             accepted: 20,
             proxy_headers_refused: 10,
+            connections_refused: 12,
         };
         assert_eq!(all, twice);
     }

@@ -126,6 +126,7 @@ impl Collector for Page {
         self.write_hosts(&mut families)?;
         self.write_upstreams(&mut families)?;
         self.write_drains(&mut families)?;
+        self.write_connections(&mut families)?;
         self.write_server(&mut families)?;
         self.write_process(&mut families)
     }
@@ -233,9 +234,8 @@ impl Page {
         )
     }
 
-    fn write_server(&self, families: &mut Families<'_>) -> fmt::Result {
-        let scrape = &self.scrape;
-        let connections = &scrape.connections;
+    fn write_connections(&self, families: &mut Families<'_>) -> fmt::Result {
+        let connections = &self.scrape.connections;
         families.gauges(
             "tidegate_connections",
             "Open connections",
@@ -256,6 +256,15 @@ impl Page {
             "Connections dropped for what they sent instead of a PROXY header",
             &connections.proxy_headers_refused,
         )?;
+        families.counter(
+            "tidegate_connections_refused_total",
+            "Connections closed because their client had as many as limits.connections_per_ip",
+            &connections.connections_refused,
+        )
+    }
+
+    fn write_server(&self, families: &mut Families<'_>) -> fmt::Result {
+        let scrape = &self.scrape;
         families.gauge("tidegate_loops", "Event loops", &scrape.loops_stuck.len())?;
         families.gauges(
             "tidegate_loop_stuck",
@@ -490,6 +499,7 @@ mod tests {
                 lingering: 4,
                 accepted: 10,
                 proxy_headers_refused: 5,
+                connections_refused: 6,
             },
             loops_stuck: vec![false, true, false, false],
             start_time: Duration::from_millis(1_700_000_000_250),
@@ -584,6 +594,7 @@ mod tests {
                 r#"tidegate_connections{state="lingering"} 4"#,
                 "tidegate_connections_accepted_total 10",
                 "tidegate_proxy_headers_refused_total 5",
+                "tidegate_connections_refused_total 6",
                 r#"tidegate_log_lines_lost_total{log="access"} 6"#,
                 r#"tidegate_config_reloads_total{result="failed"} 8"#,
                 "tidegate_config_last_reload_success_timestamp_seconds 1700000050.0",

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -58,6 +58,14 @@ impl Client {
     pub fn connect_narrow(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
         socket.set_recv_buffer_size(16 * 1024).expect("SO_RCVBUF");
+        socket.connect_timeout(&address.into(), PATIENCE).expect("connect");
+        Self::over(socket.into())
+    }
+
+    /// Connects from this address of the machine.
+    pub fn connect_from(ip: IpAddr, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::new(ip, 0).into()).expect("bind");
         socket.connect_timeout(&address.into(), PATIENCE).expect("connect");
         Self::over(socket.into())
     }

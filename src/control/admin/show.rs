@@ -9,7 +9,7 @@ use super::super::{
     DrainName, DrainView, LifeView, Reloaded, StuckLoop, Verdict, lives::milliseconds,
 };
 use crate::{
-    app::{EndpointRow, Peer},
+    app::{EndpointRow, Peer, RateLimiter},
     config::{ConfigError, Problem},
     logging::rfc3339,
     message::{AppLife, BusyConnection, BusyPhase, Origin},
@@ -28,6 +28,8 @@ pub(super) struct Row<'a> {
     requests_total: u64,
     refused: u64,
     cut: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limited: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     #[serde(flatten)]
@@ -109,6 +111,7 @@ impl<'a> Row<'a> {
             requests_total: state.requests(),
             refused: state.refused(),
             cut: state.cut(),
+            limited: hosted.rate_limiter.as_ref().map(RateLimiter::limited),
             error: hosted.load_error.as_deref(),
             drain: None,
             upstreams: upstreams(life, now_ns),

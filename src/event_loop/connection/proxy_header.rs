@@ -1,7 +1,7 @@
 //! The PROXY header in front of a connection's first request: who the client is.
 //!
 //! - A connection whose header is refused is dropped without an answer, counted, and now and then
-//!   logged.
+//!   logged. So is one whose client has as many as it may.
 //! - No byte of the header reaches the exchange.
 
 use std::time::Duration;
@@ -35,8 +35,15 @@ impl Connection {
             ProxyHeader::Header { source, used } => {
                 input.consume(used);
                 self.received_total -= used as u64;
-                self.peer = source.map_or(self.peer, Peer::Tcp);
                 self.awaits_proxy_header = false;
+                // Without a client's name it is the proxy's own, or anybody's.
+                if let Some(source) = source {
+                    self.peer = Peer::Tcp(source);
+                    if !self.permit.count_for(self.peer) {
+                        cx.count_refused(self.peer);
+                        return Fate::Gone;
+                    }
+                }
             }
             ProxyHeader::Refused(reason) => {
                 self.count_refused_header(reason, cx);
@@ -72,7 +79,10 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::{super::*, *};
-    use crate::event_loop::test_support::{self, wait_readable};
+    use crate::event_loop::{
+        ConnectionBudget,
+        test_support::{self, wait_readable},
+    };
 
     const READABLE: Ready =
         Ready { readable: true, writable: true, read_closed: false, failed: false };
@@ -134,6 +144,26 @@ mod tests {
         assert_eq!(connection.on_deadline(cx), Fate::Keep);
         assert_eq!((connection.wait, connection.lingering), (Wait::Idle, false));
         assert!(peer.read(&mut [0; 1024]).unwrap() > 0, "it is answered");
+    }
+
+    #[test]
+    fn a_client_that_has_as_many_as_it_may_is_dropped_when_its_header_names_it() {
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let budget = ConnectionBudget::new(10, 10);
+        budget.set_max_per_ip(Some(1));
+        let mut connect = || {
+            let (mut connection, mut peer) = test_support::proxied_connection(cx);
+            connection.permit = budget.take().unwrap();
+            let fate = receive(&mut connection, &mut peer, LINE, cx);
+            (fate, connection, cx.counts.connections_refused)
+        };
+        let (fate, first, refused) = connect();
+        assert_eq!((fate, refused), (Fate::Keep, 0));
+        let (fate, second, refused) = connect();
+        assert_eq!((fate, refused), (Fate::Gone, 1));
+        drop((first, second));
+        assert_eq!(connect().0, Fate::Keep);
     }
 
     #[test]
