@@ -263,6 +263,9 @@ impl Control {
             let host = host.map(|host| format!(" in {host}")).unwrap_or_default();
             line += &format!("; loop {index} is stuck{host}");
         }
+        for index in &self.failed {
+            line += &format!("; loop {index} has failed");
+        }
         // A line break would begin another message; an embedder's hosts are its own.
         line.replace(char::is_control, " ")
     }
