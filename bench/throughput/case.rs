@@ -38,6 +38,8 @@ pub(crate) struct Case {
     /// More header fields, each with its line end.
     pub(crate) fields: &'static str,
     pub(crate) connections: usize,
+    /// So many of the connections have a batch under way, in turns; the others are idle.
+    pub(crate) busy: usize,
     /// Cores that make the load, unless told otherwise: as few as keep the floor busy.
     pub(crate) load_cores: usize,
     /// Requests that are sent at once; the next ones follow when all are answered.
@@ -55,6 +57,11 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// Idle connections are what this case is about.
+    pub(crate) fn is_mostly_idle(&self) -> bool {
+        self.busy < self.connections
+    }
+
     /// The bytes of one request to a server on `port`.
     pub(crate) fn request(&self, port: u16) -> String {
         let Case { host, path, fields, .. } = self;
@@ -77,6 +84,7 @@ const SMALL: Case = Case {
     path: "/",
     fields: "",
     connections: 64,
+    busy: 64,
     load_cores: 1,
     pipeline: 1,
     close: false,
@@ -96,7 +104,7 @@ const PROXY: Case = Case {
 };
 
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 8] = [
+pub(crate) const CASES: [Case; 9] = [
     SMALL,
     Case {
         name: "browser",
@@ -135,6 +143,12 @@ pub(crate) const CASES: [Case; 8] = [
         fields: "Connection: close\r\n",
         load_cores: 2,
         close: true,
+        ..SMALL
+    },
+    Case {
+        name: "many",
+        title: "Small answer, keep-alive, 8,000 connections, 64 of them busy in turns",
+        connections: 8000,
         ..SMALL
     },
     PROXY,

@@ -82,6 +82,7 @@ pub(crate) fn sample(
 ) -> io::Result<Sample> {
     let pids = peer.processes()?;
     let load = start_load(peer, case, answer_bytes, layout, options);
+    load.wait_until_open(case.connections);
     std::thread::sleep(WARM_UP);
     let length = Duration::from_secs_f64(options.seconds);
     let best = best_window(&load, &pids, &layout.in_use(case, options), length);
@@ -89,12 +90,7 @@ pub(crate) fn sample(
     best
 }
 
-fn best_window(
-    load: &Load,
-    pids: &[i32],
-    cores: &[usize],
-    length: Duration,
-) -> io::Result<Sample> {
+fn best_window(load: &Load, pids: &[i32], cores: &[usize], length: Duration) -> io::Result<Sample> {
     let mut best: Option<Sample> = None;
     for attempt in 1..=EMPTY_WINDOWS {
         if let Some(sample) = window(load, pids, cores, length)?
@@ -120,12 +116,14 @@ pub(crate) fn start_load(
 ) -> Load {
     let plan = Plan {
         server: peer.address,
+        connections: case.connections,
+        busy: case.busy,
         batch: case.request(peer.address.port()).repeat(case.pipeline).into_bytes(),
         pipeline: case.pipeline,
         answer_bytes,
         close: case.close,
     };
-    Load::start(&plan, case.connections, layout.loading(case, options))
+    Load::start(&plan, layout.loading(case, options))
 }
 
 /// One window; nothing if no request was answered in it.

@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
 /// One line of a case's table.
 pub(crate) struct Row {
     pub(crate) kind: Kind,
+    /// Bytes per idle connection, in cases about these.
+    pub(crate) memory: Option<f64>,
     pub(crate) outcome: Outcome,
 }
 
@@ -83,6 +85,7 @@ impl Report {
             for row in rows {
                 text += &line(row, base);
             }
+            text += &memory_line(rows);
         }
         text
     }
@@ -104,6 +107,17 @@ impl Report {
 
 fn base_samples(base: Kind, rows: &[Row]) -> &[Sample] {
     rows.iter().find(|row| row.kind == base).map_or(&[], Row::samples)
+}
+
+/// What each server holds for an idle connection, where that was measured.
+fn memory_line(rows: &[Row]) -> String {
+    let each = rows
+        .iter()
+        .filter_map(|row| row.memory.map(|bytes| format!("{} {bytes:.0}", row.kind.name())));
+    match each.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => none,
+        each => format!("\nResident bytes per idle connection: {each}.\n"),
+    }
 }
 
 fn line(row: &Row, base: &[Sample]) -> String {
@@ -149,6 +163,7 @@ fn object(row: &Row, base: &[Sample]) -> Value {
     json!({
         "server": row.kind.name(),
         "answer_bytes": bytes,
+        "memory_per_connection": row.memory,
         "cpu_us": median(row.column(|sample| sample.cpu_us)),
         "ratio": ratio(samples, base),
         "load_cpu_us": median(row.column(|sample| sample.load_cpu_us)),
