@@ -44,6 +44,8 @@ pub(crate) struct Case {
     pub(crate) load_cores: usize,
     /// Requests that are sent at once; the next ones follow when all are answered.
     pub(crate) pipeline: usize,
+    /// Requests come at a fixed rate, and their latency is what is measured.
+    pub(crate) paced: bool,
     /// A new connection for every request.
     pub(crate) close: bool,
     /// Bytes of the body that must come.
@@ -87,6 +89,7 @@ const SMALL: Case = Case {
     busy: 64,
     load_cores: 1,
     pipeline: 1,
+    paced: false,
     close: false,
     proxied: false,
     body_bytes: SMALL_BODY.len(),
@@ -104,7 +107,7 @@ const PROXY: Case = Case {
 };
 
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 9] = [
+pub(crate) const CASES: [Case; 11] = [
     SMALL,
     Case {
         name: "browser",
@@ -156,6 +159,18 @@ pub(crate) const CASES: [Case; 9] = [
         name: "proxy-64k",
         title: "64 KiB of an upstream, keep-alive on both sides, 64 connections",
         body_bytes: 64 * 1024,
+        ..PROXY
+    },
+    Case {
+        name: "latency",
+        title: "Latency of a small answer at a fixed rate, 64 connections",
+        paced: true,
+        ..SMALL
+    },
+    Case {
+        name: "latency-proxy",
+        title: "Latency of a small answer of an upstream at a fixed rate, 64 connections",
+        paced: true,
         ..PROXY
     },
 ];

@@ -23,7 +23,7 @@ use crate::machine;
 const STATUS: &[u8] = b"HTTP/1.1 200";
 const READ_BYTES: usize = 256 * 1024;
 /// No answer for so long ends the measurement.
-const SILENCE: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 /// What to send, and what must come back.
 #[derive(Clone, Debug)]
@@ -56,18 +56,28 @@ struct Thread {
 impl Load {
     /// Opens the connections of `plan` from one thread on each of `cores`.
     pub(crate) fn start(plan: &Plan, cores: &[usize]) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = cores.iter().enumerate().map(|(index, &core)| {
+        let bodies = cores.iter().enumerate().map(|(index, &core)| {
             let share = |of: usize| of / cores.len() + usize::from(index < of % cores.len());
             let (connections, busy) = (share(plan.connections), share(plan.busy));
             let plan = Plan { connections, busy, ..plan.clone() };
+            move |stop: &AtomicBool, done: &AtomicU64| {
+                machine::pin(&[core])?;
+                Client::new(plan, done)?.run(stop)
+            }
+        });
+        Load::spawn(bodies)
+    }
+
+    /// A thread for each body, which runs until it is told to stop, and counts the answers.
+    pub(crate) fn spawn<F>(bodies: impl IntoIterator<Item = F>) -> Load
+    where
+        F: FnOnce(&AtomicBool, &AtomicU64) -> io::Result<()> + Send + 'static,
+    {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = bodies.into_iter().map(|body| {
             let done = Arc::new(CachePadded::new(AtomicU64::new(0)));
             let (stop, count) = (Arc::clone(&stop), Arc::clone(&done));
-            let body = move || {
-                machine::pin(&[core])?;
-                Client::new(plan, &count)?.run(&stop)
-            };
-            Thread { handle: std::thread::spawn(body), done }
+            Thread { handle: std::thread::spawn(move || body(&stop, &count)), done }
         });
         let threads = threads.collect();
         Load { stop, threads }
@@ -215,7 +225,8 @@ impl<'a> Client<'a> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             };
-            let whole = advance(connection, plan.answer_bytes, &self.input[..received])?;
+            let position = &mut connection.position;
+            let whole = advance(position, plan.answer_bytes, &self.input[..received])?;
             connection.answered += whole;
             answers += whole as u64;
             if connection.answered > plan.pipeline {
@@ -244,24 +255,29 @@ fn send(connection: &mut Connection, batch: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes in received bytes; tells how many answers they end.
-fn advance(connection: &mut Connection, answer_bytes: usize, input: &[u8]) -> io::Result<usize> {
+/// Takes in bytes that were received `position` bytes into an answer; tells how many answers they
+/// end.
+pub(crate) fn advance(
+    position: &mut usize,
+    answer_bytes: usize,
+    input: &[u8],
+) -> io::Result<usize> {
     let mut whole = 0;
     let mut rest = input;
     while !rest.is_empty() {
-        if connection.position < STATUS.len() {
-            let expected = &STATUS[connection.position..];
+        if *position < STATUS.len() {
+            let expected = &STATUS[*position..];
             let length = expected.len().min(rest.len());
             if rest[..length] != expected[..length] {
                 let text = String::from_utf8_lossy(&rest[..rest.len().min(40)]).into_owned();
                 return Err(io::Error::other(format!("not the 200 that was due: {text:?}")));
             }
         }
-        let step = rest.len().min(answer_bytes - connection.position);
-        connection.position += step;
+        let step = rest.len().min(answer_bytes - *position);
+        *position += step;
         rest = &rest[step..];
-        if connection.position == answer_bytes {
-            connection.position = 0;
+        if *position == answer_bytes {
+            *position = 0;
             whole += 1;
         }
     }

@@ -11,6 +11,7 @@ mod machine;
 mod measure;
 mod memory;
 mod options;
+mod paced;
 mod peer;
 mod report;
 mod syscalls;
@@ -65,8 +66,9 @@ fn run(options: &Options) -> io::Result<()> {
     machine::pin(&layout.load)?;
     let site = Site::create()?;
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
-    // Under strace, idle connections would take longer to open than the load lasts.
-    let left_out = |case: &Case| options.syscalls && case.is_mostly_idle();
+    // Under strace, idle connections would take longer to open than the load lasts, and a rate
+    // would be too high.
+    let left_out = |case: &Case| options.syscalls && (case.is_mostly_idle() || case.paced);
     let wanted = |case: &&Case| options.wants_case(case.name) && !left_out(case);
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut report = Report::new(machine, &layout, options);

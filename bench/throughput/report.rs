@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::case::Case;
-use crate::measure::{Layout, Sample};
+use crate::measure::{Latency, Layout, Sample};
 use crate::options::Options;
 use crate::peer::Kind;
 
@@ -41,6 +41,19 @@ impl Row {
         self.samples().iter().filter(|sample| all || sample.quiet).map(value).collect()
     }
 
+    /// The median of each percentile and of the load's lateness; `NaN` where none was measured.
+    fn latency(&self, value: impl Fn(&Latency) -> f64) -> f64 {
+        median(self.column(|sample| sample.latency.as_ref().map_or(f64::NAN, &value)))
+    }
+
+    fn is_latency(&self) -> bool {
+        self.samples().iter().any(|sample| sample.latency.is_some())
+    }
+
+    fn quiet_of_all(&self) -> String {
+        format!("{} of {}", self.quiet(), self.samples().len())
+    }
+
     fn quiet(&self) -> usize {
         self.samples().iter().filter(|sample| sample.quiet).count()
     }
@@ -72,19 +85,12 @@ impl Report {
     pub(crate) fn to_markdown(&self) -> String {
         let mut text = format!("{}; {}\n", self.machine, self.setting);
         for (name, title, base, rows) in &self.cases {
-            let base_name = base.name();
-            let _ = write!(
-                text,
-                "\n**{title}** (`{name}`)\n\n\
-                 | server | CPU µs/request | lowest - highest | ratio to {base_name} \
-                 | requests/s | server core busy | quiet rounds | load's CPU µs/request \
-                 | answer bytes |\n\
-                 |---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-            );
-            let base = base_samples(*base, rows);
-            for row in rows {
-                text += &line(row, base);
-            }
+            let _ = write!(text, "\n**{title}** (`{name}`)\n\n");
+            text += &if rows.iter().any(Row::is_latency) {
+                latency_table(rows)
+            } else {
+                cpu_table(*base, rows)
+            };
             text += &memory_line(rows);
         }
         text
@@ -120,6 +126,43 @@ fn memory_line(rows: &[Row]) -> String {
     }
 }
 
+fn cpu_table(base: Kind, rows: &[Row]) -> String {
+    let base_name = base.name();
+    let head = format!(
+        "| server | CPU µs/request | lowest - highest | ratio to {base_name} \
+         | requests/s | server core busy | quiet rounds | load's CPU µs/request \
+         | answer bytes |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+    );
+    let base = base_samples(base, rows);
+    head + &rows.iter().map(|row| line(row, base)).collect::<String>()
+}
+
+fn latency_table(rows: &[Row]) -> String {
+    let head = "| server | p50 µs | p99 µs | p99.9 µs | CPU µs/request | requests/s \
+                | server core busy | quiet slices | sent late, p99.9 µs | answer bytes |\n\
+                |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+    head.to_owned() + &rows.iter().map(latency_line).collect::<String>()
+}
+
+fn latency_line(row: &Row) -> String {
+    let name = row.kind.name();
+    let bytes = match &row.outcome {
+        Outcome::Measured { answer_bytes, .. } => answer_bytes,
+        Outcome::Missing(reason) => return format!("| {name} | {reason} | | | | | | | | |\n"),
+    };
+    let [p50, p99, p999] = [0, 1, 2].map(|at| row.latency(|latency| latency.us[at]));
+    let late = row.latency(|latency| latency.late_us);
+    let cpu = median(row.column(|sample| sample.cpu_us));
+    let rate = median(row.column(|sample| sample.requests_per_second));
+    let busy = 100.0 * median(row.column(|sample| sample.busy));
+    let slices = row.quiet_of_all();
+    format!(
+        "| {name} | {p50:.0} | {p99:.0} | {p999:.0} | {cpu:.3} | {rate:.0} | {busy:.0} % \
+         | {slices} | {late:.0} | {bytes} |\n"
+    )
+}
+
 fn line(row: &Row, base: &[Sample]) -> String {
     let name = row.kind.name();
     let bytes = match &row.outcome {
@@ -130,7 +173,7 @@ fn line(row: &Row, base: &[Sample]) -> String {
     let lowest = cpu.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = cpu.iter().copied().fold(0.0, f64::max);
     let ratio = ratio(row.samples(), base).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-    let rounds = format!("{} of {}", row.quiet(), row.samples().len());
+    let rounds = row.quiet_of_all();
     let rate = median(row.column(|sample| sample.requests_per_second));
     let busy = 100.0 * median(row.column(|sample| sample.busy));
     let load = median(row.column(|sample| sample.load_cpu_us));
@@ -157,9 +200,12 @@ fn object(row: &Row, base: &[Sample]) -> Value {
                 "requests_per_second": sample.requests_per_second,
                 "busy": sample.busy,
                 "quiet": sample.quiet,
+                "latency_us": sample.latency.map(|latency| latency.us),
+                "sent_late_us": sample.latency.map(|latency| latency.late_us),
             })
         })
         .collect();
+    let latency_us = [0, 1, 2].map(|at| row.latency(|latency| latency.us[at]));
     json!({
         "server": row.kind.name(),
         "answer_bytes": bytes,
@@ -169,6 +215,7 @@ fn object(row: &Row, base: &[Sample]) -> Value {
         "load_cpu_us": median(row.column(|sample| sample.load_cpu_us)),
         "requests_per_second": median(row.column(|sample| sample.requests_per_second)),
         "busy": median(row.column(|sample| sample.busy)),
+        "latency_us": row.is_latency().then_some(latency_us),
         "samples": each,
     })
 }
