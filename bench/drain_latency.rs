@@ -208,8 +208,9 @@ fn start_load(
     client.write_all(request.as_bytes())?;
     let answer_bytes = read_answer(&mut client)?;
     let (batch, close) = (request.into_bytes(), false);
-    let plan = Plan { server: address, batch, pipeline: 1, answer_bytes, close };
-    Ok(Some(Load::start(&plan, connections, &cores[..1])))
+    let busy = connections;
+    let plan = Plan { server: address, connections, busy, batch, pipeline: 1, answer_bytes, close };
+    Ok(Some(Load::start(&plan, &cores[..1])))
 }
 
 /// Reads a short answer to its last byte; how long it is.

@@ -38,10 +38,14 @@ pub(crate) struct Case {
     /// More header fields, each with its line end.
     pub(crate) fields: &'static str,
     pub(crate) connections: usize,
+    /// So many of the connections have a batch under way, in turns; the others are idle.
+    pub(crate) busy: usize,
     /// Cores that make the load, unless told otherwise: as few as keep the floor busy.
     pub(crate) load_cores: usize,
     /// Requests that are sent at once; the next ones follow when all are answered.
     pub(crate) pipeline: usize,
+    /// Requests come at a fixed rate, and their latency is what is measured.
+    pub(crate) paced: bool,
     /// A new connection for every request.
     pub(crate) close: bool,
     /// Bytes of the body that must come.
@@ -55,6 +59,11 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// Idle connections are what this case is about.
+    pub(crate) fn is_mostly_idle(&self) -> bool {
+        self.busy < self.connections
+    }
+
     /// The bytes of one request to a server on `port`.
     pub(crate) fn request(&self, port: u16) -> String {
         let Case { host, path, fields, .. } = self;
@@ -77,8 +86,10 @@ const SMALL: Case = Case {
     path: "/",
     fields: "",
     connections: 64,
+    busy: 64,
     load_cores: 1,
     pipeline: 1,
+    paced: false,
     close: false,
     proxied: false,
     body_bytes: SMALL_BODY.len(),
@@ -96,7 +107,7 @@ const PROXY: Case = Case {
 };
 
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 8] = [
+pub(crate) const CASES: [Case; 11] = [
     SMALL,
     Case {
         name: "browser",
@@ -137,11 +148,29 @@ pub(crate) const CASES: [Case; 8] = [
         close: true,
         ..SMALL
     },
+    Case {
+        name: "many",
+        title: "Small answer, keep-alive, 8,000 connections, 64 of them busy in turns",
+        connections: 8000,
+        ..SMALL
+    },
     PROXY,
     Case {
         name: "proxy-64k",
         title: "64 KiB of an upstream, keep-alive on both sides, 64 connections",
         body_bytes: 64 * 1024,
+        ..PROXY
+    },
+    Case {
+        name: "latency",
+        title: "Latency of a small answer at a fixed rate, 64 connections",
+        paced: true,
+        ..SMALL
+    },
+    Case {
+        name: "latency-proxy",
+        title: "Latency of a small answer of an upstream at a fixed rate, 64 connections",
+        paced: true,
         ..PROXY
     },
 ];

@@ -1,10 +1,12 @@
 //! The load: a closed loop of a fixed number of connections, in threads on cores of their own.
 //!
 //! Each connection sends its batch of requests in one write and sends the next when every answer
-//! is in. Answers are counted by their length, which the first one tells, and each must begin with
-//! the 200 line exactly where the one before it ended: a server that answers something else, loses
-//! one or closes a connection fails the measurement instead of winning it.
+//! is in; where fewer batches may be under way than there are connections, these take turns.
+//! Answers are counted by their length, which the first one tells, and each must begin with the
+//! 200 line exactly where the one before it ended: a server that answers something else, loses one
+//! or closes a connection fails the measurement instead of winning it.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,12 +23,15 @@ use crate::machine;
 const STATUS: &[u8] = b"HTTP/1.1 200";
 const READ_BYTES: usize = 256 * 1024;
 /// No answer for so long ends the measurement.
-const SILENCE: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 /// What to send, and what must come back.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) server: SocketAddr,
+    pub(crate) connections: usize,
+    /// Connections that have a batch under way at any moment.
+    pub(crate) busy: usize,
     /// The requests of one batch.
     pub(crate) batch: Vec<u8>,
     pub(crate) pipeline: usize,
@@ -49,18 +54,30 @@ struct Thread {
 }
 
 impl Load {
-    /// Opens `connections` from one thread on each of `cores`.
-    pub(crate) fn start(plan: &Plan, connections: usize, cores: &[usize]) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = cores.iter().enumerate().map(|(index, &core)| {
-            let share = connections / cores.len() + usize::from(index < connections % cores.len());
-            let done = Arc::new(CachePadded::new(AtomicU64::new(0)));
-            let (plan, stop, count) = (plan.clone(), Arc::clone(&stop), Arc::clone(&done));
-            let body = move || {
+    /// Opens the connections of `plan` from one thread on each of `cores`.
+    pub(crate) fn start(plan: &Plan, cores: &[usize]) -> Load {
+        let bodies = cores.iter().enumerate().map(|(index, &core)| {
+            let share = |of: usize| of / cores.len() + usize::from(index < of % cores.len());
+            let (connections, busy) = (share(plan.connections), share(plan.busy));
+            let plan = Plan { connections, busy, ..plan.clone() };
+            move |stop: &AtomicBool, done: &AtomicU64| {
                 machine::pin(&[core])?;
-                Client::new(plan, &count)?.run(share, &stop)
-            };
-            Thread { handle: std::thread::spawn(body), done }
+                Client::new(plan, done)?.run(stop)
+            }
+        });
+        Load::spawn(bodies)
+    }
+
+    /// A thread for each body, which runs until it is told to stop, and counts the answers.
+    pub(crate) fn spawn<F>(bodies: impl IntoIterator<Item = F>) -> Load
+    where
+        F: FnOnce(&AtomicBool, &AtomicU64) -> io::Result<()> + Send + 'static,
+    {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = bodies.into_iter().map(|body| {
+            let done = Arc::new(CachePadded::new(AtomicU64::new(0)));
+            let (stop, count) = (Arc::clone(&stop), Arc::clone(&done));
+            Thread { handle: std::thread::spawn(move || body(&stop, &count)), done }
         });
         let threads = threads.collect();
         Load { stop, threads }
@@ -69,6 +86,15 @@ impl Load {
     /// Requests answered whole until now.
     pub(crate) fn completed(&self) -> u64 {
         self.threads.iter().map(|thread| thread.done.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Waits until every connection is open and had its first answer, or the load has failed.
+    pub(crate) fn wait_until_open(&self, connections: usize) {
+        let open = || self.completed() >= connections as u64;
+        let failed = || self.threads.iter().any(|thread| thread.handle.is_finished());
+        while !open() && !failed() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Ends the load; the first failure of a thread, else all requests answered.
@@ -99,6 +125,8 @@ struct Connection {
 /// What a connection needs after an event.
 enum Next {
     Wait,
+    /// Its batch is answered.
+    Rest,
     Reconnect,
 }
 
@@ -107,21 +135,23 @@ struct Client<'a> {
     poll: Poll,
     input: Vec<u8>,
     connections: Vec<Connection>,
+    /// Those whose batch is answered, the one that rests longest first.
+    resting: VecDeque<usize>,
     done: &'a AtomicU64,
 }
 
 impl<'a> Client<'a> {
     fn new(plan: Plan, done: &'a AtomicU64) -> io::Result<Self> {
         let (poll, input) = (Poll::new()?, vec![0; READ_BYTES]);
-        Ok(Client { plan, poll, input, connections: Vec::new(), done })
+        let (connections, resting) = (Vec::new(), VecDeque::new());
+        Ok(Client { plan, poll, input, connections, resting, done })
     }
 
-    fn run(mut self, connections: usize, stop: &AtomicBool) -> io::Result<()> {
-        for index in 0..connections {
-            let connection = self.connect(index)?;
-            self.connections.push(connection);
+    fn run(mut self, stop: &AtomicBool) -> io::Result<()> {
+        for _ in 0..self.plan.busy {
+            self.open()?;
         }
-        let mut events = Events::with_capacity(connections.max(1));
+        let mut events = Events::with_capacity(self.plan.busy.max(1));
         let mut completed = 0;
         let mut last_answer = Instant::now();
         while !stop.load(Ordering::Relaxed) {
@@ -134,8 +164,10 @@ impl<'a> Client<'a> {
                 let index = event.token().0;
                 let (answers, next) = self.ready(index)?;
                 completed += answers;
-                if matches!(next, Next::Reconnect) {
-                    self.connections[index] = self.connect(index)?;
+                match next {
+                    Next::Wait => {}
+                    Next::Rest => self.take_turns(index)?,
+                    Next::Reconnect => self.connections[index] = self.connect(index)?,
                 }
             }
             if completed > before {
@@ -146,6 +178,24 @@ impl<'a> Client<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Opens one connection more, which sends its batch when it is there.
+    fn open(&mut self) -> io::Result<()> {
+        let connection = self.connect(self.connections.len())?;
+        self.connections.push(connection);
+        Ok(())
+    }
+
+    /// `index` rests, and another one asks: a new one while there are too few, so that not all
+    /// knock at once.
+    fn take_turns(&mut self, index: usize) -> io::Result<()> {
+        self.resting.push_back(index);
+        if self.connections.len() < self.plan.connections {
+            return self.open();
+        }
+        let next = self.resting.pop_front().unwrap_or(index);
+        send(&mut self.connections[next], &self.plan.batch)
     }
 
     fn connect(&self, index: usize) -> io::Result<Connection> {
@@ -175,7 +225,8 @@ impl<'a> Client<'a> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             };
-            let whole = advance(connection, plan.answer_bytes, &self.input[..received])?;
+            let position = &mut connection.position;
+            let whole = advance(position, plan.answer_bytes, &self.input[..received])?;
             connection.answered += whole;
             answers += whole as u64;
             if connection.answered > plan.pipeline {
@@ -183,7 +234,7 @@ impl<'a> Client<'a> {
             }
             if connection.answered == plan.pipeline && !plan.close {
                 connection.answered = 0;
-                send(connection, &plan.batch)?;
+                return Ok((answers, Next::Rest));
             }
             if received < READ_BYTES && !plan.close {
                 break; // a short read emptied the socket
@@ -204,24 +255,29 @@ fn send(connection: &mut Connection, batch: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes in received bytes; tells how many answers they end.
-fn advance(connection: &mut Connection, answer_bytes: usize, input: &[u8]) -> io::Result<usize> {
+/// Takes in bytes that were received `position` bytes into an answer; tells how many answers they
+/// end.
+pub(crate) fn advance(
+    position: &mut usize,
+    answer_bytes: usize,
+    input: &[u8],
+) -> io::Result<usize> {
     let mut whole = 0;
     let mut rest = input;
     while !rest.is_empty() {
-        if connection.position < STATUS.len() {
-            let expected = &STATUS[connection.position..];
+        if *position < STATUS.len() {
+            let expected = &STATUS[*position..];
             let length = expected.len().min(rest.len());
             if rest[..length] != expected[..length] {
                 let text = String::from_utf8_lossy(&rest[..rest.len().min(40)]).into_owned();
                 return Err(io::Error::other(format!("not the 200 that was due: {text:?}")));
             }
         }
-        let step = rest.len().min(answer_bytes - connection.position);
-        connection.position += step;
+        let step = rest.len().min(answer_bytes - *position);
+        *position += step;
         rest = &rest[step..];
-        if connection.position == answer_bytes {
-            connection.position = 0;
+        if *position == answer_bytes {
+            *position = 0;
             whole += 1;
         }
     }

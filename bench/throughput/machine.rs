@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Numbers of the cores this process may use, ascending.
@@ -19,6 +20,12 @@ pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
         set.set(core);
     }
     Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Lets this process, and the children it starts from now on, open as many files as they may.
+pub(crate) fn raise_open_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit })?)
 }
 
 /// Time on a CPU of all threads of the processes `pids`, dead threads included.

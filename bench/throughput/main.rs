@@ -9,7 +9,9 @@ mod floor;
 mod load;
 mod machine;
 mod measure;
+mod memory;
 mod options;
+mod paced;
 mod peer;
 mod report;
 mod syscalls;
@@ -58,12 +60,17 @@ fn run(options: &Options) -> io::Result<()> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
+    machine::raise_open_files()?;
     let machine = machine::describe();
     let layout = Layout::choose(options.core)?;
     machine::pin(&layout.load)?;
     let site = Site::create()?;
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
-    let cases: Vec<&Case> = CASES.iter().filter(|case| options.wants_case(case.name)).collect();
+    // Under strace, idle connections would take longer to open than the load lasts, and a rate
+    // would be too high.
+    let left_out = |case: &Case| options.syscalls && (case.is_mostly_idle() || case.paced);
+    let wanted = |case: &&Case| options.wants_case(case.name) && !left_out(case);
+    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut report = Report::new(machine, &layout, options);
     let (proxied, own): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.proxied);
     bench.run_group(&own, None, &mut report)?;
@@ -168,6 +175,9 @@ impl Bench<'_> {
     fn run_case(&self, case: &Case, peers: &[Started]) -> io::Result<Vec<Row>> {
         let mut contestants = self.contestants(case, peers);
         let count = contestants.len();
+        if case.is_mostly_idle() {
+            contestants.iter_mut().for_each(|contestant| contestant.weigh(case));
+        }
         for round in 0..self.options.rounds {
             eprintln!("{}: round {} of {}", case.name, round + 1, self.options.rounds);
             for turn in 0..count {
@@ -237,12 +247,23 @@ struct Contestant<'p> {
     kind: Kind,
     server: Server<'p>,
     answer_bytes: Result<usize, String>,
+    /// Bytes per idle connection, in cases about these.
+    memory: Option<f64>,
     samples: Vec<Sample>,
 }
 
 impl<'p> Contestant<'p> {
     fn new(kind: Kind, server: Server<'p>, answer_bytes: Result<usize, String>) -> Self {
-        Contestant { kind, server, answer_bytes, samples: Vec::new() }
+        Contestant { kind, server, answer_bytes, memory: None, samples: Vec::new() }
+    }
+
+    /// Measures the memory of its idle connections: once, for a server keeps some of it.
+    fn weigh(&mut self, case: &Case) {
+        let (Some(peer), Ok(_)) = (self.server.peer(), &self.answer_bytes) else { return };
+        match memory::per_connection(peer, case) {
+            Ok(bytes) => self.memory = Some(bytes),
+            Err(error) => self.answer_bytes = Err(error.to_string()),
+        }
     }
 
     fn into_row(self) -> Row {
@@ -250,7 +271,7 @@ impl<'p> Contestant<'p> {
             Ok(bytes) => Outcome::Measured { answer_bytes: bytes, samples: self.samples },
             Err(reason) => Outcome::Missing(reason),
         };
-        Row { kind: self.kind, outcome }
+        Row { kind: self.kind, memory: self.memory, outcome }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::case::Case;
 use crate::load::{Load, Plan};
 use crate::machine;
 use crate::options::Options;
+use crate::paced::{self, Answer};
 use crate::peer::Peer;
 
 const WARM_UP: Duration = Duration::from_millis(50);
@@ -16,6 +17,12 @@ const SATURATED: f64 = 0.95;
 const WINDOWS: usize = 10;
 /// So many windows may pass without one answer: on a busy machine that happens.
 const EMPTY_WINDOWS: usize = 20;
+/// A slice of latency is so many times as long as a round of another case.
+const SLICE_ROUNDS: f64 = 5.0;
+/// So many slices are tried for a quiet one.
+const SLICES: usize = 3;
+/// A slice in which one request of a thousand was sent later than this was disturbed.
+const LATE_US_MAX: f64 = 100.0;
 
 /// Who runs where.
 pub(crate) struct Layout {
@@ -68,8 +75,21 @@ pub(crate) struct Sample {
     pub(crate) requests_per_second: f64,
     /// Share of the window the server was on its core, 0 to 1.
     pub(crate) busy: f64,
-    /// The server was saturated, and no core of ours was taken by a neighbour of the machine.
+    /// A neighbour of the machine took a core of ours.
+    stolen: bool,
+    /// The server was saturated (at a fixed rate: the load in time), and no core was taken.
     pub(crate) quiet: bool,
+    /// In the cases at a fixed rate.
+    pub(crate) latency: Option<Latency>,
+}
+
+/// Percentiles of one slice, microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latency {
+    /// From when a request was due until its answer was in: p50, p99, p99.9.
+    pub(crate) us: [f64; 3],
+    /// How late the load sent requests, p99.9.
+    pub(crate) late_us: f64,
 }
 
 /// Loads `peer` with `case` and measures one window.
@@ -80,19 +100,22 @@ pub(crate) fn sample(
     layout: &Layout,
     options: &Options,
 ) -> io::Result<Sample> {
-    let pids = peer.processes()?;
+    let watch = Watch { pids: peer.processes()?, cores: layout.in_use(case, options) };
+    if case.paced {
+        return slice(&watch, &plan(peer, case, answer_bytes), layout, options);
+    }
     let load = start_load(peer, case, answer_bytes, layout, options);
+    load.wait_until_open(case.connections);
     std::thread::sleep(WARM_UP);
-    let length = Duration::from_secs_f64(options.seconds);
-    let best = best_window(&load, &pids, &layout.in_use(case, options), length);
+    let best = best_window(&load, &watch, Duration::from_secs_f64(options.seconds));
     load.finish()?;
     best
 }
 
-fn best_window(load: &Load, pids: &[i32], cores: &[usize], length: Duration) -> io::Result<Sample> {
+fn best_window(load: &Load, watch: &Watch, length: Duration) -> io::Result<Sample> {
     let mut best: Option<Sample> = None;
     for attempt in 1..=EMPTY_WINDOWS {
-        if let Some(sample) = window(load, pids, cores, length)?
+        if let Some(sample) = watch.window(load, length)?
             && best.is_none_or(|best| sample.quiet || best.busy < sample.busy)
         {
             best = Some(sample);
@@ -105,6 +128,47 @@ fn best_window(load: &Load, pids: &[i32], cores: &[usize], length: Duration) -> 
     Err(io::Error::other("no request was answered"))
 }
 
+/// A window at a fixed rate, in which no core was taken and the load was in time; else the last
+/// one that was tried.
+fn slice(watch: &Watch, plan: &Plan, layout: &Layout, options: &Options) -> io::Result<Sample> {
+    let length = Duration::from_secs_f64(options.seconds * SLICE_ROUNDS);
+    let (load, answers) = paced::start(plan, options.rate, layout.load[0]);
+    load.wait_until_open(1);
+    std::thread::sleep(WARM_UP);
+    let mut outcome = Err(io::Error::other("no request was answered"));
+    for _ in 0..SLICES {
+        let begin = Instant::now();
+        let Some(sample) = watch.window(&load, length)? else { continue };
+        let in_window = |answer: &Answer| answer.due + answer.latency >= begin;
+        let answers: Vec<Answer> = answers.try_iter().filter(in_window).collect();
+        let latency = Latency::of(&answers);
+        let quiet = !sample.stolen && latency.late_us <= LATE_US_MAX;
+        outcome = Ok(Sample { quiet, latency: Some(latency), ..sample });
+        if quiet {
+            break;
+        }
+    }
+    load.finish()?;
+    outcome
+}
+
+impl Latency {
+    fn of(answers: &[Answer]) -> Latency {
+        let sorted = |value: fn(&Answer) -> Duration| {
+            let mut values: Vec<Duration> = answers.iter().map(value).collect();
+            values.sort_unstable();
+            values
+        };
+        let at = |values: &[Duration], share: f64| {
+            let rank = (values.len() as f64 * share).ceil() as usize;
+            values.get(rank.saturating_sub(1)).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
+        };
+        let latencies = sorted(|answer| answer.latency);
+        let late_us = at(&sorted(|answer| answer.late), 0.999);
+        Latency { us: [0.5, 0.99, 0.999].map(|share| at(&latencies, share)), late_us }
+    }
+}
+
 /// Starts the load of `case` on `peer`.
 pub(crate) fn start_load(
     peer: &Peer,
@@ -113,42 +177,52 @@ pub(crate) fn start_load(
     layout: &Layout,
     options: &Options,
 ) -> Load {
-    let plan = Plan {
+    Load::start(&plan(peer, case, answer_bytes), layout.loading(case, options))
+}
+
+fn plan(peer: &Peer, case: &Case, answer_bytes: usize) -> Plan {
+    Plan {
         server: peer.address,
+        connections: case.connections,
+        busy: case.busy,
         batch: case.request(peer.address.port()).repeat(case.pipeline).into_bytes(),
         pipeline: case.pipeline,
         answer_bytes,
         close: case.close,
-    };
-    Load::start(&plan, case.connections, layout.loading(case, options))
+    }
 }
 
-/// One window; nothing if no request was answered in it.
-fn window(
-    load: &Load,
-    pids: &[i32],
-    cores: &[usize],
-    length: Duration,
-) -> io::Result<Option<Sample>> {
-    let own = [std::process::id() as i32];
-    let stolen = machine::stolen_ticks(cores)?;
-    let begin = Instant::now();
-    let (requests, cpu) = (load.completed(), machine::cpu_time(pids)?);
-    let load_cpu = machine::cpu_time(&own)?;
-    std::thread::sleep(length);
-    let wall = begin.elapsed();
-    let (requests, cpu) = (load.completed() - requests, machine::cpu_time(pids)? - cpu);
-    let load_cpu = machine::cpu_time(&own)? - load_cpu;
-    let stolen = machine::stolen_ticks(cores)? - stolen;
-    if requests == 0 {
-        return Ok(None);
+/// What is watched during a window.
+struct Watch {
+    pids: Vec<i32>,
+    cores: Vec<usize>,
+}
+
+impl Watch {
+    /// One window; nothing if no request was answered in it.
+    fn window(&self, load: &Load, length: Duration) -> io::Result<Option<Sample>> {
+        let own = [std::process::id() as i32];
+        let stolen = machine::stolen_ticks(&self.cores)?;
+        let begin = Instant::now();
+        let (requests, cpu) = (load.completed(), machine::cpu_time(&self.pids)?);
+        let load_cpu = machine::cpu_time(&own)?;
+        std::thread::sleep(length);
+        let wall = begin.elapsed();
+        let (requests, cpu) = (load.completed() - requests, machine::cpu_time(&self.pids)? - cpu);
+        let load_cpu = machine::cpu_time(&own)? - load_cpu;
+        let stolen = machine::stolen_ticks(&self.cores)? > stolen;
+        if requests == 0 {
+            return Ok(None);
+        }
+        let busy = cpu.as_secs_f64() / wall.as_secs_f64();
+        Ok(Some(Sample {
+            cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
+            load_cpu_us: load_cpu.as_secs_f64() * 1e6 / requests as f64,
+            requests_per_second: requests as f64 / wall.as_secs_f64(),
+            busy,
+            stolen,
+            quiet: busy >= SATURATED && !stolen,
+            latency: None,
+        }))
     }
-    let busy = cpu.as_secs_f64() / wall.as_secs_f64();
-    Ok(Some(Sample {
-        cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
-        load_cpu_us: load_cpu.as_secs_f64() * 1e6 / requests as f64,
-        requests_per_second: requests as f64 / wall.as_secs_f64(),
-        busy,
-        quiet: busy >= SATURATED && stolen == 0,
-    }))
 }

@@ -1,7 +1,7 @@
 //! The command line.
 
-use clap::Parser;
 use clap::builder::PossibleValuesParser;
+use clap::{Parser, value_parser};
 
 use crate::case::CASES;
 use crate::peer::Kind;
@@ -16,6 +16,9 @@ pub(crate) struct Options {
     /// Measured seconds of each round
     #[arg(long, default_value = "0.1", value_parser = seconds)]
     pub(crate) seconds: f64,
+    /// Requests per second in the cases of latency
+    #[arg(long, default_value = "20000", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: u32,
     /// Cases to run [default: all]
     #[arg(long, value_delimiter = ',', value_parser = case_names())]
     only: Vec<String>,

@@ -20,6 +20,8 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
+/// More than any case opens.
+const CONNECTIONS_MAX: usize = 9000;
 
 /// The servers that are known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -155,7 +157,11 @@ impl Peer {
 
     /// Asks once and returns the whole answer, head and body, after checks.
     pub(crate) fn answer(&self, case: &Case) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect(self.address)?;
+        self.ask(&mut TcpStream::connect(self.address)?, case)
+    }
+
+    /// The same on an open connection, which stays open.
+    pub(crate) fn ask(&self, stream: &mut TcpStream, case: &Case) -> io::Result<Vec<u8>> {
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         stream.write_all(case.request(self.address.port()).as_bytes())?;
         let mut answer = Vec::new();
@@ -285,7 +291,7 @@ fn nginx(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Com
          worker_processes 1;\n\
          pid {at}/nginx.pid;\n\
          error_log stderr error;\n\
-         events {{ worker_connections 1024; }}\n\
+         events {{ worker_connections {CONNECTIONS_MAX}; }}\n\
          http {{\n\
          types {{ text/plain txt; }}\n\
          access_log off;\n\
@@ -343,6 +349,7 @@ fn h2o(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Comma
     let config = format!(
         "{user}\n\
          num-threads: 1\n\
+         max-connections: {CONNECTIONS_MAX}\n\
          listen: {{ host: 127.0.0.1, port: {port} }}\n\
          hosts:\n  \
            default:\n    \
@@ -376,7 +383,7 @@ fn haproxy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<C
     let config = format!(
         "global\n  \
            nbthread 1\n  \
-           maxconn 4096\n\
+           maxconn {CONNECTIONS_MAX}\n\
          defaults\n  \
            mode http\n  \
            timeout connect 60s\n  \

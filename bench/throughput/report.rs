@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::case::Case;
-use crate::measure::{Layout, Sample};
+use crate::measure::{Latency, Layout, Sample};
 use crate::options::Options;
 use crate::peer::Kind;
 
@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
 /// One line of a case's table.
 pub(crate) struct Row {
     pub(crate) kind: Kind,
+    /// Bytes per idle connection, in cases about these.
+    pub(crate) memory: Option<f64>,
     pub(crate) outcome: Outcome,
 }
 
@@ -37,6 +39,19 @@ impl Row {
     fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
         let all = self.quiet() == 0;
         self.samples().iter().filter(|sample| all || sample.quiet).map(value).collect()
+    }
+
+    /// The median of each percentile and of the load's lateness; `NaN` where none was measured.
+    fn latency(&self, value: impl Fn(&Latency) -> f64) -> f64 {
+        median(self.column(|sample| sample.latency.as_ref().map_or(f64::NAN, &value)))
+    }
+
+    fn is_latency(&self) -> bool {
+        self.samples().iter().any(|sample| sample.latency.is_some())
+    }
+
+    fn quiet_of_all(&self) -> String {
+        format!("{} of {}", self.quiet(), self.samples().len())
     }
 
     fn quiet(&self) -> usize {
@@ -70,19 +85,13 @@ impl Report {
     pub(crate) fn to_markdown(&self) -> String {
         let mut text = format!("{}; {}\n", self.machine, self.setting);
         for (name, title, base, rows) in &self.cases {
-            let base_name = base.name();
-            let _ = write!(
-                text,
-                "\n**{title}** (`{name}`)\n\n\
-                 | server | CPU µs/request | lowest - highest | ratio to {base_name} \
-                 | requests/s | server core busy | quiet rounds | load's CPU µs/request \
-                 | answer bytes |\n\
-                 |---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-            );
-            let base = base_samples(*base, rows);
-            for row in rows {
-                text += &line(row, base);
-            }
+            let _ = write!(text, "\n**{title}** (`{name}`)\n\n");
+            text += &if rows.iter().any(Row::is_latency) {
+                latency_table(rows)
+            } else {
+                cpu_table(*base, rows)
+            };
+            text += &memory_line(rows);
         }
         text
     }
@@ -106,6 +115,54 @@ fn base_samples(base: Kind, rows: &[Row]) -> &[Sample] {
     rows.iter().find(|row| row.kind == base).map_or(&[], Row::samples)
 }
 
+/// What each server holds for an idle connection, where that was measured.
+fn memory_line(rows: &[Row]) -> String {
+    let each = rows
+        .iter()
+        .filter_map(|row| row.memory.map(|bytes| format!("{} {bytes:.0}", row.kind.name())));
+    match each.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => none,
+        each => format!("\nResident bytes per idle connection: {each}.\n"),
+    }
+}
+
+fn cpu_table(base: Kind, rows: &[Row]) -> String {
+    let base_name = base.name();
+    let head = format!(
+        "| server | CPU µs/request | lowest - highest | ratio to {base_name} \
+         | requests/s | server core busy | quiet rounds | load's CPU µs/request \
+         | answer bytes |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+    );
+    let base = base_samples(base, rows);
+    head + &rows.iter().map(|row| line(row, base)).collect::<String>()
+}
+
+fn latency_table(rows: &[Row]) -> String {
+    let head = "| server | p50 µs | p99 µs | p99.9 µs | CPU µs/request | requests/s \
+                | server core busy | quiet slices | sent late, p99.9 µs | answer bytes |\n\
+                |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+    head.to_owned() + &rows.iter().map(latency_line).collect::<String>()
+}
+
+fn latency_line(row: &Row) -> String {
+    let name = row.kind.name();
+    let bytes = match &row.outcome {
+        Outcome::Measured { answer_bytes, .. } => answer_bytes,
+        Outcome::Missing(reason) => return format!("| {name} | {reason} | | | | | | | | |\n"),
+    };
+    let [p50, p99, p999] = [0, 1, 2].map(|at| row.latency(|latency| latency.us[at]));
+    let late = row.latency(|latency| latency.late_us);
+    let cpu = median(row.column(|sample| sample.cpu_us));
+    let rate = median(row.column(|sample| sample.requests_per_second));
+    let busy = 100.0 * median(row.column(|sample| sample.busy));
+    let slices = row.quiet_of_all();
+    format!(
+        "| {name} | {p50:.0} | {p99:.0} | {p999:.0} | {cpu:.3} | {rate:.0} | {busy:.0} % \
+         | {slices} | {late:.0} | {bytes} |\n"
+    )
+}
+
 fn line(row: &Row, base: &[Sample]) -> String {
     let name = row.kind.name();
     let bytes = match &row.outcome {
@@ -116,7 +173,7 @@ fn line(row: &Row, base: &[Sample]) -> String {
     let lowest = cpu.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = cpu.iter().copied().fold(0.0, f64::max);
     let ratio = ratio(row.samples(), base).map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
-    let rounds = format!("{} of {}", row.quiet(), row.samples().len());
+    let rounds = row.quiet_of_all();
     let rate = median(row.column(|sample| sample.requests_per_second));
     let busy = 100.0 * median(row.column(|sample| sample.busy));
     let load = median(row.column(|sample| sample.load_cpu_us));
@@ -143,17 +200,22 @@ fn object(row: &Row, base: &[Sample]) -> Value {
                 "requests_per_second": sample.requests_per_second,
                 "busy": sample.busy,
                 "quiet": sample.quiet,
+                "latency_us": sample.latency.map(|latency| latency.us),
+                "sent_late_us": sample.latency.map(|latency| latency.late_us),
             })
         })
         .collect();
+    let latency_us = [0, 1, 2].map(|at| row.latency(|latency| latency.us[at]));
     json!({
         "server": row.kind.name(),
         "answer_bytes": bytes,
+        "memory_per_connection": row.memory,
         "cpu_us": median(row.column(|sample| sample.cpu_us)),
         "ratio": ratio(samples, base),
         "load_cpu_us": median(row.column(|sample| sample.load_cpu_us)),
         "requests_per_second": median(row.column(|sample| sample.requests_per_second)),
         "busy": median(row.column(|sample| sample.busy)),
+        "latency_us": row.is_latency().then_some(latency_us),
         "samples": each,
     })
 }
