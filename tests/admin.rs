@@ -12,7 +12,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Admin, PATIENCE, Server, Setup, Signal, get, get_and_close, run, wait_until};
+use support::{
+    Admin, PATIENCE, Server, Setup, Signal, free_port, get, get_and_close, run, wait_until,
+};
 
 /// Two apps that answer at once, one that takes its time, and one that is not waited for.
 fn start() -> Server {
@@ -351,7 +353,7 @@ fn the_socket_is_for_its_owner_and_never_for_the_public_port() {
 
 #[test]
 fn a_peer_on_tcp_needs_the_token() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = free_port();
     let server = Setup::new()
         .admin(&format!("listen = \"{port}\""))
         .admin("token = \"0123456789abcdef\"")

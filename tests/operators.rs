@@ -8,7 +8,6 @@ use std::{
     fmt::Write as _,
     fs,
     io::{Read, Write},
-    net::TcpListener,
     sync::{Mutex, atomic::Ordering::SeqCst},
     thread,
     time::{Duration, Instant},
@@ -16,8 +15,8 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{
-    Admin, Client, PATIENCE, Server, Setup, Signal, Site, Stage, Stuck, get, get_and_close,
-    wait_until,
+    Admin, Client, PATIENCE, Server, Setup, Signal, Site, Stage, Stuck, free_port, get,
+    get_and_close, wait_until,
 };
 use tempfile::TempDir;
 use tidegate::server::HttpServer;
@@ -31,10 +30,6 @@ fn ask(server: &Server, host: &str) -> (u16, String) {
     (response.status, response.text().to_owned())
 }
 
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it").to_string()
-}
-
 /// A config with these lines for `[server]`, and these apps.
 fn config(listen: &[&str], server: &str, apps: &[(&str, &str)]) -> String {
     let mut text = format!("[server]\nlisten = {listen:?}\nthreads = 2\n{server}\n");
@@ -46,7 +41,7 @@ fn config(listen: &[&str], server: &str, apps: &[(&str, &str)]) -> String {
 
 /// A server on a fixed port: a reload has to name the same one.
 fn start(server: &str, apps: &[(&str, &str)]) -> Server {
-    let setup = Setup::new().listen(&[&free_port()]).server(server);
+    let setup = Setup::new().listen(&[&free_port().to_string()]).server(server);
     apps.iter().fold(setup, |setup, (host, lines)| setup.app(host, lines)).start()
 }
 
@@ -109,7 +104,7 @@ fn many(listen: &str, body: &str) -> String {
 /// Starts a server of many apps, changes all of them, and calls `work` again and again with
 /// another app while the reload runs.
 fn during_a_long_reload(work: impl Fn(&Server, usize)) -> Server {
-    let server = (0..MANY).fold(Setup::new().listen(&[&free_port()]), |setup, nth| {
+    let server = (0..MANY).fold(Setup::new().listen(&[&free_port().to_string()]), |setup, nth| {
         setup.app(&format!("a{nth}.test"), &respond("one"))
     });
     let server = server.start();
@@ -178,7 +173,8 @@ fn an_app_that_is_drained_while_a_reload_is_prepared_stays_drained() {
 
 #[test]
 fn a_reload_leaves_room_for_the_connections_that_are_open() {
-    let setup = Setup::new().listen(&[&free_port()]).descriptors(200).named_app("a.test");
+    let setup =
+        Setup::new().listen(&[&free_port().to_string()]).descriptors(200).named_app("a.test");
     let server = setup.start();
     let mut open: Vec<_> = (0..100).map(|_| server.connect()).collect();
     for client in &mut open {
@@ -205,7 +201,7 @@ fn a_stop_within_its_delay_takes_the_deadline_of_a_later_call() {
 
 #[test]
 fn an_address_that_was_just_closed_can_be_listened_on_again_at_once() {
-    let (first, second) = (free_port(), free_port());
+    let (first, second) = (free_port().to_string(), free_port().to_string());
     let server = Setup::new().listen(&[&first]).app("a.test", &respond("a")).start();
     let a = respond("a");
     let one = config(&[&first], "", &[("a.test", &a)]);
@@ -221,7 +217,7 @@ fn an_address_that_was_just_closed_can_be_listened_on_again_at_once() {
 
 #[test]
 fn an_address_can_be_narrowed_by_a_reload() {
-    let port = free_port();
+    let port = free_port().to_string();
     let port = port.rsplit(':').next().expect("a port");
     let (wide, narrow) = (format!("0.0.0.0:{port}"), format!("127.0.0.1:{port}"));
     let server = Setup::new().listen(&[&wide]).app("a.test", &respond("a")).start();
@@ -457,7 +453,7 @@ fn a_listener_that_a_stuck_loop_cannot_gate_can_be_given_back() {
     });
     let file = dir.path().join("config.toml");
     let text = fs::read_to_string(&file).expect("config.toml");
-    let second = free_port();
+    let second = free_port().to_string();
     let two = text.replace("[\"127.0.0.1:0\"]", &format!("[\"127.0.0.1:0\", \"{second}\"]"));
     fs::write(&file, &two).expect("config.toml");
     admin.post("/reload");

@@ -12,7 +12,8 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{
-    Client, End, PATIENCE, Server, Setup, Signal, Upstream, get, get_and_close, wait_until,
+    Client, End, PATIENCE, Server, Setup, Signal, Upstream, free_port, get, get_and_close,
+    wait_until,
 };
 
 const HOST: &str = "a.test";
@@ -235,9 +236,7 @@ fn other_listeners_of_the_server_take_no_header() {
 
 #[test]
 fn a_reload_switches_the_header_on_and_off_for_new_connections() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address").to_string();
-    drop(listener);
+    let address = free_port().to_string();
     let entry = |is_on: bool| format!("{{ address = \"{address}\", proxy_protocol = {is_on} }}");
     let text = |is_on: bool| Setup::new().listen(&[&entry(is_on)]).named_app(HOST).text();
     let server = Setup::new().listen(&[&address]).named_app(HOST).start();

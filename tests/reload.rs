@@ -11,7 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{
-    Client, Load, LoadKind, PATIENCE, Server, Setup, Signal, get, get_and_close, wait_until,
+    Client, Load, LoadKind, PATIENCE, Server, Setup, Signal, free_port, get, get_and_close,
+    wait_until,
 };
 
 /// How long the churn lasts; a minute when it is asked for.
@@ -31,8 +32,7 @@ fn config(server: &Server, extra: &str, apps: &[(&str, &str)]) -> String {
 
 /// A server on a fixed port: a reload has to name the same one.
 fn start(apps: &[(&str, &str)]) -> Server {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it");
-    let setup = Setup::new().listen(&[&port.to_string()]);
+    let setup = Setup::new().listen(&[&free_port().to_string()]);
     apps.iter().fold(setup, |setup, (host, lines)| setup.app(host, lines)).start()
 }
 
@@ -221,7 +221,7 @@ fn the_port_that_zero_became_can_be_written_out() {
 fn listeners_come_and_go_without_a_lost_connection() {
     let server = start(&[("a.test", &respond("a"))]);
     let first = server.address();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = free_port();
     let mut open = server.connect();
     assert_eq!(open.exchange(get("a.test", "/")).status, 200);
     let both = format!("listen = [\"{first}\", \"{port}\"]");

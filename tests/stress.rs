@@ -10,7 +10,7 @@ use std::{
     env,
     fmt::Write as _,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::net::UnixStream,
     sync::{
         Mutex,
@@ -21,7 +21,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Admin, Client, PATIENCE, Server, Setup, Signal, get, wait_until};
+use support::{Admin, Client, PATIENCE, Server, Setup, Signal, free_port, get, wait_until};
 
 const HOSTS: [&str; 5] = ["a.test", "b.test", "c.test", "*.w.test", "d.test"];
 /// The last ones are hosts too: names move between hosts and aliases.
@@ -213,8 +213,7 @@ fn check_row(row: &Value) {
 fn operators_who_do_everything_at_once_leave_nothing_behind() {
     let seed = number("TIDEGATE_STRESS_SEED", 0x7469_6465_6761_7465);
     println!("TIDEGATE_STRESS_SEED={seed}");
-    let port = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it");
-    let (first, second) = (port().to_string(), port().to_string());
+    let (first, second) = (free_port().to_string(), free_port().to_string());
     let setup = Setup::new().listen(&[&first]).server("drain_timeout = \"1s\"");
     let mut server = setup.app("a.test", "respond = { body = \"app\" }").start();
     let stress = Stress {
@@ -350,8 +349,7 @@ fn a_stop_in_the_middle_of_everything_ends_in_time() {
 
 /// A server with random apps.
 fn start(random: &mut Random) -> Server {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it");
-    let setup = Setup::new().listen(&[&port.to_string()]).server("drain_timeout = \"1s\"");
+    let setup = Setup::new().listen(&[&free_port().to_string()]).server("drain_timeout = \"1s\"");
     let delays = ["0s", "5ms", "300ms"];
     HOSTS
         .iter()

@@ -16,7 +16,7 @@ use std::{
 use serde_json::{Value, json};
 use support::{
     Answer, Asked, BINARY, Client, Gate, Line, Load, LoadKind, PATIENCE, Pid, Server, Setup,
-    Signal, Upstream, get, get_and_close, pattern, run, wait_until,
+    Signal, Upstream, free_port, get, get_and_close, pattern, run, wait_until,
 };
 
 fn respond(body: &str) -> String {
@@ -25,10 +25,6 @@ fn respond(body: &str) -> String {
 
 fn slow(body: &str, delay: &str) -> String {
     format!("respond = {{ body = \"{body}\", delay = \"{delay}\" }}")
-}
-
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it")
 }
 
 /// A server with one app.

@@ -18,6 +18,11 @@ mod site;
 mod upstream;
 mod wait;
 
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
 pub use admin::{Admin, Answer, Events};
 pub use client::{Client, End, Lost};
 pub use held_loop::HeldLoop;
@@ -30,6 +35,22 @@ pub use server::{BINARY, Event, Server, Setup, run};
 pub use site::{Act, Held, Site, Stage, Stuck, logged, post};
 pub use upstream::{Asked, Gate, Line, Upstream};
 pub use wait::{PATIENCE, give_way, wait_until};
+
+/// An address where nobody listens now. Its port is below those that outgoing connections are given
+/// (ip_local_port_range): one of theirs may be taken again at any moment.
+pub fn free_port() -> SocketAddr {
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Test programs that run beside each other begin at different ones.
+        let number = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from(([127, 0, 0, 1], port as u16));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
 
 /// A plain request for `path` of `host`.
 pub fn get(host: &str, path: &str) -> String {

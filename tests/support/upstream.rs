@@ -117,8 +117,7 @@ impl Upstream {
 
     /// An address where nobody listens.
     pub fn nobody() -> String {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        format!("http://{}", listener.local_addr().expect("an address"))
+        format!("http://{}", super::free_port())
     }
 
     fn start(domain: Domain, address: &SockAddr, script: Script, by_head: bool) -> Self {
