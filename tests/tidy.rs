@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tidegate::config::{Config, Limits};
+
 const COLUMNS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 500;
@@ -182,6 +184,19 @@ fn there_is_no_async_runtime() {
     let lock = read("Cargo.lock");
     assert_eq!(async_runtimes(&lock), Vec::<&str>::new());
     assert_eq!(async_runtimes("name = \"mio\"\nname = \"tokio\"\n"), ["tokio"]);
+}
+
+#[test]
+fn the_limits_in_security_md_are_the_defaults() {
+    let page = read("SECURITY.md");
+    let rows = page.lines().filter_map(|line| {
+        let (key, rest) = line.strip_prefix("| `")?.split_once("` | `")?;
+        Some(format!("limits.{key} = {}\n", rest.split_once('`')?.0))
+    });
+    let text: String = rows.collect();
+    assert!(text.contains("limits.linger_timeout"), "no table of limits:\n{text}");
+    let config = Config::parse(&text, Path::new("SECURITY.md"), Path::new("/"));
+    assert_eq!(config.unwrap_or_else(|error| panic!("{error}")).limits, Limits::default());
 }
 
 #[test]
