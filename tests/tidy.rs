@@ -66,19 +66,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// The modules that may ask what time it is.
 const CLOCKS: &[&str] = &["event_loop", "control", "server", "drill", "cli"];
 
-const ASYNC_RUNTIMES: &[&str] = &[
-    "tokio",
-    "async-std",
-    "smol",
-    "async-executor",
-    "async-global-executor",
-    "async-io",
-    "futures-executor",
-    "monoio",
-    "glommio",
-    "compio",
-];
-
 /// One file of Rust.
 struct Source {
     /// Relative to the folder that was read, with slashes.
@@ -181,9 +168,9 @@ fn only_the_registry_is_compiled_for_loom() {
 
 #[test]
 fn there_is_no_async_runtime() {
-    let lock = read("Cargo.lock");
-    assert_eq!(async_runtimes(&lock), Vec::<&str>::new());
-    assert_eq!(async_runtimes("name = \"mio\"\nname = \"tokio\"\n"), ["tokio"]);
+    let (denied, lock) = (read("deny.toml"), read("Cargo.lock"));
+    assert_eq!(denied_crates(&denied, &lock), Vec::<&str>::new());
+    assert_eq!(denied_crates(&denied, "name = \"mio\"\nname = \"tokio\"\n"), ["tokio"]);
 }
 
 #[test]
@@ -449,9 +436,13 @@ fn no_loom_guard(source: &Source) -> Vec<String> {
     bad.then(|| source.complain(0, "no #![cfg(not(loom))]")).into_iter().collect()
 }
 
-fn async_runtimes(lock: &str) -> Vec<&'static str> {
-    let locked = |name: &&&str| lock.lines().any(|line| line == format!("name = \"{name}\""));
-    ASYNC_RUNTIMES.iter().filter(locked).copied().collect()
+/// The crates that deny.toml bans and Cargo.lock has, for whatever machine.
+fn denied_crates<'t>(deny: &'t str, lock: &str) -> Vec<&'t str> {
+    let banned = deny.lines().filter_map(|line| {
+        line.trim().strip_prefix("{ crate = \"")?.split_once('"').map(|(name, _)| name)
+    });
+    let locked = |name: &&str| lock.lines().any(|line| line == format!("name = \"{name}\""));
+    banned.filter(locked).collect()
 }
 
 fn is_name_char(char: char) -> bool {
