@@ -18,7 +18,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::{Gid, Group, User, geteuid};
 use serde_json::json;
 use support::{
     BINARY, Client, PATIENCE, Pid, Server, Setup, Signal, get, get_and_close, run, wait_until,
@@ -67,11 +67,14 @@ fn threads(pid: Pid) -> Vec<String> {
     tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok()).collect()
 }
 
-/// Every thread is nobody, and has no right of root's but these.
 fn assert_nobody(pid: Pid) {
+    assert_nobody_in(pid, nobody().gid);
+}
+
+/// Every thread is nobody, in this group alone, and has no right of root's but two.
+fn assert_nobody_in(pid: Pid, gid: Gid) {
     let own = fs::read_to_string("/proc/self/status").expect("status");
-    let user = nobody();
-    let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
+    let (uid, gid) = (nobody().uid.to_string(), gid.to_string());
     let threads = threads(pid);
     assert!(threads.len() > 4, "{threads:?}");
     for status in threads {
@@ -209,6 +212,17 @@ fn a_server_of_roots_gives_way_at_an_upgrade_that_says_so() {
     let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     server.follow(pid.unwrap_or_else(|| panic!("{done}")));
     assert_nobody(server.pid());
+    assert_eq!(ask(server.address()), (200, "a.test".to_owned()));
+}
+
+#[test]
+fn a_group_takes_the_place_of_the_users_own() {
+    if !is_root() {
+        return;
+    }
+    let server = setup().server("group = \"daemon\"").start();
+    let daemon = Group::from_name("daemon").expect("a look-up").expect("a group");
+    assert_nobody_in(server.pid(), daemon.gid);
     assert_eq!(ask(server.address()), (200, "a.test".to_owned()));
 }
 

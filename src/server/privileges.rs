@@ -97,7 +97,6 @@ impl Account {
         setgroups(&self.groups)?;
         setresgid(self.gid, self.gid, self.gid)?;
         setresuid(self.uid, self.uid, self.uid)?;
-        set_keep_capabilities(false)?;
         // Without the gate's, to find out whether it is needed.
         let mut kept = given & bind;
         set_capabilities(None, sets(kept, given & (bind | gate)))?;
