@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod handle;
+mod privileges;
 mod sockets;
 
 use std::{
@@ -35,6 +36,7 @@ use crate::{
     registry::{AppId, AppRegistry, NewApp},
 };
 pub use handle::ServerHandle;
+pub(crate) use privileges::{Account, Privileges};
 
 use descriptors::{connections_max, connections_possible, raise_descriptor_limit};
 use sockets::{AdminSocket, PublicSockets};

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tidegate::config::{Config, Limits};
+
 const COLUMNS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 500;
@@ -63,19 +65,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
 
 /// The modules that may ask what time it is.
 const CLOCKS: &[&str] = &["event_loop", "control", "server", "drill", "cli"];
-
-const ASYNC_RUNTIMES: &[&str] = &[
-    "tokio",
-    "async-std",
-    "smol",
-    "async-executor",
-    "async-global-executor",
-    "async-io",
-    "futures-executor",
-    "monoio",
-    "glommio",
-    "compio",
-];
 
 /// One file of Rust.
 struct Source {
@@ -179,9 +168,22 @@ fn only_the_registry_is_compiled_for_loom() {
 
 #[test]
 fn there_is_no_async_runtime() {
-    let lock = read("Cargo.lock");
-    assert_eq!(async_runtimes(&lock), Vec::<&str>::new());
-    assert_eq!(async_runtimes("name = \"mio\"\nname = \"tokio\"\n"), ["tokio"]);
+    let (denied, lock) = (read("deny.toml"), read("Cargo.lock"));
+    assert_eq!(denied_crates(&denied, &lock), Vec::<&str>::new());
+    assert_eq!(denied_crates(&denied, "name = \"mio\"\nname = \"tokio\"\n"), ["tokio"]);
+}
+
+#[test]
+fn the_limits_in_security_md_are_the_defaults() {
+    let page = read("SECURITY.md");
+    let rows = page.lines().filter_map(|line| {
+        let (key, rest) = line.strip_prefix("| `")?.split_once("` | `")?;
+        Some(format!("limits.{key} = {}\n", rest.split_once('`')?.0))
+    });
+    let text: String = rows.collect();
+    assert!(text.contains("limits.linger_timeout"), "no table of limits:\n{text}");
+    let config = Config::parse(&text, Path::new("SECURITY.md"), Path::new("/"));
+    assert_eq!(config.unwrap_or_else(|error| panic!("{error}")).limits, Limits::default());
 }
 
 #[test]
@@ -434,9 +436,13 @@ fn no_loom_guard(source: &Source) -> Vec<String> {
     bad.then(|| source.complain(0, "no #![cfg(not(loom))]")).into_iter().collect()
 }
 
-fn async_runtimes(lock: &str) -> Vec<&'static str> {
-    let locked = |name: &&&str| lock.lines().any(|line| line == format!("name = \"{name}\""));
-    ASYNC_RUNTIMES.iter().filter(locked).copied().collect()
+/// The crates that deny.toml bans and Cargo.lock has, for whatever machine.
+fn denied_crates<'t>(deny: &'t str, lock: &str) -> Vec<&'t str> {
+    let banned = deny.lines().filter_map(|line| {
+        line.trim().strip_prefix("{ crate = \"")?.split_once('"').map(|(name, _)| name)
+    });
+    let locked = |name: &&str| lock.lines().any(|line| line == format!("name = \"{name}\""));
+    banned.filter(locked).collect()
 }
 
 fn is_name_char(char: char) -> bool {

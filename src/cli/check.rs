@@ -2,14 +2,21 @@
 
 use std::{path::Path, process::ExitCode};
 
-use super::show;
+use super::{USAGE, show};
 
 /// Parses the config and prints what it holds, or all that is wrong with it (exit code 2).
 pub(super) fn check(path: &Path) -> ExitCode {
-    let config = match super::load_config(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let (config, account) = match super::load_config(path) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            show::note(&format!("{error}\n"));
+            return ExitCode::from(USAGE);
+        }
     };
+    if let Some(Err(reason)) = account.map(|account| account.check_reachable()) {
+        // Whoever starts the server may be root.
+        show::note(&format!("tidegate: {reason}\n"));
+    }
     let (file, apps, listen) = (path.display(), config.apps.len(), &config.server.listen);
     let text = format!("{file}: ok, {apps} apps, {} addresses", listen.len());
     show::print_line(&text).map_or_else(|failure| failure.report(), |_| ExitCode::SUCCESS)

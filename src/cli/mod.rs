@@ -28,7 +28,10 @@ use std::{path::Path, process::ExitCode};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
-use crate::config::{Config, UnitError, parse_duration};
+use crate::{
+    config::{Config, ConfigError, UnitError, parse_duration},
+    server::Account,
+};
 
 /// Serves many apps on one machine, routed by hostname, and stops without losing a request.
 #[derive(Debug, Parser)]
@@ -175,12 +178,12 @@ fn version() -> Result<u8, failure::Failure> {
     Ok(DONE)
 }
 
-/// Loads the config, or prints all that is wrong with it.
-fn load_config(path: &Path) -> Result<Config, ExitCode> {
-    Config::load(path).map_err(|error| {
-        show::note(&format!("{error}\n"));
-        ExitCode::from(USAGE)
-    })
+/// Loads the config, and looks up who the server is to run as.
+fn load_config(path: &Path) -> Result<(Config, Option<Account>), ConfigError> {
+    let config = Config::load(path)?;
+    let account = Account::of(&config.server)
+        .map_err(|error| Config::server_error(path, error.key, &error.predicate))?;
+    Ok((config, account))
 }
 
 /// Checks a time among the arguments; the server gets it as it is.

@@ -1,12 +1,12 @@
 //! `tidegate serve`: the server, steered by signals.
 
-use std::{fmt::Display, path::Path, process::ExitCode, time::Duration};
+use std::{fmt::Display, fs::File, path::Path, process::ExitCode, time::Duration};
 
 use crate::{
-    config::Config,
+    config::{Config, ConfigError},
     control::{NoTakeOver, TakeOver},
     logging::{self, Logging, event},
-    server::{EarlySignals, HttpServer, SignalRequest, Verdict, forward_signals},
+    server::{EarlySignals, HttpServer, Privileges, SignalRequest, Verdict, forward_signals},
 };
 
 use super::{CUT, DONE, FAILED, USAGE, show};
@@ -56,9 +56,19 @@ pub(super) fn serve(path: &Path) -> ExitCode {
 }
 
 fn start(path: &Path, take_over: Option<TakeOver>, signals: EarlySignals) -> Result<u8, Failure> {
-    let config = Config::load(path);
-    let config = config.map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
+    let loaded = super::load_config(path);
+    let wrong = |error: ConfigError| Failure { code: USAGE, text: error.to_string() };
+    let (config, account) = loaded.map_err(wrong)?;
+    // Before the logs, which have threads.
+    let privileges = Privileges::settle(account).map_err(Failure::of)?;
     let logging = logging::init(&config.log).map_err(Failure::of)?;
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
+    event!(Info, "server_start", version = version, pid = pid);
+    privileges.log();
+    if let Err(error) = File::open(path) {
+        // Root could read it; a reload is going to fail.
+        event!(Warn, "config_not_readable", config:% = path.display(), error:% = error);
+    }
     let ended = run(path, &config, &logging, take_over, signals);
     logging.flush(FLUSH_TIMEOUT);
     ended.map(|verdict| match verdict {
@@ -74,8 +84,6 @@ fn run(
     take_over: Option<TakeOver>,
     signals: EarlySignals,
 ) -> Result<Verdict, Failure> {
-    let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
-    event!(Info, "server_start", version = version, pid = pid);
     let mut server = HttpServer::take_over(config, take_over).map_err(Failure::of)?;
     server.log_to(logging.clone());
     server.reload_from(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));

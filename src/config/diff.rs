@@ -48,6 +48,8 @@ pub(crate) fn changed_settings(old: &Config, new: &Config) -> ChangedSettings {
     let Config { server, limits, log, admin, apps: _ } = old;
     compare!("server", server, &new.server, ServerConfig:
         listen => live,
+        user => needs_restart,
+        group => needs_restart,
         threads => needs_restart,
         default_app => live,
         drain_timeout => live,
@@ -114,8 +116,10 @@ mod tests {
     }
 
     /// A setting for every key, none at its default.
-    const ALL: [(&str, &str, &str); 24] = [
+    const ALL: [(&str, &str, &str); 26] = [
         ("server", "listen", "['127.0.0.1:1']"),
+        ("server", "user", "'a'"),
+        ("server", "group", "'a'"),
         ("server", "threads", "1"),
         ("server", "default_app", "'a'"),
         ("server", "drain_timeout", "'9s'"),
@@ -150,14 +154,14 @@ mod tests {
         for (section, key, value) in ALL {
             let line = format!("{section}.{key} = {value}\n");
             all.push_str(&line);
-            // A TCP address and its token come together.
-            if section == "admin" && key != "enabled" {
+            // A TCP address and its token come together, and a group with its user.
+            if section == "admin" && key != "enabled" || key == "group" {
                 continue;
             }
             let ChangedSettings { live, needs_restart } =
                 changed_settings(&old, &config(&(line + APP)));
             let name = format!("{section}.{key}");
-            let restarts = section == "admin" || name == "server.threads";
+            let restarts = section == "admin" || ["user", "threads"].contains(&key);
             let (named, other) =
                 if restarts { (needs_restart, live) } else { (live, needs_restart) };
             assert_eq!((named, other), (vec![name.as_str()], vec![]));

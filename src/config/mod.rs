@@ -36,6 +36,8 @@ pub use proxy::{
 pub(crate) use sections::TIME_MAX;
 pub use units::{UnitError, parse_duration, parse_size};
 
+use toml::Spanned;
+
 use error::Finding;
 use reader::Table;
 use syntax::Document;
@@ -83,6 +85,21 @@ impl Config {
             return Ok(admin);
         }
         Err(ConfigError::new(path, &admin::hide_token(&text, tree), findings))
+    }
+
+    /// What this machine has against a key of `[server]` in a file that was loaded, at its place.
+    /// `predicate` is the end of a sentence that begins with the key.
+    pub(crate) fn server_error(path: &Path, key: &str, predicate: &str) -> ConfigError {
+        let text = match read_file(path) {
+            Ok((text, _)) => text,
+            Err(error) => return error,
+        };
+        let document = Document::parse(&text);
+        let tree = document.tree.get_ref();
+        let value = tree.get("server").and_then(|server| server.get_ref().as_table()?.get(key));
+        let span = value.map(Spanned::span).unwrap_or_default();
+        let finding = Finding::new(span, format!("`server.{key}` {predicate}"));
+        ConfigError::new(path, &admin::hide_token(&text, tree), vec![finding])
     }
 
     /// Reads the text of a file that messages call `name`. Relative paths start from `base`.
@@ -133,6 +150,11 @@ fn read_file(path: &Path) -> Result<(String, PathBuf), ConfigError> {
 pub struct ServerConfig {
     /// Where to listen: at least one, no two addresses alike. Default: `127.0.0.1:8080`.
     pub listen: Vec<ListenConfig>,
+    /// The user that the program gives up root for; none that has root's rights. A program that
+    /// embeds the server sees to that itself. Default: none.
+    pub user: Option<String>,
+    /// The group to go with `user`, and only there. Default: none, the user's own.
+    pub group: Option<String>,
     /// Number of loops; 0 means one per core; at most 1024. Default: 0.
     pub threads: usize,
     /// The app that answers hosts no app names; lower case, one of the apps' hosts. Default: none,
@@ -151,6 +173,8 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()],
+            user: None,
+            group: None,
             threads: 0,
             default_app: None,
             drain_timeout: Duration::from_secs(30),
@@ -364,6 +388,8 @@ mod tests {
     const FULL: &str = r#"
 [server]
 listen = ["0.0.0.0:80", { address = "[::]:80", proxy_protocol = true }]
+user = "www-data"
+group = "www"
 threads = 4
 default_app = "Example.com"
 drain_timeout = "1m30s"
@@ -486,6 +512,8 @@ headers = { X-B = "2", X-A = "1" }
                 SocketAddr::from(([0; 4], 80)).into(),
                 ListenConfig { address: "[::]:80".parse().unwrap(), proxy_protocol: true },
             ],
+            user: Some("www-data".to_owned()),
+            group: Some("www".to_owned()),
             threads: 4,
             default_app: Some("www.example.com".to_owned()),
             drain_timeout: secs(90),

@@ -42,8 +42,16 @@ pub(super) fn server(table: &mut Table<'_, '_>) -> (ServerConfig, Option<(String
     let listen = listen(table).unwrap_or(default.listen);
     let default_app =
         table.optional("default_app", |value| Ok((host_pattern(string(value)?)?, value.span())));
+    let user = table.optional("user", |value| string(value).map(str::to_owned));
+    let group = table.optional("group", |value| string(value).map(str::to_owned));
+    if let (None, Some(span)) = (table.key_span("user"), table.key_span("group")) {
+        let fault = Fault::new("is for `server.user` only").fragile();
+        table.report(fault.help("add `user`").into_finding(&table.path_of("group"), span));
+    }
     let server = ServerConfig {
         listen,
+        user,
+        group,
         threads: table.or("threads", default.threads, |value| integer(value, 0..=THREADS_MAX)),
         default_app: None,
         drain_timeout: table.or("drain_timeout", default.drain_timeout, wait),

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::{
-        AppConfig, Config, ConfigError,
+        AppConfig, Config, ConfigError, ServerConfig,
         diff::{changed_apps, changed_settings},
     },
     logging::{AccessLog, event},
@@ -220,7 +220,10 @@ impl Operator {
         (self.host.set_connections)(&config.limits);
         done.take_lives(plan.hosts, changed);
         // What does not hold stays as it was, so that the next reload says it again, or tries.
-        config.server.threads = self.current.server.threads;
+        let ServerConfig { user, group, threads, .. } = &self.current.server;
+        config.server.threads = *threads;
+        config.server.user.clone_from(user);
+        config.server.group.clone_from(group);
         config.admin = self.current.admin.clone();
         if !done.log_errors.is_empty() {
             config.log = self.current.log.clone();

@@ -21,7 +21,7 @@ use rustix::{
     io::Errno,
     net::{SocketAddrAny, SocketFlags},
 };
-use socket2::{SockFilter, SockRef};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use crate::{
     app::{Client, Peer, PerClient},
@@ -122,6 +122,13 @@ impl Listener {
         }
         SockRef::from(&self.socket).attach_filter(&bare_syn_filter())
     }
+}
+
+/// Whether the kernel lets this process gate its sockets: some want CAP_NET_ADMIN for it.
+pub(crate) fn may_gate() -> bool {
+    let gated = Socket::new(Domain::IPV4, Type::STREAM, None)
+        .and_then(|socket| socket.attach_filter(&bare_syn_filter()));
+    !gated.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// A process at the other end of a unix socket has no address that says anything.

@@ -55,7 +55,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, unix::So
 pub use bind::BindError;
 pub(crate) use bind::{ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_unix};
 pub(crate) use failure::DeadLoop;
-pub(crate) use listener::ConnectionBudget;
+pub(crate) use listener::{ConnectionBudget, may_gate};
 
 use crate::{
     app::{App, OneUpstream},
