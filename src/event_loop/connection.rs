@@ -18,6 +18,7 @@
 //! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
 //!   (RFC 9112 §9.6).
 
+mod pipeline;
 mod proxy_header;
 mod waits;
 
@@ -39,10 +40,11 @@ use super::{
 };
 use crate::{
     app::{OneUpstream, Peer},
-    http::{Event, Exchange, FieldTable, Phase},
+    http::{Event, Exchange, Phase},
     logging::End,
     registry::AppId,
 };
+use pipeline::{PIPELINE_BYTES_MAX, Turn};
 use waits::Wait;
 
 /// A connection of one loop.
@@ -65,6 +67,7 @@ pub(super) struct Connection {
     pub(super) queued: bool,
     /// Bytes were left unread because answers have to go out first.
     stalled: bool,
+    turn: Turn,
     lingering: bool,
     /// The PROXY header, which names the peer, is not whole yet.
     awaits_proxy_header: bool,
@@ -136,9 +139,6 @@ pub(super) enum Fate {
 /// Reads and writes of one connection before others get their turn.
 const STEPS_PER_TURN: usize = 16;
 
-/// Unsent bytes above which no further request of a pipeline is answered.
-const PIPELINE_BYTES_MAX: usize = 64 * 1024;
-
 /// What has to move within a time-out for it to begin anew: less is a peer that trickles.
 const WINDOW_BYTES_MIN: u64 = 1024;
 
@@ -162,6 +162,7 @@ impl Connection {
             ready: Ready { writable: true, ..Ready::default() },
             queued: false,
             stalled: false,
+            turn: Turn::default(),
             lingering: false,
             awaits_proxy_header: newcomer.proxy_protocol,
             wait: Wait::Fresh,
@@ -203,6 +204,7 @@ impl Connection {
 
     /// Does what can be done now, at most a turn's worth.
     pub(super) fn work(&mut self, cx: &mut LoopContext) -> Fate {
+        self.begin_turn();
         let fate = self.step_until_waiting(cx);
         if !matches!(fate, Fate::Gone | Fate::Held) {
             self.set_deadline(cx);
@@ -213,6 +215,9 @@ impl Connection {
 
     fn step_until_waiting(&mut self, cx: &mut LoopContext) -> Fate {
         for _ in 0..STEPS_PER_TURN {
+            if self.is_turn_over() {
+                break;
+            }
             if self.lingering {
                 return self.read_out(cx);
             }
@@ -273,40 +278,6 @@ impl Connection {
             }
         }
         Fate::Again
-    }
-
-    /// Takes events out of the unread bytes until they are used up or answers have to go out first.
-    fn process_input(&mut self, cx: &mut LoopContext) {
-        self.stalled = false;
-        let Some(mut input) = self.input.take() else { return };
-        loop {
-            if self.exchange.phase() == Phase::Head
-                && (self.output.has_segments() || self.output.buffered() > PIPELINE_BYTES_MAX)
-            {
-                self.stalled = !input.is_empty();
-                break;
-            }
-            let mut fields = FieldTable::new();
-            let (used, event) =
-                self.exchange.next_event(input.unread(), &mut fields, &cx.limits(self.class).http);
-            let (waits, closed) =
-                (matches!(event, Event::NeedMore), matches!(event, Event::Closed));
-            match event {
-                Event::NeedMore | Event::Closed => {}
-                Event::Request(head) => self.answer(&head, cx),
-                Event::Content(content) => self.collect(content, cx),
-                Event::ContentEnd => self.content_complete(cx),
-                Event::Refused(refused) => self.answer_refused(refused, cx),
-            }
-            input.consume(used);
-            if closed {
-                input.clear();
-            }
-            if waits || closed {
-                break;
-            }
-        }
-        self.input = Some(input);
     }
 
     /// Reads once. `None` when there is nothing now; 0 at the end of the peer's bytes.
@@ -510,7 +481,7 @@ mod tests {
         net::TcpStream,
     };
 
-    use super::*;
+    use super::{pipeline::REQUESTS_PER_TURN, *};
     use crate::{
         config::{AccessFormat, LogConfig},
         event_loop::test_support::{self, wait_readable},
@@ -544,6 +515,35 @@ mod tests {
             }
         }
         None
+    }
+
+    #[test]
+    fn a_turn_answers_so_many_requests_of_a_pipeline_and_the_next_ones_the_rest() {
+        const COUNT: usize = 64 * 1024 / REQUEST.len();
+        const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        peer.write_all(REQUEST.repeat(COUNT).as_bytes()).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        wait_readable(&connection.socket);
+        let (mut fate, mut answers) = (connection.on_ready(READABLE, cx), String::new());
+        let mut turns = 1;
+        loop {
+            let before = answers.matches("HTTP/1.1 404").count();
+            // Nothing more there is no error here.
+            let _ = peer.read_to_string(&mut answers);
+            let answered = answers.matches("HTTP/1.1 404").count() - before;
+            assert!(answered <= REQUESTS_PER_TURN as usize, "{answered} in one turn");
+            if fate != Fate::Again {
+                break;
+            }
+            fate = connection.work(cx);
+            turns += 1;
+        }
+        assert_eq!((fate, connection.waits_for()), (Fate::Keep, Wait::Idle));
+        assert_eq!(answers.matches("HTTP/1.1 404").count(), COUNT);
+        assert!(turns > COUNT / REQUESTS_PER_TURN as usize, "{turns} turns");
     }
 
     #[test]

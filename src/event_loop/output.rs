@@ -41,7 +41,7 @@ pub(super) enum Flushed {
 }
 
 /// Bytes of file content that one connection sends before others get their turn.
-const TURN_BYTES: u64 = 1024 * 1024;
+pub(super) const TURN_BYTES: u64 = 1024 * 1024;
 
 /// In-memory content from this size on is sent from where it is instead of copied to the buffer.
 pub(super) const COPIED_BYTES_MAX: usize = 64 * 1024;

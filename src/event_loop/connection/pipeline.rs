@@ -1,0 +1,76 @@
+//! Requests out of the unread bytes, and how many of them in one turn.
+//!
+//! A read holds hundreds of small requests, and a peer that sends without end always has more: its
+//! turn is over after [`REQUESTS_PER_TURN`], or when [`TURN_BYTES`] of answers are sent, and the
+//! loop's other connections come before the rest.
+
+use super::{
+    super::{LoopContext, output::TURN_BYTES},
+    Connection,
+};
+use crate::http::{Event, FieldTable, Phase};
+
+/// Requests that one connection begins before others get their turn.
+pub(super) const REQUESTS_PER_TURN: u32 = 128;
+
+/// Unsent bytes above which no further request of a pipeline is answered.
+pub(super) const PIPELINE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a connection has done since its turn began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    requests: u32,
+    /// Bytes that the kernel had before.
+    sent_before: u64,
+}
+
+impl Connection {
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = Turn { requests: 0, sent_before: self.output.sent_total() };
+    }
+
+    /// Whether whatever is left has to wait for the next turn.
+    pub(super) fn is_turn_over(&self) -> bool {
+        let sent = self.output.sent_total() - self.turn.sent_before;
+        self.turn.requests >= REQUESTS_PER_TURN || sent >= TURN_BYTES
+    }
+
+    /// Takes events out of the unread bytes until they are used up or answers have to go out first.
+    pub(super) fn process_input(&mut self, cx: &mut LoopContext) {
+        self.stalled = false;
+        let Some(mut input) = self.input.take() else { return };
+        loop {
+            if self.exchange.phase() == Phase::Head
+                && (self.output.has_segments()
+                    || self.output.buffered() > PIPELINE_BYTES_MAX
+                    || self.turn.requests >= REQUESTS_PER_TURN)
+            {
+                self.stalled = !input.is_empty();
+                break;
+            }
+            let mut fields = FieldTable::new();
+            let (used, event) =
+                self.exchange.next_event(input.unread(), &mut fields, &cx.limits(self.class).http);
+            let (waits, closed) =
+                (matches!(event, Event::NeedMore), matches!(event, Event::Closed));
+            match event {
+                Event::NeedMore | Event::Closed => {}
+                Event::Request(head) => {
+                    self.turn.requests += 1;
+                    self.answer(&head, cx);
+                }
+                Event::Content(content) => self.collect(content, cx),
+                Event::ContentEnd => self.content_complete(cx),
+                Event::Refused(refused) => self.answer_refused(refused, cx),
+            }
+            input.consume(used);
+            if closed {
+                input.clear();
+            }
+            if waits || closed {
+                break;
+            }
+        }
+        self.input = Some(input);
+    }
+}
