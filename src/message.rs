@@ -211,8 +211,18 @@ pub(crate) enum ControlEvent {
     },
     /// The thread ends.
     Ended,
-    /// The loop cannot go on; its connections are lost.
-    Failed,
+    /// A bug, or the kernel, has thrown the loop out of a turn. It goes on, but for a stop alone.
+    Failed {
+        /// What was thrown.
+        error: String,
+    },
+    /// The thread has ended without being told. Its connections are gone.
+    Died {
+        /// Why.
+        error: String,
+        /// Exchanges that were cut, also before.
+        cut: u64,
+    },
 }
 
 /// Control's end of one loop.

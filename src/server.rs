@@ -28,7 +28,7 @@ use crate::{
         Notices, Operator, Predecessor, PutMode, Reloads, ServiceManager, TakeOver, Task, Upgrader,
         load, unavailable,
     },
-    event_loop::{self, AdminSetup, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
+    event_loop::{self, AdminSetup, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, Logging, event},
     message::{Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle, Origin},
     metrics::LoopGauges,
@@ -420,16 +420,15 @@ fn spawn_loops(
     Ok(())
 }
 
-/// A loop's thread: its failure, also by panic, reaches control.
+/// A loop's thread: its death reaches control, and before that what it leaves behind.
 fn run_loop(index: usize, event_loop: EventLoop, inputs: &Sender<Input>) {
     let run = std::panic::AssertUnwindSafe(|| event_loop.run());
-    let failed = match std::panic::catch_unwind(run) {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "panic".to_owned(),
-    };
-    event!(Error, "loop_error", loop_index = index as u64, error = &*failed);
-    drop(inputs.send(Input::Loop(index, ControlEvent::Failed)));
+    let ran =
+        std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(DeadLoop::panicked(&*panic)));
+    if let Err(DeadLoop { error, cut, listeners }) = ran {
+        drop(inputs.send(Input::Orphaned(listeners)));
+        drop(inputs.send(Input::Loop(index, ControlEvent::Died { error, cut })));
+    }
 }
 
 impl fmt::Display for ServerError {

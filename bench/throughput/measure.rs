@@ -89,12 +89,7 @@ pub(crate) fn sample(
     best
 }
 
-fn best_window(
-    load: &Load,
-    pids: &[i32],
-    cores: &[usize],
-    length: Duration,
-) -> io::Result<Sample> {
+fn best_window(load: &Load, pids: &[i32], cores: &[usize], length: Duration) -> io::Result<Sample> {
     let mut best: Option<Sample> = None;
     for attempt in 1..=EMPTY_WINDOWS {
         if let Some(sample) = window(load, pids, cores, length)?

@@ -26,6 +26,8 @@ pub(super) struct ServerStatus {
     /// Servers of older versions do not tell.
     #[serde(default)]
     pub(super) stuck_loops: Vec<StuckLoop>,
+    #[serde(default)]
+    pub(super) failed_loops: Vec<u64>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) log_lines_lost: LostLines,
 }

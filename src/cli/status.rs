@@ -56,6 +56,10 @@ fn status(status: &ServerStatus) -> String {
     if !stuck.is_empty() {
         pairs.push(("stuck loops", plain(stuck.join(", "))));
     }
+    if !status.failed_loops.is_empty() {
+        let failed: Vec<String> = status.failed_loops.iter().map(ToString::to_string).collect();
+        pairs.push(("failed loops", plain(failed.join(", "))));
+    }
     let mut text = show::pairs(&pairs);
     if !status.previous.is_empty() {
         text.push('\n');

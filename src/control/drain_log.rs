@@ -276,15 +276,18 @@ impl Control {
         let Some(verdict) = view.verdict else { return };
         let elapsed_ms = milliseconds(view.elapsed);
         let hosts: Vec<_> = held.iter().filter_map(|held| held.host.as_deref()).collect();
-        if self.failed {
-            // What the loop that failed had in flight was lost; nobody knows how much that was.
+        if !self.failed.is_empty() {
             notice!(
                 self.notices,
                 Error,
                 "shutdown_incomplete",
                 drain = STOP,
+                verdict = verdict.name(),
                 elapsed_ms = elapsed_ms,
+                refused = view.refused,
                 cut = view.cut,
+                stuck_loops = held.len(),
+                failed_loops = self.failed.len(),
             );
         } else if verdict == Verdict::Drained {
             notice!(

@@ -77,6 +77,8 @@ pub(crate) enum Cause {
     Stop,
     /// Another process takes the server's place.
     Upgrade,
+    /// A loop has failed, and the server stops for that.
+    LoopFailed,
 }
 
 impl Cause {
@@ -90,6 +92,7 @@ impl Cause {
             Self::Upstream => "upstream",
             Self::Stop => "stop",
             Self::Upgrade => "upgrade",
+            Self::LoopFailed => "loop_failed",
         }
     }
 }

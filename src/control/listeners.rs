@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Control, gate_plan::GatePlan, handshakes};
+use super::{Control, Sockets, gate_plan::GatePlan, handshakes};
 use crate::message::LoopCommand;
 
 /// How long loops have to gate.
@@ -50,10 +50,19 @@ impl Control {
             .for_each(|closing| closing.plan.on_gated(index, now));
     }
 
-    /// A loop has failed: it gates nothing any more.
-    pub(super) fn gate_for_failed(&mut self, index: usize) {
+    /// A loop is dead: it gates nothing any more.
+    pub(super) fn gate_for_dead(&mut self, index: usize) {
         let now = Instant::now();
         self.closing.iter_mut().for_each(|closing| closing.plan.on_gated(index, now));
+    }
+
+    /// Another loop serves whoever waits on the sockets of one that is dead. What is closed by now,
+    /// or another process's, is dropped; so is all of it with the last loop.
+    pub(super) fn give_orphans_away(&self, mut sockets: Sockets) {
+        sockets.retain(|socket| self.addresses.contains(&socket.address));
+        if let Some(heir) = self.watch.first_alive() {
+            self.command_one(heir, LoopCommand::Listen(sockets));
+        }
     }
 
     pub(super) fn close_gated_listeners(&mut self, now: Instant) {

@@ -31,6 +31,7 @@ mod views;
 mod watchdog;
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -71,6 +72,7 @@ use drain_plan::DrainStep;
 use drains::Drains;
 use listeners::ClosingListeners;
 use lives::nanoseconds;
+use notices::notice;
 use service_manager::ServiceReports;
 use stopping::Stop;
 use upstreams::UpstreamWatch;
@@ -84,6 +86,8 @@ pub(crate) type Answer<T> = Sender<Result<T, ChangeError>>;
 pub(crate) enum Input {
     /// A loop reports.
     Loop(usize, ControlEvent),
+    /// A loop is dead, and its sockets are for another one.
+    Orphaned(Sockets),
     /// The last exchange of a draining life has left.
     Drained(AppId),
     Put(NewApp<HostedApp>, PutMode, Answer<Begun>),
@@ -156,6 +160,8 @@ pub(crate) struct Report {
     pub(crate) totals: Totals,
     /// Loops that make no progress.
     pub(crate) stuck_loops: Vec<StuckLoop>,
+    /// Loops that have failed; the server stops for that.
+    pub(crate) failed_loops: Vec<usize>,
 }
 
 /// A life as it is at one moment.
@@ -204,7 +210,8 @@ pub(crate) struct Control {
     pub(crate) predecessor: Option<Arc<Predecessor>>,
     /// A stop has begun; for who only has to know that.
     stopping: Arc<AtomicBool>,
-    failed: bool,
+    /// Loops that have failed.
+    failed: BTreeSet<usize>,
     /// The routes have changed since the loops were told to look again.
     routes_changed: bool,
     account: Account,
@@ -216,7 +223,7 @@ pub(crate) struct Control {
 pub(crate) enum Ended {
     /// With what this process counted.
     Stopped(Verdict, Totals),
-    /// A loop failed; the others were drained.
+    /// A loop failed; the server was drained for that.
     LoopFailed,
 }
 
@@ -250,7 +257,7 @@ impl Control {
             put_off: None,
             predecessor: None,
             stopping: Arc::default(),
-            failed: false,
+            failed: BTreeSet::new(),
             routes_changed: false,
             account: Account::default(),
             upstreams: UpstreamWatch::new(epoch),
@@ -298,10 +305,10 @@ impl Control {
             };
             if let Some(verdict) = ended {
                 let totals = self.totals();
-                return if self.failed {
-                    Ended::LoopFailed
-                } else {
+                return if self.failed.is_empty() {
                     Ended::Stopped(verdict, totals)
+                } else {
+                    Ended::LoopFailed
                 };
             }
         }
@@ -326,6 +333,7 @@ impl Control {
         }
         match input {
             Input::Loop(index, event) => return self.on_loop(index, &event),
+            Input::Orphaned(sockets) => self.give_orphans_away(sockets),
             Input::Drained(life) => self.end_drain(life.into()),
             Input::Put(app, mode, answer) => drop(answer.send(self.put_app(app, mode))),
             Input::Remove(host, timeout, answer) => {
@@ -387,19 +395,28 @@ impl Control {
     fn on_loop(&mut self, index: usize, event: &ControlEvent) -> Option<Verdict> {
         let mut stopped = None;
         let now = Instant::now();
-        if *event == ControlEvent::Failed {
-            event!(Error, "loop_failed", loop_index = index);
-            self.failed = true;
-            self.watch.on_failed(index);
-            self.gate_for_failed(index);
-            if self.stop.is_none() {
-                stopped = self.stop("loop_failed", None, Patience::Join);
-            }
-        }
         match event {
             ControlEvent::ListenersGated(gated) => self.on_listeners_gated(index, gated),
             ControlEvent::UpstreamLeft(drain) => self.on_upstream_left(*drain),
-            _ => {}
+            ControlEvent::Failed { error } => {
+                notice!(self.notices, Error, "loop_failed", loop_index = index, error = &**error);
+                stopped = self.stop_for_failed(index);
+            }
+            ControlEvent::Died { error, cut } => {
+                let notices = &self.notices;
+                notice!(
+                    notices,
+                    Error,
+                    "loop_died",
+                    loop_index = index,
+                    error = &**error,
+                    cut = *cut
+                );
+                self.watch.on_died(index);
+                self.gate_for_dead(index);
+                stopped = self.stop_for_failed(index);
+            }
+            ControlEvent::Gated | ControlEvent::Emptied { .. } | ControlEvent::Ended => {}
         }
         self.on_stop_loop(index, event, now).or(stopped)
     }

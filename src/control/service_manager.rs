@@ -246,7 +246,7 @@ impl Control {
                 let left = remaining.as_secs();
                 format!("stopping: {connections} connections, {active} active, {left} s left")
             }
-            Some(DrainView { verdict: Some(verdict), .. }) => return format!("stopped: {verdict}"),
+            Some(DrainView { verdict: Some(verdict), .. }) => format!("stopped: {verdict}"),
         };
         let running = self.drains.running().filter(|drain| !drain.cancelled);
         let now = Instant::now();
@@ -262,6 +262,9 @@ impl Control {
         for StuckLoop { index, host, .. } in self.stuck_loops() {
             let host = host.map(|host| format!(" in {host}")).unwrap_or_default();
             line += &format!("; loop {index} is stuck{host}");
+        }
+        for index in &self.failed {
+            line += &format!("; loop {index} has failed");
         }
         // A line break would begin another message; an embedder's hosts are its own.
         line.replace(char::is_control, " ")

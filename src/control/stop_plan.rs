@@ -133,9 +133,10 @@ impl StopPlan {
         match event {
             ControlEvent::Gated => {}
             ControlEvent::Emptied { cut } => *ended = ended.or(Some(*cut)),
-            ControlEvent::Failed => *ended = ended.or(Some(0)),
+            ControlEvent::Died { cut, .. } => *ended = ended.or(Some(*cut)),
             ControlEvent::UpstreamLeft(_)
             | ControlEvent::ListenersGated(_)
+            | ControlEvent::Failed { .. }
             | ControlEvent::Ended => return None,
         }
         if !self.ended.contains(&None) {

@@ -63,7 +63,8 @@ impl Input {
     pub(super) fn changes_something(&self) -> bool {
         matches!(
             self,
-            Self::Loop(_, ControlEvent::Failed)
+            Self::Loop(_, ControlEvent::Failed { .. } | ControlEvent::Died { .. })
+                | Self::Orphaned(..)
                 | Self::Put(..)
                 | Self::Remove(..)
                 | Self::Drain(..)
@@ -116,6 +117,17 @@ impl Control {
         self.on_stop_time(now)
     }
 
+    /// A loop has failed: the server stops, as if it were asked to. Nobody has asked, though: the
+    /// first who does cuts nothing.
+    pub(super) fn stop_for_failed(&mut self, index: usize) -> Option<Verdict> {
+        self.failed.insert(index);
+        if self.stop.is_some() {
+            return None;
+        }
+        self.begin_stop(Cause::LoopFailed, "loop_failed", self.shutdown_delay, self.drain_timeout);
+        self.on_stop_time(Instant::now())
+    }
+
     /// Puts off what changes something, until a new process serves or does not. A stop that has
     /// begun comes first: it gates the very sockets that the new process would serve.
     pub(super) fn begin_hand_over(&mut self) -> Result<Vec<LifeView>, ChangeError> {
@@ -139,7 +151,9 @@ impl Control {
             self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
         }
         // Changes are the new process's to make; whoever asked is told that this one is over.
-        let is_due = |input: &Input| matches!(input, Input::Stop { .. } | Input::Loop(..));
+        let is_due = |input: &Input| {
+            matches!(input, Input::Stop { .. } | Input::Loop(..) | Input::Orphaned(..))
+        };
         let stopped = self.make_up_for(is_due);
         stopped.or_else(|| self.on_stop_time(Instant::now()))
     }
@@ -191,7 +205,7 @@ impl Control {
     ) -> Option<Verdict> {
         let stop = self.stop.as_mut()?;
         if let Some(over) = &mut stop.over {
-            if matches!(event, ControlEvent::Ended | ControlEvent::Failed) {
+            if matches!(event, ControlEvent::Ended | ControlEvent::Died { .. }) {
                 over.running.retain(|&running| running != index);
             }
             return over.running.is_empty().then_some(over.verdict);
@@ -262,7 +276,8 @@ impl Control {
         for name in self.drains.running().map(|drain| drain.name).collect::<Vec<_>>() {
             self.end_drain(name);
         }
-        let running = (0..self.loops.len()).filter(|index| !stuck.contains(index)).collect();
+        let is_running = |index: &usize| !stuck.contains(index) && !self.watch.is_dead(*index);
+        let running = (0..self.loops.len()).filter(is_running).collect();
         let at = Instant::now();
         let Some(stop) = &mut self.stop else { return };
         stop.over = Some(Over { verdict, at, running });
@@ -293,15 +308,57 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use crossbeam_channel::Receiver;
     use mio::{Poll, Token, Waker};
 
     use super::*;
     use crate::{
-        config::ServerConfig, control::LoopWatch, message::LoopHandle, registry::AppRegistry,
+        config::ServerConfig,
+        control::LoopWatch,
+        message::{LoopHandle, PublicSocket},
+        registry::AppRegistry,
     };
 
     #[test]
     fn a_loop_that_fails_in_a_hand_over_gates_nothing_that_another_process_serves() {
+        let (mut control, commands) = control();
+        control.begin_hand_over().unwrap();
+        let failed = ControlEvent::Failed { error: "panic: a bug".to_owned() };
+        control.on_input(Input::Loop(1, failed));
+        assert!(commands.is_empty() && control.stop.is_none());
+        let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
+        let listeners = Arc::from([SocketAddr::from(([127, 0, 0, 1], 80))]);
+        control.on_input(Input::HandedOver { listeners, admin: false, let_go });
+        let commands: Vec<_> = commands.try_iter().collect();
+        let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));
+        assert!(commands[..2].iter().all(is_let_go));
+        assert!(matches!(commands[2..4], [LoopCommand::Gate, LoopCommand::Gate]));
+        assert!(control.failed.contains(&1));
+    }
+
+    #[test]
+    fn a_dead_loop_s_listeners_go_to_one_that_lives_and_its_cuts_into_the_verdict() {
+        let (mut control, commands) = control();
+        let open = listener();
+        control.addresses = vec![open.address];
+        let died = || ControlEvent::Died { error: "panic: a bug".to_owned(), cut: 3 };
+        control.on_input(Input::Loop(0, died()));
+        assert!(matches!(commands.try_recv(), Ok(LoopCommand::Gate)));
+        commands.try_iter().for_each(drop);
+        control.on_input(Input::Orphaned(vec![open, listener()]));
+        let Ok(LoopCommand::Listen(sockets)) = commands.try_recv() else { panic!("none listens") };
+        assert_eq!(sockets.len(), 1, "one is nobody's any more");
+        assert!(!control.stop.as_ref().is_some_and(|stop| stop.asked), "nobody has asked");
+        let over = control.on_input(Input::Loop(1, died()));
+        assert_eq!((over, control.failed.len()), (Some(Verdict::Cut(6)), 2));
+        control.on_input(Input::Orphaned(vec![listener()]));
+        assert!(!commands.try_iter().any(|command| matches!(command, LoopCommand::Listen(_))));
+    }
+
+    /// A control thread's state with two loops, and what they are told.
+    fn control() -> (Control, Receiver<LoopCommand>) {
         let registry = Arc::new(AppRegistry::new(2, None));
         let (notices, config) = (Arc::default(), ServerConfig::default());
         let mut control = Control::new(registry, notices, Instant::now(), &config);
@@ -311,17 +368,13 @@ mod tests {
         control.loops = vec![LoopHandle::new(sender, waker); 2];
         control.gauges = vec![Arc::default(), Arc::default()];
         control.watch = LoopWatch::begin(2);
+        (control, commands)
+    }
 
-        control.begin_hand_over().unwrap();
-        control.on_input(Input::Loop(1, ControlEvent::Failed));
-        assert!(commands.is_empty() && control.stop.is_none());
-        let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
-        let listeners = Arc::from([SocketAddr::from(([127, 0, 0, 1], 80))]);
-        control.on_input(Input::HandedOver { listeners, admin: false, let_go });
-        let commands: Vec<_> = commands.try_iter().collect();
-        let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));
-        assert!(commands[..2].iter().all(is_let_go));
-        assert!(matches!(commands[2..4], [LoopCommand::Gate, LoopCommand::Gate]));
-        assert!(control.failed);
+    fn listener() -> PublicSocket {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let (socket, proxy_protocol) = (Arc::new(socket.into()), Arc::default());
+        PublicSocket { address, socket, is_kept: false, proxy_protocol }
     }
 }

@@ -48,6 +48,7 @@ impl Control {
             addresses: self.addresses.clone(),
             totals: self.totals(),
             stuck_loops: self.stuck_loops(),
+            failed_loops: self.failed.iter().copied().collect(),
         }
     }
 

@@ -55,7 +55,7 @@ struct Watched {
     is_stuck: bool,
     /// Whose app holds a stuck loop, as it was found out first: the life may be gone later.
     host: Option<String>,
-    has_failed: bool,
+    is_dead: bool,
 }
 
 impl LoopWatch {
@@ -64,8 +64,17 @@ impl LoopWatch {
     }
 
     /// A loop whose thread has ended within a turn is not stuck.
-    pub(super) fn on_failed(&mut self, index: usize) {
-        self.loops[index] = Watched { has_failed: true, ..Watched::default() };
+    pub(super) fn on_died(&mut self, index: usize) {
+        self.loops[index] = Watched { is_dead: true, ..Watched::default() };
+    }
+
+    pub(super) fn is_dead(&self, index: usize) -> bool {
+        self.loops[index].is_dead
+    }
+
+    /// A loop that is not dead.
+    pub(super) fn first_alive(&self) -> Option<usize> {
+        self.loops.iter().position(|watched| !watched.is_dead)
     }
 
     /// Compares the turns that the loops are at work on now with those of the last look.
@@ -74,13 +83,13 @@ impl LoopWatch {
         self.due_ns = now_ns + nanoseconds(LOOK_EVERY);
         for (index, (watched, &turn)) in self.loops.iter_mut().zip(turns).enumerate() {
             let is_same = |before: Turn| turn.is_some_and(|turn| turn.since_ns == before.since_ns);
-            let before = watched.turn.take().filter(|_| !watched.has_failed);
+            let before = watched.turn.take().filter(|_| !watched.is_dead);
             if let Some(before) = before.filter(|before| watched.is_stuck && !is_same(*before)) {
                 (watched.is_stuck, watched.host) = (false, None);
                 changes.push(Change::Recovered(index, before));
             }
             watched.turn = turn;
-            let Some(turn) = turn.filter(|_| !watched.has_failed) else { continue };
+            let Some(turn) = turn.filter(|_| !watched.is_dead) else { continue };
             let stuck_at = turn.since_ns + nanoseconds(STUCK_AFTER);
             if before.is_some_and(is_same) && stuck_at <= now_ns && !watched.is_stuck {
                 watched.is_stuck = true;
@@ -214,11 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_failed_is_not_stuck() {
+    fn a_loop_that_is_dead_is_not_stuck() {
         let mut watch = LoopWatch::begin(1);
         watch.look(SECOND, &[turn(1)]);
         watch.look(2 * SECOND, &[turn(1)]);
-        watch.on_failed(0);
+        watch.on_died(0);
         for second in 3..6 {
             assert_eq!(watch.look(second * SECOND, &[turn(1)]), []);
         }

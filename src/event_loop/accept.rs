@@ -54,6 +54,11 @@ impl Acceptor {
         }
     }
 
+    /// Edges may be lost: somebody may wait anywhere.
+    pub(super) fn look_anew(&mut self) {
+        self.listeners.iter_mut().for_each(|listener| listener.ready = true);
+    }
+
     /// Whether there is somebody to accept at once.
     pub(super) fn somebody_waits(&self) -> bool {
         self.again_ms.is_none() && self.listeners.iter().any(|listener| listener.ready)

@@ -18,7 +18,7 @@
 mod attempt;
 mod tunnel;
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use smallvec::SmallVec;
 use socket2::SockRef;
@@ -109,6 +109,11 @@ impl Forwarding {
     pub(super) fn has_more(&self, client_output: &Output) -> bool {
         let is_readable = self.line.is_open && self.line.ready.readable;
         is_readable && client_output.buffered() <= WAITING_BYTES_MAX
+    }
+
+    /// Has its loop told again how the line is.
+    pub(super) fn watch_anew(&self, cx: &LoopContext) -> io::Result<()> {
+        cx.upstreams.watch_anew(&self.line.socket, self.line.token)
     }
 
     /// Method and target, as the upstream gets them.

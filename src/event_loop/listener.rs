@@ -80,6 +80,12 @@ impl Listener {
         Self { socket, token, address, ready, closing, is_kept, proxy_protocol }
     }
 
+    /// The socket for another loop; none if it is the admin's.
+    pub(super) fn into_public(self) -> Option<PublicSocket> {
+        let Self { socket, is_kept, proxy_protocol, .. } = self;
+        Some(PublicSocket { address: self.address?, socket, is_kept, proxy_protocol })
+    }
+
     /// Whether a PROXY header comes first on connections that are accepted now.
     pub(super) fn proxy_protocol(&self) -> bool {
         self.proxy_protocol.load(Ordering::Relaxed)

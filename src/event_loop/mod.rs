@@ -12,6 +12,7 @@
 //! finishing ──last public connection──► emptied
 //! any ──CutAll──► emptied       drops everything public
 //! any ──End──► ended            with the last answer to an admin, or after END_GRACE
+//! any ──fails──► the same       control begins a stop; or dead, in `failure`
 //! ```
 //! An upgrade is a stop before which `LetGo` takes the listeners away that another process serves.
 //! Connections are of two classes. All of this is about public ones; admin connections have their
@@ -24,6 +25,7 @@ mod buffers;
 mod busy;
 mod clock;
 mod connection;
+mod failure;
 mod forward;
 mod in_flight;
 mod later;
@@ -52,6 +54,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, unix::So
 
 pub use bind::BindError;
 pub(crate) use bind::{ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_unix};
+pub(crate) use failure::DeadLoop;
 pub(crate) use listener::ConnectionBudget;
 
 use crate::{
@@ -142,11 +145,12 @@ impl EventLoop {
     /// Runs on the calling thread until it is told to end.
     ///
     /// # Errors
-    /// When epoll_wait(2) fails or a listener cannot be watched.
-    pub(crate) fn run(self) -> io::Result<()> {
+    /// When it fails again and again, or a listener cannot be watched.
+    pub(crate) fn run(self) -> Result<(), DeadLoop> {
         let Self { poll, registry, commands, handle, setup } = self;
         let upstreams = UpstreamTable::new(registry, setup.budget.clone());
-        Running::new(poll, upstreams, commands, handle, setup)?.run()
+        let running = Running::new(poll, upstreams, commands, handle, setup);
+        running.map_err(|error| DeadLoop::of(error.to_string()))?.run()
     }
 }
 
@@ -154,6 +158,9 @@ const WAKER: Token = Token(usize::MAX);
 
 /// The bit that listeners' tokens have and connections' have not.
 const LISTENER_BIT: usize = UPSTREAM_BIT << 1;
+
+/// What a connection is watched for.
+const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
@@ -294,18 +301,17 @@ impl Running {
         Ok(running)
     }
 
-    fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(EVENTS_MAX);
+    fn take_turns(&mut self, events: &mut Events) -> io::Result<()> {
         loop {
             self.cx.gauges.end_turn();
-            match self.poll.poll(&mut events, self.timeout()) {
+            match self.poll.poll(events, self.timeout()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             self.cx.clock.tick();
             self.cx.gauges.begin_turn(self.cx.clock.now_ns());
-            let commanded = self.handle_events(&events);
+            let commanded = self.handle_events(events);
             self.accept_all();
             let closed = self.public.take_empty();
             self.close_listeners(closed);
@@ -484,7 +490,12 @@ impl Running {
             self.cx.upstreams.sweep(now);
             for life in self.cx.view.registry().entries() {
                 self.cx.gauges.ask(life.id().as_u64());
-                life.app().app.release_idle(self.cx.index, self.cx.clock.now());
+                let (app, cx) = (&life.app().app, &self.cx);
+                let release = || app.release_idle(cx.index, cx.clock.now());
+                if catch_unwind(AssertUnwindSafe(release)).is_err() {
+                    // A failure stays in its app (I8).
+                    event!(Error, "app_panicked", host = life.host());
+                }
             }
         }
     }
@@ -568,8 +579,7 @@ fn add_connection(
 ) {
     let inserted = connections.insert(|token| {
         let connection = Connection::new(token, newcomer, cx);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let watched = watch(poll.registry(), connection.socket(), token, interest);
+        let watched = watch(poll.registry(), connection.socket(), token, BOTH_WAYS);
         watched.inspect_err(|_| connection.uncount(cx)).map(|()| connection)
     });
     if let Err(error) = inserted {

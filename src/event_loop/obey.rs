@@ -155,7 +155,7 @@ impl Running {
     }
 
     /// Ends the public connections of which this is true; how many exchanges that cut.
-    fn cut(&mut self, which: impl Fn(&Connection) -> bool) -> u64 {
+    pub(super) fn cut(&mut self, which: impl Fn(&Connection) -> bool) -> u64 {
         let chosen: Vec<Token> = self
             .connections
             .tokens()

@@ -11,7 +11,10 @@ use std::{
 
 use crossbeam_channel::Receiver;
 
-use super::{test_support::hosted_app, *};
+use super::{
+    test_support::{self, hosted_app},
+    *,
+};
 use crate::{
     app::{Context, Later, Reply},
     config::{AccessFormat, Limits, LogConfig},
@@ -49,7 +52,7 @@ impl App for Desk {
 struct Rig {
     handle: LoopHandle,
     events: Receiver<ControlEvent>,
-    thread: JoinHandle<io::Result<()>>,
+    thread: JoinHandle<Result<(), DeadLoop>>,
     address: SocketAddr,
     admin: PathBuf,
     /// The admin's socket file, and its folder, unless others have it too.
@@ -91,7 +94,10 @@ impl Rig {
             budget: budget.clone(),
             epoch: Instant::now(),
             gauges: Arc::clone(&gauges),
-            report: Box::new(move |event| drop(report.send(event))),
+            report: Box::new(move |event| {
+                assert_ne!(event, ControlEvent::ListenersGated([].into()), "a bug");
+                drop(report.send(event));
+            }),
         })
         .unwrap();
         let thread = thread::spawn(move || event_loop.run());
@@ -105,6 +111,20 @@ impl Rig {
 
     fn expect(&self, event: ControlEvent) {
         assert_eq!(self.events.recv_timeout(PATIENCE), Ok(event));
+    }
+
+    /// Has a bug throw the loop out of its turn.
+    fn fail(&self) {
+        self.send(LoopCommand::GateListeners([].into()));
+    }
+
+    fn expect_failed(&self) {
+        let event = self.events.recv_timeout(PATIENCE);
+        let is_failed = |error: &str| error.starts_with("panic: ") && error.contains("a bug");
+        assert!(
+            matches!(&event, Ok(ControlEvent::Failed { error }) if is_failed(error)),
+            "{event:?}"
+        );
     }
 
     fn later(&self) -> Later {
@@ -442,6 +462,105 @@ fn who_waits_at_an_address_that_goes_is_served_when_a_stop_comes_between() {
     rig.expect(ControlEvent::Gated);
     rig.expect(ControlEvent::Emptied { cut: 0 });
     rig.end();
+}
+
+// --- Failures
+
+#[test]
+fn a_loop_that_fails_loses_nothing_and_obeys_on() {
+    let rig = Rig::start();
+    let (mut idle, mut waits, mut admin) = (rig.connect(), rig.connect(), rig.connect_admin());
+    assert!(exchange(&mut idle, &get("/")).ends_with("public"));
+    waits.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    rig.fail();
+    rig.expect_failed();
+    rig.wait_counts([0, 1, 1, 0, 2]);
+    for peer in [&mut idle, &mut rig.connect()] {
+        assert!(exchange(peer, &get("/")).ends_with("public"));
+    }
+    rig.fail();
+    rig.send(LoopCommand::Gate);
+    rig.expect_failed();
+    rig.expect(ControlEvent::Gated);
+    later.respond(Response::new(200).with_content("late"));
+    assert!(response(&mut waits).ends_with("late") && is_at_end(&mut waits));
+    assert!(exchange(&mut admin, &get("/")).ends_with("admin"));
+    drop((idle, waits));
+    rig.send(LoopCommand::Finish);
+    rig.expect(ControlEvent::Emptied { cut: 0 });
+    rig.end();
+}
+
+#[test]
+fn a_loop_that_fails_again_and_again_dies_and_leaves_its_listeners_to_another() {
+    let (rig, heir) = (Rig::start(), Rig::start());
+    let mut peer = rig.connect();
+    peer.write_all(get("/later").as_bytes()).unwrap();
+    let later = rig.later();
+    rig.fail();
+    rig.expect_failed();
+    rig.fail();
+    rig.expect_failed();
+    rig.fail();
+    let dead = rig.thread.join().unwrap().expect_err("it runs");
+    assert!(is_at_end(&mut peer) && !later.is_awaited());
+    assert_eq!((dead.cut, rig.life.drain().cut()), (1, 1), "{}", dead.error);
+    assert_eq!(rig.life.drain().active_connections(), 0);
+    assert_eq!(rig.gauges.snapshot(), LoopCounts { accepted: 1, ..LoopCounts::default() });
+    // Whoever comes now waits for the heir.
+    let mut peer = TcpStream::connect(rig.address).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    heir.send(LoopCommand::Listen(dead.listeners));
+    assert!(exchange(&mut peer, &get("/")).ends_with("public"));
+    heir.end();
+}
+
+#[test]
+fn events_that_a_failure_swallowed_are_told_again() {
+    let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+    let mut peer = TcpStream::connect(listeners[0].address).unwrap();
+    let mut running = test_support::running(listeners, None);
+    running.accept_all();
+    let [token] = running.connections.tokens()[..] else { panic!("one connection") };
+    running.with_connection(token, |connection, _| {
+        connection.queued = true;
+        Fate::Keep
+    });
+    peer.write_all(get("/").as_bytes()).unwrap();
+    let mut events = Events::with_capacity(EVENTS_MAX);
+    running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
+    assert!(events.iter().any(|event| event.token() == token), "the request is here");
+    running.cx.holds_requests = true;
+    running.look_anew();
+    running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
+    running.handle_events(&events);
+    assert!(response(&mut peer).starts_with("HTTP/1.1 404 "), "there is no app");
+    assert_eq!(running.cx.public_connections(), 1);
+}
+
+/// An app with a bug in what no request asks for.
+struct Untidy;
+
+impl App for Untidy {
+    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+        Reply::Full(Response::new(200))
+    }
+
+    fn release_idle(&self, _loop_index: usize, _now: Instant) {
+        panic!("a bug of the app");
+    }
+}
+
+#[test]
+fn an_app_that_panics_while_it_lets_go_harms_nobody() {
+    let mut running = test_support::running(Vec::new(), None);
+    let app = hosted_app(Arc::new(Untidy));
+    let new = NewApp { host: "a".into(), aliases: Vec::new(), app };
+    running.cx.view.registry().insert(new).unwrap();
+    running.release_idle_ms = 0;
+    running.handle_timers();
+    assert!(running.release_idle_ms > 0);
 }
 
 // --- Limits

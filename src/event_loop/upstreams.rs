@@ -5,13 +5,18 @@
 //! was used last is the least likely to be closed by its upstream. One that has anything to say
 //! while it is idle is closed: nobody asked it. Where descriptors are short, idle ones go first.
 
-use std::{collections::BTreeMap, io, os::fd::OwnedFd};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token, unix::SourceFd};
 use rustix::{io::Errno, net::RecvFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
+    BOTH_WAYS,
     accept::watch,
     clock::milliseconds,
     connection::Ready,
@@ -152,8 +157,7 @@ impl UpstreamTable {
         let socket = OwnedFd::from(socket);
         let registry = &self.registry;
         let token = self.slots.insert(|token| {
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            watch(registry, &socket, mark(token), interest).map(|()| Slot::Busy(client))
+            watch(registry, &socket, mark(token), BOTH_WAYS).map(|()| Slot::Busy(client))
         })?;
         let ready = Ready { writable: is_open, ..Ready::default() };
         Ok(Line { token: mark(token), socket, is_used: false, is_open, ready })
@@ -181,6 +185,14 @@ impl UpstreamTable {
     /// Forgets a connection that is going to be closed.
     pub(super) fn forget(&mut self, line: &Line) {
         self.slots.remove(strip(line.token));
+    }
+
+    /// Has all edges of a socket told again that may be lost, a client's or that of a line.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub(super) fn watch_anew(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
+        self.registry.reregister(&mut SourceFd(&socket.as_raw_fd()), token, BOTH_WAYS)
     }
 
     /// A socket told of changes. Says whose it is, if it is in use.

@@ -27,7 +27,7 @@ use super::{
 type Ended = Result<Verdict, ServerError>;
 
 /// Events that tell of a bug in the server itself, whatever a test does.
-const BUGS: &[&str] = &["connection_panicked", "loop_error", "loop_failed", "loop_not_woken"];
+const BUGS: &[&str] = &["connection_panicked", "loop_died", "loop_failed", "loop_not_woken"];
 
 /// A server that runs in this process. It is stopped when this goes.
 pub struct Site {

@@ -65,6 +65,7 @@ impl Admin {
             "previous": previous.collect::<Vec<_>>(),
             "drains": running.map(show::Drain::new).collect::<Vec<_>>(),
             "stuck_loops": report.stuck_loops.iter().map(show::stuck_loop).collect::<Vec<_>>(),
+            "failed_loops": report.failed_loops,
             "last_reload": self.reloads.counts().last.map(|last| json!({
                 "at": show::time(last.at),
                 "ok": last.error.is_none(),

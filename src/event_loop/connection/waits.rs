@@ -102,6 +102,13 @@ impl Connection {
         }
     }
 
+    /// Its state has one more.
+    pub(in super::super) fn count(&self, cx: &mut LoopContext) {
+        if self.class == Class::Public {
+            *self.wait.count(&mut cx.counts) += 1;
+        }
+    }
+
     /// The connection is going: its state has one less.
     pub(in super::super) fn uncount(&self, cx: &mut LoopContext) {
         if self.class == Class::Public {

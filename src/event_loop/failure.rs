@@ -1,0 +1,118 @@
+//! A loop that fails: it panics outside of any connection, or epoll_wait(2) fails.
+//!
+//! ```text
+//! serving ──fails──► goes on, and control begins a stop ──FAILURES_MAX times──► dead
+//! ```
+//! What failed is a bug that may have left anything half done, so the server drains. But sockets,
+//! connections and their exchanges are whole: whatever ends a connection halfway removes it first.
+//! So the loop looks at all of them anew, for the failure may have swallowed edges, and takes part
+//! in the stop as any other. One that fails again and again cuts its exchanges, counted, and leaves
+//! its listening sockets to the other loops, with whoever waits there (I6).
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use mio::Events;
+
+use super::{Connection, EVENTS_MAX, Fate, ListenerSet, LoopContext, Running, listener::Listener};
+use crate::message::ControlEvent;
+
+/// A loop that has failed this often fails at every turn.
+const FAILURES_MAX: usize = 3;
+
+/// What a loop that is dead leaves behind.
+#[derive(Debug)]
+pub(crate) struct DeadLoop {
+    /// Why it died.
+    pub(crate) error: String,
+    /// Exchanges that it cut, also before.
+    pub(crate) cut: u64,
+    /// Its public sockets, open.
+    pub(crate) listeners: ListenerSet,
+}
+
+impl DeadLoop {
+    /// A loop that can say no more than this.
+    pub(super) fn of(error: String) -> Self {
+        Self { error, cut: 0, listeners: Vec::new() }
+    }
+
+    /// A loop that panicked.
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        Self::of(message(panic))
+    }
+}
+
+impl Running {
+    /// Runs until it is told to end, or fails too often.
+    pub(super) fn run(mut self) -> Result<(), DeadLoop> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        for failures in 1.. {
+            let run = AssertUnwindSafe(|| {
+                if failures > 1 {
+                    self.look_anew();
+                }
+                self.take_turns(&mut events)
+            });
+            let error = match catch_unwind(run) {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => message(&*panic),
+            };
+            if failures == FAILURES_MAX {
+                return Err(self.die(error));
+            }
+            (self.report)(ControlEvent::Failed { error });
+        }
+        Ok(())
+    }
+
+    /// Looks at everything, for events, work that was left and commands may be lost.
+    pub(super) fn look_anew(&mut self) {
+        self.cx.clock.tick();
+        self.again.clear();
+        self.held.clear();
+        self.cx.holds_requests = false;
+        self.cx.upstreams.close_idle();
+        self.public.look_anew();
+        self.admin.look_anew();
+        let counts = &mut self.cx.counts;
+        (counts.fresh, counts.busy, counts.idle, counts.lingering) = (0, 0, 0, 0);
+        for token in self.connections.tokens() {
+            self.with_connection(token, Connection::look_anew);
+        }
+        self.obey();
+    }
+
+    fn die(mut self, error: String) -> DeadLoop {
+        // What cannot even be cut is dropped.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.cut += self.cut(|_| true)));
+        let listeners = self.public.take(|_| true);
+        self.cx.gauges.publish(&self.cx.counts);
+        self.cx.gauges.end_turn();
+        let listeners = listeners.into_iter().filter_map(Listener::into_public).collect();
+        DeadLoop { error, cut: self.cut, listeners }
+    }
+}
+
+impl Connection {
+    /// Its loop has failed, and may have lost what it knew of this connection.
+    fn look_anew(&mut self, cx: &mut LoopContext) -> Fate {
+        self.count(cx);
+        self.queued = false;
+        let mut watched = cx.upstreams.watch_anew(self.socket(), self.token);
+        if let (Ok(()), Some(forwarding)) = (&watched, &self.forwarding) {
+            watched = forwarding.watch_anew(cx);
+        }
+        if watched.is_err() { Fate::Gone } else { self.work(cx) }
+    }
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a message"))
+}
