@@ -8,8 +8,14 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::json;
-use support::{Client, HeldLoop, Load, LoadKind, NotifySocket, Server, Setup, get};
+use support::{
+    Client, HeldLoop, Load, LoadKind, NotifySocket, Server, Setup, get, post, wait_until,
+};
+
+const MS: Duration = Duration::from_millis(1);
 
 fn setup() -> Setup {
     Setup::new()
@@ -111,4 +117,42 @@ fn the_first_signal_after_a_loop_has_failed_cuts_nothing() {
     drop(slow);
     assert_eq!(server.wait_exit().code(), Some(1));
     assert_eq!(server.wait_event("shutdown_incomplete").count("cut"), 0);
+}
+
+// --- A process that stands still
+
+/// Lets the process stand still for so long, with this done meanwhile.
+fn stand_still(server: &Server, time: Duration, meanwhile: impl FnOnce()) {
+    server.pause();
+    meanwhile();
+    wait_until(time, || false);
+    server.resume();
+}
+
+#[test]
+fn what_came_while_the_process_stood_still_is_in_time() {
+    // More than the kernel tells at once: the events of the last ones come after the deadlines of
+    // all.
+    const MANY: usize = 1500;
+    let limits = "head_timeout = \"3s\"\nbody_timeout = \"3s\"";
+    let server = setup().server("threads = 1").limits(limits).start();
+    let mut clients: Vec<_> = (0..MANY).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| drop(client.exchange(get("app.test", "/"))));
+    let halves = [get("app.test", "/"), post("app.test", "/", 9) + "123456789"];
+    let halves = halves
+        .map(|whole| (whole[..whole.len() - 5].to_owned(), whole[whole.len() - 5..].to_owned()));
+    for (client, (begin, _)) in clients.iter_mut().zip(halves.iter().cycle()) {
+        client.send(begin);
+    }
+    server.wait_read(&clients);
+    stand_still(&server, 3500 * MS, || {
+        for (client, (_, rest)) in clients.iter_mut().zip(halves.iter().cycle()) {
+            client.send(rest);
+        }
+    });
+    for (nth, client) in clients.iter_mut().enumerate() {
+        let response = client.try_response(false);
+        let status = response.as_ref().map(|response| response.status);
+        assert!(matches!(status, Ok(200)), "client {nth}: {response:?}");
+    }
 }
