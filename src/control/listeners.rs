@@ -56,8 +56,8 @@ impl Control {
         self.closing.iter_mut().for_each(|closing| closing.plan.on_gated(index, now));
     }
 
-    /// Another loop serves whoever waits on the sockets of one that is dead. What is closing by now,
-    /// or another process's, closes; so does all of it with the last loop.
+    /// Another loop serves whoever waits on the sockets of one that is dead. What is closed by now,
+    /// or another process's, is dropped; so is all of it with the last loop.
     pub(super) fn give_orphans_away(&self, mut sockets: Sockets) {
         sockets.retain(|socket| self.addresses.contains(&socket.address));
         if let Some(heir) = self.watch.first_alive() {

@@ -246,7 +246,7 @@ impl Control {
                 let left = remaining.as_secs();
                 format!("stopping: {connections} connections, {active} active, {left} s left")
             }
-            Some(DrainView { verdict: Some(verdict), .. }) => return format!("stopped: {verdict}"),
+            Some(DrainView { verdict: Some(verdict), .. }) => format!("stopped: {verdict}"),
         };
         let running = self.drains.running().filter(|drain| !drain.cancelled);
         let now = Instant::now();

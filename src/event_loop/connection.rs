@@ -191,17 +191,6 @@ impl Connection {
         self.work(cx)
     }
 
-    /// Its loop has failed, and may have lost what it knew of this connection.
-    pub(super) fn look_anew(&mut self, cx: &mut LoopContext) -> Fate {
-        self.count(cx);
-        self.queued = false;
-        let mut watched = cx.upstreams.watch_anew(&self.socket, self.token);
-        if let (Ok(()), Some(forwarding)) = (&watched, &self.forwarding) {
-            watched = forwarding.watch_anew(cx);
-        }
-        if watched.is_err() { Fate::Gone } else { self.work(cx) }
-    }
-
     /// Does what can be done now, at most a turn's worth.
     pub(super) fn work(&mut self, cx: &mut LoopContext) -> Fate {
         self.begin_turn();

@@ -16,7 +16,7 @@ use std::{
 
 use mio::Events;
 
-use super::{Connection, EVENTS_MAX, ListenerSet, Running, listener::Listener};
+use super::{Connection, EVENTS_MAX, Fate, ListenerSet, LoopContext, Running, listener::Listener};
 use crate::message::ControlEvent;
 
 /// A loop that has failed this often fails at every turn.
@@ -94,6 +94,19 @@ impl Running {
         self.cx.gauges.end_turn();
         let listeners = listeners.into_iter().filter_map(Listener::into_public).collect();
         DeadLoop { error, cut: self.cut, listeners }
+    }
+}
+
+impl Connection {
+    /// Its loop has failed, and may have lost what it knew of this connection.
+    fn look_anew(&mut self, cx: &mut LoopContext) -> Fate {
+        self.count(cx);
+        self.queued = false;
+        let mut watched = cx.upstreams.watch_anew(self.socket(), self.token);
+        if let (Ok(()), Some(forwarding)) = (&watched, &self.forwarding) {
+            watched = forwarding.watch_anew(cx);
+        }
+        if watched.is_err() { Fate::Gone } else { self.work(cx) }
     }
 }
 

@@ -1,10 +1,10 @@
 //! The event loops: one thread each, sole owner of its sockets, buffers and timers.
 //!
 //! A turn handles I/O, then new connections, then timers, then commands: a command never frees what
-//! an event still names. Requests for upstreams go out together, behind the events: a send to a
-//! process that sleeps has to wake it, and one that has work does not sleep. Nothing here waits but
-//! in epoll_wait(2), and no loop touches what another one owns. It knows control only by
-//! [`crate::message`].
+//! an event still names, and no deadline comes before what was in time. Requests for upstreams go
+//! out together, behind the events: a send to a process that sleeps has to wake it, and one that has
+//! work does not sleep. Nothing here waits but in epoll_wait(2), and no loop touches what another
+//! one owns. It knows control only by [`crate::message`].
 //!
 //! ```text
 //! serving ──Gate──► closing     gated; every answer says close; the idle end after the grace
@@ -227,6 +227,8 @@ struct Running {
     /// Upstreams that drain, and with which exchanges of this loop may be.
     watched: Vec<(UpstreamDrainId, OneUpstream)>,
     release_idle_ms: u64,
+    /// Turns up to now with as many events as the kernel tells at once.
+    full_turns: usize,
     report: Box<dyn Fn(ControlEvent) + Send>,
     published: LoopCounts,
     finishing: bool,
@@ -285,6 +287,7 @@ impl Running {
             held: Vec::new(),
             watched: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
+            full_turns: 0,
             report: setup.report,
             published: LoopCounts::default(),
             finishing: false,
@@ -318,7 +321,9 @@ impl Running {
             self.accept_all();
             let closed = self.public.take_empty();
             self.close_listeners(closed);
-            self.handle_timers();
+            if !self.has_unread_events() {
+                self.handle_timers();
+            }
             if commanded {
                 self.obey();
             }
@@ -372,9 +377,10 @@ impl Running {
     /// there are commands.
     fn handle_events(&mut self, events: &Events) -> bool {
         let again = std::mem::take(&mut self.again);
-        let mut commanded = false;
+        let (mut commanded, mut count) = (false, 0);
         self.cx.holds_requests = true;
         for event in events {
+            count += 1;
             match event.token() {
                 WAKER => commanded = true,
                 listener if listener.0 & LISTENER_BIT != 0 => {
@@ -388,6 +394,7 @@ impl Running {
                 self.cx.holds_requests = true;
             }
         }
+        self.full_turns = if count == EVENTS_MAX { self.full_turns + 1 } else { 0 };
         self.send_held();
         for token in again {
             self.with_connection(token, |connection, cx| {
@@ -476,6 +483,15 @@ impl Running {
                 cx.upstreams.close_idle();
             }
         }
+    }
+
+    /// Whether the kernel is likely to have events left of those that were there as the turn began.
+    /// A deadline comes behind them: what was sent in time is not late because this process stood
+    /// still, or is busy. It tells of the sockets in turn, so all have had theirs after a while.
+    fn has_unread_events(&self) -> bool {
+        // Each may have one to an upstream too.
+        let sockets = 2 * self.connections.len();
+        (1..=sockets / EVENTS_MAX + 1).contains(&self.full_turns)
     }
 
     fn handle_timers(&mut self) {

@@ -47,6 +47,10 @@ impl<T> Slots<T> {
         self.slab.iter().map(|(key, slot)| token(key, slot.0)).collect()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }

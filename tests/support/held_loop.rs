@@ -1,5 +1,6 @@
 //! A loop of the real binary that hangs, as an app would make it hang: held by ptrace(2) at its
-//! first system call of a turn, while the other threads go on.
+//! first system call of a turn, while the other threads go on. Or one that fails: its epoll_wait(2)
+//! is made to, likewise.
 
 use std::{fs, time::Duration};
 
@@ -26,6 +27,54 @@ impl HeldLoop {
     /// Holds the loop of this number, which has to be idle, when `wake` has given it work. None
     /// where nobody may trace a process.
     pub fn hold(server: &Server, index: usize, wake: impl FnOnce()) -> Option<Self> {
+        let held = Self::stop(server, index)?;
+        // It goes back to sleep, wakes up, and does the first thing.
+        held.run_to_call();
+        ptrace::syscall(held.thread, None).expect("syscall");
+        wake();
+        held.wait_stopped();
+        held.run_to_call();
+        Some(held)
+    }
+
+    /// Has epoll_wait(2) fail in the loop of this number, so many times; each time `wake` gives it
+    /// work. Whether that can be done here.
+    #[cfg(target_arch = "x86_64")]
+    pub fn fail(server: &Server, index: usize, times: usize, wake: impl Fn()) -> bool {
+        const CALLS: [u64; 2] = [232, 281]; // epoll_wait, epoll_pwait
+        const ENTERS: u64 = -38_i64 as u64; // what the result is before there is one
+        const EBADF: u64 = -9_i64 as u64;
+        let Some(held) = Self::stop(server, index) else { return false };
+        let mut failed = 0;
+        while failed < times {
+            let mut registers = ptrace::getregs(held.thread).expect("registers");
+            let waits = CALLS.contains(&registers.orig_rax);
+            if waits && registers.rax == ENTERS {
+                ptrace::syscall(held.thread, None).expect("syscall");
+                wake();
+                held.wait_stopped();
+                registers = ptrace::getregs(held.thread).expect("registers");
+                registers.rax = EBADF;
+                ptrace::setregs(held.thread, registers).expect("registers");
+                failed += 1;
+            }
+            if failed < times {
+                held.run_to_call();
+            }
+        }
+        held.release();
+        true
+    }
+
+    /// Registers have other names there.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn fail(_: &Server, _: usize, _: usize, _: impl Fn()) -> bool {
+        eprintln!("skipped: not on this processor");
+        false
+    }
+
+    /// Stops the loop, wherever it is; none where nobody may trace a process.
+    fn stop(server: &Server, index: usize) -> Option<Self> {
         let thread = thread_of(server, &format!("loop-{index}"));
         match ptrace::seize(thread, Options::empty()) {
             Err(Errno::EPERM | Errno::ENOSYS | Errno::EACCES) => {
@@ -37,12 +86,6 @@ impl HeldLoop {
         let held = Self { thread };
         ptrace::interrupt(thread).expect("interrupt");
         held.wait_stopped();
-        // It goes back to sleep, wakes up, and does the first thing.
-        held.run_to_call();
-        ptrace::syscall(thread, None).expect("syscall");
-        wake();
-        held.wait_stopped();
-        held.run_to_call();
         Some(held)
     }
 

@@ -103,7 +103,7 @@ impl Connection {
     }
 
     /// Its state has one more.
-    pub(super) fn count(&self, cx: &mut LoopContext) {
+    pub(in super::super) fn count(&self, cx: &mut LoopContext) {
         if self.class == Class::Public {
             *self.wait.count(&mut cx.counts) += 1;
         }
