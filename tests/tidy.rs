@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use toml::{Table, Value};
+
 const COLUMNS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 500;
@@ -179,9 +181,8 @@ fn only_the_registry_is_compiled_for_loom() {
 
 #[test]
 fn there_is_no_async_runtime() {
-    let lock = read("Cargo.lock");
-    assert_eq!(async_runtimes(&lock), Vec::<&str>::new());
-    assert_eq!(async_runtimes("name = \"mio\"\nname = \"tokio\"\n"), ["tokio"]);
+    let found = async_runtimes(&read("Cargo.toml"), &read("Cargo.lock"));
+    assert_eq!(found, Vec::<String>::new());
 }
 
 #[test]
@@ -434,9 +435,46 @@ fn no_loom_guard(source: &Source) -> Vec<String> {
     bad.then(|| source.complain(0, "no #![cfg(not(loom))]")).into_iter().collect()
 }
 
-fn async_runtimes(lock: &str) -> Vec<&'static str> {
-    let locked = |name: &&&str| lock.lines().any(|line| line == format!("name = \"{name}\""));
-    ASYNC_RUNTIMES.iter().filter(locked).copied().collect()
+/// Those that the product depends on, in one step or more. What only tests and benchmarks use may
+/// have one.
+fn async_runtimes(manifest: &str, lock: &str) -> Vec<String> {
+    let manifest: Table = manifest.parse().expect("a manifest");
+    let lock: Table = lock.parse().expect("a lock file");
+    let mut used = direct_dependencies(&manifest);
+    let mut next = 0;
+    while let Some(name) = used.get(next).cloned() {
+        next += 1;
+        for dependency in locked_dependencies(&lock, &name) {
+            if !used.contains(&dependency) {
+                used.push(dependency);
+            }
+        }
+    }
+    used.retain(|name| ASYNC_RUNTIMES.contains(&name.as_str()));
+    used
+}
+
+/// What the manifest names for the product and its build, for every target.
+fn direct_dependencies(manifest: &Table) -> Vec<String> {
+    let targets = manifest.get("target").and_then(Value::as_table);
+    let tables = targets.into_iter().flat_map(Table::values).filter_map(Value::as_table);
+    let kinds = ["dependencies", "build-dependencies"];
+    let named = tables.chain([manifest]).flat_map(|table| kinds.map(|kind| table.get(kind)));
+    let names = named.flatten().filter_map(Value::as_table).flat_map(Table::keys);
+    names.cloned().collect()
+}
+
+/// What every locked version of a package depends on.
+fn locked_dependencies(lock: &Table, name: &str) -> Vec<String> {
+    let packages = lock.get("package").and_then(Value::as_array).into_iter().flatten();
+    packages
+        .filter(|package| package.get("name").and_then(Value::as_str) == Some(name))
+        .filter_map(|package| package.get("dependencies")?.as_array())
+        .flatten()
+        // A version may follow.
+        .filter_map(|dependency| dependency.as_str()?.split(' ').next())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn is_name_char(char: char) -> bool {
@@ -718,6 +756,23 @@ fn missing_loom_guards_are_found() {
     assert!(complaints(no_loom_guard, "drain.rs", "//! X\n#![cfg(not(loom))]\n").is_empty());
     assert!(complaints(no_loom_guard, "loom.rs", "//! X\n").is_empty());
     assert!(complaints(no_loom_guard, "support/mod.rs", "//! X\n").is_empty());
+}
+
+#[test]
+fn async_runtimes_of_the_product_are_found() {
+    let lock = "[[package]]\nname = \"web\"\ndependencies = [\"net 2.0.0\"]\n\
+                [[package]]\nname = \"net\"\ndependencies = [\"tokio\", \"web\"]\n\
+                [[package]]\nname = \"tokio\"\n";
+    for (manifest, found) in [
+        ("[dependencies]\nweb = \"1\"", vec!["tokio"]),
+        ("[build-dependencies]\nnet = \"2\"", vec!["tokio"]),
+        ("[target.'cfg(unix)'.dependencies]\ntokio = \"1\"", vec!["tokio"]),
+        ("[dev-dependencies]\nweb = \"1\"", vec![]),
+        ("[target.'cfg(unix)'.dev-dependencies]\ntokio = \"1\"", vec![]),
+        ("[dependencies]\nmio = \"1\"", vec![]),
+    ] {
+        assert_eq!(async_runtimes(manifest, lock), found, "{manifest}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod case;
 mod floor;
+mod hyper_server;
 mod load;
 mod machine;
 mod measure;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [_, "--floor", port, file, ref rest @ ..] => run_floor(port, file, rest.contains(&"close")),
+        [_, "--hyper", port] => run_hyper(port),
         _ if cfg!(debug_assertions) => {
             eprintln!("a debug build measures nothing: use cargo bench --bench throughput");
             Ok(())
@@ -53,6 +55,10 @@ fn main() -> ExitCode {
 fn run_floor(port: &str, file: &str, close: bool) -> io::Result<()> {
     let port = port.parse().map_err(io::Error::other)?;
     floor::run(port, &std::fs::read(file)?, close)
+}
+
+fn run_hyper(port: &str) -> io::Result<()> {
+    hyper_server::run(port.parse().map_err(io::Error::other)?)
 }
 
 fn run(options: &Options) -> io::Result<()> {
@@ -128,7 +134,7 @@ impl Bench<'_> {
             let by_floor = kind == Kind::Tidegate && self.options.wants(Kind::Floor);
             by_case && (self.options.wants(kind) || by_floor)
         };
-        [Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy]
+        [Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy, Kind::Hyper]
             .into_iter()
             .filter(|&kind| wanted(kind))
             .map(|kind| {

@@ -32,6 +32,9 @@ pub(crate) enum Kind {
     Nginx,
     H2o,
     Haproxy,
+    Caddy,
+    /// A server that is nothing but hyper on tokio.
+    Hyper,
 }
 
 impl Kind {
@@ -42,6 +45,8 @@ impl Kind {
             Kind::Nginx => "nginx",
             Kind::H2o => "h2o",
             Kind::Haproxy => "haproxy",
+            Kind::Caddy => "caddy",
+            Kind::Hyper => "hyper",
         }
     }
 }
@@ -92,6 +97,8 @@ impl Peer {
             Kind::Nginx => nginx(site, port, upstream)?,
             Kind::H2o => h2o(site, port, upstream)?,
             Kind::Haproxy => haproxy(site, port, upstream)?,
+            Kind::Caddy => caddy(site, port, upstream)?,
+            Kind::Hyper => hyper(port)?,
         };
         Peer::launch(kind, command, port, site, core, home)
     }
@@ -396,5 +403,52 @@ fn haproxy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<C
     fs::write(&file, config)?;
     let mut command = Command::new(program("haproxy")?);
     command.arg("-db").arg("-f").arg(file);
+    Ok(command)
+}
+
+/// One thread of Go code, as the others have one loop.
+fn caddy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
+    let folder = site.path();
+    let (file, at) = (folder.join("Caddyfile"), folder.display());
+    let answer = match upstream {
+        Some(address) => format!(
+            "reverse_proxy http://{address} {{\n\
+             transport http {{\n\
+             keepalive_idle_conns_per_host 256\n\
+             }}\n\
+             }}"
+        ),
+        None => format!(
+            "root * {at}/root\n\
+             file_server\n\
+             header / Content-Type text/plain\n\
+             respond / \"{SMALL_BODY}\""
+        ),
+    };
+    let config = format!(
+        "{{\n\
+         admin off\n\
+         auto_https off\n\
+         log {{\n\
+         level ERROR\n\
+         }}\n\
+         }}\n\
+         http://:{port} {{\n\
+         bind 127.0.0.1\n\
+         {answer}\n\
+         }}\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = Command::new(program("caddy")?);
+    command.arg("run").arg("--config").arg(file).arg("--adapter").arg("caddyfile");
+    command.env("GOMAXPROCS", "1");
+    // It keeps a copy of its configuration below these.
+    command.env("XDG_CONFIG_HOME", folder).env("XDG_DATA_HOME", folder);
+    Ok(command)
+}
+
+fn hyper(port: u16) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--hyper").arg(port.to_string());
     Ok(command)
 }
