@@ -4,6 +4,7 @@
 //! servers interleave, and the numbers are medians: what disturbs the machine disturbs all alike.
 //! `bench/README.md` tells how to run it and how to read it.
 
+mod callgrind;
 mod case;
 mod floor;
 mod hyper_server;
@@ -72,19 +73,22 @@ fn run(options: &Options) -> io::Result<()> {
     machine::pin(&layout.load)?;
     let site = Site::create()?;
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
-    // Under strace, idle connections would take longer to open than the load lasts, and a rate
-    // would be too high.
-    let left_out = |case: &Case| options.syscalls && (case.is_mostly_idle() || case.paced);
+    // A server that is slowed takes longer to open many connections than the load lasts, and can't
+    // keep up with a rate.
+    let left_out = |case: &Case| options.counts() && (case.is_mostly_idle() || case.paced);
     let wanted = |case: &&Case| options.wants_case(case.name) && !left_out(case);
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut report = Report::new(machine, &layout, options);
+    if options.allocations {
+        print!("{}", callgrind::HEADING);
+    }
     let (proxied, own): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.proxied);
     bench.run_group(&own, None, &mut report)?;
     for case in proxied {
         let upstream = bench.start_upstream(case)?;
         bench.run_group(&[case], Some(upstream.address), &mut report)?;
     }
-    if !options.syscalls {
+    if !options.counts() {
         print!("{}", if options.json { report.to_json() } else { report.to_markdown() });
     }
     Ok(())
@@ -109,6 +113,9 @@ impl Bench<'_> {
         upstream: Option<SocketAddr>,
         report: &mut Report,
     ) -> io::Result<()> {
+        if self.options.allocations {
+            return self.count_allocations(cases, upstream);
+        }
         let peers = self.start_peers(cases, upstream);
         for case in cases {
             if self.options.syscalls {
@@ -219,6 +226,16 @@ impl Bench<'_> {
             table += &format!("| {} | {line} |\n", contestant.kind.name());
         }
         Ok(table)
+    }
+
+    fn count_allocations(&self, cases: &[&Case], upstream: Option<SocketAddr>) -> io::Result<()> {
+        for case in cases {
+            self.check()?;
+            let row = callgrind::row(case, upstream, self.layout, self.options, self.site);
+            let failed = |error| format!("| `{}` | {error} | | |\n", case.name);
+            print!("{}", row.unwrap_or_else(failed));
+        }
+        Ok(())
     }
 
     fn check(&self) -> io::Result<()> {

@@ -37,12 +37,20 @@ pub(crate) struct Options {
     /// Count system calls per request with strace instead of time
     #[arg(long)]
     pub(crate) syscalls: bool,
+    /// Count allocations and instructions per request of Tidegate with valgrind instead of time
+    #[arg(long, conflicts_with = "syscalls")]
+    pub(crate) allocations: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 impl Options {
+    /// Something is counted, under a tool that slows the server.
+    pub(crate) fn counts(&self) -> bool {
+        self.syscalls || self.allocations
+    }
+
     pub(crate) fn wants_case(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
     }

@@ -16,8 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::case::{Case, FILES, FILES_HOST, SMALL_BODY, SMALL_HOST};
 use crate::machine;
 
-const START_LIMIT: Duration = Duration::from_secs(5);
-const STOP_LIMIT: Duration = Duration::from_secs(2);
+const START_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 /// More than any case opens.
@@ -101,6 +101,22 @@ impl Peer {
             Kind::Hyper => hyper(port)?,
         };
         Peer::launch(kind, command, port, site, core, home)
+    }
+
+    /// Starts Tidegate in callgrind, which writes its counts to `file` when the server has ended.
+    pub(crate) fn start_in_callgrind(
+        file: &Path,
+        upstream: Option<SocketAddr>,
+        site: &Site,
+        core: usize,
+        home: &[usize],
+    ) -> io::Result<Peer> {
+        let port = free_port()?;
+        let server = tidegate(site, port, upstream)?;
+        let mut command = Command::new(program("valgrind")?);
+        command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", file.display()));
+        command.arg(server.get_program()).args(server.get_args());
+        Peer::launch(Kind::Tidegate, command, port, site, core, home)
     }
 
     /// Starts the floor of one case: a process of this same program that sends `answer`.
