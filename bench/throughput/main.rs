@@ -16,6 +16,7 @@ mod options;
 mod paced;
 mod peer;
 mod report;
+mod svg;
 mod syscalls;
 
 use std::io;
@@ -90,6 +91,9 @@ fn run(options: &Options) -> io::Result<()> {
     }
     if !options.counts() {
         print!("{}", if options.json { report.to_json() } else { report.to_markdown() });
+        if let Some(folder) = &options.svg {
+            report.write_charts(folder)?;
+        }
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, value_parser};
 
@@ -34,6 +36,9 @@ pub(crate) struct Options {
     /// Print JSON with every sample instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+    /// Draw a chart of each case in this folder, too
+    #[arg(long)]
+    pub(crate) svg: Option<PathBuf>,
     /// Count system calls per request with strace instead of time
     #[arg(long)]
     pub(crate) syscalls: bool,
