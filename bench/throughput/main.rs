@@ -4,8 +4,10 @@
 //! servers interleave, and the numbers are medians: what disturbs the machine disturbs all alike.
 //! `bench/README.md` tells how to run it and how to read it.
 
+mod callgrind;
 mod case;
 mod floor;
+mod hyper_server;
 mod load;
 mod machine;
 mod measure;
@@ -14,6 +16,7 @@ mod options;
 mod paced;
 mod peer;
 mod report;
+mod svg;
 mod syscalls;
 
 use std::io;
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [_, "--floor", port, file, ref rest @ ..] => run_floor(port, file, rest.contains(&"close")),
+        [_, "--hyper", port] => run_hyper(port),
         _ if cfg!(debug_assertions) => {
             eprintln!("a debug build measures nothing: use cargo bench --bench throughput");
             Ok(())
@@ -55,6 +59,10 @@ fn run_floor(port: &str, file: &str, close: bool) -> io::Result<()> {
     floor::run(port, &std::fs::read(file)?, close)
 }
 
+fn run_hyper(port: &str) -> io::Result<()> {
+    hyper_server::run(port.parse().map_err(io::Error::other)?)
+}
+
 fn run(options: &Options) -> io::Result<()> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -66,20 +74,26 @@ fn run(options: &Options) -> io::Result<()> {
     machine::pin(&layout.load)?;
     let site = Site::create()?;
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
-    // Under strace, idle connections would take longer to open than the load lasts, and a rate
-    // would be too high.
-    let left_out = |case: &Case| options.syscalls && (case.is_mostly_idle() || case.paced);
+    // A server that is slowed takes longer to open many connections than the load lasts, and can't
+    // keep up with a rate.
+    let left_out = |case: &Case| options.counts() && (case.is_mostly_idle() || case.paced);
     let wanted = |case: &&Case| options.wants_case(case.name) && !left_out(case);
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut report = Report::new(machine, &layout, options);
+    if options.allocations {
+        print!("{}", callgrind::HEADING);
+    }
     let (proxied, own): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.proxied);
     bench.run_group(&own, None, &mut report)?;
     for case in proxied {
         let upstream = bench.start_upstream(case)?;
         bench.run_group(&[case], Some(upstream.address), &mut report)?;
     }
-    if !options.syscalls {
+    if !options.counts() {
         print!("{}", if options.json { report.to_json() } else { report.to_markdown() });
+        if let Some(folder) = &options.svg {
+            report.write_charts(folder)?;
+        }
     }
     Ok(())
 }
@@ -103,6 +117,9 @@ impl Bench<'_> {
         upstream: Option<SocketAddr>,
         report: &mut Report,
     ) -> io::Result<()> {
+        if self.options.allocations {
+            return self.count_allocations(cases, upstream);
+        }
         let peers = self.start_peers(cases, upstream);
         for case in cases {
             if self.options.syscalls {
@@ -128,7 +145,7 @@ impl Bench<'_> {
             let by_floor = kind == Kind::Tidegate && self.options.wants(Kind::Floor);
             by_case && (self.options.wants(kind) || by_floor)
         };
-        [Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy]
+        [Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy, Kind::Hyper]
             .into_iter()
             .filter(|&kind| wanted(kind))
             .map(|kind| {
@@ -213,6 +230,16 @@ impl Bench<'_> {
             table += &format!("| {} | {line} |\n", contestant.kind.name());
         }
         Ok(table)
+    }
+
+    fn count_allocations(&self, cases: &[&Case], upstream: Option<SocketAddr>) -> io::Result<()> {
+        for case in cases {
+            self.check()?;
+            let row = callgrind::row(case, upstream, self.layout, self.options, self.site);
+            let failed = |error| format!("| `{}` | {error} | | |\n", case.name);
+            print!("{}", row.unwrap_or_else(failed));
+        }
+        Ok(())
     }
 
     fn check(&self) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, value_parser};
 
@@ -34,15 +36,26 @@ pub(crate) struct Options {
     /// Print JSON with every sample instead of tables
     #[arg(long)]
     pub(crate) json: bool,
+    /// Draw a chart of each case in this folder, too
+    #[arg(long)]
+    pub(crate) svg: Option<PathBuf>,
     /// Count system calls per request with strace instead of time
     #[arg(long)]
     pub(crate) syscalls: bool,
+    /// Count allocations and instructions per request of Tidegate with valgrind instead of time
+    #[arg(long, conflicts_with = "syscalls")]
+    pub(crate) allocations: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 impl Options {
+    /// Something is counted, under a tool that slows the server.
+    pub(crate) fn counts(&self) -> bool {
+        self.syscalls || self.allocations
+    }
+
     pub(crate) fn wants_case(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| wanted == name)
     }

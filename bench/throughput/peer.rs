@@ -16,8 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::case::{Case, FILES, FILES_HOST, SMALL_BODY, SMALL_HOST};
 use crate::machine;
 
-const START_LIMIT: Duration = Duration::from_secs(5);
-const STOP_LIMIT: Duration = Duration::from_secs(2);
+const START_LIMIT: Duration = Duration::from_secs(20);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 /// More than any case opens.
@@ -32,6 +32,9 @@ pub(crate) enum Kind {
     Nginx,
     H2o,
     Haproxy,
+    Caddy,
+    /// A server that is nothing but hyper on tokio.
+    Hyper,
 }
 
 impl Kind {
@@ -42,6 +45,8 @@ impl Kind {
             Kind::Nginx => "nginx",
             Kind::H2o => "h2o",
             Kind::Haproxy => "haproxy",
+            Kind::Caddy => "caddy",
+            Kind::Hyper => "hyper",
         }
     }
 }
@@ -92,8 +97,26 @@ impl Peer {
             Kind::Nginx => nginx(site, port, upstream)?,
             Kind::H2o => h2o(site, port, upstream)?,
             Kind::Haproxy => haproxy(site, port, upstream)?,
+            Kind::Caddy => caddy(site, port, upstream)?,
+            Kind::Hyper => hyper(port)?,
         };
         Peer::launch(kind, command, port, site, core, home)
+    }
+
+    /// Starts Tidegate in callgrind, which writes its counts to `file` when the server has ended.
+    pub(crate) fn start_in_callgrind(
+        file: &Path,
+        upstream: Option<SocketAddr>,
+        site: &Site,
+        core: usize,
+        home: &[usize],
+    ) -> io::Result<Peer> {
+        let port = free_port()?;
+        let server = tidegate(site, port, upstream)?;
+        let mut command = Command::new(program("valgrind")?);
+        command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", file.display()));
+        command.arg(server.get_program()).args(server.get_args());
+        Peer::launch(Kind::Tidegate, command, port, site, core, home)
     }
 
     /// Starts the floor of one case: a process of this same program that sends `answer`.
@@ -396,5 +419,52 @@ fn haproxy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<C
     fs::write(&file, config)?;
     let mut command = Command::new(program("haproxy")?);
     command.arg("-db").arg("-f").arg(file);
+    Ok(command)
+}
+
+/// One thread of Go code, as the others have one loop.
+fn caddy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
+    let folder = site.path();
+    let (file, at) = (folder.join("Caddyfile"), folder.display());
+    let answer = match upstream {
+        Some(address) => format!(
+            "reverse_proxy http://{address} {{\n\
+             transport http {{\n\
+             keepalive_idle_conns_per_host 256\n\
+             }}\n\
+             }}"
+        ),
+        None => format!(
+            "root * {at}/root\n\
+             file_server\n\
+             header / Content-Type text/plain\n\
+             respond / \"{SMALL_BODY}\""
+        ),
+    };
+    let config = format!(
+        "{{\n\
+         admin off\n\
+         auto_https off\n\
+         log {{\n\
+         level ERROR\n\
+         }}\n\
+         }}\n\
+         http://:{port} {{\n\
+         bind 127.0.0.1\n\
+         {answer}\n\
+         }}\n"
+    );
+    fs::write(&file, config)?;
+    let mut command = Command::new(program("caddy")?);
+    command.arg("run").arg("--config").arg(file).arg("--adapter").arg("caddyfile");
+    command.env("GOMAXPROCS", "1");
+    // It keeps a copy of its configuration below these.
+    command.env("XDG_CONFIG_HOME", folder).env("XDG_DATA_HOME", folder);
+    Ok(command)
+}
+
+fn hyper(port: u16) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--hyper").arg(port.to_string());
     Ok(command)
 }

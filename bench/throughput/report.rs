@@ -1,6 +1,9 @@
-//! The report: a table for people, JSON for programs.
+//! The report: a table and charts for people, JSON for programs.
 
 use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -8,6 +11,7 @@ use crate::case::Case;
 use crate::measure::{Latency, Layout, Sample};
 use crate::options::Options;
 use crate::peer::Kind;
+use crate::svg;
 
 /// What came of one server in one case.
 pub(crate) enum Outcome {
@@ -36,17 +40,17 @@ impl Row {
     }
 
     /// One figure of the quiet rounds; of all, where none was quiet.
-    fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+    pub(crate) fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
         let all = self.quiet() == 0;
         self.samples().iter().filter(|sample| all || sample.quiet).map(value).collect()
     }
 
     /// The median of each percentile and of the load's lateness; `NaN` where none was measured.
-    fn latency(&self, value: impl Fn(&Latency) -> f64) -> f64 {
+    pub(crate) fn latency(&self, value: impl Fn(&Latency) -> f64) -> f64 {
         median(self.column(|sample| sample.latency.as_ref().map_or(f64::NAN, &value)))
     }
 
-    fn is_latency(&self) -> bool {
+    pub(crate) fn is_latency(&self) -> bool {
         self.samples().iter().any(|sample| sample.latency.is_some())
     }
 
@@ -94,6 +98,15 @@ impl Report {
             text += &memory_line(rows);
         }
         text
+    }
+
+    /// A chart for each case, named after it.
+    pub(crate) fn write_charts(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        for (name, title, _, rows) in &self.cases {
+            fs::write(folder.join(format!("{name}.svg")), svg::draw(title, rows))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn to_json(&self) -> String {
@@ -232,7 +245,7 @@ fn ratio(samples: &[Sample], base: &[Sample]) -> Option<f64> {
     Some(median(quiet.map(|(own, base)| own.cpu_us / base.cpu_us).collect()))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,
