@@ -2,9 +2,9 @@
 //!
 //! A turn handles I/O, then new connections, then timers, then commands: a command never frees what
 //! an event still names, and no deadline or cut comes before what was in time. Requests for
-//! upstreams go out together, behind the events: a send to a process that sleeps has to wake it, and
-//! one that has work does not sleep. Nothing here waits but in epoll_wait(2), and no loop touches
-//! what another one owns. It knows control only by [`crate::message`].
+//! upstreams go out together, behind the events: a send to a process that sleeps has to wake it,
+//! and one that has work does not sleep. Nothing here waits but in epoll_wait(2), and no loop
+//! touches what another one owns. It knows control only by [`crate::message`].
 //!
 //! ```text
 //! serving ──Gate──► closing     gated; every answer says close; the idle end after the grace
