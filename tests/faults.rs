@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::{
-    Client, HeldLoop, Load, LoadKind, NotifySocket, Server, Setup, get, post, wait_until,
+    Client, HeldLoop, Load, LoadKind, NotifySocket, PATIENCE, Server, Setup, Signal, get, pattern,
+    post, wait_until,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -112,7 +113,7 @@ fn the_first_signal_after_a_loop_has_failed_cuts_nothing() {
         return;
     }
     server.wait_event("shutdown_graceful");
-    server.signal(support::Signal::TERM);
+    server.signal(Signal::TERM);
     assert_eq!(slow.response().text(), "slow");
     drop(slow);
     assert_eq!(server.wait_exit().code(), Some(1));
@@ -155,4 +156,90 @@ fn what_came_while_the_process_stood_still_is_in_time() {
         let status = response.as_ref().map(|response| response.status);
         assert!(matches!(status, Ok(200)), "client {nth}: {response:?}");
     }
+}
+
+#[test]
+fn a_drain_whose_deadline_passes_while_the_process_stands_still_loses_nothing_that_is_there() {
+    let mut server = setup().server("drain_timeout = \"1s\"").start();
+    let [mut slow, mut sends] = [(); 2].map(|()| server.connect());
+    slow.send(get("slow.test", "/"));
+    sends.send(post("app.test", "/", 2) + "<");
+    server.wait_read([&slow, &sends]);
+    server.signal(Signal::TERM);
+    server.wait_event("shutdown_gated");
+    stand_still(&server, 1500 * MS, || sends.send(">"));
+    assert_eq!(slow.response().text(), "slow");
+    assert_eq!(sends.response().text(), "app.test");
+    drop((slow, sends));
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert_eq!(server.wait_event("shutdown_drained").count("cut"), 0);
+}
+
+#[test]
+fn the_service_manager_gets_signs_of_life_again_at_once() {
+    let mut socket = NotifySocket::with_path();
+    let setup = setup().environment("NOTIFY_SOCKET", socket.name());
+    let server = setup.environment("WATCHDOG_USEC", "2000000").start();
+    socket.wait("WATCHDOG=1");
+    for _ in 0..2 {
+        stand_still(&server, 1500 * MS, || socket.clear());
+        socket.wait("WATCHDOG=1");
+        assert_eq!(ask(&server), "app.test");
+    }
+    // Two looks see that no loop is stuck.
+    wait_until(1500 * MS, || false);
+    assert!(server.events().iter().all(|event| event.name != "loop_stuck"));
+}
+
+// --- Resources that run out
+
+#[test]
+fn without_a_descriptor_the_server_serves_on_what_it_has_and_then_all_is_as_before() {
+    let setup = setup().descriptors(100).file("site/large.bin", pattern(100_000));
+    let server = setup.app("site.test", "files = { root = \"site\" }").start();
+    let admin = server.admin();
+    let mut kept: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    let mut page = server.connect();
+    kept.iter_mut().for_each(|client| drop(client.exchange(get("app.test", "/"))));
+    assert_eq!(page.exchange(get("app.test", "/")).status, 200);
+    server.lower_descriptor_limit(5);
+    let mut waiting = server.connect();
+    waiting.send(get("app.test", "/"));
+    server.wait_event("accept_paused");
+    for client in &mut kept {
+        assert_eq!(client.exchange(get("app.test", "/")).text(), "app.test");
+    }
+    // It is there, and will be again: no 404.
+    assert_eq!(page.exchange(get("site.test", "/large.bin")).status, 503);
+    server.signal(Signal::HUP);
+    server.wait_event("config_reload_failed");
+    assert!(waiting.stays_silent(200 * MS));
+    server.lower_descriptor_limit(64);
+    assert_eq!(waiting.response().text(), "app.test");
+    assert_eq!(page.exchange(get("site.test", "/large.bin")).body, pattern(100_000));
+    assert_eq!(admin.post("/reload")["unchanged"], 3);
+    assert_eq!(ask(&server), "app.test");
+}
+
+#[test]
+fn a_flood_of_heads_and_contents_stays_within_a_memory_limit() {
+    const MANY: usize = 1500;
+    let server = setup().start();
+    // What so many heads may take, and half as much for all else.
+    let most_kib = MANY * 16 * 3 / 2;
+    let before_kib = server.resident_kib();
+    server.limit_memory(most_kib as u64);
+    let head = format!("GET / HTTP/1.1\r\nHost: app.test\r\nLong: {}", "x".repeat(15_000));
+    let content = post("app.test", "/", 1_000_000) + &"x".repeat(100_000);
+    let mut flood: Vec<_> = (0..MANY).map(|_| server.connect()).collect();
+    for (client, bytes) in flood.iter_mut().zip([head, content].iter().cycle()) {
+        client.send(bytes);
+    }
+    server.wait_read(&flood);
+    assert_eq!(ask(&server), "app.test");
+    drop(flood);
+    assert!(wait_until(PATIENCE, || server.admin().get("/status")["connections"]["busy"] == 0));
+    assert_eq!(ask(&server), "app.test");
+    let after_kib = server.resident_kib();
+    assert!(after_kib < before_kib + most_kib / 2, "{before_kib} KiB became {after_kib} KiB");
 }

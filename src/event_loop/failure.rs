@@ -83,7 +83,7 @@ impl Running {
         for token in self.connections.tokens() {
             self.with_connection(token, Connection::look_anew);
         }
-        self.obey();
+        self.commanded = true;
     }
 
     fn die(mut self, error: String) -> DeadLoop {

@@ -1,10 +1,10 @@
 //! The event loops: one thread each, sole owner of its sockets, buffers and timers.
 //!
 //! A turn handles I/O, then new connections, then timers, then commands: a command never frees what
-//! an event still names, and no deadline comes before what was in time. Requests for upstreams go
-//! out together, behind the events: a send to a process that sleeps has to wake it, and one that has
-//! work does not sleep. Nothing here waits but in epoll_wait(2), and no loop touches what another
-//! one owns. It knows control only by [`crate::message`].
+//! an event still names, and no deadline or cut comes before what was in time. Requests for
+//! upstreams go out together, behind the events: a send to a process that sleeps has to wake it,
+//! and one that has work does not sleep. Nothing here waits but in epoll_wait(2), and no loop
+//! touches what another one owns. It knows control only by [`crate::message`].
 //!
 //! ```text
 //! serving ──Gate──► closing     gated; every answer says close; the idle end after the grace
@@ -229,6 +229,8 @@ struct Running {
     release_idle_ms: u64,
     /// Turns up to now with as many events as the kernel tells at once.
     full_turns: usize,
+    /// There are commands to be obeyed in the next turn.
+    commanded: bool,
     report: Box<dyn Fn(ControlEvent) + Send>,
     published: LoopCounts,
     finishing: bool,
@@ -288,6 +290,7 @@ impl Running {
             watched: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             full_turns: 0,
+            commanded: false,
             report: setup.report,
             published: LoopCounts::default(),
             finishing: false,
@@ -315,17 +318,24 @@ impl Running {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
+            let asked_ms = self.cx.clock.now_ms();
             self.cx.clock.tick();
             self.cx.gauges.begin_turn(self.cx.clock.now_ns());
-            let commanded = self.handle_events(events);
+            let was_commanded = std::mem::take(&mut self.commanded);
+            self.handle_events(events);
             self.accept_all();
             let closed = self.public.take_empty();
             self.close_listeners(closed);
-            if !self.has_unread_events() {
-                self.handle_timers();
-            }
-            if commanded {
-                self.obey();
+            // A deadline that came while the kernel was asked, or since, has to wait for the next
+            // turn: this process may have stood still in between, with more to be told now. So have
+            // commands, which may be to cut.
+            if self.has_unread_events() {
+                self.commanded |= was_commanded;
+            } else {
+                self.handle_timers(asked_ms);
+                if was_commanded {
+                    self.obey();
+                }
             }
             if self.end_turn() {
                 self.cx.gauges.end_turn();
@@ -359,7 +369,8 @@ impl Running {
 
     /// How long the loop may sleep.
     fn timeout(&self) -> Option<Duration> {
-        if !self.again.is_empty() || self.public.somebody_waits() || self.admin.somebody_waits() {
+        let has_work = self.commanded || !self.again.is_empty();
+        if has_work || self.public.somebody_waits() || self.admin.somebody_waits() {
             return Some(Duration::ZERO);
         }
         let due = [
@@ -373,16 +384,15 @@ impl Running {
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
 
-    /// Handles what the kernel told, and who has work left from the last turn. Returns whether
-    /// there are commands.
-    fn handle_events(&mut self, events: &Events) -> bool {
+    /// Handles what the kernel told, and who has work left from the last turn.
+    fn handle_events(&mut self, events: &Events) {
         let again = std::mem::take(&mut self.again);
-        let (mut commanded, mut count) = (false, 0);
+        let mut count = 0;
         self.cx.holds_requests = true;
         for event in events {
             count += 1;
             match event.token() {
-                WAKER => commanded = true,
+                WAKER => self.commanded = true,
                 listener if listener.0 & LISTENER_BIT != 0 => {
                     self.public.on_ready(listener);
                     self.admin.on_ready(listener);
@@ -402,7 +412,6 @@ impl Running {
                 connection.work(cx)
             });
         }
-        commanded
     }
 
     /// Lets those work whose requests were held.
@@ -485,8 +494,8 @@ impl Running {
         }
     }
 
-    /// Whether the kernel is likely to have events left of those that were there as the turn began.
-    /// A deadline comes behind them: what was sent in time is not late because this process stood
+    /// Whether the kernel is likely to have events left of those that were there as it was asked. A
+    /// deadline comes behind them: what was sent in time is not late because this process stood
     /// still, or is busy. It tells of the sockets in turn, so all have had theirs after a while.
     fn has_unread_events(&self) -> bool {
         // Each may have one to an upstream too.
@@ -494,8 +503,8 @@ impl Running {
         (1..=sockets / EVENTS_MAX + 1).contains(&self.full_turns)
     }
 
-    fn handle_timers(&mut self) {
-        let now = self.cx.clock.now_ms();
+    /// Handles what was due at that time.
+    fn handle_timers(&mut self, now: u64) {
         while let Some((look, token)) = self.cx.timers.pop_due(now) {
             self.with_connection(token, |connection, cx| {
                 let mut deadline = *connection.deadline_mut();

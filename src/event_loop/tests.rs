@@ -559,7 +559,7 @@ fn an_app_that_panics_while_it_lets_go_harms_nobody() {
     let new = NewApp { host: "a".into(), aliases: Vec::new(), app };
     running.cx.view.registry().insert(new).unwrap();
     running.release_idle_ms = 0;
-    running.handle_timers();
+    running.handle_timers(0);
     assert!(running.release_idle_ms > 0);
 }
 

@@ -317,6 +317,13 @@ impl Server {
         prlimit(Some(self.pid()), Resource::Nofile, limit).expect("prlimit");
     }
 
+    /// Lets the running process have this much more memory than now, as far as addresses tell.
+    pub fn limit_memory(&self, more_kib: u64) {
+        let most = Some((self.memory_kib("VmSize") as u64 + more_kib) * 1024);
+        let limit = Rlimit { current: most, maximum: most };
+        prlimit(Some(self.pid()), Resource::As, limit).expect("prlimit");
+    }
+
     /// Waits for the end of the process.
     pub fn wait_exit(&mut self) -> ExitStatus {
         self.wait_exit_within(PATIENCE)
@@ -478,10 +485,14 @@ impl Server {
 
     /// The memory that the process has in use, in KiB.
     pub fn resident_kib(&self) -> usize {
+        self.memory_kib("VmRSS")
+    }
+
+    fn memory_kib(&self, what: &str) -> usize {
         let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
         let text = fs::read_to_string(path).expect("the process runs");
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        let line = text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+        line.expect(what).trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// A column of `/proc/PID/stat`, counted from the state of the process.
