@@ -242,7 +242,7 @@ impl Bench<'_> {
         for case in cases {
             self.check()?;
             let row = callgrind::row(case, upstream, self.layout, self.options, self.site);
-            let failed = |error| format!("| `{}` | {error} | | |\n", case.name);
+            let failed = |error| format!("| `{}` | {error} | | | | |\n", case.name);
             print!("{}", row.unwrap_or_else(failed));
         }
         Ok(())

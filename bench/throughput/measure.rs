@@ -84,7 +84,8 @@ pub(crate) struct Sample {
     pub(crate) busy: f64,
     /// A neighbour of the machine took a core of ours.
     stolen: bool,
-    /// The server was saturated (at a fixed rate: the load in time), and no core was taken.
+    /// The server was saturated (at a fixed rate: the load in time; of several loops: however
+    /// busy), and no core was taken.
     pub(crate) quiet: bool,
     /// In the cases at a fixed rate.
     pub(crate) latency: Option<Latency>,
@@ -235,7 +236,7 @@ impl Watch {
             requests_per_second: requests as f64 / wall.as_secs_f64(),
             busy,
             stolen,
-            quiet: busy >= SATURATED && !stolen,
+            quiet: (busy >= SATURATED || self.serving > 1) && !stolen,
             latency: None,
         }))
     }

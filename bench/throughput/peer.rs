@@ -20,6 +20,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
+/// Tidegate's program.
+pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_tidegate");
 /// More than any case opens.
 const CONNECTIONS_MAX: usize = 9000;
 
@@ -156,6 +158,7 @@ impl Peer {
         let server = tidegate(Kind::Tidegate, site, port, upstream)?;
         let mut command = Command::new(program("valgrind")?);
         command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", file.display()));
+        command.args(["--dump-instr=yes", "--compress-strings=no", "--compress-pos=no"]);
         command.arg(server.get_program()).args(server.get_args());
         Peer::launch(Kind::Tidegate, command, port, site, &[core], home)
     }
@@ -360,7 +363,7 @@ fn tidegate(
          {apps}"
     );
     fs::write(&file, config)?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let mut command = Command::new(SERVER);
     command.arg("serve").arg("--config").arg(file);
     Ok(command)
 }
