@@ -207,9 +207,10 @@ fn start_load(
     let mut client = TcpStream::connect(address)?;
     client.write_all(request.as_bytes())?;
     let answer_bytes = read_answer(&mut client)?;
-    let (batch, close) = (request.into_bytes(), false);
+    let (batches, close) = (vec![request.into_bytes()], false);
     let busy = connections;
-    let plan = Plan { server: address, connections, busy, batch, pipeline: 1, answer_bytes, close };
+    let plan =
+        Plan { server: address, connections, busy, batches, pipeline: 1, answer_bytes, close };
     Ok(Some(Load::start(&plan, &cores[..1])))
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::case::Case;
 use crate::measure::{Layout, start_load};
 use crate::options::Options;
-use crate::peer::{Peer, Site, program};
+use crate::peer::{Peer, SERVER, Site, program};
 
 /// What allocates: every allocation of the process ends in one of these.
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
@@ -23,9 +23,15 @@ const ROUNDS: [f64; 2] = [10.0, 30.0];
 /// So long after a load its connections are closed.
 const CLOSED: Duration = Duration::from_millis(200);
 
+/// The parts of the source whose instructions are told apart.
+const ADMISSION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/registry/");
+const COUNTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/");
+
 /// The table's head.
-pub(crate) const HEADING: &str =
-    "| case | allocations/request | instructions/request | requests |\n|---|---:|---:|---:|\n";
+pub(crate) const HEADING: &str = "\
+| case | allocations/request | instructions/request | of these admission | counters | requests |
+|---|---:|---:|---:|---:|---:|
+";
 
 /// The row of `case`.
 pub(crate) fn row(
@@ -54,12 +60,47 @@ pub(crate) fn row(
     let Some(requests @ 1..) = many.checked_sub(few) else {
         return Err(io::Error::other("the longer load had fewer requests"));
     };
-    let per_request =
-        |of: fn(&Counts) -> u64| (of(&long) as f64 - of(&short) as f64) / requests as f64;
-    let allocations = per_request(|counts| counts.allocations);
-    let instructions = per_request(|counts| counts.instructions);
-    let name = case.name;
-    Ok(format!("| `{name}` | {allocations:.3} | {instructions:.0} | {requests} |\n"))
+    let per_request = |long: u64, short: u64| (long as f64 - short as f64) / requests as f64;
+    let allocations = per_request(long.allocations, short.allocations);
+    let instructions = per_request(long.instructions, short.instructions);
+    let frames = frames(long.by_address.keys(), site)?;
+    let part = |folder: &str| {
+        let costs = long.by_address.iter().filter(|(address, _)| {
+            frames.get(address).is_some_and(|frames| frames.contains(folder))
+        });
+        let cost = costs.map(|(address, &long)| {
+            per_request(long, short.by_address.get(address).copied().unwrap_or(0))
+        });
+        let sum: f64 = cost.sum();
+        format!("{sum:.0} ({:.1} %)", 100.0 * sum / instructions)
+    };
+    let (name, admission, counters) = (case.name, part(ADMISSION), part(COUNTERS));
+    Ok(format!(
+        "| `{name}` | {allocations:.3} | {instructions:.0} | {admission} | {counters} \
+         | {requests} |\n"
+    ))
+}
+
+/// Source files and lines of addresses in the server's program: where an instruction stands, and
+/// all functions into which that was inlined.
+fn frames<'a>(
+    addresses: impl Iterator<Item = &'a u64>,
+    site: &Site,
+) -> io::Result<HashMap<u64, String>> {
+    let file = site.path().join("addresses");
+    fs::write(&file, addresses.map(|address| format!("{address:#x}\n")).collect::<String>())?;
+    let mut addr2line = Command::new(program("addr2line")?);
+    addr2line.arg("-a").arg("-i").arg("-e").arg(SERVER).arg(format!("@{}", file.display()));
+    let output = addr2line.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+    let mut frames = HashMap::new();
+    let mut address = 0;
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        match hexadecimal(line) {
+            Some(next) => address = next,
+            None => *frames.entry(address).or_default() += line,
+        }
+    }
+    Ok(frames)
 }
 
 /// Has the callgrind of `peer` do something.
@@ -76,31 +117,44 @@ fn command(peer: &Peer, what: &str) -> io::Result<()> {
 struct Counts {
     allocations: u64,
     instructions: u64,
+    /// The instructions at each address of the server's program.
+    by_address: HashMap<u64, u64>,
 }
 
 impl Counts {
-    /// Reads callgrind's output: `cfn=(ID) NAME`, the name once for each id, says who is called,
-    /// and `calls=COUNT POSITION` behind it how often; `totals: COUNT` is the sum of all costs.
+    /// Reads callgrind's output. `ob=PATH` says in which file the next addresses are, and
+    /// `ADDRESS LINE COUNT` how often one was executed. `cfn=NAME` says who is called, and
+    /// `calls=COUNT …` how often; the line behind that is the cost of the calls, which is counted
+    /// where it arose. `totals: COUNT` is the sum.
     fn parse(text: &str) -> Counts {
-        let mut names = HashMap::new();
-        let mut called = "";
-        let mut counts = Counts { allocations: 0, instructions: 0 };
+        let mut counts = Counts { allocations: 0, instructions: 0, by_address: HashMap::new() };
+        let (mut object, mut called, mut is_of_calls) = ("", "", false);
         let first = |rest: &str| rest.split_whitespace().next()?.parse().ok();
         for line in text.lines() {
-            let Some((key, rest)) = line.split_once(['=', ':']) else { continue };
-            match key {
-                "fn" | "cfn" => {
-                    let (id, name) = rest.split_once(' ').unwrap_or((rest, ""));
-                    let known = names.entry(id).or_insert(name);
-                    called = known;
+            if let Some(address) = line.split(' ').next().and_then(hexadecimal) {
+                let count = line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
+                if object == SERVER && !is_of_calls {
+                    *counts.by_address.entry(address).or_default() += count.unwrap_or(0);
                 }
-                "calls" if ALLOCATORS.contains(&called) => {
-                    counts.allocations += first(rest).unwrap_or(0);
+                is_of_calls = false;
+            } else if let Some((key, rest)) = line.split_once(['=', ':']) {
+                match key {
+                    "ob" => object = rest,
+                    "cfn" => called = rest,
+                    "calls" => {
+                        let calls = first(rest).unwrap_or(0);
+                        counts.allocations += if ALLOCATORS.contains(&called) { calls } else { 0 };
+                        is_of_calls = true;
+                    }
+                    "totals" => counts.instructions = first(rest).unwrap_or(0),
+                    _ => {}
                 }
-                "totals" => counts.instructions = first(rest).unwrap_or(0),
-                _ => {}
             }
         }
         counts
     }
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }

@@ -64,9 +64,14 @@ impl Case {
         self.busy < self.connections
     }
 
-    /// The bytes of one request to a server on `port`.
-    pub(crate) fn request(&self, port: u16) -> String {
-        let Case { host, path, fields, .. } = self;
+    /// Tidegate is compared with itself, set up in other ways.
+    pub(crate) fn is_of_own_options(&self) -> bool {
+        self.peers.iter().all(|kind| kind.program() == Kind::Tidegate)
+    }
+
+    /// One request to `host` of a server on `port`.
+    pub(crate) fn request(&self, host: &str, port: u16) -> String {
+        let Case { path, fields, .. } = self;
         format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{fields}\r\n")
     }
 }
@@ -108,7 +113,7 @@ const PROXY: Case = Case {
 };
 
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 11] = [
+pub(crate) const CASES: [Case; 14] = [
     SMALL,
     Case {
         name: "browser",
@@ -173,5 +178,27 @@ pub(crate) const CASES: [Case; 11] = [
         title: "Latency of a small answer of an upstream at a fixed rate, 64 connections",
         paced: true,
         ..PROXY
+    },
+    Case {
+        name: "access-log",
+        title: "Small answer with and without an access log, 64 connections",
+        base: Kind::Tidegate,
+        peers: &[Kind::Tidegate, Kind::Logging],
+        ..SMALL
+    },
+    Case {
+        name: "apps",
+        title: "Small answer of one of many apps, by chance, 64 connections",
+        base: Kind::Apps(1),
+        peers: &[Kind::Apps(1), Kind::Apps(100), Kind::Apps(10_000), Kind::Apps(100_000)],
+        ..SMALL
+    },
+    Case {
+        name: "loops",
+        title: "Small answer, 16 pipelined, of several loops, 64 connections",
+        pipeline: 16,
+        base: Kind::Loops(1),
+        peers: &[Kind::Loops(1), Kind::Loops(2), Kind::Loops(4), Kind::Loops(8)],
+        ..SMALL
     },
 ];

@@ -32,12 +32,21 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Connections that have a batch under way at any moment.
     pub(crate) busy: usize,
-    /// The requests of one batch.
-    pub(crate) batch: Vec<u8>,
+    /// The requests of one batch; where there are several, each time one by chance.
+    pub(crate) batches: Vec<Vec<u8>>,
     pub(crate) pipeline: usize,
     /// Length of every answer, head and body.
     pub(crate) answer_bytes: usize,
     pub(crate) close: bool,
+}
+
+impl Plan {
+    pub(crate) fn batch(&self) -> &[u8] {
+        match &self.batches[..] {
+            [only] => only,
+            several => &several[fastrand::usize(..several.len())],
+        }
+    }
 }
 
 /// Threads that load one server until stopped.
@@ -195,7 +204,7 @@ impl<'a> Client<'a> {
             return self.open();
         }
         let next = self.resting.pop_front().unwrap_or(index);
-        send(&mut self.connections[next], &self.plan.batch)
+        send(&mut self.connections[next], self.plan.batch())
     }
 
     fn connect(&self, index: usize) -> io::Result<Connection> {
@@ -211,7 +220,7 @@ impl<'a> Client<'a> {
         let connection = &mut self.connections[index];
         let plan = &self.plan;
         if !connection.sent {
-            send(connection, &plan.batch)?; // not connected yet: another event comes
+            send(connection, plan.batch())?; // not connected yet: another event comes
             return Ok((0, Next::Wait));
         }
         let mut answers = 0;

@@ -76,7 +76,9 @@ fn run(options: &Options) -> io::Result<()> {
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
     // A server that is slowed takes longer to open many connections than the load lasts, and can't
     // keep up with a rate.
-    let left_out = |case: &Case| options.counts() && (case.is_mostly_idle() || case.paced);
+    let left_out = |case: &Case| {
+        options.counts() && (case.is_mostly_idle() || case.paced || case.is_of_own_options())
+    };
     let wanted = |case: &&Case| options.wants_case(case.name) && !left_out(case);
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut report = Report::new(machine, &layout, options);
@@ -140,17 +142,21 @@ impl Bench<'_> {
     /// Starts every server that a case asks for, except the floor.
     fn start_peers(&self, cases: &[&Case], upstream: Option<SocketAddr>) -> Vec<Started> {
         let wanted = |kind: Kind| {
-            let by_case = cases.iter().any(|case| case.peers.contains(&kind));
             // The floor sends Tidegate's answer, so it needs Tidegate once.
             let by_floor = kind == Kind::Tidegate && self.options.wants(Kind::Floor);
-            by_case && (self.options.wants(kind) || by_floor)
+            self.options.wants(kind) || by_floor
         };
-        [Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy, Kind::Hyper]
+        let mut kinds: Vec<Kind> = Vec::new();
+        for &kind in cases.iter().flat_map(|case| case.peers) {
+            if kind != Kind::Floor && wanted(kind) && !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+        kinds
             .into_iter()
-            .filter(|&kind| wanted(kind))
             .map(|kind| {
-                let (core, home) = (self.layout.server, &self.layout.load[..]);
-                let peer = Peer::start(kind, upstream, self.site, core, home);
+                let (cores, home) = (self.layout.serving(kind), &self.layout.load[..]);
+                let peer = Peer::start(kind, upstream, self.site, &cores, home);
                 (kind, peer.map_err(|error| error.to_string()))
             })
             .collect()
@@ -236,7 +242,7 @@ impl Bench<'_> {
         for case in cases {
             self.check()?;
             let row = callgrind::row(case, upstream, self.layout, self.options, self.site);
-            let failed = |error| format!("| `{}` | {error} | | |\n", case.name);
+            let failed = |error| format!("| `{}` | {error} | | | | |\n", case.name);
             print!("{}", row.unwrap_or_else(failed));
         }
         Ok(())

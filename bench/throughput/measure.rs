@@ -8,7 +8,7 @@ use crate::load::{Load, Plan};
 use crate::machine;
 use crate::options::Options;
 use crate::paced::{self, Answer};
-use crate::peer::Peer;
+use crate::peer::{Kind, Peer};
 
 const WARM_UP: Duration = Duration::from_millis(50);
 /// A window with the server less on its core than this was disturbed, or the load starved.
@@ -55,12 +55,19 @@ impl Layout {
         &self.load[..cores]
     }
 
+    /// The cores of a server, as many as it has loops; the load keeps one.
+    pub(crate) fn serving(&self, kind: Kind) -> Vec<usize> {
+        let more = (kind.loops() - 1).min(self.load.len() - 1);
+        let first = self.load.len() - more;
+        self.load[first..].iter().copied().chain([self.server]).collect()
+    }
+
     /// All cores that take part in a measurement of `case`.
-    fn in_use(&self, case: &Case, options: &Options) -> Vec<usize> {
+    fn in_use(&self, kind: Kind, case: &Case, options: &Options) -> Vec<usize> {
         let upstream = case.proxied.then_some(self.upstream);
         let mut cores: Vec<usize> = self.loading(case, options).to_vec();
         cores.extend(upstream.filter(|core| !cores.contains(core)));
-        cores.push(self.server);
+        cores.extend(self.serving(kind));
         cores
     }
 }
@@ -73,11 +80,12 @@ pub(crate) struct Sample {
     /// CPU time of the load per request, microseconds.
     pub(crate) load_cpu_us: f64,
     pub(crate) requests_per_second: f64,
-    /// Share of the window the server was on its core, 0 to 1.
+    /// Share of the window the server was on its cores, 0 to 1.
     pub(crate) busy: f64,
     /// A neighbour of the machine took a core of ours.
     stolen: bool,
-    /// The server was saturated (at a fixed rate: the load in time), and no core was taken.
+    /// The server was saturated (at a fixed rate: the load in time; of several loops: however
+    /// busy), and no core was taken.
     pub(crate) quiet: bool,
     /// In the cases at a fixed rate.
     pub(crate) latency: Option<Latency>,
@@ -100,7 +108,11 @@ pub(crate) fn sample(
     layout: &Layout,
     options: &Options,
 ) -> io::Result<Sample> {
-    let watch = Watch { pids: peer.processes()?, cores: layout.in_use(case, options) };
+    let watch = Watch {
+        pids: peer.processes()?,
+        serving: layout.serving(peer.kind).len(),
+        cores: layout.in_use(peer.kind, case, options),
+    };
     if case.paced {
         return slice(&watch, &plan(peer, case, answer_bytes), layout, options);
     }
@@ -181,11 +193,12 @@ pub(crate) fn start_load(
 }
 
 fn plan(peer: &Peer, case: &Case, answer_bytes: usize) -> Plan {
+    let requests = peer.requests(case).into_iter();
     Plan {
         server: peer.address,
         connections: case.connections,
         busy: case.busy,
-        batch: case.request(peer.address.port()).repeat(case.pipeline).into_bytes(),
+        batches: requests.map(|request| request.repeat(case.pipeline).into_bytes()).collect(),
         pipeline: case.pipeline,
         answer_bytes,
         close: case.close,
@@ -195,6 +208,8 @@ fn plan(peer: &Peer, case: &Case, answer_bytes: usize) -> Plan {
 /// What is watched during a window.
 struct Watch {
     pids: Vec<i32>,
+    /// How many cores the server has.
+    serving: usize,
     cores: Vec<usize>,
 }
 
@@ -214,14 +229,14 @@ impl Watch {
         if requests == 0 {
             return Ok(None);
         }
-        let busy = cpu.as_secs_f64() / wall.as_secs_f64();
+        let busy = cpu.as_secs_f64() / wall.as_secs_f64() / self.serving as f64;
         Ok(Some(Sample {
             cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
             load_cpu_us: load_cpu.as_secs_f64() * 1e6 / requests as f64,
             requests_per_second: requests as f64 / wall.as_secs_f64(),
             busy,
             stolen,
-            quiet: busy >= SATURATED && !stolen,
+            quiet: (busy >= SATURATED || self.serving > 1) && !stolen,
             latency: None,
         }))
     }

@@ -61,7 +61,7 @@ impl Options {
     }
 
     pub(crate) fn wants(&self, kind: Kind) -> bool {
-        self.servers.is_empty() || self.servers.contains(&kind)
+        self.servers.is_empty() || self.servers.contains(&kind.program())
     }
 }
 

@@ -113,7 +113,7 @@ impl Client {
         let connection = &mut self.connections[index];
         connection.due = due;
         connection.late = due.max(connection.idle_since).elapsed();
-        connection.stream.write_all(&self.plan.batch)?;
+        connection.stream.write_all(self.plan.batch())?;
         Ok(true)
     }
 

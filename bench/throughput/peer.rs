@@ -20,6 +20,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
+/// Tidegate's program.
+pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_tidegate");
 /// More than any case opens.
 const CONNECTIONS_MAX: usize = 9000;
 
@@ -35,11 +37,20 @@ pub(crate) enum Kind {
     Caddy,
     /// A server that is nothing but hyper on tokio.
     Hyper,
+    /// Tidegate with an access log.
+    #[value(skip)]
+    Logging,
+    /// Tidegate with so many apps that all give the small answer.
+    #[value(skip)]
+    Apps(usize),
+    /// Tidegate with so many loops.
+    #[value(skip)]
+    Loops(usize),
 }
 
 impl Kind {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
+    pub(crate) fn name(self) -> String {
+        let name = match self {
             Kind::Floor => "floor",
             Kind::Tidegate => "tidegate",
             Kind::Nginx => "nginx",
@@ -47,6 +58,35 @@ impl Kind {
             Kind::Haproxy => "haproxy",
             Kind::Caddy => "caddy",
             Kind::Hyper => "hyper",
+            Kind::Logging => "tidegate-logging",
+            Kind::Apps(apps) => return format!("tidegate-apps-{apps}"),
+            Kind::Loops(loops) => return format!("tidegate-loops-{loops}"),
+        };
+        name.to_owned()
+    }
+
+    /// The server that is meant, however it is set up.
+    pub(crate) fn program(self) -> Kind {
+        match self {
+            Kind::Logging | Kind::Apps(_) | Kind::Loops(_) => Kind::Tidegate,
+            other => other,
+        }
+    }
+
+    pub(crate) fn loops(self) -> usize {
+        if let Kind::Loops(loops) = self { loops } else { 1 }
+    }
+
+    /// How many apps give the small answer.
+    fn apps(self) -> usize {
+        if let Kind::Apps(apps) = self { apps } else { 1 }
+    }
+
+    /// The host of one of them.
+    fn host(self, case: &Case, number: usize) -> String {
+        match self {
+            Kind::Apps(_) => format!("a{number}.localhost"),
+            _ => case.host.to_owned(),
         }
     }
 }
@@ -76,31 +116,34 @@ impl Site {
 
 /// A running server; dropping it ends its processes.
 pub(crate) struct Peer {
+    pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
     child: Child,
 }
 
 impl Peer {
-    /// Starts a server on `core` and waits until it accepts. The calling thread moves to `home`.
+    /// Starts a server on `cores` and waits until it accepts. The calling thread moves to `home`.
     /// With an upstream it passes every request on to that one, and does nothing else.
     pub(crate) fn start(
         kind: Kind,
         upstream: Option<SocketAddr>,
         site: &Site,
-        core: usize,
+        cores: &[usize],
         home: &[usize],
     ) -> io::Result<Peer> {
         let port = free_port()?;
         let command = match kind {
             Kind::Floor => return Err(io::Error::other("the floor needs its answer first")),
-            Kind::Tidegate => tidegate(site, port, upstream)?,
+            Kind::Tidegate | Kind::Logging | Kind::Apps(_) | Kind::Loops(_) => {
+                tidegate(kind, site, port, upstream)?
+            }
             Kind::Nginx => nginx(site, port, upstream)?,
             Kind::H2o => h2o(site, port, upstream)?,
             Kind::Haproxy => haproxy(site, port, upstream)?,
             Kind::Caddy => caddy(site, port, upstream)?,
             Kind::Hyper => hyper(port)?,
         };
-        Peer::launch(kind, command, port, site, core, home)
+        Peer::launch(kind, command, port, site, cores, home)
     }
 
     /// Starts Tidegate in callgrind, which writes its counts to `file` when the server has ended.
@@ -112,11 +155,12 @@ impl Peer {
         home: &[usize],
     ) -> io::Result<Peer> {
         let port = free_port()?;
-        let server = tidegate(site, port, upstream)?;
+        let server = tidegate(Kind::Tidegate, site, port, upstream)?;
         let mut command = Command::new(program("valgrind")?);
         command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", file.display()));
+        command.args(["--dump-instr=yes", "--compress-strings=no", "--compress-pos=no"]);
         command.arg(server.get_program()).args(server.get_args());
-        Peer::launch(Kind::Tidegate, command, port, site, core, home)
+        Peer::launch(Kind::Tidegate, command, port, site, &[core], home)
     }
 
     /// Starts the floor of one case: a process of this same program that sends `answer`.
@@ -135,7 +179,7 @@ impl Peer {
         if case.close {
             command.arg("close");
         }
-        Peer::launch(Kind::Floor, command, port, site, core, home)
+        Peer::launch(Kind::Floor, command, port, site, &[core], home)
     }
 
     fn launch(
@@ -143,17 +187,17 @@ impl Peer {
         mut command: Command,
         port: u16,
         site: &Site,
-        core: usize,
+        cores: &[usize],
         home: &[usize],
     ) -> io::Result<Peer> {
         let output = site.path().join(format!("{}.out", kind.name()));
         let file = File::create(&output)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        machine::pin(&[core])?;
+        machine::pin(cores)?;
         let child = command.spawn();
         machine::pin(home)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut peer = Peer { address, child: child? };
+        let mut peer = Peer { kind, address, child: child? };
         peer.wait_until_it_accepts(&output)?;
         Ok(peer)
     }
@@ -178,6 +222,15 @@ impl Peer {
         Ok(())
     }
 
+    /// A request to each app that gives the answer of `case`.
+    pub(crate) fn requests(&self, case: &Case) -> Vec<String> {
+        (0..self.kind.apps()).map(|number| self.request(case, number)).collect()
+    }
+
+    fn request(&self, case: &Case, number: usize) -> String {
+        case.request(&self.kind.host(case, number), self.address.port())
+    }
+
     /// Asks once and returns the whole answer, head and body, after checks.
     pub(crate) fn answer(&self, case: &Case) -> io::Result<Vec<u8>> {
         self.ask(&mut TcpStream::connect(self.address)?, case)
@@ -186,7 +239,7 @@ impl Peer {
     /// The same on an open connection, which stays open.
     pub(crate) fn ask(&self, stream: &mut TcpStream, case: &Case) -> io::Result<Vec<u8>> {
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        stream.write_all(case.request(self.address.port()).as_bytes())?;
+        stream.write_all(self.request(case, 0).as_bytes())?;
         let mut answer = Vec::new();
         let mut input = vec![0; 64 * 1024];
         loop {
@@ -271,16 +324,28 @@ fn keep_user(line: &'static str) -> &'static str {
     if rustix::process::geteuid().is_root() { line } else { "" }
 }
 
-fn tidegate(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
-    let file = site.path().join("tidegate.toml");
+fn tidegate(
+    kind: Kind,
+    site: &Site,
+    port: u16,
+    upstream: Option<SocketAddr>,
+) -> io::Result<Command> {
+    let (name, threads) = (kind.name(), kind.loops());
+    let file = site.path().join(format!("{name}.toml"));
+    let answer = format!(
+        "respond = {{ status = 200, body = \"{SMALL_BODY}\", content_type = \"text/plain\" }}\n"
+    );
+    let access = if kind == Kind::Logging { "combined" } else { "off" };
+    let app = |number| format!("[apps.\"a{number}.localhost\"]\n{answer}");
     let apps = match upstream {
+        _ if matches!(kind, Kind::Apps(_)) => (0..kind.apps()).map(app).collect(),
         Some(address) => format!(
             "[apps.\"{SMALL_HOST}\"]\n\
              proxy = {{ upstreams = [\"http://{address}\"] }}\n"
         ),
         None => format!(
             "[apps.\"{SMALL_HOST}\"]\n\
-             respond = {{ status = 200, body = \"{SMALL_BODY}\", content_type = \"text/plain\" }}\n\
+             {answer}\
              [apps.\"{FILES_HOST}\"]\n\
              files = {{ root = \"root\" }}\n"
         ),
@@ -288,14 +353,17 @@ fn tidegate(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<
     let config = format!(
         "[server]\n\
          listen = [\"127.0.0.1:{port}\"]\n\
-         threads = 1\n\
+         threads = {threads}\n\
+         [admin]\n\
+         listen = \"unix:{name}.sock\"\n\
          [log]\n\
          level = \"warn\"\n\
-         access = \"off\"\n\
+         access = \"{access}\"\n\
+         access_path = \"access.log\"\n\
          {apps}"
     );
     fs::write(&file, config)?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let mut command = Command::new(SERVER);
     command.arg("serve").arg("--config").arg(file);
     Ok(command)
 }

@@ -129,12 +129,12 @@ fn cpu_bar(row: &Row) -> Bar {
     let cpu = row.column(|sample| sample.cpu_us);
     let lowest = cpu.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = cpu.iter().copied().fold(0.0, f64::max);
-    let class = if row.kind == Kind::Tidegate { "own" } else { "" };
+    let class = if row.kind.program() == Kind::Tidegate { "own" } else { "" };
     Bar { class, value: median(cpu), lowest, highest }
 }
 
 fn latency_bars(row: &Row) -> Vec<Bar> {
-    let classes = match row.kind {
+    let classes = match row.kind.program() {
         Kind::Tidegate => ["own", "own p99", "own p999"],
         _ => ["", "p99", "p999"],
     };
