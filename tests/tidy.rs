@@ -444,8 +444,8 @@ fn denied_crates() -> Vec<String> {
     banned.iter().map(|entry| entry["crate"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// Those of `crates` that the product depends on, in one step or more. What only tests and benchmarks
-/// use may have one.
+/// Those of `crates` that the product depends on, in one step or more. What only tests and
+/// benchmarks use may be among them.
 fn used_of(crates: &[String], manifest: &str, lock: &str) -> Vec<String> {
     let manifest: Table = manifest.parse().expect("a manifest");
     let lock: Table = lock.parse().expect("a lock file");
