@@ -1,0 +1,405 @@
+//! What an attack costs the good traffic beside it.
+//!
+//! Good clients ask on kept connections at a fixed rate, whatever the answers take: a request's
+//! time begins when it was due. Slices without and with the attack take turns; the table has the
+//! latencies of both, and how often the 99th percentile with the attack is the one without. The
+//! good clients, the attack and the server's loops have cores of their own, if there are four: what
+//! is measured is the loops, not the machine.
+
+#[allow(dead_code)]
+#[path = "throughput/machine.rs"]
+mod machine;
+mod support;
+
+use std::{
+    fs, io,
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    process::ExitCode,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use hdrhistogram::Histogram;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, SockRef, Socket, Type};
+use support::{PATIENCE, Server, free_address, micros};
+
+/// Good traffic without and with each attack, microseconds.
+#[derive(Parser)]
+#[command(name = "attacks")]
+struct Options {
+    /// Slices without and with each attack
+    #[arg(long, default_value = "3")]
+    slices: usize,
+    /// Length of a slice, seconds
+    #[arg(long, default_value = "2")]
+    seconds: f64,
+    /// Good requests in a second
+    #[arg(long, default_value = "1000")]
+    rate: u32,
+    /// Good connections
+    #[arg(long, default_value = "4")]
+    connections: u32,
+    /// Connections of a slow attack
+    #[arg(long, default_value = "5000")]
+    slow: usize,
+    /// Only attacks whose name contains this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// An attack: it says when it has begun, and ends when it is told so.
+type Run = fn(&Scene<'_>) -> io::Result<()>;
+
+const ATTACKS: &[(&str, Run)] = &[
+    ("slow heads", slow_heads),
+    ("slow content", slow_content),
+    ("slow readers (200)", slow_readers),
+    ("connections over the limit", connection_flood),
+    ("tiny pipelined requests", tiny_requests),
+    ("huge heads", huge_heads),
+    ("hosts by the thousand", many_hosts),
+    ("ranges by the thousand", many_ranges),
+    ("requests over the rate", rate_flood),
+];
+
+/// Where the attacks come from: the good clients come from 127.0.0.1.
+const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+
+const GOOD: &str = "GET / HTTP/1.1\r\nHost: good.test\r\n\r\n";
+
+/// Connections that read nothing: the kernel holds up to 2.6 MiB for each.
+const SLOW_READERS: usize = 200;
+
+/// A file that no socket takes at once.
+const LARGE: usize = 16 << 20;
+
+/// How long the server may take to be at rest between slices.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What of a slice is measured.
+const PHASES: usize = 2;
+const QUIET: usize = 0;
+const ATTACKED: usize = 1;
+const UNMEASURED: usize = PHASES;
+
+/// What an attack may use.
+struct Scene<'a> {
+    address: SocketAddr,
+    slow: usize,
+    begun: &'a AtomicBool,
+    over: &'a AtomicBool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("attacks: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    let cores = machine::allowed_cores()?;
+    // The server, the good clients, the attack.
+    let [server, good, attack] = match &cores[..] {
+        [attack, good, server @ ..] if server.len() >= 2 => [server, &[*good], &[*attack]],
+        all => [all; 3],
+    };
+    let folder = tempfile::Builder::new().prefix("tidegate-bench-").tempdir()?;
+    let address = free_address()?;
+    fs::create_dir(folder.path().join("site"))?;
+    fs::write(folder.path().join("site/large"), vec![b'x'; LARGE])?;
+    fs::write(folder.path().join("site/small"), [b'x'; 2000])?;
+    fs::write(folder.path().join("config.toml"), config(options, address))?;
+    let server = Server::start(folder.path(), server, &cores)?;
+    println!("{}\n", machine::describe());
+    println!(
+        "{} good requests a second on {} connections, {} slices of {} s each; microseconds:\n",
+        options.rate, options.connections, options.slices, options.seconds
+    );
+    println!("| attack | p50 | p99 | p99.9 | p50 with | p99 with | p99.9 with | p99 ratio | MiB |");
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for (name, attack_run) in ATTACKS.iter().filter(|(name, _)| name.contains(&*options.only)) {
+        let [quiet, attacked] = measure(options, address, *attack_run, good, attack)?;
+        let ratio = attacked.value_at_quantile(0.99) as f64 / quiet.value_at_quantile(0.99) as f64;
+        let memory = server.memory()? >> 20;
+        println!("| {name} | {} | {} | {ratio:.2} | {memory} |", cells(&quiet), cells(&attacked));
+    }
+    Ok(())
+}
+
+fn config(options: &Options, address: SocketAddr) -> String {
+    format!(
+        "[server]\nlisten = [\"{address}\"]\nthreads = 2\nidle_grace = \"0s\"\n\
+         [limits]\nconnections_per_ip = {}\n\
+         head_timeout = \"60s\"\nbody_timeout = \"60s\"\nwrite_timeout = \"60s\"\n\
+         [apps.\"good.test\"]\nrespond.body = \"good\"\n\
+         [apps.\"a.test\"]\nrespond.body = \"attacked\"\n\
+         [apps.\"limited.test\"]\nrespond.body = \"limited\"\n\
+         rate_limit = {{ requests = 100, per = \"1s\" }}\n\
+         [apps.\"files.test\"]\nfiles.root = \"site\"\n",
+        options.slow + 100
+    )
+}
+
+fn cells(latencies: &Histogram<u64>) -> String {
+    let nanos = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
+    [0.5, 0.99, 0.999].map(|quantile| format!("{:.0}", nanos(quantile))).join(" | ")
+}
+
+/// Latencies of the good clients without and with the attack, nanoseconds.
+fn measure(
+    options: &Options,
+    address: SocketAddr,
+    attack: Run,
+    good_cores: &[usize],
+    attack_cores: &[usize],
+) -> io::Result<[Histogram<u64>; PHASES]> {
+    let (phase, good_over) = (AtomicUsize::new(UNMEASURED), AtomicBool::new(false));
+    let slice = Duration::from_secs_f64(options.seconds);
+    let period = Duration::from_secs(1) * options.connections / options.rate;
+    thread::scope(|scope| {
+        let good = (0..options.connections).map(|nth| {
+            let first = Instant::now() + period * nth / options.connections;
+            let (phase, over) = (&phase, &good_over);
+            scope.spawn(move || {
+                machine::pin(good_cores)?;
+                ask(address, first, period, phase, over)
+            })
+        });
+        let good: Vec<_> = good.collect();
+        let mut attacked = Ok(());
+        for _ in 0..options.slices {
+            thread::sleep(SETTLE);
+            phase.store(QUIET, SeqCst);
+            thread::sleep(slice);
+            phase.store(UNMEASURED, SeqCst);
+            let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+            let outcome = thread::scope(|scope| {
+                let scene = Scene { address, slow: options.slow, begun: &begun, over: &over };
+                let attack = scope.spawn(move || {
+                    machine::pin(attack_cores)?;
+                    attack(&scene)
+                });
+                while !begun.load(SeqCst) && !attack.is_finished() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                phase.store(ATTACKED, SeqCst);
+                thread::sleep(slice);
+                phase.store(UNMEASURED, SeqCst);
+                over.store(true, SeqCst);
+                attack.join().unwrap_or_else(|_| Err(io::Error::other("the attack panicked")))
+            });
+            attacked = attacked.and(outcome);
+        }
+        good_over.store(true, SeqCst);
+        let mut sum = [empty(), empty()];
+        for thread in good {
+            let latencies = thread.join().map_err(|_| io::Error::other("a client panicked"))??;
+            for (sum, latencies) in sum.iter_mut().zip(latencies) {
+                sum.add(latencies).map_err(io::Error::other)?;
+            }
+        }
+        attacked.map(|()| sum)
+    })
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1000, 100_000_000_000, 3).expect("sane bounds")
+}
+
+/// A good client: a request in every period, each as soon as it is due and the one before is
+/// answered.
+fn ask(
+    address: SocketAddr,
+    first: Instant,
+    period: Duration,
+    phase: &AtomicUsize,
+    over: &AtomicBool,
+) -> io::Result<[Histogram<u64>; PHASES]> {
+    let mut latencies = [empty(), empty()];
+    let mut client = TcpStream::connect(address)?;
+    client.set_nodelay(true)?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    let (mut due, mut answer) = (first, [0; 1024]);
+    while !over.load(SeqCst) {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let measured = phase.load(SeqCst);
+        client.write_all(GOOD.as_bytes())?;
+        let length = client.read(&mut answer)?;
+        let is_right =
+            answer[..length].starts_with(b"HTTP/1.1 200 ") && answer[..length].ends_with(b"good");
+        if !is_right {
+            let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+            return Err(io::Error::other(format!("a good request got {answer:?}")));
+        }
+        if let Some(latencies) = latencies.get_mut(measured) {
+            let nanos = (micros(due.elapsed()) * 1000.0) as u64;
+            latencies.saturating_record(nanos);
+        }
+        due += period;
+    }
+    Ok(latencies)
+}
+
+impl Scene<'_> {
+    fn is_over(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
+    fn begin(&self) {
+        self.begun.store(true, SeqCst);
+    }
+
+    /// A connection that ends at once when it is dropped, and leaves nothing in the kernel.
+    fn connect(&self, receive_bytes: Option<usize>) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
+        if let Some(bytes) = receive_bytes {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        socket.bind(&SocketAddr::new(ATTACKER, 0).into())?;
+        socket.connect_timeout(&self.address.into(), PATIENCE)?;
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+        stream.set_write_timeout(Some(Duration::from_millis(100)))?;
+        Ok(stream)
+    }
+
+    /// Opens connections that all begin with `bytes`, and sends a byte on each in a second.
+    fn trickle(&self, bytes: &str) -> io::Result<()> {
+        let mut clients = Vec::new();
+        for _ in 0..self.slow {
+            let mut client = self.connect(None)?;
+            client.write_all(bytes.as_bytes())?;
+            clients.push(client);
+        }
+        self.begin();
+        while !self.is_over() {
+            for client in &mut clients {
+                client.write_all(b"x")?;
+                thread::sleep(Duration::from_secs(1) / self.slow as u32);
+                if self.is_over() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends this again and again on a few connections, and reads what comes.
+    fn flood(&self, bytes: &[u8]) -> io::Result<()> {
+        const CONNECTIONS: usize = 4;
+        let clients: io::Result<Vec<TcpStream>> =
+            (0..CONNECTIONS).map(|_| self.connect(None)).collect();
+        let mut clients: Vec<_> = clients?.into_iter().map(|client| (client, 0)).collect();
+        clients.iter().try_for_each(|(client, _)| client.set_nonblocking(true))?;
+        let mut answers = vec![0; 256 * 1024];
+        self.begin();
+        while !self.is_over() {
+            for (client, sent) in &mut clients {
+                *sent += now(client.write(&bytes[*sent..]))?;
+                *sent %= bytes.len();
+                now(client.read(&mut answers))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was moved without waiting.
+fn now(moved: io::Result<usize>) -> io::Result<usize> {
+    match moved {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        moved => moved,
+    }
+}
+
+fn slow_heads(scene: &Scene<'_>) -> io::Result<()> {
+    scene.trickle("GET / HTTP/1.1\r\nHost: a.test\r\nX: ")
+}
+
+fn slow_content(scene: &Scene<'_>) -> io::Result<()> {
+    scene.trickle("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n")
+}
+
+fn slow_readers(scene: &Scene<'_>) -> io::Result<()> {
+    let mut clients = Vec::new();
+    for _ in 0..SLOW_READERS {
+        let mut client = scene.connect(Some(4096))?;
+        client.write_all(b"GET /large HTTP/1.1\r\nHost: files.test\r\n\r\n")?;
+        client.set_nonblocking(true)?;
+        clients.push(client);
+    }
+    scene.begin();
+    while !scene.is_over() {
+        for client in &mut clients {
+            now(client.read(&mut [0; 64]))?;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// As many as the client may have, and from then on one after the other that is refused.
+fn connection_flood(scene: &Scene<'_>) -> io::Result<()> {
+    let held: io::Result<Vec<TcpStream>> =
+        (0..scene.slow + 100).map(|_| scene.connect(None)).collect();
+    let held = held?;
+    scene.begin();
+    while !scene.is_over() {
+        let mut one_more = scene.connect(None)?;
+        one_more.set_read_timeout(Some(PATIENCE))?;
+        let refused = one_more.read(&mut [0]);
+        if !matches!(refused, Ok(0)) && !scene.is_over() {
+            let what = format!("one above {} got {refused:?}", held.len());
+            return Err(io::Error::other(what));
+        }
+    }
+    Ok(())
+}
+
+fn tiny_requests(scene: &Scene<'_>) -> io::Result<()> {
+    scene.flood("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n".repeat(4096).as_bytes())
+}
+
+fn huge_heads(scene: &Scene<'_>) -> io::Result<()> {
+    let head = format!("GET / HTTP/1.1\r\nHost: a.test\r\nX: {}", "x".repeat(1 << 20));
+    scene.begin();
+    while !scene.is_over() {
+        let mut client = scene.connect(None)?;
+        // The server closes before it has all.
+        let _ = client.write_all(head.as_bytes());
+        let _ = client.read(&mut [0; 1024]);
+    }
+    Ok(())
+}
+
+fn many_hosts(scene: &Scene<'_>) -> io::Result<()> {
+    let request = |number: u32| format!("GET / HTTP/1.1\r\nHost: h{number:x}.test\r\n\r\n");
+    scene.flood((0..10_000).map(request).collect::<String>().as_bytes())
+}
+
+fn many_ranges(scene: &Scene<'_>) -> io::Result<()> {
+    let ranges: Vec<String> = (0..1500).map(|at| format!("{at}-{at}")).collect();
+    let request = format!(
+        "GET /small HTTP/1.1\r\nHost: files.test\r\nRange: bytes={}\r\n\r\n",
+        ranges.join(",")
+    );
+    scene.flood(request.repeat(16).as_bytes())
+}
+
+fn rate_flood(scene: &Scene<'_>) -> io::Result<()> {
+    scene.flood("GET / HTTP/1.1\r\nHost: limited.test\r\n\r\n".repeat(4096).as_bytes())
+}
