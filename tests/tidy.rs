@@ -128,7 +128,7 @@ fn files_are_short() {
 
 #[test]
 fn lines_are_narrow() {
-    for folder in ["src", "tests", "bench", "benches"] {
+    for folder in ["src", "tests", "bench", "benches", "fuzz/checks", "fuzz/fuzz_targets"] {
         check(&sources(folder), wide_lines);
     }
 }
@@ -137,6 +137,8 @@ fn lines_are_narrow() {
 fn every_file_says_what_it_is_for() {
     check(&sources("src"), no_purpose);
     check(&sources("tests"), no_purpose);
+    check(&sources("fuzz/checks"), no_purpose);
+    check(&sources("fuzz/fuzz_targets"), no_purpose);
 }
 
 #[test]
@@ -146,7 +148,7 @@ fn time_enters_as_a_parameter() {
 
 #[test]
 fn nothing_is_left_to_do() {
-    for folder in ["src", "tests", "bench", "benches"] {
+    for folder in ["src", "tests", "bench", "benches", "fuzz/checks", "fuzz/fuzz_targets"] {
         check(&sources(folder), leftovers);
     }
 }

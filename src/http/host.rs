@@ -134,8 +134,11 @@ fn has_short_labels(name: &[u8]) -> bool {
 fn is_ipv4_address(name: &[u8]) -> bool {
     let mut numbers = 0;
     for number in name.split(|byte| *byte == b'.') {
+        if number.len() > 3 || (number.len() > 1 && number[0] == b'0') {
+            return false;
+        }
         let value = number.iter().fold(0, |value, digit| value * 10 + u32::from(digit - b'0'));
-        if number.len() > 3 || value > 255 || (number.len() > 1 && number[0] == b'0') {
+        if value > 255 {
             return false;
         }
         numbers += 1;
@@ -212,6 +215,9 @@ mod tests {
             "::1",
             "1.2.3",
             "256.1.1.1",
+            // More than 32 bits.
+            "4294967296",
+            "1.2.3.42949672960",
             "a%2e",
             "-a",
             "a#b",
