@@ -1,8 +1,8 @@
 //! Allocations and instructions per request of Tidegate, counted by valgrind's callgrind.
 //!
-//! A case that is warm is loaded twice, the second time for longer; the difference of the counts,
-//! divided by the difference of the requests. So the opening of connections is not in the numbers. The
-//! kernel's work is not among the instructions.
+//! A case that is warm is loaded twice, the second time for longer; the difference of the counts is
+//! divided by the difference of the requests. So the opening of connections is not in the numbers.
+//! The kernel's work is not among the instructions.
 
 use std::collections::HashMap;
 use std::fs;
