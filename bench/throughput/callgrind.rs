@@ -1,8 +1,8 @@
 //! Allocations and instructions per request of Tidegate, counted by valgrind's callgrind.
 //!
-//! One case is loaded twice, the second time for longer; the difference of the counts, divided by
-//! the difference of the requests. So the opening of connections is not in the numbers. The
-//! kernel's work is not among the instructions.
+//! A case that is warm is loaded twice, the second time for longer; the difference of the counts is
+//! divided by the difference of the requests. So the opening of connections is not in the numbers.
+//! The kernel's work is not among the instructions.
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::case::Case;
 use crate::measure::{Layout, start_load};
 use crate::options::Options;
-use crate::peer::{Peer, SERVER, Site, program};
+use crate::peer::{Kind, Peer, SERVER, Site, program};
 
 /// What allocates: every allocation of the process ends in one of these.
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
@@ -29,33 +29,34 @@ const COUNTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/");
 
 /// The table's head.
 pub(crate) const HEADING: &str = "\
-| case | allocations/request | instructions/request | of these admission | counters | requests |
-|---|---:|---:|---:|---:|---:|
+| case | server | allocations/request | instructions/request | of these admission | counters \
+| requests |\n|---|---|---:|---:|---:|---:|---:|
 ";
 
-/// The row of `case`.
-pub(crate) fn row(
+/// The cells of `case`, with Tidegate set up as `kind` says.
+pub(crate) fn count(
+    kind: Kind,
     case: &Case,
     upstream: Option<SocketAddr>,
     layout: &Layout,
     options: &Options,
     site: &Site,
 ) -> io::Result<String> {
-    let file = site.path().join(format!("callgrind-{}", case.name));
-    let peer = Peer::start_in_callgrind(&file, upstream, site, layout.server, &layout.load)?;
+    let file = site.path().join(format!("callgrind-{}-{}", case.name, kind.name()));
+    let peer = Peer::start_in_callgrind(kind, &file, upstream, site, layout)?;
     let answer_bytes = peer.answer(case)?.len();
-    command(&peer, "zero")?;
     let mut number = 0;
     let mut load = |rounds: f64| {
         let load = start_load(&peer, case, answer_bytes, layout, options);
         std::thread::sleep(Duration::from_secs_f64(options.seconds * rounds));
         let requests = load.finish()?;
         std::thread::sleep(CLOSED);
-        command(&peer, "dump")?; // and begin from zero
+        dump(&peer)?;
         number += 1;
         let counts = Counts::parse(&fs::read_to_string(file.with_extension(number.to_string()))?);
         Ok::<_, io::Error>((requests, counts))
     };
+    load(ROUNDS[0])?; // what is kept is allocated
     let ((few, short), (many, long)) = (load(ROUNDS[0])?, load(ROUNDS[1])?);
     let Some(requests @ 1..) = many.checked_sub(few) else {
         return Err(io::Error::other("the longer load had fewer requests"));
@@ -74,11 +75,8 @@ pub(crate) fn row(
         let sum: f64 = cost.sum();
         format!("{sum:.0} ({:.1} %)", 100.0 * sum / instructions)
     };
-    let (name, admission, counters) = (case.name, part(ADMISSION), part(COUNTERS));
-    Ok(format!(
-        "| `{name}` | {allocations:.3} | {instructions:.0} | {admission} | {counters} \
-         | {requests} |\n"
-    ))
+    let (admission, counters) = (part(ADMISSION), part(COUNTERS));
+    Ok(format!("{allocations:.3} | {instructions:.0} | {admission} | {counters} | {requests}"))
 }
 
 /// Source files and lines of addresses in the server's program: where an instruction stands, and
@@ -103,10 +101,10 @@ fn frames<'a>(
     Ok(frames)
 }
 
-/// Has the callgrind of `peer` do something.
-fn command(peer: &Peer, what: &str) -> io::Result<()> {
+/// Has the callgrind of `peer` write its counts, and begin from zero.
+fn dump(peer: &Peer) -> io::Result<()> {
     let mut vgdb = Command::new(program("vgdb")?);
-    vgdb.arg(format!("--pid={}", peer.processes()?[0])).arg(what);
+    vgdb.arg(format!("--pid={}", peer.processes()?[0])).arg("dump");
     match vgdb.stdin(Stdio::null()).output()? {
         done if done.status.success() => Ok(()),
         failed => Err(io::Error::other(String::from_utf8_lossy(&failed.stderr).into_owned())),

@@ -64,11 +64,6 @@ impl Case {
         self.busy < self.connections
     }
 
-    /// Tidegate is compared with itself, set up in other ways.
-    pub(crate) fn is_of_own_options(&self) -> bool {
-        self.peers.iter().all(|kind| kind.program() == Kind::Tidegate)
-    }
-
     /// One request to `host` of a server on `port`.
     pub(crate) fn request(&self, host: &str, port: u16) -> String {
         let Case { path, fields, .. } = self;

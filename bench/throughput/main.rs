@@ -76,9 +76,7 @@ fn run(options: &Options) -> io::Result<()> {
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
     // A server that is slowed takes longer to open many connections than the load lasts, and can't
     // keep up with a rate.
-    let left_out = |case: &Case| {
-        options.counts() && (case.is_mostly_idle() || case.paced || case.is_of_own_options())
-    };
+    let left_out = |case: &Case| options.counts() && (case.is_mostly_idle() || case.paced);
     let wanted = |case: &&Case| options.wants_case(case.name) && !left_out(case);
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     let mut report = Report::new(machine, &layout, options);
@@ -240,10 +238,16 @@ impl Bench<'_> {
 
     fn count_allocations(&self, cases: &[&Case], upstream: Option<SocketAddr>) -> io::Result<()> {
         for case in cases {
-            self.check()?;
-            let row = callgrind::row(case, upstream, self.layout, self.options, self.site);
-            let failed = |error| format!("| `{}` | {error} | | | | |\n", case.name);
-            print!("{}", row.unwrap_or_else(failed));
+            for kind in [Kind::Tidegate, Kind::Logging] {
+                if !case.peers.contains(&kind) {
+                    continue;
+                }
+                self.check()?;
+                let cells =
+                    callgrind::count(kind, case, upstream, self.layout, self.options, self.site);
+                let cells = cells.unwrap_or_else(|error| format!("{error} | | | |"));
+                println!("| `{}` | {} | {cells} |", case.name, kind.name());
+            }
         }
         Ok(())
     }

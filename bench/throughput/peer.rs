@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::case::{Case, FILES, FILES_HOST, SMALL_BODY, SMALL_HOST};
 use crate::machine;
+use crate::measure::Layout;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -148,19 +149,19 @@ impl Peer {
 
     /// Starts Tidegate in callgrind, which writes its counts to `file` when the server has ended.
     pub(crate) fn start_in_callgrind(
+        kind: Kind,
         file: &Path,
         upstream: Option<SocketAddr>,
         site: &Site,
-        core: usize,
-        home: &[usize],
+        layout: &Layout,
     ) -> io::Result<Peer> {
         let port = free_port()?;
-        let server = tidegate(Kind::Tidegate, site, port, upstream)?;
+        let server = tidegate(kind, site, port, upstream)?;
         let mut command = Command::new(program("valgrind")?);
         command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", file.display()));
         command.args(["--dump-instr=yes", "--compress-strings=no", "--compress-pos=no"]);
         command.arg(server.get_program()).args(server.get_args());
-        Peer::launch(Kind::Tidegate, command, port, site, &[core], home)
+        Peer::launch(kind, command, port, site, &[layout.server], &layout.load)
     }
 
     /// Starts the floor of one case: a process of this same program that sends `answer`.
