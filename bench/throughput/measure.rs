@@ -1,6 +1,7 @@
 //! One measurement: a warm-up, then CPU time and requests over the same window.
 
 use std::io;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::case::Case;
@@ -140,17 +141,28 @@ fn best_window(load: &Load, watch: &Watch, length: Duration) -> io::Result<Sampl
     Err(io::Error::other("no request was answered"))
 }
 
-/// A window at a fixed rate, in which no core was taken and the load was in time; else the last
-/// one that was tried.
+/// Loads a server at a fixed rate and measures one window.
 fn slice(watch: &Watch, plan: &Plan, layout: &Layout, options: &Options) -> io::Result<Sample> {
-    let length = Duration::from_secs_f64(options.seconds * SLICE_ROUNDS);
     let (load, answers) = paced::start(plan, options.rate, layout.load[0]);
     load.wait_until_open(1);
     std::thread::sleep(WARM_UP);
+    let length = Duration::from_secs_f64(options.seconds * SLICE_ROUNDS);
+    let outcome = quiet_slice(&load, &answers, watch, length);
+    load.finish()?;
+    outcome
+}
+
+/// A window in which no core was taken and the load was in time; else the last that was tried.
+fn quiet_slice(
+    load: &Load,
+    answers: &Receiver<Answer>,
+    watch: &Watch,
+    length: Duration,
+) -> io::Result<Sample> {
     let mut outcome = Err(io::Error::other("no request was answered"));
     for _ in 0..SLICES {
         let begin = Instant::now();
-        let Some(sample) = watch.window(&load, length)? else { continue };
+        let Some(sample) = watch.window(load, length)? else { continue };
         let in_window = |answer: &Answer| answer.due + answer.latency >= begin;
         let answers: Vec<Answer> = answers.try_iter().filter(in_window).collect();
         let latency = Latency::of(&answers);
@@ -160,7 +172,6 @@ fn slice(watch: &Watch, plan: &Plan, layout: &Layout, options: &Options) -> io::
             break;
         }
     }
-    load.finish()?;
     outcome
 }
 
