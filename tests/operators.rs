@@ -473,8 +473,8 @@ fn a_listener_that_a_stuck_loop_cannot_gate_can_be_given_back() {
             !client.stays_silent(Duration::from_millis(300))
         })
     };
-    // The kernel gives half of the connections to the loop that is stuck.
-    let served = (0..12).any(|_| serves());
+    // The kernel gives two of three connections to the loop that is stuck: its old socket listens too.
+    let served = wait_until(PATIENCE, serves);
     drop(sender);
     assert_eq!((served, &failed), (true, &json!([])));
 }
