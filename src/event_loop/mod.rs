@@ -53,7 +53,9 @@ use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, unix::SourceFd};
 
 pub use bind::BindError;
-pub(crate) use bind::{ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_unix};
+pub(crate) use bind::{
+    ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_quietly, bind_unix,
+};
 pub(crate) use failure::DeadLoop;
 pub(crate) use listener::ConnectionBudget;
 
