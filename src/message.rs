@@ -136,6 +136,13 @@ pub(crate) enum LoopCommand {
     Deliver(Token, ExchangeNumber, Delivery),
 }
 
+impl LoopCommand {
+    /// Whether a deadline, or somebody without patience, ends exchanges by it.
+    pub(crate) fn cuts(&self) -> bool {
+        matches!(self, Self::Cut(_) | Self::CutUpstream(_) | Self::CutAll)
+    }
+}
+
 /// A public listening socket of one loop.
 #[derive(Debug)]
 pub(crate) struct PublicSocket {

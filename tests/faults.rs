@@ -135,7 +135,7 @@ fn what_came_while_the_process_stood_still_is_in_time() {
     // More than the kernel tells at once: the events of the last ones come after the deadlines of
     // all.
     const MANY: usize = 1500;
-    let limits = "head_timeout = \"3s\"\nbody_timeout = \"3s\"";
+    let limits = "head_timeout = \"4s\"\nbody_timeout = \"4s\"";
     let server = setup().server("threads = 1").limits(limits).start();
     let mut clients: Vec<_> = (0..MANY).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| drop(client.exchange(get("app.test", "/"))));
@@ -146,7 +146,7 @@ fn what_came_while_the_process_stood_still_is_in_time() {
         client.send(begin);
     }
     server.wait_read(&clients);
-    stand_still(&server, 3500 * MS, || {
+    stand_still(&server, 4500 * MS, || {
         for (client, (_, rest)) in clients.iter_mut().zip(halves.iter().cycle()) {
             client.send(rest);
         }
@@ -160,17 +160,19 @@ fn what_came_while_the_process_stood_still_is_in_time() {
 
 #[test]
 fn a_drain_whose_deadline_passes_while_the_process_stands_still_loses_nothing_that_is_there() {
-    let mut server = setup().server("drain_timeout = \"1s\"").start();
-    let [mut slow, mut sends] = [(); 2].map(|()| server.connect());
-    slow.send(get("slow.test", "/"));
+    let setup = setup().server("drain_timeout = \"4s\"");
+    let lines = "respond = { body = \"late\", delay = \"3s\" }";
+    let mut server = setup.app("late.test", lines).start();
+    let [mut late, mut sends] = [(); 2].map(|()| server.connect());
+    late.send(get("late.test", "/"));
     sends.send(post("app.test", "/", 2) + "<");
-    server.wait_read([&slow, &sends]);
+    server.wait_read([&late, &sends]);
     server.signal(Signal::TERM);
     server.wait_event("shutdown_gated");
-    stand_still(&server, 1500 * MS, || sends.send(">"));
-    assert_eq!(slow.response().text(), "slow");
+    stand_still(&server, 4500 * MS, || sends.send(">"));
+    assert_eq!(late.response().text(), "late");
     assert_eq!(sends.response().text(), "app.test");
-    drop((slow, sends));
+    drop((late, sends));
     assert_eq!(server.wait_exit().code(), Some(0));
     assert_eq!(server.wait_event("shutdown_drained").count("cut"), 0);
 }

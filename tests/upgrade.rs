@@ -412,6 +412,29 @@ fn addresses_come_and_go_with_an_upgrade() {
 }
 
 #[test]
+fn an_upgrade_that_fails_takes_no_connection_to_an_address_that_it_would_have_added() {
+    let port = free_port().port();
+    let all = format!("0.0.0.0:{port}");
+    // Many apps, for it to fail some time after it has bound.
+    let setup = (0..500).fold(Setup::new().listen(&[&all]), |setup, nth| {
+        setup.app(&format!("a{nth}.test"), &respond("a"))
+    });
+    let setup = setup.app("site.test", "files = { root = \"site\" }").file("site/index.html", "");
+    let server = start_with(setup);
+    let load =
+        Load::start(LoadKind::NewConnections, 4, ([127, 0, 0, 1], port).into(), "a1.test", "a");
+    load.wait_answered(20);
+    // The more special address has the connections, if it is listened on.
+    rewrite(&server, &format!("[\"{all}\"]"), &format!("[\"{all}\", \"127.0.0.1:{port}\"]"));
+    fs::remove_dir_all(server.dir().join("site")).expect("the folder");
+    for _ in 0..5 {
+        refused_upgrade(&server, "");
+    }
+    let tally = load.end();
+    assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+}
+
+#[test]
 fn a_download_a_long_poll_and_a_tunnel_finish_in_the_old_process() {
     let (upstream, (_upstream, gate, app)) = (Upstream::tcp(mirror), held());
     let proxy = format!("proxy = {{ upstreams = [\"{}\"] }}", upstream.url());

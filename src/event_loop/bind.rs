@@ -51,6 +51,21 @@ pub(crate) fn bind_address(
     loops: usize,
     beside: bool,
 ) -> Result<ListenerSet, BindError> {
+    let sockets = bind_quietly(address, loops, beside)?;
+    let listening = begin_listening(&sockets);
+    listening.map_err(|source| BindError { place: address.to_string(), source })?;
+    Ok(sockets)
+}
+
+/// As [`bind_address`], for [`begin_listening`].
+///
+/// # Errors
+/// The address that cannot be bound, and why.
+pub(crate) fn bind_quietly(
+    address: SocketAddr,
+    loops: usize,
+    beside: bool,
+) -> Result<ListenerSet, BindError> {
     let bind_all = || {
         if !beside {
             // Somebody else's socket with SO_REUSEPORT would take half of our connections.
@@ -59,7 +74,7 @@ pub(crate) fn bind_address(
         let mut bound = address;
         let mut sockets = Vec::new();
         for _ in 0..loops {
-            let socket = TcpListener::from(listen(tcp_socket(bound, true)?)?);
+            let socket = TcpListener::from(tcp_socket(bound, true)?);
             bound = socket.local_addr()?;
             sockets.push(socket.into());
         }

@@ -83,7 +83,7 @@ impl Running {
         for token in self.connections.tokens() {
             self.with_connection(token, Connection::look_anew);
         }
-        self.commanded = true;
+        self.obey(false);
     }
 
     fn die(mut self, error: String) -> DeadLoop {

@@ -53,7 +53,9 @@ use crossbeam_channel::Receiver;
 use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, unix::SourceFd};
 
 pub use bind::BindError;
-pub(crate) use bind::{ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_unix};
+pub(crate) use bind::{
+    ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_quietly, bind_unix,
+};
 pub(crate) use failure::DeadLoop;
 pub(crate) use listener::{ConnectionBudget, may_gate};
 
@@ -229,8 +231,8 @@ struct Running {
     release_idle_ms: u64,
     /// Turns up to now with as many events as the kernel tells at once.
     full_turns: usize,
-    /// There are commands to be obeyed in the next turn.
-    commanded: bool,
+    /// A command to cut, which waits for what was there or due before it.
+    cut_command: Option<LoopCommand>,
     report: Box<dyn Fn(ControlEvent) + Send>,
     published: LoopCounts,
     finishing: bool,
@@ -290,7 +292,7 @@ impl Running {
             watched: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             full_turns: 0,
-            commanded: false,
+            cut_command: None,
             report: setup.report,
             published: LoopCounts::default(),
             finishing: false,
@@ -321,21 +323,18 @@ impl Running {
             let asked_ms = self.cx.clock.now_ms();
             self.cx.clock.tick();
             self.cx.gauges.begin_turn(self.cx.clock.now_ns());
-            let was_commanded = std::mem::take(&mut self.commanded);
-            self.handle_events(events);
+            let commanded = self.handle_events(events);
             self.accept_all();
             let closed = self.public.take_empty();
             self.close_listeners(closed);
             // A deadline that came while the kernel was asked, or since, has to wait for the next
-            // turn: this process may have stood still in between, with more to be told now. So have
-            // commands, which may be to cut.
-            if self.has_unread_events() {
-                self.commanded |= was_commanded;
-            } else {
+            // turn: this process may have stood still in between, with more to be told now.
+            let is_caught_up = !self.has_unread_events();
+            if is_caught_up {
                 self.handle_timers(asked_ms);
-                if was_commanded {
-                    self.obey();
-                }
+            }
+            if commanded || self.cut_command.is_some() {
+                self.obey(is_caught_up);
             }
             if self.end_turn() {
                 self.cx.gauges.end_turn();
@@ -369,7 +368,7 @@ impl Running {
 
     /// How long the loop may sleep.
     fn timeout(&self) -> Option<Duration> {
-        let has_work = self.commanded || !self.again.is_empty();
+        let has_work = self.cut_command.is_some() || !self.again.is_empty();
         if has_work || self.public.somebody_waits() || self.admin.somebody_waits() {
             return Some(Duration::ZERO);
         }
@@ -384,15 +383,16 @@ impl Running {
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
 
-    /// Handles what the kernel told, and who has work left from the last turn.
-    fn handle_events(&mut self, events: &Events) {
+    /// Handles what the kernel told, and who has work left from the last turn. Returns whether
+    /// there are commands.
+    fn handle_events(&mut self, events: &Events) -> bool {
         let again = std::mem::take(&mut self.again);
-        let mut count = 0;
+        let (mut commanded, mut count) = (false, 0);
         self.cx.holds_requests = true;
         for event in events {
             count += 1;
             match event.token() {
-                WAKER => self.commanded = true,
+                WAKER => commanded = true,
                 listener if listener.0 & LISTENER_BIT != 0 => {
                     self.public.on_ready(listener);
                     self.admin.on_ready(listener);
@@ -412,6 +412,7 @@ impl Running {
                 connection.work(cx)
             });
         }
+        commanded
     }
 
     /// Lets those work whose requests were held.

@@ -13,61 +13,77 @@ use crate::{
 };
 
 impl Running {
-    pub(super) fn obey(&mut self) {
+    /// A command to cut waits for the next turn that catches up with what the kernel tells, and
+    /// those behind it with it: it is not to cut what was there, or due, before it.
+    pub(super) fn obey(&mut self, is_caught_up: bool) {
+        if let Some(cut) = self.cut_command.take_if(|_| is_caught_up) {
+            self.obey_one(cut);
+        }
         // Not more than there are now: what is delivered must not keep the loop from its sockets.
         // Whoever sends later wakes the loop later.
         for _ in 0..self.commands.len() {
+            if self.cut_command.is_some() {
+                break;
+            }
             let Ok(command) = self.commands.try_recv() else { break };
-            match command {
-                LoopCommand::Gate => self.gate(),
-                LoopCommand::Finish => self.finish(),
-                LoopCommand::Cut(life) => {
-                    self.cut(|connection| connection.serves(life));
-                }
-                LoopCommand::WatchUpstream(drain, upstream) => {
-                    // What is kept for it has no use.
-                    self.cx.upstreams.sweep(self.cx.clock.now_ms());
-                    self.watched.push((drain, upstream));
-                }
-                LoopCommand::CutUpstream(upstream) => {
-                    // It may have been resumed meanwhile.
-                    self.cut(|found| upstream.is_drained() && found.is_with(&upstream));
-                }
-                LoopCommand::CutAll => self.cut_all(),
-                LoopCommand::End => self.end(),
-                LoopCommand::LetGo(addresses, admin, _done) => {
-                    let is_named = |of: Option<_>| of.is_some_and(|of| addresses.contains(&of));
-                    let mut closed = self.public.take(is_named);
-                    closed.extend(self.admin.take(|_| admin));
-                    self.close_listeners(closed);
-                }
-                LoopCommand::Refresh => {
-                    self.cx.view.refresh();
-                    // Lives that ended took their upstreams with them.
-                    self.cx.upstreams.sweep(self.cx.clock.now_ms());
-                }
-                LoopCommand::Listen(sockets) => self.listen(sockets),
-                LoopCommand::GateListeners(addresses) => {
-                    self.public.gate(|address| addresses.contains(&address));
-                    (self.report)(ControlEvent::ListenersGated(addresses));
-                }
-                LoopCommand::CloseListeners(addresses) => {
-                    self.public.begin_closing(|address| addresses.contains(&address));
-                }
-                LoopCommand::Configure(config) => {
-                    self.cx.configure(*config);
-                    self.each_connection(Connection::shorten_deadline);
-                }
-                LoopCommand::ListBusy(lives, reply) => self.list_busy(&lives, &reply),
-                LoopCommand::CutConnection(token, reply) => {
-                    // Whoever asked may have gone; the connection is cut all the same.
-                    let _ = reply.send(self.cut_connection(token));
-                }
-                LoopCommand::Deliver(token, number, delivery) => {
-                    self.with_connection(token, |connection, cx| {
-                        connection.deliver(number, delivery, cx)
-                    });
-                }
+            if command.cuts() {
+                self.cut_command = Some(command);
+            } else {
+                self.obey_one(command);
+            }
+        }
+    }
+
+    fn obey_one(&mut self, command: LoopCommand) {
+        match command {
+            LoopCommand::Gate => self.gate(),
+            LoopCommand::Finish => self.finish(),
+            LoopCommand::Cut(life) => {
+                self.cut(|connection| connection.serves(life));
+            }
+            LoopCommand::WatchUpstream(drain, upstream) => {
+                // What is kept for it has no use.
+                self.cx.upstreams.sweep(self.cx.clock.now_ms());
+                self.watched.push((drain, upstream));
+            }
+            LoopCommand::CutUpstream(upstream) => {
+                // It may have been resumed meanwhile.
+                self.cut(|found| upstream.is_drained() && found.is_with(&upstream));
+            }
+            LoopCommand::CutAll => self.cut_all(),
+            LoopCommand::End => self.end(),
+            LoopCommand::LetGo(addresses, admin, _done) => {
+                let is_named = |of: Option<_>| of.is_some_and(|of| addresses.contains(&of));
+                let mut closed = self.public.take(is_named);
+                closed.extend(self.admin.take(|_| admin));
+                self.close_listeners(closed);
+            }
+            LoopCommand::Refresh => {
+                self.cx.view.refresh();
+                // Lives that ended took their upstreams with them.
+                self.cx.upstreams.sweep(self.cx.clock.now_ms());
+            }
+            LoopCommand::Listen(sockets) => self.listen(sockets),
+            LoopCommand::GateListeners(addresses) => {
+                self.public.gate(|address| addresses.contains(&address));
+                (self.report)(ControlEvent::ListenersGated(addresses));
+            }
+            LoopCommand::CloseListeners(addresses) => {
+                self.public.begin_closing(|address| addresses.contains(&address));
+            }
+            LoopCommand::Configure(config) => {
+                self.cx.configure(*config);
+                self.each_connection(Connection::shorten_deadline);
+            }
+            LoopCommand::ListBusy(lives, reply) => self.list_busy(&lives, &reply),
+            LoopCommand::CutConnection(token, reply) => {
+                // Whoever asked may have gone; the connection is cut all the same.
+                let _ = reply.send(self.cut_connection(token));
+            }
+            LoopCommand::Deliver(token, number, delivery) => {
+                self.with_connection(token, |connection, cx| {
+                    connection.deliver(number, delivery, cx)
+                });
             }
         }
     }

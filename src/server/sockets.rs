@@ -26,7 +26,8 @@ pub(super) struct PublicSockets {
 }
 
 impl PublicSockets {
-    /// Takes what is inherited, and binds the rest.
+    /// Takes what is inherited, and binds the rest. Beside what another process serves nothing is
+    /// listened on yet: if this process fails, whoever had come would be reset.
     pub(super) fn open(
         listen: &[ListenConfig],
         loops: usize,
@@ -39,9 +40,12 @@ impl PublicSockets {
                 Some(InheritedSockets { bound, is_kept, sockets }) => {
                     event_loop::adopt(bound, sockets, is_kept, loops)?
                 }
+                None if inherited.is_empty() => {
+                    event_loop::bind_address(entry.address, loops, false)?
+                }
                 None => {
                     let beside = inherited.has_port(entry.address.port());
-                    event_loop::bind_address(entry.address, loops, beside)?
+                    event_loop::bind_quietly(entry.address, loops, beside)?
                 }
             };
             listening.push(Listening::new(entry, &sockets));

@@ -317,11 +317,11 @@ impl Server {
         prlimit(Some(self.pid()), Resource::Nofile, limit).expect("prlimit");
     }
 
-    /// Lets the running process have this much more memory than now, as far as addresses tell.
+    /// Lets the running process have this much more memory of its own than now.
     pub fn limit_memory(&self, more_kib: u64) {
-        let most = Some((self.memory_kib("VmSize") as u64 + more_kib) * 1024);
+        let most = Some((self.memory_kib("VmData") as u64 + more_kib) * 1024);
         let limit = Rlimit { current: most, maximum: most };
-        prlimit(Some(self.pid()), Resource::As, limit).expect("prlimit");
+        prlimit(Some(self.pid()), Resource::Data, limit).expect("prlimit");
     }
 
     /// Waits for the end of the process.

@@ -43,6 +43,11 @@ impl Inherited {
         Some(InheritedSockets { bound: found.bound, is_kept: found.is_kept, sockets })
     }
 
+    /// Whether there never was any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether there is a socket with this port.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         self.0.iter().any(|known| known.bound.port() == port)
