@@ -12,7 +12,7 @@ const LARGE: usize = 16 * 1024 * 1024;
 
 fn setup() -> Setup {
     Setup::new()
-        .server("idle_grace = \"0s\"\ndrain_timeout = \"1500ms\"")
+        .server("idle_grace = \"0s\"\ndrain_timeout = \"2500ms\"")
         .log("format = \"json\"")
         .app("files.test", "files = { root = \"site\" }")
         .app("slow.test", "respond = { body = \"slow\", delay = \"60s\" }")
@@ -172,12 +172,12 @@ fn a_stop_can_be_told_from_the_log_with_whom_it_cut() {
     assert_eq!(clients.pop().expect("two").response().body.len(), LARGE);
     assert_eq!(server.wait_exit().code(), Some(3));
     let told = told(&server, "stop");
-    assert_eq!((told.cause.as_str(), told.active_at_start, told.timeout_ms), ("stop", 4, 1500));
+    assert_eq!((told.cause.as_str(), told.active_at_start, told.timeout_ms), ("stop", 4, 2500));
     assert_eq!((told.verdict.as_str(), told.cut, told.cut_active), ("cut", 3, Some(3)));
     let mut cut_of = told.cut_of;
     cut_of.sort();
     assert_eq!(cut_of, [("files.test".to_owned(), 1), ("slow.test".to_owned(), 2)]);
-    assert!(told.elapsed_ms >= 1500);
+    assert!(told.elapsed_ms >= 2500);
 }
 
 #[test]
