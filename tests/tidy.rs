@@ -11,7 +11,7 @@ use std::{
 };
 
 use tidegate::config::{Config, Limits};
-use toml::{Table, Value};
+use toml::Table;
 
 const COLUMNS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -171,9 +171,10 @@ fn only_the_registry_is_compiled_for_loom() {
 
 #[test]
 fn there_is_no_async_runtime() {
-    let (denied, lock) = (denied_crates(), read("Cargo.lock"));
-    assert!(denied.iter().any(|name| name == "tokio"), "{denied:?}");
-    assert_eq!(used_of(&denied, &read("Cargo.toml"), &lock), Vec::<String>::new());
+    let (deny, lock) = (read("deny.toml"), read("Cargo.lock"));
+    assert_eq!(locked_of(&denied_crates(&deny), &lock), Vec::<String>::new());
+    let found = locked_of(&denied_crates(&deny), "[[package]]\nname = \"tokio\"\n");
+    assert_eq!(found, ["tokio"]);
 }
 
 #[test]
@@ -440,52 +441,18 @@ fn no_loom_guard(source: &Source) -> Vec<String> {
 }
 
 /// The crates that deny.toml bans.
-fn denied_crates() -> Vec<String> {
-    let manifest: Table = read("deny.toml").parse().expect("deny.toml");
-    let banned = manifest["bans"]["deny"].as_array().expect("bans.deny");
+fn denied_crates(deny: &str) -> Vec<String> {
+    let deny: Table = deny.parse().expect("deny.toml");
+    let banned = deny["bans"]["deny"].as_array().expect("bans.deny");
     banned.iter().map(|entry| entry["crate"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// Those of `crates` that the product depends on, in one step or more. What only tests and
-/// benchmarks use may be among them.
-fn used_of(crates: &[String], manifest: &str, lock: &str) -> Vec<String> {
-    let manifest: Table = manifest.parse().expect("a manifest");
+/// Those of `crates` that are locked: also what only tests and benchmarks would use.
+fn locked_of(crates: &[String], lock: &str) -> Vec<String> {
     let lock: Table = lock.parse().expect("a lock file");
-    let mut used = direct_dependencies(&manifest);
-    let mut next = 0;
-    while let Some(name) = used.get(next).cloned() {
-        next += 1;
-        for dependency in locked_dependencies(&lock, &name) {
-            if !used.contains(&dependency) {
-                used.push(dependency);
-            }
-        }
-    }
-    used.retain(|name| crates.contains(name));
-    used
-}
-
-/// What the manifest names for the product and its build, for every target.
-fn direct_dependencies(manifest: &Table) -> Vec<String> {
-    let targets = manifest.get("target").and_then(Value::as_table);
-    let tables = targets.into_iter().flat_map(Table::values).filter_map(Value::as_table);
-    let kinds = ["dependencies", "build-dependencies"];
-    let named = tables.chain([manifest]).flat_map(|table| kinds.map(|kind| table.get(kind)));
-    let names = named.flatten().filter_map(Value::as_table).flat_map(Table::keys);
-    names.cloned().collect()
-}
-
-/// What every locked version of a package depends on.
-fn locked_dependencies(lock: &Table, name: &str) -> Vec<String> {
-    let packages = lock.get("package").and_then(Value::as_array).into_iter().flatten();
-    packages
-        .filter(|package| package.get("name").and_then(Value::as_str) == Some(name))
-        .filter_map(|package| package.get("dependencies")?.as_array())
-        .flatten()
-        // A version may follow.
-        .filter_map(|dependency| dependency.as_str()?.split(' ').next())
-        .map(str::to_owned)
-        .collect()
+    let packages = lock["package"].as_array().expect("packages");
+    let names: Vec<_> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    crates.iter().filter(|name| names.contains(&name.as_str())).cloned().collect()
 }
 
 fn is_name_char(char: char) -> bool {
@@ -767,23 +734,6 @@ fn missing_loom_guards_are_found() {
     assert!(complaints(no_loom_guard, "drain.rs", "//! X\n#![cfg(not(loom))]\n").is_empty());
     assert!(complaints(no_loom_guard, "loom.rs", "//! X\n").is_empty());
     assert!(complaints(no_loom_guard, "support/mod.rs", "//! X\n").is_empty());
-}
-
-#[test]
-fn banned_crates_of_the_product_are_found() {
-    let lock = "[[package]]\nname = \"web\"\ndependencies = [\"net 2.0.0\"]\n\
-                [[package]]\nname = \"net\"\ndependencies = [\"tokio\", \"web\"]\n\
-                [[package]]\nname = \"tokio\"\n";
-    for (manifest, found) in [
-        ("[dependencies]\nweb = \"1\"", vec!["tokio"]),
-        ("[build-dependencies]\nnet = \"2\"", vec!["tokio"]),
-        ("[target.'cfg(unix)'.dependencies]\ntokio = \"1\"", vec!["tokio"]),
-        ("[dev-dependencies]\nweb = \"1\"", vec![]),
-        ("[target.'cfg(unix)'.dev-dependencies]\ntokio = \"1\"", vec![]),
-        ("[dependencies]\nmio = \"1\"", vec![]),
-    ] {
-        assert_eq!(used_of(&["tokio".to_owned()], manifest, lock), found, "{manifest}");
-    }
 }
 
 #[test]

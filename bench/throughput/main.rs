@@ -7,7 +7,6 @@
 mod callgrind;
 mod case;
 mod floor;
-mod hyper_server;
 mod load;
 mod machine;
 mod measure;
@@ -38,7 +37,6 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [_, "--floor", port, file, ref rest @ ..] => run_floor(port, file, rest.contains(&"close")),
-        [_, "--hyper", port] => run_hyper(port),
         _ if cfg!(debug_assertions) => {
             eprintln!("a debug build measures nothing: use cargo bench --bench throughput");
             Ok(())
@@ -57,10 +55,6 @@ fn main() -> ExitCode {
 fn run_floor(port: &str, file: &str, close: bool) -> io::Result<()> {
     let port = port.parse().map_err(io::Error::other)?;
     floor::run(port, &std::fs::read(file)?, close)
-}
-
-fn run_hyper(port: &str) -> io::Result<()> {
-    hyper_server::run(port.parse().map_err(io::Error::other)?)
 }
 
 fn run(options: &Options) -> io::Result<()> {

@@ -1,8 +1,7 @@
 //! hyper on tokio: what a Rust program that is nothing but a server costs.
 //!
-//! A process of its own, like the floor, with a runtime of one thread. It routes nothing, logs
-//! nothing, and gives one answer. The product has no async runtime: this is a dependency of the
-//! benchmarks alone.
+//! `hyper-server PORT`: a runtime of one thread, which routes nothing, logs nothing, and gives one
+//! answer. Started by `bench/throughput`.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,11 +17,14 @@ use hyper_util::rt::TokioIo;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::TcpListener;
 
-use crate::case::SMALL_BODY;
+/// As the other servers give it (`throughput/case.rs`).
+const SMALL_BODY: &str = "Hello, World!";
 
-/// Serves the small answer on `port` of 127.0.0.1. Never ends by itself: the kernel ends it with
+/// Serves the small answer on a port of 127.0.0.1. Never ends by itself: the kernel ends it with
 /// its parent.
-pub(crate) fn run(port: u16) -> io::Result<()> {
+fn main() -> io::Result<()> {
+    let port = std::env::args().nth(1).and_then(|port| port.parse().ok());
+    let port = port.ok_or_else(|| io::Error::other("usage: hyper-server PORT"))?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(serve(port))
