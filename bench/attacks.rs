@@ -60,7 +60,7 @@ type Run = fn(&Scene<'_>) -> io::Result<()>;
 const ATTACKS: &[(&str, Run)] = &[
     ("slow heads", slow_heads),
     ("slow content", slow_content),
-    ("slow readers (200)", slow_readers),
+    ("slow readers", slow_readers),
     ("connections over the limit", connection_flood),
     ("tiny pipelined requests", tiny_requests),
     ("huge heads", huge_heads),
@@ -74,8 +74,9 @@ const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 
 const GOOD: &str = "GET / HTTP/1.1\r\nHost: good.test\r\n\r\n";
 
-/// Connections that read nothing: the kernel holds up to 2.6 MiB for each.
-const SLOW_READERS: usize = 200;
+/// What a segment of a slow reader holds: for the loopback's 64 KiB the sender's kernel would take
+/// 2.6 MiB of an answer ahead.
+const ETHERNET_MSS: u32 = 1460;
 
 /// A file that no socket takes at once.
 const LARGE: usize = 16 << 20;
@@ -267,6 +268,7 @@ impl Scene<'_> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         if let Some(bytes) = receive_bytes {
             socket.set_recv_buffer_size(bytes)?;
+            socket.set_tcp_mss(ETHERNET_MSS)?;
         }
         socket.bind(&SocketAddr::new(ATTACKER, 0).into())?;
         socket.connect_timeout(&self.address.into(), PATIENCE)?;
@@ -336,7 +338,7 @@ fn slow_content(scene: &Scene<'_>) -> io::Result<()> {
 
 fn slow_readers(scene: &Scene<'_>) -> io::Result<()> {
     let mut clients = Vec::new();
-    for _ in 0..SLOW_READERS {
+    for _ in 0..scene.slow {
         let mut client = scene.connect(Some(4096))?;
         client.write_all(b"GET /large HTTP/1.1\r\nHost: files.test\r\n\r\n")?;
         client.set_nonblocking(true)?;
@@ -345,9 +347,12 @@ fn slow_readers(scene: &Scene<'_>) -> io::Result<()> {
     scene.begin();
     while !scene.is_over() {
         for client in &mut clients {
+            if scene.is_over() {
+                break;
+            }
             now(client.read(&mut [0; 64]))?;
+            thread::sleep(Duration::from_secs(1) / scene.slow as u32);
         }
-        thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }

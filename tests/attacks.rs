@@ -200,8 +200,6 @@ fn content_that_never_ends_is_408() {
 
 #[test]
 fn answers_that_nobody_reads_end_with_their_connections() {
-    // Fewer: the kernel holds up to 2.6 MiB for each, and has a limit for all of the machine.
-    const COUNT: usize = 200;
     const LARGE: usize = 16 * 1024 * 1024;
     let _alone = alone();
     let files = "files = { root = \"site\" }";
@@ -214,8 +212,8 @@ fn answers_that_nobody_reads_end_with_their_connections() {
             client.send(get("files.test", "/large"));
             client
         };
-        let clients: Vec<Client> = (0..COUNT).map(begin).collect();
-        assert!(wait_until(PATIENCE, || server.sockets() >= before.sockets + COUNT));
+        let clients: Vec<Client> = (0..many()).map(begin).collect();
+        assert!(wait_until(PATIENCE, || server.sockets() >= before.sockets + many()));
         let is_over = || server.sockets() <= before.sockets + 2;
         assert!(wait_until(PATIENCE, is_over), "{} sockets", server.sockets());
         // What the kernel has of the others takes long to read.
@@ -225,7 +223,7 @@ fn answers_that_nobody_reads_end_with_their_connections() {
         }
     });
     // The file goes from the page cache.
-    before.expect_back(&server, COUNT * 4);
+    before.expect_back(&server, many() * 4);
 }
 
 #[test]
