@@ -7,9 +7,9 @@
 //! A line is less than [`LINE_BYTES_MAX`], whatever a peer sends, and a chunk at most 64 KiB.
 
 use std::{
-    array,
-    fmt::{self, Write as _},
+    array, fmt,
     hash::{BuildHasher, RandomState},
+    io::Write as _,
     net::IpAddr,
     ops::Range,
     process,
@@ -45,7 +45,7 @@ pub struct AccessWriter {
     writer: LineWriter,
     ids: RequestIds,
     stamp: Stamp,
-    lines: String,
+    lines: Vec<u8>,
     /// Buffers of records that are written, for the next ones.
     spare: Vec<Vec<u8>>,
 }
@@ -141,7 +141,7 @@ impl AccessLog {
             AccessFormat::Json => LineFormat::Json,
         };
         let output = config.access_path.clone().map_or(Output::Stdout, Output::File);
-        let note = Box::new(move |out: &mut String, now, note: &Note<'_>| match note {
+        let note = Box::new(move |out: &mut Vec<u8>, now, note: &Note<'_>| match note {
             Note::Lost { lines } => format.push_lost(out, now, *lines),
             Note::ReopenFailed { path, error } => {
                 event!(Error, "log_reopen_failed", path:% = path.display(), error:% = error);
@@ -160,7 +160,7 @@ impl AccessLog {
             writer: self.writer.clone(),
             ids: RequestIds::new(),
             stamp: Stamp::default(),
-            lines: String::new(),
+            lines: Vec::new(),
             spare: Vec::new(),
         }
     }
@@ -191,7 +191,7 @@ impl AccessWriter {
         if let Some(head) = head {
             parts[METHOD] = head.method().as_str().as_bytes();
             parts[TARGET] = head.target().as_bytes();
-            parts[HOST] = head.host().map_or("", |host| host.name()).as_bytes();
+            parts[HOST] = head.host().map_or(&b""[..], |host| host.as_bytes());
             parts[REFERER] = head.field("referer").unwrap_or_default();
             parts[USER_AGENT] = head.field("user-agent").unwrap_or_default();
         }
@@ -220,7 +220,7 @@ impl AccessWriter {
     /// Hands the lines to the log's thread; for the end of every turn. Dropping does it too.
     pub fn flush(&mut self) {
         if !self.lines.is_empty() {
-            self.writer.send(self.lines.as_bytes());
+            self.writer.send(&self.lines);
             self.lines.clear();
         }
     }
@@ -262,8 +262,8 @@ impl RequestId {
         })
     }
 
-    fn push_digits(self, out: &mut String) {
-        out.push_str(str::from_utf8(&self.digits()).unwrap_or_default());
+    fn push_digits(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.digits());
     }
 }
 
@@ -297,7 +297,7 @@ enum LineFormat {
 }
 
 impl LineFormat {
-    fn push_lost(self, out: &mut String, now: SystemTime, lines: u64) {
+    fn push_lost(self, out: &mut Vec<u8>, now: SystemTime, lines: u64) {
         let stamp = Stamp::of(now);
         match self {
             Self::Combined => {
@@ -305,12 +305,12 @@ impl LineFormat {
                 let _ = write!(out, "- - - [{time}] \"-\" 000 0 \"-\" \"-\" lines_lost={lines}");
             }
             Self::Json => {
-                out.push_str("{\"ts\":\"");
+                out.extend_from_slice(b"{\"ts\":\"");
                 stamp.push_rfc3339(out);
                 let _ = write!(out, "\",\"lines_lost\":{lines}}}");
             }
         }
-        out.push('\n');
+        out.push(b'\n');
     }
 }
 
@@ -350,46 +350,46 @@ impl RequestIds {
 }
 
 /// The Combined Log Format, and `key=value`s behind it that its readers pass over.
-fn push_combined_line(out: &mut String, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
+fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
     push_address(out, record.peer);
-    out.push_str(" - - [");
-    out.push_str(stamp.common());
-    out.push_str("] \"");
+    out.extend_from_slice(b" - - [");
+    out.extend_from_slice(stamp.common().as_bytes());
+    out.extend_from_slice(b"] \"");
     escape::push_combined_quoted(out, record.part(METHOD).unwrap_or(b"-"));
     if let Some(version) = record.version {
-        out.push(' ');
+        out.push(b' ');
         escape::push_combined_quoted(out, record.part(TARGET).unwrap_or(b"-"));
-        out.push(' ');
-        out.push_str(protocol(version));
+        out.push(b' ');
+        out.extend_from_slice(protocol(version).as_bytes());
     }
-    out.push_str(if outcome.status == 0 { "\" 00" } else { "\" " });
+    out.extend_from_slice(if outcome.status == 0 { b"\" 00" } else { b"\" " });
     push_number(out, outcome.status);
-    out.push(' ');
+    out.push(b' ');
     push_number(out, outcome.bytes);
-    out.push_str(" \"");
+    out.extend_from_slice(b" \"");
     escape::push_combined_quoted(out, record.part(REFERER).unwrap_or(b"-"));
-    out.push_str("\" \"");
+    out.extend_from_slice(b"\" \"");
     escape::push_combined_quoted(out, record.part(USER_AGENT).unwrap_or(b"-"));
-    out.push_str("\" host=");
+    out.extend_from_slice(b"\" host=");
     escape::push_combined_bare(out, record.part(HOST).unwrap_or(b"-"));
-    out.push_str(" app=");
+    out.extend_from_slice(b" app=");
     escape::push_combined_bare(out, record.part(APP).unwrap_or(b"-"));
-    out.push_str(" duration_us=");
+    out.extend_from_slice(b" duration_us=");
     push_number(out, micros(outcome.duration));
-    out.push_str(" id=");
+    out.extend_from_slice(b" id=");
     record.id.push_digits(out);
-    out.push_str(" end=");
-    out.push_str(outcome.end.as_str());
-    out.push('\n');
+    out.extend_from_slice(b" end=");
+    out.extend_from_slice(outcome.end.as_str().as_bytes());
+    out.push(b'\n');
 }
 
 /// One JSON object; what is missing is null.
-fn push_json_line(out: &mut String, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
-    out.push_str("{\"ts\":\"");
+fn push_json_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
+    out.extend_from_slice(b"{\"ts\":\"");
     stamp.push_rfc3339(out);
-    out.push_str("\",\"peer\":\"");
+    out.extend_from_slice(b"\",\"peer\":\"");
     push_address(out, record.peer);
-    out.push('"');
+    out.push(b'"');
     for (name, part) in [
         (",\"host\":", HOST),
         (",\"app\":", APP),
@@ -398,28 +398,28 @@ fn push_json_line(out: &mut String, stamp: &Stamp, record: &AccessRecord, outcom
         (",\"referer\":", REFERER),
         (",\"user_agent\":", USER_AGENT),
     ] {
-        out.push_str(name);
+        out.extend_from_slice(name.as_bytes());
         match record.part(part) {
             Some(value) => escape::push_json_string(out, value),
-            None => out.push_str("null"),
+            None => out.extend_from_slice(b"null"),
         }
     }
-    out.push_str(",\"protocol\":");
+    out.extend_from_slice(b",\"protocol\":");
     match record.version {
         Some(version) => escape::push_json_string(out, protocol(version).as_bytes()),
-        None => out.push_str("null"),
+        None => out.extend_from_slice(b"null"),
     }
-    out.push_str(",\"status\":");
+    out.extend_from_slice(b",\"status\":");
     push_number(out, outcome.status);
-    out.push_str(",\"bytes\":");
+    out.extend_from_slice(b",\"bytes\":");
     push_number(out, outcome.bytes);
-    out.push_str(",\"duration_us\":");
+    out.extend_from_slice(b",\"duration_us\":");
     push_number(out, micros(outcome.duration));
-    out.push_str(",\"id\":\"");
+    out.extend_from_slice(b",\"id\":\"");
     record.id.push_digits(out);
-    out.push_str("\",\"end\":\"");
-    out.push_str(outcome.end.as_str());
-    out.push_str("\"}\n");
+    out.extend_from_slice(b"\",\"end\":\"");
+    out.extend_from_slice(outcome.end.as_str().as_bytes());
+    out.extend_from_slice(b"\"}\n");
 }
 
 fn protocol(version: Version) -> &'static str {
@@ -434,12 +434,12 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// As `Display` has it; with less work for the common kind.
-fn push_address(out: &mut String, address: IpAddr) {
+fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
             for (index, octet) in address.octets().into_iter().enumerate() {
                 if index > 0 {
-                    out.push('.');
+                    out.push(b'.');
                 }
                 push_number(out, octet);
             }
@@ -450,8 +450,8 @@ fn push_address(out: &mut String, address: IpAddr) {
     }
 }
 
-fn push_number(out: &mut String, number: impl itoa::Integer) {
-    out.push_str(itoa::Buffer::new().format(number));
+fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]
@@ -632,15 +632,18 @@ mod tests {
 
     #[test]
     fn lost_lines_are_said_in_the_log_s_own_format() {
-        let mut out = String::new();
+        let mut out = Vec::new();
         LineFormat::Combined.push_lost(&mut out, now(), 17);
         assert_eq!(
-            out,
+            String::from_utf8_lossy(&out),
             "- - - [22/Nov/2026:21:30:00 +0000] \"-\" 000 0 \"-\" \"-\" lines_lost=17\n"
         );
         out.clear();
         LineFormat::Json.push_lost(&mut out, now(), 17);
-        assert_eq!(out, "{\"ts\":\"2026-11-22T21:30:00.123Z\",\"lines_lost\":17}\n");
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            "{\"ts\":\"2026-11-22T21:30:00.123Z\",\"lines_lost\":17}\n"
+        );
     }
 
     #[test]

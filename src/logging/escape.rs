@@ -2,32 +2,32 @@
 //!
 //! Pure: bytes in, text out. Every function appends to `out`; none can fail.
 
-use std::{fmt::Write as _, str};
+use std::io::Write as _;
 
 /// Appends a JSON string with its quotes. What is not UTF-8 becomes U+FFFD, as in
 /// [`String::from_utf8_lossy`]. Control characters and line separators are escaped, also those
 /// beyond ASCII, so that no reader sees two lines.
-pub(super) fn push_json_string(out: &mut String, bytes: &[u8]) {
-    out.push('"');
-    if let Some(plain) = plain_ascii(bytes) {
-        out.push_str(plain);
+pub(super) fn push_json_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    if all(bytes, is_plain) {
+        out.extend_from_slice(bytes);
     } else {
         for chunk in bytes.utf8_chunks() {
             push_json_text(out, chunk.valid());
             if !chunk.invalid().is_empty() {
-                out.push(char::REPLACEMENT_CHARACTER);
+                out.extend_from_slice("\u{fffd}".as_bytes());
             }
         }
     }
-    out.push('"');
+    out.push(b'"');
 }
 
 /// Appends the value of a text line's `key=value`: bare if it is one plain word, else quoted and
 /// escaped.
-pub(super) fn push_text_value(out: &mut String, value: &str) {
+pub(super) fn push_text_value(out: &mut Vec<u8>, value: &str) {
     let is_bare = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
     if !value.is_empty() && value.bytes().all(is_bare) {
-        out.push_str(value);
+        out.extend_from_slice(value.as_bytes());
     } else {
         // `Debug` of str escapes quotes, backslashes and all that is not printable.
         let _ = write!(out, "{value:?}");
@@ -36,43 +36,39 @@ pub(super) fn push_text_value(out: &mut String, value: &str) {
 
 /// Appends what stands between the quotes of a Combined Log Format field: quotes, backslashes,
 /// control and non-ASCII bytes become `\xHH`, as nginx writes them.
-pub(super) fn push_combined_quoted(out: &mut String, bytes: &[u8]) {
-    match plain_ascii(bytes) {
-        Some(plain) => out.push_str(plain),
-        None => push_combined(out, bytes, is_plain),
-    }
+pub(super) fn push_combined_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
+    push_combined(out, bytes, is_plain);
 }
 
 /// The same for a field that stands without quotes: a space is escaped too.
-pub(super) fn push_combined_bare(out: &mut String, bytes: &[u8]) {
-    match plain_ascii(bytes) {
-        Some(plain) if !plain.contains(' ') => out.push_str(plain),
-        _ => push_combined(out, bytes, |byte| byte != b' ' && is_plain(byte)),
-    }
+pub(super) fn push_combined_bare(out: &mut Vec<u8>, bytes: &[u8]) {
+    push_combined(out, bytes, |byte| (byte != b' ') & is_plain(byte));
 }
 
-fn push_combined(out: &mut String, bytes: &[u8], is_plain: impl Fn(u8) -> bool) {
+fn push_combined(out: &mut Vec<u8>, bytes: &[u8], is_plain: impl Fn(u8) -> bool) {
+    if all(bytes, &is_plain) {
+        return out.extend_from_slice(bytes);
+    }
     for &byte in bytes {
         if is_plain(byte) {
-            out.push(char::from(byte));
+            out.push(byte);
         } else {
             let _ = write!(out, "\\x{byte:02X}");
         }
     }
 }
 
-/// The bytes as they are, if no format has to escape any of them: nearly always.
-fn plain_ascii(bytes: &[u8]) -> Option<&str> {
-    // Without an early end the compiler checks many bytes at once.
-    let is_plain = bytes.iter().fold(true, |plain, &byte| plain & is_plain(byte));
-    if is_plain { str::from_utf8(bytes).ok() } else { None }
+/// Whether this holds for all bytes: nearly always none has to be escaped. Without an early end the
+/// compiler checks many at once.
+fn all(bytes: &[u8], holds: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(true, |all, &byte| all & holds(byte))
 }
 
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
 }
 
-fn push_json_text(out: &mut String, text: &str) {
+fn push_json_text(out: &mut Vec<u8>, text: &str) {
     let mut copied = 0;
     for (at, ch) in text.char_indices() {
         let short = match ch {
@@ -83,14 +79,14 @@ fn push_json_text(out: &mut String, text: &str) {
             _ if ch.is_control() || matches!(ch, '\u{2028}' | '\u{2029}') => None,
             _ => continue,
         };
-        out.push_str(&text[copied..at]);
+        out.extend_from_slice(&text.as_bytes()[copied..at]);
         copied = at + ch.len_utf8();
         let _ = match short {
             Some(short) => write!(out, "\\{short}"),
             None => write!(out, "\\u{:04x}", u32::from(ch)),
         };
     }
-    out.push_str(&text[copied..]);
+    out.extend_from_slice(&text.as_bytes()[copied..]);
 }
 
 #[cfg(test)]
@@ -100,22 +96,22 @@ mod tests {
     use super::*;
 
     fn json(bytes: &[u8]) -> String {
-        let mut out = String::new();
+        let mut out = Vec::new();
         push_json_string(&mut out, bytes);
-        out
+        String::from_utf8(out).unwrap()
     }
 
     fn text(value: &str) -> String {
-        let mut out = String::new();
+        let mut out = Vec::new();
         push_text_value(&mut out, value);
-        out
+        String::from_utf8(out).unwrap()
     }
 
     fn combined(bytes: &[u8]) -> (String, String) {
-        let (mut quoted, mut bare) = (String::new(), String::new());
+        let (mut quoted, mut bare) = (Vec::new(), Vec::new());
         push_combined_quoted(&mut quoted, bytes);
         push_combined_bare(&mut bare, bytes);
-        (quoted, bare)
+        (String::from_utf8(quoted).unwrap(), String::from_utf8(bare).unwrap())
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! end its line, and never formats or waits while a lock is held.
 
 use std::{
-    fmt::{self, Write as _},
-    io,
+    fmt,
+    io::{self, Write as _},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
@@ -70,7 +70,7 @@ impl EventLog {
         }
         let output = config.path.clone().map_or(Output::Stderr, Output::File);
         let format = config.format;
-        let note = Box::new(move |out: &mut String, now, note: &Note<'_>| {
+        let note = Box::new(move |out: &mut Vec<u8>, now, note: &Note<'_>| {
             push_note(out, format, now, note);
         });
         let gather = Duration::ZERO;
@@ -136,9 +136,9 @@ impl Log for EventLogger {
 
     fn log(&self, record: &Record<'_>) {
         let Some(lines) = self.current(record.metadata()) else { return };
-        let mut line = String::with_capacity(LINE_BYTES);
+        let mut line = Vec::with_capacity(LINE_BYTES);
         push_record(&mut line, lines.format, SystemTime::now(), record);
-        let metadata = record.metadata().clone();
+        let (line, metadata) = (String::from_utf8_lossy(&line), record.metadata().clone());
         lines
             .logger
             .log(&Record::builder().metadata(metadata).args(format_args!("{line}")).build());
@@ -171,7 +171,7 @@ impl io::Write for LineSink {
 }
 
 /// Appends a record's line, without a line feed.
-fn push_record(out: &mut String, format: LogFormat, now: SystemTime, record: &Record<'_>) {
+fn push_record(out: &mut Vec<u8>, format: LogFormat, now: SystemTime, record: &Record<'_>) {
     let event = (record.target() == EVENT_TARGET).then(|| record.args().as_str()).flatten();
     push_line(out, format, now, record.level(), event.unwrap_or("log"), |fields| {
         if event.is_none() {
@@ -183,7 +183,7 @@ fn push_record(out: &mut String, format: LogFormat, now: SystemTime, record: &Re
     });
 }
 
-fn push_note(out: &mut String, format: LogFormat, now: SystemTime, note: &Note<'_>) {
+fn push_note(out: &mut Vec<u8>, format: LogFormat, now: SystemTime, note: &Note<'_>) {
     match note {
         Note::Lost { lines } => {
             push_line(out, format, now, Level::Warn, "log_lines_lost", |fields| {
@@ -198,11 +198,11 @@ fn push_note(out: &mut String, format: LogFormat, now: SystemTime, note: &Note<'
             });
         }
     }
-    out.push('\n');
+    out.push(b'\n');
 }
 
 fn push_line(
-    out: &mut String,
+    out: &mut Vec<u8>,
     format: LogFormat,
     now: SystemTime,
     level: Level,
@@ -216,20 +216,20 @@ fn push_line(
             push_fields(&mut Fields { out, format, is_first: true });
         }
         LogFormat::Json => {
-            out.push_str("{\"ts\":\"");
+            out.extend_from_slice(b"{\"ts\":\"");
             Stamp::of(now).push_rfc3339(out);
             let _ = write!(out, "\",\"level\":\"{level}\",\"event\":");
             escape::push_json_string(out, event.as_bytes());
-            out.push_str(",\"fields\":{");
+            out.extend_from_slice(b",\"fields\":{");
             push_fields(&mut Fields { out, format, is_first: true });
-            out.push_str("}}");
+            out.extend_from_slice(b"}}");
         }
     }
 }
 
 /// Appends fields to a line.
 struct Fields<'a> {
-    out: &'a mut String,
+    out: &'a mut Vec<u8>,
     format: LogFormat,
     is_first: bool,
 }
@@ -243,17 +243,17 @@ impl Fields<'_> {
     fn push_key(&mut self, key: &str) {
         match self.format {
             LogFormat::Text => {
-                self.out.push(' ');
+                self.out.push(b' ');
                 escape::push_text_value(self.out, key);
-                self.out.push('=');
+                self.out.push(b'=');
             }
             LogFormat::Json => {
                 if !self.is_first {
-                    self.out.push(',');
+                    self.out.push(b',');
                 }
                 self.is_first = false;
                 escape::push_json_string(self.out, key.as_bytes());
-                self.out.push(':');
+                self.out.push(b':');
             }
         }
     }
@@ -331,9 +331,9 @@ mod tests {
     const NOW_MS: u64 = 1_795_383_000_123;
 
     fn line(format: LogFormat, record: &Record<'_>) -> String {
-        let mut out = String::new();
+        let mut out = Vec::new();
         push_record(&mut out, format, UNIX_EPOCH + Duration::from_millis(NOW_MS), record);
-        out
+        String::from_utf8(out).unwrap()
     }
 
     /// Both formats of an event with these fields.
@@ -418,18 +418,18 @@ mod tests {
             Note::Lost { lines: 3 },
             Note::ReopenFailed { path: Path::new("/var/log/a b"), error: &error },
         ];
-        let mut out = String::new();
+        let mut out = Vec::new();
         for note in &notes {
             push_note(&mut out, LogFormat::Text, UNIX_EPOCH, note);
         }
         assert_eq!(
-            out,
+            String::from_utf8_lossy(&out),
             "1970-01-01T00:00:00.000Z WARN log_lines_lost lines=3\n\
              1970-01-01T00:00:00.000Z ERROR log_reopen_failed path=\"/var/log/a b\" error=gone\n"
         );
         out.clear();
         push_note(&mut out, LogFormat::Json, UNIX_EPOCH, &notes[0]);
-        let read: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(read["fields"], serde_json::json!({ "lines": 3 }));
     }
 

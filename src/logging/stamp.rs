@@ -24,9 +24,9 @@ pub(super) struct Stamp {
 
 /// RFC 3339 with milliseconds, in UTC: `2026-11-22T21:30:00.123Z`.
 pub(crate) fn rfc3339(at: SystemTime) -> String {
-    let mut text = String::new();
+    let mut text = Vec::new();
     Stamp::of(at).push_rfc3339(&mut text);
-    text
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 impl Stamp {
@@ -48,12 +48,12 @@ impl Stamp {
     }
 
     /// Appends RFC 3339 with milliseconds: `2026-11-22T21:30:00.123Z`.
-    pub(super) fn push_rfc3339(&self, out: &mut String) {
-        out.push_str(&self.date_time);
-        let digit = |value: u32| char::from(b'0' + (value % 10) as u8);
+    pub(super) fn push_rfc3339(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.date_time.as_bytes());
+        let digit = |value: u32| b'0' + (value % 10) as u8;
         let millis = self.millisecond;
-        out.push('.');
-        out.extend([digit(millis / 100), digit(millis / 10), digit(millis), 'Z']);
+        out.push(b'.');
+        out.extend([digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
     }
 
     /// The time of the Common Log Format, without its brackets.
@@ -94,9 +94,9 @@ mod tests {
     use super::*;
 
     fn texts(stamp: &Stamp) -> (String, String) {
-        let mut rfc3339 = String::new();
+        let mut rfc3339 = Vec::new();
         stamp.push_rfc3339(&mut rfc3339);
-        (rfc3339, stamp.common().to_owned())
+        (String::from_utf8(rfc3339).unwrap(), stamp.common().to_owned())
     }
 
     #[test]

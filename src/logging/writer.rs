@@ -75,7 +75,7 @@ pub(super) enum Note<'a> {
 }
 
 /// Appends a note's line, with its line feed; or nothing, if it is said elsewhere.
-pub(super) type NoteFormat = Box<dyn Fn(&mut String, SystemTime, &Note<'_>) + Send>;
+pub(super) type NoteFormat = Box<dyn Fn(&mut Vec<u8>, SystemTime, &Note<'_>) + Send>;
 
 /// What a chunk costs in the queue besides its bytes.
 const CHUNK_OVERHEAD_BYTES: usize = 64;
@@ -387,9 +387,7 @@ impl Worker {
     }
 
     fn push_note(&mut self, note: &Note<'_>) {
-        let mut line = String::new();
-        (self.note)(&mut line, SystemTime::now(), note);
-        self.batch.extend_from_slice(line.as_bytes());
+        (self.note)(&mut self.batch, SystemTime::now(), note);
     }
 
     /// Writes the batch as far as that works; the rest is lost.
@@ -471,9 +469,9 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(20);
 
     fn options(queue_bytes: usize) -> LineOptions {
-        let note = |out: &mut String, _, note: &Note<'_>| match note {
-            Note::Lost { lines } => out.push_str(&format!("lost {lines}\n")),
-            Note::ReopenFailed { .. } => out.push_str("reopen failed\n"),
+        let note = |out: &mut Vec<u8>, _, note: &Note<'_>| match note {
+            Note::Lost { lines } => writeln!(out, "lost {lines}").unwrap(),
+            Note::ReopenFailed { .. } => out.extend_from_slice(b"reopen failed\n"),
         };
         LineOptions { name: "log-test", queue_bytes, gather: Duration::ZERO, note: Box::new(note) }
     }
@@ -763,7 +761,7 @@ mod tests {
             LineWriter::start(Box::new(taken.clone()), Output::Stderr, options(0)).unwrap();
         writer.send(b"1\n");
         flush(&writer);
-        let note: NoteFormat = Box::new(|out, _, _| out.push_str("another\n"));
+        let note: NoteFormat = Box::new(|out, _, _| out.extend_from_slice(b"another\n"));
         let again = LineOptions { note, ..options(0) };
         let same = LineWriter::open_after(Some(&writer), Output::Stderr, again).unwrap();
         assert!(same.is_same(&writer));
