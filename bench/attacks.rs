@@ -4,7 +4,8 @@
 //! time begins when it was due. Slices without and with the attack take turns; the table has the
 //! latencies of both, and how often the 99th percentile with the attack is the one without. The
 //! good clients, the attack and the server's loops have cores of their own, if there are four: what
-//! is measured is the loops, not the machine.
+//! is measured is the loops, not the machine. A slice consists of windows; those in which the host
+//! took a core for another machine do not count.
 
 #[allow(dead_code)]
 #[path = "throughput/machine.rs"]
@@ -25,7 +26,7 @@ use clap::Parser;
 use hdrhistogram::Histogram;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
-use support::{PATIENCE, Server, free_address, micros};
+use support::{PATIENCE, Server, free_address};
 
 /// Good traffic without and with each attack, microseconds.
 #[derive(Parser)]
@@ -84,11 +85,22 @@ const LARGE: usize = 16 << 20;
 /// How long the server may take to be at rest between slices.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// What of a slice is measured.
-const PHASES: usize = 2;
-const QUIET: usize = 0;
-const ATTACKED: usize = 1;
-const UNMEASURED: usize = PHASES;
+/// What is measured or thrown away as a whole.
+const WINDOW: Duration = Duration::from_millis(100);
+/// So many times the length of a slice may pass until enough of its windows count.
+const TRIES: u32 = 4;
+
+/// A good request: the number of the window in which it was sent, and nanoseconds from when it was
+/// due until it was answered.
+type Timed = (usize, u64);
+
+/// What the good clients are told.
+#[derive(Default)]
+struct Clock {
+    /// The number of the window that goes on; 0 while nothing is measured.
+    window: AtomicUsize,
+    over: AtomicBool,
+}
 
 /// What an attack may use.
 struct Scene<'a> {
@@ -126,16 +138,23 @@ fn run(options: &Options) -> io::Result<()> {
     let server = Server::start(folder.path(), server, &cores)?;
     println!("{}\n", machine::describe());
     println!(
-        "{} good requests a second on {} connections, {} slices of {} s each; microseconds:\n",
+        "{} good requests a second on {} connections, {} slices of {} s each; microseconds, and\n\
+         the share of the windows that count:\n",
         options.rate, options.connections, options.slices, options.seconds
     );
-    println!("| attack | p50 | p99 | p99.9 | p50 with | p99 with | p99.9 with | p99 ratio | MiB |");
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!(
+        "| attack | p50 | p99 | p99.9 | p50 with | p99 with | p99.9 with | p99 ratio | MiB | count |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for (name, attack_run) in ATTACKS.iter().filter(|(name, _)| name.contains(&*options.only)) {
-        let [quiet, attacked] = measure(options, address, *attack_run, good, attack)?;
+        let bench =
+            Bench { options, address, attack: *attack_run, good, attacking: attack, cores: &cores };
+        let (latencies, counted) = bench.measure()?;
+        let [quiet, attacked] = &latencies;
         let ratio = attacked.value_at_quantile(0.99) as f64 / quiet.value_at_quantile(0.99) as f64;
         let memory = server.memory()? >> 20;
-        println!("| {name} | {} | {} | {ratio:.2} | {memory} |", cells(&quiet), cells(&attacked));
+        let cells = latencies.each_ref().map(cells).join(" | ");
+        println!("| {name} | {cells} | {ratio:.2} | {memory} | {:.0} % |", counted * 100.0);
     }
     Ok(())
 }
@@ -159,65 +178,110 @@ fn cells(latencies: &Histogram<u64>) -> String {
     [0.5, 0.99, 0.999].map(|quantile| format!("{:.0}", nanos(quantile))).join(" | ")
 }
 
-/// Latencies of the good clients without and with the attack, nanoseconds.
-fn measure(
-    options: &Options,
+/// One attack, and who runs on which of the `cores`.
+struct Bench<'a> {
+    options: &'a Options,
     address: SocketAddr,
     attack: Run,
-    good_cores: &[usize],
-    attack_cores: &[usize],
-) -> io::Result<[Histogram<u64>; PHASES]> {
-    let (phase, good_over) = (AtomicUsize::new(UNMEASURED), AtomicBool::new(false));
-    let slice = Duration::from_secs_f64(options.seconds);
-    let period = Duration::from_secs(1) * options.connections / options.rate;
-    thread::scope(|scope| {
-        let good = (0..options.connections).map(|nth| {
-            let first = Instant::now() + period * nth / options.connections;
-            let (phase, over) = (&phase, &good_over);
-            scope.spawn(move || {
-                machine::pin(good_cores)?;
-                ask(address, first, period, phase, over)
-            })
-        });
-        let good: Vec<_> = good.collect();
-        let mut attacked = Ok(());
-        for _ in 0..options.slices {
-            thread::sleep(SETTLE);
-            phase.store(QUIET, SeqCst);
-            thread::sleep(slice);
-            phase.store(UNMEASURED, SeqCst);
-            let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
-            let outcome = thread::scope(|scope| {
-                let scene = Scene { address, slow: options.slow, begun: &begun, over: &over };
-                let attack = scope.spawn(move || {
-                    machine::pin(attack_cores)?;
-                    attack(&scene)
-                });
-                while !begun.load(SeqCst) && !attack.is_finished() {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                phase.store(ATTACKED, SeqCst);
-                thread::sleep(slice);
-                phase.store(UNMEASURED, SeqCst);
-                over.store(true, SeqCst);
-                attack.join().unwrap_or_else(|_| Err(io::Error::other("the attack panicked")))
-            });
-            attacked = attacked.and(outcome);
-        }
-        good_over.store(true, SeqCst);
-        let mut sum = [empty(), empty()];
-        for thread in good {
-            let latencies = thread.join().map_err(|_| io::Error::other("a client panicked"))??;
-            for (sum, latencies) in sum.iter_mut().zip(latencies) {
-                sum.add(latencies).map_err(io::Error::other)?;
-            }
-        }
-        attacked.map(|()| sum)
-    })
+    good: &'a [usize],
+    attacking: &'a [usize],
+    cores: &'a [usize],
 }
 
-fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(1000, 100_000_000_000, 3).expect("sane bounds")
+impl Bench<'_> {
+    /// Latencies of the good clients without and with the attack, nanoseconds, and the share of the
+    /// windows that count.
+    fn measure(&self) -> io::Result<([Histogram<u64>; 2], f64)> {
+        let clock = Clock::default();
+        let mut windows =
+            Windows { clock: &clock, cores: self.cores, numbers: [vec![], vec![]], tried: 0 };
+        let period = Duration::from_secs(1) * self.options.connections / self.options.rate;
+        let times = thread::scope(|scope| {
+            let good = (0..self.options.connections).map(|nth| {
+                let first = Instant::now() + period * nth / self.options.connections;
+                let clock = &clock;
+                scope.spawn(move || {
+                    machine::pin(self.good)?;
+                    ask(self.address, first, period, clock)
+                })
+            });
+            let good: Vec<_> = good.collect();
+            let outcome = (0..self.options.slices).try_for_each(|_| self.turn(&mut windows));
+            clock.over.store(true, SeqCst);
+            let times = good.into_iter().map(joined).collect::<io::Result<Vec<_>>>();
+            outcome.and(times)
+        })?;
+        let mut latencies = [0; 2].map(|_| {
+            Histogram::<u64>::new_with_bounds(1000, 100_000_000_000, 3).expect("sane bounds")
+        });
+        for (window, nanos) in times.into_iter().flatten() {
+            for (latencies, numbers) in latencies.iter_mut().zip(&windows.numbers) {
+                if numbers.contains(&window) {
+                    latencies.saturating_record(nanos);
+                }
+            }
+        }
+        let counted = windows.numbers.iter().map(Vec::len).sum::<usize>();
+        Ok((latencies, counted as f64 / windows.tried as f64))
+    }
+
+    /// A slice without the attack, and one with it.
+    fn turn(&self, windows: &mut Windows<'_>) -> io::Result<()> {
+        let slice = Duration::from_secs_f64(self.options.seconds);
+        thread::sleep(SETTLE);
+        windows.slice(0, slice)?;
+        let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let scene = Scene {
+                address: self.address,
+                slow: self.options.slow,
+                begun: &begun,
+                over: &over,
+            };
+            let attack = scope.spawn(move || {
+                machine::pin(self.attacking)?;
+                (self.attack)(&scene)
+            });
+            while !begun.load(SeqCst) && !attack.is_finished() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let outcome = windows.slice(1, slice);
+            over.store(true, SeqCst);
+            joined(attack).and(outcome)
+        })
+    }
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+}
+
+/// The windows so far.
+struct Windows<'a> {
+    clock: &'a Clock,
+    cores: &'a [usize],
+    /// Of those that count, without and with the attack.
+    numbers: [Vec<usize>; 2],
+    tried: usize,
+}
+
+impl Windows<'_> {
+    /// As many windows that count as `length` holds, if there are so many.
+    fn slice(&mut self, phase: usize, length: Duration) -> io::Result<()> {
+        let end = Instant::now() + length * TRIES;
+        let wanted = self.numbers[phase].len() + length.div_duration_f64(WINDOW) as usize;
+        while self.numbers[phase].len() < wanted && Instant::now() < end {
+            self.tried += 1;
+            let stolen = machine::stolen_ticks(self.cores)?;
+            self.clock.window.store(self.tried, SeqCst);
+            thread::sleep(WINDOW);
+            self.clock.window.store(0, SeqCst);
+            if machine::stolen_ticks(self.cores)? == stolen {
+                self.numbers[phase].push(self.tried);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A good client: a request in every period, each as soon as it is due and the one before is
@@ -226,17 +290,16 @@ fn ask(
     address: SocketAddr,
     first: Instant,
     period: Duration,
-    phase: &AtomicUsize,
-    over: &AtomicBool,
-) -> io::Result<[Histogram<u64>; PHASES]> {
-    let mut latencies = [empty(), empty()];
+    clock: &Clock,
+) -> io::Result<Vec<Timed>> {
+    let mut times = Vec::new();
     let mut client = TcpStream::connect(address)?;
     client.set_nodelay(true)?;
     client.set_read_timeout(Some(PATIENCE))?;
     let (mut due, mut answer) = (first, [0; 1024]);
-    while !over.load(SeqCst) {
+    while !clock.over.load(SeqCst) {
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        let measured = phase.load(SeqCst);
+        let window = clock.window.load(SeqCst);
         client.write_all(GOOD.as_bytes())?;
         let length = client.read(&mut answer)?;
         let is_right =
@@ -245,13 +308,10 @@ fn ask(
             let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
             return Err(io::Error::other(format!("a good request got {answer:?}")));
         }
-        if let Some(latencies) = latencies.get_mut(measured) {
-            let nanos = (micros(due.elapsed()) * 1000.0) as u64;
-            latencies.saturating_record(nanos);
-        }
+        times.push((window, due.elapsed().as_nanos() as u64));
         due += period;
     }
-    Ok(latencies)
+    Ok(times)
 }
 
 impl Scene<'_> {
@@ -341,8 +401,13 @@ fn slow_readers(scene: &Scene<'_>) -> io::Result<()> {
     for _ in 0..scene.slow {
         let mut client = scene.connect(Some(4096))?;
         client.write_all(b"GET /large HTTP/1.1\r\nHost: files.test\r\n\r\n")?;
-        client.set_nonblocking(true)?;
         clients.push(client);
+    }
+    // The rush of 5,000 requests at once is over when all answers have begun.
+    for client in &mut clients {
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.read_exact(&mut [0; 64])?;
+        client.set_nonblocking(true)?;
     }
     scene.begin();
     while !scene.is_over() {
