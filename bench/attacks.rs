@@ -135,7 +135,9 @@ fn run(options: &Options) -> io::Result<()> {
     fs::write(folder.path().join("site/large"), vec![b'x'; LARGE])?;
     fs::write(folder.path().join("site/small"), [b'x'; 2000])?;
     fs::write(folder.path().join("config.toml"), config(options, address))?;
-    let server = Server::start(folder.path(), server, &cores)?;
+    let (serving, server) = (server, Server::start(folder.path(), server, &cores)?);
+    // Two busy loops on one core would take turns of some milliseconds.
+    server.pin_loops(serving)?;
     println!("{}\n", machine::describe());
     println!(
         "{} good requests a second on {} connections, {} slices of {} s each; microseconds, and\n\

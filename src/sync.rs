@@ -4,17 +4,17 @@
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
-    Arc, Mutex, RwLock,
+    Arc, Mutex, RwLock as ShardedLock,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    Arc, Mutex, RwLock,
+    Arc, Mutex,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 #[cfg(not(loom))]
-pub(crate) use crossbeam_utils::CachePadded;
+pub(crate) use crossbeam_utils::{CachePadded, sync::ShardedLock};
 
 /// No padding in a model: loom has no cache lines.
 #[cfg(loom)]

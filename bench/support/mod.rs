@@ -60,6 +60,20 @@ impl Server {
         Ok(server)
     }
 
+    /// Binds each loop to one of these cores.
+    pub(crate) fn pin_loops(&self, cores: &[usize]) -> io::Result<()> {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let thread = thread?;
+            let name = fs::read_to_string(thread.path().join("comm"))?;
+            let index = name.trim().strip_prefix("loop-").and_then(|index| index.parse().ok());
+            let id = thread.file_name().to_str().and_then(|id| id.parse().ok());
+            if let (Some::<usize>(index), Some(id)) = (index, id.and_then(Pid::from_raw)) {
+                machine::pin_thread(Some(id), &[cores[index % cores.len()]])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of memory that are its own and resident.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Numbers of the cores this process may use, ascending.
@@ -15,11 +15,16 @@ pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
 
 /// Binds the calling thread, and the children it starts from now on, to `cores`.
 pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
+    pin_thread(None, cores)
+}
+
+/// Binds a thread, or the calling one, to `cores`.
+pub(crate) fn pin_thread(thread: Option<Pid>, cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for &core in cores {
         set.set(core);
     }
-    Ok(sched_setaffinity(None, &set)?)
+    Ok(sched_setaffinity(thread, &set)?)
 }
 
 /// Lets this process, and the children it starts from now on, open as many files as they may.

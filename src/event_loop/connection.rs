@@ -185,10 +185,11 @@ impl Connection {
         &self.socket
     }
 
-    /// The socket told of changes.
+    /// The socket told of changes. Who has work left from the last turn does it behind the events:
+    /// one turn for each time that the kernel is asked.
     pub(super) fn on_ready(&mut self, ready: Ready, cx: &mut LoopContext) -> Fate {
         self.ready.add(ready);
-        self.work(cx)
+        if self.queued { Fate::Keep } else { self.work(cx) }
     }
 
     /// Does what can be done now, at most a turn's worth.
@@ -258,6 +259,9 @@ impl Connection {
                     || forwarding.is_some_and(|forwarding| forwarding.is_unanswered());
                 let is_left = self.ready.read_closed && waits_only && !self.has_input();
                 return if self.ready.failed || is_left { Fate::Gone } else { Fate::Keep };
+            }
+            if self.has_read_enough() {
+                break;
             }
             match self.read(cx) {
                 Ok(Some(0)) => self.end_of_input(cx),
@@ -470,7 +474,12 @@ mod tests {
         net::TcpStream,
     };
 
-    use super::{pipeline::REQUESTS_PER_TURN, *};
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+
+    use super::{
+        pipeline::{REQUESTS_PER_TURN, TURN_INPUT_BYTES},
+        *,
+    };
     use crate::{
         config::{AccessFormat, LogConfig},
         event_loop::test_support::{self, wait_readable},
@@ -532,6 +541,38 @@ mod tests {
         }
         assert_eq!(connection.waits_for(), Wait::Idle);
         assert!(turns >= count / u64::from(REQUESTS_PER_TURN), "{turns} turns");
+    }
+
+    #[test]
+    fn a_turn_reads_so_many_bytes_and_an_event_gives_no_second_one() {
+        const CONTENT_BYTES: usize = 2 * TURN_INPUT_BYTES as usize;
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        // The kernel takes it all before the first turn.
+        set_socket_send_buffer_size(&peer, CONTENT_BYTES).unwrap();
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {CONTENT_BYTES}\r\n\r\n");
+        peer.write_all(head.as_bytes()).unwrap();
+        peer.write_all(&[b'x'; CONTENT_BYTES]).unwrap();
+        let (mut fate, mut full_turns) = (Fate::Keep, 0);
+        while connection.received_total < CONTENT_BYTES as u64 {
+            if fate == Fate::Keep {
+                wait_readable(&connection.socket);
+            }
+            let before = connection.received_total;
+            fate = connection.on_ready(READABLE, cx);
+            let read = connection.received_total - before;
+            assert!(read < TURN_INPUT_BYTES + 64 * 1024, "{read} bytes in one turn");
+            assert!(connection.input.is_none(), "nothing is kept between turns");
+            if fate == Fate::Again {
+                full_turns += 1;
+                connection.queued = true;
+                assert_eq!(connection.on_ready(READABLE, cx), Fate::Keep);
+                assert_eq!(connection.received_total, before + read, "its turn is to come");
+                connection.queued = false;
+            }
+        }
+        assert!(full_turns > 0, "the content came in small pieces");
     }
 
     #[test]

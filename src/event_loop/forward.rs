@@ -209,7 +209,7 @@ impl Connection {
         {
             forwarding.line.ready.add(ready);
         }
-        self.work(cx)
+        if self.queued { Fate::Keep } else { self.work(cx) }
     }
 
     /// Moves what can be moved between the two sockets. Gone: the client's connection is torn.

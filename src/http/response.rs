@@ -80,6 +80,7 @@ impl<'a> Response<'a> {
             Bytes::Owned(fields) => fields,
             other => other.as_slice().to_vec(),
         };
+        fields.reserve(name.len() + value.len() + 4);
         for part in [name, ": ", value, "\r\n"] {
             fields.extend_from_slice(part.as_bytes());
         }

@@ -16,7 +16,7 @@ pub use drain::{Announce, AppDrainState, Draining, InFlightGuard};
 use view::Seat;
 pub use view::{Refusal, RegistryView};
 
-use crate::sync::{Arc, AtomicU64, Ordering, RwLock};
+use crate::sync::{Arc, AtomicU64, Ordering, ShardedLock};
 
 /// Names one life of an app. Never used twice in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +49,9 @@ impl fmt::Display for AppId {
 /// Names are lower case; a name `*.example.com` stands for every host below `example.com`.
 pub struct AppRegistry<A> {
     loops: usize,
-    routes: RwLock<Routes<A>>,
+    /// Readers write no cache line of each other: hosts that nobody serves are looked up here each
+    /// time.
+    routes: ShardedLock<Routes<A>>,
     /// Moves with every change of the routes; views compare it before they trust their copies.
     generation: AtomicU64,
     next_id: AtomicU64,
@@ -153,7 +155,7 @@ impl<A> AppRegistry<A> {
     pub fn new(loops: usize, default_app: Option<String>) -> Self {
         Self {
             loops,
-            routes: RwLock::new(Routes { names: HashMap::new(), default_app }),
+            routes: ShardedLock::new(Routes { names: HashMap::new(), default_app }),
             generation: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
         }

@@ -9,8 +9,9 @@ use std::{collections::HashMap, rc::Rc};
 use super::{AppEntry, AppRegistry, InFlightGuard};
 use crate::sync::Arc;
 
-/// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory.
-const SEATS_MAX: usize = 4096;
+/// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory:
+/// they take about 10 MiB.
+const SEATS_MAX: usize = 65_536;
 
 /// A loop's view of the registry.
 #[derive(Debug)]
