@@ -1,13 +1,15 @@
 //! The access log: one line for every exchange, written when it ends.
 //!
 //! Owns, for each loop, the lines of its current turn, and the records of its open exchanges while
-//! nobody holds them. Never allocates for a line once warm, never makes a system call for one, and
-//! never makes a loop wait: full chunks and the end of a turn go to the log's thread.
+//! nobody holds them. Once warm it allocates for a line only what is cut, never makes a system call
+//! for one, and never makes a loop wait: full chunks and the end of a turn go to the log's thread.
 //!
 //! A line is less than [`LINE_BYTES_MAX`], whatever a peer sends, and a chunk at most 64 KiB.
 
 use std::{
-    array, fmt,
+    array,
+    borrow::Cow,
+    fmt,
     hash::{BuildHasher, RandomState},
     io::Write as _,
     net::IpAddr,
@@ -55,12 +57,12 @@ pub struct AccessWriter {
 #[must_use = "an exchange is logged when its record is finished"]
 pub struct AccessRecord {
     id: RequestId,
-    peer: IpAddr,
-    version: Option<Version>,
-    /// The parts, one behind the other.
+    /// The line as far as the request tells it, escaped.
     text: Vec<u8>,
-    /// Where each part ends in `text`; an empty part is a missing one.
-    ends: [u16; PARTS],
+    /// Where in it the time stands.
+    time_at: usize,
+    /// Where in it the first of the outcome stands.
+    outcome_at: usize,
 }
 
 /// How an exchange went.
@@ -104,21 +106,16 @@ const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 const _: () = assert!(CHUNK_BYTES + LINE_BYTES_MAX <= 64 * 1024);
 
 /// How long the log's thread gathers lines before a write.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Records' buffers that a loop keeps, and how large the kept ones may be.
 const SPARE_RECORDS_MAX: usize = 256;
 const SPARE_BYTES_MAX: usize = 1024;
 
-/// The parts of a record, and the most bytes that are kept of each. A cut one ends in `...`.
-const METHOD: usize = 0;
-const TARGET: usize = 1;
-const HOST: usize = 2;
-const APP: usize = 3;
-const REFERER: usize = 4;
-const USER_AGENT: usize = 5;
-const PARTS: usize = 6;
-const PART_BYTES_MAX: [usize; PARTS] = [32, 4096, 255, 255, 1024, 1024];
+/// The most bytes that are kept of each part of a request. A cut one ends in `...`.
+const METHOD_BYTES_MAX: usize = 32;
+const TARGET_BYTES_MAX: usize = 4096;
+const FIELD_BYTES_MAX: usize = 1024;
 const CUT_MARK: &[u8] = b"...";
 
 impl AccessLog {
@@ -179,24 +176,13 @@ impl AccessWriter {
         head: Option<&RequestHead<'_>>,
         app: Option<&str>,
     ) -> AccessRecord {
-        let mut record = AccessRecord {
-            id: self.ids.next(),
-            peer: peer.to_canonical(),
-            version: head.map(RequestHead::version),
-            text: self.spare.pop().unwrap_or_default(),
-            ends: [0; PARTS],
+        let (id, mut text) = (self.ids.next(), self.spare.pop().unwrap_or_default());
+        let parts = Parts::of(head, app);
+        let (time_at, outcome_at) = match self.format {
+            LineFormat::Combined => parts.push_combined(&mut text, peer.to_canonical()),
+            LineFormat::Json => parts.push_json(&mut text, peer.to_canonical()),
         };
-        let mut parts = [&b""[..]; PARTS];
-        parts[APP] = app.unwrap_or_default().as_bytes();
-        if let Some(head) = head {
-            parts[METHOD] = head.method().as_str().as_bytes();
-            parts[TARGET] = head.target().as_bytes();
-            parts[HOST] = head.host().map_or(&b""[..], |host| host.as_bytes());
-            parts[REFERER] = head.field("referer").unwrap_or_default();
-            parts[USER_AGENT] = head.field("user-agent").unwrap_or_default();
-        }
-        record.remember(&parts);
-        record
+        AccessRecord { id, text, time_at, outcome_at }
     }
 
     /// Writes the line of an exchange that ended at `now`.
@@ -230,26 +216,6 @@ impl AccessRecord {
     /// The request's id.
     pub fn id(&self) -> RequestId {
         self.id
-    }
-
-    fn remember(&mut self, parts: &[&[u8]; PARTS]) {
-        for (index, part) in parts.iter().enumerate() {
-            let bytes_max = PART_BYTES_MAX[index];
-            if part.len() <= bytes_max {
-                self.text.extend_from_slice(part);
-            } else {
-                self.text.extend_from_slice(&part[..bytes_max - CUT_MARK.len()]);
-                self.text.extend_from_slice(CUT_MARK);
-            }
-            // The parts' limits are far below what fits.
-            self.ends[index] = self.text.len() as u16;
-        }
-    }
-
-    fn part(&self, index: usize) -> Option<&[u8]> {
-        let begin = if index == 0 { 0 } else { self.ends[index - 1] };
-        let part = &self.text[usize::from(begin)..usize::from(self.ends[index])];
-        (!part.is_empty()).then_some(part)
     }
 }
 
@@ -349,32 +315,126 @@ impl RequestIds {
     }
 }
 
-/// The Combined Log Format, and `key=value`s behind it that its readers pass over.
-fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
-    push_address(out, record.peer);
-    out.extend_from_slice(b" - - [");
-    out.extend_from_slice(stamp.common().as_bytes());
-    out.extend_from_slice(b"] \"");
-    escape::push_combined_quoted(out, record.part(METHOD).unwrap_or(b"-"));
-    if let Some(version) = record.version {
-        out.push(b' ');
-        escape::push_combined_quoted(out, record.part(TARGET).unwrap_or(b"-"));
-        out.push(b' ');
-        out.extend_from_slice(protocol(version).as_bytes());
+/// What a request tells of its line; an empty part is a missing one.
+struct Parts<'a> {
+    method: Part<'a>,
+    target: Part<'a>,
+    version: Option<Version>,
+    /// These two were checked when they were taken: nothing in a host name has to be escaped.
+    host: &'a [u8],
+    app: &'a [u8],
+    referer: Part<'a>,
+    user_agent: Part<'a>,
+}
+
+type Part<'a> = Cow<'a, [u8]>;
+
+impl<'a> Parts<'a> {
+    fn of(head: Option<&'a RequestHead<'_>>, app: Option<&'a str>) -> Self {
+        let app = app.unwrap_or_default().as_bytes();
+        let Some(head) = head else {
+            let [method, target, referer, user_agent] =
+                [const { Part::Borrowed(b"".as_slice()) }; 4];
+            return Self { method, target, version: None, host: b"", app, referer, user_agent };
+        };
+        let field = |name| part(head.field(name).unwrap_or_default(), FIELD_BYTES_MAX);
+        Self {
+            method: part(head.method().as_str().as_bytes(), METHOD_BYTES_MAX),
+            target: part(head.target().as_bytes(), TARGET_BYTES_MAX),
+            version: Some(head.version()),
+            host: head.host().map_or(b"", |host| host.as_bytes()),
+            app,
+            referer: field("referer"),
+            user_agent: field("user-agent"),
+        }
     }
-    out.extend_from_slice(if outcome.status == 0 { b"\" 00" } else { b"\" " });
+
+    /// The Combined Log Format, and `key=value`s behind it that its readers pass over. Returns
+    /// where the time and the status stand.
+    fn push_combined(&self, out: &mut Vec<u8>, peer: IpAddr) -> (usize, usize) {
+        push_address(out, peer);
+        out.extend_from_slice(b" - - [");
+        let time_at = out.len();
+        out.extend_from_slice(b"] \"");
+        escape::push_combined(out, or_dash(&self.method));
+        if let Some(version) = self.version {
+            out.push(b' ');
+            escape::push_combined(out, or_dash(&self.target));
+            out.push(b' ');
+            out.extend_from_slice(protocol(version).as_bytes());
+        }
+        out.extend_from_slice(b"\" ");
+        let status_at = out.len();
+        out.extend_from_slice(b" \"");
+        escape::push_combined(out, or_dash(&self.referer));
+        out.extend_from_slice(b"\" \"");
+        escape::push_combined(out, or_dash(&self.user_agent));
+        out.extend_from_slice(b"\" host=");
+        out.extend_from_slice(or_dash(self.host));
+        out.extend_from_slice(b" app=");
+        out.extend_from_slice(or_dash(self.app));
+        out.extend_from_slice(b" duration_us=");
+        (time_at, status_at)
+    }
+
+    /// One JSON object; what is missing is null. Returns where the time and the status stand.
+    fn push_json(&self, out: &mut Vec<u8>, peer: IpAddr) -> (usize, usize) {
+        out.extend_from_slice(b"{\"ts\":\"");
+        let time_at = out.len();
+        out.extend_from_slice(b"\",\"peer\":\"");
+        push_address(out, peer);
+        out.extend_from_slice(b"\",\"host\":");
+        push_json_value(out, self.host);
+        out.extend_from_slice(b",\"app\":");
+        push_json_value(out, self.app);
+        out.extend_from_slice(b",\"method\":");
+        push_json_value(out, &self.method);
+        out.extend_from_slice(b",\"target\":");
+        push_json_value(out, &self.target);
+        out.extend_from_slice(b",\"referer\":");
+        push_json_value(out, &self.referer);
+        out.extend_from_slice(b",\"user_agent\":");
+        push_json_value(out, &self.user_agent);
+        out.extend_from_slice(b",\"protocol\":");
+        push_json_value(out, self.version.map_or("", protocol).as_bytes());
+        out.extend_from_slice(b",\"status\":");
+        (time_at, out.len())
+    }
+}
+
+/// A part of a request, cut if it is too long.
+fn part(bytes: &[u8], bytes_max: usize) -> Part<'_> {
+    if bytes.len() <= bytes_max {
+        return Part::Borrowed(bytes);
+    }
+    Part::Owned([&bytes[..bytes_max - CUT_MARK.len()], CUT_MARK].concat())
+}
+
+fn or_dash(part: &[u8]) -> &[u8] {
+    if part.is_empty() { b"-" } else { part }
+}
+
+fn push_json_value(out: &mut Vec<u8>, value: &[u8]) {
+    if value.is_empty() {
+        out.extend_from_slice(b"null");
+    } else {
+        escape::push_json_string(out, value);
+    }
+}
+
+fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
+    let (before_time, rest) = record.text.split_at(record.time_at);
+    let (before_status, rest) = rest.split_at(record.outcome_at - record.time_at);
+    out.extend_from_slice(before_time);
+    out.extend_from_slice(stamp.common().as_bytes());
+    out.extend_from_slice(before_status);
+    if outcome.status == 0 {
+        out.extend_from_slice(b"00");
+    }
     push_number(out, outcome.status);
     out.push(b' ');
     push_number(out, outcome.bytes);
-    out.extend_from_slice(b" \"");
-    escape::push_combined_quoted(out, record.part(REFERER).unwrap_or(b"-"));
-    out.extend_from_slice(b"\" \"");
-    escape::push_combined_quoted(out, record.part(USER_AGENT).unwrap_or(b"-"));
-    out.extend_from_slice(b"\" host=");
-    escape::push_combined_bare(out, record.part(HOST).unwrap_or(b"-"));
-    out.extend_from_slice(b" app=");
-    escape::push_combined_bare(out, record.part(APP).unwrap_or(b"-"));
-    out.extend_from_slice(b" duration_us=");
+    out.extend_from_slice(rest);
     push_number(out, micros(outcome.duration));
     out.extend_from_slice(b" id=");
     record.id.push_digits(out);
@@ -383,33 +443,11 @@ fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, o
     out.push(b'\n');
 }
 
-/// One JSON object; what is missing is null.
 fn push_json_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
-    out.extend_from_slice(b"{\"ts\":\"");
+    let (before_time, before_status) = record.text.split_at(record.time_at);
+    out.extend_from_slice(before_time);
     stamp.push_rfc3339(out);
-    out.extend_from_slice(b"\",\"peer\":\"");
-    push_address(out, record.peer);
-    out.push(b'"');
-    for (name, part) in [
-        (",\"host\":", HOST),
-        (",\"app\":", APP),
-        (",\"method\":", METHOD),
-        (",\"target\":", TARGET),
-        (",\"referer\":", REFERER),
-        (",\"user_agent\":", USER_AGENT),
-    ] {
-        out.extend_from_slice(name.as_bytes());
-        match record.part(part) {
-            Some(value) => escape::push_json_string(out, value),
-            None => out.extend_from_slice(b"null"),
-        }
-    }
-    out.extend_from_slice(b",\"protocol\":");
-    match record.version {
-        Some(version) => escape::push_json_string(out, protocol(version).as_bytes()),
-        None => out.extend_from_slice(b"null"),
-    }
-    out.extend_from_slice(b",\"status\":");
+    out.extend_from_slice(before_status);
     push_number(out, outcome.status);
     out.extend_from_slice(b",\"bytes\":");
     push_number(out, outcome.bytes);
@@ -437,12 +475,14 @@ fn micros(duration: Duration) -> u64 {
 fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
-                }
-                push_number(out, octet);
+            let (mut text, mut length) = ([b'.'; 16], 0);
+            for octet in address.octets() {
+                let mut digits = itoa::Buffer::new();
+                let digits = digits.format(octet).as_bytes();
+                text[length..length + digits.len()].copy_from_slice(digits);
+                length += digits.len() + 1;
             }
+            out.extend_from_slice(&text[..length - 1]);
         }
         IpAddr::V6(address) => {
             let _ = write!(out, "{address}");
@@ -618,7 +658,7 @@ mod tests {
                 let head = head(text, text, &fields);
                 for _ in 0..10 {
                     let peer = "2001:db8::1".parse().unwrap();
-                    let record = writer.begin(peer, Some(&head), Some(text));
+                    let record = writer.begin(peer, Some(&head), Some("long.test"));
                     writer.finish(record, &OUTCOME, now());
                     assert!(writer.lines.len() < CHUNK_BYTES);
                     assert!(writer.spare.is_empty(), "a large buffer was kept");

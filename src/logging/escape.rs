@@ -9,7 +9,7 @@ use std::io::Write as _;
 /// beyond ASCII, so that no reader sees two lines.
 pub(super) fn push_json_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
-    if all(bytes, is_plain) {
+    if all_plain(bytes) {
         out.extend_from_slice(bytes);
     } else {
         for chunk in bytes.utf8_chunks() {
@@ -36,17 +36,8 @@ pub(super) fn push_text_value(out: &mut Vec<u8>, value: &str) {
 
 /// Appends what stands between the quotes of a Combined Log Format field: quotes, backslashes,
 /// control and non-ASCII bytes become `\xHH`, as nginx writes them.
-pub(super) fn push_combined_quoted(out: &mut Vec<u8>, bytes: &[u8]) {
-    push_combined(out, bytes, is_plain);
-}
-
-/// The same for a field that stands without quotes: a space is escaped too.
-pub(super) fn push_combined_bare(out: &mut Vec<u8>, bytes: &[u8]) {
-    push_combined(out, bytes, |byte| (byte != b' ') & is_plain(byte));
-}
-
-fn push_combined(out: &mut Vec<u8>, bytes: &[u8], is_plain: impl Fn(u8) -> bool) {
-    if all(bytes, &is_plain) {
+pub(super) fn push_combined(out: &mut Vec<u8>, bytes: &[u8]) {
+    if all_plain(bytes) {
         return out.extend_from_slice(bytes);
     }
     for &byte in bytes {
@@ -58,13 +49,25 @@ fn push_combined(out: &mut Vec<u8>, bytes: &[u8], is_plain: impl Fn(u8) -> bool)
     }
 }
 
-/// Whether this holds for all bytes: nearly always none has to be escaped. Without an early end the
-/// compiler checks many at once.
-fn all(bytes: &[u8], holds: impl Fn(u8) -> bool) -> bool {
-    bytes.iter().fold(true, |all, &byte| all & holds(byte))
+/// Whether nothing has to be escaped, as nearly always. Without an early end the compiler checks a
+/// block at once; what is less than one is looked up.
+fn all_plain(bytes: &[u8]) -> bool {
+    static PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            plain[byte] = is_plain(byte as u8);
+            byte += 1;
+        }
+        plain
+    };
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    let is_block_plain =
+        |block: &[u8; 16]| block.iter().fold(true, |all, &byte| all & is_plain(byte));
+    blocks.iter().all(is_block_plain) && rest.iter().all(|&byte| PLAIN[usize::from(byte)])
 }
 
-fn is_plain(byte: u8) -> bool {
+const fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
 }
 
@@ -107,11 +110,10 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn combined(bytes: &[u8]) -> (String, String) {
-        let (mut quoted, mut bare) = (Vec::new(), Vec::new());
-        push_combined_quoted(&mut quoted, bytes);
-        push_combined_bare(&mut bare, bytes);
-        (String::from_utf8(quoted).unwrap(), String::from_utf8(bare).unwrap())
+    fn combined(bytes: &[u8]) -> String {
+        let mut out = Vec::new();
+        push_combined(&mut out, bytes);
+        String::from_utf8(out).unwrap()
     }
 
     #[test]
@@ -151,15 +153,21 @@ mod tests {
 
     #[test]
     fn combined_fields() {
-        for (bytes, quoted, bare) in [
-            (&b""[..], "", ""),
-            (b"/a?b=c", "/a?b=c", "/a?b=c"),
-            (b"Agent (X; Y)", "Agent (X; Y)", r"Agent\x20(X;\x20Y)"),
-            (b"a\"b\\c", r"a\x22b\x5Cc", r"a\x22b\x5Cc"),
-            (b"\n\x00\x7f\xff", r"\x0A\x00\x7F\xFF", r"\x0A\x00\x7F\xFF"),
-            ("\u{fc}".as_bytes(), r"\xC3\xBC", r"\xC3\xBC"),
+        for (bytes, expected) in [
+            (&b""[..], ""),
+            (b"/a?b=c", "/a?b=c"),
+            (b"Agent (X; Y)", "Agent (X; Y)"),
+            (b"a\"b\\c", r"a\x22b\x5Cc"),
+            (b"\n\x00\x7f\xff", r"\x0A\x00\x7F\xFF"),
+            ("\u{fc}".as_bytes(), r"\xC3\xBC"),
         ] {
-            assert_eq!(combined(bytes), (quoted.to_owned(), bare.to_owned()));
+            assert_eq!(combined(bytes), expected);
+            // Wherever it stands: what is checked as a block, and what is left of one.
+            for padding in 1..=32 {
+                let padded = [&b"x".repeat(padding), bytes, &b"x".repeat(padding)].concat();
+                let around = "x".repeat(padding);
+                assert_eq!(combined(&padded), format!("{around}{expected}{around}"));
+            }
         }
     }
 
@@ -179,8 +187,7 @@ mod tests {
         #[test]
         fn no_value_breaks_its_line(bytes: Vec<u8>) {
             let lossy = String::from_utf8_lossy(&bytes);
-            let (quoted, bare) = combined(&bytes);
-            for out in [json(&bytes), text(&lossy), quoted, bare] {
+            for out in [json(&bytes), text(&lossy), combined(&bytes)] {
                 prop_assert!(!out.chars().any(char::is_control), "{:?}", out);
             }
         }
