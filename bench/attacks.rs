@@ -82,7 +82,8 @@ const ETHERNET_MSS: u32 = 1460;
 /// A file that no socket takes at once.
 const LARGE: usize = 16 << 20;
 
-/// How long the server may take to be at rest between slices.
+/// How long the server and the good clients may take to catch up, after an attack and with what an
+/// attack opens at once.
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// What is measured or thrown away as a whole.
@@ -247,6 +248,7 @@ impl Bench<'_> {
             while !begun.load(SeqCst) && !attack.is_finished() {
                 thread::sleep(Duration::from_millis(1));
             }
+            thread::sleep(SETTLE);
             let outcome = windows.slice(1, slice);
             over.store(true, SeqCst);
             joined(attack).and(outcome)

@@ -108,7 +108,7 @@ const PROXY: Case = Case {
 };
 
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 14] = [
+pub(crate) const CASES: [Case; 15] = [
     SMALL,
     Case {
         name: "browser",
@@ -179,6 +179,13 @@ pub(crate) const CASES: [Case; 14] = [
         title: "Small answer with and without an access log, 64 connections",
         base: Kind::Tidegate,
         peers: &[Kind::Tidegate, Kind::Logging],
+        ..SMALL
+    },
+    Case {
+        name: "counting",
+        title: "Small answer with and without drain counts and metrics, 64 connections",
+        base: Kind::Uncounted,
+        peers: &[Kind::Tidegate, Kind::Uncounted],
         ..SMALL
     },
     Case {

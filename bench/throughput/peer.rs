@@ -41,6 +41,9 @@ pub(crate) enum Kind {
     /// Tidegate with an access log.
     #[value(skip)]
     Logging,
+    /// Tidegate built to count nothing.
+    #[value(skip)]
+    Uncounted,
     /// Tidegate with so many apps that all give the small answer.
     #[value(skip)]
     Apps(usize),
@@ -60,6 +63,7 @@ impl Kind {
             Kind::Caddy => "caddy",
             Kind::Hyper => "hyper",
             Kind::Logging => "tidegate-logging",
+            Kind::Uncounted => "tidegate-uncounted",
             Kind::Apps(apps) => return format!("tidegate-apps-{apps}"),
             Kind::Loops(loops) => return format!("tidegate-loops-{loops}"),
         };
@@ -69,7 +73,7 @@ impl Kind {
     /// The server that is meant, however it is set up.
     pub(crate) fn program(self) -> Kind {
         match self {
-            Kind::Logging | Kind::Apps(_) | Kind::Loops(_) => Kind::Tidegate,
+            Kind::Logging | Kind::Uncounted | Kind::Apps(_) | Kind::Loops(_) => Kind::Tidegate,
             other => other,
         }
     }
@@ -135,7 +139,7 @@ impl Peer {
         let port = free_port()?;
         let command = match kind {
             Kind::Floor => return Err(io::Error::other("the floor needs its answer first")),
-            Kind::Tidegate | Kind::Logging | Kind::Apps(_) | Kind::Loops(_) => {
+            Kind::Tidegate | Kind::Logging | Kind::Uncounted | Kind::Apps(_) | Kind::Loops(_) => {
                 tidegate(kind, site, port, upstream)?
             }
             Kind::Nginx => nginx(site, port, upstream)?,
@@ -364,7 +368,11 @@ fn tidegate(
          {apps}"
     );
     fs::write(&file, config)?;
-    let mut command = Command::new(SERVER);
+    let program = match kind {
+        Kind::Uncounted => built("uncounted/release/tidegate")?,
+        _ => SERVER.into(),
+    };
+    let mut command = Command::new(program);
     command.arg("serve").arg("--config").arg(file);
     Ok(command)
 }
@@ -533,11 +541,16 @@ fn caddy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Com
 }
 
 fn hyper(port: u16) -> io::Result<Command> {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/hyper/release/hyper-server");
-    if !program.is_file() {
-        return Err(io::Error::other("not built (bench/README.md)"));
-    }
-    let mut command = Command::new(program);
+    let mut command = Command::new(built("hyper/release/hyper-server")?);
     command.arg(port.to_string());
     Ok(command)
+}
+
+/// A program that is built by hand.
+fn built(path: &str) -> io::Result<PathBuf> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(path);
+    if program.is_file() {
+        return Ok(program);
+    }
+    Err(io::Error::other("not built (bench/README.md)"))
 }

@@ -415,7 +415,7 @@ impl Connection {
     }
 
     fn read_out(&mut self, cx: &mut LoopContext) -> Fate {
-        for _ in 0..STEPS_PER_TURN {
+        while !self.has_read_enough() {
             if !self.ready.readable {
                 return Fate::Keep;
             }

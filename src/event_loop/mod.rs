@@ -42,6 +42,7 @@ mod timers;
 mod upstreams;
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::{AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -167,6 +168,10 @@ const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
 
+/// Connections that get a further turn before the kernel is asked again: who asks little does not
+/// wait for all who take much.
+const AGAIN_PER_TURN: usize = 64;
+
 /// Requests for upstreams that wait for further events of their turn, at most.
 const HELD_REQUESTS_MAX: usize = 64;
 
@@ -222,8 +227,8 @@ struct Running {
     /// Listeners there have been: tokens are not used again, for events can be late.
     listener_count: usize,
     connections: Slots<Connection>,
-    /// Connections that have used up their turn.
-    again: Vec<Token>,
+    /// Connections that have used up their turn, in the order of their next ones.
+    again: VecDeque<Token>,
     /// Connections whose requests for upstreams wait for the events of this turn.
     held: Vec<Token>,
     /// Upstreams that drain, and with which exchanges of this loop may be.
@@ -287,7 +292,7 @@ impl Running {
             admin: Acceptor::new(admin_budget),
             listener_count: 0,
             connections: Slots::new(),
-            again: Vec::new(),
+            again: VecDeque::new(),
             held: Vec::new(),
             watched: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
@@ -386,7 +391,7 @@ impl Running {
     /// Handles what the kernel told, and who has work left from the last turn. Returns whether
     /// there are commands.
     fn handle_events(&mut self, events: &Events) -> bool {
-        let again = std::mem::take(&mut self.again);
+        let again = self.again.len().min(AGAIN_PER_TURN);
         let (mut commanded, mut count) = (false, 0);
         self.cx.holds_requests = true;
         for event in events {
@@ -406,7 +411,8 @@ impl Running {
         }
         self.full_turns = if count == EVENTS_MAX { self.full_turns + 1 } else { 0 };
         self.send_held();
-        for token in again {
+        for _ in 0..again {
+            let Some(token) = self.again.pop_front() else { break };
             self.with_connection(token, |connection, cx| {
                 connection.queued = false;
                 connection.work(cx)
@@ -461,7 +467,7 @@ impl Running {
             Ok(Fate::Held) => self.held.push(token),
             Ok(Fate::Again) => {
                 if !std::mem::replace(&mut connection.queued, true) {
-                    self.again.push(token);
+                    self.again.push_back(token);
                 }
             }
             Ok(Fate::Gone) => self.drop_connection(token),

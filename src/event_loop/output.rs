@@ -219,7 +219,8 @@ impl Segments {
                 if sent == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                *turn_left -= sent;
+                // The kernel takes no more at once; what it takes meanwhile can wait for a turn.
+                *turn_left = if sent < count as u64 { 0 } else { *turn_left - sent };
                 *length -= sent;
                 (sent, *length == 0)
             }
@@ -239,6 +240,30 @@ mod tests {
     use rustix::net::sockopt::set_socket_send_buffer_size;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_is_sent_in_part_ends_the_turn_and_then_waits_for_its_peer() {
+        const LENGTH: u64 = 8 << 20;
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LENGTH).unwrap();
+        let (mut output, mut read) = (Output::default(), 0);
+        output.push_segments(vec![Segment::File { file: file.into(), offset: 0, length: LENGTH }]);
+        let mut bytes = vec![0; 1 << 20];
+        while !output.is_empty() {
+            let flushed = output.flush(&socket).unwrap();
+            assert!(output.sent_total() > read, "a turn sent nothing");
+            if !output.is_empty() {
+                assert_eq!(flushed, Flushed::TurnOver);
+                assert_eq!(output.flush(&socket).unwrap(), Flushed::Blocked);
+            }
+            while read < output.sent_total() {
+                read += peer.read(&mut bytes).unwrap() as u64;
+            }
+        }
+        assert_eq!(read, LENGTH);
+    }
 
     #[test]
     fn a_buffer_that_is_never_sent_empty_does_not_grow() {

@@ -539,6 +539,37 @@ fn events_that_a_failure_swallowed_are_told_again() {
     assert_eq!(running.cx.public_connections(), 1);
 }
 
+#[test]
+fn so_many_connections_get_a_further_turn_before_the_kernel_is_asked_again() {
+    const COUNT: usize = AGAIN_PER_TURN + 10;
+    let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
+    let address = listeners[0].address;
+    let mut running = test_support::running(listeners, None);
+    let connect = |_| {
+        let mut peer = TcpStream::connect(address).unwrap();
+        peer.write_all(get("/").as_bytes()).unwrap();
+        peer
+    };
+    let mut peers: Vec<TcpStream> = (0..COUNT).map(connect).collect();
+    while running.connections.len() < COUNT {
+        running.accept_all();
+    }
+    for token in running.connections.tokens() {
+        running.with_connection(token, |_, _| Fate::Again);
+    }
+    assert_eq!(running.again.len(), COUNT);
+    let mut events = Events::with_capacity(EVENTS_MAX);
+    running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
+    running.handle_events(&events);
+    assert_eq!(running.again.len(), COUNT - AGAIN_PER_TURN, "no event gave a turn of its own");
+    events.clear();
+    running.handle_events(&events);
+    assert!(running.again.is_empty());
+    for peer in &mut peers {
+        assert!(response(peer).starts_with("HTTP/1.1 404 "), "there is no app");
+    }
+}
+
 /// An app with a bug in what no request asks for.
 struct Untidy;
 
