@@ -146,7 +146,7 @@ fn run(options: &Options) -> io::Result<()> {
         options.rate, options.connections, options.slices, options.seconds
     );
     println!(
-        "| attack | p50 | p99 | p99.9 | p50 with | p99 with | p99.9 with | p99 ratio | MiB | count |"
+        "| attack | p50 | p99 | p99.9 | p50 with | p99 with | p99.9 with | ratio | MiB | count |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for (name, attack_run) in ATTACKS.iter().filter(|(name, _)| name.contains(&*options.only)) {
