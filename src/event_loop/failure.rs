@@ -73,6 +73,7 @@ impl Running {
     pub(super) fn look_anew(&mut self) {
         self.cx.clock.tick();
         self.again.clear();
+        self.owed_turns = 0;
         self.held.clear();
         self.cx.holds_requests = false;
         self.cx.upstreams.close_idle();

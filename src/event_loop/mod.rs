@@ -229,6 +229,9 @@ struct Running {
     connections: Slots<Connection>,
     /// Connections that have used up their turn, in the order of their next ones.
     again: VecDeque<Token>,
+    /// So many of them, the first ones, have not had the turn that they were owed when this round of
+    /// turns began.
+    owed_turns: usize,
     /// Connections whose requests for upstreams wait for the events of this turn.
     held: Vec<Token>,
     /// Upstreams that drain, and with which exchanges of this loop may be.
@@ -293,6 +296,7 @@ impl Running {
             listener_count: 0,
             connections: Slots::new(),
             again: VecDeque::new(),
+            owed_turns: 0,
             held: Vec::new(),
             watched: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
@@ -334,7 +338,7 @@ impl Running {
             self.close_listeners(closed);
             // A deadline that came while the kernel was asked, or since, has to wait for the next
             // turn: this process may have stood still in between, with more to be told now.
-            let is_caught_up = !self.has_unread_events();
+            let is_caught_up = self.is_caught_up();
             if is_caught_up {
                 self.handle_timers(asked_ms);
             }
@@ -391,7 +395,9 @@ impl Running {
     /// Handles what the kernel told, and who has work left from the last turn. Returns whether
     /// there are commands.
     fn handle_events(&mut self, events: &Events) -> bool {
-        let again = self.again.len().min(AGAIN_PER_TURN);
+        if self.owed_turns == 0 {
+            self.owed_turns = self.again.len();
+        }
         let (mut commanded, mut count) = (false, 0);
         self.cx.holds_requests = true;
         for event in events {
@@ -411,7 +417,9 @@ impl Running {
         }
         self.full_turns = if count == EVENTS_MAX { self.full_turns + 1 } else { 0 };
         self.send_held();
-        for _ in 0..again {
+        let turns = self.owed_turns.min(AGAIN_PER_TURN);
+        self.owed_turns -= turns;
+        for _ in 0..turns {
             let Some(token) = self.again.pop_front() else { break };
             self.with_connection(token, |connection, cx| {
                 connection.queued = false;
@@ -499,6 +507,11 @@ impl Running {
                 cx.upstreams.close_idle();
             }
         }
+    }
+
+    /// Whether all that was there in time has had its turn: only then a deadline or a cut may come.
+    fn is_caught_up(&self) -> bool {
+        self.owed_turns == 0 && !self.has_unread_events()
     }
 
     /// Whether the kernel is likely to have events left of those that were there as it was asked. A
