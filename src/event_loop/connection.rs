@@ -185,10 +185,15 @@ impl Connection {
         &self.socket
     }
 
-    /// The socket told of changes. Who has work left from the last turn does it behind the events:
-    /// one turn for each time that the kernel is asked.
+    /// The socket told of changes.
     pub(super) fn on_ready(&mut self, ready: Ready, cx: &mut LoopContext) -> Fate {
         self.ready.add(ready);
+        self.work_on_event(cx)
+    }
+
+    /// Works, unless there is work left from the last turn: its next one comes behind the events,
+    /// and takes in what they told.
+    pub(super) fn work_on_event(&mut self, cx: &mut LoopContext) -> Fate {
         if self.queued { Fate::Keep } else { self.work(cx) }
     }
 

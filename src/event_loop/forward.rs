@@ -209,7 +209,7 @@ impl Connection {
         {
             forwarding.line.ready.add(ready);
         }
-        if self.queued { Fate::Keep } else { self.work(cx) }
+        self.work_on_event(cx)
     }
 
     /// Moves what can be moved between the two sockets. Gone: the client's connection is torn.
