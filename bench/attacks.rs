@@ -126,8 +126,8 @@ fn run(options: &Options) -> io::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     let cores = machine::allowed_cores()?;
     // The server, the good clients, the attack.
-    let [server, good, attack] = match &cores[..] {
-        [attack, good, server @ ..] if server.len() >= 2 => [server, &[*good], &[*attack]],
+    let [serving, good, attack] = match &cores[..] {
+        [attack, good, serving @ ..] if serving.len() >= 2 => [serving, &[*good], &[*attack]],
         all => [all; 3],
     };
     let folder = tempfile::Builder::new().prefix("tidegate-bench-").tempdir()?;
@@ -136,7 +136,7 @@ fn run(options: &Options) -> io::Result<()> {
     fs::write(folder.path().join("site/large"), vec![b'x'; LARGE])?;
     fs::write(folder.path().join("site/small"), [b'x'; 2000])?;
     fs::write(folder.path().join("config.toml"), config(options, address))?;
-    let (serving, server) = (server, Server::start(folder.path(), server, &cores)?);
+    let server = Server::start(folder.path(), serving, &cores)?;
     // Two busy loops on one core would take turns of some milliseconds.
     server.pin_loops(serving)?;
     println!("{}\n", machine::describe());
