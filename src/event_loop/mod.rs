@@ -229,8 +229,8 @@ struct Running {
     connections: Slots<Connection>,
     /// Connections that have used up their turn, in the order of their next ones.
     again: VecDeque<Token>,
-    /// So many of them, the first ones, have not had the turn that they were owed when this round of
-    /// turns began.
+    /// So many of them, the first ones, have not had the turn that they were owed when this round
+    /// of turns began.
     owed_turns: usize,
     /// Connections whose requests for upstreams wait for the events of this turn.
     held: Vec<Token>,
