@@ -126,7 +126,8 @@ pub(crate) enum LoopCommand {
     /// All loops have gated these: accept until nobody waits, and close them. Connections stay.
     CloseListeners(Arc<[SocketAddr]>),
     /// From here on these hold, also for connections that are open.
-    Configure(Box<LoopConfig>),
+    /// When all loops have dropped the sender, no request is judged by what held before.
+    Configure(Box<LoopConfig>, Sender<()>),
     /// Say which connections are busy for these lives, all lives if there are none named.
     ListBusy(Arc<[AppId]>, Sender<Vec<BusyConnection>>),
     /// Ends one connection, if it is there; says how many exchanges that cut.

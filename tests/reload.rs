@@ -11,8 +11,8 @@ use std::{
 
 use serde_json::{Value, json};
 use support::{
-    Client, Load, LoadKind, PATIENCE, Server, Setup, Signal, free_port, get, get_and_close,
-    wait_until,
+    Client, HeldLoop, Load, LoadKind, PATIENCE, Server, Setup, Signal, free_port, get,
+    get_and_close, wait_until,
 };
 
 /// How long the churn lasts; a minute when it is asked for.
@@ -203,6 +203,24 @@ fn the_default_app_and_limits_change_live_and_threads_do_not() {
     let request = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 11\r\n\r\n";
     assert_eq!(open.exchange(request).status, 413);
     assert_eq!(server.admin().post("/reload")["needs_restart"], json!(["server.threads"]));
+}
+
+#[test]
+fn a_reload_is_over_when_every_loop_has_the_settings() {
+    let server = Setup::new().named_app("a.test").server("threads = 1").start();
+    let mut client = server.connect();
+    assert_eq!(client.exchange(get("a.test", "/")).status, 200);
+    let text = config(&server, "[limits]\nbody_bytes = \"10B\"", &[("a.test", &respond("a"))]);
+    let Some(held) = HeldLoop::hold(&server, 0, || client.send(get("a.test", "/"))) else { return };
+    server.rewrite(&text);
+    server.signal(Signal::HUP);
+    server.wait_event("config_reload_start");
+    let is_over = || server.events().iter().any(|event| event.name == "config_reload_complete");
+    let was_over = wait_until(Duration::from_millis(100), is_over);
+    held.release();
+    assert!(!was_over, "the loop knew nothing of it");
+    server.wait_event("config_reload_complete");
+    assert_eq!(client.response().status, 200);
 }
 
 #[test]

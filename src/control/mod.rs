@@ -142,6 +142,8 @@ pub(crate) struct ReadyReload {
     pub(crate) server: ServerConfig,
     /// For each loop; empty if nothing changed that concerns them.
     pub(crate) loops: Vec<LoopConfig>,
+    /// Dropped when all loops have taken theirs.
+    pub(crate) configured: Sender<()>,
     /// Addresses to serve too: of each, a socket for every loop.
     pub(crate) listen: Vec<Sockets>,
     /// Addresses to serve no longer.
@@ -429,7 +431,8 @@ impl Control {
         self.drain_timeout = reload.server.drain_timeout;
         let changed = self.change_lives(reload.lives);
         for (index, config) in reload.loops.into_iter().enumerate() {
-            self.command_one(index, LoopCommand::Configure(Box::new(config)));
+            let done = reload.configured.clone();
+            self.command_one(index, LoopCommand::Configure(Box::new(config), done));
         }
         for sockets in reload.listen {
             self.addresses.extend(sockets.first().map(|socket| socket.address));

@@ -182,6 +182,15 @@ impl Operator {
     }
 }
 
+/// How long loops may take to obey: one that is stuck in an app does not.
+const OBEY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits until all loops have dropped the sender that came with a command.
+pub(super) fn await_loops(all_done: &Receiver<()>) {
+    // Nothing is ever sent.
+    let _ = all_done.recv_timeout(OBEY_TIMEOUT);
+}
+
 /// Loads an app for this many loops.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ use super::{
     ChangeError, DrainName, Input, LifeChanges, LivesChanged, ReadyReload, ask,
     drains::Cause,
     notices::notice,
-    operator::{Listening, Operator, Sockets, unavailable},
+    operator::{Listening, Operator, Sockets, await_loops, unavailable},
 };
 use crate::{
     config::{
@@ -207,10 +207,12 @@ impl Operator {
         } else {
             Vec::new()
         };
+        let (configured, all_configured) = crossbeam_channel::bounded(0);
         let ready = ReadyReload {
             lives: plan.changes,
             server: config.server.clone(),
             loops,
+            configured,
             listen,
             close,
         };
@@ -218,6 +220,8 @@ impl Operator {
         let changed = ask(&self.control, |answer| Input::Reload(ready, answer));
         let changed = changed.map_err(ReloadError::Change)?;
         (self.host.set_connections)(&config.limits);
+        // Who is told of the reload finds that its settings hold.
+        await_loops(&all_configured);
         done.take_lives(plan.hosts, changed);
         // What does not hold stays as it was, so that the next reload says it again, or tries.
         let ServerConfig { user, group, threads, .. } = &self.current.server;

@@ -71,7 +71,7 @@ impl Running {
             LoopCommand::CloseListeners(addresses) => {
                 self.public.begin_closing(|address| addresses.contains(&address));
             }
-            LoopCommand::Configure(config) => {
+            LoopCommand::Configure(config, _done) => {
                 self.cx.configure(*config);
                 self.each_connection(Connection::shorten_deadline);
             }

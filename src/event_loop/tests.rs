@@ -9,7 +9,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{
     test_support::{self, hosted_app},
@@ -107,6 +107,12 @@ impl Rig {
 
     fn send(&self, command: LoopCommand) {
         assert!(self.handle.send(command).unwrap(), "the loop has ended");
+    }
+
+    fn configure(&self, config: LoopConfig) {
+        let (done, all_done) = crossbeam_channel::bounded(0);
+        self.send(LoopCommand::Configure(Box::new(config), done));
+        assert_eq!(all_done.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
     }
 
     fn expect(&self, event: ControlEvent) {
@@ -322,7 +328,7 @@ fn the_admin_has_places_when_the_public_has_none() {
 fn the_admin_has_limits_of_its_own() {
     let rig = Rig::start();
     let limits = Limits { head_bytes: 1024, headers: 1, body_bytes: 0, ..Limits::default() };
-    rig.send(LoopCommand::Configure(Box::new(config(limits))));
+    rig.configure(config(limits));
     let request = format!(
         "POST /content HTTP/1.1\r\nHost: a\r\nLong: {}\r\nContent-Length: 2\r\n\r\n<>",
         "x".repeat(8 * 1024)
@@ -606,12 +612,9 @@ fn limits_that_grow_hold_for_heads_that_are_half_read() {
     peer.write_all(begin.as_bytes()).unwrap();
     rig.wait_counts([0, 1, 0, 0, 1]);
     let limits = Limits { head_bytes: 64 * 1024, ..Limits::default() };
-    rig.send(LoopCommand::Configure(Box::new(config(limits))));
-    // Obeyed in order: an answer to this one comes behind that one.
-    rig.busy();
+    rig.configure(config(limits));
     assert!(exchange(&mut peer, rest).ends_with("public"));
-    rig.send(LoopCommand::Configure(Box::new(config(Limits::default()))));
-    rig.busy();
+    rig.configure(config(Limits::default()));
     assert!(exchange(&mut peer, &head).starts_with("HTTP/1.1 431 "));
     rig.end();
 }
@@ -622,7 +625,7 @@ fn a_shorter_time_out_holds_for_who_waits_already() {
     let mut peer = rig.connect();
     assert!(exchange(&mut peer, &get("/")).ends_with("public"));
     let limits = Limits { keepalive_timeout: Duration::from_millis(1), ..Limits::default() };
-    rig.send(LoopCommand::Configure(Box::new(config(limits))));
+    rig.configure(config(limits));
     assert!(is_at_end(&mut peer));
     rig.end();
 }
@@ -639,10 +642,7 @@ fn a_request_under_way_is_written_to_the_access_log_that_is_there_at_its_end() {
             ..LogConfig::default()
         };
         let access = AccessLog::open(&log).unwrap().map(|log| log.for_loop());
-        let config = LoopConfig { access, ..config(Limits::default()) };
-        rig.send(LoopCommand::Configure(Box::new(config)));
-        // Obeyed when this is answered.
-        rig.busy();
+        rig.configure(LoopConfig { access, ..config(Limits::default()) });
     };
     log_to(&old);
     let (mut first, mut admin) = (rig.connect(), rig.connect_admin());

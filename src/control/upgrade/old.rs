@@ -21,7 +21,7 @@ use crossbeam_channel::Sender;
 use super::{
     super::{
         ChangeError, Input, LifeView, Operator, Patience, Verdict, ask, drains::Cause,
-        lives::milliseconds, notices::notice,
+        lives::milliseconds, notices::notice, operator::await_loops,
     },
     ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, LastWord, MESSAGES,
     Predecessor, Totals,
@@ -93,9 +93,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long a new process that is ready may take to start its loops. Nothing is changed meanwhile,
 /// and what it has accepted is lost if it is ended: so this is no part of its time to get ready.
 const GO_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long loops may take to let go of what is handed over: one that is stuck in an app does not.
-const LET_GO_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How often the new process is told how far the drain is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -208,8 +205,8 @@ impl Operator {
             // The drain goes on, without anybody who is told of it.
             event!(Error, "successor_not_told", error:% = error);
         }
-        // Who is told of the upgrade meets the new process from here on. Nothing is ever sent.
-        let _ = all_let_go.recv_timeout(LET_GO_TIMEOUT);
+        // Who is told of the upgrade meets the new process from here on.
+        await_loops(&all_let_go);
         Ok(Upgraded { pid })
     }
 
