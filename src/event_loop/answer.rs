@@ -11,7 +11,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     LoopContext,
-    clock::milliseconds,
     connection::{Class, Connection},
     in_flight::InFlight,
     later::Awaited,
@@ -172,8 +171,7 @@ impl Connection {
                 self.end_answer();
             }
             Reply::After(delay, response) => {
-                // At least the next turn: a delay must not become a loop within this one.
-                let due = cx.clock.now_ms().saturating_add(milliseconds(delay).max(1));
+                let due = cx.clock.passed_ms(delay);
                 self.parked = Some(Box::new(Parked::Until(due, response.into_owned())));
                 self.wait_anew = true;
             }

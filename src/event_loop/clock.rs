@@ -68,6 +68,12 @@ impl Clock {
         nanoseconds(self.epoch.elapsed())
     }
 
+    /// The first millisecond that begins when this time has passed, from now and not from the
+    /// turn's begin; in a later turn, also if that is no time.
+    pub(super) fn passed_ms(&self, time: Duration) -> u64 {
+        milliseconds(self.epoch.elapsed().saturating_add(time)).saturating_add(1)
+    }
+
     /// The time of day.
     pub(super) fn wall(&self) -> SystemTime {
         self.wall
@@ -90,4 +96,22 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 fn seconds(wall: SystemTime) -> u64 {
     wall.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_passed_in_whole_when_its_millisecond_begins() {
+        let clock = Clock::new(Instant::now());
+        for micros in 0..5000 {
+            let time = Duration::from_micros(micros);
+            let begun = clock.epoch.elapsed();
+            let passed = Duration::from_millis(clock.passed_ms(time));
+            assert!(passed >= begun + time, "{passed:?} for {time:?} from {begun:?}");
+            assert!(clock.passed_ms(Duration::ZERO) > clock.now_ms());
+        }
+        assert_eq!(clock.passed_ms(Duration::MAX), u64::MAX);
+    }
 }
