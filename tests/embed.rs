@@ -793,19 +793,19 @@ fn a_reply_of_several_segments_is_sent_in_order() {
     let whole = Stage::LARGE as u64;
     let cases: BTreeMap<&str, (Vec<Segment>, Vec<u8>)> = [
         ("/nothing", (vec![], vec![])),
-        ("/empty", (vec![Segment::Bytes(vec![]), part(&file, 5, 0)], vec![])),
-        ("/bytes", (vec![Segment::Bytes(b"one".into())], b"one".into())),
+        ("/empty", (vec![Segment::Bytes(vec![].into()), part(&file, 5, 0)], vec![])),
+        ("/bytes", (vec![Segment::Bytes(b"one".to_vec().into())], b"one".into())),
         (
             "/mixed",
             (
                 vec![
-                    Segment::Bytes(vec![]),
-                    Segment::Bytes(b"one".into()),
+                    Segment::Bytes(vec![].into()),
+                    Segment::Bytes(b"one".to_vec().into()),
                     part(&file, 0, 0),
                     part(&file, 299_999, 1),
                     part(&file, 100, 200_000),
-                    Segment::Bytes(vec![]),
-                    Segment::Bytes(b"two".into()),
+                    Segment::Bytes(vec![].into()),
+                    Segment::Bytes(b"two".to_vec().into()),
                     part(&file, 300_000, 0),
                 ],
                 [b"one", &content[299_999..], &content[100..200_100], b"two"].concat(),
@@ -816,7 +816,7 @@ fn a_reply_of_several_segments_is_sent_in_order() {
             (
                 vec![
                     part(&large_file, 0, whole),
-                    Segment::Bytes(content.clone()),
+                    Segment::Bytes(content.clone().into()),
                     part(&large_file, 1, whole - 1),
                 ],
                 [&large[..], &content, &large[1..]].concat(),

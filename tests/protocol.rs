@@ -369,6 +369,28 @@ fn idle_connections_keep_no_memory_of_the_requests_they_pipelined() {
 }
 
 #[test]
+fn slow_readers_of_a_large_answer_share_its_memory() {
+    const CONNECTIONS: usize = 50;
+    const CONTENT_KIB: usize = 8 * 1024;
+    let content = "content ".repeat(CONTENT_KIB * 1024 / 8);
+    let server = one_app()
+        .app("large.test", &format!("respond = {{ body = \"{content}\" }}"))
+        .app("late.test", &format!("respond = {{ body = \"{content}\", delay = \"10ms\" }}"))
+        .start();
+    for host in ["large.test", "late.test"] {
+        assert!(server.connect().exchange(get(host, "/")).text() == content);
+        let before_kib = server.resident_kib();
+        let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| client.send(get(host, "/")));
+        let are_sent = || clients.iter_mut().all(Client::is_readable);
+        assert!(wait_until(PATIENCE, are_sent));
+        let grown_kib = server.resident_kib().saturating_sub(before_kib);
+        assert!(grown_kib < 4 * CONTENT_KIB, "{grown_kib} KiB more");
+        assert!(clients[0].response().text() == content);
+    }
+}
+
+#[test]
 fn a_fresh_connection_that_says_nothing_is_closed_silently() {
     let server = one_app().limits("head_timeout = \"300ms\"").start();
     server.connect().expect_end();

@@ -149,11 +149,15 @@ impl Reply<'_> {
 /// error of the app, and answered with 500.
 pub type OnContent = dyn FnOnce(&[u8]) -> Reply<'static> + Send;
 
+/// Content in memory from this size on is sent from where it is, instead of copied to a
+/// connection's buffer.
+pub(crate) const COPIED_BYTES_MAX: usize = 64 * 1024;
+
 /// One piece of a response's content.
 #[derive(Clone, Debug)]
 pub enum Segment {
     /// Bytes in memory.
-    Bytes(Vec<u8>),
+    Bytes(Bytes<'static>),
     /// A part of a regular file.
     File {
         /// The open file.
@@ -169,7 +173,7 @@ impl Segment {
     /// Bytes of this piece.
     pub fn length(&self) -> u64 {
         match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Bytes(bytes) => bytes.as_slice().len() as u64,
             Self::File { length, .. } => *length,
         }
     }

@@ -1,16 +1,17 @@
 //! The `respond` kind: a fixed answer to every request, whatever its method and path.
 //!
 //! The answer is built once, when the app is loaded. Handling borrows it: it allocates nothing and
-//! counts no references, so that loops share nothing they would write to.
+//! counts no references, so that loops share nothing they would write to. Content that is too large
+//! to be copied is shared: a peer that reads slowly holds no copy of its own (I9).
 
 use std::time::Duration;
 
 use crate::{
     config::RespondConfig,
-    http::{RequestHead, Response},
+    http::{Bytes, RequestHead, Response},
 };
 
-use super::{App, Context, Reply};
+use super::{App, COPIED_BYTES_MAX, Context, Reply};
 
 /// An app with one fixed answer.
 #[derive(Debug)]
@@ -29,7 +30,13 @@ impl Respond {
         for (name, value) in &config.headers {
             response = response.with_field(name, value);
         }
-        Self { response: response.with_content(config.body.as_str()), delay: config.delay }
+        let body = config.body.as_bytes();
+        let content = if body.len() < COPIED_BYTES_MAX {
+            Bytes::Owned(body.to_vec())
+        } else {
+            Bytes::Shared(body.into())
+        };
+        Self { response: response.with_content_bytes(content), delay: config.delay }
     }
 }
 
@@ -75,6 +82,22 @@ mod tests {
             assert_eq!(response.fields(), b"Content-Type: text/plain\r\nX-Tide: out\r\n");
             assert_eq!(response.content(), b"Hello, World!");
             assert_eq!(response.content().as_ptr(), app.response.content().as_ptr());
+        }
+    }
+
+    #[test]
+    fn large_content_is_the_same_for_all_who_are_sent_it() {
+        let body = "x".repeat(COPIED_BYTES_MAX);
+        for delay in [Duration::ZERO, Duration::from_millis(1)] {
+            let app = Respond::new(&RespondConfig { body: body.clone(), delay, ..config() });
+            let (Reply::Full(response) | Reply::After(_, response)) =
+                app.handle(&request("GET", "/", &[]), &context()).into_owned()
+            else {
+                panic!("not a whole response")
+            };
+            let sent = response.into_content().into_owned();
+            assert_eq!(sent.as_slice(), body.as_bytes());
+            assert_eq!(sent.as_slice().as_ptr(), app.response.content().as_ptr());
         }
     }
 

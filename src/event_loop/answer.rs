@@ -14,11 +14,10 @@ use super::{
     connection::{Class, Connection},
     in_flight::InFlight,
     later::Awaited,
-    output::COPIED_BYTES_MAX,
     own_answers,
 };
 use crate::{
-    app::{App, Context, OnContent, Peer, Reply, Segment},
+    app::{App, COPIED_BYTES_MAX, Context, OnContent, Peer, Reply, Segment},
     http::{Method, Refused, RequestHead, Response},
     logging::{End, event},
     message::AppGuard,

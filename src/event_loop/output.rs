@@ -8,7 +8,10 @@ use std::{collections::VecDeque, io, os::fd::AsFd};
 use rustix::net::SendFlags;
 
 use super::buffers::BufferPool;
-use crate::{app::Segment, http::Bytes};
+use crate::{
+    app::{COPIED_BYTES_MAX, Segment},
+    http::Bytes,
+};
 
 /// The unsent part of the answers of one connection, in order.
 #[derive(Default)]
@@ -43,9 +46,6 @@ pub(super) enum Flushed {
 /// Bytes of file content that one connection sends before others get their turn.
 pub(super) const TURN_BYTES: u64 = 1024 * 1024;
 
-/// In-memory content from this size on is sent from where it is instead of copied to the buffer.
-pub(super) const COPIED_BYTES_MAX: usize = 64 * 1024;
-
 impl Output {
     /// The buffer to write to; taken from the pool at first.
     pub(super) fn buffer(&mut self, pool: &mut BufferPool) -> OutputBuffer<'_> {
@@ -68,11 +68,7 @@ impl Output {
             self.buffer.extend_from_slice(bytes);
             return;
         }
-        let bytes = match content {
-            Bytes::Owned(bytes) => bytes,
-            other => other.as_slice().to_vec(),
-        };
-        let queue = VecDeque::from([Segment::Bytes(bytes)]);
+        let queue = VecDeque::from([Segment::Bytes(content.into_owned())]);
         self.segments = Some(Box::new(Segments { queue, first_sent: 0 }));
     }
 
@@ -203,6 +199,7 @@ impl Segments {
         let (sent, done) = match self.queue.front_mut() {
             None => return Ok(0),
             Some(Segment::Bytes(bytes)) => {
+                let bytes = bytes.as_slice();
                 let flags = if more { SendFlags::MORE } else { SendFlags::empty() };
                 let unsent = &bytes[self.first_sent..];
                 let sent = rustix::net::send(socket, unsent, SendFlags::NOSIGNAL | flags)?;

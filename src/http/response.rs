@@ -10,8 +10,8 @@ use std::{
 
 /// Bytes that are borrowed from an app, owned by one answer, or shared between answers.
 ///
-/// `Shared` is meant for memory that one loop owns (a per-loop cache): counting references from
-/// several loops would share a cache line on the request path.
+/// `Shared` is meant for memory that one loop owns (a per-loop cache), and for content that takes
+/// far longer to send than to count: counting references from several loops shares a cache line.
 #[derive(Clone, Debug)]
 pub enum Bytes<'a> {
     /// Borrowed from the app that answers.
@@ -39,6 +39,20 @@ impl Bytes<'_> {
             Self::Owned(bytes) => Bytes::Owned(bytes),
             Self::Shared(bytes) => Bytes::Shared(bytes),
         }
+    }
+
+    /// A view of these bytes; what is shared stays so.
+    fn borrowed(&self) -> Bytes<'_> {
+        match self {
+            Self::Shared(bytes) => Bytes::Shared(Arc::clone(bytes)),
+            other => Bytes::Borrowed(other.as_slice()),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Bytes<'static> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Owned(bytes)
     }
 }
 
@@ -130,12 +144,12 @@ impl<'a> Response<'a> {
         self.content
     }
 
-    /// A view of this response that borrows its fields and content.
+    /// A view of this response that borrows its fields, and content that is not shared.
     pub fn borrowed(&self) -> Response<'_> {
         Response {
             status: self.status,
             fields: Bytes::Borrowed(self.fields()),
-            content: Bytes::Borrowed(self.content()),
+            content: self.content.borrowed(),
         }
     }
 

@@ -177,10 +177,11 @@ impl Representation {
             head.extend_from_slice(&self.fields[..self.type_end]);
             push_field(&mut head, "Content-Range", &part.content_range(self.length));
             head.extend_from_slice(b"\r\n");
-            content.push(Segment::Bytes(head));
+            content.push(Segment::Bytes(head.into()));
             content.push(self.segment(*part));
         }
-        content.push(Segment::Bytes(format!("\r\n--{boundary:016x}--\r\n").into_bytes()));
+        let end = format!("\r\n--{boundary:016x}--\r\n").into_bytes();
+        content.push(Segment::Bytes(end.into()));
         partial_reply(fields, content)
     }
 
@@ -222,7 +223,7 @@ impl Representation {
         match &self.body {
             Body::Memory(content) => {
                 let start = part.offset as usize;
-                Segment::Bytes(content[start..start + part.length as usize].to_vec())
+                Segment::Bytes(content[start..start + part.length as usize].to_vec().into())
             }
             Body::Open(file) => {
                 Segment::File { file: Arc::clone(file), offset: part.offset, length: part.length }

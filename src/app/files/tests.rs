@@ -111,7 +111,7 @@ impl Answer {
 
 fn read(segment: &Segment) -> Vec<u8> {
     match segment {
-        Segment::Bytes(bytes) => bytes.clone(),
+        Segment::Bytes(bytes) => bytes.as_slice().to_vec(),
         Segment::File { file, offset, length } => {
             let mut content = vec![0; *length as usize];
             file.read_exact_at(&mut content, *offset).unwrap();
