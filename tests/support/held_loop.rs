@@ -18,7 +18,8 @@ use super::{
     wait::{PATIENCE, wait_until},
 };
 
-/// A held loop. All of this is for the thread that holds it.
+/// A held loop, let go when this is dropped: nobody could end the process of a test that fails
+/// otherwise. All of this is for the thread that holds it.
 pub struct HeldLoop {
     thread: Pid,
 }
@@ -90,9 +91,7 @@ impl HeldLoop {
     }
 
     /// Lets it go on.
-    pub fn release(self) {
-        ptrace::detach(self.thread, None).expect("detach");
-    }
+    pub fn release(self) {}
 
     /// Waits for the end of the process: its parent is told of that after this.
     pub fn wait_exit(self) {
@@ -118,6 +117,13 @@ impl HeldLoop {
             || !matches!(waitpid(self.thread, Some(flags)), Ok(WaitStatus::StillAlive));
         // It may sleep for some seconds before.
         assert!(wait_until(PATIENCE + Duration::from_secs(10), is_stopped), "it does not stop");
+    }
+}
+
+impl Drop for HeldLoop {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = ptrace::detach(self.thread, None);
     }
 }
 
