@@ -1,13 +1,16 @@
 //! Calls to the server: the options that find it, JSON in and out, its errors as ours.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
 use super::{
-    address::{self, Address, Token},
+    address::{self, Address, Found, Token},
     client::{Answer as RawAnswer, Call, Client, Stream},
     failure::{Failure, Refusal},
     show::{self, Reader},
@@ -16,25 +19,41 @@ use super::{
 /// How long the server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The config's name, if nothing is said.
+pub(super) const DEFAULT_CONFIG: &str = "config.toml";
+
 /// What must be encoded in a segment of a path: all but the unreserved (RFC 3986 §2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where the server and its config are.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The config file
-    #[arg(long, short, global = true, value_name = "FILE", default_value = "config.toml")]
-    pub(super) config: PathBuf,
+    /// The config file. Without it: ./config.toml; commands to a running server then also look for
+    /// one that was started without a config, and for /etc/tidegate/config.toml
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// Where a running server listens for commands: unix:PATH or 127.0.0.1:PORT. Else it is taken
     /// from TIDEGATE_ADMIN, else from the config
     #[arg(long, global = true, value_name = "ADDR")]
-    admin: Option<String>,
+    pub(super) admin: Option<String>,
 
     /// The file with the token for a TCP address. Else it is taken from TIDEGATE_TOKEN, else from
     /// the config
     #[arg(long, global = true, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
+}
+
+impl Place {
+    /// The config that the server reads.
+    pub(super) fn config(&self) -> &Path {
+        self.named_config().unwrap_or(Path::new(DEFAULT_CONFIG))
+    }
+
+    /// The config that `--config` names.
+    pub(super) fn named_config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
 }
 
 /// How the server's answers are shown.
@@ -48,9 +67,10 @@ pub(super) struct ServerOptions {
 impl ServerOptions {
     /// Finds the server; the first call connects to it.
     pub(super) fn admin(&self, place: &Place) -> Result<Admin, Failure> {
-        let Place { config, admin, token_file } = place;
-        let address = address::find(admin.as_deref(), config)?;
-        let token = address::find_token(&address, token_file.as_deref(), config)?;
+        let Found { address, config } = address::find(place)?;
+        let token_file = place.token_file.as_deref();
+        let config_of_token = config.as_deref().unwrap_or(place.config());
+        let token = address::find_token(&address, token_file, Some(config_of_token))?;
         Ok(Admin { client: Client::new(address), token, json: self.json })
     }
 }

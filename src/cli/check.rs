@@ -17,7 +17,8 @@ pub(super) fn check(path: &Path) -> ExitCode {
         // Whoever starts the server may be root.
         show::note(&format!("tidegate: {reason}\n"));
     }
-    let (file, apps, listen) = (path.display(), config.apps.len(), &config.server.listen);
-    let text = format!("{file}: ok, {apps} apps, {} addresses", listen.len());
+    let apps = show::count(config.apps.len(), "app");
+    let addresses = show::count(config.server.listen.len(), "address");
+    let text = format!("{}: ok, {apps}, {addresses}", path.display());
     show::print_line(&text).map_or_else(|failure| failure.report(), |_| ExitCode::SUCCESS)
 }

@@ -71,10 +71,15 @@ impl Failure {
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         let text = show::clean_lines(&self.to_string());
         show::note(&format!("{red}tidegate:{red:#} {text}\n"));
-        ExitCode::from(match self {
+        ExitCode::from(self.code())
+    }
+
+    /// The exit code.
+    pub(super) fn code(&self) -> u8 {
+        match self {
             Self::Usage(_) | Self::Refused { status: 422, .. } => USAGE,
             _ => FAILED,
-        })
+        }
     }
 }
 

@@ -14,9 +14,12 @@ mod drains;
 mod drill;
 mod events;
 mod failure;
+mod init;
 mod pages;
 mod put;
+mod quick;
 mod reload;
+mod run_dir;
 mod serve;
 mod show;
 mod status;
@@ -51,9 +54,16 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the config's apps until a signal or `tidegate stop` (the default)
-    #[command(after_help = "Example:\n  tidegate serve --config /etc/tidegate/config.toml")]
-    Serve,
+    /// Serve the config's apps (the default), or without a config one app, for every host
+    #[command(after_help = "Examples:\n  tidegate serve --config /etc/tidegate/config.toml\n  \
+                            tidegate serve --proxy http://127.0.0.1:9000 --listen :8000\n  \
+                            tidegate serve --files .")]
+    Serve(serve::Serve),
+    /// Write a config to begin with
+    #[command(after_help = "Examples:\n  tidegate init\n  tidegate init --config \
+                            shop.toml --files ./site --listen :8000\n  \
+                            tidegate init --proxy http://127.0.0.1:9000")]
+    Init(init::Init),
     /// Check the config and say what is wrong with it
     #[command(after_help = "Example:\n  tidegate check --config new.toml")]
     Check,
@@ -149,9 +159,10 @@ const CUT: u8 = 3;
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let Arguments { command, place } = Arguments::parse();
-    let done = match command.unwrap_or(Command::Serve) {
-        Command::Serve => return serve::serve(&place.config),
-        Command::Check => return check::check(&place.config),
+    let done = match command.unwrap_or(Command::Serve(serve::Serve::default())) {
+        Command::Serve(command) => return command.run(&place),
+        Command::Check => return check::check(place.config()),
+        Command::Init(command) => command.run(&place),
         Command::Version => version(),
         Command::Status(command) => command.run(&place),
         Command::Apps(command) => command.run(&place),

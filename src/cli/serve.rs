@@ -1,23 +1,69 @@
-//! `tidegate serve`: the server, steered by signals.
+//! `tidegate serve`: the server, steered by signals, from a config or from arguments alone.
 
-use std::{fmt::Display, fs::File, path::Path, process::ExitCode, time::Duration};
-
-use crate::{
-    config::{Config, ConfigError},
-    control::{NoTakeOver, TakeOver},
-    logging::{self, Logging, event},
-    server::{EarlySignals, HttpServer, Privileges, SignalRequest, Verdict, forward_signals},
+use std::{
+    fmt::Display,
+    fs::File,
+    io::{IsTerminal, stderr},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
 };
 
-use super::{CUT, DONE, FAILED, USAGE, show};
+use clap::Args;
+
+use crate::{
+    config::Config,
+    control::{NoTakeOver, TakeOver},
+    logging::{self, Logging, event},
+    server::{
+        Account, EarlySignals, HttpServer, Privileges, SignalRequest, Verdict, forward_signals,
+    },
+};
+
+use super::{
+    CUT, DONE, FAILED, USAGE,
+    admin::Place,
+    failure,
+    quick::{QuickApp, QuickListen},
+    show,
+};
+
+/// What `serve` takes.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Without a config")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    app: QuickApp,
+
+    #[command(flatten)]
+    listen: QuickListen,
+}
 
 /// How long the logs may take to be written out at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The most URLs that are listed at the start.
+const URLS_MAX: usize = 10;
+
+/// What to do without a config.
+const NO_CONFIG: &str = "\
+tidegate: there is no config.toml here
+  tidegate init               writes one to begin with
+  tidegate --config FILE      serves another one
+  tidegate serve --files .    serves this folder, without a config
+  tidegate serve --help       has more, tidegate --help the other commands";
 
 /// Why there is no server any more, or never was.
 struct Failure {
     code: u8,
     text: String,
+}
+
+impl From<failure::Failure> for Failure {
+    fn from(failure: failure::Failure) -> Self {
+        Self { code: failure.code(), text: format!("tidegate: {failure}") }
+    }
 }
 
 impl Failure {
@@ -26,50 +72,82 @@ impl Failure {
     }
 }
 
-/// Serves until a signal ends it, from where the process before it stands if there is one.
-pub(super) fn serve(path: &Path) -> ExitCode {
-    // First: whoever knows the process may send some from now on.
-    let signals = EarlySignals::keep();
-    let take_over = match TakeOver::receive() {
-        Ok(take_over) => take_over,
-        Err(why) => {
-            show::note(&format!("tidegate: {why}\n"));
-            match why {
-                NoTakeOver::Alone(_) => None,
-                NoTakeOver::Failed(_) => return ExitCode::from(FAILED),
-            }
-        }
-    };
-    let before = take_over.as_ref().map(TakeOver::failure_report);
-    let started = signals.map_err(Failure::of).and_then(|signals| start(path, take_over, signals));
-    ExitCode::from(match started {
-        Ok(code) => code,
-        Err(Failure { code, text }) => {
-            if let Some(before) = before {
-                before.fail(&text);
-            }
-            // To standard error, whatever the log is: it may be what failed.
-            show::note(&format!("{text}\n"));
-            code
-        }
-    })
+/// What is to be served.
+struct Plan {
+    config: Config,
+    account: Option<Account>,
+    /// The file that a reload reads, if the config came from one.
+    file: Option<PathBuf>,
+    /// Said when it is served, if the config came from the arguments.
+    description: Option<String>,
 }
 
-fn start(path: &Path, take_over: Option<TakeOver>, signals: EarlySignals) -> Result<u8, Failure> {
-    let loaded = super::load_config(path);
-    let wrong = |error: ConfigError| Failure { code: USAGE, text: error.to_string() };
-    let (config, account) = loaded.map_err(wrong)?;
+impl Serve {
+    /// Serves until a signal ends it, from where the process before it stands if there is one.
+    pub(super) fn run(&self, place: &Place) -> ExitCode {
+        // First: whoever knows the process may send some from now on.
+        let signals = EarlySignals::keep();
+        let take_over = match TakeOver::receive() {
+            Ok(take_over) => take_over,
+            Err(why) => {
+                show::note(&format!("tidegate: {why}\n"));
+                match why {
+                    NoTakeOver::Alone(_) => None,
+                    NoTakeOver::Failed(_) => return ExitCode::from(FAILED),
+                }
+            }
+        };
+        let before = take_over.as_ref().map(TakeOver::failure_report);
+        let started = signals
+            .map_err(Failure::of)
+            .and_then(|signals| start(self.plan(place)?, take_over, signals));
+        ExitCode::from(match started {
+            Ok(code) => code,
+            Err(Failure { code, text }) => {
+                if let Some(before) = before {
+                    before.fail(&text);
+                }
+                // To standard error, whatever the log is: it may be what failed.
+                show::note(&format!("{text}\n"));
+                code
+            }
+        })
+    }
+
+    fn plan(&self, place: &Place) -> Result<Plan, Failure> {
+        if self.app.is_given() {
+            let config = self.app.config(&self.listen, place)?;
+            let description = Some(self.app.description());
+            return Ok(Plan { config, account: None, file: None, description });
+        }
+        let file = place.config();
+        if place.named_config().is_none() && !file.exists() {
+            return Err(Failure { code: USAGE, text: NO_CONFIG.to_owned() });
+        }
+        let (config, account) = super::load_config(file)
+            .map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
+        Ok(Plan { config, account, file: Some(file.to_owned()), description: None })
+    }
+}
+
+fn start(
+    mut plan: Plan,
+    take_over: Option<TakeOver>,
+    signals: EarlySignals,
+) -> Result<u8, Failure> {
     // Before the logs, which have threads.
-    let privileges = Privileges::settle(account).map_err(Failure::of)?;
-    let logging = logging::init(&config.log).map_err(Failure::of)?;
+    let privileges = Privileges::settle(plan.account.take()).map_err(Failure::of)?;
+    let logging = logging::init(&plan.config.log).map_err(Failure::of)?;
     let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
     event!(Info, "server_start", version = version, pid = pid);
     privileges.log();
-    if let Err(error) = File::open(path) {
+    if let Some(file) = &plan.file
+        && let Err(error) = File::open(file)
+    {
         // Root could read it; a reload is going to fail.
-        event!(Warn, "config_not_readable", config:% = path.display(), error:% = error);
+        event!(Warn, "config_not_readable", config:% = file.display(), error:% = error);
     }
-    let ended = run(path, &config, &logging, take_over, signals);
+    let ended = run(&plan, &logging, take_over, signals);
     logging.flush(FLUSH_TIMEOUT);
     ended.map(|verdict| match verdict {
         Verdict::Cut(_) => CUT,
@@ -78,19 +156,25 @@ fn start(path: &Path, take_over: Option<TakeOver>, signals: EarlySignals) -> Res
 }
 
 fn run(
-    path: &Path,
-    config: &Config,
+    plan: &Plan,
     logging: &Logging,
     take_over: Option<TakeOver>,
     signals: EarlySignals,
 ) -> Result<Verdict, Failure> {
+    let config = &plan.config;
+    let is_first = take_over.is_none();
     let mut server = HttpServer::take_over(config, take_over).map_err(Failure::of)?;
     server.log_to(logging.clone());
-    server.reload_from(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    if let Some(file) = &plan.file {
+        server.reload_from(std::path::absolute(file).unwrap_or_else(|_| file.clone()));
+    }
     server.notify_service_manager();
     server.listen_for_admin().map_err(Failure::of)?;
     server.load_apps(&config.apps);
     server.restore_apps().map_err(Failure::of)?;
+    if is_first {
+        plan.greet(server.addresses());
+    }
     let (handle, logging) = (server.handle(), logging.clone());
     let on_signal = move |request, name: &str| match request {
         SignalRequest::Stop => handle.stop(name),
@@ -100,4 +184,56 @@ fn run(
     };
     forward_signals(signals, on_signal).map_err(Failure::of)?;
     server.run().map_err(Failure::of)
+}
+
+impl Plan {
+    /// Says where it serves: on a terminal, and of what the arguments alone say.
+    fn greet(&self, addresses: &[SocketAddr]) {
+        let is_terminal = stderr().is_terminal();
+        let mut text = String::new();
+        if let Some(description) = &self.description {
+            for address in addresses {
+                text += &format!("serving http://{}/: {description}\n", reachable(*address));
+            }
+        } else if is_terminal {
+            text += &self.urls(addresses);
+        }
+        if is_terminal {
+            text += "^C drains and stops; ^C twice stops at once\n";
+        }
+        show::note(&show::clean_lines(&text));
+        if !text.is_empty() {
+            show::note("\n");
+        }
+    }
+
+    /// The URL of each app, as far as they are few.
+    fn urls(&self, addresses: &[SocketAddr]) -> String {
+        let entries = self.config.server.listen.iter().zip(addresses);
+        let mut plain = entries.filter(|(entry, _)| !entry.proxy_protocol);
+        // A client can't speak to the others by itself.
+        let Some((_, address)) = plain.next() else { return String::new() };
+        let port = match address.port() {
+            80 => String::new(),
+            port => format!(":{port}"),
+        };
+        let apps = &self.config.apps;
+        let url = |host: &str| format!("serving http://{host}{port}/\n");
+        let mut text: String = apps.iter().take(URLS_MAX).map(|app| url(&app.host)).collect();
+        if apps.len() > URLS_MAX {
+            let more = apps.len() - URLS_MAX;
+            text += &format!("… and {}: `tidegate apps` lists them\n", show::count(more, "app"));
+        }
+        text
+    }
+}
+
+/// An address as clients on this machine may name it.
+fn reachable(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        let name = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+        format!("{name}:{}", address.port())
+    } else {
+        address.to_string()
+    }
 }

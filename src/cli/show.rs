@@ -142,6 +142,16 @@ pub(super) fn pairs(pairs: &[(&str, Cell)]) -> String {
     text
 }
 
+/// A number of things: `1 app`, `2 apps`; the plural takes an `s`, or `es` behind one.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    let plural = match thing.ends_with('s') {
+        _ if number == 1 => "",
+        true => "es",
+        false => "s",
+    };
+    format!("{number} {thing}{plural}")
+}
+
 /// A time to look at closely: `340 ms`, `12.4 s`, then as [`coarse`].
 pub(super) fn fine(ms: u64) -> String {
     match ms {
@@ -183,6 +193,12 @@ mod tests {
         for (ms, as_fine, as_coarse) in table {
             assert_eq!((fine(ms).as_str(), coarse(ms).as_str()), (as_fine, as_coarse));
         }
+    }
+
+    #[test]
+    fn one_thing_has_no_plural() {
+        let counts = [count(0, "app"), count(1, "app"), count(1, "address"), count(2, "address")];
+        assert_eq!(counts, ["0 apps", "1 app", "1 address", "2 addresses"]);
     }
 
     #[test]
