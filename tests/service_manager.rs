@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{NotifySocket, Setup, Signal, get, wait_until};
+use support::{NotifySocket, Pid, Server, Setup, Signal, get, wait_until};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -115,6 +115,34 @@ fn signs_of_life_come_twice_as_often_as_they_are_asked_for() {
     socket.receive_for(3000 * MS);
     let signs = socket.times("WATCHDOG=1").len();
     assert!((8..=16).contains(&signs), "{signs} in 3 s");
+}
+
+#[test]
+fn a_main_process_is_the_service_managers_child_before_it_is_named() {
+    // As systemd is, these tests are a subreaper.
+    Server::adopt_orphans();
+    let mut socket = NotifySocket::with_path();
+    let mut server = setup(&socket).start();
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        // The process before it stays: its end alone would make the new one an orphan.
+        let mut client = server.connect();
+        client.send(get("slow.test", "/"));
+        server.wait_read([&client]);
+        clients.push(client);
+        let old = server.pid();
+        socket.clear();
+        server.admin().post("/upgrade");
+        let main = socket.wait("MAINPID=").parse().ok().and_then(Pid::from_raw).expect("a pid");
+        assert_ne!(main, old);
+        server.follow(main);
+        assert_eq!(server.parent(), std::process::id(), "it would be killed at a stop");
+        socket.wait("READY=1");
+    }
+    server.signal(Signal::TERM);
+    socket.wait("STOPPING=1");
+    server.signal(Signal::TERM);
+    server.wait_orphan(server.pid());
 }
 
 #[test]

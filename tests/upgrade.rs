@@ -181,6 +181,8 @@ fn a_new_process_that_does_not_come_to_serve_changes_nothing() {
     let plain = server.dir().join("plain");
     fs::write(&plain, "no program").expect("a file");
     let missing = server.dir().join("missing").display().to_string();
+    // What it has started is ended with it.
+    let wrapper = script(&server, "wraps", "sh -c 'sleep 60; :' child \"$@\" | cat");
     let no_number = script(&server, "talks", "printf '\\377\\377\\377\\377' >&0; exec sleep 60");
     for (binary, query, reason) in [
         (missing, "", "No such file"),
@@ -190,6 +192,7 @@ fn a_new_process_that_does_not_come_to_serve_changes_nothing() {
         (script(&server, "hangs", "exec sleep 60"), "&timeout=300ms", "not ready in time"),
         (script(&server, "closes", "exec 0</dev/null; exec sleep 60"), "", "closed the channel"),
         (no_number, "", "without end"),
+        (wrapper, "&timeout=300ms", "not ready in time"),
     ] {
         let answer = refused_upgrade(&server, &format!("?binary={binary}{query}"));
         assert_eq!(answer.status, 500, "{binary}: {answer:?}");
@@ -197,9 +200,21 @@ fn a_new_process_that_does_not_come_to_serve_changes_nothing() {
         assert!(answer.error().contains(&binary), "{answer:?}");
         assert_unchanged(&server, sockets);
     }
-    wait_events(&server, "upgrade_failed", 7);
+    wait_events(&server, "upgrade_failed", 8);
     let tally = load.end();
     assert!(tally.lost.is_empty(), "{:?}", tally.lost);
+}
+
+#[test]
+fn how_a_new_process_ended_is_known_where_sigchld_is_ignored() {
+    let ignored = "exec env --ignore-signal=CHLD \"$0\" \"$@\"";
+    let setup = Setup::new().shell(ignored).app("a.test", &respond("a"));
+    let mut server = start_with(setup);
+    let crashes = script(&server, "crashes", "exit 3");
+    let answer = refused_upgrade(&server, &format!("?binary={crashes}"));
+    assert!(answer.error().contains("exit status: 3"), "{answer:?}");
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test").0, 200);
 }
 
 #[test]

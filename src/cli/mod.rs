@@ -15,6 +15,7 @@ mod drill;
 mod events;
 mod failure;
 mod init;
+mod launch;
 mod pages;
 mod put;
 mod quick;
@@ -158,6 +159,9 @@ const CUT: u8 = 3;
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
+    if let Some(code) = launch::run() {
+        return code;
+    }
     let Arguments { command, place } = Arguments::parse();
     let done = match command.unwrap_or(Command::Serve(serve::Serve::default())) {
         Command::Serve(command) => return command.run(&place),

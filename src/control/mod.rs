@@ -54,8 +54,8 @@ pub use reload::{ReloadError, Reloaded};
 pub(crate) use service_manager::ServiceManager;
 pub use signals::{EarlySignals, SignalRequest, forward_signals};
 pub(crate) use upgrade::{
-    Generation, HandedAdmin, Inherited, InheritedSockets, NoTakeOver, Predecessor, TakeOver,
-    Totals, UpgradeError, Upgraded, Upgrader,
+    Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, Predecessor,
+    TakeOver, Totals, UpgradeError, Upgraded, Upgrader, launch,
 };
 pub(crate) use watchdog::StuckLoop;
 

@@ -40,7 +40,7 @@ pub struct Setup {
     log: String,
     admin: String,
     apps: String,
-    descriptors: Option<u32>,
+    shell: String,
     environment: Vec<(String, String)>,
     activated: Option<OwnedFd>,
 }
@@ -59,7 +59,7 @@ impl Setup {
             log,
             admin,
             apps,
-            descriptors: None,
+            shell: String::new(),
             environment: Vec::new(),
             activated: None,
         }
@@ -111,8 +111,13 @@ impl Setup {
     }
 
     /// Holds the process to this many descriptors.
-    pub fn descriptors(mut self, most: u32) -> Self {
-        self.descriptors = Some(most);
+    pub fn descriptors(self, most: u32) -> Self {
+        self.shell(&format!("ulimit -n {most}"))
+    }
+
+    /// Has a shell run this command first, whose process becomes the server.
+    pub fn shell(mut self, command: &str) -> Self {
+        self.shell += &format!("{command}; ");
         self
     }
 
@@ -167,7 +172,7 @@ impl Setup {
         let config = self.write();
         let mut command = match self.activated {
             Some(socket) => activated(socket),
-            None => command(self.descriptors),
+            None => command(&self.shell),
         };
         let mut child = command
             .args(["serve", "--config"])
@@ -193,10 +198,10 @@ impl Setup {
     }
 }
 
-fn command(descriptors: Option<u32>) -> Command {
-    let mut command = match descriptors {
-        None => Command::new(BINARY),
-        Some(most) => shell(&format!("ulimit -n {most}; exec \"$0\" \"$@\"")),
+fn command(before: &str) -> Command {
+    let mut command = match before {
+        "" => Command::new(BINARY),
+        before => shell(&format!("{before}exec \"$0\" \"$@\"")),
     };
     command.stdin(Stdio::null());
     without_settings(command)
@@ -228,7 +233,7 @@ fn without_settings(mut command: Command) -> Command {
 
 /// Runs a command of the binary to its end: exit code and all it printed.
 pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let mut child = command(None)
+    let mut child = command("")
         .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -505,6 +510,11 @@ impl Server {
 
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// The process id of its parent.
+    pub fn parent(&self) -> u32 {
+        self.stat(1).parse().expect("a number")
     }
 }
 

@@ -4,6 +4,7 @@
 //! byte that descriptors travel with (unix(7), SCM_RIGHTS).
 
 use std::{
+    fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     os::{
@@ -39,6 +40,14 @@ impl Channel {
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
         Ok((Self(Arc::new(ours)), theirs.into()))
+    }
+
+    /// The end that a process was started with as its standard input, which is /dev/null from here
+    /// on.
+    pub(super) fn from_stdin() -> io::Result<Self> {
+        let channel = Self::new(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        Ok(channel)
     }
 
     /// How long one step of what follows may take; for ever, if there is none.
@@ -114,6 +123,12 @@ impl Channel {
             }
         }
         Ok(all)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  old                                              new
-//!  starts the binary, its stdin is the channel ───► reads the config
+//!  has the binary started, its stdin is the channel ► reads the config
 //!  HandOver, listening sockets (SCM_RIGHTS) ──────► adopts them, loads apps, makes its loops
 //!                                  ◄── Ready, or Failed
 //!  Go ────────────────────────────────────────────► starts its loops, accepts
@@ -15,13 +15,17 @@
 //!   new process does not know of. From `Go` to `Serving` control puts both off.
 //! - A listening socket is never closed by both: who waits on it is accepted by one or the other.
 //!   An address that the new process does not serve is gated and emptied, as for a stop.
+//! - The new process is no child of the old one: [`launcher`] starts it, and is gone before the
+//!   service manager is told of it.
 //! - A new process whose old one dies goes on alone. It ends after the old one, so whoever watches
 //!   the newest process sees the end of all.
 
 mod channel;
 mod inherited;
+mod launcher;
 mod new;
 mod old;
+mod start;
 
 use std::net::SocketAddr;
 
@@ -29,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use inherited::{Inherited, InheritedSockets};
+pub(crate) use launcher::{LAUNCH, launch};
 pub(crate) use new::{NoTakeOver, Predecessor, TakeOver};
 pub(crate) use old::{HandedAdmin, UpgradeError, Upgraded, Upgrader};
 

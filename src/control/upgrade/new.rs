@@ -1,9 +1,7 @@
 //! The new process's side: it takes over, and knows of its predecessor until that is gone.
 
 use std::{
-    env, fmt,
-    fs::File,
-    io,
+    env, fmt, io,
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -70,10 +68,7 @@ impl TakeOver {
         if env::var_os(ENVIRONMENT).is_none() {
             return Ok(None);
         }
-        let stdin = rustix::stdio::stdin();
-        let mut channel =
-            Channel::new(rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(io::Error::from)?);
-        rustix::stdio::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
+        let mut channel = Channel::from_stdin()?;
         channel.set_timeout(Some(HAND_OVER_TIMEOUT))?;
         let handed: HandOver = channel.receive()?;
         if handed.messages != MESSAGES {

@@ -5,11 +5,10 @@ use std::{
     ffi::OsString,
     fmt, io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -23,9 +22,10 @@ use super::{
         ChangeError, Input, LifeView, Operator, Patience, Verdict, ask, drains::Cause,
         lives::milliseconds, notices::notice, operator::await_loops,
     },
-    ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, LastWord, MESSAGES,
-    Predecessor, Totals,
+    FromNew, FromOld, Generation, HandOver, HandedListener, LastWord, MESSAGES, Predecessor,
+    Totals,
     channel::Channel,
+    start::{NewProcess, Starting},
 };
 use crate::{
     app::EndpointState,
@@ -84,16 +84,6 @@ impl fmt::Display for UpgradeError {
     }
 }
 
-/// How long a process may take to end that has closed the channel.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often it is looked at meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
-/// How long a new process that is ready may take to start its loops. Nothing is changed meanwhile,
-/// and what it has accepted is lost if it is ended: so this is no part of its time to get ready.
-const GO_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How often the new process is told how far the drain is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
@@ -123,13 +113,7 @@ impl Upgrader {
         let binary = binary.map_or_else(own, Ok)?;
         let failed = |error: io::Error| format!("{}: {error}", binary.display());
         let (channel, theirs) = Channel::pair().map_err(failed)?;
-        let mut command = Command::new(&binary);
-        command.args(&self.arguments).stdin(Stdio::from(theirs)).env(ENVIRONMENT, "1");
-        // They name this process.
-        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
-            command.env_remove(name);
-        }
-        self.starting.spawn(&mut command).map_err(failed)?;
+        self.starting.spawn(&binary, &self.arguments, &theirs).map_err(failed)?;
         Ok((channel, binary))
     }
 }
@@ -185,8 +169,8 @@ impl Operator {
             return Err(failed(reason));
         }
         let channel = new.channel.clone();
-        let child = self.upgrader.starting.take();
-        let pid = child.as_ref().map_or(0, Child::id);
+        // Before it is named the main process: a service manager waits only for its own children.
+        let pid = self.upgrader.starting.let_go();
         if admin
             && let Some(admin) = &self.upgrader.admin
             && let Some(left) = &admin.left
@@ -201,7 +185,7 @@ impl Operator {
         let (let_go, all_let_go) = crossbeam_channel::bounded(0);
         // A server that has ended has nothing to let go of.
         drop(self.control.send(Input::HandedOver { listeners, admin, let_go }));
-        if let Err(error) = self.upgrader.follow(child, channel, &self.control) {
+        if let Err(error) = self.upgrader.follow(channel, &self.control) {
             // The drain goes on, without anybody who is told of it.
             event!(Error, "successor_not_told", error:% = error);
         }
@@ -275,156 +259,9 @@ impl HandOver {
     }
 }
 
-/// A process that was started. It is ended with this value, unless it was taken out; before the
-/// channel closes, by which it would think that the old one is gone, and serve.
-struct NewProcess<'a> {
-    starting: &'a Starting,
-    channel: Channel,
-    deadline: Instant,
-}
-
-impl NewProcess<'_> {
-    /// Returns which listeners it is going to serve, and whether the admin's.
-    fn prepare(
-        &mut self,
-        handed: &HandOver,
-        descriptors: &[Arc<OwnedFd>],
-    ) -> Result<(Vec<usize>, bool), String> {
-        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let sent = self.set_timeout().and_then(|()| {
-            self.channel.send(handed)?;
-            self.channel.send_descriptors(&borrowed)
-        });
-        sent.map_err(|error| self.explain(&error))?;
-        match self.receive()? {
-            FromNew::Ready { listeners, admin } => Ok((listeners, admin)),
-            FromNew::Failed(reason) => Err(reason),
-            FromNew::Serving | FromNew::Cut => Err("it speaks out of turn".to_owned()),
-        }
-    }
-
-    /// Has it serve.
-    fn serve(&mut self) -> Result<(), String> {
-        self.deadline = Instant::now() + GO_TIMEOUT;
-        self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
-        match self.receive()? {
-            FromNew::Serving => Ok(()),
-            FromNew::Failed(reason) => Err(reason),
-            FromNew::Ready { .. } | FromNew::Cut => Err("it speaks out of turn".to_owned()),
-        }
-    }
-
-    fn set_timeout(&self) -> io::Result<()> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        self.channel.set_timeout(Some(left))
-    }
-
-    fn receive(&mut self) -> Result<FromNew, String> {
-        let received = self.set_timeout().and_then(|()| self.channel.receive());
-        received.map_err(|error| self.explain(&error))
-    }
-
-    /// What an error of the channel says of the process.
-    fn explain(&mut self, error: &io::Error) -> String {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                "it was not ready in time".to_owned()
-            }
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset => self.how_it_ended(),
-            _ => error.to_string(),
-        }
-    }
-
-    fn how_it_ended(&self) -> String {
-        let until = Instant::now() + EXIT_TIMEOUT;
-        while Instant::now() < until {
-            match self.starting.try_wait() {
-                Ok(Some(status)) => return format!("it ended before it was ready ({status})"),
-                Ok(None) => thread::sleep(LOOK_AGAIN),
-                Err(error) => return error.to_string(),
-            }
-        }
-        "it closed the channel before it was ready".to_owned()
-    }
-}
-
-impl Drop for NewProcess<'_> {
-    fn drop(&mut self) {
-        self.starting.end();
-    }
-}
-
-/// The new process, from its start until it serves.
-#[derive(Default)]
-pub(crate) struct Starting(Mutex<Start>);
-
-#[derive(Default)]
-enum Start {
-    #[default]
-    None,
-    Started(Child),
-    /// This process ends, and starts none.
-    Never,
-}
-
-impl Starting {
-    /// Ends it, and lets no other be started: whoever stops the server wants none.
-    pub(crate) fn end_for_good(&self) {
-        self.end();
-        *self.lock() = Start::Never;
-    }
-
-    fn spawn(&self, command: &mut Command) -> io::Result<()> {
-        let mut start = self.lock();
-        if matches!(*start, Start::Never) {
-            return Err(io::Error::other(ChangeError::Ended));
-        }
-        *start = Start::Started(command.spawn()?);
-        Ok(())
-    }
-
-    /// It serves: it is not ended any more.
-    fn take(&self) -> Option<Child> {
-        let mut start = self.lock();
-        match std::mem::take(&mut *start) {
-            Start::Started(child) => Some(child),
-            other => {
-                *start = other;
-                None
-            }
-        }
-    }
-
-    fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        match &mut *self.lock() {
-            Start::Started(child) => child.try_wait(),
-            Start::None | Start::Never => Err(io::Error::other(ChangeError::Ended)),
-        }
-    }
-
-    fn end(&self) {
-        if let Some(mut child) = self.take() {
-            // It may have ended by itself. Waited for, it leaves no zombie.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Start> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Upgrader {
     /// Hears what the new process wants, and tells it how far the drain is.
-    fn follow(
-        &self,
-        child: Option<Child>,
-        channel: Channel,
-        control: &Sender<Input>,
-    ) -> io::Result<()> {
+    fn follow(&self, channel: Channel, control: &Sender<Input>) -> io::Result<()> {
         let mut heard = channel.clone();
         // Time-outs are the socket's, not an end's: it is only written to in time.
         channel.set_timeout(None)?;
@@ -441,10 +278,6 @@ impl Upgrader {
                 }
             }
             event!(Error, "successor_gone");
-            if let Some(mut child) = child {
-                // For no zombie's sake; who watches it sees how it ended.
-                let _ = child.wait();
-            }
         })?;
         let (successor, generation) = (Arc::clone(&self.successor), Arc::clone(&self.generation));
         let report = move || {

@@ -1,0 +1,255 @@
+//! The new process as the old one sees it, from its start until it serves.
+//!
+//! The old process is not its parent; [`launcher`](super::launcher) says why, and what stands
+//! between them.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::{
+    super::ChangeError,
+    ENVIRONMENT, FromNew, FromOld, HandOver,
+    channel::Channel,
+    launcher::{LAUNCH, Order, Word},
+};
+
+/// How long the launcher may take to obey. It waits for nothing but the program's exec.
+const OBEY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a process may take to end that has closed the channel.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a new process that is ready may take to start its loops. Nothing is changed meanwhile,
+/// and what it has accepted is lost if it is ended: so this is no part of its time to get ready.
+const GO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A process that was started. It is ended with this value, unless it was let go; before the
+/// channel closes, by which it would think that the old one is gone, and serve.
+pub(super) struct NewProcess<'a> {
+    pub(super) starting: &'a Starting,
+    pub(super) channel: Channel,
+    pub(super) deadline: Instant,
+}
+
+impl NewProcess<'_> {
+    /// Returns which listeners it is going to serve, and whether the admin's.
+    pub(super) fn prepare(
+        &mut self,
+        handed: &HandOver,
+        descriptors: &[Arc<OwnedFd>],
+    ) -> Result<(Vec<usize>, bool), String> {
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let sent = self.set_timeout().and_then(|()| {
+            self.channel.send(handed)?;
+            self.channel.send_descriptors(&borrowed)
+        });
+        sent.map_err(|error| self.explain(&error))?;
+        match self.receive()? {
+            FromNew::Ready { listeners, admin } => Ok((listeners, admin)),
+            FromNew::Failed(reason) => Err(reason),
+            FromNew::Serving | FromNew::Cut => Err("it speaks out of turn".to_owned()),
+        }
+    }
+
+    /// Has it serve.
+    pub(super) fn serve(&mut self) -> Result<(), String> {
+        self.deadline = Instant::now() + GO_TIMEOUT;
+        self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
+        match self.receive()? {
+            FromNew::Serving => Ok(()),
+            FromNew::Failed(reason) => Err(reason),
+            FromNew::Ready { .. } | FromNew::Cut => Err("it speaks out of turn".to_owned()),
+        }
+    }
+
+    fn set_timeout(&self) -> io::Result<()> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        self.channel.set_timeout(Some(left))
+    }
+
+    fn receive(&mut self) -> Result<FromNew, String> {
+        let received = self.set_timeout().and_then(|()| self.channel.receive());
+        received.map_err(|error| self.explain(&error))
+    }
+
+    /// What an error of the channel says of the process.
+    fn explain(&self, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                "it was not ready in time".to_owned()
+            }
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset => match self.starting.how_it_ended() {
+                Some(status) => format!("it ended before it was ready ({status})"),
+                None => "it closed the channel before it was ready".to_owned(),
+            },
+            _ => error.to_string(),
+        }
+    }
+}
+
+impl Drop for NewProcess<'_> {
+    fn drop(&mut self) {
+        self.starting.end();
+    }
+}
+
+/// The new process, from its start until it is let go.
+#[derive(Default)]
+pub(crate) struct Starting(Mutex<Start>);
+
+#[derive(Default)]
+enum Start {
+    #[default]
+    None,
+    Started(Launched),
+    /// This process ends, and starts none.
+    Never,
+}
+
+/// The launcher, and the process that it has started.
+struct Launched {
+    launcher: Child,
+    channel: Channel,
+    /// The new process, once it runs.
+    new: Option<New>,
+}
+
+struct New {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Starting {
+    /// Ends it, and lets no other be started: whoever stops the server wants none.
+    pub(crate) fn end_for_good(&self) {
+        self.end();
+        *self.lock() = Start::Never;
+    }
+
+    /// Starts this program; `theirs` is its end of the channel.
+    ///
+    /// # Errors
+    /// Why it does not run.
+    pub(super) fn spawn(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+        theirs: &OwnedFd,
+    ) -> io::Result<()> {
+        let (mut channel, stdin) = Channel::pair()?;
+        channel.set_timeout(Some(OBEY_TIMEOUT))?;
+        channel.send_descriptors(&[theirs.as_fd()])?;
+        let mut command = Command::new("/proc/self/exe");
+        // Its name in lists of processes.
+        command.arg0("tidegate").arg(LAUNCH).arg(program).args(arguments);
+        command.stdin(Stdio::from(stdin)).env(ENVIRONMENT, "1");
+        // They name this process.
+        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
+        {
+            let mut start = self.lock();
+            if matches!(*start, Start::Never) {
+                return Err(io::Error::other(ChangeError::Ended));
+            }
+            let launcher = command.spawn()?;
+            *start = Start::Started(Launched { launcher, channel: channel.clone(), new: None });
+        }
+        // This process's copy of the launcher's end.
+        drop(command);
+        let new = receive_new(&mut channel).inspect_err(|_| self.end())?;
+        match &mut *self.lock() {
+            Start::Started(launched) => launched.new = Some(new),
+            // A stop has ended it.
+            Start::None | Start::Never => return Err(io::Error::other(ChangeError::Ended)),
+        }
+        Ok(())
+    }
+
+    /// It serves, and is not ended any more. On return it is no descendant of this process; its
+    /// process id.
+    pub(super) fn let_go(&self) -> u32 {
+        let Some(launched) = self.take() else { return 0 };
+        let pid = launched.new.as_ref().map_or(0, |new| new.pid);
+        launched.dismiss(&Order::LetGo);
+        pid
+    }
+
+    /// Its exit status, if it ends soon.
+    fn how_it_ended(&self) -> Option<String> {
+        let mut channel = match &*self.lock() {
+            Start::Started(launched) => launched.channel.clone(),
+            Start::None | Start::Never => return None,
+        };
+        channel.set_timeout(Some(EXIT_TIMEOUT)).ok()?;
+        match channel.receive() {
+            Ok(Word::Ended(status)) => Some(status),
+            Ok(Word::Started { .. } | Word::NotStarted(_)) | Err(_) => None,
+        }
+    }
+
+    fn end(&self) {
+        if let Some(mut launched) = self.take() {
+            let new = launched.new.take();
+            launched.dismiss(&Order::End);
+            if let Some(New { pidfd, .. }) = new {
+                // Where somebody has killed the launcher. Else it has ended.
+                let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Launched> {
+        let mut start = self.lock();
+        match std::mem::take(&mut *start) {
+            Start::Started(launched) => Some(launched),
+            other => {
+                *start = other;
+                None
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Start> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Launched {
+    /// Gives the launcher its last order, and returns when it is gone.
+    fn dismiss(mut self, order: &Order) {
+        // An error means that it is gone.
+        let _ = self.channel.send(order);
+        let _ = self.channel.set_timeout(Some(OBEY_TIMEOUT));
+        while self.channel.receive::<Word>().is_ok() {}
+        // One that hangs is killed. Waited for, it leaves no zombie; where SIGCHLD is ignored, the
+        // kernel has done that, and the error says so.
+        let _ = self.launcher.kill();
+        let _ = self.launcher.wait();
+    }
+}
+
+fn receive_new(channel: &mut Channel) -> io::Result<New> {
+    match channel.receive()? {
+        Word::Started { pid } => {
+            let pidfd = channel.receive_descriptors(1)?.pop();
+            Ok(New { pid, pidfd: pidfd.ok_or(io::ErrorKind::UnexpectedEof)? })
+        }
+        Word::NotStarted(reason) => Err(io::Error::other(reason)),
+        Word::Ended(status) => Err(io::Error::other(status)),
+    }
+}
