@@ -21,8 +21,8 @@ use serde_json::Value;
 
 use super::{
     Begun, ChangeError, Input, Notices, PutMode, ServiceManager, ask,
-    reload::{ReloadError, Reloaded, Reloads},
-    upgrade::{UpgradeError, Upgraded, Upgrader},
+    reload::{ReloadError, ReloadOptions, Reloaded, Reloads},
+    upgrade::{UpgradeError, UpgradeOptions, Upgraded, Upgrader},
 };
 use crate::{
     app::{self, RateLimiter},
@@ -35,11 +35,11 @@ use crate::{
 /// What the operator is asked for. The function is told how it went.
 pub(crate) enum Task {
     /// Read the config file again.
-    Reload(Tell<Reloaded, ReloadError>),
+    Reload(ReloadOptions, Tell<Reloaded, ReloadError>),
     /// Have this app under this host.
     Put(String, PutMode, Value, Tell<Begun, PutError>),
-    /// Have a new process, of this binary or the same one, take this one's place within this time.
-    Upgrade(Option<PathBuf>, Duration, Tell<Upgraded, UpgradeError>),
+    /// Have a new process take this one's place.
+    Upgrade(UpgradeOptions, Tell<Upgraded, UpgradeError>),
     /// Begin a new life of an app that was drained.
     Resume(String, Tell<Arc<AppLife>, PutError>),
 }
@@ -104,6 +104,8 @@ impl Listening {
 pub(crate) struct Host {
     /// Binds an address for every loop, also beside other sockets of ours on its port.
     pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
+    /// Finds out whether an address can be bound, and lets it go.
+    pub(crate) try_bind: Box<dyn Fn(SocketAddr) -> io::Result<()> + Send>,
     /// Sets how many connections the process may have, and each of its clients.
     pub(crate) set_connections: Box<dyn Fn(&Limits) + Send>,
 }
@@ -143,10 +145,10 @@ impl Operator {
 
     fn work(&mut self, task: Task) {
         match task {
-            Task::Reload(tell) => tell(self.reload()),
+            Task::Reload(options, tell) => tell(self.reload(options)),
             Task::Put(host, mode, table, tell) => tell(self.put(&host, mode, &table)),
             Task::Resume(host, tell) => tell(self.resume(&host)),
-            Task::Upgrade(binary, timeout, tell) => tell(self.upgrade(binary, timeout)),
+            Task::Upgrade(options, tell) => tell(self.upgrade(options)),
         }
     }
 
