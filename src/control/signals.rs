@@ -1,9 +1,21 @@
 //! Signals, taken in a thread of their own and handed on as words (signal(7)).
+//!
+//! What the process inherits does not decide: a shell or a service manager may have blocked
+//! signals, or ignored them (`nohup`). Those that steer the server are handled and unblocked all
+//! the same, before the first thread begins. SIGXFSZ, which would end the process when a log
+//! reaches a limit of its size, is caught: write(2) fails instead. SIGPIPE is ignored, by the
+//! standard library. Programs that this one starts get an empty mask, and default actions.
 
-use std::{io, thread};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+};
 
+use nix::sys::signal::SigSet;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
+    flag,
     iterator::Signals,
     low_level::signal_name,
 };
@@ -26,10 +38,16 @@ pub enum SignalRequest {
 pub struct EarlySignals(Signals);
 
 impl EarlySignals {
+    /// To be called before any thread is started: they inherit the mask.
+    ///
     /// # Errors
     /// When the handlers cannot be set up.
     pub fn keep() -> io::Result<Self> {
-        Signals::new([SIGUSR1, SIGHUP, SIGUSR2]).map(Self)
+        let signals = Signals::new([SIGUSR1, SIGHUP, SIGUSR2])?;
+        // A handler, whose effect is that the signal's default action is not taken.
+        flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        SigSet::empty().thread_set_mask()?;
+        Ok(Self(signals))
     }
 }
 
