@@ -14,11 +14,11 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 
 pub use crate::control::{
-    ChangeError, DrainTicket, EarlySignals, Emptied, ReloadError, ReloadOptions, Reloaded,
-    SignalRequest, Verdict, forward_signals,
+    ChangeError, DrainTicket, EarlySignals, ReloadError, Reloaded, SignalRequest, Verdict,
+    forward_signals,
 };
 pub use crate::event_loop::BindError;
 use crate::{
@@ -26,8 +26,8 @@ use crate::{
     config::{AppConfig, Config},
     control::{
         Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Inherited, Input, Listening,
-        Notices, Operator, Predecessor, PutMode, Reloads, ServiceManager, TakeOver, Task, Upgrader,
-        load, unavailable,
+        Notices, Operator, Predecessor, PutMode, Reloads, ServiceManager, TakeOver, TaskReceiver,
+        TaskSender, Upgrader, load, tasks, unavailable,
     },
     event_loop::{self, AdminSetup, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, Logging, event},
@@ -49,7 +49,7 @@ pub struct HttpServer {
     registry: Arc<Apps>,
     control: Control,
     notices: Arc<Notices>,
-    tasks: (Sender<Task>, Receiver<Task>),
+    tasks: (TaskSender, TaskReceiver),
     listeners: Vec<ListenerSet>,
     addresses: Vec<SocketAddr>,
     listening: Vec<Listening>,
@@ -119,15 +119,21 @@ impl HttpServer {
         let addresses = listening.iter().map(|listening| listening.bound).collect();
         let registry = Arc::new(AppRegistry::new(loops, config.server.default_app.clone()));
         let (notices, epoch) = (Arc::<Notices>::default(), Instant::now());
-        let control =
-            Control::new(Arc::clone(&registry), Arc::clone(&notices), epoch, &config.server);
+        let tasks = tasks();
+        let control = Control::new(
+            Arc::clone(&registry),
+            Arc::clone(&notices),
+            epoch,
+            &config.server,
+            Arc::clone(&tasks.0.desk),
+        );
         Ok(Self {
             config: config.clone(),
             source: None,
             registry,
             control,
             notices,
-            tasks: crossbeam_channel::unbounded(),
+            tasks,
             listeners: of_loops,
             addresses,
             listening,
@@ -147,6 +153,7 @@ impl HttpServer {
 
     /// Has requests written to the access log of these logs, and reloads change the logs.
     pub fn log_to(&mut self, logging: Logging) {
+        self.control.watch_lines_of(logging.clone());
         self.logging = Some(logging);
     }
 
@@ -361,15 +368,13 @@ impl HttpServer {
                 bind: Box::new(move |address, beside| {
                     Ok(event_loop::bind_address(address, loops, beside)?)
                 }),
-                try_bind: Box::new(|address| {
-                    Ok(event_loop::bind_quietly(address, 1, false).map(drop)?)
-                }),
                 set_connections: Box::new(move |limits| {
                     budget.set_max(connections_max(limits.connections, possible));
                     budget.set_max_per_ip(limits.connections_per_ip);
                 }),
             },
             upgrader,
+            desk: Arc::clone(&self.tasks.0.desk),
         };
         let tasks = self.tasks.1.clone();
         let thread = thread::Builder::new().name("operator".into());

@@ -25,11 +25,22 @@ pub(super) struct ServerStatus {
     pub(super) drains: Vec<Drain>,
     /// Servers of older versions do not tell.
     #[serde(default)]
+    pub(super) operator: Operator,
+    #[serde(default)]
     pub(super) stuck_loops: Vec<StuckLoop>,
     #[serde(default)]
     pub(super) failed_loops: Vec<u64>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) log_lines_lost: LostLines,
+}
+
+/// What the server's operator thread is at.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Operator {
+    pub(super) busy_with: Option<String>,
+    pub(super) since: Option<String>,
+    pub(super) for_ms: Option<u64>,
+    pub(super) waiting: u64,
 }
 
 /// A process before the server's that drains still.
@@ -242,8 +253,6 @@ pub(super) enum Verdict {
 /// `POST /reload`
 #[derive(Debug, Deserialize)]
 pub(super) struct ReloadAnswer {
-    #[serde(default)]
-    pub(super) dry_run: bool,
     pub(super) added: Vec<String>,
     pub(super) changed: Vec<String>,
     pub(super) removed: Vec<String>,

@@ -2,15 +2,18 @@
 
 use std::{
     fmt::Display,
-    fs::File,
     io::{IsTerminal, stderr},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    panic::{self, PanicHookInfo},
+    path::PathBuf,
     process::ExitCode,
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
 use clap::Args;
+use rustix::fs::{Access, access};
 
 use crate::{
     config::Config,
@@ -38,14 +41,13 @@ pub(super) struct Serve {
 
     #[command(flatten)]
     listen: QuickListen,
-
-    /// Start although the config has no app, for `tidegate add`
-    #[arg(long, help_heading = None, conflicts_with_all = ["files", "proxy", "respond"])]
-    allow_empty: bool,
 }
 
 /// How long the logs may take to be written out at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long standard error may take at the end: its reader may stand still.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The most URLs that are listed at the start.
 const URLS_MAX: usize = 10;
@@ -104,7 +106,7 @@ impl Serve {
         let before = take_over.as_ref().map(TakeOver::failure_report);
         let started = signals
             .map_err(Failure::of)
-            .and_then(|signals| start(self.plan(place, take_over.as_ref())?, take_over, signals));
+            .and_then(|signals| start(self.plan(place)?, take_over, signals));
         ExitCode::from(match started {
             Ok(code) => code,
             Err(Failure { code, text }) => {
@@ -112,13 +114,13 @@ impl Serve {
                     before.fail(&text);
                 }
                 // To standard error, whatever the log is: it may be what failed.
-                show::note(&format!("{text}\n"));
+                say_at_the_end(format!("{text}\n"));
                 code
             }
         })
     }
 
-    fn plan(&self, place: &Place, take_over: Option<&TakeOver>) -> Result<Plan, Failure> {
+    fn plan(&self, place: &Place) -> Result<Plan, Failure> {
         if self.app.is_given() {
             let config = self.app.config(&self.listen, place)?;
             let description = Some(self.app.description());
@@ -130,25 +132,8 @@ impl Serve {
         }
         let (config, account) = super::load_config(file)
             .map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
-        if let Some(before) = take_over {
-            before.check_left(&config).map_err(Failure::of)?;
-        }
-        let allow_empty = self.allow_empty || take_over.is_some_and(TakeOver::allows_empty);
-        if config.apps.is_empty() && !allow_empty {
-            return Err(Failure { code: USAGE, text: nothing_to_serve(file) });
-        }
         Ok(Plan { config, account, file: Some(file.to_owned()), description: None })
     }
-}
-
-/// An empty config is more often a mistake, or cut off in a write, than meant.
-fn nothing_to_serve(file: &Path) -> String {
-    format!(
-        "tidegate: {} has no app, so there is nothing to serve\n  \
-         `tidegate init` writes a config to begin with; `tidegate serve --files DIR` needs none\n  \
-         `tidegate serve --allow-empty` starts without an app, for `tidegate add`",
-        file.display()
-    )
 }
 
 fn start(
@@ -159,17 +144,23 @@ fn start(
     // Before the logs, which have threads.
     let privileges = Privileges::settle(plan.account.take()).map_err(Failure::of)?;
     let logging = logging::init(&plan.config.log).map_err(Failure::of)?;
+    panic::set_hook(Box::new(log_panic));
     let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
     event!(Info, "server_start", version = version, pid = pid);
     privileges.log();
+    // Asked, not opened: a FIFO would wait for another writer.
     if let Some(file) = &plan.file
-        && let Err(error) = File::open(file)
+        && let Err(error) = access(file, Access::READ_OK)
     {
         // Root could read it; a reload is going to fail.
         event!(Warn, "config_not_readable", config:% = file.display(), error:% = error);
     }
     let ended = run(&plan, &logging, take_over, signals);
-    logging.flush(FLUSH_TIMEOUT);
+    let lost = logging.close(FLUSH_TIMEOUT);
+    if lost.events > 0 {
+        let lines = show::count(usize::try_from(lost.events).unwrap_or(usize::MAX), "line");
+        say_at_the_end(format!("tidegate: {lines} of the log could not be written\n"));
+    }
     ended.map(|verdict| match verdict {
         Verdict::Cut(_) => CUT,
         Verdict::Drained | Verdict::Cancelled => DONE,
@@ -205,6 +196,33 @@ fn run(
     };
     forward_signals(signals, on_signal).map_err(Failure::of)?;
     server.run().map_err(Failure::of)
+}
+
+/// Writes to standard error, which may hang: then without that.
+fn say_at_the_end(text: String) {
+    let (done, is_done) = mpsc::channel();
+    let say = move || {
+        show::note(&text);
+        drop(done);
+    };
+    // Without a thread there is no way to say anything.
+    if thread::Builder::new().name("last-words".into()).spawn(say).is_ok() {
+        // Nothing is sent.
+        let _: Result<(), _> = is_done.recv_timeout(LAST_WORDS_TIMEOUT);
+    }
+}
+
+/// Has panics told in the log, which holds up no thread; standard error may.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let place = panic.location().map(ToString::to_string);
+    event!(
+        Error,
+        "thread_panicked",
+        thread = thread.name(),
+        place = place.as_deref(),
+        message = panic.payload_as_str(),
+    );
 }
 
 impl Plan {

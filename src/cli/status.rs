@@ -5,7 +5,7 @@ use clap::Args;
 use super::{
     DONE,
     admin::{Place, ServerOptions},
-    answers::{Drain, Generation, ServerStatus, StuckLoop},
+    answers::{Drain, Generation, Operator, ServerStatus, StuckLoop},
     failure::Failure,
     show::{self, Align, number, plain},
 };
@@ -53,6 +53,9 @@ fn status(status: &ServerStatus) -> String {
         ("last reload", plain(reload.as_deref().unwrap_or("none"))),
         ("log lines lost", plain(format!("{} events, {} access", lost.events, lost.access))),
     ];
+    if let Some(busy) = operator(&status.operator) {
+        pairs.push(("busy with", plain(busy)));
+    }
     if !stuck.is_empty() {
         pairs.push(("stuck loops", plain(stuck.join(", "))));
     }
@@ -90,6 +93,19 @@ fn generations(previous: &[Generation]) -> String {
         ]
     };
     show::table(&columns, previous.iter().map(row).collect())
+}
+
+/// What changes have to wait for, if there is something.
+fn operator(operator: &Operator) -> Option<String> {
+    let Operator { busy_with, since, for_ms, waiting } = operator;
+    let mut text = busy_with.clone()?;
+    if let (Some(since), Some(for_ms)) = (since, for_ms) {
+        text += &format!(" for {}, since {since}", show::fine(*for_ms));
+    }
+    if *waiting > 0 {
+        text += &format!("; waiting: {waiting}");
+    }
+    Some(text)
 }
 
 fn stuck_loop(stuck: &StuckLoop) -> String {

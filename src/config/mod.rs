@@ -20,8 +20,10 @@ mod units;
 mod values;
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{self, Read},
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
     path::{self, Path, PathBuf},
     time::Duration,
 };
@@ -36,6 +38,7 @@ pub use proxy::{
 pub(crate) use sections::TIME_MAX;
 pub use units::{UnitError, parse_duration, parse_size};
 
+use rustix::fs::OFlags;
 use toml::Spanned;
 
 use error::Finding;
@@ -63,17 +66,27 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or holds anything wrong: all of it at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let (text, base) = read_file(path)?;
+        let (text, base) = read_with(path, |path| fs::read(path))?;
         Self::parse(&text, path, &base)
     }
 
-    /// Reads `[admin]` of a file, whatever else in it is wrong: a running server can be found by
-    /// its config also while that is being edited.
+    /// As [`Config::load`], for a server that has the file already, and must not wait for it: only
+    /// a regular file is read. A FIFO or a pipe, which can be read once, is refused.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_again(path: &Path) -> Result<Self, ConfigError> {
+        let (text, base) = read_with(path, read_regular)?;
+        Self::parse(&text, path, &base)
+    }
+
+    /// Reads `[admin]` of a regular file, whatever else in it is wrong: a running server can be
+    /// found by its config also while that is being edited.
     ///
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or has a mistake in `[admin]`.
     pub fn load_admin(path: &Path) -> Result<AdminConfig, ConfigError> {
-        let (text, base) = read_file(path)?;
+        let (text, base) = read_with(path, read_regular)?;
         let document = Document::parse(&text);
         let tree = document.tree.get_ref();
         let mut findings = Vec::new();
@@ -90,9 +103,10 @@ impl Config {
     /// What this machine has against a key of `[server]` in a file that was loaded, at its place.
     /// `predicate` is the end of a sentence that begins with the key.
     pub(crate) fn server_error(path: &Path, key: &str, predicate: &str) -> ConfigError {
-        let text = match read_file(path) {
-            Ok((text, _)) => text,
-            Err(error) => return error,
+        let Ok((text, _)) = read_with(path, read_regular) else {
+            // It was a pipe, which has been read.
+            let error = io::Error::other(format!("`server.{key}` {predicate}"));
+            return ConfigError::whole_file(path, &error);
         };
         let document = Document::parse(&text);
         let tree = document.tree.get_ref();
@@ -132,17 +146,37 @@ impl Config {
 }
 
 /// The text of a file, and the folder that paths in it start from.
-fn read_file(path: &Path) -> Result<(String, PathBuf), ConfigError> {
+fn read_with(
+    path: &Path,
+    read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
+) -> Result<(String, PathBuf), ConfigError> {
     let whole_file = |error| ConfigError::whole_file(path, &error);
     let absolute = path::absolute(path).map_err(whole_file)?;
     let base = absolute.parent().unwrap_or(&absolute);
-    let bytes = fs::read(path).map_err(whole_file)?;
+    let bytes = read(path).map_err(whole_file)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let end = error.utf8_error().valid_up_to();
         let finding = Finding::new(end..end, "the file is not UTF-8 from here on");
         ConfigError::new(path, &String::from_utf8_lossy(&error.as_bytes()[..end]), vec![finding])
     })?;
     Ok((text, base.to_owned()))
+}
+
+/// Reads a regular file. Opening another kind could wait for ever, and so could reading it.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = File::options();
+    let mut file = match options.read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        // Another process holds a lease on the file, and is now asked for it.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path)?,
+        opened => opened?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file, and can be read only at the start"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// `[server]`: addresses, threads and the times of a stop.

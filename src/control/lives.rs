@@ -46,6 +46,20 @@ pub enum ChangeError {
     Stopping,
     /// The server has ended.
     Ended,
+    /// What changes the server is busy with something else for so long already.
+    Busy {
+        /// What it does.
+        with: String,
+        /// For how long.
+        seconds: u64,
+    },
+    /// The change has been under way for so long, and goes on.
+    UnderWay {
+        /// What is done.
+        with: String,
+        /// For how long.
+        seconds: u64,
+    },
 }
 
 impl fmt::Display for ChangeError {
@@ -58,6 +72,16 @@ impl fmt::Display for ChangeError {
             Self::NotDrained => f.write_str("it serves; only what is drained can be resumed"),
             Self::Stopping => f.write_str("the server is stopping"),
             Self::Ended => f.write_str("the server has ended"),
+            Self::Busy { with, seconds } => write!(
+                f,
+                "nothing changed: the server has been busy for {seconds} s with another change \
+                 ({with}); ask again when that is done"
+            ),
+            Self::UnderWay { with, seconds } => write!(
+                f,
+                "no outcome after {seconds} s, and it goes on ({with}); the log will tell how it \
+                 went"
+            ),
         }
     }
 }

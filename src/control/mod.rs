@@ -13,12 +13,11 @@ mod admin;
 mod drain_log;
 mod drain_plan;
 mod drains;
-mod emptied;
-mod forecast;
 mod gate_plan;
 mod handshakes;
 mod listeners;
 mod lives;
+mod log_watch;
 mod notices;
 mod operator;
 mod reload;
@@ -26,6 +25,7 @@ mod service_manager;
 mod signals;
 mod stop_plan;
 mod stopping;
+mod tasks;
 mod upgrade;
 mod upstream_drains;
 mod upstreams;
@@ -44,27 +44,27 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts};
+pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, UPGRADE_TIMEOUT};
 pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
-pub use emptied::Emptied;
 pub use lives::ChangeError;
 pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
 pub(crate) use notices::Notices;
-pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, Task, load, unavailable};
+pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, load, unavailable};
 pub(crate) use reload::Reloads;
-pub use reload::{ReloadError, ReloadOptions, Reloaded};
+pub use reload::{ReloadError, Reloaded};
 pub(crate) use service_manager::ServiceManager;
 pub use signals::{EarlySignals, SignalRequest, forward_signals};
+pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, Predecessor,
-    TakeOver, Totals, UpgradeError, UpgradeOptions, Upgraded, Upgrader, launch,
+    TakeOver, Totals, UpgradeError, Upgraded, Upgrader, launch,
 };
 pub(crate) use watchdog::StuckLoop;
 
 use crate::{
     config::ServerConfig,
-    logging::event,
+    logging::{Logging, event},
     message::{AppLife, Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle},
     metrics::LoopGauges,
     registry::{AppId, NewApp},
@@ -75,9 +75,11 @@ use drain_plan::DrainStep;
 use drains::Drains;
 use listeners::ClosingListeners;
 use lives::nanoseconds;
+use log_watch::LogWatch;
 use notices::notice;
 use service_manager::ServiceReports;
 use stopping::Stop;
+use tasks::Desk;
 use upstreams::UpstreamWatch;
 use views::Watcher;
 use watchdog::LoopWatch;
@@ -221,6 +223,9 @@ pub(crate) struct Control {
     routes_changed: bool,
     account: Account,
     upstreams: UpstreamWatch,
+    logs: LogWatch,
+    /// What the operator is at.
+    desk: Arc<Desk>,
 }
 
 /// How a run of the control thread ended.
@@ -239,6 +244,7 @@ impl Control {
         notices: Arc<Notices>,
         epoch: Instant,
         server: &ServerConfig,
+        desk: Arc<Desk>,
     ) -> Self {
         let (sender, inputs) = crossbeam_channel::unbounded();
         Self {
@@ -266,11 +272,18 @@ impl Control {
             routes_changed: false,
             account: Account::default(),
             upstreams: UpstreamWatch::new(epoch),
+            logs: LogWatch::new(epoch),
+            desk,
         }
     }
 
     pub(crate) fn sender(&self) -> &Sender<Input> {
         &self.sender
+    }
+
+    /// Has operators told when these logs lose lines.
+    pub(crate) fn watch_lines_of(&mut self, logging: Logging) {
+        self.logs.logging = Some(logging);
     }
 
     /// Has the service manager told what happens here.
@@ -389,6 +402,8 @@ impl Control {
         }
         self.close_gated_listeners(now);
         self.watch_loops(now);
+        self.watch_logs(now);
+        self.desk.refuse_overdue(now);
         self.log_progress(now);
         self.report_to_manager(now);
         let (due, waiting) = self.watchers.drain(..).partition(|watcher| watcher.until <= now);

@@ -1,7 +1,7 @@
 //! The operator thread: what may wait for a disk, one after the other. It reads the config, finds
 //! what changed, loads apps, binds addresses, and gives control what is ready; control only has to
 //! put it in place. So a slow disk holds up neither a drain nor a loop, and a change that cannot be
-//! made changes nothing (I8).
+//! made changes nothing (I8). It can hang: others see with what, and since when ([`super::tasks`]).
 
 use std::{
     io,
@@ -21,8 +21,9 @@ use serde_json::Value;
 
 use super::{
     Begun, ChangeError, Input, Notices, PutMode, ServiceManager, ask,
-    reload::{ReloadError, ReloadOptions, Reloaded, Reloads},
-    upgrade::{UpgradeError, UpgradeOptions, Upgraded, Upgrader},
+    reload::Reloads,
+    tasks::{Desk, Task, TaskReceiver},
+    upgrade::Upgrader,
 };
 use crate::{
     app::{self, RateLimiter},
@@ -32,21 +33,6 @@ use crate::{
     registry::NewApp,
 };
 
-/// What the operator is asked for. The function is told how it went.
-pub(crate) enum Task {
-    /// Read the config file again.
-    Reload(ReloadOptions, Tell<Reloaded, ReloadError>),
-    /// Have this app under this host.
-    Put(String, PutMode, Value, Tell<Begun, PutError>),
-    /// Have a new process take this one's place.
-    Upgrade(UpgradeOptions, Tell<Upgraded, UpgradeError>),
-    /// Begin a new life of an app that was drained.
-    Resume(String, Tell<Arc<AppLife>, PutError>),
-}
-
-/// Called with the outcome of a task.
-pub(crate) type Tell<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
-
 /// Why an app cannot be put under a host.
 #[derive(Debug)]
 pub(crate) enum PutError {
@@ -55,6 +41,12 @@ pub(crate) enum PutError {
     /// It cannot be loaded.
     Load(String),
     Change(ChangeError),
+}
+
+impl From<ChangeError> for PutError {
+    fn from(reason: ChangeError) -> Self {
+        Self::Change(reason)
+    }
 }
 
 /// The sockets of one address, one for each loop.
@@ -104,8 +96,6 @@ impl Listening {
 pub(crate) struct Host {
     /// Binds an address for every loop, also beside other sockets of ours on its port.
     pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
-    /// Finds out whether an address can be bound, and lets it go.
-    pub(crate) try_bind: Box<dyn Fn(SocketAddr) -> io::Result<()> + Send>,
     /// Sets how many connections the process may have, and each of its clients.
     pub(crate) set_connections: Box<dyn Fn(&Limits) + Send>,
 }
@@ -128,27 +118,33 @@ pub(crate) struct Operator {
     pub(crate) closing: Vec<(SocketAddr, Instant)>,
     pub(crate) host: Host,
     pub(crate) upgrader: Upgrader,
+    /// Where others see what it is at.
+    pub(crate) desk: Arc<Desk>,
 }
 
 impl Operator {
     /// Works until nobody is left who could ask.
-    pub(crate) fn run(mut self, tasks: &Receiver<Task>) {
-        for task in tasks {
+    pub(crate) fn run(mut self, tasks: &TaskReceiver) {
+        for (number, task) in tasks {
+            if !self.desk.begin(number, &task) {
+                continue;
+            }
             // A bug in one task is not the end of all: who waits sees that nobody tells.
             if catch_unwind(AssertUnwindSafe(|| self.work(task))).is_err() {
                 event!(Error, "operator_panicked");
                 // If it was a hand-over, control waits for no other end of it.
                 drop(self.control.send(Input::KeptOn));
             }
+            self.desk.end();
         }
     }
 
     fn work(&mut self, task: Task) {
         match task {
-            Task::Reload(options, tell) => tell(self.reload(options)),
-            Task::Put(host, mode, table, tell) => tell(self.put(&host, mode, &table)),
-            Task::Resume(host, tell) => tell(self.resume(&host)),
-            Task::Upgrade(options, tell) => tell(self.upgrade(options)),
+            Task::Reload(tell) => tell.tell(self.reload()),
+            Task::Put(host, mode, table, tell) => tell.tell(self.put(&host, mode, &table)),
+            Task::Resume(host, tell) => tell.tell(self.resume(&host)),
+            Task::Upgrade(binary, timeout, tell) => tell.tell(self.upgrade(binary, timeout)),
         }
     }
 
@@ -180,6 +176,7 @@ impl Operator {
         config: &AppConfig,
         origin: Origin,
     ) -> Result<NewApp<HostedApp>, String> {
+        self.desk.step(format!("loading {}", config.host));
         load(config, origin, self.registry.loops()).map_err(|error| error.to_string())
     }
 }

@@ -361,7 +361,7 @@ mod tests {
     fn control() -> (Control, Receiver<LoopCommand>) {
         let registry = Arc::new(AppRegistry::new(2, None));
         let (notices, config) = (Arc::default(), ServerConfig::default());
-        let mut control = Control::new(registry, notices, Instant::now(), &config);
+        let mut control = Control::new(registry, notices, Instant::now(), &config, Arc::default());
         let poll = Poll::new().unwrap();
         let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let (sender, commands) = crossbeam_channel::unbounded();

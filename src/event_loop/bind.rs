@@ -19,7 +19,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
+    thread,
+    time::Duration,
 };
 
 use rustix::io::Errno;
@@ -33,6 +36,9 @@ const BACKLOG: i32 = 4096;
 
 /// Who may connect to a unix socket: its owner.
 const UNIX_MODE: u32 = 0o600;
+
+/// How long removing a socket's file may take.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What `sun_path` holds (unix(7)), with the NUL at its end.
 const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -216,15 +222,29 @@ impl UnixSocketFile {
 
 impl Drop for UnixSocketFile {
     fn drop(&mut self) {
-        // A successor may have put its own there.
-        if !self.left.load(Ordering::Acquire)
-            && file_id(&self.path).is_ok_and(|id| id == self.id)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
+        if self.left.load(Ordering::Acquire) {
+            return;
+        }
+        let (path, id) = (self.path.clone(), self.id);
+        let (done, is_done) = mpsc::channel();
+        // Alone: the end of the process does not wait for a file system that does not answer.
+        let remove = move || drop(done.send(remove_own(&path, id)));
+        let thread = thread::Builder::new().name("remove-socket".into()).spawn(remove);
+        let removed = thread.and_then(|_| {
+            is_done
+                .recv_timeout(REMOVE_TIMEOUT)
+                .unwrap_or_else(|error| Err(io::Error::other(error)))
+        });
+        if let Err(error) = removed {
             let path = self.path.display();
             event!(Warn, "socket_file_left", path:% = path, error:% = error);
         }
     }
+}
+
+/// Removes a socket's file if it is this one. A successor may have put its own there.
+fn remove_own(path: &Path, id: (u64, u64)) -> io::Result<()> {
+    if file_id(path).is_ok_and(|found| found == id) { fs::remove_file(path) } else { Ok(()) }
 }
 
 fn file_id(path: &Path) -> io::Result<(u64, u64)> {

@@ -24,8 +24,10 @@ use std::{
 
 use super::{
     LogError, escape, event,
+    output::Output,
     stamp::Stamp,
-    writer::{LineOptions, LineWriter, Note, Output},
+    worker::Note,
+    writer::{LineOptions, LineWriter},
 };
 use crate::{
     config::{AccessFormat, LogConfig},
@@ -137,7 +139,7 @@ impl AccessLog {
             AccessFormat::Combined => LineFormat::Combined,
             AccessFormat::Json => LineFormat::Json,
         };
-        let output = config.access_path.clone().map_or(Output::Stdout, Output::File);
+        let output = config.access_path.as_deref().map_or(Output::STDOUT, Output::of);
         let note = Box::new(move |out: &mut Vec<u8>, now, note: &Note<'_>| match note {
             Note::Lost { lines } => format.push_lost(out, now, *lines),
             Note::ReopenFailed { path, error } => {

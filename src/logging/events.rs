@@ -8,12 +8,13 @@
 //! end its line, and never formats or waits while a lock is held.
 
 use std::{
-    fmt,
+    env, fmt,
     io::{self, Write as _},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
+use anstyle::{AnsiColor, Style};
 use log::{
     Level, LevelFilter, Log, Metadata, Record,
     kv::{self, Key, Value, VisitSource, VisitValue},
@@ -22,8 +23,10 @@ use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::{
     LogError, escape,
+    output::Output,
     stamp::Stamp,
-    writer::{LineOptions, LineWriter, Note, Output},
+    worker::Note,
+    writer::{LineOptions, LineWriter},
 };
 use crate::config::{LogConfig, LogFormat};
 
@@ -55,8 +58,41 @@ const QUEUE_BYTES: usize = 1024 * 1024;
 /// The log of events. Clones stand for the same log.
 #[derive(Clone, Debug)]
 pub(super) struct EventLog {
-    format: LogFormat,
+    look: Look,
     writer: LineWriter,
+}
+
+/// How events look.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    format: LogFormat,
+    /// Text for people, on a terminal.
+    is_coloured: bool,
+}
+
+impl Look {
+    /// Colour is for terminals alone, and not for those of people who want none (no-color.org).
+    fn of(format: LogFormat, output: &Output) -> Self {
+        let is_coloured = format == LogFormat::Text
+            && output.is_terminal()
+            && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+            && env::var_os("TERM").is_none_or(|terminal| terminal != "dumb");
+        Self { format, is_coloured }
+    }
+
+    fn style(self, style: Style) -> Style {
+        if self.is_coloured { style } else { Style::new() }
+    }
+}
+
+fn level_style(level: Level) -> Style {
+    let colour = match level {
+        Level::Error => AnsiColor::Red,
+        Level::Warn => AnsiColor::Yellow,
+        Level::Info => AnsiColor::Green,
+        Level::Debug | Level::Trace => AnsiColor::Blue,
+    };
+    colour.on_default()
 }
 
 impl EventLog {
@@ -68,15 +104,15 @@ impl EventLog {
         if config.level == LevelFilter::Off {
             return Ok(None);
         }
-        let output = config.path.clone().map_or(Output::Stderr, Output::File);
-        let format = config.format;
+        let output = config.path.as_deref().map_or(Output::STDERR, Output::of);
+        let look = Look::of(config.format, &output);
         let note = Box::new(move |out: &mut Vec<u8>, now, note: &Note<'_>| {
-            push_note(out, format, now, note);
+            push_note(out, look, now, note);
         });
         let gather = Duration::ZERO;
         let options = LineOptions { name: "log-events", queue_bytes: QUEUE_BYTES, gather, note };
         let writer = LineWriter::open_after(old.map(Self::writer), output, options)?;
-        Ok(Some(Self { format, writer }))
+        Ok(Some(Self { look, writer }))
     }
 
     pub(super) fn writer(&self) -> &LineWriter {
@@ -98,7 +134,7 @@ pub(super) struct EventLogger {
 /// The line is made outside; simplelog passes it on as it is. Its lock is held only while the line
 /// is put into the queue.
 struct Lines {
-    format: LogFormat,
+    look: Look,
     logger: Box<WriteLogger<LineSink>>,
 }
 
@@ -125,7 +161,7 @@ impl Lines {
             .set_location_level(LevelFilter::Off)
             .build();
         let sink = LineSink { writer: log.writer.clone(), line: Vec::new() };
-        Self { format: log.format, logger: WriteLogger::new(level, message_only, sink) }
+        Self { look: log.look, logger: WriteLogger::new(level, message_only, sink) }
     }
 }
 
@@ -137,7 +173,7 @@ impl Log for EventLogger {
     fn log(&self, record: &Record<'_>) {
         let Some(lines) = self.current(record.metadata()) else { return };
         let mut line = Vec::with_capacity(LINE_BYTES);
-        push_record(&mut line, lines.format, SystemTime::now(), record);
+        push_record(&mut line, lines.look, SystemTime::now(), record);
         let (line, metadata) = (String::from_utf8_lossy(&line), record.metadata().clone());
         lines
             .logger
@@ -171,9 +207,9 @@ impl io::Write for LineSink {
 }
 
 /// Appends a record's line, without a line feed.
-fn push_record(out: &mut Vec<u8>, format: LogFormat, now: SystemTime, record: &Record<'_>) {
+fn push_record(out: &mut Vec<u8>, look: Look, now: SystemTime, record: &Record<'_>) {
     let event = (record.target() == EVENT_TARGET).then(|| record.args().as_str()).flatten();
-    push_line(out, format, now, record.level(), event.unwrap_or("log"), |fields| {
+    push_line(out, look, now, record.level(), event.unwrap_or("log"), |fields| {
         if event.is_none() {
             fields.push_pair("target", record.target());
             fields.push_pair("message", &record.args().to_string());
@@ -183,16 +219,16 @@ fn push_record(out: &mut Vec<u8>, format: LogFormat, now: SystemTime, record: &R
     });
 }
 
-fn push_note(out: &mut Vec<u8>, format: LogFormat, now: SystemTime, note: &Note<'_>) {
+fn push_note(out: &mut Vec<u8>, look: Look, now: SystemTime, note: &Note<'_>) {
     match note {
         Note::Lost { lines } => {
-            push_line(out, format, now, Level::Warn, "log_lines_lost", |fields| {
+            push_line(out, look, now, Level::Warn, "log_lines_lost", |fields| {
                 fields.push_key("lines");
                 let _ = fields.push_plain(lines);
             });
         }
         Note::ReopenFailed { path, error } => {
-            push_line(out, format, now, Level::Error, "log_reopen_failed", |fields| {
+            push_line(out, look, now, Level::Error, "log_reopen_failed", |fields| {
                 fields.push_pair("path", &path.display().to_string());
                 fields.push_pair("error", &error.to_string());
             });
@@ -203,16 +239,21 @@ fn push_note(out: &mut Vec<u8>, format: LogFormat, now: SystemTime, note: &Note<
 
 fn push_line(
     out: &mut Vec<u8>,
-    format: LogFormat,
+    look: Look,
     now: SystemTime,
     level: Level,
     event: &str,
     push_fields: impl FnOnce(&mut Fields<'_>),
 ) {
+    let format = look.format;
     match format {
         LogFormat::Text => {
+            let time = look.style(Style::new().dimmed());
+            let name = look.style(Style::new().bold());
+            let style = look.style(level_style(level));
+            let _ = write!(out, "{time}");
             Stamp::of(now).push_rfc3339(out);
-            let _ = write!(out, " {level} {event}");
+            let _ = write!(out, "{time:#} {style}{level}{style:#} {name}{event}{name:#}");
             push_fields(&mut Fields { out, format, is_first: true });
         }
         LogFormat::Json => {
@@ -330,9 +371,13 @@ mod tests {
 
     const NOW_MS: u64 = 1_795_383_000_123;
 
+    fn plain(format: LogFormat) -> Look {
+        Look { format, is_coloured: false }
+    }
+
     fn line(format: LogFormat, record: &Record<'_>) -> String {
         let mut out = Vec::new();
-        push_record(&mut out, format, UNIX_EPOCH + Duration::from_millis(NOW_MS), record);
+        push_record(&mut out, plain(format), UNIX_EPOCH + Duration::from_millis(NOW_MS), record);
         String::from_utf8(out).unwrap()
     }
 
@@ -420,7 +465,7 @@ mod tests {
         ];
         let mut out = Vec::new();
         for note in &notes {
-            push_note(&mut out, LogFormat::Text, UNIX_EPOCH, note);
+            push_note(&mut out, plain(LogFormat::Text), UNIX_EPOCH, note);
         }
         assert_eq!(
             String::from_utf8_lossy(&out),
@@ -428,7 +473,7 @@ mod tests {
              1970-01-01T00:00:00.000Z ERROR log_reopen_failed path=\"/var/log/a b\" error=gone\n"
         );
         out.clear();
-        push_note(&mut out, LogFormat::Json, UNIX_EPOCH, &notes[0]);
+        push_note(&mut out, plain(LogFormat::Json), UNIX_EPOCH, &notes[0]);
         let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(read["fields"], serde_json::json!({ "lines": 3 }));
     }

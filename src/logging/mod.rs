@@ -1,8 +1,10 @@
 //! Logs: events (what the server does) and access lines (what its peers asked for).
 //!
-//! Owns one thread for each log; what is logged goes there through a bounded queue. Never makes
-//! who logs wait for a disk, a pipe or a terminal: what finds a queue full is lost, counted, and
-//! reported in the log itself.
+//! Owns one thread for each log; what is logged goes there through a bounded queue. Never makes a
+//! caller wait for a disk, a pipe or a terminal: what finds a queue full is lost, counted, and
+//! reported in the log itself. Files are opened by threads that may hang alone, and before the lock
+//! is taken: it is held only while logs are swapped. [`init`] and [`Logging::reconfigure`] wait for
+//! files to open, with a time-out; nothing else does.
 //!
 //! The settings can change at any time. A log that then has another file goes on there, and the old
 //! file gets all that was sent to it; no line is lost for that.
@@ -14,7 +16,9 @@
 mod access;
 mod escape;
 mod events;
+mod output;
 mod stamp;
+mod worker;
 mod writer;
 
 use std::{
@@ -31,13 +35,20 @@ pub(crate) use stamp::rfc3339;
 
 use crate::config::LogConfig;
 use events::{EventLog, EventLogger};
-use writer::{LineWriter, RetiredLogs};
+use writer::{LineWriter, RetiredLogs, flush_all};
+
+pub(crate) use writer::Losses;
+
+/// How long the log of events may take to be told of access lines that were lost.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The process's logs. Clones stand for the same logs.
 #[derive(Clone)]
 pub struct Logging {
     logger: EventLogger,
     logs: Arc<Mutex<Logs>>,
+    /// Held by the one change of settings that is under way.
+    change: Arc<Mutex<()>>,
 }
 
 /// Lines that were lost since the start, to a full queue or to write errors.
@@ -103,13 +114,21 @@ impl Logging {
     /// Gives the logs that could not be opened.
     #[must_use = "a log may have failed"]
     pub fn reconfigure(&self, config: &LogConfig) -> Vec<LogError> {
+        let _one_at_a_time = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let (events, access) = {
+            let logs = self.logs();
+            (logs.events.clone(), logs.access.clone())
+        };
+        // Before the lock is taken: opening a file can take long.
+        let events = EventLog::open_after(events.as_ref(), config);
+        let access = AccessLog::open_after(access.as_ref(), config);
         let mut logs = self.logs();
         let mut errors = Vec::new();
-        match EventLog::open_after(logs.events.as_ref(), config) {
+        match events {
             Ok(events) => logs.replace_events(events),
             Err(error) => errors.push(error),
         }
-        match AccessLog::open_after(logs.access.as_ref(), config) {
+        match access {
             Ok(access) => logs.replace_access(access),
             Err(error) => errors.push(error),
         }
@@ -118,9 +137,10 @@ impl Logging {
         errors
     }
 
-    /// Has the logs' files opened anew by their paths, after the lines sent so far; for log
-    /// rotation. Returns at once. A log whose file can't be opened keeps its old one, with an event
-    /// `log_reopen_failed`.
+    /// Has the logs' files opened again by their paths, after the lines sent so far; for log
+    /// rotation. Returns at once. A log whose file can't be opened, or whose opening hangs, keeps
+    /// its old one, with an event `log_reopen_failed`. A log whose writer hangs goes on in the new
+    /// file.
     pub fn reopen(&self) {
         self.logs().writers().for_each(LineWriter::reopen);
     }
@@ -134,7 +154,40 @@ impl Logging {
             let writers: Vec<LineWriter> = logs.writers().cloned().collect();
             (writers, [logs.retired_events.clone(), logs.retired_access.clone()])
         };
-        writer::flush_all(&writers, &retired, timeout)
+        flush_all(&writers, &retired, timeout)
+    }
+
+    /// As [`Logging::flush`], for the end of the process: what is not written by then is counted as
+    /// lost. Says in the log of events how many access lines that were, and gives both numbers.
+    pub fn close(&self, timeout: Duration) -> LostLines {
+        if self.flush(timeout) {
+            return LostLines::default();
+        }
+        let (access, retired) = {
+            let logs = self.logs();
+            (logs.access.clone(), [logs.retired_events.clone(), logs.retired_access.clone()])
+        };
+        let lost = access.iter().map(|log| log.writer().give_up()).sum::<u64>();
+        let access = lost + retired[1].give_up();
+        if access > 0 {
+            event!(Warn, "log_lines_lost", log = "access", lines = access);
+        }
+        let writers: Vec<_> = self.logs().events.iter().map(|log| log.writer().clone()).collect();
+        let mut events = retired[0].give_up();
+        if !flush_all(&writers, &[], LAST_WORD_TIMEOUT) {
+            events += writers.iter().map(LineWriter::give_up).sum::<u64>();
+        }
+        LostLines { events, access }
+    }
+
+    /// What each log that is on has lost, under its name.
+    pub(crate) fn losses(&self) -> Vec<(&'static str, Losses)> {
+        let (events, access) = {
+            let logs = self.logs();
+            (logs.events.clone(), logs.access.clone())
+        };
+        let events = events.iter().map(|log| ("events", log.writer().losses()));
+        events.chain(access.iter().map(|log| ("access", log.writer().losses()))).collect()
     }
 
     /// How many lines were lost.
@@ -155,7 +208,7 @@ impl Logging {
         let logger = EventLogger::default();
         logger.log_to(events.as_ref(), config.level);
         let logs = Logs { events, access, ..Logs::default() };
-        Ok(Self { logger, logs: Arc::new(Mutex::new(logs)) })
+        Ok(Self { logger, logs: Arc::new(Mutex::new(logs)), change: Arc::default() })
     }
 
     fn logs(&self) -> MutexGuard<'_, Logs> {

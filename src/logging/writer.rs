@@ -1,6 +1,6 @@
-//! A log's own thread: it takes whole lines from any thread and writes them.
+//! The sending side of a log: it takes whole lines from any thread, for the log's own thread.
 //!
-//! Owns the file (or standard error or output) of one log, and the queue in front of it.
+//! Owns the queue in front of that thread ([`super::worker`]).
 //!
 //! - A sender never waits: what finds the queue full is lost, counted, and reported in the log.
 //! - The queue is bounded by bytes, so a stalled disk costs a known amount of memory, and small
@@ -9,26 +9,21 @@
 //!   writing works again. After half a line the next one still begins on a line of its own.
 //! - Chunks keep their order and are never split by another's.
 //! - A log whose place is taken by another writes all it was sent before its file closes.
+//! - Nothing here waits for a disk but [`LineWriter::open`], which has a time-out.
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-    time::{Duration, SystemTime},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
-use crossbeam_channel::{
-    Receiver, RecvTimeoutError, Sender, TryRecvError, after, bounded, select_biased, unbounded,
-};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, after, bounded, select_biased, unbounded};
 
-use super::LogError;
+use super::{
+    LogError,
+    output::{OPEN_TIMEOUT, Output, Sink},
+    worker::{CHUNK_OVERHEAD_BYTES, Message, NoteFormat, Shared, count_lines},
+};
 
 /// The sending side of a log; clones send to the same log. The thread ends after the last one.
 #[derive(Clone, Debug)]
@@ -44,15 +39,6 @@ pub(super) struct RetiredLogs {
     lost: u64,
 }
 
-/// Where a log goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Output {
-    /// Appended to; made with mode 0640 if it is not there. Its folder must exist.
-    File(PathBuf),
-    Stderr,
-    Stdout,
-}
-
 /// What one log needs to know besides its output.
 pub(super) struct LineOptions {
     /// The thread's name, at most 15 bytes.
@@ -65,72 +51,36 @@ pub(super) struct LineOptions {
     pub(super) note: NoteFormat,
 }
 
-/// What the writer itself has to say.
-#[derive(Debug)]
-pub(super) enum Note<'a> {
-    /// So many lines were lost since the last such note.
-    Lost { lines: u64 },
-    /// The old file is still being written.
-    ReopenFailed { path: &'a Path, error: &'a io::Error },
+/// What a log has lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Losses {
+    /// Lines that were lost since the start.
+    pub(crate) lost: u64,
+    /// How many of those the log itself tells of; fewer, as long as lines are being lost.
+    pub(crate) reported: u64,
+    /// Where the log goes.
+    pub(crate) output: String,
+    /// Why writing fails; none if it hangs, or is too slow.
+    pub(crate) failure: Option<String>,
 }
-
-/// Appends a note's line, with its line feed; or nothing, if it is said elsewhere.
-pub(super) type NoteFormat = Box<dyn Fn(&mut Vec<u8>, SystemTime, &Note<'_>) + Send>;
-
-/// What a chunk costs in the queue besides its bytes.
-const CHUNK_OVERHEAD_BYTES: usize = 64;
-
-/// The writer takes up to this many bytes at once from the queue, and one chunk more.
-const BATCH_BYTES: usize = 256 * 1024;
-
-/// How long the writer leaves a loss unreported when no line comes that would bring it out.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often, and how long each time, the writer waits for an output that others set to
-/// non-blocking: a terminal or pipe is shared with whoever started us.
-const STALL_WAITS_MAX: u32 = 100;
-const STALL_WAIT: Duration = Duration::from_millis(10);
 
 impl LineWriter {
     /// Opens the output and starts its thread.
     pub(super) fn open(output: Output, options: LineOptions) -> Result<Self, LogError> {
-        let file =
-            output.open().map_err(|error| LogError::Open { output: output.to_string(), error })?;
-        Self::start(Box::new(file), output, options)
+        let opened = output.open_within(OPEN_TIMEOUT);
+        let sink = opened.map_err(|error| LogError::Open { output: output.to_string(), error })?;
+        Self::start(sink, output, options)
     }
 
     /// The same for any sink; one of a file can be reopened.
-    fn start(
-        sink: Box<dyn Write + Send>,
-        output: Output,
-        options: LineOptions,
-    ) -> Result<Self, LogError> {
+    fn start(sink: Sink, output: Output, options: LineOptions) -> Result<Self, LogError> {
+        let LineOptions { name, queue_bytes, gather, note } = options;
         let (queue, messages) = unbounded();
         let (ends, ended) = bounded(0);
-        let shared = Arc::new(Shared {
-            queue_bytes_max: options.queue_bytes,
-            queued_bytes: AtomicUsize::new(0),
-            lost: AtomicU64::new(0),
-        });
-        let worker = Worker {
-            messages,
-            shared: Arc::clone(&shared),
-            sink,
-            output: output.clone(),
-            gather: options.gather,
-            note: options.note,
-            batch: Vec::new(),
-            lines_at: 0,
-            lost_noted: 0,
-            lost_reported: 0,
-            is_torn: false,
-            _ends: ends,
-        };
-        thread::Builder::new()
-            .name(options.name.to_owned())
-            .spawn(move || worker.run())
-            .map_err(LogError::Thread)?;
-        Ok(Self { way: Arc::new(Way { queue, shared, output, ended }) })
+        let shared = Shared::new((name, output), (queue_bytes, messages), (gather, note), ends);
+        let shared = Arc::new(shared);
+        shared.begin(sink).map_err(LogError::Thread)?;
+        Ok(Self { way: Arc::new(Way { queue, shared, ended }) })
     }
 
     /// What a log goes on with: `old` if it goes to the same place, otherwise a new one.
@@ -139,7 +89,7 @@ impl LineWriter {
         output: Output,
         options: LineOptions,
     ) -> Result<Self, LogError> {
-        let Some(same) = old.filter(|old| old.way.output == output) else {
+        let Some(same) = old.filter(|old| old.way.shared.output == output) else {
             return Self::open(output, options);
         };
         // It fails only without a thread: then there is nothing to note.
@@ -165,16 +115,35 @@ impl LineWriter {
         }
     }
 
-    /// Has the file opened anew by its path, after the lines sent so far. If that fails, the old
-    /// one is kept and a note says so. Standard error and output stay as they are.
+    /// Has the file opened again by its path, after the lines sent so far. Returns at once. If that
+    /// fails or hangs, the old file is kept and a note says so. Streams stay as they are.
     pub(super) fn reopen(&self) {
-        // It fails only without a thread: then there is nothing to reopen.
-        let _ = self.way.queue.send(Message::Reopen);
+        let Way { queue, shared, .. } = &*self.way;
+        if let Output::File(_) = shared.output {
+            // It fails only without a thread: then there is nothing to reopen.
+            let _ = queue.send(shared.reopen());
+        }
     }
 
     /// How many lines were lost so far: to a full queue or to write errors.
     pub(super) fn lost(&self) -> u64 {
         self.way.shared.lost.load(Relaxed)
+    }
+
+    /// The same, with what is known of it.
+    pub(super) fn losses(&self) -> Losses {
+        let shared = &self.way.shared;
+        Losses {
+            lost: shared.lost.load(Relaxed),
+            reported: shared.reported.load(Relaxed),
+            output: shared.output.to_string(),
+            failure: shared.failure(),
+        }
+    }
+
+    /// Counts what waits to be written as lost: see [`Shared::give_up`].
+    pub(super) fn give_up(&self) -> u64 {
+        self.way.shared.give_up()
     }
 }
 
@@ -192,6 +161,11 @@ impl RetiredLogs {
     /// How many lines all of them lost.
     pub(super) fn lost(&self) -> u64 {
         self.lost + self.logs.iter().map(|log| log.shared.lost.load(Relaxed)).sum::<u64>()
+    }
+
+    /// Counts what waits to be written as lost: see [`Shared::give_up`].
+    pub(super) fn give_up(&self) -> u64 {
+        self.logs.iter().map(|log| log.shared.give_up()).sum()
     }
 
     fn forget_ended(&mut self) {
@@ -236,235 +210,51 @@ pub(super) fn flush_all<'a>(
 }
 
 /// What the clones of a writer share.
-#[derive(Debug)]
 struct Way {
     queue: Sender<Message>,
     shared: Arc<Shared>,
-    output: Output,
     /// Closes when the thread has ended.
     ended: Receiver<()>,
 }
 
 /// A log that keeps nobody's file open.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Retired {
     way: Weak<Way>,
     shared: Arc<Shared>,
     ended: Receiver<()>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    queue_bytes_max: usize,
-    queued_bytes: AtomicUsize,
-    lost: AtomicU64,
-}
-
-enum Message {
-    Lines(Vec<u8>),
-    Reopen,
-    Notes(NoteFormat),
-    /// Dropped when done.
-    Flush(Sender<()>),
-}
-
-impl Output {
-    fn open(&self) -> io::Result<File> {
-        // A descriptor of our own for the standard streams: std's handles have locks, and a thread
-        // that panics must not wait for a stalled log to print its last words.
-        match self {
-            Self::File(path) => open_append(path),
-            Self::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
-            Self::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
-        }
-    }
-}
-
-impl fmt::Display for Output {
+impl fmt::Debug for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Stderr => f.write_str("standard error"),
-            Self::Stdout => f.write_str("standard output"),
-        }
+        write!(f, "Way({})", self.shared.output)
     }
 }
 
-/// The thread's state.
-struct Worker {
-    messages: Receiver<Message>,
-    shared: Arc<Shared>,
-    sink: Box<dyn Write + Send>,
-    output: Output,
-    gather: Duration,
-    note: NoteFormat,
-    /// What the next write writes: perhaps a line feed and a note, then lines.
-    batch: Vec<u8>,
-    /// Where in the batch the lines begin.
-    lines_at: usize,
-    /// The losses that the batch's note covers, and those that a written note did.
-    lost_noted: u64,
-    lost_reported: u64,
-    /// The last write ended within a line.
-    is_torn: bool,
-    /// Closes behind the sink, as the last field.
-    _ends: Sender<()>,
-}
-
-impl Worker {
-    fn run(mut self) {
-        while let Some(message) = self.next_message() {
-            let queued_bytes = self.shared.queued_bytes.load(Relaxed);
-            if matches!(message, Message::Lines(_)) && queued_bytes < BATCH_BYTES {
-                thread::sleep(self.gather);
-            }
-            self.take(message);
-            while self.batch.len() < BATCH_BYTES
-                && let Ok(message) = self.messages.try_recv()
-            {
-                self.take(message);
-            }
-            self.write_batch();
-        }
-        self.report_losses();
+impl fmt::Debug for Retired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Retired({})", self.shared.output)
     }
-
-    /// The next message; none when all senders are gone. While it waits, it brings out losses.
-    fn next_message(&mut self) -> Option<Message> {
-        while self.has_unreported() {
-            match self.messages.recv_timeout(REPORT_INTERVAL) {
-                Ok(message) => return Some(message),
-                Err(RecvTimeoutError::Timeout) => self.report_losses(),
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
-        }
-        self.messages.recv().ok()
-    }
-
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Lines(lines) => {
-                if self.batch.is_empty() {
-                    self.begin_batch();
-                }
-                self.batch.extend_from_slice(&lines);
-                self.shared.queued_bytes.fetch_sub(lines.len() + CHUNK_OVERHEAD_BYTES, Relaxed);
-            }
-            Message::Reopen => {
-                self.write_batch();
-                self.reopen();
-            }
-            Message::Notes(note) => self.note = note,
-            Message::Flush(_done) => {
-                self.write_batch();
-                self.report_losses();
-            }
-        }
-    }
-
-    fn has_unreported(&self) -> bool {
-        self.shared.lost.load(Relaxed) > self.lost_reported
-    }
-
-    fn report_losses(&mut self) {
-        if self.has_unreported() {
-            self.begin_batch();
-            self.write_batch();
-        }
-    }
-
-    /// Puts into the empty batch what must stand before the lines.
-    fn begin_batch(&mut self) {
-        if self.is_torn {
-            self.batch.push(b'\n');
-        }
-        self.lost_noted = self.shared.lost.load(Relaxed);
-        if self.lost_noted > self.lost_reported {
-            let lines = self.lost_noted - self.lost_reported;
-            self.push_note(&Note::Lost { lines });
-        }
-        self.lines_at = self.batch.len();
-    }
-
-    fn push_note(&mut self, note: &Note<'_>) {
-        (self.note)(&mut self.batch, SystemTime::now(), note);
-    }
-
-    /// Writes the batch as far as that works; the rest is lost.
-    fn write_batch(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        let written = write_as_far(&mut *self.sink, &self.batch);
-        if written > 0 {
-            self.is_torn = self.batch[written - 1] != b'\n';
-        }
-        if written >= self.lines_at {
-            self.lost_reported = self.lost_noted;
-        }
-        let lost = count_lines(&self.batch[written.max(self.lines_at)..]);
-        self.shared.lost.fetch_add(lost, Relaxed);
-        self.batch.clear();
-    }
-
-    fn reopen(&mut self) {
-        let Output::File(path) = &self.output else { return };
-        match open_append(path) {
-            Ok(file) => {
-                self.sink = Box::new(file);
-                self.is_torn = false;
-            }
-            Err(error) => {
-                let path = path.clone();
-                self.begin_batch();
-                self.push_note(&Note::ReopenFailed { path: &path, error: &error });
-                self.write_batch();
-            }
-        }
-    }
-}
-
-fn open_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
-
-/// How many bytes could be written.
-fn write_as_far(sink: &mut dyn Write, bytes: &[u8]) -> usize {
-    let mut written = 0;
-    let mut waits = 0;
-    while written < bytes.len() {
-        match sink.write(&bytes[written..]) {
-            Ok(0) => break,
-            Ok(count) => {
-                written += count;
-                waits = 0;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && waits < STALL_WAITS_MAX => {
-                waits += 1;
-                thread::sleep(STALL_WAIT);
-            }
-            Err(_) => break,
-        }
-    }
-    written
-}
-
-fn count_lines(lines: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        fs, slice,
+        fs,
+        io::{self, Read, Write},
+        path::Path,
+        slice,
         sync::{
             Mutex,
             atomic::{AtomicBool, Ordering::SeqCst},
         },
+        thread,
+        time::Instant,
     };
 
-    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::{super::worker::Note, *};
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -477,7 +267,7 @@ mod tests {
     }
 
     fn start(sink: impl Write + Send + 'static) -> LineWriter {
-        LineWriter::start(Box::new(sink), Output::Stderr, options(1 << 20)).unwrap()
+        LineWriter::start(Sink::alone(sink), Output::STDERR, options(1 << 20)).unwrap()
     }
 
     fn open(path: &Path) -> LineWriter {
@@ -561,7 +351,7 @@ mod tests {
         let sink = Gated { entered, gate, taken: taken.clone() };
         let queue_bytes = 3 * (CHUNK_OVERHEAD_BYTES + 4);
         let writer =
-            LineWriter::start(Box::new(sink), Output::Stderr, options(queue_bytes)).unwrap();
+            LineWriter::start(Sink::alone(sink), Output::STDERR, options(queue_bytes)).unwrap();
         writer.send(b"1st\n");
         has_entered.recv_timeout(DEADLINE).unwrap();
         for _ in 0..3 {
@@ -627,7 +417,7 @@ mod tests {
     fn a_pipe_that_nobody_reads_holds_up_nobody() {
         let (reader, pipe) = io::pipe().unwrap();
         let writer =
-            LineWriter::start(Box::new(pipe), Output::Stderr, options(256 * 1024)).unwrap();
+            LineWriter::start(Sink::alone(pipe), Output::STDERR, options(256 * 1024)).unwrap();
         let chunk = vec![b'\n'; 64 * 1024];
         for _ in 0..100 {
             writer.send(&chunk);
@@ -758,15 +548,103 @@ mod tests {
     fn notes_change_their_format_behind_the_lines_before() {
         let taken = Taken::default();
         let writer =
-            LineWriter::start(Box::new(taken.clone()), Output::Stderr, options(0)).unwrap();
+            LineWriter::start(Sink::alone(taken.clone()), Output::STDERR, options(0)).unwrap();
         writer.send(b"1\n");
         flush(&writer);
         let note: NoteFormat = Box::new(|out, _, _| out.extend_from_slice(b"another\n"));
         let again = LineOptions { note, ..options(0) };
-        let same = LineWriter::open_after(Some(&writer), Output::Stderr, again).unwrap();
+        let same = LineWriter::open_after(Some(&writer), Output::STDERR, again).unwrap();
         assert!(same.is_same(&writer));
         writer.send(b"2\n");
         flush(&writer);
         assert_eq!(taken.text(), "lost 1\nanother\n");
+    }
+
+    fn make_fifo(path: &Path) {
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    }
+
+    /// Waits until a write to a full pipe has begun, which is to hang.
+    fn fill_up(writer: &LineWriter) {
+        let until = Instant::now() + DEADLINE;
+        writer.send(&b"hangs\n".repeat(50_000));
+        while !flush_all([writer], &[], Duration::ZERO)
+            && writer.way.shared.queued_bytes.load(SeqCst) > 0
+        {
+            assert!(Instant::now() < until);
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_reopen_leaves_a_writer_behind_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        make_fifo(&path);
+        let reader = fs::File::options().read(true).write(true).open(&path).unwrap();
+        let writer = open(&path);
+        fill_up(&writer);
+        writer.send(b"waits\n");
+        assert!(!flush_all([&writer], &[], Duration::from_millis(50)), "it does not hang");
+        fs::remove_file(&path).unwrap();
+        writer.reopen();
+        flush(&writer);
+        assert_eq!(writer.lost(), 50_000, "what became of that write is unknown");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "lost 50000\nwaits\n");
+        // The one that was left behind ends, and changes nothing.
+        let mut reader = reader;
+        reader.read_exact(&mut vec![0; 6 * 50_000]).unwrap();
+        writer.send(b"on\n");
+        flush(&writer);
+        assert_eq!(writer.lost(), 50_000);
+        assert!(fs::read_to_string(&path).unwrap().ends_with("on\n"));
+    }
+
+    #[test]
+    fn a_fifo_at_a_rotation_keeps_the_old_file_until_there_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, rotated] = ["a.log", "a.log.1"].map(|name| dir.path().join(name));
+        let writer = open(&path);
+        fs::rename(&path, &rotated).unwrap();
+        make_fifo(&path);
+        writer.reopen();
+        writer.send(b"kept\n");
+        flush(&writer);
+        assert_eq!(fs::read_to_string(&rotated).unwrap(), "reopen failed\nkept\n");
+        fs::remove_file(&path).unwrap();
+        writer.reopen();
+        writer.send(b"new\n");
+        flush(&writer);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
+    }
+
+    #[test]
+    fn lines_that_a_hanging_writer_holds_count_as_lost_when_they_are_given_up() {
+        let (reader, pipe) = io::pipe().unwrap();
+        let writer = start(pipe);
+        fill_up(&writer);
+        writer.send(b"waits\nwaits\n");
+        assert!(!flush_all([&writer], &[], Duration::from_millis(1)));
+        assert_eq!((writer.lost(), writer.give_up()), (0, 50_002));
+        assert_eq!((writer.lost(), writer.give_up()), (50_002, 0));
+        drop(reader);
+    }
+
+    #[test]
+    fn two_logs_in_one_file_never_break_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("both.log");
+        let writers = [open(&path), open(&path)];
+        thread::scope(|scope| {
+            for (writer, line) in writers.iter().zip(["aaaa\n", "bbbb\n"]) {
+                scope.spawn(move || {
+                    (0..200).for_each(|_| writer.send(line.repeat(100).as_bytes()));
+                });
+            }
+        });
+        writers.iter().for_each(flush);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 40_000);
+        assert!(text.lines().all(|line| line == "aaaa" || line == "bbbb"));
     }
 }

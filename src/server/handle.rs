@@ -8,8 +8,8 @@ use super::own_app;
 use crate::{
     app::App,
     control::{
-        ChangeError, DrainTicket, Input, Patience, Predecessor, PutMode, ReloadError,
-        ReloadOptions, Reloaded, Task, UpgradeOptions, ask,
+        ChangeError, DrainTicket, Input, Patience, Predecessor, PutMode, ReloadError, Reloaded,
+        Task, TaskSender, Tell, UPGRADE_TIMEOUT, ask,
     },
     registry::AppId,
 };
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) inputs: Sender<Input>,
-    pub(super) tasks: Sender<Task>,
+    pub(super) tasks: TaskSender,
     pub(super) loops: usize,
     pub(super) predecessor: Option<Arc<Predecessor>>,
 }
@@ -76,33 +76,23 @@ impl ServerHandle {
     /// old lives may drain still.
     ///
     /// # Errors
-    /// When there is no file, it is wrong, or every app or address would go; then nothing changed.
+    /// When there is no file, or it is wrong; then nothing changed.
     pub fn reload(&self) -> Result<Reloaded, ReloadError> {
-        self.reload_with(ReloadOptions::default())
-    }
-
-    /// As [`ServerHandle::reload`], with these options.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn reload_with(&self, options: ReloadOptions) -> Result<Reloaded, ReloadError> {
         let (sender, done) = crossbeam_channel::bounded(1);
-        let tell = Box::new(move |result| drop(sender.send(result)));
-        let ended = || ReloadError::Change(ChangeError::Ended);
-        self.tasks.send(Task::Reload(options, tell)).map_err(|_| ended())?;
-        done.recv().map_err(|_| ended())?
+        self.tasks.send(Task::Reload(Tell::new(move |result| drop(sender.send(result)))));
+        done.recv().map_err(|_| ReloadError::Change(ChangeError::Ended))?
     }
 
     /// As [`ServerHandle::reload`], but returns at once; the log tells how it went.
     pub fn begin_reload(&self) {
         // A server that has ended needs no reload.
-        drop(self.tasks.send(Task::Reload(ReloadOptions::default(), Box::new(drop))));
+        self.tasks.send(Task::Reload(Tell::nobody()));
     }
 
     /// Has a new process take this one's place, and returns; the log tells how it went.
     pub(crate) fn begin_upgrade(&self) {
         // A server that has ended needs no upgrade.
-        drop(self.tasks.send(Task::Upgrade(UpgradeOptions::default(), Box::new(drop))));
+        self.tasks.send(Task::Upgrade(None, UPGRADE_TIMEOUT, Tell::nobody()));
     }
 
     /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is

@@ -175,8 +175,7 @@ impl Setup {
             None => command(&self.shell),
         };
         let mut child = command
-            // Many tests begin without an app.
-            .args(["serve", "--allow-empty", "--config"])
+            .args(["serve", "--config"])
             .arg(&config)
             .envs(self.environment)
             .stdout(Stdio::null())
@@ -321,6 +320,12 @@ impl Server {
     pub fn lower_descriptor_limit(&self, most: u64) {
         let limit = Rlimit { current: Some(most), maximum: Some(most.max(64)) };
         prlimit(Some(self.pid()), Resource::Nofile, limit).expect("prlimit");
+    }
+
+    /// Holds the files that the running process writes to this many bytes, or to none.
+    pub fn limit_file_size(&self, most: Option<u64>) {
+        let limit = Rlimit { current: most, maximum: None };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("prlimit");
     }
 
     /// Lets the running process have this much more memory of its own than now.
@@ -533,7 +538,8 @@ impl Drop for Server {
         if thread::panicking() {
             eprintln!("--- the server's log\n{text}---");
         } else {
-            assert!(!text.contains("panicked at"), "the server panicked:\n{text}");
+            let has_panicked = text.contains("panicked at") || text.contains("thread_panicked");
+            assert!(!has_panicked, "the server panicked:\n{text}");
         }
     }
 }

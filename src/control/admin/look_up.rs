@@ -64,6 +64,7 @@ impl Admin {
             "cut_total": report.totals.cut_total + before.cut_total,
             "previous": previous.collect::<Vec<_>>(),
             "drains": running.map(show::Drain::new).collect::<Vec<_>>(),
+            "operator": show::operator(&self.tasks.desk),
             "stuck_loops": report.stuck_loops.iter().map(show::stuck_loop).collect::<Vec<_>>(),
             "failed_loops": report.failed_loops,
             "last_reload": self.reloads.counts().last.map(|last| json!({

@@ -1,0 +1,162 @@
+//! The watch over the logs: which one loses lines, since when, and how many it lost.
+//!
+//! A log that loses lines can't tell of it, and the other one may not know. Control compares the
+//! counts about once a second, and tells operators when a loss begins and when it is over: when the
+//! log itself has told of it, since it can be written again.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use log::Level;
+use serde_json::{Value, json};
+
+use super::{Control, Notices, lives::milliseconds, notices::notice};
+use crate::logging::{Logging, Losses};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What is known of the logs.
+pub(super) struct LogWatch {
+    pub(super) logging: Option<Logging>,
+    watched: HashMap<&'static str, Watched>,
+    due: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    /// Lost lines that operators were told of.
+    told: u64,
+    /// What the last look saw.
+    lost: u64,
+    losing_since: Option<Instant>,
+}
+
+/// What a look found.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// The log loses lines, so many so far.
+    Begun(u64),
+    /// It has lost so many, within this time.
+    Over(u64, Duration),
+}
+
+impl LogWatch {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self { logging: None, watched: HashMap::new(), due: epoch }
+    }
+}
+
+impl Watched {
+    fn look(&mut self, losses: &Losses, now: Instant) -> Option<Change> {
+        if losses.lost < self.lost {
+            // Another log has its place: what this one lost is all that it is going to lose.
+            let lines = self.lost - self.told;
+            let since = self.losing_since.take();
+            *self = Self::default();
+            return since.map(|since| Change::Over(lines, now.duration_since(since)));
+        }
+        self.lost = losses.lost;
+        let is_losing = losses.lost > losses.reported;
+        let lines = losses.lost - self.told;
+        match self.losing_since {
+            None if is_losing => {
+                self.losing_since = Some(now);
+                Some(Change::Begun(lines))
+            }
+            Some(_) if is_losing => None,
+            None if lines == 0 => None,
+            since => {
+                (self.losing_since, self.told) = (None, losses.lost);
+                let time = since.map(|since| now.duration_since(since)).unwrap_or_default();
+                Some(Change::Over(lines, time))
+            }
+        }
+    }
+}
+
+impl Control {
+    pub(super) fn watch_logs(&mut self, now: Instant) {
+        let Some(logging) = self.logs.logging.as_ref().filter(|_| self.logs.due <= now) else {
+            return;
+        };
+        self.logs.due = now + LOOK_EVERY;
+        for (log, losses) in logging.losses() {
+            let watched = self.logs.watched.entry(log).or_default();
+            if let Some(change) = watched.look(&losses, now) {
+                say(&self.notices, log, &losses, &change);
+            }
+        }
+    }
+}
+
+/// Says it to operators; in the log of events only of the other one: its own losses stand there
+/// already, and a line about lines that can't be written would be one more.
+fn say(notices: &Notices, log: &'static str, losses: &Losses, change: &Change) {
+    let (output, error) = (&*losses.output, losses.failure.as_deref());
+    match *change {
+        Change::Begun(lines) if log == "events" => {
+            let fields = || fields(log, output, lines, ("error", json!(error)));
+            notices.publish(Level::Error, "log_losing_lines", fields);
+        }
+        Change::Begun(lines) => notice!(
+            notices,
+            Error,
+            "log_losing_lines",
+            log = log,
+            output = output,
+            lines = lines,
+            error = error,
+        ),
+        Change::Over(lines, time) if log == "events" => {
+            let fields = || fields(log, output, lines, ("for_ms", json!(milliseconds(time))));
+            notices.publish(Level::Warn, "log_lines_lost", fields);
+        }
+        Change::Over(lines, time) => notice!(
+            notices,
+            Warn,
+            "log_lines_lost",
+            log = log,
+            output = output,
+            lines = lines,
+            for_ms = milliseconds(time),
+        ),
+    }
+}
+
+fn fields(log: &str, output: &str, lines: u64, (key, value): (&str, Value)) -> Value {
+    json!({ "log": log, "output": output, "lines": lines, key: value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn losses(lost: u64, reported: u64) -> Losses {
+        Losses { lost, reported, ..Losses::default() }
+    }
+
+    #[test]
+    fn a_loss_is_told_when_it_begins_and_when_it_is_over() {
+        let (mut log, start) = (Watched::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(log.look(&losses(0, 0), at(0)), None);
+        assert_eq!(log.look(&losses(3, 0), at(1)), Some(Change::Begun(3)));
+        assert_eq!(log.look(&losses(9, 0), at(2)), None);
+        assert_eq!(log.look(&losses(9, 9), at(4)), Some(Change::Over(9, Duration::from_secs(3))));
+        assert_eq!(log.look(&losses(9, 9), at(5)), None);
+        // Begun and over between two looks.
+        assert_eq!(log.look(&losses(11, 11), at(6)), Some(Change::Over(2, Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_log_that_is_replaced_while_it_loses_lines_loses_no_more() {
+        let (mut log, now) = (Watched::default(), Instant::now());
+        assert_eq!(log.look(&losses(3, 0), now), Some(Change::Begun(3)));
+        assert_eq!(log.look(&losses(5, 0), now), None);
+        assert_eq!(log.look(&losses(0, 0), now), Some(Change::Over(5, Duration::ZERO)));
+        assert_eq!(log.look(&losses(1, 0), now), Some(Change::Begun(1)));
+    }
+}

@@ -1,0 +1,302 @@
+//! What the operator is asked for, what it is at, and since when.
+//!
+//! The operator can hang with its disk. A client that asked for a change then gets an answer all
+//! the same: a task that waits for its turn longer than [`WAIT_MAX`] is refused, and is not done
+//! any more; the one that is at work is answered for after [`WORK_MAX`], and goes on. Control sees
+//! to that, by [`Desk::refuse_overdue`].
+//!
+//! ```text
+//! waiting ──begin──► at work ──end──► told
+//!    └─ WAIT_MAX ─► refused   └─ WORK_MAX ─► told that it goes on
+//! ```
+//! A task that no client waits for (a signal's) stays in the queue.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use serde_json::Value;
+
+use super::{
+    Begun, ChangeError, PutMode,
+    operator::PutError,
+    reload::{ReloadError, Reloaded},
+    upgrade::{UpgradeError, Upgraded},
+};
+use crate::message::AppLife;
+
+/// How long a task that a client waits for may wait for its turn; less than the commands wait.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a client waits for a task that is at work; an upgrade has a time-out of its own.
+const WORK_MAX: Duration = Duration::from_secs(60);
+
+/// What the operator is asked for.
+pub(crate) enum Task {
+    /// Read the config file again.
+    Reload(Tell<Reloaded, ReloadError>),
+    /// Have this app under this host.
+    Put(String, PutMode, Value, Tell<Begun, PutError>),
+    /// Have a new process, of this binary or the same one, take this one's place within this time.
+    Upgrade(Option<PathBuf>, Duration, Tell<Upgraded, UpgradeError>),
+    /// Begin a new life of an app that was drained.
+    Resume(String, Tell<Arc<AppLife>, PutError>),
+}
+
+/// Tells the outcome of a task to the client that waits for it, if there is one; once.
+pub(crate) struct Tell<T, E>(Option<Asker<T, E>>);
+
+type Asker<T, E> = Arc<Mutex<Option<Answer<T, E>>>>;
+type Answer<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
+
+/// Says to the client of a task why there is no outcome; none if it has no client.
+type Refuse = Option<Box<dyn FnOnce(ChangeError) + Send>>;
+
+impl<T, E> Tell<T, E> {
+    pub(crate) fn new(answer: impl FnOnce(Result<T, E>) + Send + 'static) -> Self {
+        Self(Some(Arc::new(Mutex::new(Some(Box::new(answer))))))
+    }
+
+    /// No client waits for it.
+    pub(crate) fn nobody() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn tell(&self, outcome: Result<T, E>) {
+        let answer = self.0.as_ref().and_then(|asker| lock(asker).take());
+        if let Some(answer) = answer {
+            answer(outcome);
+        }
+    }
+
+    fn refuse(&self) -> Refuse
+    where
+        T: 'static,
+        E: From<ChangeError> + 'static,
+    {
+        let asker = self.0.clone()?;
+        Some(Box::new(move |reason| Self(Some(asker)).tell(Err(reason.into()))))
+    }
+}
+
+impl Task {
+    fn name(&self) -> String {
+        match self {
+            Self::Reload(_) => "reload".to_owned(),
+            Self::Put(host, ..) => format!("put {host}"),
+            Self::Upgrade(..) => "upgrade".to_owned(),
+            Self::Resume(host, _) => format!("resume {host}"),
+        }
+    }
+
+    fn refuse(&self) -> Refuse {
+        match self {
+            Self::Reload(tell) => tell.refuse(),
+            Self::Put(.., tell) => tell.refuse(),
+            Self::Upgrade(.., tell) => tell.refuse(),
+            Self::Resume(_, tell) => tell.refuse(),
+        }
+    }
+}
+
+/// A way to the operator. It ends when the last one is gone.
+#[derive(Clone)]
+pub(crate) struct TaskSender {
+    queue: Sender<(u64, Task)>,
+    pub(crate) desk: Arc<Desk>,
+}
+
+/// The operator's end.
+pub(crate) type TaskReceiver = Receiver<(u64, Task)>;
+
+/// The way to an operator, and its end.
+pub(crate) fn tasks() -> (TaskSender, TaskReceiver) {
+    let (queue, tasks) = crossbeam_channel::unbounded();
+    (TaskSender { queue, desk: Arc::default() }, tasks)
+}
+
+impl TaskSender {
+    /// Puts a task into the queue. Without an operator it is dropped, and whoever waits for it sees
+    /// that.
+    pub(crate) fn send(&self, task: Task) {
+        let number = self.desk.add(task.refuse());
+        if self.queue.send((number, task)).is_err() {
+            self.desk.take(number);
+        }
+    }
+}
+
+/// What the operator is at, and what waits for it.
+#[derive(Default)]
+pub(crate) struct Desk(Mutex<Papers>);
+
+#[derive(Default)]
+struct Papers {
+    next: u64,
+    waiting: VecDeque<Waiting>,
+    at_work: Option<AtWork>,
+}
+
+struct Waiting {
+    number: u64,
+    since: Instant,
+    refuse: Refuse,
+}
+
+struct AtWork {
+    name: String,
+    step: Option<String>,
+    since: Instant,
+    at: SystemTime,
+    /// None for what has a time-out of its own, too.
+    refuse: Refuse,
+}
+
+/// What the operator is at.
+#[derive(Clone, Debug)]
+pub(crate) struct Busy {
+    /// The task, and which step of it.
+    pub(crate) with: String,
+    pub(crate) since: SystemTime,
+    pub(crate) time: Duration,
+}
+
+impl Desk {
+    /// What the operator is at, if it is at work, and how many tasks wait for it.
+    pub(crate) fn busy(&self) -> (Option<Busy>, usize) {
+        let papers = self.papers();
+        (papers.at_work.as_ref().map(|at_work| at_work.busy(Instant::now())), papers.waiting.len())
+    }
+
+    /// Answers clients that have waited for too long.
+    pub(super) fn refuse_overdue(&self, now: Instant) {
+        let mut refusals = Vec::new();
+        {
+            let mut papers = self.papers();
+            let Papers { waiting, at_work, .. } = &mut *papers;
+            // While a task is at work: one that has just ended lets the next one begin.
+            let Some(at_work) = at_work else { return };
+            let Busy { with, time, .. } = at_work.busy(now);
+            let seconds = time.as_secs();
+            waiting.retain_mut(|waiting| {
+                let is_overdue = now.saturating_duration_since(waiting.since) >= WAIT_MAX;
+                let Some(refuse) = waiting.refuse.take_if(|_| is_overdue) else { return true };
+                refusals.push((refuse, ChangeError::Busy { with: with.clone(), seconds }));
+                false
+            });
+            if let Some(refuse) = at_work.refuse.take_if(|_| time >= WORK_MAX) {
+                refusals.push((refuse, ChangeError::UnderWay { with, seconds }));
+            }
+        }
+        for (refuse, reason) in refusals {
+            refuse(reason);
+        }
+    }
+
+    /// Whether the task is to be done still; it is at work then.
+    pub(super) fn begin(&self, number: u64, task: &Task) -> bool {
+        let Some(Waiting { refuse, .. }) = self.take(number) else { return false };
+        let refuse = refuse.filter(|_| !matches!(task, Task::Upgrade(..)));
+        let (since, at) = (Instant::now(), SystemTime::now());
+        let at_work = AtWork { name: task.name(), step: None, since, at, refuse };
+        self.papers().at_work = Some(at_work);
+        true
+    }
+
+    /// The task at work goes on with this.
+    pub(super) fn step(&self, step: impl Into<String>) {
+        if let Some(at_work) = &mut self.papers().at_work {
+            at_work.step = Some(step.into());
+        }
+    }
+
+    /// Nothing is at work any more.
+    pub(super) fn end(&self) {
+        self.papers().at_work = None;
+    }
+
+    fn add(&self, refuse: Refuse) -> u64 {
+        let mut papers = self.papers();
+        papers.next += 1;
+        let number = papers.next;
+        papers.waiting.push_back(Waiting { number, since: Instant::now(), refuse });
+        number
+    }
+
+    fn take(&self, number: u64) -> Option<Waiting> {
+        let waiting = &mut self.papers().waiting;
+        let index = waiting.iter().position(|waiting| waiting.number == number)?;
+        waiting.remove(index)
+    }
+
+    fn papers(&self) -> MutexGuard<'_, Papers> {
+        lock(&self.0)
+    }
+}
+
+impl AtWork {
+    fn busy(&self, now: Instant) -> Busy {
+        let step = self.step.as_ref().map(|step| format!(": {step}")).unwrap_or_default();
+        Busy {
+            with: format!("{}{step}", self.name),
+            since: self.at,
+            time: now.saturating_duration_since(self.since),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reload() -> (Task, Receiver<Result<Reloaded, ReloadError>>) {
+        let (sender, told) = crossbeam_channel::unbounded();
+        (Task::Reload(Tell::new(move |outcome| sender.send(outcome).unwrap())), told)
+    }
+
+    fn refusal(told: &Receiver<Result<Reloaded, ReloadError>>) -> ChangeError {
+        match told.try_recv() {
+            Ok(Err(ReloadError::Change(reason))) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_task_behind_one_that_hangs_is_refused_and_not_done() {
+        let (sender, receiver) = tasks();
+        let desk = &sender.desk;
+        let [(first, first_told), (second, second_told)] = [reload(), reload()];
+        sender.send(first);
+        sender.send(second);
+        sender.send(Task::Reload(Tell::nobody()));
+        let (number, first) = receiver.recv().unwrap();
+        assert!(desk.begin(number, &first));
+        desk.step("reading x.toml");
+        let now = Instant::now();
+        desk.refuse_overdue(now);
+        assert!(second_told.is_empty());
+        desk.refuse_overdue(now + WAIT_MAX);
+        let with = "reload: reading x.toml".to_owned();
+        assert_eq!(refusal(&second_told), ChangeError::Busy { with: with.clone(), seconds: 5 });
+        assert!(first_told.is_empty());
+        assert_eq!(desk.busy().1, 1, "what nobody waits for stays");
+        desk.refuse_overdue(now + WORK_MAX);
+        assert_eq!(refusal(&first_told), ChangeError::UnderWay { with, seconds: 60 });
+        let Task::Reload(tell) = first else { unreachable!() };
+        tell.tell(Err(ReloadError::NoFile));
+        assert!(first_told.is_empty(), "it is told once");
+        desk.end();
+        let (number, second) = receiver.recv().unwrap();
+        assert!(!desk.begin(number, &second));
+        let (number, third) = receiver.recv().unwrap();
+        assert!(desk.begin(number, &third));
+    }
+}
