@@ -14,7 +14,7 @@ use std::{
     path::Path,
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,10 +38,10 @@ fn drill(code: i32, arguments: &[&str]) -> Value {
     account
 }
 
-/// Everything that was sent has ended in one of five ways, however it is looked at.
+/// Everything that was sent has ended in one of seven ways, however it is looked at.
 #[track_caller]
 fn check_sums(account: &Value) {
-    let ways = ["answered", "refused", "not_accepted", "lost", "truncated"];
+    let ways = ["answered", "changed", "left", "refused", "not_accepted", "lost", "truncated"];
     let of = |row: &Value, key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key}: {row}"));
     let rows = |name: &str| account[name].as_array().expect("rows").clone();
     for row in [vec![account.clone()], rows("actions"), rows("clients"), rows("runs")].concat() {
@@ -272,14 +272,155 @@ fn a_refusal_is_no_loss() {
 }
 
 #[test]
-fn where_nobody_listens_nothing_is_accepted() {
+fn where_nobody_listens_there_is_no_drill() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    let address = listener.local_addr().expect("its address").to_string();
     drop(listener);
-    let account = drill(1, &["--url", &url]);
-    let because = &account["not_accepted_because"][0];
-    assert_eq!((&because["phase"], &because["count"]), (&"connecting".into(), &account["sent"]));
-    assert_eq!((&account["not_accepted"], &account["clean"]), (&account["sent"], &false.into()));
+    let dir = tempfile::tempdir().expect("a folder");
+    let url = format!("http://{address}");
+    let begun = Instant::now();
+    let ran = run(tidegate(dir.path(), &["drill", "--count=100000", "--url", &url]));
+    ran.expect_failure(1, &["no server to be drilled answers at", &address, "refused"]);
+    assert!(begun.elapsed() < PATIENCE / 2, "it goes on for hours");
+}
+
+/// The row of a kind of client.
+fn client<'a>(account: &'a Value, name: &str) -> Option<&'a Value> {
+    account["clients"].as_array().expect("rows").iter().find(|row| row["client"] == name)
+}
+
+#[test]
+fn a_server_that_runs_is_asked_for_the_host_and_path_that_were_named_and_sent_no_post() {
+    let counts = "headers = { X-Count = \"1\" }";
+    let server = Setup::new()
+        .app("a.test", &format!("aliases = [\"alias.test\"]\nrespond = {{ {counts} }}"))
+        .named_app("b.test")
+        .log("access = \"json\"\naccess_path = \"access.log\"")
+        .start();
+    let config = server.dir().join("config.toml");
+    let config = config.to_str().expect("UTF-8");
+    let running = ["--running", "--config", config];
+    let account = drill(0, &[&running[..], &["--host=alias.test", "--path=/here?x=1"]].concat());
+    assert_eq!(action(&account, "replace")["failed"], 0);
+    let log = fs::read_to_string(server.dir().join("access.log")).expect("the log");
+    let line = |line: &str| -> Value { serde_json::from_str(line).expect("JSON") };
+    let lines: Vec<Value> = log.lines().map(line).collect();
+    assert!(lines.len() > 50, "{}", lines.len());
+    for line in lines {
+        assert_eq!((&line["host"], &line["method"]), (&"alias.test".into(), &"GET".into()));
+        assert!(line.to_string().contains("/here?x=1"), "{line}");
+    }
+    // The actions were done to that app alone.
+    let id =
+        |host: &str| server.admin().call("GET", &format!("/apps/{host}"), "").json()["id"].clone();
+    assert!(id("a.test").as_u64() > id("b.test").as_u64(), "a.test was replaced, b.test was not");
+    assert_eq!(client(&account, "POST"), None);
+
+    let account = drill(0, &[&running[..], &["--post"]].concat());
+    let posts = client(&account, "POST").expect("a row");
+    assert!(posts["answered"].as_u64() > Some(0), "{account}");
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let ran = run(tidegate(dir.path(), &[&["drill"][..], &running, &["--host=c.test"]].concat()));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+}
+
+#[test]
+fn an_app_that_a_reload_takes_away_is_a_row_of_its_own_and_no_loss() {
+    let server = Setup::new().named_app("a.test").start();
+    let put = server.admin().call("PUT", "/apps/added.test", r#"{"respond":{"body":"x"}}"#);
+    assert_eq!(put.status, 201);
+    let config = server.dir().join("config.toml");
+    let config = config.to_str().expect("UTF-8");
+    let account = drill(1, &["--running", "--config", config, "--actions=reload"]);
+    let row = &account["changes"][0];
+    assert_eq!((&row["host"], &row["before"]), (&"added.test".into(), &200.into()), "{account}");
+    assert_eq!((&row["status"], &row["after"]), (&404.into(), &404.into()), "{account}");
+    assert_eq!((&row["count"], &account["lost"]), (&account["changed"], &0.into()));
+    assert!(account["changed"].as_u64() > Some(0) && account["clean"] == false, "{account}");
+
+    // For people it is said before, and as a table behind.
+    server.admin().call("PUT", "/apps/added.test", r#"{"respond":{"body":"x"}}"#);
+    let dir = tempfile::tempdir().expect("a folder");
+    let arguments =
+        ["drill", "--running", "--config", config, "--actions=reload", "--count=1", "--rate=500"];
+    let Ran { code, out, err } = run(tidegate(dir.path(), &arguments));
+    assert_eq!(code, Some(1), "{out}{err}");
+    for text in [
+        "asks for a.test/, which answers 200",
+        "no POST without --post",
+        "actions: 1 × reload",
+        "takes away, or back to the config, what commands have made: added.test",
+    ] {
+        assert!(err.contains(text), "{text:?} isn't in {err}");
+    }
+    assert!(out.contains("\nCHANGED      BEFORE  THEN  ANSWERS  AT LAST\nadded.test/ "), "{out}");
+    let verdict = "nothing was lost; not all answers are what they were before\n";
+    assert!(out.ends_with(verdict), "{out}");
+}
+
+#[test]
+fn who_pipelines_loses_what_a_close_leaves_unanswered() {
+    let url = scripted(|stream| requests(stream, |stream, n| write(stream, ANSWER) && n % 8 != 3));
+    let account = drill(1, &["--url", &url, "--clients=pipelined"]);
+    let story = one_story(&account, "lost");
+    assert_eq!((&story["client"], &story["answered_before"]), (&"pipelined".into(), &3.into()));
+    let sent = account["sent"].as_u64().expect("a number");
+    assert_eq!(account["lost"], sent / 8 * 5, "three of eight are answered");
+    assert_eq!(account["answered"], sent / 8 * 3);
+
+    let url = scripted(|stream| requests(stream, |stream, _| write(stream, ANSWER)));
+    let account = drill(0, &["--url", &url, "--clients=pipelined"]);
+    assert_eq!(account["answered"], account["sent"]);
+    assert_eq!(account["idle_closes"], 0, "connections are kept");
+}
+
+#[test]
+fn who_thinks_loses_what_is_closed_under_the_request() {
+    let url = scripted(|stream| {
+        stream.set_read_timeout(Some(Duration::from_millis(60))).expect("a time-out");
+        requests(stream, |stream, _| write(stream, ANSWER));
+    });
+    let arguments =
+        ["--clients=thinking", "--think=10ms..120ms", "--distance=20ms", "--connections=20"];
+    let account = drill(1, &[&["--url", &url][..], &arguments].concat());
+    let thinking = client(&account, "thinking").expect("a row");
+    assert!(thinking["answered"].as_u64() > Some(0) && thinking["lost"].as_u64() > Some(0));
+    assert_eq!(account["think_ms"], serde_json::json!([10, 120]));
+    // Where the close is known before the request leaves, another connection takes it.
+    assert!(account["idle_closes"].as_u64() > Some(0), "{account}");
+}
+
+#[test]
+fn who_leaves_has_a_row_and_sees_what_is_lost_before_it_leaves() {
+    let long = || {
+        scripted(|stream| {
+            requests(stream, |stream, _| {
+                // Never the whole of it: who waits for more leaves.
+                write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart")
+            });
+        })
+    };
+    let account = drill(1, &["--url", &long(), "--clients=leaving"]);
+    assert_eq!((&account["left"], &account["lost"]), (&account["sent"], &0.into()), "{account}");
+    assert_eq!(account["answered"], 0, "so nobody knows whether it works");
+
+    let url = scripted(|stream| requests(stream, |_, _| false));
+    let account = drill(1, &["--url", &url, "--clients=leaving"]);
+    assert!(account["lost"].as_u64() > Some(0), "{account}");
+    assert!(account["left"].as_u64() > Some(0), "{account}");
+}
+
+#[test]
+fn the_drills_own_server_loses_no_request_of_any_kind_of_client() {
+    let account =
+        drill(0, &["--actions=reload,replace,upgrade", "--think=50ms..300ms", "--connections=16"]);
+    for name in
+        ["keep-alive", "with pauses", "one request", "POST", "slow download", "thinking", "leaving"]
+    {
+        let row = client(&account, name).unwrap_or_else(|| panic!("{name}: {account}"));
+        assert!(name == "slow download" || row["sent"].as_u64() > Some(0), "{row}");
+    }
 }
 
 #[test]
@@ -308,6 +449,10 @@ fn wrong_arguments_are_usage_errors() {
         (&["--rate=0"], "--rate"),
         (&["--every=5"], "5s"),
         (&["--command=true"], "--url"),
+        (&["--path=/x"], "--running"),
+        (&["--think=1s"], "write two times"),
+        (&["--think=2s..1s"], "the longer one"),
+        (&["--clients=cats"], "cats"),
         (&["--host=a.test"], "--url"),
         (&["--running", url], "--running"),
         (&["--actions=command"], "possible: reload"),
@@ -349,7 +494,10 @@ fn an_interrupt_ends_it_with_the_account_so_far() {
     let arguments = [&LOAD[..], &["--count=100000", "--url", &url]].concat();
     let arguments: Vec<&str> = arguments.into_iter().filter(|it| *it != "--count=2").collect();
     let child = tidegate(dir.path(), &arguments).spawn().expect("it starts");
-    begun.recv_timeout(PATIENCE).expect("a request");
+    // The first one asks what is there, before the load begins.
+    for _ in 0..20 {
+        begun.recv_timeout(PATIENCE).expect("a request");
+    }
     let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
     kill_process(pid, Signal::INT).expect("SIGINT");
     // Keeps the answers coming.
@@ -367,7 +515,8 @@ fn the_account_is_printed_for_people_with_a_line_for_each_loss() {
     let arguments =
         ["drill", "--rate=500", "--count=1", "--every=300ms", "--url", &url, "--svg=drill.svg"];
     let Ran { code, out, err } = run(tidegate(dir.path(), &arguments));
-    assert_eq!((code, err.as_str()), (Some(1), ""), "{out}");
+    assert_eq!(code, Some(1), "{out}");
+    assert!(err.contains("\n  actions: 1 \u{d7} nothing\n"), "{err}");
     for text in [
         " lost + 0 truncated",
         "nothing  ",

@@ -9,7 +9,7 @@ mod server;
 
 use std::{
     fs,
-    io::IsTerminal,
+    io::{self, IsTerminal},
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
     sync::{
@@ -19,43 +19,53 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, value_parser};
+use clap::{ArgGroup, Args, value_parser};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::{DONE, FAILED, admin::Place, failure::Failure, show};
 use crate::{
     config::{UnitError, parse_duration},
-    drill::{self, Action, Actor, LoadSettings, Pace, Shell, Target},
+    drill::{self, Action, Actor, ClientKind, LoadSettings, Pace, Shell, Target},
     http::Host,
 };
 use print::Report;
-use server::Tidegate;
+use server::{Found, Tidegate};
+
+/// How long those clients think that do, if nothing is said.
+const THINK: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(2500));
+
+/// How long a target may take to say what is there.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+
+/// More targets are counted.
+const TARGETS_SHOWN: usize = 10;
 
 /// How long the load goes on before the first action, and behind the last.
 const MARGIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, group = ArgGroup::new("live"))]
 pub(super) struct Drill {
     /// Drill the server that runs and that --config or --admin names, with the apps it has. The
     /// actions are done to it, also those that refuse requests
-    #[arg(long, conflicts_with = "url")]
+    #[arg(long, group = "live")]
     running: bool,
 
     /// Drill whatever answers at this URL: http://ADDRESS:PORT
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", group = "live")]
     url: Option<String>,
 
-    /// A host to ask for; can be given several times. Without it, the one in the URL
-    #[arg(long = "host", value_name = "HOST", requires = "url")]
+    /// A host to ask for; can be given several times. Without it, the one in the URL, or with
+    /// --running all that the server serves. Of a server that runs, actions are for these apps
+    #[arg(long = "host", value_name = "HOST", requires = "live")]
     hosts: Vec<String>,
 
     /// What to ask for
-    #[arg(long, value_name = "PATH", default_value = "/", requires = "url")]
+    #[arg(long, value_name = "PATH", default_value = "/", requires = "live")]
     path: String,
 
     /// What to ask for in slow downloads: something large
-    #[arg(long, value_name = "PATH", requires = "url")]
+    #[arg(long, value_name = "PATH", requires = "live")]
     slow_path: Option<String>,
 
     /// The action `command`: what the shell is to run
@@ -66,6 +76,21 @@ pub(super) struct Drill {
     /// and stop+start; with --running reload and replace; with --command that
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     actions: Vec<Action>,
+
+    /// The clients there are: keep-alive, paused, fresh, post, slow, pipelined, thinking, leaving.
+    /// Without it: those but pipelined and thinking; with --running or --url the first five
+    /// without post
+    #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
+    clients: Vec<ClientKind>,
+
+    /// Have clients send POSTs too, to a server that is not the drill's own
+    #[arg(long)]
+    post: bool,
+
+    /// Have clients think between the requests of their connections, for times between these two:
+    /// 0.3s..2.5s
+    #[arg(long, value_name = "TIME..TIME", value_parser = parse_times)]
+    think: Option<(Duration, Duration)>,
 
     /// How often to do each of them
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -112,6 +137,8 @@ struct Course {
     address: SocketAddr,
     targets: Vec<Target>,
     actor: Driver,
+    /// Apps that a reload takes back or away, for the config does not know them so.
+    unknown_to_config: Vec<String>,
 }
 
 /// Who does the actions.
@@ -129,12 +156,15 @@ impl Drill {
             signal_hook::flag::register(signal, Arc::clone(&interrupted))
                 .map_err(|error| failed(&error))?;
         }
-        let Course { address, targets, mut actor } = self.course(place)?;
+        let Course { address, targets, mut actor, unknown_to_config } = self.course(place)?;
+        let before = self.probe(address, &targets)?;
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
         let settings = LoadSettings {
             address,
             targets,
             rate: self.rate,
+            kinds: self.kinds(),
+            think: self.think.unwrap_or(THINK),
             seed,
             connections: self.connections.into(),
             distance: self.distance,
@@ -142,11 +172,29 @@ impl Drill {
             settle: MARGIN,
         };
         let planned = drill::actions(seed, &actions, self.count);
-        self.announce(&settings, planned.len());
+        if !self.json || io::stderr().is_terminal() {
+            let least = self.every.saturating_mul(u32::try_from(planned.len()).unwrap_or(u32::MAX));
+            let plan = Announcement {
+                settings: &settings,
+                before: &before,
+                actions: &actions,
+                count: self.count,
+                least: least + 2 * MARGIN,
+                unknown_to_config: &unknown_to_config,
+            };
+            show::note(&plan.text());
+        }
         let pace = Pace { lead: MARGIN, every: self.every };
-        let loaded = drill::run(&settings, &planned, pace, actor.actor(), &interrupted);
+        let loaded = drill::run(&settings, &before, &planned, pace, actor.actor(), &interrupted);
         let loaded = loaded.map_err(|error| failed(&error))?;
-        let is_clean = loaded.ledger.is_clean();
+        // One that is gone is told by what was not accepted.
+        let after = self.probe(address, &settings.targets);
+        let after = after.unwrap_or_else(|_| vec![None; settings.targets.len()]);
+        let is_as_before = before.iter().zip(&after).all(|(before, after)| {
+            let both = before.zip(*after);
+            both.is_none_or(|(before, after)| before == after)
+        });
+        let is_clean = loaded.ledger.is_clean() && is_as_before;
         let log = actor.end(is_clean)?;
         if let Some(path) = &self.svg {
             let picture = drill::draw(&loaded.ledger, loaded.time);
@@ -158,10 +206,37 @@ impl Drill {
             settings: &settings,
             planned: planned.len(),
             interrupted: interrupted.load(Ordering::Relaxed),
+            is_clean,
+            after: &after,
             log: log.as_deref(),
         };
         show::print(&if self.json { report.json() } else { report.text() })?;
         Ok(if is_clean { DONE } else { FAILED })
+    }
+
+    /// What each target answers now, without a load.
+    fn probe(&self, address: SocketAddr, targets: &[Target]) -> Result<Vec<Option<u16>>, Failure> {
+        let ask = |target| drill::probe(address, target, self.timeout.min(PROBE_MAX));
+        let asked: io::Result<Vec<_>> = targets.iter().map(ask).collect();
+        asked.map_err(|error| {
+            Failure::Unended(format!("no server to be drilled answers at {address}: {error}"))
+        })
+    }
+
+    /// The clients that were asked for, or those that suit the server.
+    fn kinds(&self) -> Vec<ClientKind> {
+        use ClientKind::{Fresh, Kept, Leaving, Paused, Post, Slow, Thinking};
+        let is_own = !self.running && self.url.is_none();
+        let mut kinds = match self.clients.as_slice() {
+            [] if is_own => vec![Kept, Paused, Fresh, Post, Slow, Leaving],
+            [] => vec![Kept, Paused, Fresh, Slow],
+            asked => asked.to_vec(),
+        };
+        kinds.extend(self.post.then_some(Post));
+        kinds.extend(self.think.map(|_| Thinking));
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
     }
 
     /// The actions that were asked for, or those that suit the server.
@@ -201,11 +276,18 @@ impl Drill {
         if let Some(url) = &self.url {
             let (address, targets) = self.url_targets(url)?;
             let actor = Driver::Shell(Shell { command: self.command.clone() });
-            return Ok(Course { address, targets, actor });
+            return Ok(Course { address, targets, actor, unknown_to_config: Vec::new() });
         }
-        let (tidegate, address, targets) =
-            if self.running { Tidegate::find(place)? } else { Tidegate::start()? };
-        Ok(Course { address, targets, actor: Driver::Tidegate(Box::new(tidegate)) })
+        if !self.running {
+            let (tidegate, address, targets) = Tidegate::start()?;
+            let actor = Driver::Tidegate(Box::new(tidegate));
+            return Ok(Course { address, targets, actor, unknown_to_config: Vec::new() });
+        }
+        let Found { tidegate, address, hosts, unknown_to_config } =
+            Tidegate::find(place, &self.hosts)?;
+        let targets = self.targets(&hosts)?;
+        let actor = Driver::Tidegate(Box::new(tidegate));
+        Ok(Course { address, targets, actor, unknown_to_config })
     }
 
     fn url_targets(&self, url: &str) -> Result<(SocketAddr, Vec<Target>), Failure> {
@@ -222,6 +304,11 @@ impl Drill {
         let address = found.next().ok_or_else(|| usage("no address"))?;
         let own = [authority.to_owned()];
         let hosts = if self.hosts.is_empty() { &own[..] } else { &self.hosts };
+        Ok((address, self.targets(hosts)?))
+    }
+
+    /// What is asked for at these hosts.
+    fn targets(&self, hosts: &[String]) -> Result<Vec<Target>, Failure> {
         let mut targets = Vec::new();
         for host in hosts {
             if Host::parse(host.as_bytes()).is_none() {
@@ -237,21 +324,48 @@ impl Drill {
                 targets.push(Target { host, path, is_large, delay: Duration::ZERO });
             }
         }
-        Ok((address, targets))
+        Ok(targets)
     }
+}
 
-    /// Says on a terminal what is going on, and for how long.
-    fn announce(&self, settings: &LoadSettings, actions: usize) {
-        let LoadSettings { address, rate, seed, .. } = settings;
-        let count = u32::try_from(actions).unwrap_or(u32::MAX);
-        let least = self.every.saturating_mul(count) + 2 * MARGIN;
-        if std::io::stderr().is_terminal() {
-            show::note(&format!(
-                "drilling {address}: {rate} requests/s, {actions} actions, at least {}; ^C ends it \
-                 early (--seed {seed})\n",
-                show::coarse(drill::micros(least) / 1000)
+/// What is said beforehand.
+struct Announcement<'a> {
+    settings: &'a LoadSettings,
+    before: &'a [Option<u16>],
+    actions: &'a [Action],
+    count: usize,
+    least: Duration,
+    unknown_to_config: &'a [String],
+}
+
+impl Announcement<'_> {
+    fn text(&self) -> String {
+        let LoadSettings { address, rate, seed, targets, kinds, .. } = self.settings;
+        let least = show::coarse(drill::micros(self.least) / 1000);
+        let mut lines = vec![format!("drilling {address}: {rate} requests/s for at least {least}")];
+        let asked = targets.iter().zip(self.before).take(TARGETS_SHOWN);
+        lines.extend(asked.map(|(Target { host, path, .. }, status)| match status {
+            Some(status) => format!("  asks for {host}{path}, which answers {status}"),
+            None => format!("  asks for {host}{path}, which does not answer"),
+        }));
+        if targets.len() > TARGETS_SHOWN {
+            lines.push(format!("  and for {} more", targets.len() - TARGETS_SHOWN));
+        }
+        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+        let no_post =
+            if kinds.contains(&ClientKind::Post) { "" } else { "; no POST without --post" };
+        lines.push(format!("  clients: {}{no_post}", names.join(", ")));
+        let times = |action: &Action| format!("{} \u{d7} {}", self.count, action.name());
+        let actions: Vec<String> = self.actions.iter().map(times).collect();
+        lines.push(format!("  actions: {}", actions.join(", ")));
+        if self.actions.contains(&Action::Reload) && !self.unknown_to_config.is_empty() {
+            lines.push(format!(
+                "  a reload takes away, or back to the config, what commands have made: {}",
+                self.unknown_to_config.join(", ")
             ));
         }
+        lines.push(format!("  --seed {seed} gives the same again; ^C ends it early\n"));
+        lines.iter().map(|line| show::clean(line.trim_end())).collect::<Vec<_>>().join("\n") + "\n"
     }
 }
 
@@ -274,6 +388,21 @@ impl Driver {
 
 fn parse_time(text: &str) -> Result<Duration, UnitError> {
     parse_duration(text)
+}
+
+/// Reads `0.3s..2.5s`.
+fn parse_times(text: &str) -> Result<(Duration, Duration), String> {
+    let both = text.split_once("..").ok_or("write two times, such as 0.3s..2.5s")?;
+    let time = |text: &str| match text.strip_suffix('s').and_then(|seconds| seconds.parse().ok()) {
+        // Fractions of seconds are for thinking alone.
+        Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        None => parse_duration(text).map_err(|error| error.to_string()),
+    };
+    let (least, most) = (time(both.0)?, time(both.1)?);
+    if least > most || most.is_zero() {
+        return Err("the second time has to be the longer one".to_owned());
+    }
+    Ok((least, most))
 }
 
 /// What this machine refuses.

@@ -16,6 +16,7 @@ mod events;
 mod failure;
 mod init;
 mod launch;
+mod names;
 mod pages;
 mod put;
 mod quick;

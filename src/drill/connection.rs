@@ -1,4 +1,5 @@
-//! One connection of a client: a request at a time, and what became of it. Never blocks.
+//! One connection of a client: a request at a time, or several at once, and what became of each.
+//! Never blocks.
 //!
 //! ```text
 //! dial ► Connecting ──established──► Busy ──answer, kept──► Idle ──next request──► Busy
@@ -11,8 +12,12 @@
 //!   nobody's loss, and another one is used. A client that is far away knows of it later: its
 //!   request is on its way for that long before anything is written or read.
 //! - Whoever has an answer that ends its connection lets the server close first.
+//! - Who pipelines writes all of its requests at once; each has an answer of its own, in order, and
+//!   what the server has not answered when it closes is lost.
+//! - Who leaves closes before the first byte of the answer, or behind it if there is more to come.
 
 use std::{
+    collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
     net::SocketAddr,
     time::Duration,
@@ -50,6 +55,9 @@ pub(super) struct Connection {
     kind: ClientKind,
     /// Of the request that goes on, or the last one.
     exchange: UpstreamExchange,
+    /// Of the requests that were sent behind it.
+    behind: VecDeque<UpstreamExchange>,
+    leaves: Option<Leave>,
     status: u16,
     out: Vec<u8>,
     written: usize,
@@ -77,6 +85,23 @@ enum State {
     Closing,
 }
 
+/// When a client leaves that does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// When its request is sent.
+    BeforeAnswer,
+    /// When the answer has begun; it may be whole by then.
+    WithinAnswer,
+}
+
+/// Requests to be sent at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) kind: ClientKind,
+    pub(super) target: &'a Target,
+    pub(super) leaves: Option<Leave>,
+}
+
 /// What advancing came to.
 #[derive(Debug)]
 pub(super) enum Progress {
@@ -94,23 +119,24 @@ pub(super) enum Progress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     Keep,
+    /// The next answer is waited for.
+    GoOn,
     /// The server may close first.
     Close,
     Drop,
 }
 
 impl Connection {
-    /// Begins to connect, for a request to `target`.
+    /// Begins to connect, for these requests.
     pub(super) fn dial(
         address: SocketAddr,
-        kind: ClientKind,
-        target: &Target,
+        batch: Batch<'_>,
         (registry, token): (&Registry, Token),
         now: Duration,
     ) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
-        if kind == ClientKind::Slow {
+        if batch.kind == ClientKind::Slow {
             // A large buffer would be read slowly by us, and not by the kernel.
             socket.set_recv_buffer_size(PIECE_BYTES)?;
         }
@@ -123,12 +149,14 @@ impl Connection {
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let port = stream.local_addr().map_or(0, |own| own.port());
         let mut out = Vec::new();
-        let exchange = write_head(kind, target, &mut out);
+        let (exchange, behind) = write_batch(batch, &mut out);
         Ok(Self {
             stream,
             state: State::Connecting,
-            kind,
+            kind: batch.kind,
             exchange,
+            behind,
+            leaves: batch.leaves,
             status: 0,
             out,
             written: 0,
@@ -145,10 +173,10 @@ impl Connection {
         })
     }
 
-    /// Begins a request on a kept connection; it is under way for `distance`.
-    pub(super) fn begin(&mut self, target: &Target, now: Duration, distance: Duration) {
+    /// Begins requests on a kept connection; they are under way for `distance`.
+    pub(super) fn begin(&mut self, batch: Batch<'_>, now: Duration, distance: Duration) {
         self.out.clear();
-        self.exchange = write_head(self.kind, target, &mut self.out);
+        (self.exchange, self.behind) = write_batch(batch, &mut self.out);
         (self.written, self.received, self.resume) = (0, 0, None);
         (self.arrival, self.paused) = (now + distance, distance);
         self.state = State::Busy;
@@ -191,6 +219,16 @@ impl Connection {
             return Progress::Until(self.arrival);
         }
         self.write(now);
+        let is_sent = self.exchange.request_done() && self.written == self.out.len();
+        if self.leaves == Some(Leave::BeforeAnswer) && is_sent {
+            return Progress::Done(Outcome::Left, Then::Drop);
+        }
+        // The next answer may have come with the last one.
+        if !self.input.is_empty()
+            && let Some(done) = self.receive(&[])
+        {
+            return done;
+        }
         let paces = self.kind == ClientKind::Slow;
         let piece = if paces { PIECE_BYTES.min(scratch.len()) } else { scratch.len() };
         loop {
@@ -297,7 +335,10 @@ impl Connection {
                 UpstreamEvent::NeedMore | UpstreamEvent::Closed => break,
                 UpstreamEvent::Response(head) => self.status = head.status,
                 UpstreamEvent::Interim(_) | UpstreamEvent::Content(_) => {}
-                UpstreamEvent::End => return Some(self.answered()),
+                UpstreamEvent::End => {
+                    self.input.drain(..at);
+                    return Some(self.answered());
+                }
                 UpstreamEvent::Truncated => return Some(self.fail("closed")),
                 UpstreamEvent::Refused(refused) => {
                     let said = format!("not HTTP/1.1: {}", refused.reason);
@@ -306,7 +347,8 @@ impl Connection {
             }
         }
         self.input.drain(..at);
-        None
+        let leaves = self.leaves == Some(Leave::WithinAnswer) && self.received > 0;
+        leaves.then_some(Progress::Done(Outcome::Left, Then::Drop))
     }
 
     fn receive_eof(&mut self) -> Progress {
@@ -317,12 +359,17 @@ impl Connection {
     }
 
     fn answered(&mut self) -> Progress {
-        let then = if self.exchange.reusable() { Then::Keep } else { Then::Close };
         let outcome = match self.status {
             503 => Outcome::Refused,
             status => Outcome::Answered(status),
         };
         self.served += 1;
+        if let Some(next) = self.behind.pop_front() {
+            self.exchange = next;
+            self.received = self.input.len() as u64;
+            return Progress::Done(outcome, Then::GoOn);
+        }
+        let then = if self.exchange.reusable() { Then::Keep } else { Then::Close };
         self.input.clear();
         self.state = State::Idle;
         Progress::Done(outcome, then)
@@ -358,6 +405,20 @@ impl Connection {
     }
 }
 
+/// Writes requests: the exchange of the first, and of those behind it.
+fn write_batch(
+    Batch { kind, target, .. }: Batch<'_>,
+    out: &mut Vec<u8>,
+) -> (UpstreamExchange, VecDeque<UpstreamExchange>) {
+    let mut write = || {
+        let mut one = Vec::new();
+        let exchange = write_head(kind, target, &mut one);
+        out.append(&mut one);
+        exchange
+    };
+    (write(), (1..kind.batch()).map(|_| write()).collect())
+}
+
 /// Writes the head of a request, and of a POST the first half of its content.
 fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> UpstreamExchange {
     let is_post = kind == ClientKind::Post;
@@ -374,7 +435,7 @@ fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> UpstreamE
         is_head: false,
         upgrade: false,
         expects_continue: false,
-        close: kind == ClientKind::Fresh,
+        close: matches!(kind, ClientKind::Fresh | ClientKind::Leaving),
     };
     let mut exchange = UpstreamExchange::begin(&request, out);
     if is_post {

@@ -1,11 +1,15 @@
 //! The account of a drill: what became of each request, by action and by client.
 //!
 //! Pure: times come in, counted from the drill's beginning. Each request that was sent ends in
-//! exactly one of five ways, and the sums say so. It is booked under one action: the first that ran
-//! while it was under way, else the last that ended before, else none. An answer was under way from
-//! when it was due, for it may have had to wait; whatever else it came to, from when it was sent.
-//! What was not answered while different actions ran is booked under neither, but apart.
+//! exactly one of seven ways, and the sums say so. It is booked under one action: the first that
+//! ran while it was under way, else the last that ended before, else none. An answer was under way
+//! from when it was due, for it may have had to wait; whatever else it came to, from when it was
+//! sent. What was not answered while different actions ran is booked under neither, but apart.
 //! An action is entered before it begins, so no outcome of it can be booked earlier.
+//!
+//! An answer counts as changed when it comes with another status than the target gave before the
+//! first action: an app that a reload removed is answered, but by a 404. That is no loss, and no
+//! answer as it was either.
 //!
 //! Latency counts from the moment a request was due, not from when it was sent: a request that had
 //! to wait for its turn has waited. What the client or the app waits by design is taken off.
@@ -31,6 +35,10 @@ pub(crate) struct Ledger {
     actions: BTreeMap<Booking, Group>,
     runs: Vec<Run>,
     statuses: BTreeMap<u16, u64>,
+    /// The status that each target had at first: to what has no content, and to a POST.
+    expected: Vec<[Option<u16>; 2]>,
+    /// How often other ones came: by target, whether to a POST, and status.
+    changes: BTreeMap<(usize, bool, u16), u64>,
     stories: Vec<Told>,
     stories_left_out: u64,
     /// Why requests were not accepted: how far they were, and what the socket said.
@@ -63,6 +71,8 @@ pub(crate) enum Outcome {
     Lost(Story),
     /// An answer that began, and did not end whole.
     Truncated(Story),
+    /// The client left before the end of the answer, as it meant to.
+    Left,
 }
 
 /// How a request failed.
@@ -120,6 +130,18 @@ pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
 }
 
+/// Answers of a target that are other ones than at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changed<'a> {
+    pub(crate) target: &'a Target,
+    /// Its place in the list of targets.
+    pub(crate) at: usize,
+    pub(crate) is_post: bool,
+    pub(crate) before: Option<u16>,
+    pub(crate) status: u16,
+    pub(crate) count: u64,
+}
+
 /// The story of a request, with all around it.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
@@ -150,6 +172,9 @@ pub(crate) struct Run {
 pub(crate) struct Counts {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
+    /// Answered, with another status than before the actions.
+    pub(crate) changed: u64,
+    pub(crate) left: u64,
     pub(crate) refused: u64,
     pub(crate) not_accepted: u64,
     pub(crate) lost: u64,
@@ -159,7 +184,9 @@ pub(crate) struct Counts {
 impl Counts {
     /// All that ended.
     pub(crate) fn ended(&self) -> u64 {
-        self.answered + self.refused + self.not_accepted + self.lost + self.truncated
+        let Self { answered, changed, left, refused, not_accepted, lost, truncated, sent: _ } =
+            self;
+        answered + changed + left + refused + not_accepted + lost + truncated
     }
 
     /// Lost, whole or in part.
@@ -167,9 +194,11 @@ impl Counts {
         self.lost + self.truncated
     }
 
-    fn count(&mut self, outcome: &Outcome) {
+    fn count(&mut self, outcome: &Outcome, is_changed: bool) {
         *match outcome {
+            Outcome::Answered(_) if is_changed => &mut self.changed,
             Outcome::Answered(_) => &mut self.answered,
+            Outcome::Left => &mut self.left,
             Outcome::Refused => &mut self.refused,
             Outcome::NotAccepted(_) => &mut self.not_accepted,
             Outcome::Lost(_) => &mut self.lost,
@@ -191,9 +220,9 @@ impl Group {
         Self { counts: Counts::default(), latency: histogram() }
     }
 
-    fn add(&mut self, outcome: &Outcome, latency: Option<u64>) {
+    fn add(&mut self, outcome: &Outcome, is_changed: bool, latency: Option<u64>) {
         self.counts.sent += 1;
-        self.counts.count(outcome);
+        self.counts.count(outcome, is_changed);
         if let Some(latency) = latency {
             self.latency.saturating_record(latency);
         }
@@ -204,6 +233,8 @@ impl Ledger {
     /// An empty account, for requests to `targets`; the picture of it has columns of `column`.
     pub(crate) fn new(targets: Vec<Target>, column: Duration) -> Self {
         Self {
+            expected: vec![[None; 2]; targets.len()],
+            changes: BTreeMap::new(),
             targets,
             all: Group::new(),
             clients: std::array::from_fn(|_| Group::new()),
@@ -216,6 +247,11 @@ impl Ledger {
             lateness: histogram(),
             timeline: Timeline::new(column),
         }
+    }
+
+    /// What a target answers before all actions.
+    pub(crate) fn expect(&mut self, target: usize, status: u16) {
+        self.expected[target][0] = Some(status);
     }
 
     /// A request is sent, `late` after it was due.
@@ -243,6 +279,7 @@ impl Ledger {
     pub(crate) fn record(&mut self, request: Ended) {
         let Ended { due, begun, ended, kind, target, ref outcome, .. } = request;
         let latency = self.latency(&request);
+        let is_changed = self.is_changed(&request);
         let run = self.run(match outcome {
             Outcome::Answered(_) => due,
             _ => begun,
@@ -250,7 +287,7 @@ impl Ledger {
         // How long a slow download takes is up to its client.
         let alike = latency.filter(|_| kind != ClientKind::Slow);
         for group in [&mut self.all, &mut self.clients[kind as usize]] {
-            group.counts.count(outcome);
+            group.counts.count(outcome, is_changed);
         }
         if let Some(latency) = latency {
             self.clients[kind as usize].latency.saturating_record(latency);
@@ -260,12 +297,12 @@ impl Ledger {
             self.timeline.add(due, latency);
         }
         let booking = self.booking(run, outcome);
-        self.actions.entry(booking).or_insert_with(Group::new).add(outcome, alike);
+        self.actions.entry(booking).or_insert_with(Group::new).add(outcome, is_changed, alike);
         if let Some(run) =
             run.filter(|_| booking != Booking::Several).and_then(|at| self.runs.get_mut(at))
         {
             run.counts.sent += 1;
-            run.counts.count(outcome);
+            run.counts.count(outcome, is_changed);
             run.worst_us = run.worst_us.max(alike.unwrap_or(0));
         }
         let (result, story) = match request.outcome {
@@ -273,6 +310,7 @@ impl Ledger {
                 *self.statuses.entry(status).or_default() += 1;
                 return;
             }
+            Outcome::Left => return,
             Outcome::Refused => return *self.statuses.entry(503).or_default() += 1,
             Outcome::NotAccepted(Story { phase, said, .. }) => {
                 *self.not_accepted.entry((phase, said)).or_default() += 1;
@@ -310,6 +348,19 @@ impl Ledger {
         &self.statuses
     }
 
+    /// Answers with another status than at first: the target, whether to a POST, the status before
+    /// and then, and how often.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = Changed<'_>> {
+        self.changes.iter().map(|((target, is_post, status), count)| Changed {
+            target: &self.targets[*target],
+            at: *target,
+            is_post: *is_post,
+            before: self.expected[*target][usize::from(*is_post)],
+            status: *status,
+            count: *count,
+        })
+    }
+
     /// What was lost or truncated, and how many more there are.
     pub(crate) fn stories(&self) -> (&[Told], u64) {
         (&self.stories, self.stories_left_out)
@@ -336,9 +387,9 @@ impl Ledger {
 
     /// Whether there was a server, nothing was lost and every action worked.
     pub(crate) fn is_clean(&self) -> bool {
-        let Counts { answered, refused, .. } = self.all.counts;
+        let Counts { answered, changed, refused, .. } = self.all.counts;
         let failed = self.runs.iter().any(|run| run.error.is_some());
-        answered + refused > 0 && self.all.counts.failed() == 0 && !failed
+        answered + changed + refused > 0 && self.all.counts.failed() == 0 && !failed
     }
 
     /// # Panics
@@ -371,6 +422,18 @@ impl Ledger {
             _ if self.runs[run..].iter().any(is_other) => Booking::Several,
             _ => Booking::Under(action),
         }
+    }
+
+    /// Whether an answer is another one than at first; the first one of all is what is expected.
+    fn is_changed(&mut self, request: &Ended) -> bool {
+        let Outcome::Answered(status) = request.outcome else { return false };
+        let is_post = request.kind == ClientKind::Post;
+        let expected = &mut self.expected[request.target][usize::from(is_post)];
+        let is_changed = *expected.get_or_insert(status) != status;
+        if is_changed {
+            *self.changes.entry((request.target, is_post, status)).or_default() += 1;
+        }
+        is_changed
     }
 
     /// In microseconds, of what was answered.
@@ -434,9 +497,11 @@ mod tests {
         assert!(ledger.is_clean());
         record(&mut ledger, ended(1, 2, Outcome::Lost(story(Phase::Waiting))));
         record(&mut ledger, ended(1, 2, Outcome::Truncated(story(Phase::Reading))));
+        record(&mut ledger, ended(1, 2, Outcome::Left));
         ledger.assert_sums();
         let counts = ledger.all().counts;
-        assert_eq!((counts.sent, counts.answered, counts.failed()), (6, 2, 2));
+        assert_eq!((counts.sent, counts.answered, counts.failed()), (7, 1, 2));
+        assert_eq!((counts.changed, counts.left), (1, 1));
         assert_eq!(ledger.client(ClientKind::Kept).counts, counts);
         assert_eq!(ledger.client(ClientKind::Post).counts, Counts::default());
         assert_eq!(ledger.statuses(), &BTreeMap::from([(200, 1), (404, 1), (503, 1)]));
@@ -445,6 +510,30 @@ mod tests {
         let not_accepted: Vec<_> = ledger.not_accepted().collect();
         assert_eq!(not_accepted, [(Phase::Connecting, "reset", 1)]);
         assert!(!ledger.is_clean());
+    }
+
+    #[test]
+    fn an_answer_of_another_status_than_at_first_is_changed_and_not_lost() {
+        let mut ledger = ledger();
+        ledger.expect(0, 200);
+        record(&mut ledger, ended(1, 2, Outcome::Answered(404)));
+        record(&mut ledger, ended(2, 3, Outcome::Answered(404)));
+        record(&mut ledger, ended(3, 4, Outcome::Answered(200)));
+        // A POST has its own, which comes first.
+        let post =
+            |status| Ended { kind: ClientKind::Post, ..ended(4, 5, Outcome::Answered(status)) };
+        record(&mut ledger, post(405));
+        record(&mut ledger, post(405));
+        record(&mut ledger, post(502));
+        ledger.assert_sums();
+        let counts = ledger.all().counts;
+        assert_eq!((counts.answered, counts.changed, counts.failed()), (3, 3, 0));
+        let changes: Vec<_> = ledger
+            .changes()
+            .map(|changed| (changed.is_post, changed.before, changed.status, changed.count))
+            .collect();
+        assert_eq!(changes, [(false, Some(200), 404, 2), (true, Some(405), 502, 1)]);
+        assert!(ledger.is_clean());
     }
 
     #[test]

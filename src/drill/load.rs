@@ -3,6 +3,7 @@
 //! ```text
 //! loop:  marks of actions ► requests that are due ► what waits for a time ► poll ► sockets
 //! due:   an idle connection of its kind, else a new one, else the queue of its kind
+//! think: each of these clients has a connection, and asks when it has thought
 //! ```
 //! - The plan never waits: a request that finds no connection is counted from when it was due.
 //! - An outcome is booked only after all marks of actions that came before it.
@@ -26,7 +27,7 @@ use slab::Slab;
 
 use super::{
     actions::Mark,
-    connection::{Connection, Progress, Then},
+    connection::{Batch, Connection, Leave, Progress, Then},
     ledger::{Ended, Ledger, Outcome, Phase, Story},
     plan::{ClientKind, Due, Requests, Target},
     timer::Timer,
@@ -49,6 +50,10 @@ pub(crate) struct LoadSettings {
     pub(crate) targets: Vec<Target>,
     /// Requests in a second.
     pub(crate) rate: u32,
+    /// The clients there are.
+    pub(crate) kinds: Vec<ClientKind>,
+    /// How long those think that do: at least, and at most.
+    pub(crate) think: (Duration, Duration),
     pub(crate) seed: u64,
     /// Kept connections of each kind of client.
     pub(crate) connections: usize,
@@ -72,6 +77,9 @@ pub(super) struct Load<'a> {
     pools: [Pool; ClientKind::ALL.len()],
     connections: Slab<Client>,
     wakes: BinaryHeap<Reverse<(Duration, usize)>>,
+    /// When each client that thinks asks again, and on which connection.
+    thinkers: BinaryHeap<Reverse<(Duration, Option<usize>)>>,
+    leavers: u64,
     next_sweep: Duration,
     /// No request is due behind it.
     end: Option<Duration>,
@@ -113,6 +121,10 @@ struct Job {
     begun: Duration,
     kind: ClientKind,
     target: usize,
+    /// It and those sent with it that are not answered yet.
+    left: usize,
+    /// The connection of a client that thinks.
+    own: Option<usize>,
 }
 
 /// What a load came to.
@@ -133,20 +145,29 @@ impl<'a> Load<'a> {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
-        let LoadSettings { seed, rate, targets, connections, .. } = settings;
+        let LoadSettings { seed, rate, targets, connections, kinds, .. } = settings;
         let pool = |kind| {
             // Whoever does not keep connections may need many at once.
-            let max = if kind == ClientKind::Fresh { 8 * connections } else { *connections };
+            let is_fresh = matches!(kind, ClientKind::Fresh | ClientKind::Leaving);
+            let max = if is_fresh { 8 * connections } else { *connections };
             Pool { idle: Vec::new(), open: 0, max, queue: VecDeque::new() }
         };
+        let mut rng = Rng::with_seed(!seed);
+        let thinks = kinds.contains(&ClientKind::Thinking);
+        let thinkers = if thinks { *connections } else { 0 };
+        // They begin one by one.
+        let thinkers =
+            (0..thinkers).map(|_| Reverse((settings.think.1.mul_f64(rng.f64()), None))).collect();
         Ok(Self {
             settings,
             epoch,
             now: epoch.elapsed(),
             poll,
             timer,
-            plan: Requests::new(*seed, *rate, targets).peekable(),
-            rng: Rng::with_seed(!seed),
+            plan: Requests::new(*seed, *rate, targets, kinds).peekable(),
+            rng,
+            thinkers,
+            leavers: 0,
             pools: ClientKind::ALL.map(pool),
             connections: Slab::new(),
             wakes: BinaryHeap::new(),
@@ -169,6 +190,7 @@ impl<'a> Load<'a> {
                 self.end_at(self.now);
             }
             self.send_due();
+            self.send_thought();
             self.wake();
             self.sweep();
             if self.is_over() {
@@ -214,27 +236,57 @@ impl<'a> Load<'a> {
     fn next_moment(&mut self) -> Duration {
         let due = self.plan.peek().map(|due| due.at).filter(|at| self.end.is_none_or(|e| *at < e));
         let wake = self.wakes.peek().map(|Reverse((at, _))| *at);
-        [due, wake].into_iter().flatten().fold(self.next_sweep, Duration::min)
+        let thought = self.thinkers.peek().map(|Reverse((at, _))| *at);
+        let thought = thought.filter(|at| self.end.is_none_or(|end| *at < end));
+        [due, wake, thought].into_iter().flatten().fold(self.next_sweep, Duration::min)
     }
 
     fn send_due(&mut self) {
         let end = self.end.unwrap_or(Duration::MAX);
         while let Some(due) = self.plan.next_if(|due| due.at <= self.now && due.at < end) {
-            let now = self.epoch.elapsed();
-            self.ledger.send(due.kind, now.saturating_sub(due.at));
             let Due { at, kind, target } = due;
-            self.start(Job { due: at, started: now, begun: now, kind, target });
+            self.send(kind, target, at, None);
         }
+    }
+
+    /// Of clients that have thought.
+    fn send_thought(&mut self) {
+        let end = self.end.unwrap_or(Duration::MAX);
+        while let Some(Reverse((at, own))) = self.thinkers.peek().copied()
+            && at <= self.now
+            && at < end
+        {
+            self.thinkers.pop();
+            let target = self.thinking_target();
+            self.send(ClientKind::Thinking, target, at, own);
+        }
+    }
+
+    fn thinking_target(&mut self) -> usize {
+        let targets = &self.settings.targets;
+        let is_small = |at: &usize| !targets[*at].is_large;
+        let small: Vec<usize> = (0..targets.len()).filter(is_small).collect();
+        // Large answers are for who reads slowly, unless there are no others.
+        self.rng.choice(small).unwrap_or(0)
+    }
+
+    fn send(&mut self, kind: ClientKind, target: usize, due: Duration, own: Option<usize>) {
+        let now = self.epoch.elapsed();
+        for _ in 0..kind.batch() {
+            self.ledger.send(kind, now.saturating_sub(due));
+        }
+        let left = kind.batch();
+        self.start(Job { due, started: now, begun: now, kind, target, left, own });
     }
 
     /// Sends a request on a connection of its kind.
     fn start(&mut self, mut job: Job) {
         job.begun = self.epoch.elapsed();
-        let target = &self.settings.targets[job.target];
-        while let Some(at) = self.pools[job.kind as usize].pick(job.kind, &mut self.rng) {
+        let batch = self.batch(&job);
+        while let Some(at) = self.pools[job.kind as usize].pick(&job, &mut self.rng) {
             let client = &mut self.connections[at];
             if client.connection.is_open() {
-                client.connection.begin(target, job.begun, self.settings.distance);
+                client.connection.begin(batch, job.begun, self.settings.distance);
                 client.work = Work::Job(job);
                 return self.advance(at);
             }
@@ -249,16 +301,26 @@ impl<'a> Load<'a> {
         }
         let entry = self.connections.vacant_entry();
         let place = (self.poll.registry(), Token(entry.key()));
-        match Connection::dial(self.settings.address, job.kind, target, place, job.begun) {
+        match Connection::dial(self.settings.address, batch, place, job.begun) {
             Ok(connection) => {
                 pool.open += 1;
                 entry.insert(Client { connection, kind: job.kind, work: Work::Job(job) });
             }
             Err(error) => {
                 let story = story(Phase::Connecting, &error.to_string());
-                self.record(job, Duration::ZERO, Outcome::NotAccepted(story));
+                self.record_all(job, Duration::ZERO, &Outcome::NotAccepted(story), None);
             }
         }
+    }
+
+    fn batch(&mut self, job: &Job) -> Batch<'a> {
+        let Job { kind, target, .. } = *job;
+        let leaves = (kind == ClientKind::Leaving).then(|| {
+            self.leavers += 1;
+            // Half of them each.
+            if self.leavers.is_multiple_of(2) { Leave::BeforeAnswer } else { Leave::WithinAnswer }
+        });
+        Batch { kind, target: &self.settings.targets[target], leaves }
     }
 
     /// Lets a connection go on that may be gone already.
@@ -280,16 +342,23 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// The request of a connection has ended.
+    /// A request of a connection has ended.
     fn finish(&mut self, at: usize, outcome: Outcome, then: Then) {
         let client = &mut self.connections[at];
         let (kind, pause) = (client.kind, client.connection.paused());
+        if let (Then::GoOn, Work::Job(job)) = (then, &mut client.work) {
+            job.left -= 1;
+            let job = *job;
+            self.record(job, pause, outcome);
+            return self.advance(at);
+        }
         let work = match then {
             Then::Keep => Work::Idle,
-            Then::Close | Then::Drop => Work::Closing(self.now),
+            Then::GoOn | Then::Close | Then::Drop => Work::Closing(self.now),
         };
         if let Work::Job(job) = std::mem::replace(&mut client.work, work) {
-            self.record(job, pause, outcome);
+            let own = (then == Then::Keep).then_some(at);
+            self.record_all(job, pause, &outcome, own);
         }
         let pool = &mut self.pools[kind as usize];
         if then == Then::Keep {
@@ -298,7 +367,7 @@ impl<'a> Load<'a> {
             pool.open -= 1;
         }
         match then {
-            Then::Keep => {}
+            Then::Keep | Then::GoOn => {}
             Then::Close => {
                 self.connections[at].connection.close();
                 self.advance(at);
@@ -307,6 +376,27 @@ impl<'a> Load<'a> {
         }
         if let Some(job) = self.pools[kind as usize].queue.pop_front() {
             self.start(job);
+        }
+    }
+
+    /// A request has ended, and with it those that were sent behind it. A client that thinks does
+    /// so from here on, with its `own` connection.
+    fn record_all(&mut self, job: Job, pause: Duration, first: &Outcome, own: Option<usize>) {
+        self.record(job, pause, first.clone());
+        let behind = match first {
+            // Of theirs not a byte has come.
+            Outcome::Truncated(story) => {
+                Outcome::Lost(Story { phase: Phase::Waiting, received: 0, ..story.clone() })
+            }
+            other => other.clone(),
+        };
+        for _ in 1..job.left {
+            self.record(job, pause, behind.clone());
+        }
+        if job.kind == ClientKind::Thinking {
+            let (least, most) = self.settings.think;
+            let think = least + most.saturating_sub(least).mul_f64(self.rng.f64());
+            self.thinkers.push(Reverse((self.epoch.elapsed() + think, own)));
         }
     }
 
@@ -352,17 +442,23 @@ impl<'a> Load<'a> {
             let is_late = |job: &mut Job| job.started + timeout <= now;
             while let Some(job) = self.pools[kind as usize].queue.pop_front_if(is_late) {
                 let story = story(Phase::Queued, "all connections of its kind are in use");
-                self.record(job, Duration::ZERO, Outcome::NotAccepted(story));
+                self.record_all(job, Duration::ZERO, &Outcome::NotAccepted(story), None);
             }
         }
     }
 }
 
 impl Pool {
-    /// Takes an idle connection out. Who pauses lets all of its connections rest alike.
-    fn pick(&mut self, kind: ClientKind, rng: &mut Rng) -> Option<usize> {
-        if kind != ClientKind::Paused {
-            return self.idle.pop();
+    /// Takes an idle connection out. Who pauses lets all of its connections rest alike, who thinks
+    /// has one of its own.
+    fn pick(&mut self, job: &Job, rng: &mut Rng) -> Option<usize> {
+        match job.kind {
+            ClientKind::Paused => {}
+            ClientKind::Thinking => {
+                let own = self.idle.iter().position(|at| Some(*at) == job.own)?;
+                return Some(self.idle.swap_remove(own));
+            }
+            _ => return self.idle.pop(),
         }
         let is_full = self.open == self.max && !self.idle.is_empty();
         is_full.then(|| self.idle.swap_remove(rng.usize(..self.idle.len())))

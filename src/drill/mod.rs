@@ -14,6 +14,7 @@ mod ledger;
 mod load;
 mod picture;
 mod plan;
+mod probe;
 mod server;
 mod timeline;
 mod timer;
@@ -26,10 +27,11 @@ use std::{
 };
 
 pub(crate) use actions::{Actor, Pace, Shell};
-pub(crate) use ledger::{Booking, Counts, Group, Ledger, Run, Told, micros};
+pub(crate) use ledger::{Booking, Changed, Counts, Group, Ledger, Run, Told, micros};
 pub(crate) use load::{LoadSettings, Loaded};
 pub(crate) use picture::draw;
 pub(crate) use plan::{Action, ClientKind, Target, actions};
+pub(crate) use probe::probe;
 pub(crate) use server::{OwnServer, apps, is_gone};
 
 use load::Load;
@@ -40,12 +42,14 @@ const COLUMN_MIN: Duration = Duration::from_millis(50);
 /// As many columns as a picture has that is over when it was planned to.
 const COLUMNS: u32 = 400;
 
-/// Puts the load on a server while `actor` does the actions.
+/// Puts the load on a server while `actor` does the actions. `expected`: the status that each
+/// target has before, as far as it is known.
 ///
 /// # Errors
 /// When this machine refuses what a load needs.
 pub(crate) fn run(
     settings: &LoadSettings,
+    expected: &[Option<u16>],
     actions: &[Action],
     pace: Pace,
     actor: &mut dyn Actor,
@@ -53,7 +57,12 @@ pub(crate) fn run(
 ) -> io::Result<Loaded> {
     let count = u32::try_from(actions.len()).unwrap_or(u32::MAX);
     let planned = pace.every.saturating_mul(count) + pace.lead + settings.settle;
-    let ledger = Ledger::new(settings.targets.clone(), (planned / COLUMNS).max(COLUMN_MIN));
+    let mut ledger = Ledger::new(settings.targets.clone(), (planned / COLUMNS).max(COLUMN_MIN));
+    for (target, status) in expected.iter().enumerate() {
+        if let Some(status) = status {
+            ledger.expect(target, *status);
+        }
+    }
     let (sender, marks) = crossbeam_channel::unbounded();
     let epoch = Instant::now();
     let load = Load::new(settings, epoch, marks, ledger)?;

@@ -49,23 +49,38 @@ impl Action {
 }
 
 /// How a client behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum ClientKind {
-    /// Keeps its connections busy.
+    /// Keeps its connections busy
+    #[value(name = "keep-alive")]
     Kept,
-    /// Keeps connections, and pauses between requests: an idle connection is often met.
+    /// Keeps connections, and pauses between requests: an idle connection is often met
     Paused,
-    /// One connection for each request.
+    /// One connection for each request
     Fresh,
-    /// Sends content, with a pause in its middle.
+    /// Sends content, with a pause in its middle
     Post,
-    /// Reads a large answer in small pieces.
+    /// Reads a large answer in small pieces
     Slow,
+    /// Sends several requests at once on a kept connection
+    Pipelined,
+    /// Thinks between the requests of its connection, for a time of its own
+    Thinking,
+    /// Closes its connection before the answer, or in its middle
+    Leaving,
 }
 
 impl ClientKind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Kept, Self::Paused, Self::Fresh, Self::Post, Self::Slow];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Kept,
+        Self::Paused,
+        Self::Fresh,
+        Self::Post,
+        Self::Slow,
+        Self::Pipelined,
+        Self::Thinking,
+        Self::Leaving,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -74,17 +89,28 @@ impl ClientKind {
             Self::Fresh => "one request",
             Self::Post => "POST",
             Self::Slow => "slow download",
+            Self::Pipelined => "pipelined",
+            Self::Thinking => "thinking",
+            Self::Leaving => "leaving",
         }
     }
 
-    /// Its part of 1,000 requests.
+    /// How many requests it sends at once.
+    pub(crate) fn batch(self) -> usize {
+        if self == Self::Pipelined { 8 } else { 1 }
+    }
+
+    /// Its part of 1,000 that fall due, each a batch. Who thinks has a time of its own.
     fn per_mille(self) -> u32 {
         match self {
-            Self::Kept => 600,
+            Self::Kept => 565,
             Self::Paused => 50,
             Self::Fresh => 200,
             Self::Post => 145,
             Self::Slow => 5,
+            Self::Pipelined => 15,
+            Self::Thinking => 0,
+            Self::Leaving => 20,
         }
     }
 }
@@ -115,14 +141,17 @@ pub(crate) struct Due {
 pub(crate) struct Requests {
     rng: Rng,
     seconds: f64,
+    /// Of what falls due, in a second.
     rate: f64,
+    kinds: Vec<ClientKind>,
     small: Vec<usize>,
     large: Vec<usize>,
 }
 
 impl Requests {
-    /// Requests to `targets`, `rate` in a second. Who downloads slowly takes what there is.
-    pub(crate) fn new(seed: u64, rate: u32, targets: &[Target]) -> Self {
+    /// Requests of clients of these kinds to `targets`, `rate` in a second. Who downloads slowly
+    /// takes what there is. None, if all of them think.
+    pub(crate) fn new(seed: u64, rate: u32, targets: &[Target], kinds: &[ClientKind]) -> Self {
         let of_size = |is_large: bool| -> Vec<usize> {
             (0..targets.len()).filter(|at| targets[*at].is_large == is_large).collect()
         };
@@ -132,20 +161,34 @@ impl Requests {
         } else if small.is_empty() {
             small.clone_from(&large);
         }
-        Self { rng: Rng::with_seed(seed), seconds: 0.0, rate: f64::from(rate), small, large }
+        let kinds: Vec<ClientKind> =
+            ClientKind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();
+        let parts: u32 = kinds.iter().map(|kind| kind.per_mille()).sum();
+        let requests: usize =
+            kinds.iter().map(|kind| kind.per_mille() as usize * kind.batch()).sum();
+        let rate = f64::from(rate) * f64::from(parts) / (requests.max(1) as f64);
+        Self { rng: Rng::with_seed(seed), seconds: 0.0, rate, kinds, small, large }
     }
 
-    fn kind(&mut self) -> ClientKind {
-        let mut drawn = self.rng.u32(..1000);
-        let kinds = ClientKind::ALL.into_iter();
-        let mut found = kinds.skip_while(|kind| match drawn.checked_sub(kind.per_mille()) {
+    /// What a client asks for whose moment is not planned here.
+    pub(crate) fn target(&mut self, kind: ClientKind) -> usize {
+        // Who leaves in the middle of an answer needs one that has a middle.
+        let takes_large =
+            kind == ClientKind::Slow || (kind == ClientKind::Leaving && self.rng.bool());
+        let targets = if takes_large { &self.large } else { &self.small };
+        targets[self.rng.usize(..targets.len())]
+    }
+
+    fn kind(&mut self) -> Option<ClientKind> {
+        let parts: u32 = self.kinds.iter().map(|kind| kind.per_mille()).sum();
+        let mut drawn = self.rng.u32(..parts.max(1));
+        self.kinds.iter().copied().find(|kind| match drawn.checked_sub(kind.per_mille()) {
             Some(left) => {
                 drawn = left;
-                true
+                false
             }
-            None => false,
-        });
-        found.next().unwrap_or(ClientKind::Kept)
+            None => true,
+        })
     }
 }
 
@@ -153,10 +196,9 @@ impl Iterator for Requests {
     type Item = Due;
 
     fn next(&mut self) -> Option<Due> {
-        self.seconds -= (1.0 - self.rng.f64()).ln() / self.rate;
-        let kind = self.kind();
-        let targets = if kind == ClientKind::Slow { &self.large } else { &self.small };
-        let target = targets[self.rng.usize(..targets.len())];
+        self.seconds -= (1.0 - self.rng.f64()).ln() / self.rate.max(f64::MIN_POSITIVE);
+        let kind = self.kind()?;
+        let target = self.target(kind);
         Some(Due { at: Duration::from_secs_f64(self.seconds), kind, target })
     }
 }
@@ -180,7 +222,9 @@ mod tests {
     #[test]
     fn a_seed_gives_its_plan_again() {
         let targets = [target("a", false), target("b", false)];
-        let plan = |seed| Requests::new(seed, 1000, &targets).take(500).collect::<Vec<_>>();
+        let plan = |seed| {
+            Requests::new(seed, 1000, &targets, &ClientKind::ALL).take(500).collect::<Vec<_>>()
+        };
         assert_eq!(plan(7), plan(7));
         assert_ne!(plan(7), plan(8));
         let kinds = [Action::Reload, Action::StopStart, Action::Nothing];
@@ -191,25 +235,44 @@ mod tests {
     #[test]
     fn requests_come_at_their_rate_in_order_and_of_all_kinds() {
         let targets = [target("a", false), target("big", true), target("b", false)];
-        let plan: Vec<Due> = Requests::new(1, 2000, &targets).take(20_000).collect();
+        let requests = Requests::new(1, 2000, &targets, &ClientKind::ALL);
+        let plan: Vec<Due> = requests.take(20_000).collect();
         assert!(plan.is_sorted_by_key(|due| due.at));
         let seconds = plan[plan.len() - 1].at.as_secs_f64();
-        assert!((9.0..11.0).contains(&seconds), "{seconds}");
+        let requests: usize = plan.iter().map(|due| due.kind.batch()).sum();
+        let rate = requests as f64 / seconds;
+        assert!((1800.0..2200.0).contains(&rate), "{rate}");
         for kind in ClientKind::ALL {
             let count = plan.iter().filter(|due| due.kind == kind).count();
             let expected = kind.per_mille() as usize * 20;
-            assert!((expected / 2..expected * 2).contains(&count), "{kind:?}: {count}");
+            assert!((expected / 2..=expected * 2).contains(&count), "{kind:?}: {count}");
         }
-        let is_right = |due: &Due| (due.kind == ClientKind::Slow) == (due.target == 1);
-        assert!(plan.iter().all(is_right), "large answers are for slow downloads, and only they");
+        let may_be_large = [ClientKind::Slow, ClientKind::Leaving];
+        let is_right = |due: &Due| may_be_large.contains(&due.kind) || due.target != 1;
+        assert!(plan.iter().all(is_right), "large answers are for slow downloads and who leaves");
+        assert!(plan.iter().all(|due| due.kind != ClientKind::Slow || due.target == 1));
+    }
+
+    #[test]
+    fn only_clients_of_the_kinds_that_were_asked_for_come_at_the_same_rate() {
+        let targets = [target("a", false)];
+        let kinds = [ClientKind::Pipelined, ClientKind::Slow];
+        let plan: Vec<Due> = Requests::new(1, 2000, &targets, &kinds).take(2000).collect();
+        assert!(plan.iter().all(|due| kinds.contains(&due.kind)));
+        let requests: usize = plan.iter().map(|due| due.kind.batch()).sum();
+        let rate = requests as f64 / plan[plan.len() - 1].at.as_secs_f64();
+        assert!((1800.0..2200.0).contains(&rate), "{rate}");
+        let only_thinking = Requests::new(1, 2000, &targets, &[ClientKind::Thinking]).next();
+        assert_eq!(only_thinking, None);
     }
 
     #[test]
     fn without_large_answers_small_ones_are_read_slowly() {
         let targets = [target("a", false)];
-        assert!(Requests::new(1, 10, &targets).take(2000).all(|due| due.target == 0));
+        let all = &ClientKind::ALL;
+        assert!(Requests::new(1, 10, &targets, all).take(2000).all(|due| due.target == 0));
         let targets = [target("a", true)];
-        assert!(Requests::new(1, 10, &targets).take(2000).all(|due| due.target == 0));
+        assert!(Requests::new(1, 10, &targets, all).take(2000).all(|due| due.target == 0));
     }
 
     #[test]

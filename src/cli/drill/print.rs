@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::show::{self, Align, Cell, Column, number, plain},
-    drill::{Booking, ClientKind, Counts, Group, Ledger, LoadSettings, Loaded, Run, Told, micros},
+    drill::{
+        Booking, Changed, ClientKind, Counts, Group, Ledger, LoadSettings, Loaded, Run, Told,
+        micros,
+    },
 };
 
 /// More stories are in the JSON.
@@ -22,6 +25,9 @@ pub(super) struct Report<'a> {
     pub(super) settings: &'a LoadSettings,
     pub(super) planned: usize,
     pub(super) interrupted: bool,
+    pub(super) is_clean: bool,
+    /// What each target answers when all is over.
+    pub(super) after: &'a [Option<u16>],
     /// Where the server's log was left.
     pub(super) log: Option<&'a Path>,
 }
@@ -34,7 +40,8 @@ impl Report<'_> {
         text.push('\n');
         text += &actions_table(ledger);
         text.push('\n');
-        text += &clients_table(ledger);
+        text += &self.clients_table();
+        text += &self.changes_table();
         text += &self.failed_actions();
         text += &self.stories();
         if let Some(log) = self.log {
@@ -63,7 +70,8 @@ impl Report<'_> {
                 row
             })
             .collect();
-        let clients = ClientKind::ALL.map(|kind| group(kind.name(), "client", ledger.client(kind)));
+        let kinds = self.settings.kinds.iter();
+        let clients = kinds.map(|kind| group(kind.name(), "client", ledger.client(*kind)));
         let runs: Vec<Value> = ledger.runs().iter().map(run_json).collect();
         let not_accepted = ledger.not_accepted().map(
             |(phase, said, count)| json!({ "phase": phase.name(), "socket": said, "count": count }),
@@ -75,9 +83,10 @@ impl Report<'_> {
             "seed": self.settings.seed,
             "connections": self.settings.connections,
             "distance_ms": micros(self.settings.distance) / 1000,
+            "think_ms": self.think().map(|times| times.map(|time| micros(time) / 1000)),
             "address": self.settings.address.to_string(),
             "interrupted": self.interrupted,
-            "clean": ledger.is_clean(),
+            "clean": self.is_clean,
             "duration_ms": micros(*time) / 1000,
             "rate": { "asked": self.settings.rate, "reached": self.rate_reached() },
             "generator": { "late_us": latency_json(ledger.lateness()), "behind": self.is_behind() },
@@ -86,7 +95,8 @@ impl Report<'_> {
             "idle_closes": idle_closes,
             "actions_planned": self.planned,
             "actions": actions,
-            "clients": clients,
+            "clients": clients.collect::<Vec<_>>(),
+            "changes": self.changes_json(),
             "runs": runs,
             "stories": stories.iter().map(|told| story_json(ledger, told)).collect::<Vec<_>>(),
             "stories_left_out": left_out,
@@ -106,7 +116,15 @@ impl Report<'_> {
     fn summary(&self) -> String {
         let (ledger, settings) = (self.ledger(), self.settings);
         let all = ledger.all();
-        let Counts { sent, answered, refused, not_accepted, lost, truncated } = all.counts;
+        let Counts { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
+            all.counts;
+        // Rarer ways, which are not there in most drills.
+        let rare = [(changed, "changed"), (left, "left by the client")];
+        let rare: String = rare
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, way)| format!(" + {count} {way}"))
+            .collect();
         let statuses = ledger.statuses().iter();
         let statuses: Vec<String> =
             statuses.map(|(status, count)| format!("{status} \u{d7} {count}")).collect();
@@ -133,7 +151,7 @@ impl Report<'_> {
                 "requests",
                 plain(format!(
                     "{sent} sent = {answered} answered + {refused} refused + {not_accepted} not \
-                     accepted + {lost} lost + {truncated} truncated"
+                     accepted + {lost} lost + {truncated} truncated{rare}"
                 )),
             ),
             ("statuses", plain(statuses.join(", "))),
@@ -189,14 +207,70 @@ impl Report<'_> {
         let ledger = self.ledger();
         let counts = ledger.all().counts;
         let failed = ledger.runs().iter().filter(|run| run.error.is_some()).count();
-        let (lost, truncated) = (counts.lost, counts.truncated);
-        match (counts.failed(), failed) {
-            (0, _) if counts.answered + counts.refused == 0 => "nothing was answered".to_owned(),
-            (0, 0) => "nothing was lost".to_owned(),
-            (0, _) => format!("nothing was lost; {failed} actions failed"),
-            (_, 0) => format!("{lost} lost, {truncated} truncated"),
-            _ => format!("{lost} lost, {truncated} truncated; {failed} actions failed"),
+        let Counts { answered, changed, refused, lost, truncated, .. } = counts;
+        let mut verdict = match counts.failed() {
+            0 if answered + changed + refused == 0 => "nothing was answered".to_owned(),
+            0 => "nothing was lost".to_owned(),
+            _ => format!("{lost} lost, {truncated} truncated"),
+        };
+        if failed > 0 {
+            verdict += &format!("; {} failed", show::count(failed, "action"));
         }
+        if !self.is_clean && ledger.is_clean() {
+            verdict += "; not all answers are what they were before";
+        }
+        verdict
+    }
+
+    /// How long clients think, if any do.
+    fn think(&self) -> Option<[Duration; 2]> {
+        let thinks = self.settings.kinds.contains(&ClientKind::Thinking);
+        thinks.then_some(self.settings.think.into())
+    }
+
+    fn clients_table(&self) -> String {
+        let columns = columns([("CLIENT", Align::Left)]);
+        let kinds = self.settings.kinds.iter();
+        let rows = kinds
+            .map(|kind| [vec![plain(kind.name())], cells(self.ledger().client(*kind))].concat());
+        show::table(&columns, rows.collect())
+    }
+
+    /// A row for each other status than a target had at first.
+    fn changes_table(&self) -> String {
+        let columns = [
+            ("CHANGED", Align::Left),
+            ("BEFORE", Align::Right),
+            ("THEN", Align::Right),
+            ("ANSWERS", Align::Right),
+            ("AT LAST", Align::Right),
+        ];
+        let status = |status: Option<u16>| plain(status.map_or("-".into(), |it| it.to_string()));
+        let row = |changed: Changed<'_>| {
+            let method = if changed.is_post { "POST " } else { "" };
+            let at_last = if changed.is_post { None } else { self.after[changed.at] };
+            vec![
+                plain(format!("{method}{}{}", changed.target.host, changed.target.path)),
+                status(changed.before),
+                status(Some(changed.status)),
+                number(changed.count),
+                status(at_last),
+            ]
+        };
+        let rows: Vec<_> = self.ledger().changes().map(row).collect();
+        if rows.is_empty() { String::new() } else { format!("\n{}", show::table(&columns, rows)) }
+    }
+
+    fn changes_json(&self) -> Vec<Value> {
+        let row = |changed: Changed<'_>| {
+            json!({
+                "host": changed.target.host, "path": changed.target.path,
+                "method": if changed.is_post { "POST" } else { "GET" },
+                "before": changed.before, "status": changed.status, "count": changed.count,
+                "after": if changed.is_post { None } else { self.after[changed.at] },
+            })
+        };
+        self.ledger().changes().map(row).collect()
     }
 }
 
@@ -214,25 +288,19 @@ fn actions_table(ledger: &Ledger) -> String {
     show::table(&columns, rows.collect())
 }
 
-fn clients_table(ledger: &Ledger) -> String {
-    let columns = columns([("CLIENT", Align::Left)]);
-    let rows = ClientKind::ALL
-        .iter()
-        .map(|kind| [vec![plain(kind.name())], cells(ledger.client(*kind))].concat());
-    show::table(&columns, rows.collect())
-}
-
 fn columns<const N: usize>(own: [Column; N]) -> Vec<Column> {
     let shared = [
-        "SENT", "ANSWERED", "REFUSED", "NOT ACC.", "LOST", "TRUNC.", "P50", "P99", "P99.9", "WORST",
+        "SENT", "ANSWERED", "CHANGED", "LEFT", "REFUSED", "NOT ACC.", "LOST", "TRUNC.", "P50",
+        "P99", "P99.9", "WORST",
     ];
     own.into_iter().chain(shared.map(|name| (name, Align::Right))).collect()
 }
 
 /// What [`columns`] shares.
 fn cells(group: &Group) -> Vec<Cell> {
-    let Counts { sent, answered, refused, not_accepted, lost, truncated } = group.counts;
-    let counts = [sent, answered, refused, not_accepted, lost, truncated];
+    let Counts { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
+        group.counts;
+    let counts = [sent, answered, changed, left, refused, not_accepted, lost, truncated];
     let latency = &group.latency;
     let quantile = |quantile| latency.value_at_quantile(quantile);
     let times = [quantile(0.5), quantile(0.99), quantile(0.999), latency.max()];
@@ -298,10 +366,10 @@ fn more(found: usize, left_out: u64) -> String {
 }
 
 fn counts_json(counts: &Counts) -> Value {
-    let Counts { sent, answered, refused, not_accepted, lost, truncated } = counts;
+    let Counts { sent, answered, changed, left, refused, not_accepted, lost, truncated } = counts;
     json!({
-        "sent": sent, "answered": answered, "refused": refused, "not_accepted": not_accepted,
-        "lost": lost, "truncated": truncated,
+        "sent": sent, "answered": answered, "changed": changed, "left": left, "refused": refused,
+        "not_accepted": not_accepted, "lost": lost, "truncated": truncated,
     })
 }
 

@@ -15,6 +15,7 @@ use crate::{
         admin::{Admin, Answer, Place, ServerOptions, app_path},
         answers::{Apps, Changed, Drain, DrainState, ReloadAnswer, ServerStatus, Verdict},
         failure::Failure,
+        names,
     },
     drill::{self, Action, Actor, OwnServer, Target},
 };
@@ -36,11 +37,19 @@ pub(super) struct Tidegate {
     apps: Vec<(String, Value)>,
 }
 
-type Found = (Tidegate, SocketAddr, Vec<Target>);
+/// A server that runs.
+pub(super) struct Found {
+    pub(super) tidegate: Tidegate,
+    pub(super) address: SocketAddr,
+    /// What is to be asked for.
+    pub(super) hosts: Vec<String>,
+    /// Apps that commands have made.
+    pub(super) unknown_to_config: Vec<String>,
+}
 
 impl Tidegate {
     /// Starts one.
-    pub(super) fn start() -> Result<Found, Failure> {
+    pub(super) fn start() -> Result<(Self, SocketAddr, Vec<Target>), Failure> {
         let failed = |error| Failure::Unended(format!("the drill's own server: {error}"));
         let server = OwnServer::start().map_err(failed)?;
         let apps = drill::apps(&server.config_path()).map_err(failed)?;
@@ -52,8 +61,8 @@ impl Tidegate {
         Ok((tidegate, address, targets))
     }
 
-    /// Finds the one that runs.
-    pub(super) fn find(place: &Place) -> Result<Found, Failure> {
+    /// Finds the one that runs, to ask it for `hosts` alone if there are any.
+    pub(super) fn find(place: &Place, hosts: &[String]) -> Result<Found, Failure> {
         let mut admin = ServerOptions::default().admin(place)?;
         let status = admin.get::<ServerStatus>("/status")?.value;
         let address = status.listen.first().and_then(|text| text.parse().ok());
@@ -65,23 +74,27 @@ impl Tidegate {
                 .map_err(|error| Failure::Unended(format!("{path}: {error}")))?,
             None => Map::new(),
         };
-        let rows = admin.get::<Apps>("/apps")?.value.apps;
-        let served: Vec<String> =
-            rows.into_iter().filter(|row| row.state == "serving").map(|row| row.host).collect();
-        let target = |host: &String| Target {
+        let mut rows = admin.get::<Apps>("/apps")?.value.apps;
+        rows.retain(|row| row.state == "serving");
+        if !hosts.is_empty() {
+            rows.retain(|row| hosts.iter().any(|host| names::serves(row, host)));
+        }
+        let hosts = match hosts {
             // Any name that the wildcard stands for.
-            host: host.replacen('*', "drill", 1),
-            path: "/".to_owned(),
-            is_large: false,
-            delay: Duration::ZERO,
+            [] => rows.iter().map(|row| row.host.replacen('*', "drill", 1)).collect(),
+            hosts => hosts.to_vec(),
         };
-        let targets: Vec<Target> = served.iter().map(target).collect();
-        if targets.is_empty() {
+        if hosts.is_empty() {
             return Err(Failure::Unended("the server serves no app to be asked".into()));
         }
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| row.origin == "config");
+        let unknown_to_config = unknown.into_iter().map(|row| row.host).collect();
         // Who is known by the command line alone cannot be put again as it was.
-        let apps = tables.into_iter().filter(|(host, _)| served.contains(host)).collect();
-        Ok((Self { admin, own: None, apps }, address, targets))
+        let is_known = |host: &String| known.iter().any(|row| row.host == *host);
+        let apps = tables.into_iter().filter(|(host, _)| is_known(host)).collect();
+        let tidegate = Self { admin, own: None, apps };
+        Ok(Found { tidegate, address, hosts, unknown_to_config })
     }
 
     /// Ends what was started; the log, if it is kept.

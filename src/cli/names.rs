@@ -1,0 +1,23 @@
+//! Names of apps as people write them: case and a trailing dot do not matter, an alias stands for
+//! its app, and a name that is nearly right is told.
+
+use super::answers::Row;
+
+/// Whether the app answers this host, by its own name, an alias or a wildcard.
+pub(super) fn serves(row: &Row, host: &str) -> bool {
+    let host = plain(host);
+    let mut names = std::iter::once(&row.host).chain(&row.aliases);
+    names.any(|name| match name.strip_prefix('*') {
+        Some(suffix) => host == *name || (host.len() > suffix.len() && host.ends_with(suffix)),
+        None => host == *name,
+    })
+}
+
+/// The name as the server has it: in lower case, without a trailing dot.
+pub(super) fn plain(host: &str) -> String {
+    let lower = host.to_ascii_lowercase();
+    match lower.strip_suffix('.') {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => lower,
+    }
+}
