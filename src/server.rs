@@ -17,8 +17,8 @@ use std::{
 use crossbeam_channel::Sender;
 
 pub use crate::control::{
-    ChangeError, DrainTicket, EarlySignals, ReloadError, Reloaded, SignalRequest, Verdict,
-    forward_signals,
+    ChangeError, DrainTicket, EarlySignals, Emptied, ReloadError, ReloadOptions, Reloaded,
+    SignalRequest, Verdict, forward_signals,
 };
 pub use crate::event_loop::BindError;
 use crate::{
@@ -367,6 +367,9 @@ impl HttpServer {
             host: Host {
                 bind: Box::new(move |address, beside| {
                     Ok(event_loop::bind_address(address, loops, beside)?)
+                }),
+                try_bind: Box::new(|address| {
+                    Ok(event_loop::bind_quietly(address, 1, false).map(drop)?)
                 }),
                 set_connections: Box::new(move |limits| {
                     budget.set_max(connections_max(limits.connections, possible));

@@ -227,7 +227,7 @@ fn a_config_that_cannot_be_served_changes_nothing_and_keeps_the_admins_socket() 
     let taken = taken.local_addr().unwrap().to_string();
     for (config, reason) in [
         (good.replace("threads", "thread"), "thread"),
-        (good.replace("127.0.0.1:0", &taken), &*taken),
+        (good.replace("\"127.0.0.1:0\"", &format!("\"127.0.0.1:0\", \"{taken}\"")), &*taken),
         (good.replace("\"site\"", "\"gone\""), "files.test"),
         (good.replace("[log]", "[log]\npath = \"gone/log\""), "gone/log"),
         (good.replace("[admin]", "[admin]\nlisten = \"unix:gone/s\""), "gone/s"),

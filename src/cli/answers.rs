@@ -253,6 +253,8 @@ pub(super) enum Verdict {
 /// `POST /reload`
 #[derive(Debug, Deserialize)]
 pub(super) struct ReloadAnswer {
+    #[serde(default)]
+    pub(super) dry_run: bool,
     pub(super) added: Vec<String>,
     pub(super) changed: Vec<String>,
     pub(super) removed: Vec<String>,

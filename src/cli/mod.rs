@@ -109,7 +109,7 @@ enum Command {
     #[command(after_help = "Example:\n  tidegate resume shop.example")]
     Resume(drains::Resume),
     /// Have the server read its config again
-    #[command(after_help = "Example:\n  tidegate reload --wait")]
+    #[command(after_help = "Examples:\n  tidegate reload --wait\n  tidegate reload --dry-run")]
     Reload(reload::Reload),
     /// Drain the whole server and end it
     #[command(after_help = "Example:\n  tidegate stop --timeout 2m")]

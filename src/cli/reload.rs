@@ -17,6 +17,14 @@ pub(super) struct Reload {
     #[arg(long)]
     wait: bool,
 
+    /// Say what a reload would do, and change nothing
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+
+    /// Reload also if every app, or every address, goes
+    #[arg(long)]
+    allow_empty: bool,
+
     #[command(flatten)]
     server: ServerOptions,
 }
@@ -24,7 +32,11 @@ pub(super) struct Reload {
 impl Reload {
     pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
         let mut admin = self.server.admin(place)?;
-        let answer = admin.post("/reload")?;
+        let options = [("dry_run=true", self.dry_run), ("allow_empty=true", self.allow_empty)];
+        let options: Vec<_> =
+            options.into_iter().filter_map(|(option, is_set)| is_set.then_some(option)).collect();
+        let path = format!("/reload?{}", options.join("&"));
+        let answer = admin.post(path.trim_end_matches('?'))?;
         admin.print(&answer, summary)?;
         let ReloadAnswer { failed, listeners, drains, .. } = &answer.value;
         let is_whole = failed.is_empty() && listeners.failed.is_empty();
@@ -36,8 +48,9 @@ impl Reload {
 
 fn summary(answer: &ReloadAnswer) -> String {
     let ReloadAnswer { added, changed, removed, failed, listeners, .. } = answer;
+    let done = if answer.dry_run { "a reload would do this" } else { "reloaded" };
     let mut text = format!(
-        "reloaded: {} added, {} changed, {} removed, {} unchanged, {} failed\n",
+        "{done}: {} added, {} changed, {} removed, {} unchanged, {} failed\n",
         added.len(),
         changed.len(),
         removed.len(),

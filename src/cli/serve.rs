@@ -5,7 +5,7 @@ use std::{
     io::{IsTerminal, stderr},
     net::SocketAddr,
     panic::{self, PanicHookInfo},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::mpsc,
     thread,
@@ -41,6 +41,10 @@ pub(super) struct Serve {
 
     #[command(flatten)]
     listen: QuickListen,
+
+    /// Start although the config has no app, for `tidegate add`
+    #[arg(long, help_heading = None, conflicts_with_all = ["files", "proxy", "respond"])]
+    allow_empty: bool,
 }
 
 /// How long the logs may take to be written out at the end.
@@ -106,7 +110,7 @@ impl Serve {
         let before = take_over.as_ref().map(TakeOver::failure_report);
         let started = signals
             .map_err(Failure::of)
-            .and_then(|signals| start(self.plan(place)?, take_over, signals));
+            .and_then(|signals| start(self.plan(place, take_over.as_ref())?, take_over, signals));
         ExitCode::from(match started {
             Ok(code) => code,
             Err(Failure { code, text }) => {
@@ -120,7 +124,7 @@ impl Serve {
         })
     }
 
-    fn plan(&self, place: &Place) -> Result<Plan, Failure> {
+    fn plan(&self, place: &Place, take_over: Option<&TakeOver>) -> Result<Plan, Failure> {
         if self.app.is_given() {
             let config = self.app.config(&self.listen, place)?;
             let description = Some(self.app.description());
@@ -132,8 +136,25 @@ impl Serve {
         }
         let (config, account) = super::load_config(file)
             .map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
+        if let Some(before) = take_over {
+            before.check_left(&config).map_err(Failure::of)?;
+        }
+        let allow_empty = self.allow_empty || take_over.is_some_and(TakeOver::allows_empty);
+        if config.apps.is_empty() && !allow_empty {
+            return Err(Failure { code: USAGE, text: nothing_to_serve(file) });
+        }
         Ok(Plan { config, account, file: Some(file.to_owned()), description: None })
     }
+}
+
+/// An empty config is more often a mistake, or cut off in a write, than meant.
+fn nothing_to_serve(file: &Path) -> String {
+    format!(
+        "tidegate: {} has no app, so there is nothing to serve\n  \
+         `tidegate init` writes a config to begin with; `tidegate serve --files DIR` needs none\n  \
+         `tidegate serve --allow-empty` starts without an app, for `tidegate add`",
+        file.display()
+    )
 }
 
 fn start(

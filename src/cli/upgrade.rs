@@ -35,6 +35,10 @@ pub(super) struct Upgrade {
     #[arg(long)]
     wait: bool,
 
+    /// Upgrade also if the config has none of the apps, or none of the addresses, any more
+    #[arg(long)]
+    allow_empty: bool,
+
     #[command(flatten)]
     server: ServerOptions,
 }
@@ -47,6 +51,9 @@ impl Upgrade {
             // The server may have another working directory.
             let binary = std::path::absolute(binary).unwrap_or_else(|_| binary.clone());
             path += &format!("&binary={}", encode(&binary.to_string_lossy()));
+        }
+        if self.allow_empty {
+            path += "&allow_empty=true";
         }
         if self.wait {
             path += &format!("&wait={}ms", HOLD.as_millis());

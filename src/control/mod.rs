@@ -13,6 +13,8 @@ mod admin;
 mod drain_log;
 mod drain_plan;
 mod drains;
+mod emptied;
+mod forecast;
 mod gate_plan;
 mod handshakes;
 mod listeners;
@@ -44,21 +46,22 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, UPGRADE_TIMEOUT};
+pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts};
 pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
+pub use emptied::Emptied;
 pub use lives::ChangeError;
 pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
 pub(crate) use notices::Notices;
 pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, load, unavailable};
 pub(crate) use reload::Reloads;
-pub use reload::{ReloadError, Reloaded};
+pub use reload::{ReloadError, ReloadOptions, Reloaded};
 pub(crate) use service_manager::ServiceManager;
 pub use signals::{EarlySignals, SignalRequest, forward_signals};
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, Predecessor,
-    TakeOver, Totals, UpgradeError, Upgraded, Upgrader, launch,
+    TakeOver, Totals, UpgradeError, UpgradeOptions, Upgraded, Upgrader, launch,
 };
 pub(crate) use watchdog::StuckLoop;
 

@@ -96,6 +96,8 @@ impl Listening {
 pub(crate) struct Host {
     /// Binds an address for every loop, also beside other sockets of ours on its port.
     pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
+    /// Finds out whether an address can be bound, and lets it go.
+    pub(crate) try_bind: Box<dyn Fn(SocketAddr) -> io::Result<()> + Send>,
     /// Sets how many connections the process may have, and each of its clients.
     pub(crate) set_connections: Box<dyn Fn(&Limits) + Send>,
 }
@@ -141,10 +143,10 @@ impl Operator {
 
     fn work(&mut self, task: Task) {
         match task {
-            Task::Reload(tell) => tell.tell(self.reload()),
+            Task::Reload(options, tell) => tell.tell(self.reload(options)),
             Task::Put(host, mode, table, tell) => tell.tell(self.put(&host, mode, &table)),
             Task::Resume(host, tell) => tell.tell(self.resume(&host)),
-            Task::Upgrade(binary, timeout, tell) => tell.tell(self.upgrade(binary, timeout)),
+            Task::Upgrade(options, tell) => tell.tell(self.upgrade(options)),
         }
     }
 

@@ -4,9 +4,13 @@
 //! read ──wrong──► nothing changed
 //!   │ right
 //!   ▼
-//! compare ► load what is new or changed ► bind new addresses ► control puts all in place at once
-//!             └ fails: the app's last good life stays, a new one answers 503 (I8)
+//! compare ──every app or address would go, and that is not allowed──► nothing changed
+//!   ▼
+//! load what is new or changed ► bind new addresses ► control puts all in place at once
+//!   └ fails: the app's last good life stays, a new one answers 503 (I8)
 //! ```
+//! A dry run ends before anything is bound or put in place: what it loaded is dropped.
+//!
 //! Apps that did not change are not touched: they keep life, counts and connections. An app that
 //! was drained on demand stays drained. Apps of the command line go when the config does not name
 //! them.
@@ -21,7 +25,7 @@ use std::{
 };
 
 use super::{
-    ChangeError, DrainName, Input, LifeChanges, LivesChanged, ReadyReload, ask,
+    ChangeError, DrainName, Emptied, Input, LifeChanges, LivesChanged, ReadyReload, ask,
     drains::Cause,
     notices::notice,
     operator::{Listening, Operator, Sockets, await_loops, unavailable},
@@ -43,6 +47,8 @@ pub enum ReloadError {
     NoFile,
     /// The file cannot be read, or is wrong.
     Config(ConfigError),
+    /// Every app or every address would go, and the options do not allow that.
+    Emptied(Emptied),
     /// The server stops, or has ended.
     Change(ChangeError),
 }
@@ -71,6 +77,7 @@ impl fmt::Display for ReloadError {
         match self {
             Self::NoFile => f.write_str("the server was not started from a config file"),
             Self::Config(error) => error.fmt(f),
+            Self::Emptied(lost) => write!(f, "the config would leave nothing to serve: {lost}"),
             Self::Change(error) => error.fmt(f),
         }
     }
@@ -78,9 +85,21 @@ impl fmt::Display for ReloadError {
 
 impl std::error::Error for ReloadError {}
 
-/// What a reload did.
+/// How a reload is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReloadOptions {
+    /// Whether every app, or every address, may go. A config that was cut off in the middle of a
+    /// write looks so; without this the reload fails and changes nothing. Default: no.
+    pub allow_empty: bool,
+    /// Whether to find out what would be done, and change nothing. Default: no.
+    pub dry_run: bool,
+}
+
+/// What a reload did, or what a dry run found that it would do.
 #[derive(Debug, Default)]
 pub struct Reloaded {
+    /// Whether nothing was changed: it was a dry run.
+    pub dry_run: bool,
     /// Hosts of new apps.
     pub added: Vec<String>,
     /// Hosts of apps that have a new life.
@@ -155,19 +174,22 @@ const REBIND_PAUSE: Duration = Duration::from_millis(5);
 const CLOSED_MAX: Duration = Duration::from_secs(600);
 
 /// The changes of the apps, and the host of each life that begins, with whether it is a new app.
-struct AppPlan {
-    changes: LifeChanges,
-    hosts: Vec<(String, bool)>,
+pub(super) struct AppPlan {
+    pub(super) changes: LifeChanges,
+    pub(super) hosts: Vec<(String, bool)>,
 }
 
 impl Operator {
-    pub(super) fn reload(&mut self) -> Result<Reloaded, ReloadError> {
+    pub(super) fn reload(&mut self, options: ReloadOptions) -> Result<Reloaded, ReloadError> {
+        if options.dry_run {
+            return self.read_config().and_then(|config| self.forecast(&config, options));
+        }
         let begun = Instant::now();
         let file = self.source.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         notice!(self.notices, Info, "config_reload_start", config = &*file);
         let service = Arc::clone(&self.service);
         let reloading = service.begin_reload();
-        let result = self.read_config().and_then(|config| self.apply(config));
+        let result = self.read_config().and_then(|config| self.apply(config, options));
         drop(reloading);
         let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &result {
@@ -201,9 +223,13 @@ impl Operator {
         Config::load_again(path).map_err(ReloadError::Config)
     }
 
-    fn apply(&mut self, mut config: Config) -> Result<Reloaded, ReloadError> {
+    fn apply(
+        &mut self,
+        mut config: Config,
+        options: ReloadOptions,
+    ) -> Result<Reloaded, ReloadError> {
         let mut done = Reloaded::default();
-        let plan = self.plan_apps(&config, &mut done)?;
+        let plan = self.plan_apps(&config, options, &mut done)?;
         self.desk.step("binding addresses");
         let (listen, close) = self.change_listeners(&config, &mut done);
         let changed = changed_settings(&self.current, &config);
@@ -255,7 +281,12 @@ impl Operator {
     }
 
     /// Compares the apps with the config's, and loads what is new or changed.
-    fn plan_apps(&self, config: &Config, done: &mut Reloaded) -> Result<AppPlan, ReloadError> {
+    pub(super) fn plan_apps(
+        &self,
+        config: &Config,
+        options: ReloadOptions,
+        done: &mut Reloaded,
+    ) -> Result<AppPlan, ReloadError> {
         let report = ask(&self.control, Input::Report).map_err(ReloadError::Change)?;
         if report.stop.is_some() {
             return Err(ReloadError::Change(ChangeError::Stopping));
@@ -270,6 +301,9 @@ impl Operator {
             .filter(|life| life.app().origin != Origin::Embedder)
             .filter(|life| !leaving.contains(&DrainName::App(life.id())))
             .collect();
+        if !options.allow_empty {
+            self.check_left(&lives, config).map_err(ReloadError::Emptied)?;
+        }
         let served: Vec<_> =
             lives.iter().map(|life| (life.host(), life.app().config.as_ref())).collect();
         let compared = changed_apps(&served, &config.apps);
@@ -297,6 +331,14 @@ impl Operator {
         Ok(plan)
     }
 
+    /// Whether anything is left of what is served. Apps of an embedder stay in any case.
+    fn check_left(&self, lives: &[Arc<AppLife>], config: &Config) -> Result<(), Emptied> {
+        let is_own = |life: &Arc<AppLife>| life.app().origin == Origin::Embedder;
+        let stays = self.registry.entries().iter().any(is_own);
+        let hosts = lives.iter().map(|life| life.host()).filter(|_| !stays);
+        Emptied::check(hosts, self.listening.iter().map(|own| own.bound), config)
+    }
+
     fn load_or_say(
         &self,
         config: &AppConfig,
@@ -304,7 +346,9 @@ impl Operator {
     ) -> Result<NewApp<HostedApp>, String> {
         self.load(config, Origin::Config).inspect_err(|error| {
             let host = &*config.host;
-            notice!(self.notices, Error, "app_load_failed", host = host, error = &**error);
+            if !done.dry_run {
+                notice!(self.notices, Error, "app_load_failed", host = host, error = &**error);
+            }
             done.failed.push((config.host.clone(), error.clone()));
         })
     }

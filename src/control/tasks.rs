@@ -13,7 +13,6 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -24,8 +23,8 @@ use serde_json::Value;
 use super::{
     Begun, ChangeError, PutMode,
     operator::PutError,
-    reload::{ReloadError, Reloaded},
-    upgrade::{UpgradeError, Upgraded},
+    reload::{ReloadError, ReloadOptions, Reloaded},
+    upgrade::{UpgradeError, UpgradeOptions, Upgraded},
 };
 use crate::message::AppLife;
 
@@ -38,11 +37,11 @@ const WORK_MAX: Duration = Duration::from_secs(60);
 /// What the operator is asked for.
 pub(crate) enum Task {
     /// Read the config file again.
-    Reload(Tell<Reloaded, ReloadError>),
+    Reload(ReloadOptions, Tell<Reloaded, ReloadError>),
     /// Have this app under this host.
     Put(String, PutMode, Value, Tell<Begun, PutError>),
-    /// Have a new process, of this binary or the same one, take this one's place within this time.
-    Upgrade(Option<PathBuf>, Duration, Tell<Upgraded, UpgradeError>),
+    /// Have a new process take this one's place.
+    Upgrade(UpgradeOptions, Tell<Upgraded, UpgradeError>),
     /// Begin a new life of an app that was drained.
     Resume(String, Tell<Arc<AppLife>, PutError>),
 }
@@ -86,7 +85,7 @@ impl<T, E> Tell<T, E> {
 impl Task {
     fn name(&self) -> String {
         match self {
-            Self::Reload(_) => "reload".to_owned(),
+            Self::Reload(..) => "reload".to_owned(),
             Self::Put(host, ..) => format!("put {host}"),
             Self::Upgrade(..) => "upgrade".to_owned(),
             Self::Resume(host, _) => format!("resume {host}"),
@@ -95,9 +94,9 @@ impl Task {
 
     fn refuse(&self) -> Refuse {
         match self {
-            Self::Reload(tell) => tell.refuse(),
+            Self::Reload(_, tell) => tell.refuse(),
             Self::Put(.., tell) => tell.refuse(),
-            Self::Upgrade(.., tell) => tell.refuse(),
+            Self::Upgrade(_, tell) => tell.refuse(),
             Self::Resume(_, tell) => tell.refuse(),
         }
     }
@@ -259,7 +258,8 @@ mod tests {
 
     fn reload() -> (Task, Receiver<Result<Reloaded, ReloadError>>) {
         let (sender, told) = crossbeam_channel::unbounded();
-        (Task::Reload(Tell::new(move |outcome| sender.send(outcome).unwrap())), told)
+        let tell = Tell::new(move |outcome| sender.send(outcome).unwrap());
+        (Task::Reload(ReloadOptions::default(), tell), told)
     }
 
     fn refusal(told: &Receiver<Result<Reloaded, ReloadError>>) -> ChangeError {
@@ -276,7 +276,7 @@ mod tests {
         let [(first, first_told), (second, second_told)] = [reload(), reload()];
         sender.send(first);
         sender.send(second);
-        sender.send(Task::Reload(Tell::nobody()));
+        sender.send(Task::Reload(ReloadOptions::default(), Tell::nobody()));
         let (number, first) = receiver.recv().unwrap();
         assert!(desk.begin(number, &first));
         desk.step("reading x.toml");
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(desk.busy().1, 1, "what nobody waits for stays");
         desk.refuse_overdue(now + WORK_MAX);
         assert_eq!(refusal(&first_told), ChangeError::UnderWay { with, seconds: 60 });
-        let Task::Reload(tell) = first else { unreachable!() };
+        let Task::Reload(_, tell) = first else { unreachable!() };
         tell.tell(Err(ReloadError::NoFile));
         assert!(first_told.is_empty(), "it is told once");
         desk.end();

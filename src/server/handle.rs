@@ -8,8 +8,8 @@ use super::own_app;
 use crate::{
     app::App,
     control::{
-        ChangeError, DrainTicket, Input, Patience, Predecessor, PutMode, ReloadError, Reloaded,
-        Task, TaskSender, Tell, UPGRADE_TIMEOUT, ask,
+        ChangeError, DrainTicket, Input, Patience, Predecessor, PutMode, ReloadError,
+        ReloadOptions, Reloaded, Task, TaskSender, Tell, UpgradeOptions, ask,
     },
     registry::AppId,
 };
@@ -76,23 +76,32 @@ impl ServerHandle {
     /// old lives may drain still.
     ///
     /// # Errors
-    /// When there is no file, or it is wrong; then nothing changed.
+    /// When there is no file, it is wrong, or every app or address would go; then nothing changed.
     pub fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.reload_with(ReloadOptions::default())
+    }
+
+    /// As [`ServerHandle::reload`], with these options.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reload_with(&self, options: ReloadOptions) -> Result<Reloaded, ReloadError> {
         let (sender, done) = crossbeam_channel::bounded(1);
-        self.tasks.send(Task::Reload(Tell::new(move |result| drop(sender.send(result)))));
+        let tell = Tell::new(move |result| drop(sender.send(result)));
+        self.tasks.send(Task::Reload(options, tell));
         done.recv().map_err(|_| ReloadError::Change(ChangeError::Ended))?
     }
 
     /// As [`ServerHandle::reload`], but returns at once; the log tells how it went.
     pub fn begin_reload(&self) {
         // A server that has ended needs no reload.
-        self.tasks.send(Task::Reload(Tell::nobody()));
+        self.tasks.send(Task::Reload(ReloadOptions::default(), Tell::nobody()));
     }
 
     /// Has a new process take this one's place, and returns; the log tells how it went.
     pub(crate) fn begin_upgrade(&self) {
         // A server that has ended needs no upgrade.
-        self.tasks.send(Task::Upgrade(None, UPGRADE_TIMEOUT, Tell::nobody()));
+        self.tasks.send(Task::Upgrade(UpgradeOptions::default(), Tell::nobody()));
     }
 
     /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is

@@ -175,7 +175,8 @@ impl Setup {
             None => command(&self.shell),
         };
         let mut child = command
-            .args(["serve", "--config"])
+            // Many tests begin without an app.
+            .args(["serve", "--allow-empty", "--config"])
             .arg(&config)
             .envs(self.environment)
             .stdout(Stdio::null())

@@ -53,6 +53,15 @@ impl<'a> Call<'a> {
         self.query.get(key).map(|value| &**value)
     }
 
+    /// The same, as yes or no; a key that is not there is no.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, Response<'static>> {
+        match self.value(key) {
+            None | Some("false") => Ok(false),
+            Some("" | "true") => Ok(true),
+            Some(_) => Err(error(400, &format!("`{key}` is `true` or `false`"))),
+        }
+    }
+
     /// The same, as a time of a week at most.
     pub(super) fn duration(&self, key: &str) -> Result<Option<Duration>, Response<'static>> {
         let Some(text) = self.value(key) else { return Ok(None) };

@@ -25,7 +25,7 @@ use crate::{
     http::{Method, RequestHead, Response},
 };
 
-pub(crate) use routes::{Admin, Facts, UPGRADE_TIMEOUT};
+pub(crate) use routes::{Admin, Facts};
 
 /// A request for the admin thread.
 #[derive(Debug)]

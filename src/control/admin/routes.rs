@@ -16,8 +16,8 @@ use serde_json::json;
 use super::{
     super::{
         Answer, Begun, ChangeError, DrainName, DrainView, Input, LifeView, Notices, Patience,
-        Predecessor, PutError, PutMode, ReloadError, Reloads, Report, Task, TaskSender, Tell,
-        UpgradeError, Upgraded, ask,
+        Predecessor, PutError, PutMode, ReloadError, ReloadOptions, Reloads, Report, Task,
+        TaskSender, Tell, UpgradeError, UpgradeOptions, Upgraded, ask,
     },
     AdminRequest,
     call::Call,
@@ -73,9 +73,6 @@ const LOOP_ANSWER_MAX: Duration = Duration::from_millis(500);
 /// The longest `?wait=`.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// How long a new process may take until it serves.
-pub(crate) const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Of whom an error speaks that is not an app's.
 pub(super) const SERVER: &str = "tidegate";
 
@@ -126,7 +123,7 @@ impl Admin {
             }
             ["upgrade"] if call.is("POST") => return self.upgrade(&call, later),
             ["events"] if call.is("GET") => return self.stream_events(&call, later),
-            ["reload"] if call.is("POST") => return self.reload(later),
+            ["reload"] if call.is("POST") => return self.reload(&call, later),
             ["apps", host] if call.is("PUT") => return self.put(host, &call, later),
             ["apps", host, "resume"] if call.is("POST") => return self.resume(host, later),
             ["apps", host, "upstreams", "drain"] if call.is("POST") => {
@@ -249,37 +246,45 @@ impl Admin {
         }
     }
 
-    fn reload(&self, later: Later) {
+    fn reload(&self, call: &Call<'_>, later: Later) {
+        let options = call.flag("allow_empty").and_then(|allow_empty| {
+            Ok(ReloadOptions { allow_empty, dry_run: call.flag("dry_run")? })
+        });
+        let options = match options {
+            Ok(options) => options,
+            Err(refusal) => return later.respond(refusal),
+        };
         let file = self.facts.config.clone();
-        self.tasks.send(Task::Reload(Tell::new(move |done| {
+        let tell = move |done| {
             later.respond(match done {
                 Ok(done) => json_response(200, &show::reload(&done)),
                 Err(ReloadError::Config(wrong)) => {
                     json_response(422, &show::config_error(&wrong, file.as_deref()))
                 }
+                Err(ReloadError::Emptied(lost)) => {
+                    json_response(422, &show::emptied(&lost, file.as_deref()))
+                }
                 Err(ReloadError::NoFile) => error(409, &ReloadError::NoFile.to_string()),
                 Err(ReloadError::Change(reason)) => refused(SERVER, &reason),
             });
-        })));
+        };
+        self.tasks.send(Task::Reload(options, Tell::new(tell)));
     }
 
     /// Answers when the new process serves, or why it does not; with `wait`, when this process has
     /// drained, at the latest after that time: its connections end with it, and nobody can ask.
     fn upgrade(&self, call: &Call<'_>, later: Later) {
-        let times = call.duration("timeout").and_then(|time| Ok((time, call.duration("wait")?)));
-        let (timeout, wait) = match times {
-            Ok((timeout, wait)) => (timeout.unwrap_or(UPGRADE_TIMEOUT), wait),
+        let (options, wait) = match upgrade_options(call) {
+            Ok(options) => options,
             Err(refusal) => return later.respond(refusal),
         };
         let control = self.control.clone();
-        let binary = call.value("binary").map(PathBuf::from);
-        if binary.is_some() && !call.is_by_owner {
+        if options.binary.is_some() && !call.is_by_owner {
             // A token is for steering the server, not for running programs as its user.
             return later.respond(error(403, "`binary` is taken on the unix socket alone"));
         }
         self.tasks.send(Task::Upgrade(
-            binary,
-            timeout,
+            options,
             Tell::new(move |done| {
                 let old_pid = std::process::id();
                 let answer = match (done, wait) {
@@ -360,6 +365,19 @@ impl Admin {
     pub(super) fn report(&self) -> Result<Report, Response<'static>> {
         ask(&self.control, Input::Report).map_err(|reason| refused(SERVER, &reason))
     }
+}
+
+/// How an upgrade is done, and how long its caller waits for the end of the old process.
+fn upgrade_options(
+    call: &Call<'_>,
+) -> Result<(UpgradeOptions, Option<Duration>), Response<'static>> {
+    let default = UpgradeOptions::default();
+    let options = UpgradeOptions {
+        binary: call.value("binary").map(PathBuf::from),
+        timeout: call.duration("timeout")?.unwrap_or(default.timeout),
+        allow_empty: call.flag("allow_empty")?,
+    };
+    Ok((options, call.duration("wait")?))
 }
 
 /// Without a thread the `Later` is dropped, and answered with 500.

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::{
-    DrainName, DrainView, LifeView, Reloaded, StuckLoop, Verdict, lives::milliseconds, tasks::Desk,
+    DrainName, DrainView, Emptied, LifeView, Reloaded, StuckLoop, Verdict, lives::milliseconds,
+    tasks::Desk,
 };
 use crate::{
     app::{EndpointRow, Peer, RateLimiter},
@@ -163,6 +164,7 @@ pub(super) fn reload(done: &Reloaded) -> Value {
     let not_listening =
         not_listening.map(|(address, error)| json!({ "address": address, "error": error }));
     json!({
+        "dry_run": done.dry_run,
         "added": done.added,
         "changed": done.changed,
         "removed": done.removed,
@@ -178,6 +180,18 @@ pub(super) fn reload(done: &Reloaded) -> Value {
         "settings": done.settings,
         "needs_restart": done.needs_restart,
     })
+}
+
+/// A reload that would leave nothing.
+pub(super) fn emptied(lost: &Emptied, file: Option<&Path>) -> Value {
+    let problem = Problem {
+        line: 0,
+        column: 0,
+        message: lost.to_string(),
+        help: Some("`tidegate reload --allow-empty` if that is meant".to_owned()),
+    };
+    let error_text = "the config would leave nothing to serve, and nothing changed";
+    json!({ "error": error_text, "problems": problems(&[problem], file) })
 }
 
 pub(super) fn config_error(error: &ConfigError, file: Option<&Path>) -> Value {

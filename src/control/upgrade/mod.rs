@@ -13,6 +13,8 @@
 //! - Until `Serving` the old process serves as if nothing happened. Whatever fails, or takes too
 //!   long, ends the new process and nothing else; so does a stop, and a change of an app that the
 //!   new process does not know of. From `Go` to `Serving` control puts both off.
+//! - A new process whose config has none of the apps, or none of the addresses, that the old one
+//!   serves, fails: the config may have been cut off in a write. An operator can allow it.
 //! - A listening socket is never closed by both: who waits on it is accepted by one or the other.
 //!   An address that the new process does not serve is gated and emptied, as for a stop.
 //! - The new process is no child of the old one: [`launcher`] starts it, and is gone before the
@@ -27,7 +29,7 @@ mod new;
 mod old;
 mod start;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -42,6 +44,23 @@ const ENVIRONMENT: &str = "TIDEGATE_TAKE_OVER";
 
 /// The version of the messages. Another one is refused, and the old process goes on.
 const MESSAGES: u32 = 1;
+
+/// How an upgrade is done.
+#[derive(Clone, Debug)]
+pub(crate) struct UpgradeOptions {
+    /// Another program than this process is of.
+    pub(crate) binary: Option<PathBuf>,
+    /// How long the new process may take until it serves.
+    pub(crate) timeout: Duration,
+    /// Whether the new process may serve none of the apps or addresses that this one serves.
+    pub(crate) allow_empty: bool,
+}
+
+impl Default for UpgradeOptions {
+    fn default() -> Self {
+        Self { binary: None, timeout: Duration::from_secs(30), allow_empty: false }
+    }
+}
 
 /// What the old process has, and the new one needs.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +80,9 @@ struct HandOver {
     drained_upstreams: Vec<(String, String)>,
     /// Apps that serve. Where one of them cannot be loaded any more, the upgrade fails.
     serving: Vec<String>,
+    /// Whether all apps or all addresses may be missing in the new process.
+    #[serde(default)]
+    allow_empty: bool,
 }
 
 /// An address, and how many sockets it has.

@@ -10,12 +10,16 @@ use std::{
 };
 
 use super::{
-    super::{Control, PutMode, lives::milliseconds, load},
+    super::{Control, Emptied, PutMode, lives::milliseconds, load},
     ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, Inherited,
     InheritedSockets, LastWord, MESSAGES, Totals,
     channel::Channel,
 };
-use crate::{config::AppConfig, logging::event, message::Origin};
+use crate::{
+    config::{AppConfig, Config},
+    logging::event,
+    message::Origin,
+};
 
 /// What the old process hands over, until this one serves.
 pub(crate) struct TakeOver {
@@ -139,7 +143,7 @@ impl TakeOver {
             put.map_err(|error| failed(error.to_string()))?;
         }
         for host in &self.handed.serving {
-            // One that the config no longer has is not missed.
+            // One that the config no longer has is not missed, if others are left.
             if let Some(error) = control.load_error_of(host) {
                 return Err(format!("{host}: {error}"));
             }
@@ -156,6 +160,30 @@ impl TakeOver {
             }
         }
         Ok(())
+    }
+
+    /// Whether this process may serve nothing of what the old one serves.
+    pub(crate) fn allows_empty(&self) -> bool {
+        self.handed.allow_empty
+    }
+
+    /// Whether this config leaves anything of what the old process serves; before it is used.
+    ///
+    /// # Errors
+    /// What would go, unless that is allowed.
+    pub(crate) fn check_left(&self, config: &Config) -> Result<(), String> {
+        // Apps that operators have put come along, whatever the config says.
+        let HandOver { apps, serving, drained, listeners, .. } = &self.handed;
+        let hosts = serving.iter().chain(drained).map(String::as_str);
+        let hosts = hosts.filter(|_| apps.is_empty());
+        let addresses = listeners.iter().map(|listener| listener.bound);
+        match Emptied::check(hosts, addresses, config) {
+            Err(lost) if !self.handed.allow_empty => Err(format!(
+                "the config would leave nothing: {lost} \
+                 (`tidegate upgrade --allow-empty` if that is meant)"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Says that this process can serve, and waits for the word.

@@ -23,7 +23,7 @@ use super::{
         lives::milliseconds, notices::notice, operator::await_loops,
     },
     FromNew, FromOld, Generation, HandOver, HandedListener, LastWord, MESSAGES, Predecessor,
-    Totals,
+    Totals, UpgradeOptions,
     channel::Channel,
     start::{NewProcess, Starting},
 };
@@ -128,14 +128,14 @@ impl Operator {
     /// Has a new process take this one's place. It returns when that serves, and this one drains.
     pub(in super::super) fn upgrade(
         &mut self,
-        binary: Option<PathBuf>,
-        timeout: Duration,
+        options: UpgradeOptions,
     ) -> Result<Upgraded, UpgradeError> {
+        let UpgradeOptions { binary, timeout, allow_empty } = options;
         let named = binary.as_ref().map(|binary| binary.display().to_string());
         let timeout_ms = milliseconds(timeout);
         let named = named.as_deref();
         notice!(self.notices, Info, "upgrade_start", binary = named, timeout_ms = timeout_ms);
-        let upgraded = self.hand_over(binary, Instant::now() + timeout);
+        let upgraded = self.hand_over(binary, Instant::now() + timeout, allow_empty);
         if let Err(error) = &upgraded {
             notice!(self.notices, Error, "upgrade_failed", error = &*error.to_string());
         }
@@ -146,6 +146,7 @@ impl Operator {
         &mut self,
         binary: Option<PathBuf>,
         deadline: Instant,
+        allow_empty: bool,
     ) -> Result<Upgraded, UpgradeError> {
         if self.upgrader.is_embedded {
             let reason = "the server is part of a program that cannot hand it over";
@@ -156,14 +157,14 @@ impl Operator {
             return Err(UpgradeError::Change(ChangeError::Stopping));
         }
         let lives = ask(&self.control, Input::Lives).map_err(UpgradeError::Change)?;
-        let (handed, descriptors) = self.what_is_handed_over(&lives);
+        let (handed, descriptors) = self.what_is_handed_over(&lives, allow_empty);
         let (channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
         let mut new = NewProcess { starting: &self.upgrader.starting, channel, deadline };
         let (taken, admin) = new.prepare(&handed, &descriptors).map_err(failed)?;
         drop(descriptors);
         let lives = ask(&self.control, Input::BeginHandOver).map_err(UpgradeError::Change)?;
-        let serving = if self.what_is_handed_over(&lives).0 == handed {
+        let serving = if self.what_is_handed_over(&lives, allow_empty).0 == handed {
             new.serve()
         } else {
             Err("the apps were changed while it started; try again".to_owned())
@@ -201,7 +202,11 @@ impl Operator {
     }
 
     /// What the new process has to know, and the sockets, in that order.
-    fn what_is_handed_over(&self, lives: &[LifeView]) -> (HandOver, Vec<Arc<OwnedFd>>) {
+    fn what_is_handed_over(
+        &self,
+        lives: &[LifeView],
+        allow_empty: bool,
+    ) -> (HandOver, Vec<Arc<OwnedFd>>) {
         let mut handed = HandOver {
             messages: MESSAGES,
             pid: std::process::id(),
@@ -212,6 +217,7 @@ impl Operator {
             drained: Vec::new(),
             drained_upstreams: Vec::new(),
             serving: Vec::new(),
+            allow_empty,
         };
         let mut descriptors = Vec::new();
         for listening in &self.listening {
