@@ -232,6 +232,7 @@ impl HttpServer {
             tasks: self.tasks.0.clone(),
             loops: self.registry.loops(),
             predecessor: self.predecessor.clone(),
+            relay: self.control.relay().clone(),
         }
     }
 
@@ -277,7 +278,7 @@ impl HttpServer {
             admin = self.admin.as_ref().map(|admin| admin.address.as_str()),
         );
         if let (Some(take_over), Some(before)) = (self.take_over, &self.predecessor) {
-            take_over.serve(before).map_err(ServerError::Setup)?;
+            take_over.serve(before, self.control.sender().clone()).map_err(ServerError::Setup)?;
             self.admin.iter().for_each(AdminSocket::own_file);
         }
         let ended = self.control.run(handles, gauges, self.addresses);
@@ -389,7 +390,8 @@ impl HttpServer {
         // The operator has to end, who would keep it there.
         let admin = Arc::downgrade(admin);
         let generation = Arc::new(move || admin.upgrade()?.generation());
-        Upgrader::new(self.is_embedded, handed, self.predecessor.clone(), generation)
+        let relay = self.control.relay().clone();
+        Upgrader::new(self.is_embedded, handed, self.predecessor.clone(), relay, generation)
     }
 
     fn admin_thread(

@@ -467,19 +467,44 @@ fn a_stop_waits_until_the_server_has_ended() {
     let ran = fake.run(&["stop", "--timeout", "2m"]);
     let expected = "server: drained in 1.2 s, 17 refused\nserver: ended, pid 2000000000\n";
     ran.expect_output(0, expected);
-    let lines = ["GET /status", "POST /stop?timeout=2m", "GET /drains/stop?wait=500ms"];
+    let lines =
+        ["GET /status", "POST /stop?wait=604800s&timeout=2m", "GET /drains/stop?wait=500ms"];
     assert_eq!(fake.lines(), lines);
 
     let end = ended(&stopping(), "cut", 3);
     let fake = stopping_server(Some(end.clone()));
     let ran = fake.run(&["stop", "--now", "--json"]);
     ran.expect_output(3, &format!("{end}\n"));
-    assert_eq!(fake.lines()[1], "POST /stop?now=true");
+    assert_eq!(fake.lines()[1], "POST /stop?now=true&wait=604800s");
 
     let fake = stopping_server(None);
     let ran = fake.run(&["stop", "--no-wait"]);
     ran.expect_output(0, "server: draining, 3 active, 12.4 s left, 2 refused\n");
     assert_eq!(fake.lines(), ["POST /stop"]);
+}
+
+#[test]
+fn a_server_that_ends_between_two_requests_keeps_its_verdict() {
+    let fake = Fake::unix(|seen| match seen.line.as_str() {
+        "GET /status" => Reply::Json(200, status()),
+        // One that waits for the end has it in its answer; any other meets no server afterwards.
+        line if line.contains("wait=604800s") => {
+            let mut answer = ended(&stopping(), "cut", 3);
+            (answer["pid"], answer["old_pid"]) = (json!(2_000_000_000), json!(1_999_999_999));
+            Reply::JsonAndEnd(200, answer)
+        }
+        _ => Reply::JsonAndEnd(202, stopping()),
+    });
+    let expected = "server: cut 3 after 30.0 s\n";
+    fake.run(&["stop"]).expect_output(3, &format!("{expected}server: ended, pid 2000000000\n"));
+    let fake = Fake::unix(|seen| {
+        let is_held = seen.line.contains("wait=604800s");
+        let mut answer = if is_held { ended(&stopping(), "cut", 3) } else { stopping() };
+        (answer["pid"], answer["old_pid"]) = (json!(8), json!(7));
+        Reply::JsonAndEnd(200, answer)
+    });
+    let upgraded = "upgraded: pid 8 serves, pid 7 drains\n";
+    fake.run(&["upgrade", "--wait"]).expect_output(3, &format!("{upgraded}{expected}"));
 }
 
 #[test]

@@ -6,11 +6,12 @@ mod support;
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::PathBuf,
     thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -165,7 +166,10 @@ fn a_signal_upgrades_and_one_to_the_old_process_that_drains_is_told_why_not() {
     let handed = server.wait_event("upgrade_handed_over");
     server.signal(Signal::USR2);
     let failed = server.wait_event("upgrade_failed");
-    assert!(failed.field("error").is_some_and(|it| it.contains("stopping")), "{failed:?}");
+    assert!(
+        failed.field("error").is_some_and(|it| it.contains("handed the server over")),
+        "{failed:?}"
+    );
     server.follow(Pid::from_raw(handed.field("pid").unwrap().parse().unwrap()).unwrap());
     gate.open();
     assert_eq!(waiting.response().text(), "at last");
@@ -668,14 +672,146 @@ fn a_stop_during_the_hand_over_ends_both_and_leaves_no_server_behind() {
         server.signal(Signal::TERM);
         assert!(server.wait_exit().success());
         asked.join().expect("a thread");
-        let handed = |event: &support::Event| event.name == "upgrade_handed_over";
-        if !server.events().iter().any(handed) {
-            let none = wait_until(PATIENCE, || server.processes().is_empty());
-            assert!(none, "{:?} are left", server.processes());
-        } else {
-            // The signal came too late: whoever serves has to be in reach.
-            assert_eq!(ask(&server, "a.test").0, 200);
+        // Passed on, if the new process served by then.
+        let none = wait_until(PATIENCE, || server.processes().is_empty());
+        assert!(none, "{:?} are left", server.processes());
+    }
+}
+
+#[test]
+fn a_stop_is_the_servers_whenever_during_an_upgrade_it_is_asked_for() {
+    let admin = |server: &Server| format!("unix:{}", server.admin().path().display());
+    for pause_ms in (0..60).step_by(4) {
+        let mut server = start();
+        let asked = ask_in_vain(&server, BINARY);
+        wait_until(Duration::from_millis(pause_ms), || asked.is_finished());
+        let (code, text) = run(&["stop", "--admin", &admin(&server)]);
+        assert_eq!(code, Some(0), "after {pause_ms} ms: {text}");
+        assert!(text.contains("server: drained in"), "{text}");
+        let none = wait_until(PATIENCE, || server.processes().is_empty());
+        assert!(none, "after {pause_ms} ms {:?} serve on; stop said {text}", server.processes());
+        assert!(server.wait_exit().success());
+        asked.join().expect("a thread");
+    }
+}
+
+#[test]
+fn the_old_process_passes_a_signal_on_and_refuses_an_operators_stop() {
+    let (_upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app));
+    let old = server.pid();
+    let mut waiting = begin(&server, "slow.test");
+    let mut kept = Kept::open(&server);
+    assert_eq!(kept.call("GET", "/healthz").0, 200);
+    upgrade(&mut server);
+    for (method, path) in [
+        ("POST", "/stop"),
+        ("POST", "/stop?now=true&wait=1s"),
+        ("DELETE", "/apps/slow.test"),
+        ("POST", "/apps/slow.test/drain"),
+        ("POST", "/reload"),
+        ("POST", "/upgrade"),
+    ] {
+        let (status, text) = kept.call(method, path);
+        assert_eq!(status, 409, "{path}: {text}");
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(answer["successor"], server.pid().as_raw_nonzero().get(), "{path}: {answer}");
+        assert!(text.contains("handed the server over"), "{answer}");
+    }
+    assert_eq!(server.admin().get("/status")["state"], "serving");
+    assert_eq!(server.admin().get("/apps/slow.test")["state"], "serving");
+    server.signal_to(old, Signal::TERM);
+    server.wait_event("stop_passed_on");
+    let stopping = || server.admin().get("/status")["state"] == "stopping";
+    assert!(wait_until(PATIENCE, stopping), "{:?}", server.events());
+    // Whoever signals the whole process group has asked once, not twice.
+    server.signal(Signal::TERM);
+    gate.open();
+    assert_eq!(waiting.response().text(), "at last");
+    assert!(server.wait_exit().success(), "the old process");
+    assert_eq!(server.wait_orphan(server.pid()), Some(0));
+    let reasons: Vec<_> = server
+        .events()
+        .iter()
+        .filter_map(|event| {
+            (event.name == "shutdown_graceful").then(|| event.field("reason").map(str::to_owned))?
+        })
+        .collect();
+    assert_eq!(reasons, ["upgrade", "SIGTERM"]);
+    wait_events(&server, "shutdown_drained", 2);
+}
+
+/// A program that says it can serve, and never does.
+fn ready_and_no_more(server: &Server) -> String {
+    let ready = r#"{"Ready":{"listeners":[0],"admin":true}}"#;
+    let length = format!("\\000\\000\\000\\{:03o}", ready.len());
+    script(server, "ready", &format!("printf '{length}%s' '{ready}' >&0; exec sleep 60"))
+}
+
+#[test]
+fn nobody_waits_behind_a_new_process_that_hangs_when_it_is_to_serve() {
+    let mut server = start();
+    let asked = ask_in_vain(&server, &ready_and_no_more(&server));
+    // From when on changes are put off.
+    let mut put_off = None;
+    assert!(wait_until(PATIENCE, || {
+        let mut kept = Kept::open(&server);
+        kept.send("DELETE", "/apps/none.test");
+        let is_answered = kept.is_answered_within(Duration::from_millis(500));
+        put_off = (!is_answered).then_some(kept);
+        put_off.is_some()
+    }));
+    let begun = Instant::now();
+    assert_eq!(server.admin().get("/status")["state"], "serving");
+    assert_eq!(server.admin().get("/apps/a.test")["state"], "serving");
+    server.signal(Signal::TERM);
+    assert!(server.wait_exit().success());
+    let elapsed = begun.elapsed();
+    assert!(elapsed < Duration::from_secs(7), "behind the new process: {elapsed:?}");
+    assert_eq!(put_off.expect("one").answer().0, 404, "what was put off is answered");
+    asked.join().expect("a thread");
+    let none = wait_until(PATIENCE, || server.processes().is_empty());
+    assert!(none, "{:?} are left", server.processes());
+}
+
+/// A kept connection to an admin listener.
+struct Kept(BufReader<UnixStream>);
+
+impl Kept {
+    fn open(server: &Server) -> Self {
+        Self(BufReader::new(server.admin().connect()))
+    }
+
+    fn send(&mut self, method: &str, path: &str) {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n");
+        self.0.get_mut().write_all((head + "\r\n").as_bytes()).expect("send");
+    }
+
+    fn is_answered_within(&mut self, time: Duration) -> bool {
+        self.0.get_ref().set_read_timeout(Some(time)).expect("a time-out");
+        let is_answered = self.0.fill_buf().is_ok();
+        self.0.get_ref().set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        is_answered
+    }
+
+    /// The status and the content of an answer.
+    fn answer(&mut self) -> (u16, String) {
+        let (mut head, mut line) = (String::new(), String::new());
+        while line != "\r\n" {
+            line.clear();
+            assert!(self.0.read_line(&mut line).expect("an answer") > 0, "no answer: {head}");
+            head += &line;
         }
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let mut content = vec![0; length.and_then(|it| it.parse().ok()).expect("a length")];
+        self.0.read_exact(&mut content).expect("the content");
+        (status.expect("a status"), String::from_utf8(content).expect("UTF-8"))
+    }
+
+    fn call(&mut self, method: &str, path: &str) -> (u16, String) {
+        self.send(method, path);
+        self.answer()
     }
 }
 

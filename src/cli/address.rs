@@ -71,6 +71,7 @@ impl fmt::Display for Address {
 }
 
 /// A token and the place where it was found.
+#[derive(Clone)]
 pub(super) struct Token {
     pub(super) text: String,
     pub(super) source: String,

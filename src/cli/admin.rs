@@ -2,7 +2,8 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     address::{self, Address, Found, Token},
-    client::{Answer as RawAnswer, Call, Client, Stream},
+    client::{Answer as RawAnswer, Call, Client, ClientError, Stream},
     failure::{Failure, Refusal},
     show::{self, Reader},
 };
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The config's name, if nothing is said.
 pub(super) const DEFAULT_CONFIG: &str = "config.toml";
+
+/// Between two tries to reach the process that an upgrade has handed the server over to.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What must be encoded in a segment of a path: all but the unreserved (RFC 3986 §2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -158,6 +162,12 @@ impl Admin {
         }
     }
 
+    /// The same server, by a connection of its own.
+    pub(super) fn beside(&self) -> Self {
+        let token = self.token.clone();
+        Self { client: Client::new(self.client.address().clone()), token, json: self.json }
+    }
+
     /// The connection.
     pub(super) fn client(&mut self) -> &mut Client {
         &mut self.client
@@ -185,6 +195,19 @@ impl Admin {
         Failure::Foreign { address: self.client.address().to_string(), what: what.to_owned() }
     }
 
+    /// Has something done whose answer is held back for long; `is_waited_for` is asked every
+    /// `tick`.
+    pub(super) fn post_held<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        tick: Duration,
+        mut is_waited_for: impl FnMut() -> bool,
+    ) -> Result<Answer<T>, Failure> {
+        self.ask("POST", path, None, |client, call| {
+            client.call_held(call, tick, &mut is_waited_for)
+        })
+    }
+
     fn call<T: DeserializeOwned>(
         &mut self,
         method: &'static str,
@@ -192,9 +215,31 @@ impl Admin {
         content: Option<&[u8]>,
         patience: Duration,
     ) -> Result<Answer<T>, Failure> {
-        let token = self.token.as_ref().map(|token| token.text.as_str());
-        let answer = self.client.call(&Call { method, path, token, content }, patience)?;
-        let json = self.text(answer)?;
+        self.ask(method, path, content, |client, call| client.call(call, patience))
+    }
+
+    /// Asks, and when an upgrade has just handed the server over, asks the process that has it.
+    fn ask<T: DeserializeOwned>(
+        &mut self,
+        method: &'static str,
+        path: &str,
+        content: Option<&[u8]>,
+        mut exchange: impl FnMut(&mut Client, &Call<'_>) -> Result<RawAnswer, ClientError>,
+    ) -> Result<Answer<T>, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        let json = loop {
+            let token = self.token.as_ref().map(|token| token.text.as_str());
+            let answer = exchange(&mut self.client, &Call { method, path, token, content })?;
+            match self.text(answer) {
+                // New connections reach the new process as soon as the old one has let go of the
+                // listener.
+                Err(failure) if failure.is_for_successor() && Instant::now() < deadline => {
+                    self.client.hang_up();
+                    thread::sleep(ASK_AGAIN);
+                }
+                text => break text?,
+            }
+        };
         let value = serde_json::from_str(&json)
             .map_err(|error| self.foreign(&format!("its answer to {method} {path}: {error}")))?;
         Ok(Answer { value, json })

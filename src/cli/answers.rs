@@ -206,6 +206,8 @@ pub(super) struct Drain {
     pub(super) cut: u64,
     pub(super) elapsed_ms: u64,
     pub(super) remaining_ms: u64,
+    /// Of a stop: the process that stops. Servers of older versions do not say it.
+    pub(super) pid: Option<i32>,
 }
 
 impl Drain {

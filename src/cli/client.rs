@@ -7,6 +7,7 @@ use std::{
     error::Error,
     fmt::{self, Write as _},
     io::{self, BufReader, ErrorKind, Read, Write},
+    mem::MaybeUninit,
     thread,
     time::{Duration, Instant},
 };
@@ -83,6 +84,34 @@ impl Client {
             }
             _ => done,
         }
+    }
+
+    /// Sends a request whose answer is held back for long, and asks `is_waited_for` every `tick`
+    /// until it comes.
+    pub(super) fn call_held(
+        &mut self,
+        call: &Call<'_>,
+        tick: Duration,
+        mut is_waited_for: impl FnMut() -> bool,
+    ) -> Result<Answer, ClientError> {
+        let mut wire = match self.wire.take() {
+            Some(wire) => wire,
+            None => self.connect(tick)?,
+        };
+        write(&mut wire, call, tick).map_err(|error| self.io(error))?;
+        while !wire.get_mut().wait(tick).map_err(|error| self.io(error))? {
+            if !is_waited_for() {
+                return Err(self.error(Trouble::Silent));
+            }
+        }
+        wire.get_mut().limit = Limit::Silence(SILENCE_MAX);
+        let head = read_head(&mut wire).map_err(|error| self.io(error))?;
+        self.take(wire, &head)
+    }
+
+    /// Forgets the kept connection: the next call makes a new one.
+    pub(super) fn hang_up(&mut self) {
+        self.wire = None;
     }
 
     /// Sends a request whose answer has no end. An answer other than 200 is taken whole.
@@ -265,6 +294,12 @@ pub(super) type Wire = BufReader<TimedSocket>;
 
 /// Sends a request and reads the head of the answer; both may take `patience`.
 fn send(wire: &mut Wire, call: &Call<'_>, patience: Duration) -> io::Result<Head> {
+    write(wire, call, patience)?;
+    read_head(wire)
+}
+
+/// Sends a request within this time, which holds for reading too.
+fn write(wire: &mut Wire, call: &Call<'_>, patience: Duration) -> io::Result<()> {
     let timed = wire.get_mut();
     timed.limit = Limit::Until(Instant::now() + patience);
     timed.socket.set_write_timeout(Some(patience))?;
@@ -275,7 +310,7 @@ fn send(wire: &mut Wire, call: &Call<'_>, patience: Duration) -> io::Result<Head
             return Err(error);
         }
     }
-    read_head(wire)
+    Ok(())
 }
 
 /// A socket that is read within a limit.
@@ -294,6 +329,18 @@ enum Limit {
 impl TimedSocket {
     fn new(socket: Socket) -> Self {
         Self { socket, limit: Limit::Silence(SILENCE_MAX) }
+    }
+
+    /// Whether there is something to read, be it the end, within this time.
+    fn wait(&self, time: Duration) -> io::Result<bool> {
+        self.socket.set_read_timeout(Some(time))?;
+        match self.socket.peek(&mut [MaybeUninit::uninit()]) {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(false),
+                _ => Err(error),
+            },
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Refusal {
     error: String,
     #[serde(default)]
     problems: Vec<Problem>,
+    /// The process that has to be asked instead, since an upgrade.
+    successor: Option<u32>,
 }
 
 /// A mistake in a config.
@@ -62,6 +64,11 @@ struct Problem {
 }
 
 impl Failure {
+    /// Whether another process has to be asked instead, since an upgrade. Nothing was done then.
+    pub(super) fn is_for_successor(&self) -> bool {
+        matches!(self, Self::Refused { refusal: Refusal { successor: Some(_), .. }, .. })
+    }
+
     /// Says it on standard error; the exit code.
     pub(super) fn report(&self) -> ExitCode {
         if let Self::Refused { json: Some(json), .. } = self {

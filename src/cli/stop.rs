@@ -1,6 +1,9 @@
 //! `tidegate stop`: drains the whole server, and says when its process has ended.
+//!
+//! The request itself waits for the verdict: between two requests the server could end. Meanwhile
+//! a second connection asks how far the stop is; what it cannot learn is not missed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::{
@@ -9,14 +12,18 @@ use rustix::{
 };
 
 use super::{
-    admin::{Admin, Place, ServerOptions},
-    answers::ServerStatus,
+    admin::{Admin, Answer, Place, ServerOptions},
+    answers::{Drain, DrainState, ServerStatus},
     failure::Failure,
     show,
-    wait::{EndOptions, Patience, exit_code, finish, summary, until_ended},
+    wait::{
+        EndOptions, HOLD, LiveLine, Patience, exit_code, finish, progress, summary, until_ended,
+    },
 };
+use crate::config::TIME_MAX;
 
-/// How long a server may take to end after it has said how its drain ended.
+/// How long a server may take to end after it has said how its drain ended, or for its verdict when
+/// it no longer says how far it is.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -35,18 +42,22 @@ pub(super) struct Stop {
 impl Stop {
     pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
         let mut admin = self.server.admin(place)?;
-        let query = if self.now { "?now=true".to_owned() } else { self.end.query(&[]) };
-        let path = format!("/stop{query}");
+        let now = self.now.then_some(("now", "true"));
         if self.end.patience() == Patience::ReturnAtOnce {
-            let drain = admin.post(&path)?;
+            let query = self.end.query(now.as_slice());
+            let drain = admin.post(&format!("/stop{query}"))?;
             return finish(&mut admin, drain, Patience::ReturnAtOnce);
         }
+        let wait = format!("{}s", TIME_MAX.as_secs());
+        let query: Vec<_> = now.into_iter().chain([("wait", &*wait)]).collect();
         let pid = admin.get::<ServerStatus>("/status")?.value.pid;
-        let drain = admin.post(&path)?;
-        let drain = match until_ended(&mut admin, drain) {
+        let ended = verdict(&mut admin, &format!("/stop{}", self.end.query(&query)));
+        let drain = match ended {
             Err(Failure::Client(error)) if error.is_gone() => return Err(lost(&mut admin, pid)),
             ended => ended?,
         };
+        // Another process than the one before, if an upgrade was under way.
+        let pid = drain.value.pid.unwrap_or(pid);
         if !admin.prints_json() {
             show::print(&summary(&drain.value))?;
         }
@@ -60,6 +71,27 @@ impl Stop {
         admin.print(&drain, |_| format!("server: ended, pid {pid}\n"))?;
         Ok(exit_code(&drain.value))
     }
+}
+
+/// Begins the stop, and waits for its end.
+fn verdict(admin: &mut Admin, path: &str) -> Result<Answer<Drain>, Failure> {
+    let (mut beside, line) = (admin.beside(), LiveLine::new());
+    let mut give_up = None;
+    let is_waited_for = || match beside.get::<Drain>("/drains/stop") {
+        Ok(drain) if drain.value.state == DrainState::Draining => {
+            line.show(&progress(&drain.value, None));
+            give_up = None;
+            true
+        }
+        _ => {
+            let now = Instant::now();
+            now < *give_up.get_or_insert(now + END_TIMEOUT)
+        }
+    };
+    let drain = admin.post_held(path, HOLD, is_waited_for)?;
+    drop(line);
+    // A server of an older version answers at once.
+    until_ended(admin, drain)
 }
 
 fn has_ended(admin: &mut Admin, pid: i32) -> bool {

@@ -1,19 +1,22 @@
 //! `tidegate upgrade`: a new process takes the server's place.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 
 use super::{
     DONE,
-    admin::{Place, ServerOptions, encode},
-    answers::UpgradeAnswer,
+    admin::{Admin, Answer, Place, ServerOptions, encode},
+    answers::{ServerStatus, UpgradeAnswer},
     duration,
     failure::Failure,
     show,
-    wait::{HOLD, Patience, finish},
+    wait::{HOLD, LiveLine, Patience, finish},
 };
-use crate::config::parse_duration;
+use crate::config::{TIME_MAX, parse_duration};
 
 /// How long the new process may take, if nothing is said.
 const TIMEOUT: &str = "30s";
@@ -55,11 +58,14 @@ impl Upgrade {
         if self.allow_empty {
             path += "&allow_empty=true";
         }
-        if self.wait {
-            path += &format!("&wait={}ms", HOLD.as_millis());
-        }
         let patience = parse_duration(&self.timeout).unwrap_or_default() + MARGIN;
-        let answer = admin.post_within::<UpgradeAnswer>(&path, patience)?;
+        let answer = if self.wait {
+            // The end of the old process could fall between two requests.
+            path += &format!("&wait={}s", TIME_MAX.as_secs());
+            wait_for_drain(&mut admin, &path, patience)?
+        } else {
+            admin.post_within::<UpgradeAnswer>(&path, patience)?
+        };
         admin.print(&answer, |answer| {
             let UpgradeAnswer { pid, old_pid, .. } = answer;
             show::clean(&format!("upgraded: pid {pid} serves, pid {old_pid} drains")) + "\n"
@@ -67,9 +73,30 @@ impl Upgrade {
         if !self.wait {
             return Ok(DONE);
         }
-        // The connection is still the old process's.
+        // The connection is still the old process's; one of an older version may still drain.
         let drain = answer.map(|answer| answer.drain);
         let drain = drain.ok_or_else(|| admin.foreign("it does not say how it drains"))?;
         finish(&mut admin, drain, Patience::Wait)
     }
+}
+
+/// Upgrades, and waits until the old process has drained.
+fn wait_for_drain(
+    admin: &mut Admin,
+    path: &str,
+    patience: Duration,
+) -> Result<Answer<UpgradeAnswer>, Failure> {
+    let (mut beside, line) = (admin.beside(), LiveLine::new());
+    let mut give_up = Instant::now() + patience;
+    admin.post_held(path, HOLD, || {
+        // A new connection reaches the new process as soon as that serves.
+        beside.client().hang_up();
+        let status = beside.get::<ServerStatus>("/status").ok();
+        if let Some(old) = status.iter().flat_map(|status| &status.value.previous).next() {
+            let (pid, active, left) = (old.pid, old.active_connections, old.remaining_ms);
+            line.show(&format!("draining pid {pid}: {active} active, {} left", show::fine(left)));
+            give_up = Instant::now() + MARGIN;
+        }
+        Instant::now() < give_up
+    })
 }

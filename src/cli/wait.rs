@@ -3,6 +3,7 @@
 //! Never waits by a clock of its own: every drain ends by its deadline, and the server says when.
 
 use std::{
+    cell::Cell,
     env,
     io::{self, IsTerminal, Write},
     time::Duration,
@@ -129,7 +130,7 @@ fn drain_path(id: &DrainId) -> String {
     format!("/drains/{id}")
 }
 
-fn progress(drain: &Drain, oldest: Option<&Connection>) -> String {
+pub(super) fn progress(drain: &Drain, oldest: Option<&Connection>) -> String {
     let (name, active) = (drain.name(), drain.active_connections);
     let mut text =
         format!("draining {name}: {active} active, {} left", show::fine(drain.remaining_ms));
@@ -151,22 +152,27 @@ fn oldest(admin: &mut Admin, drain: &Drain) -> Option<Connection> {
 }
 
 /// A line on standard error that is written again and again, if that is a terminal.
-struct LiveLine {
+pub(super) struct LiveLine {
     is_shown: bool,
+    has_text: Cell<bool>,
 }
 
 impl LiveLine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let is_dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { is_shown: io::stderr().is_terminal() && !is_dumb }
+        Self { is_shown: io::stderr().is_terminal() && !is_dumb, has_text: Cell::new(false) }
     }
 
-    fn show(&self, text: &str) {
+    pub(super) fn show(&self, text: &str) {
+        if !self.is_shown {
+            return;
+        }
         let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
         let columns = if columns == 0 { COLUMNS } else { columns };
         // A line that is wrapped can't be written over.
         let text: String = show::clean(text).chars().take(usize::from(columns) - 1).collect();
         Self::write(&format!("\r{text}\u{1b}[K"));
+        self.has_text.set(true);
     }
 
     /// Past what takes colour away, which would take this away too.
@@ -178,7 +184,7 @@ impl LiveLine {
 
 impl Drop for LiveLine {
     fn drop(&mut self) {
-        if self.is_shown {
+        if self.has_text.get() {
             Self::write("\r\u{1b}[K");
         }
     }

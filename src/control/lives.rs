@@ -44,6 +44,8 @@ pub enum ChangeError {
     NotDrained,
     /// The server stops.
     Stopping,
+    /// The process of this id serves in the place of this one, since an upgrade.
+    HandedOver(u32),
     /// The server has ended.
     Ended,
     /// What changes the server is busy with something else for so long already.
@@ -71,6 +73,11 @@ impl fmt::Display for ChangeError {
             Self::BeingRemoved => f.write_str("the app is being removed already"),
             Self::NotDrained => f.write_str("it serves; only what is drained can be resumed"),
             Self::Stopping => f.write_str("the server is stopping"),
+            Self::HandedOver(pid) => write!(
+                f,
+                "an upgrade has handed the server over to process {pid}, and nothing was done \
+                 here; ask again, on a new connection"
+            ),
             Self::Ended => f.write_str("the server has ended"),
             Self::Busy { with, seconds } => write!(
                 f,

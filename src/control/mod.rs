@@ -17,6 +17,7 @@ mod emptied;
 mod forecast;
 mod gate_plan;
 mod handshakes;
+mod input;
 mod listeners;
 mod lives;
 mod log_watch;
@@ -50,6 +51,9 @@ pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts};
 pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
 pub use emptied::Emptied;
+pub(crate) use input::{
+    Answer, Input, LifeView, ReadyReload, Report, StopAsker, StopRequest, ask, send,
+};
 pub use lives::ChangeError;
 pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
 pub(crate) use notices::Notices;
@@ -60,19 +64,19 @@ pub(crate) use service_manager::ServiceManager;
 pub use signals::{EarlySignals, SignalRequest, forward_signals};
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
-    Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, Predecessor,
-    TakeOver, Totals, UpgradeError, UpgradeOptions, Upgraded, Upgrader, launch,
+    Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, PassedStop,
+    Predecessor, StopRelay, TakeOver, Totals, UpgradeError, UpgradeOptions, Upgraded, Upgrader,
+    launch,
 };
 pub(crate) use watchdog::StuckLoop;
 
 use crate::{
     config::ServerConfig,
     logging::{Logging, event},
-    message::{AppLife, Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle},
+    message::{Apps, ControlEvent, LoopCommand, LoopHandle},
     metrics::LoopGauges,
-    registry::{AppId, NewApp},
 };
-use account::{Account, Measured};
+use account::Account;
 use drain_log::DrainLog;
 use drain_plan::DrainStep;
 use drains::Drains;
@@ -86,111 +90,6 @@ use tasks::Desk;
 use upstreams::UpstreamWatch;
 use views::Watcher;
 use watchdog::LoopWatch;
-
-/// Whoever asked may have gone; what was asked for is done all the same.
-pub(crate) type Answer<T> = Sender<Result<T, ChangeError>>;
-
-/// What reaches the control thread.
-pub(crate) enum Input {
-    /// A loop reports.
-    Loop(usize, ControlEvent),
-    /// A loop is dead, and its sockets are for another one.
-    Orphaned(Sockets),
-    /// The last exchange of a draining life has left.
-    Drained(AppId),
-    Put(NewApp<HostedApp>, PutMode, Answer<Begun>),
-    Remove(String, Option<Duration>, Answer<DrainTicket>),
-    Drain(String, Option<Duration>, Answer<DrainTicket>),
-    Resume(String, Option<NewApp<HostedApp>>, Answer<Arc<AppLife>>),
-    /// One upstream of an app, by its URL.
-    DrainUpstream(String, String, Option<Duration>, Answer<DrainName>),
-    ResumeUpstream(String, String, Answer<Arc<AppLife>>),
-    Reload(Box<ReadyReload>, Answer<LivesChanged>),
-    /// A new process is about to serve: from here on nothing changes until that has come about, or
-    /// not. With the lives as they are.
-    BeginHandOver(Answer<Vec<LifeView>>),
-    /// Another process serves these addresses now, and the admin's if so. The sender is dropped
-    /// when this one has let go of them.
-    HandedOver {
-        listeners: Arc<[SocketAddr]>,
-        admin: bool,
-        let_go: Sender<()>,
-    },
-    /// There is no other process.
-    KeptOn,
-    Stop {
-        /// For the log.
-        reason: String,
-        /// Instead of `server.drain_timeout`.
-        timeout: Option<Duration>,
-        patience: Patience,
-    },
-    /// Tells the drain as soon as it has ended, at the latest then; none if there is no such drain.
-    Watch(DrainName, Instant, Box<dyn FnOnce(Option<DrainView>) + Send>),
-    Report(Answer<Report>),
-    /// Lives that serve or drain, in the map or outside it.
-    Lives(Answer<Vec<LifeView>>),
-    Measure(Answer<Measured>),
-}
-
-/// What to do if a stop is under way already, and how long to wait for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// Join the stop that is under way.
-    Join,
-    /// Cut if one is under way: a second signal.
-    CutIfRepeated,
-    /// Cut at once.
-    CutNow,
-}
-
-/// A reload that is ready: whatever could fail has been done.
-pub(crate) struct ReadyReload {
-    pub(crate) lives: LifeChanges,
-    pub(crate) server: ServerConfig,
-    /// For each loop; empty if nothing changed that concerns them.
-    pub(crate) loops: Vec<LoopConfig>,
-    /// Dropped when all loops have taken theirs.
-    pub(crate) configured: Sender<()>,
-    /// Addresses to serve too: of each, a socket for every loop.
-    pub(crate) listen: Vec<Sockets>,
-    /// Addresses to serve no longer.
-    pub(crate) close: Vec<SocketAddr>,
-}
-
-/// What control knows and nobody else does.
-pub(crate) struct Report {
-    /// The stop, if one has begun.
-    pub(crate) stop: Option<DrainView>,
-    /// Drains that are under way or remembered, the oldest first.
-    pub(crate) drains: Vec<DrainView>,
-    /// Where the loops listen.
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// What this process counted.
-    pub(crate) totals: Totals,
-    /// Loops that make no progress.
-    pub(crate) stuck_loops: Vec<StuckLoop>,
-    /// Loops that have failed; the server stops for that.
-    pub(crate) failed_loops: Vec<usize>,
-}
-
-/// A life as it is at one moment.
-pub(crate) struct LifeView {
-    pub(crate) life: Arc<AppLife>,
-    /// How it drains, or drained; none while it serves.
-    pub(crate) drain: Option<DrainView>,
-}
-
-/// Asks control, and waits for its answer; control waits for nobody, so that is soon. But for what
-/// changes something while a new process is about to serve: that is put off until it does or not.
-pub(crate) fn ask<T>(
-    control: &Sender<Input>,
-    input: impl FnOnce(Answer<T>) -> Input,
-) -> Result<T, ChangeError> {
-    let (sender, answer) = crossbeam_channel::bounded(1);
-    control.send(input(sender)).map_err(|_| ChangeError::Ended)?;
-    answer.recv().map_err(|_| ChangeError::Ended)?
-}
 
 /// The state of the control thread.
 pub(crate) struct Control {
@@ -216,6 +115,10 @@ pub(crate) struct Control {
     stop: Option<Stop>,
     /// What has to wait until a hand-over is over; none while there is no such.
     put_off: Option<Vec<Input>>,
+    /// The process that serves in the place of this one.
+    handed_over: Option<u32>,
+    /// Passes stops on to it.
+    relay: StopRelay,
     /// The process before this one.
     pub(crate) predecessor: Option<Arc<Predecessor>>,
     /// A stop has begun; for who only has to know that.
@@ -269,6 +172,8 @@ impl Control {
             closing: Vec::new(),
             stop: None,
             put_off: None,
+            handed_over: None,
+            relay: StopRelay::default(),
             predecessor: None,
             stopping: Arc::default(),
             failed: BTreeSet::new(),
@@ -301,6 +206,11 @@ impl Control {
     /// True from the first moment of a stop.
     pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stopping)
+    }
+
+    /// Passes stops on to the process after this one.
+    pub(crate) fn relay(&self) -> &StopRelay {
+        &self.relay
     }
 
     /// Runs until a stop is over.
@@ -349,43 +259,44 @@ impl Control {
         if let Some(put_off) = &mut self.put_off
             && input.changes_something()
         {
+            if matches!(input, Input::Stop(_)) {
+                self.relay.hurry();
+            }
             put_off.push(input);
+            return None;
+        }
+        if let Some(successor) = self.handed_over
+            && input.is_for_successor()
+        {
+            input.refuse(&ChangeError::HandedOver(successor));
             return None;
         }
         match input {
             Input::Loop(index, event) => return self.on_loop(index, &event),
             Input::Orphaned(sockets) => self.give_orphans_away(sockets),
             Input::Drained(life) => self.end_drain(life.into()),
-            Input::Put(app, mode, answer) => drop(answer.send(self.put_app(app, mode))),
-            Input::Remove(host, timeout, answer) => {
-                drop(answer.send(self.remove_app(&host, timeout)));
-            }
-            Input::Drain(host, timeout, answer) => {
-                drop(answer.send(self.drain_app(&host, timeout)));
-            }
-            Input::Resume(host, app, answer) => drop(answer.send(self.resume_app(&host, app))),
+            Input::Put(app, mode, answer) => answer(self.put_app(app, mode)),
+            Input::Remove(host, timeout, answer) => answer(self.remove_app(&host, timeout)),
+            Input::Drain(host, timeout, answer) => answer(self.drain_app(&host, timeout)),
+            Input::Resume(host, app, answer) => answer(self.resume_app(&host, app)),
             Input::DrainUpstream(host, url, timeout, answer) => {
-                drop(answer.send(self.drain_upstream(&host, &url, timeout)));
+                answer(self.drain_upstream(&host, &url, timeout));
             }
-            Input::ResumeUpstream(host, url, answer) => {
-                drop(answer.send(self.resume_upstream(&host, &url)));
-            }
-            Input::Reload(reload, answer) => drop(answer.send(self.reload(*reload))),
-            Input::Stop { reason, timeout, patience } => {
-                return self.stop(&reason, timeout, patience);
-            }
+            Input::ResumeUpstream(host, url, answer) => answer(self.resume_upstream(&host, &url)),
+            Input::Reload(reload, answer) => answer(self.reload(*reload)),
+            Input::Stop(request) => return self.stop(request),
             Input::Watch(drain, until, tell) => self.watch(Watcher { drain, until, tell }),
-            Input::BeginHandOver(answer) => drop(answer.send(self.begin_hand_over())),
-            Input::HandedOver { listeners, admin, let_go } => {
-                return self.hand_over(&listeners, admin, &let_go);
+            Input::BeginHandOver(answer) => answer(self.begin_hand_over()),
+            Input::HandedOver { pid, listeners, admin, let_go } => {
+                return self.hand_over(pid, &listeners, admin, &let_go);
             }
-            Input::KeptOn => return self.make_up_for(|_| true),
-            Input::Report(answer) => drop(answer.send(Ok(self.report()))),
-            Input::Lives(answer) => drop(answer.send(Ok(self.life_views()))),
+            Input::KeptOn => return self.make_up_for(),
+            Input::Report(answer) => answer(Ok(self.report())),
+            Input::Lives(answer) => answer(Ok(self.life_views())),
             Input::Measure(answer) => {
                 let running = self.drains.running().count() as u64;
                 let now_ns = nanoseconds(self.epoch.elapsed());
-                drop(answer.send(Ok(self.account.measure(&self.all_lives(), running, now_ns))));
+                answer(Ok(self.account.measure(&self.all_lives(), running, now_ns)));
             }
         }
         None

@@ -288,8 +288,8 @@ impl Operator {
         done: &mut Reloaded,
     ) -> Result<AppPlan, ReloadError> {
         let report = ask(&self.control, Input::Report).map_err(ReloadError::Change)?;
-        if report.stop.is_some() {
-            return Err(ReloadError::Change(ChangeError::Stopping));
+        if let Some(refusal) = report.refusal() {
+            return Err(ReloadError::Change(refusal));
         }
         let drains = report.drains.iter().filter(|drain| drain.verdict.is_none());
         let leaving: HashSet<_> =

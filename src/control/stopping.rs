@@ -3,7 +3,10 @@
 //! ```text
 //! stop ──StopPlan──► over: verdict told to who waits ──End──► loops ended, or END_GRACE ──► gone
 //! ```
-//! Handed over to a new process, the server lets go of what that serves, and stops likewise.
+//! Handed over to a new process, the server lets go of what that serves, and stops likewise. From
+//! then on a request to stop is about the new process: a signal's is passed on to it, an operator's
+//! is refused with its pid, to be asked there. While the new process is about to serve, a request
+//! is put off, and that process gets little more time.
 //! Admin connections outlive the public ones: their last answer is the verdict.
 
 use std::{
@@ -16,12 +19,13 @@ use std::{
 use crossbeam_channel::Sender;
 
 use super::{
-    ChangeError, Control, Input, LifeView, Patience,
+    ChangeError, Control, LifeView, StopAsker, StopRequest,
     drains::{Cause, DrainName, DrainView, Verdict},
     handshakes,
     lives::milliseconds,
     notices::notice,
     stop_plan::{StopPlan, StopStep},
+    upgrade::PassedStop,
 };
 use crate::{
     message::{ControlEvent, LoopCommand},
@@ -58,57 +62,58 @@ impl Stop {
     }
 }
 
-impl Input {
-    /// Whether it changes what a hand-over is about; so does the stop after a loop that failed.
-    pub(super) fn changes_something(&self) -> bool {
-        matches!(
-            self,
-            Self::Loop(_, ControlEvent::Failed { .. } | ControlEvent::Died { .. })
-                | Self::Orphaned(..)
-                | Self::Put(..)
-                | Self::Remove(..)
-                | Self::Drain(..)
-                | Self::Resume(..)
-                | Self::DrainUpstream(..)
-                | Self::ResumeUpstream(..)
-                | Self::Stop { .. }
-        )
-    }
-}
-
 impl Control {
-    /// Begins to stop, or has the stop that is under way go faster.
-    pub(super) fn stop(
-        &mut self,
-        reason: &str,
-        timeout: Option<Duration>,
-        patience: Patience,
-    ) -> Option<Verdict> {
-        let now = Instant::now();
+    /// Begins to stop, or has the stop that is under way go faster. If another process serves, the
+    /// stop is that one's too.
+    pub(super) fn stop(&mut self, request: StopRequest) -> Option<Verdict> {
+        let StopRequest { reason, timeout, by } = request;
         if self.stop.is_none() {
             let timeout = timeout.unwrap_or(self.drain_timeout);
-            self.begin_stop(Cause::Stop, reason, self.shutdown_delay, timeout);
+            self.begin_stop(Cause::Stop, &reason, self.shutdown_delay, timeout);
         }
         let stop = self.stop.as_mut()?;
-        let repeated = std::mem::replace(&mut stop.asked, true);
-        let cuts = match patience {
-            Patience::Join => false,
-            Patience::CutIfRepeated => repeated,
-            Patience::CutNow => true,
+        let repeated = match by {
+            StopAsker::Signal | StopAsker::Admin { .. } => std::mem::replace(&mut stop.asked, true),
+            StopAsker::Predecessor { .. } | StopAsker::Successor => stop.asked,
         };
-        if let (true, Some(before)) = (cuts, &self.predecessor) {
-            // This process ends after it.
+        let cuts = match by {
+            StopAsker::Signal => repeated,
+            StopAsker::Admin { now, .. } => now,
+            StopAsker::Predecessor { cut } => cut,
+            StopAsker::Successor => true,
+        };
+        if let (Some(pid), false) = (self.handed_over, matches!(by, StopAsker::Successor)) {
+            notice!(self.notices, Info, "stop_passed_on", pid = u64::from(pid), reason = &*reason);
+            self.relay.pass_on(PassedStop { reason: reason.clone(), cut: cuts });
+        }
+        let stopped = if cuts { self.cut_stop(&reason) } else { self.join_stop(repeated, timeout) };
+        if let (StopAsker::Admin { answer, .. }, Some(view)) = (by, self.stop_view()) {
+            answer(Ok(view));
+        }
+        stopped
+    }
+
+    /// Cuts what is in flight, in the process before this one too: this one ends after it.
+    fn cut_stop(&mut self, reason: &str) -> Option<Verdict> {
+        if let Some(before) = &self.predecessor {
             before.cut();
         }
+        let stop = self.stop.as_mut()?;
         if stop.over.is_some() {
             return None;
         }
-        if cuts {
-            let step = stop.plan.cut(now);
-            if step.is_some() {
-                self.say_stop_cut(reason);
-            }
-            return self.take_stop_step(step);
+        let step = stop.plan.cut(Instant::now());
+        if step.is_some() {
+            self.say_stop_cut(reason);
+        }
+        self.take_stop_step(step)
+    }
+
+    fn join_stop(&mut self, repeated: bool, timeout: Option<Duration>) -> Option<Verdict> {
+        let now = Instant::now();
+        let stop = self.stop.as_mut()?;
+        if stop.over.is_some() {
+            return None;
         }
         if let (true, Some(timeout)) = (repeated, timeout) {
             stop.plan.set_drain_timeout(timeout, now);
@@ -134,38 +139,34 @@ impl Control {
         if self.stop.is_some() {
             return Err(ChangeError::Stopping);
         }
+        self.relay.begin();
         self.put_off = Some(Vec::new());
         Ok(self.life_views())
     }
 
-    /// A new process serves these addresses, and the admin's if so: lets go of them, and stops.
+    /// The process `pid` serves these addresses, and the admin's if so: lets go of them, and stops.
+    /// What was put off is that process's to do: a stop is passed on, or whoever asked is told.
     pub(super) fn hand_over(
         &mut self,
+        pid: u32,
         listeners: &Arc<[SocketAddr]>,
         admin: bool,
         let_go: &Sender<()>,
     ) -> Option<Verdict> {
         self.command(|| LoopCommand::LetGo(Arc::clone(listeners), admin, let_go.clone()));
         self.addresses.retain(|address| !listeners.contains(address));
+        self.handed_over = Some(pid);
         if self.stop.is_none() {
             self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
         }
-        // Changes are the new process's to make; whoever asked is told that this one is over.
-        let is_due = |input: &Input| {
-            matches!(input, Input::Stop { .. } | Input::Loop(..) | Input::Orphaned(..))
-        };
-        let stopped = self.make_up_for(is_due);
+        let stopped = self.make_up_for();
         stopped.or_else(|| self.on_stop_time(Instant::now()))
     }
 
-    /// Does what was put off, as far as it still can be done.
-    pub(super) fn make_up_for(&mut self, is_due: fn(&Input) -> bool) -> Option<Verdict> {
+    /// Does what was put off.
+    pub(super) fn make_up_for(&mut self) -> Option<Verdict> {
         let put_off = self.put_off.take().unwrap_or_default();
-        let mut stopped = None;
-        for input in put_off.into_iter().filter(is_due) {
-            stopped = stopped.or(self.on_input(input));
-        }
-        stopped
+        put_off.into_iter().fold(None, |stopped, input| stopped.or(self.on_input(input)))
     }
 
     fn begin_stop(
@@ -316,7 +317,7 @@ mod tests {
     use super::*;
     use crate::{
         config::ServerConfig,
-        control::LoopWatch,
+        control::{Input, LoopWatch},
         message::{LoopHandle, PublicSocket},
         registry::AppRegistry,
     };
@@ -330,7 +331,7 @@ mod tests {
         assert!(commands.is_empty() && control.stop.is_none());
         let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
         let listeners = Arc::from([SocketAddr::from(([127, 0, 0, 1], 80))]);
-        control.on_input(Input::HandedOver { listeners, admin: false, let_go });
+        control.on_input(Input::HandedOver { pid: 7, listeners, admin: false, let_go });
         let commands: Vec<_> = commands.try_iter().collect();
         let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));
         assert!(commands[..2].iter().all(is_let_go));

@@ -44,6 +44,7 @@ impl Control {
     pub(super) fn report(&self) -> Report {
         Report {
             stop: self.stop_view(),
+            handed_over: self.handed_over,
             drains: self.drains.views(Instant::now()),
             addresses: self.addresses.clone(),
             totals: self.totals(),

@@ -8,8 +8,9 @@ use super::own_app;
 use crate::{
     app::App,
     control::{
-        ChangeError, DrainTicket, Input, Patience, Predecessor, PutMode, ReloadError,
-        ReloadOptions, Reloaded, Task, TaskSender, Tell, UpgradeOptions, ask,
+        ChangeError, DrainTicket, Input, PassedStop, Predecessor, PutMode, ReloadError,
+        ReloadOptions, Reloaded, StopAsker, StopRelay, StopRequest, Task, TaskSender, Tell,
+        UpgradeOptions, ask,
     },
     registry::AppId,
 };
@@ -22,6 +23,7 @@ pub struct ServerHandle {
     pub(super) tasks: TaskSender,
     pub(super) loops: usize,
     pub(super) predecessor: Option<Arc<Predecessor>>,
+    pub(super) relay: StopRelay,
 }
 
 impl ServerHandle {
@@ -105,13 +107,16 @@ impl ServerHandle {
     }
 
     /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is
-    /// for the log.
+    /// for the log. When an upgrade has handed the server over, it is the new process that stops.
     pub fn stop(&self, reason: &str) {
-        let (reason, patience) = (reason.to_owned(), Patience::CutIfRepeated);
-        // A server that has ended needs no stop, but may wait for the one before it.
-        if self.inputs.send(Input::Stop { reason, timeout: None, patience }).is_err()
-            && let Some(before) = &self.predecessor
-        {
+        let (reason, by) = (reason.to_owned(), StopAsker::Signal);
+        let request = StopRequest { reason: reason.clone(), timeout: None, by };
+        if self.inputs.send(Input::Stop(request)).is_ok() {
+            return;
+        }
+        // This process has ended but for the ones around it.
+        self.relay.pass_on(PassedStop { reason, cut: false });
+        if let Some(before) = &self.predecessor {
             before.cut();
         }
     }

@@ -300,6 +300,11 @@ impl Server {
         kill_process(self.pid(), signal).expect("signal");
     }
 
+    /// Sends another process of it a signal.
+    pub fn signal_to(&self, pid: Pid, signal: Signal) {
+        kill_process(pid, signal).expect("signal");
+    }
+
     /// Stops the process from running until `resume`.
     pub fn pause(&self) {
         self.signal(Signal::STOP);

@@ -15,9 +15,9 @@ use serde_json::json;
 
 use super::{
     super::{
-        Answer, Begun, ChangeError, DrainName, DrainView, Input, LifeView, Notices, Patience,
-        Predecessor, PutError, PutMode, ReloadError, ReloadOptions, Reloads, Report, Task,
-        TaskSender, Tell, UpgradeError, UpgradeOptions, Upgraded, ask,
+        Answer, Begun, ChangeError, DrainName, DrainView, Input, LifeView, Notices, Predecessor,
+        PutError, PutMode, ReloadError, ReloadOptions, Reloads, Report, StopAsker, StopRequest,
+        Task, TaskSender, Tell, UpgradeError, UpgradeOptions, Upgraded, ask, send,
     },
     AdminRequest,
     call::Call,
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     app::Later,
+    config::TIME_MAX,
     http::Response,
     logging::{Logging, event},
     message::{AppLife, Apps, BusyConnection, LoopCommand, LoopHandle},
@@ -130,7 +131,7 @@ impl Admin {
                 return self.drain_upstream(host, &call, later);
             }
             ["apps", host, "upstreams", "resume"] if call.is("POST") => {
-                self.resume_upstream(host, &call)
+                return self.resume_upstream(host, &call, later);
             }
             _ if call.is("GET") => self.look_up(&path, &call),
             _ => Err(no_route(&path)),
@@ -183,55 +184,59 @@ impl Admin {
         });
     }
 
-    pub(super) fn begin_drain<T: Into<DrainName>>(
+    pub(super) fn begin_drain<T: Into<DrainName> + Send + 'static>(
         &self,
         host: &str,
         call: &Call<'_>,
         later: Later,
         input: impl FnOnce(Option<Duration>, Answer<T>) -> Input,
     ) {
-        let begun = call.duration("timeout").and_then(|timeout| {
-            ask(&self.control, |answer| input(timeout, answer))
-                .map_err(|reason| refused(host, &reason))
-        });
-        match begun {
-            Ok(drain) => self.tell_drain(drain.into(), Instant::now(), 202, later),
-            Err(refusal) => later.respond(refusal),
-        }
-    }
-
-    fn stop(&self, call: &Call<'_>, later: Later) {
         let timeout = match call.duration("timeout") {
             Ok(timeout) => timeout,
             Err(refusal) => return later.respond(refusal),
         };
+        let (host, control) = (host.to_owned(), self.control.clone());
+        let tell = move |begun: Result<T, ChangeError>| match begun {
+            Ok(drain) => tell_drain(&control, drain.into(), Instant::now(), 202, later),
+            Err(reason) => later.respond(refused(&host, &reason)),
+        };
+        send(&self.control, input(timeout, Box::new(tell)));
+    }
+
+    /// Answers when the stop has begun; with `wait`, when it is over, at the latest after that
+    /// time. A stop has a deadline, so that time has no other limit.
+    fn stop(&self, call: &Call<'_>, later: Later) {
+        let times = call.duration("timeout").and_then(|time| Ok((time, call.duration("wait")?)));
+        let (timeout, wait) = match times {
+            Ok(times) => times,
+            Err(refusal) => return later.respond(refusal),
+        };
+        let control = self.control.clone();
+        let answer = move |begun| match (begun, wait) {
+            (Ok(_), Some(wait)) => {
+                tell_drain(&control, DrainName::Stop, Instant::now() + wait, 200, later);
+            }
+            (Ok(view), None) => later.respond(json_response(202, &show::Drain::new(&view))),
+            (Err(reason), _) => later.respond(refused(SERVER, &reason)),
+        };
         let now = call.value("now") == Some("true");
-        let patience = if now { Patience::CutNow } else { Patience::Join };
+        let by = StopAsker::Admin { now, answer: Box::new(answer) };
         let reason = "admin request".to_owned();
-        // A server that has ended needs no stop.
-        drop(self.control.send(Input::Stop { reason, timeout, patience }));
-        self.tell_drain(DrainName::Stop, Instant::now(), 202, later);
+        send(&self.control, Input::Stop(StopRequest { reason, timeout, by }));
     }
 
     fn watch(&self, id: &str, call: &Call<'_>, later: Later) {
         let name = id.parse().map_err(|_| unknown_drain());
         match name.and_then(|name| Ok((name, call.duration("wait")?))) {
             Ok((name, wait)) => {
-                let until = Instant::now() + wait.unwrap_or_default().min(WAIT_MAX);
-                self.tell_drain(name, until, 200, later);
+                // That of the server is waited for to its end, which its deadline brings:
+                // afterwards nobody can ask.
+                let longest = if name == DrainName::Stop { TIME_MAX } else { WAIT_MAX };
+                let until = Instant::now() + wait.unwrap_or_default().min(longest);
+                tell_drain(&self.control, name, until, 200, later);
             }
             Err(refusal) => later.respond(refusal),
         }
-    }
-
-    /// Has control show a drain when it has ended, at the latest then.
-    fn tell_drain(&self, name: DrainName, until: Instant, status: u16, later: Later) {
-        let tell = move |view: Option<DrainView>| {
-            let shown = view.map(|view| json_response(status, &show::Drain::new(&view)));
-            later.respond(shown.unwrap_or_else(unknown_drain));
-        };
-        // Without control the `Later` is dropped, and answered with 500.
-        drop(self.control.send(Input::Watch(name, until, Box::new(tell))));
     }
 
     fn stream_events(&self, call: &Call<'_>, later: Later) {
@@ -272,7 +277,8 @@ impl Admin {
     }
 
     /// Answers when the new process serves, or why it does not; with `wait`, when this process has
-    /// drained, at the latest after that time: its connections end with it, and nobody can ask.
+    /// drained, at the latest after that time: its connections end with it, and nobody can ask. Its
+    /// drain has a deadline, so that time has no other limit.
     fn upgrade(&self, call: &Call<'_>, later: Later) {
         let (options, wait) = match upgrade_options(call) {
             Ok(options) => options,
@@ -294,7 +300,7 @@ impl Admin {
                             (answer["pid"], answer["old_pid"]) = (json!(pid), json!(old_pid));
                             later.respond(json_response(200, &answer));
                         };
-                        let until = Instant::now() + wait.min(WAIT_MAX);
+                        let until = Instant::now() + wait;
                         let watch = Input::Watch(DrainName::Stop, until, Box::new(tell));
                         return drop(control.send(watch));
                     }
@@ -380,6 +386,15 @@ fn upgrade_options(
     Ok((options, call.duration("wait")?))
 }
 
+/// Has control show a drain when it has ended, at the latest then.
+fn tell_drain(control: &Sender<Input>, name: DrainName, until: Instant, status: u16, later: Later) {
+    let tell = move |view: Option<DrainView>| {
+        let shown = view.map(|view| json_response(status, &show::Drain::new(&view)));
+        later.respond(shown.unwrap_or_else(unknown_drain));
+    };
+    send(control, Input::Watch(name, until, Box::new(tell)));
+}
+
 /// Without a thread the `Later` is dropped, and answered with 500.
 fn spawn_waiter(wait: impl FnOnce() + Send + 'static) {
     let thread = thread::Builder::new().name("admin-waiter".into());
@@ -400,9 +415,14 @@ pub(super) fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
         ChangeError::NameTaken(_)
         | ChangeError::BeingRemoved
         | ChangeError::NotDrained
-        | ChangeError::Stopping => 409,
+        | ChangeError::Stopping
+        | ChangeError::HandedOver(_) => 409,
     };
-    error(status, &format!("{whose}: {reason}"))
+    let mut answer = json!({ "error": format!("{whose}: {reason}") });
+    if let ChangeError::HandedOver(pid) = reason {
+        answer["successor"] = json!(pid);
+    }
+    json_response(status, &answer)
 }
 
 fn put_failed(host: &str, reason: PutError) -> Response<'static> {

@@ -135,6 +135,9 @@ pub(super) struct Drain<'a> {
     cut: u64,
     elapsed_ms: u64,
     remaining_ms: u64,
+    /// Of a stop: the process that stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
 }
 
 impl<'a> Drain<'a> {
@@ -154,6 +157,7 @@ impl<'a> Drain<'a> {
             cut: view.cut,
             elapsed_ms: milliseconds(view.elapsed),
             remaining_ms: milliseconds(view.remaining),
+            pid: (view.name == DrainName::Stop).then(std::process::id),
         }
     }
 }

@@ -1,15 +1,15 @@
 //! What operators do with single upstreams of a proxy app.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    super::{Input, ask},
+    super::{ChangeError, Input, send},
     call::Call,
-    error,
-    routes::{Admin, Answered, ok, refused},
+    error, json as json_response,
+    routes::{Admin, refused},
     show,
 };
-use crate::app::Later;
+use crate::{app::Later, message::AppLife};
 
 impl Admin {
     /// Begins to take one upstream of an app out. A new life of the app has it out too.
@@ -21,11 +21,20 @@ impl Admin {
     }
 
     /// Takes it back in.
-    pub(super) fn resume_upstream(&self, host: &str, call: &Call<'_>) -> Answered {
-        let url = call.value("url").ok_or_else(no_url)?;
-        let resume = |answer| Input::ResumeUpstream(host.to_owned(), url.to_owned(), answer);
-        let life = ask(&self.control, resume).map_err(|reason| refused(host, &reason))?;
-        ok(&HashMap::from([("upstreams", show::upstreams(&life, self.facts.now_ns()))]))
+    pub(super) fn resume_upstream(&self, host: &str, call: &Call<'_>, later: Later) {
+        let Some(url) = call.value("url") else { return later.respond(no_url()) };
+        let (host, url, now_ns) = (host.to_owned(), url.to_owned(), self.facts.now_ns());
+        let name = host.clone();
+        let tell = move |resumed: Result<Arc<AppLife>, ChangeError>| {
+            later.respond(match resumed {
+                Ok(life) => {
+                    let upstreams = HashMap::from([("upstreams", show::upstreams(&life, now_ns))]);
+                    json_response(200, &upstreams)
+                }
+                Err(reason) => refused(&name, &reason),
+            });
+        };
+        send(&self.control, Input::ResumeUpstream(host, url, Box::new(tell)));
     }
 }
 

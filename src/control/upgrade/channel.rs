@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -67,6 +68,14 @@ impl Channel {
         let length = u32::try_from(text.len()).map_err(io::Error::other)?;
         (&*self.0).write_all(&length.to_be_bytes())?;
         (&*self.0).write_all(&text)
+    }
+
+    /// Waits until there is something to receive, at most this long; whether there is.
+    pub(super) fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
+        let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        let ready = rustix::io::retry_on_intr(|| poll(&mut polled, Some(&timeout)))?;
+        Ok(ready > 0)
     }
 
     /// Waits for a message. `UnexpectedEof` when the other process is gone.

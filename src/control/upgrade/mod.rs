@@ -12,7 +12,8 @@
 //! ```
 //! - Until `Serving` the old process serves as if nothing happened. Whatever fails, or takes too
 //!   long, ends the new process and nothing else; so does a stop, and a change of an app that the
-//!   new process does not know of. From `Go` to `Serving` control puts both off.
+//!   new process does not know of. From `Go` to `Serving` control puts both off. After `Serving` a
+//!   stop is the new process's ([`relay`]).
 //! - A new process whose config has none of the apps, or none of the addresses, that the old one
 //!   serves, fails: the config may have been cut off in a write. An operator can allow it.
 //! - A listening socket is never closed by both: who waits on it is accepted by one or the other.
@@ -27,7 +28,9 @@ mod inherited;
 mod launcher;
 mod new;
 mod old;
+mod relay;
 mod start;
+mod successor;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -38,6 +41,7 @@ pub(crate) use inherited::{Inherited, InheritedSockets};
 pub(crate) use launcher::{LAUNCH, launch};
 pub(crate) use new::{NoTakeOver, Predecessor, TakeOver};
 pub(crate) use old::{HandedAdmin, UpgradeError, Upgraded, Upgrader};
+pub(crate) use relay::{PassedStop, StopRelay};
 
 /// By this a process knows that it was started by an upgrade.
 const ENVIRONMENT: &str = "TIDEGATE_TAKE_OVER";
@@ -115,6 +119,8 @@ enum FromOld {
     Go,
     /// How far its drain is.
     Report(Box<Generation>),
+    /// It was asked to stop, but this process serves.
+    Stop(PassedStop),
     /// Its last word.
     Gone(LastWord),
 }

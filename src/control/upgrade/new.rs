@@ -9,10 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crossbeam_channel::Sender;
+
 use super::{
-    super::{Control, Emptied, PutMode, lives::milliseconds, load},
+    super::{
+        Control, Emptied, Input, PutMode, StopAsker, StopRequest, lives::milliseconds, load, send,
+    },
     ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, Inherited,
-    InheritedSockets, LastWord, MESSAGES, Totals,
+    InheritedSockets, LastWord, MESSAGES, PassedStop, Totals,
     channel::Channel,
 };
 use crate::{
@@ -209,11 +213,15 @@ impl TakeOver {
     ///
     /// # Errors
     /// When the thread cannot be started that hears of it.
-    pub(crate) fn serve(mut self, predecessor: &Arc<Predecessor>) -> io::Result<()> {
+    pub(crate) fn serve(
+        mut self,
+        predecessor: &Arc<Predecessor>,
+        control: Sender<Input>,
+    ) -> io::Result<()> {
         let mut channel = self.channel.clone();
         let follower = Arc::clone(predecessor);
         let thread = thread::Builder::new().name("predecessor".into());
-        thread.spawn(move || follower.follow(&mut channel))?;
+        thread.spawn(move || follower.follow(&mut channel, &control))?;
         self.report.take();
         // If the old process is gone, the thread finds so.
         let _ = self.channel.send(&FromNew::Serving);
@@ -288,7 +296,7 @@ impl Predecessor {
         drop(state.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn follow(&self, channel: &mut Channel) {
+    fn follow(&self, channel: &mut Channel, control: &Sender<Input>) {
         let began = Instant::now();
         let mut last_word = None;
         // An error is its end too: it says nothing any more.
@@ -299,6 +307,10 @@ impl Predecessor {
                     let mut state = self.lock();
                     state.totals = generation.totals;
                     state.last = Some(*generation);
+                }
+                FromOld::Stop(PassedStop { reason, cut }) => {
+                    let by = StopAsker::Predecessor { cut };
+                    send(control, Input::Stop(StopRequest { reason, timeout: None, by }));
                 }
                 FromOld::Gone(word) => {
                     self.lock().totals = word.totals;

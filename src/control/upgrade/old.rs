@@ -8,24 +8,21 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-use crossbeam_channel::Sender;
 
 use super::{
     super::{
-        ChangeError, Input, LifeView, Operator, Patience, Verdict, ask, drains::Cause,
-        lives::milliseconds, notices::notice, operator::await_loops,
+        ChangeError, Input, LifeView, Operator, ask, drains::Cause, lives::milliseconds,
+        notices::notice, operator::await_loops,
     },
-    FromNew, FromOld, Generation, HandOver, HandedListener, LastWord, MESSAGES, Predecessor,
-    Totals, UpgradeOptions,
+    Generation, HandOver, HandedListener, MESSAGES, Predecessor, StopRelay, UpgradeOptions,
     channel::Channel,
     start::{NewProcess, Starting},
+    successor::{Follower, Successor},
 };
 use crate::{
     app::EndpointState,
@@ -44,6 +41,7 @@ pub(crate) struct Upgrader {
     generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
     /// The process before this one.
     predecessor: Option<Arc<Predecessor>>,
+    relay: StopRelay,
     /// The new process, until it serves.
     pub(crate) starting: Arc<Starting>,
     /// The new process, once it serves.
@@ -90,18 +88,13 @@ impl fmt::Display for UpgradeError {
     }
 }
 
-/// How often the new process is told how far the drain is.
-const REPORT_EVERY: Duration = Duration::from_millis(200);
-
-/// How long a new process may take for a report: it only has to be read.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
-
 impl Upgrader {
     /// As this process was started: by this name, in this folder.
     pub(crate) fn new(
         is_embedded: bool,
         admin: Option<HandedAdmin>,
         predecessor: Option<Arc<Predecessor>>,
+        relay: StopRelay,
         generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
     ) -> Self {
         let mut arguments = env::args_os();
@@ -111,7 +104,17 @@ impl Upgrader {
         let binary = if has_path { std::path::absolute(name) } else { env::current_exe() };
         let (arguments, starting, successor) =
             (arguments.collect(), Arc::default(), Arc::default());
-        Self { is_embedded, binary, arguments, admin, generation, predecessor, starting, successor }
+        Self {
+            is_embedded,
+            binary,
+            arguments,
+            admin,
+            generation,
+            predecessor,
+            relay,
+            starting,
+            successor,
+        }
     }
 
     fn start(&self, binary: Option<PathBuf>) -> Result<(Channel, PathBuf), String> {
@@ -153,14 +156,15 @@ impl Operator {
             return Err(UpgradeError::Failed(reason.to_owned()));
         }
         let report = ask(&self.control, Input::Report).map_err(UpgradeError::Change)?;
-        if report.stop.is_some() {
-            return Err(UpgradeError::Change(ChangeError::Stopping));
+        if let Some(refusal) = report.refusal() {
+            return Err(UpgradeError::Change(refusal));
         }
         let lives = ask(&self.control, Input::Lives).map_err(UpgradeError::Change)?;
         let (handed, descriptors) = self.what_is_handed_over(&lives, allow_empty);
         let (channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
-        let mut new = NewProcess { starting: &self.upgrader.starting, channel, deadline };
+        let Upgrader { starting, relay, .. } = &self.upgrader;
+        let mut new = NewProcess { starting, relay, channel, deadline };
         let (taken, admin) = new.prepare(&handed, &descriptors).map_err(failed)?;
         drop(descriptors);
         let lives = ask(&self.control, Input::BeginHandOver).map_err(UpgradeError::Change)?;
@@ -191,8 +195,17 @@ impl Operator {
         notice!(self.notices, Info, "upgrade_handed_over", pid = u64::from(pid));
         let (let_go, all_let_go) = crossbeam_channel::bounded(0);
         // A server that has ended has nothing to let go of.
-        drop(self.control.send(Input::HandedOver { listeners, admin, let_go }));
-        if let Err(error) = self.upgrader.follow(channel, &self.control) {
+        let stops = self.upgrader.relay.open();
+        drop(self.control.send(Input::HandedOver { pid, listeners, admin, let_go }));
+        let follower = Follower {
+            channel,
+            control: self.control.clone(),
+            stops,
+            predecessor: self.upgrader.predecessor.clone(),
+            generation: Arc::clone(&self.upgrader.generation),
+            successor: Arc::clone(&self.upgrader.successor),
+        };
+        if let Err(error) = follower.start() {
             // The drain goes on, without anybody who is told of it.
             event!(Error, "successor_not_told", error:% = error);
         }
@@ -268,63 +281,5 @@ impl HandOver {
         for row in rows.into_iter().filter(|row| row.state == EndpointState::Drained) {
             self.drained_upstreams.push((host.to_owned(), row.url));
         }
-    }
-}
-
-impl Upgrader {
-    /// Hears what the new process wants, and tells it how far the drain is.
-    fn follow(&self, channel: Channel, control: &Sender<Input>) -> io::Result<()> {
-        let mut heard = channel.clone();
-        // Time-outs are the socket's, not an end's: it is only written to in time.
-        channel.set_timeout(None)?;
-        channel.set_write_timeout(REPORT_TIMEOUT)?;
-        drop(self.successor.set(Successor(Mutex::new(Some(channel)))));
-        let (control, predecessor) = (control.clone(), self.predecessor.clone());
-        thread::Builder::new().name("successor".into()).spawn(move || {
-            while let Ok(FromNew::Cut) = heard.receive() {
-                let (reason, patience) = ("the new process".to_owned(), Patience::CutNow);
-                let cut = control.send(Input::Stop { reason, timeout: None, patience });
-                if let (Err(_), Some(before)) = (cut, &predecessor) {
-                    // This process only waits for that one.
-                    before.cut();
-                }
-            }
-            event!(Error, "successor_gone");
-        })?;
-        let (successor, generation) = (Arc::clone(&self.successor), Arc::clone(&self.generation));
-        let report = move || {
-            let Some(generation) = generation() else { return false };
-            let message = FromOld::Report(Box::new(generation));
-            successor.get().is_some_and(|successor| successor.say(&message))
-        };
-        thread::Builder::new().name("reports".into()).spawn(move || {
-            while report() {
-                thread::sleep(REPORT_EVERY);
-            }
-        })?;
-        Ok(())
-    }
-}
-
-/// The new process, which this one reports to.
-pub(crate) struct Successor(Mutex<Option<Channel>>);
-
-impl Successor {
-    /// Says how the drain ended; the last word.
-    pub(crate) fn part(&self, verdict: Verdict, totals: Totals) {
-        let cut = if let Verdict::Cut(cut) = verdict { cut } else { 0 };
-        let verdict = verdict.name().to_owned();
-        self.say(&FromOld::Gone(LastWord { verdict, cut, totals }));
-    }
-
-    /// Whether it listens. If it does not, it misses nothing.
-    fn say(&self, message: &FromOld) -> bool {
-        let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = channel.as_mut().is_some_and(|channel| channel.send(message).is_ok());
-        if !said {
-            // Half a message may be out: another one behind it would be taken for its end.
-            *channel = None;
-        }
-        said
     }
 }

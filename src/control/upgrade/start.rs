@@ -20,7 +20,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
     super::ChangeError,
-    ENVIRONMENT, FromNew, FromOld, HandOver,
+    ENVIRONMENT, FromNew, FromOld, HandOver, StopRelay,
     channel::Channel,
     launcher::{LAUNCH, Order, Word},
 };
@@ -35,10 +35,17 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// and what it has accepted is lost if it is ended: so this is no part of its time to get ready.
 const GO_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long it may take when a stop waits for it: the server isn't stopped before.
+const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a stop waits.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// A process that was started. It is ended with this value, unless it was let go; before the
 /// channel closes, by which it would think that the old one is gone, and serve.
 pub(super) struct NewProcess<'a> {
     pub(super) starting: &'a Starting,
+    pub(super) relay: &'a StopRelay,
     pub(super) channel: Channel,
     pub(super) deadline: Instant,
 }
@@ -67,10 +74,27 @@ impl NewProcess<'_> {
     pub(super) fn serve(&mut self) -> Result<(), String> {
         self.deadline = Instant::now() + GO_TIMEOUT;
         self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
+        self.wait_for_word().map_err(|error| self.explain(&error))?;
         match self.receive()? {
             FromNew::Serving => Ok(()),
             FromNew::Failed(reason) => Err(reason),
             FromNew::Ready { .. } | FromNew::Cut => Err("it speaks out of turn".to_owned()),
+        }
+    }
+
+    /// Waits until it says something, or the deadline; that comes sooner when a stop is put off.
+    fn wait_for_word(&mut self) -> io::Result<()> {
+        let mut is_hurried = false;
+        loop {
+            let now = Instant::now();
+            if !is_hurried && self.relay.is_hurried() {
+                is_hurried = true;
+                self.deadline = self.deadline.min(now + HURRIED_TIMEOUT);
+            }
+            let left = self.deadline.saturating_duration_since(now);
+            if left.is_zero() || self.channel.wait_readable(left.min(LOOK_AGAIN))? {
+                return Ok(());
+            }
         }
     }
 

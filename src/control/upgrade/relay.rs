@@ -1,0 +1,71 @@
+//! Stops that reach the old process of an upgrade.
+//!
+//! ```text
+//! asked between Go and Serving:  put off, and the new process has little time left
+//!   ├─ it serves:       passed on to it
+//!   └─ it does not:     it is ended, and this process stops
+//! asked after Serving:  passed on to it
+//! ```
+//! Owned by control, the operator, the signals' thread and the one that reports; none of them waits
+//! here.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crossbeam_channel::{Receiver, Sender};
+use serde::{Deserialize, Serialize};
+
+/// A stop that another process asks for, because it was asked although it serves no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PassedStop {
+    /// For the log.
+    pub(crate) reason: String,
+    /// What is in flight is cut.
+    pub(crate) cut: bool,
+}
+
+/// The way of stops to the process after this one. Clones are the same way.
+#[derive(Clone, Default)]
+pub(crate) struct StopRelay(Arc<Relay>);
+
+#[derive(Default)]
+struct Relay {
+    /// A stop waits for the end of the hand-over.
+    hurried: AtomicBool,
+    /// To the thread that talks to the new process, once that serves.
+    passed: Mutex<Option<Sender<PassedStop>>>,
+}
+
+impl StopRelay {
+    /// A hand-over begins.
+    pub(crate) fn begin(&self) {
+        self.0.hurried.store(false, Ordering::Release);
+    }
+
+    /// A stop waits for the end of the hand-over.
+    pub(crate) fn hurry(&self) {
+        self.0.hurried.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_hurried(&self) -> bool {
+        self.0.hurried.load(Ordering::Acquire)
+    }
+
+    /// The new process serves: what is passed on from now on comes out here.
+    pub(super) fn open(&self) -> Receiver<PassedStop> {
+        let (sender, passed) = crossbeam_channel::unbounded();
+        *self.0.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        passed
+    }
+
+    /// Passes a stop on, if another process serves.
+    pub(crate) fn pass_on(&self, stop: PassedStop) {
+        let passed = self.0.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(passed) = &*passed {
+            // Without the thread there is no new process any more; that was logged.
+            let _ = passed.send(stop);
+        }
+    }
+}
