@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 use mio::{Token, Waker};
 
 use crate::{
-    app::{App, Delivery, OneUpstream, Peer, RateLimiter},
+    app::{App, Delivery, OneUpstream, Peer, RateLimiter, UpstreamFailure},
     config::{AppConfig, Limits},
     logging::AccessWriter,
     metrics::ExchangeCounters,
@@ -212,6 +212,8 @@ pub(crate) enum BusyPhase {
 pub(crate) enum ControlEvent {
     /// All public listeners are gated: a stop has begun.
     Gated,
+    /// An upstream gave no answer, or not a whole one.
+    UpstreamFailed(Box<FailureReport>),
     /// No exchange of the loop is with the upstream that drains so.
     UpstreamLeft(UpstreamDrainId),
     /// These listeners are gated.
@@ -235,6 +237,20 @@ pub(crate) enum ControlEvent {
         /// Exchanges that were cut, also before.
         cut: u64,
     },
+}
+
+/// The failure of an upstream, as operators are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailureReport {
+    /// The app's.
+    pub(crate) host: String,
+    /// None if there was no upstream to ask.
+    pub(crate) upstream: Option<String>,
+    pub(crate) failure: UpstreamFailure,
+    /// It is to be logged, and so many before it were not.
+    pub(crate) unlogged: Option<u64>,
+    /// The upstream is taken out for so long.
+    pub(crate) ejected_for: Option<Duration>,
 }
 
 /// Control's end of one loop.

@@ -897,7 +897,7 @@ fn failures_in_a_row_eject_an_upstream() {
     let ejected = wait_events(&server, "upstream_ejected", 1);
     assert_event(&ejected, bad.url());
     assert_eq!(ejected.level, "WARN");
-    assert_eq!(ejected.field("failure"), Some("Broken"));
+    assert_eq!(ejected.field("reason"), Some("reset_before_answer"));
     assert_eq!(ejected.count("eject_for_ms"), 3_600_000);
     let row = upstream_row(&server, 0);
     assert_eq!(row["state"], "ejected");
@@ -949,11 +949,11 @@ fn every_way_of_failing_ejects() {
     });
     let nobody = nobody();
     // Where bytes came as an answer, the request is not sent again.
-    for (url, failure, first) in [
-        (silent.url(), "Silent", 200),
-        (garbled.url(), "Broken", 502),
-        (&*nobody, "NotOpened", 200),
-        ("unix:/nonexistent/up.sock", "NotOpened", 200),
+    for (url, reason, first) in [
+        (silent.url(), "answer_timeout", 200),
+        (garbled.url(), "bad_head", 502),
+        (&*nobody, "connect_refused", 200),
+        ("unix:/nonexistent/up.sock", "connect_failed", 200),
     ] {
         let good = named("good");
         let more = "eject_after = 1, eject_for = \"1h\", answer_timeout = \"2s\"";
@@ -962,7 +962,7 @@ fn every_way_of_failing_ejects() {
         assert_eq!(share(&turns(&server, 4), "good"), 4, "{url}");
         let ejected = wait_events(&server, "upstream_ejected", 1);
         assert_event(&ejected, url);
-        assert_eq!(ejected.field("failure"), Some(failure));
+        assert_eq!(ejected.field("reason"), Some(reason));
         assert_eq!(upstream_row(&server, 0)["state"], "ejected");
     }
 }

@@ -808,7 +808,7 @@ fn take(exchange: &mut UpstreamExchange, input: &[u8], limits: Limits) -> (Vec<u
                 };
             }
             UpstreamEvent::Refused(refused) => {
-                assert_eq!(refused.status, 502);
+                assert!([431, 502].contains(&refused.status), "{refused:?}");
                 trace += &format!("!{} ", refused.reason);
             }
             UpstreamEvent::Truncated => panic!("cut off without an end"),

@@ -38,8 +38,9 @@ pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
 
 pub(crate) use proxy::{
-    Address, Chosen, Endpoint, EndpointRow, EndpointState, HealthPlan, KeptLine, OneUpstream,
-    PoolKey, write_response_fields, write_trailer_fields,
+    Address, Chosen, Endpoint, EndpointRow, EndpointState, FailureCause, HealthPlan, KeptLine,
+    LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_response_fields,
+    write_trailer_fields,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
 pub(crate) use rate_limit::RateLimiter;

@@ -135,6 +135,15 @@ pub(super) struct Upstream {
     pub(super) requests: u64,
     pub(super) failures: u64,
     pub(super) latency_us: Option<u64>,
+    pub(super) last_failure: Option<LastFailure>,
+}
+
+/// The failure of an upstream that came last.
+#[derive(Debug, Deserialize)]
+pub(super) struct LastFailure {
+    pub(super) cause: String,
+    pub(super) error: String,
+    pub(super) age_ms: u64,
 }
 
 /// `POST /apps/{host}/upstreams/resume`

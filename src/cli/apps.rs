@@ -183,10 +183,19 @@ pub(super) fn upstream_rows(upstreams: &[Upstream]) -> String {
             number(upstream.requests),
             number(upstream.failures),
             plain(latency.unwrap_or_default()),
-            plain(upstream.reason.as_deref().unwrap_or_default()),
+            plain(upstream_note(upstream)),
         ]
     };
     show::table(&columns, upstreams.iter().map(row).collect())
+}
+
+/// Why it is not up, and how it failed last.
+fn upstream_note(upstream: &Upstream) -> String {
+    let last = upstream
+        .last_failure
+        .as_ref()
+        .map(|last| format!("{} {} ago: {}", last.cause, show::coarse(last.age_ms), last.error));
+    [upstream.reason.clone(), last].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn connection_rows(connections: &[Connection]) -> String {

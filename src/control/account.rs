@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::drains::DrainView;
 use crate::{
-    app::{EndpointRow, EndpointState},
+    app::{EndpointRow, EndpointState, FailureCause},
     message::AppLife,
     metrics::{
-        AnswerSeconds, DrainSeconds, HostLedger, HostReading, LifeReading, UpstreamNow,
-        UpstreamReading, UpstreamTotals,
+        AnswerSeconds, DrainSeconds, FailureCounts, HostLedger, HostReading, LifeReading,
+        UpstreamNow, UpstreamReading, UpstreamTotals,
     },
 };
 
@@ -69,12 +69,14 @@ impl Account {
 fn reading(life: &AppLife, now_ns: u64) -> LifeReading<'_> {
     let upstreams = life.app().app.upstreams();
     let rows = upstreams.into_iter().flat_map(|upstreams| upstreams.rows(now_ns));
+    let unserved = upstreams.map(|upstreams| failure_counts(upstreams.unserved()));
     LifeReading {
         host: life.host(),
         active_connections: life.drain().active_connections(),
         exchanges: life.app().counters.snapshot(),
         refused: life.drain().refused(),
         cut: life.drain().cut(),
+        unserved: unserved.unwrap_or_default(),
         upstreams: rows.map(upstream_reading).collect(),
     }
 }
@@ -86,8 +88,12 @@ fn upstream_reading(row: EndpointRow) -> UpstreamReading {
         now: UpstreamNow { active: row.active, idle: row.idle, states: states.to_vec() },
         totals: UpstreamTotals {
             requests: row.requests,
-            failures: row.failures,
+            failures: failure_counts(row.causes),
             answer_seconds: AnswerSeconds::of(row.answers, row.latency),
         },
     }
+}
+
+fn failure_counts(causes: Vec<(FailureCause, u64)>) -> FailureCounts {
+    FailureCounts(causes.into_iter().map(|(cause, count)| (cause.name(), count)).collect())
 }

@@ -161,7 +161,7 @@ impl Control {
             service: ServiceReports::default(),
             inputs,
             sender,
-            notices,
+            notices: Arc::clone(&notices),
             epoch,
             shutdown_delay: server.shutdown_delay,
             drain_timeout: server.drain_timeout,
@@ -179,7 +179,7 @@ impl Control {
             failed: BTreeSet::new(),
             routes_changed: false,
             account: Account::default(),
-            upstreams: UpstreamWatch::new(epoch),
+            upstreams: UpstreamWatch::new(epoch, notices),
             logs: LogWatch::new(epoch),
             desk,
         }
@@ -332,6 +332,9 @@ impl Control {
         match event {
             ControlEvent::ListenersGated(gated) => self.on_listeners_gated(index, gated),
             ControlEvent::UpstreamLeft(drain) => self.on_upstream_left(*drain),
+            ControlEvent::UpstreamFailed(report) => {
+                upstreams::tell_failure(&self.notices, report);
+            }
             ControlEvent::Failed { error } => {
                 notice!(self.notices, Error, "loop_failed", loop_index = index, error = &**error);
                 stopped = self.stop_for_failed(index);

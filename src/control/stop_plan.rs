@@ -134,7 +134,8 @@ impl StopPlan {
             ControlEvent::Gated => {}
             ControlEvent::Emptied { cut } => *ended = ended.or(Some(*cut)),
             ControlEvent::Died { cut, .. } => *ended = ended.or(Some(*cut)),
-            ControlEvent::UpstreamLeft(_)
+            ControlEvent::UpstreamFailed(_)
+            | ControlEvent::UpstreamLeft(_)
             | ControlEvent::ListenersGated(_)
             | ControlEvent::Failed { .. }
             | ControlEvent::Ended => return None,

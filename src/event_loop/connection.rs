@@ -69,6 +69,8 @@ pub(super) struct Connection {
     stalled: bool,
     turn: Turn,
     lingering: bool,
+    /// Its last answer is not whole, and a mere end would not show that.
+    tears: bool,
     /// The PROXY header, which names the peer, is not whole yet.
     awaits_proxy_header: bool,
     wait: Wait,
@@ -164,6 +166,7 @@ impl Connection {
             stalled: false,
             turn: Turn::default(),
             lingering: false,
+            tears: false,
             awaits_proxy_header: newcomer.proxy_protocol,
             wait: Wait::Fresh,
             wait_anew: true,
@@ -224,9 +227,7 @@ impl Connection {
             if cx.holds_requests && forwarding.is_some_and(|forwarding| forwarding.is_unsent()) {
                 return Fate::Held;
             }
-            if self.pump(cx) == Fate::Gone {
-                return Fate::Gone;
-            }
+            self.pump(cx);
             // The next request of a pipeline may be here already.
             let is_free = was_forwarding && self.forwarding.is_none() && self.has_input();
             match self.flush(cx) {
@@ -300,6 +301,11 @@ impl Connection {
                 Ok(None)
             }
         }
+    }
+
+    /// Has the connection reset when all that is queued is sent.
+    pub(super) fn tear_at_end(&mut self) {
+        self.tears = true;
     }
 
     fn has_input(&self) -> bool {
@@ -405,6 +411,10 @@ impl Connection {
     /// Nothing more will be said: closes our side, and reads out the peer's.
     fn begin_linger(&mut self, cx: &mut LoopContext) -> Fate {
         debug_assert!(self.in_flight.is_empty(), "lingering with an exchange in flight");
+        if self.tears {
+            self.tear();
+            return Fate::Gone;
+        }
         let at_end = self.ready.read_closed && !self.ready.readable;
         let is_done = self.exchange.peer_is_done() && !self.ready.readable;
         if at_end || is_done || rustix::net::shutdown(&self.socket, Shutdown::Write).is_err() {

@@ -4,7 +4,7 @@
 //!  begin ──choose──► opening ──connected──► asking ──head──► answering ──end──► done
 //!            ▲          │ fails                │ fails, no byte of an answer     │
 //!            └──retry───┴──────────────────────┘ and safe to ask again           └─► line kept
-//!                       └─ else 502, 504          fails later: the client's connection is torn
+//!                       └─ else 502, 503, 504     fails later: broken off
 //!  answering ──101──► tunnel ──both sides closed──► done
 //! ```
 //! The client's connection owns the line to the upstream while the exchange lasts, so one state
@@ -12,34 +12,37 @@
 //!
 //! - Both ways are bounded: a side is read only while the other takes what it sends (I9).
 //! - An exchange is over when the kernel has the last byte for the client, as any other's (I6).
-//! - An answer that breaks off is never ended as if it were whole: its connection is reset.
-//! - What is asked again, and where, is in [`attempt`].
+//! - What is asked again, and where, is in [`attempt`]; how an exchange ends otherwise in
+//!   [`ending`].
 
 mod attempt;
+mod ending;
+mod line;
 mod tunnel;
 
 use std::{io, time::Duration};
 
 use smallvec::SmallVec;
-use socket2::SockRef;
 
 use super::{
     LoopContext,
     buffers::InputBuffer,
-    clock::milliseconds,
-    connection::{Connection, Fate, receive},
-    output::{Flushed, Output},
+    connection::{Connection, Fate},
+    output::Output,
     upstreams::Line,
 };
 use crate::{
-    app::{Chosen, Forward, OneUpstream, write_response_fields, write_trailer_fields},
+    app::{
+        Chosen, FailureCause, Forward, OneUpstream, UpstreamFailure, write_response_fields,
+        write_trailer_fields,
+    },
     config::DrainTunnels,
     http::{
         Bytes, FieldTable, RequestContent, Response, ResponseContent, ResponseHead, UpstreamEvent,
         UpstreamExchange,
     },
 };
-use attempt::Failure;
+use line::{finish_opening, flush, read};
 
 /// An exchange that is passed on.
 pub(super) struct Forwarding {
@@ -48,6 +51,10 @@ pub(super) struct Forwarding {
     /// Upstreams that failed for this request.
     tried: SmallVec<[usize; 4]>,
     retries_left: u32,
+    /// Upstreams that were asked, each try counted.
+    tries: u32,
+    /// Why the last one failed that did.
+    last_cause: Option<FailureCause>,
     line: Line,
     exchange: UpstreamExchange,
     content: RequestContent,
@@ -83,7 +90,7 @@ enum Then {
     GoOn,
     Wait,
     End,
-    Fail,
+    Fail(UpstreamFailure),
 }
 
 /// What waits for the other side at most before a side is read no further.
@@ -156,6 +163,20 @@ impl Forwarding {
         self.chosen.count_cut();
     }
 
+    /// What it is that the upstream has closed the connection, and its answer is not whole.
+    fn ended_early(&self) -> UpstreamFailure {
+        let (cause, text) = match self.stage {
+            Stage::Asking if self.exchange.answered() => {
+                (FailureCause::ClosedBeforeAnswer, "closed within the head of the answer")
+            }
+            Stage::Asking => (FailureCause::ClosedBeforeAnswer, "closed without an answer"),
+            Stage::Answering | Stage::Tunnel { .. } => {
+                (FailureCause::BodyBrokeOff, "closed within the content")
+            }
+        };
+        UpstreamFailure::new(cause, text)
+    }
+
     /// How long the wait may last that it is in.
     pub(super) fn timeout(&self) -> Duration {
         let config = self.forward.config();
@@ -212,8 +233,8 @@ impl Connection {
         self.work_on_event(cx)
     }
 
-    /// Moves what can be moved between the two sockets. Gone: the client's connection is torn.
-    pub(super) fn pump(&mut self, cx: &mut LoopContext) -> Fate {
+    /// Moves what can be moved between the two sockets.
+    pub(super) fn pump(&mut self, cx: &mut LoopContext) {
         // Again after a failure: another upstream is asked, as often as retries are left.
         while let Some(mut forwarding) = self.forwarding.take() {
             match self.pump_line(&mut forwarding, cx) {
@@ -225,14 +246,9 @@ impl Connection {
                     break;
                 }
                 Ok(true) => self.end_forward(*forwarding, cx),
-                Err(failure) => {
-                    if self.fail_forward(*forwarding, failure, cx) == Fate::Gone {
-                        return Fate::Gone;
-                    }
-                }
+                Err(failure) => self.fail_forward(*forwarding, failure, cx),
             }
         }
-        Fate::Keep
     }
 
     /// Returns whether the exchange with the upstream is over.
@@ -240,7 +256,7 @@ impl Connection {
         &mut self,
         forwarding: &mut Forwarding,
         cx: &mut LoopContext,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, UpstreamFailure> {
         if !forwarding.line.is_open && !finish_opening(&mut forwarding.line)? {
             return Ok(false);
         }
@@ -273,7 +289,7 @@ impl Connection {
         &mut self,
         forwarding: &mut Forwarding,
         cx: &mut LoopContext,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, UpstreamFailure> {
         let Some(mut input) = forwarding.input.take() else { return Ok(false) };
         let limits = cx.limits(self.class).http;
         let ended = loop {
@@ -304,14 +320,18 @@ impl Connection {
                     Then::GoOn
                 }
                 UpstreamEvent::End => Then::End,
-                UpstreamEvent::Refused(_) | UpstreamEvent::Truncated => Then::Fail,
+                UpstreamEvent::Refused(refused) => {
+                    let is_behind_head = forwarding.stage != Stage::Asking;
+                    Then::Fail(UpstreamFailure::refused(refused, is_behind_head))
+                }
+                UpstreamEvent::Truncated => Then::Fail(forwarding.ended_early()),
             };
             input.consume(used);
             match then {
                 Then::GoOn => {}
                 Then::Wait => break Ok(false),
                 Then::End => break Ok(true),
-                Then::Fail => break Err(Failure::Broken),
+                Then::Fail(failure) => break Err(failure),
             }
         };
         if input.is_empty() {
@@ -327,13 +347,13 @@ impl Connection {
         &mut self,
         forwarding: &mut Forwarding,
         cx: &mut LoopContext,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, UpstreamFailure> {
         if self.take_events(forwarding, cx)? {
             return Ok(true);
         }
         match forwarding.exchange.receive_eof() {
             UpstreamEvent::End => Ok(true),
-            _ => Err(Failure::Broken),
+            _ => Err(forwarding.ended_early()),
         }
     }
 
@@ -366,133 +386,5 @@ impl Connection {
         };
         cx.buffers.give_output(lines);
         stage
-    }
-
-    /// The upstream's part is over: the line is kept if it can be.
-    fn end_forward(&mut self, forwarding: Forwarding, cx: &mut LoopContext) {
-        let Forwarding { forward, chosen, line, exchange, mut output, input, .. } = forwarding;
-        let mut trailers = Vec::new();
-        write_trailer_fields(exchange.trailers().fields(), &mut trailers);
-        self.exchange.end_stream_with(&trailers, &mut self.output.buffer(&mut cx.buffers));
-        self.end_answer();
-        self.wait_anew = true;
-        if !self.takes_output()
-            && let (Some(flight), Some((method, target))) =
-                (self.in_flight.last_mut(), forward.request())
-        {
-            flight.remember_request(method, target);
-        }
-        let is_clean = output.is_empty() && input.is_none() && !line.ready.read_closed;
-        output.release(&mut cx.buffers);
-        if exchange.reusable() && is_clean && !cx.is_closing(self.class) {
-            cx.upstreams.give(line, forward.config(), &chosen, cx.clock.now_ms());
-        } else {
-            cx.upstreams.forget(&line);
-        }
-        // What has nothing to send is over here.
-        self.end_sent_exchanges(cx);
-    }
-
-    /// The upstream took too long; or a tunnel is to be looked at.
-    pub(super) fn time_out_forward(&mut self, cx: &mut LoopContext) -> Fate {
-        let Some(mut forwarding) = self.forwarding.take() else { return Fate::Keep };
-        if forwarding.is_tunnel() {
-            let config = forwarding.forward.config();
-            self.is_cut = self.is_drained_out(&forwarding, cx);
-            let idle_ms = cx.clock.now_ms().saturating_sub(forwarding.moved_ms);
-            if !self.is_cut && idle_ms < milliseconds(config.tunnel_idle_timeout) {
-                self.forwarding = Some(forwarding);
-                return Fate::Keep;
-            }
-            if self.is_cut {
-                forwarding.count_cut();
-            }
-        }
-        if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
-            self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
-            self.forwarding = Some(forwarding);
-            return Fate::Keep;
-        }
-        let failure = if forwarding.is_opening() { Failure::NotOpened } else { Failure::Silent };
-        self.fail_forward(*forwarding, failure, cx)
-    }
-
-    /// Whether the app, or the upstream, has drained for as long as a tunnel may last then.
-    fn is_drained_out(&self, forwarding: &Forwarding, cx: &LoopContext) -> bool {
-        let policy = forwarding.forward.config().drain_tunnels;
-        let DrainTunnels::CutAfter(after) = policy else { return false };
-        let guard = self.in_flight.last().and_then(|flight| flight.guard.as_ref());
-        let app = guard.and_then(|guard| guard.entry().drain().drain_start_ns());
-        let upstream = forwarding.chosen.endpoint().drained_at_ns();
-        let begun_ns = app.into_iter().chain(upstream).min();
-        begun_ns.is_some_and(|begun_ns| {
-            Duration::from_nanos(cx.clock.now_ns().saturating_sub(begun_ns)) >= after
-        })
-    }
-
-    /// The exchange ends otherwise: nobody waits for the upstream any more.
-    pub(super) fn drop_forward(&mut self, cx: &mut LoopContext) {
-        if let Some(forwarding) = self.forwarding.take() {
-            cx.upstreams.forget(&forwarding.line);
-            if forwarding.stage != Stage::Asking {
-                self.tear();
-            }
-        }
-    }
-}
-
-/// Looks whether the handshake is over.
-fn finish_opening(line: &mut Line) -> Result<bool, Failure> {
-    if !(line.ready.writable || line.ready.failed) {
-        return Ok(false);
-    }
-    match SockRef::from(&line.socket).take_error() {
-        Ok(None) if line.ready.writable => {
-            line.is_open = true;
-            Ok(true)
-        }
-        _ => Err(Failure::NotOpened),
-    }
-}
-
-/// Sends what waits for the upstream. An upstream that takes no more may have answered already: an
-/// error here is told by the read.
-fn flush(forwarding: &mut Forwarding) {
-    if forwarding.output.is_empty() || !forwarding.line.ready.writable {
-        return;
-    }
-    forwarding.moved = true;
-    match forwarding.output.flush(&forwarding.line.socket) {
-        Ok(flushed) => forwarding.line.ready.writable = flushed != Flushed::Blocked,
-        Err(_) => {
-            forwarding.line.ready.writable = false;
-            forwarding.line.ready.readable = true;
-        }
-    }
-}
-
-/// Reads once from the upstream; 0 at the end of its bytes.
-fn read(forwarding: &mut Forwarding, cx: &mut LoopContext) -> Result<Option<usize>, Failure> {
-    let input = forwarding.input.get_or_insert_with(|| cx.buffers.take_input());
-    let room = input.room();
-    let room_len = room.len();
-    if room_len == 0 {
-        // A head longer than the limit is refused before this.
-        return Err(Failure::Broken);
-    }
-    let ready = &mut forwarding.line.ready;
-    match receive(&forwarding.line.socket, room) {
-        Ok(Some(len)) => {
-            input.fill(len);
-            forwarding.moved = true;
-            ready.readable = len == room_len || (ready.read_closed && len > 0);
-            ready.read_closed |= len == 0;
-            Ok(Some(len))
-        }
-        Ok(None) => {
-            ready.readable = false;
-            Ok(None)
-        }
-        Err(_) => Err(Failure::Broken),
     }
 }

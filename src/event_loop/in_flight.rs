@@ -23,6 +23,8 @@ pub(super) struct InFlight {
     pub(super) request: Option<Box<str>>,
     /// 0 as long as there is no answer.
     pub(super) status: u16,
+    /// The upstream broke its answer off.
+    pub(super) is_broken: bool,
     /// Bytes of the answer's head.
     pub(super) head_bytes: u32,
     pub(super) started_ns: u64,
@@ -43,7 +45,17 @@ impl InFlight {
         started_ns: u64,
     ) -> Self {
         let (begin, end) = (u64::MAX, u64::MAX);
-        Self { guard, record, request: None, status: 0, head_bytes: 0, started_ns, begin, end }
+        Self {
+            guard,
+            record,
+            request: None,
+            status: 0,
+            is_broken: false,
+            head_bytes: 0,
+            started_ns,
+            begin,
+            end,
+        }
     }
 
     /// Its name in the access log, if it has a line there.
@@ -70,10 +82,19 @@ impl InFlight {
         self.request = Some([method, target].join(" ").into());
     }
 
+    /// Where the head of the answer begins in the connection's output.
+    pub(super) fn head_start(&self) -> u64 {
+        self.begin.saturating_sub(u64::from(self.head_bytes))
+    }
+
+    /// The answer was taken back: there is none again.
+    pub(super) fn take_back(&mut self) {
+        (self.status, self.head_bytes, self.begin, self.end) = (0, 0, u64::MAX, u64::MAX);
+    }
+
     /// Bytes of the answer that the kernel has taken, head included.
     pub(super) fn bytes_sent(&self, sent_total: u64) -> u64 {
-        let start = self.begin.saturating_sub(u64::from(self.head_bytes));
-        sent_total.min(self.end).saturating_sub(start)
+        sent_total.min(self.end).saturating_sub(self.head_start())
     }
 
     /// Counts this exchange for the life of a guard. The time is that of the turns: what begins and
@@ -87,6 +108,7 @@ impl InFlight {
     /// The exchange is over, with so many bytes of the connection's output sent. Returns whether
     /// that cut an exchange of a life.
     pub(super) fn end(mut self, sent_total: u64, how: End, cx: &mut LoopContext) -> bool {
+        let how = if self.is_broken && how != End::Cut { End::UpstreamBroke } else { how };
         if let (Some(record), Some(access)) = (self.record.take(), &mut cx.access) {
             let outcome = Outcome {
                 status: self.status,

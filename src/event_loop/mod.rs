@@ -207,6 +207,8 @@ struct LoopContext {
     /// By which the loop is told what comes from outside.
     handle: LoopHandle,
     upstreams: UpstreamTable,
+    /// What control is to know of upstreams, sent at the end of the turn.
+    reports: Vec<ControlEvent>,
     /// Events are being handled: a request for an upstream waits for the others.
     holds_requests: bool,
     /// For answers that bring their own date.
@@ -285,6 +287,7 @@ impl Running {
             last_number: 0,
             handle,
             upstreams,
+            reports: Vec::new(),
             holds_requests: false,
             dateless: http::Opening::dateless(),
         };
@@ -365,6 +368,7 @@ impl Running {
         if !self.watched.is_empty() {
             self.report_left_upstreams();
         }
+        self.cx.reports.drain(..).for_each(&self.report);
         let empty = self.public.is_empty() && self.cx.public_connections() == 0;
         if self.finishing && empty && !self.emptied {
             self.emptied = true;

@@ -81,6 +81,19 @@ impl Output {
         }
     }
 
+    /// Takes the bytes from this place of the output on out again. They are in the buffer, and the
+    /// kernel has none of them.
+    pub(super) fn take_back(&mut self, from_total: u64) {
+        debug_assert!(self.sent_total <= from_total && self.segments.is_none(), "bytes are sent");
+        let count = usize::try_from(self.queued_total - from_total).unwrap_or(usize::MAX);
+        self.buffer.truncate(self.buffer.len().saturating_sub(count));
+        self.queued_total = from_total;
+        if self.sent == self.buffer.len() {
+            self.buffer.clear();
+            self.sent = 0;
+        }
+    }
+
     /// Bytes ever put in: where the answer that was put in last ends.
     pub(super) fn queued_total(&self) -> u64 {
         self.queued_total

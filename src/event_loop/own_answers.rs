@@ -27,21 +27,6 @@ pub(super) fn too_many_requests(retry_after_s: u64) -> Response<'static> {
     Response::json(429, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 
-/// No upstream gave an answer that could be passed on.
-pub(super) fn bad_gateway() -> Response<'static> {
-    error(502, "No upstream answered")
-}
-
-/// There is nothing left to ask an upstream with.
-pub(super) fn out_of_resources() -> Response<'static> {
-    error(503, "Out of connections").with_field("Retry-After", "1")
-}
-
-/// The upstream took too long.
-pub(super) fn gateway_timeout() -> Response<'static> {
-    error(504, "The upstream did not answer in time")
-}
-
 /// The app panicked.
 pub(super) fn internal_error() -> Response<'static> {
     error(500, "Internal server error")

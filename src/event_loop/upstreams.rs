@@ -24,9 +24,8 @@ use super::{
     slots::{KEY_BITS, Slots},
 };
 use crate::{
-    app::{Address, Chosen, KeptLine, PoolKey},
+    app::{Address, Chosen, FailureCause, KeptLine, PoolKey, UpstreamFailure},
     config::ProxyConfig,
-    logging::event,
 };
 
 /// In the tokens of upstreams' connections, and in no others.
@@ -39,8 +38,6 @@ pub(super) struct UpstreamTable {
     /// Few keys, compared faster than hashed.
     idle: BTreeMap<PoolKey, Vec<Token>>,
     budget: ConnectionBudget,
-    /// When a line that could not be opened may be logged again.
-    log_ms: u64,
 }
 
 enum Slot {
@@ -67,25 +64,10 @@ pub(super) struct Line {
     pub(super) ready: Ready,
 }
 
-/// Why there is no line.
-pub(super) enum NotOpened {
-    /// The upstream's doing, or the network's.
-    ByUpstream,
-    /// This machine has no descriptor, memory or port for it.
-    OutOfResources,
-}
-
-/// How often it is logged at most that this machine is out of resources.
-const LOG_EVERY_MS: u64 = 1000;
-
-/// Errors of this machine, not of an upstream (socket(2), connect(2), epoll_ctl(2)).
-const OWN_ERRORS: &[Errno] =
-    &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::ADDRNOTAVAIL];
-
 impl UpstreamTable {
     /// A table without lines; the budget is the clients'.
     pub(super) fn new(registry: Registry, budget: ConnectionBudget) -> Self {
-        Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget, log_ms: 0 }
+        Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget }
     }
 
     /// A connection that was kept, if there is one. `looks`: only one of which a look at the socket
@@ -121,22 +103,13 @@ impl UpstreamTable {
         &mut self,
         address: Address<'_>,
         client: Token,
-        now_ms: u64,
-    ) -> Result<Line, NotOpened> {
-        let mut opened = self.try_open(address, client);
+    ) -> Result<Line, UpstreamFailure> {
+        let mut opened = self.try_open(address, client).map_err(of_connect);
+        let is_own = |failure: &UpstreamFailure| failure.cause == FailureCause::NoDescriptors;
         if opened.as_ref().is_err_and(is_own) && self.close_idle() {
-            opened = self.try_open(address, client);
+            opened = self.try_open(address, client).map_err(of_connect);
         }
-        opened.map_err(|error| {
-            if !is_own(&error) {
-                return NotOpened::ByUpstream;
-            }
-            if now_ms >= self.log_ms {
-                self.log_ms = now_ms + LOG_EVERY_MS;
-                event!(Error, "upstream_not_opened", error:% = error);
-            }
-            NotOpened::OutOfResources
-        })
+        opened
     }
 
     fn try_open(&mut self, address: Address<'_>, client: Token) -> io::Result<Line> {
@@ -240,9 +213,8 @@ impl UpstreamTable {
     }
 }
 
-fn is_own(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    errno.is_some_and(|errno| OWN_ERRORS.contains(&errno))
+fn of_connect(error: io::Error) -> UpstreamFailure {
+    UpstreamFailure::connect(&error)
 }
 
 /// Whether nothing came: neither bytes nor the end.

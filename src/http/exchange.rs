@@ -21,6 +21,8 @@
 //! - Every head that comes out is owed exactly one response, and they are written in order.
 //! - The same bytes in any split give the same events.
 
+mod broken;
+
 use super::{
     FieldTable, Limits, Opening, Refused, RequestContent, RequestHead, Response, Trailers,
     body::{Body, Framing, Piece},

@@ -90,7 +90,8 @@ pub enum UpstreamEvent<'a> {
     Content(&'a [u8]),
     /// The response is complete, and with it [`UpstreamExchange::trailers`].
     End,
-    /// What came is no response that could be passed on. The status is 502.
+    /// What came is no response that could be passed on. The status is 431 if it is more than a
+    /// limit allows, else 502.
     Refused(Refused),
     /// The connection ended within the response.
     Truncated,
@@ -336,7 +337,8 @@ impl UpstreamExchange {
     fn refuse(&mut self, refused: Refused) -> UpstreamEvent<'static> {
         self.reading = Reading::Failed;
         self.keep_alive = false;
-        UpstreamEvent::Refused(Refused { status: 502, ..refused })
+        let status = if refused.status == 431 { 431 } else { 502 };
+        UpstreamEvent::Refused(Refused { status, ..refused })
     }
 }
 

@@ -7,25 +7,18 @@
 //! A line is less than [`LINE_BYTES_MAX`], whatever a peer sends, and a chunk at most 64 KiB.
 
 use std::{
-    array,
     borrow::Cow,
-    fmt,
-    hash::{BuildHasher, RandomState},
     io::Write as _,
     net::IpAddr,
-    ops::Range,
-    process,
-    sync::{
-        LazyLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
     time::{Duration, SystemTime},
 };
 
 use super::{
     LogError, escape, event,
     output::Output,
+    request_id::{RequestId, RequestIds},
     stamp::Stamp,
+    upstream_use::UpstreamUse,
     worker::Note,
     writer::{LineOptions, LineWriter},
 };
@@ -65,6 +58,8 @@ pub struct AccessRecord {
     time_at: usize,
     /// Where in it the first of the outcome stands.
     outcome_at: usize,
+    /// Where in it what stands behind the outcome begins: what is known of the upstream.
+    upstream_at: usize,
 }
 
 /// How an exchange went.
@@ -87,13 +82,11 @@ pub enum End {
     Complete,
     /// The peer left, or made no progress, or the answer's source failed.
     Aborted,
+    /// The upstream did not give its whole answer.
+    UpstreamBroke,
     /// The deadline of a drain came first.
     Cut,
 }
-
-/// Names a request, never used twice in a process; 16 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(u64);
 
 /// More than a line can have, its line feed included.
 const LINE_BYTES_MAX: usize = 40 * 1024;
@@ -184,7 +177,17 @@ impl AccessWriter {
             LineFormat::Combined => parts.push_combined(&mut text, peer.to_canonical()),
             LineFormat::Json => parts.push_json(&mut text, peer.to_canonical()),
         };
-        AccessRecord { id, text, time_at, outcome_at }
+        let upstream_at = text.len();
+        AccessRecord { id, text, time_at, outcome_at, upstream_at }
+    }
+
+    /// Adds the upstream that a request was passed on to. What was said of it before is forgotten.
+    pub(crate) fn note_upstream(&self, record: &mut AccessRecord, used: &UpstreamUse<'_>) {
+        record.text.truncate(record.upstream_at);
+        match self.format {
+            LineFormat::Combined => used.push_combined(&mut record.text),
+            LineFormat::Json => used.push_json(&mut record.text),
+        }
     }
 
     /// Writes the line of an exchange that ended at `now`.
@@ -221,25 +224,12 @@ impl AccessRecord {
     }
 }
 
-impl RequestId {
-    /// As `Display` shows it.
-    pub(crate) fn digits(self) -> [u8; 16] {
-        array::from_fn(|index| {
-            let shift = 60 - 4 * index as u32;
-            b"0123456789abcdef"[(self.0 >> shift) as usize & 0xf]
-        })
-    }
-
-    fn push_digits(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.digits());
-    }
-}
-
 impl End {
     fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
             Self::Aborted => "aborted",
+            Self::UpstreamBroke => "upstream_broke",
             Self::Cut => "cut",
         }
     }
@@ -248,12 +238,6 @@ impl End {
 impl Drop for AccessWriter {
     fn drop(&mut self) {
         self.flush();
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -279,41 +263,6 @@ impl LineFormat {
             }
         }
         out.push(b'\n');
-    }
-}
-
-/// One loop's ids: numbers that no other has, mixed with the process's seed. The mixing is a
-/// bijection, so different numbers stay different.
-#[derive(Debug)]
-pub(crate) struct RequestIds {
-    seed: u64,
-    numbers: Range<u64>,
-}
-
-/// How many numbers a writer takes at once from those of the process.
-const NUMBERS_AT_ONCE: u64 = 1 << 16;
-
-/// Writers come and go with reloads, so their numbers are the process's and not a log's.
-static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
-
-static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(process::id()));
-
-impl RequestIds {
-    pub(crate) fn new() -> Self {
-        Self { seed: *SEED, numbers: 0..0 }
-    }
-
-    pub(crate) fn next(&mut self) -> RequestId {
-        let number = self.numbers.next().unwrap_or_else(|| {
-            let first = NEXT_NUMBER.fetch_add(NUMBERS_AT_ONCE, Relaxed);
-            self.numbers = first + 1..first + NUMBERS_AT_ONCE;
-            first
-        });
-        // The finalizer of SplitMix64.
-        let mut mixed = number ^ self.seed;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        RequestId(mixed ^ (mixed >> 31))
     }
 }
 
@@ -416,7 +365,7 @@ fn or_dash(part: &[u8]) -> &[u8] {
     if part.is_empty() { b"-" } else { part }
 }
 
-fn push_json_value(out: &mut Vec<u8>, value: &[u8]) {
+pub(super) fn push_json_value(out: &mut Vec<u8>, value: &[u8]) {
     if value.is_empty() {
         out.extend_from_slice(b"null");
     } else {
@@ -427,6 +376,7 @@ fn push_json_value(out: &mut Vec<u8>, value: &[u8]) {
 fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
     let (before_time, rest) = record.text.split_at(record.time_at);
     let (before_status, rest) = rest.split_at(record.outcome_at - record.time_at);
+    let (rest, upstream) = rest.split_at(record.upstream_at - record.outcome_at);
     out.extend_from_slice(before_time);
     out.extend_from_slice(stamp.common().as_bytes());
     out.extend_from_slice(before_status);
@@ -442,11 +392,13 @@ fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, o
     record.id.push_digits(out);
     out.extend_from_slice(b" end=");
     out.extend_from_slice(outcome.end.as_str().as_bytes());
+    out.extend_from_slice(upstream);
     out.push(b'\n');
 }
 
 fn push_json_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
-    let (before_time, before_status) = record.text.split_at(record.time_at);
+    let (text, upstream) = record.text.split_at(record.upstream_at);
+    let (before_time, before_status) = text.split_at(record.time_at);
     out.extend_from_slice(before_time);
     stamp.push_rfc3339(out);
     out.extend_from_slice(before_status);
@@ -459,7 +411,9 @@ fn push_json_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outco
     record.id.push_digits(out);
     out.extend_from_slice(b"\",\"end\":\"");
     out.extend_from_slice(outcome.end.as_str().as_bytes());
-    out.extend_from_slice(b"\"}\n");
+    out.push(b'"');
+    out.extend_from_slice(upstream);
+    out.extend_from_slice(b"}\n");
 }
 
 fn protocol(version: Version) -> &'static str {
@@ -469,7 +423,7 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     duration.as_micros().try_into().unwrap_or(u64::MAX)
 }
 
@@ -492,7 +446,7 @@ fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+pub(super) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
@@ -588,7 +542,7 @@ mod tests {
                  app=shop.example duration_us=1500 id={id} end=complete\n"
             )
         );
-        assert_eq!(id.to_string(), format!("{:016x}", id.0));
+        assert_eq!(id.to_string(), String::from_utf8_lossy(&id.digits()));
     }
 
     #[test]

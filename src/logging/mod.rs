@@ -17,7 +17,9 @@ mod access;
 mod escape;
 mod events;
 mod output;
+mod request_id;
 mod stamp;
+mod upstream_use;
 mod worker;
 mod writer;
 
@@ -27,9 +29,11 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use access::RequestIds;
-pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome, RequestId};
+pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome};
 pub(crate) use events::{EVENT_TARGET, event};
+pub use request_id::RequestId;
+pub(crate) use request_id::RequestIds;
+pub(crate) use upstream_use::UpstreamUse;
 
 pub(crate) use stamp::rfc3339;
 

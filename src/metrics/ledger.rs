@@ -47,8 +47,25 @@ pub(crate) struct HostTotals {
     pub(super) refused: u64,
     /// Exchanges that a deadline ended.
     pub(super) cut: u64,
+    /// Requests for which no upstream could be asked.
+    pub(super) unserved: FailureCounts,
     /// Drains that ended; few, and in no order.
     pub(super) drains: Vec<DrainCount>,
+}
+
+/// How often something failed, by cause; few causes, and in no order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FailureCounts(pub(crate) Vec<(&'static str, u64)>);
+
+impl FailureCounts {
+    fn add(&mut self, other: &Self) {
+        for (cause, more) in &other.0 {
+            match self.0.iter_mut().find(|(known, _)| known == cause) {
+                Some((_, count)) => *count += more,
+                None => self.0.push((*cause, *more)),
+            }
+        }
+    }
 }
 
 /// What an upstream of a host counted.
@@ -56,8 +73,8 @@ pub(crate) struct HostTotals {
 pub(crate) struct UpstreamTotals {
     /// Exchanges that were begun with it.
     pub(crate) requests: u64,
-    /// Those of them that got no answer.
-    pub(crate) failures: u64,
+    /// Those of them that got no answer, or not a whole one.
+    pub(crate) failures: FailureCounts,
     /// The times until the heads of its answers.
     pub(crate) answer_seconds: AnswerSeconds,
 }
@@ -105,6 +122,8 @@ pub(crate) struct LifeReading<'a> {
     pub(crate) refused: u64,
     /// Exchanges that a deadline ended.
     pub(crate) cut: u64,
+    /// Requests for which no upstream could be asked.
+    pub(crate) unserved: FailureCounts,
     /// Its upstreams, if it has any.
     pub(crate) upstreams: Vec<UpstreamReading>,
 }
@@ -242,7 +261,7 @@ impl HostReading {
 impl UpstreamTotals {
     fn add(&mut self, other: &Self) {
         self.requests += other.requests;
-        self.failures += other.failures;
+        self.failures.add(&other.failures);
         self.answer_seconds.add(&other.answer_seconds);
     }
 }
@@ -252,6 +271,7 @@ impl HostTotals {
         self.exchanges.add(&life.exchanges);
         self.refused += life.refused;
         self.cut += life.cut;
+        self.unserved.add(&life.unserved);
     }
 }
 
@@ -269,7 +289,19 @@ mod tests {
         }
         let exchanges = counters.snapshot();
         let upstreams = Vec::new();
-        LifeReading { host, active_connections: 1, exchanges, refused: 10, cut: 100, upstreams }
+        LifeReading {
+            host,
+            active_connections: 1,
+            exchanges,
+            refused: 10,
+            cut: 100,
+            unserved: failures(),
+            upstreams,
+        }
+    }
+
+    fn failures() -> FailureCounts {
+        FailureCounts(vec![("connect_refused", 1)])
     }
 
     fn requests(hosts: &[HostReading], host: &str) -> Option<u64> {
@@ -302,7 +334,7 @@ mod tests {
             now: UpstreamNow { active: 1, idle: 2, states: vec![("up", true)] },
             totals: UpstreamTotals {
                 requests: *requests,
-                failures: 1,
+                failures: failures(),
                 answer_seconds: AnswerSeconds::of(*requests, Duration::from_secs(*requests)),
             },
         };
@@ -321,7 +353,9 @@ mod tests {
         let (now, totals) = &both[0].upstreams["http://b"];
         let expected = UpstreamNow { active: 2, idle: 4, states: vec![("up", false)] };
         assert_eq!(now.as_ref(), Some(&expected), "the first life tells the state");
-        assert_eq!((totals.requests, totals.failures), (10, 2));
+        assert_eq!(totals.requests, 10);
+        assert_eq!(totals.failures.0, [("connect_refused", 2)]);
+        assert_eq!(both[0].totals.unserved.0, [("connect_refused", 2)]);
         assert_eq!((totals.answer_seconds.count(), totals.answer_seconds.seconds()), (10, 10.0));
         ledger.retire(&old);
         let one = ledger.read([new]);

@@ -15,7 +15,8 @@ pub(crate) use exchanges::{ExchangeCounters, ExchangeTotals};
 pub(crate) use gauges::{LoopCounts, LoopGauges, Turn};
 pub(crate) use histogram::{AnswerSeconds, DrainSeconds};
 pub(crate) use ledger::{
-    HostLedger, HostReading, LifeReading, UpstreamNow, UpstreamReading, UpstreamTotals,
+    FailureCounts, HostLedger, HostReading, LifeReading, UpstreamNow, UpstreamReading,
+    UpstreamTotals,
 };
 pub(crate) use process::ProcessUsage;
 pub(crate) use render::{Exposition, Scrape, render};

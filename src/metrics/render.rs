@@ -174,6 +174,10 @@ impl Page {
                 })
             })
         };
+        let unserved = self.scrape.hosts.iter().flat_map(|host| {
+            let labels = move |cause| [("app", &*host.host), ("upstream", ""), ("cause", cause)];
+            host.totals.unserved.0.iter().map(move |(cause, count)| (labels(*cause), *count))
+        });
         families.gauges(
             "tidegate_upstream_active",
             "Exchanges that are with the upstream",
@@ -199,8 +203,14 @@ impl Page {
         )?;
         families.counters(
             "tidegate_upstream_failures_total",
-            "Exchanges to which the upstream gave no answer",
-            all().map(|(labels, _, totals)| (labels, totals.failures)),
+            "Exchanges to which the upstream gave no answer, or not a whole one, by cause; without \
+             an upstream those for which none could be asked",
+            all()
+                .flat_map(|([app, upstream], _, totals)| {
+                    let causes = totals.failures.0.iter();
+                    causes.map(move |(cause, count)| ([app, upstream, ("cause", *cause)], *count))
+                })
+                .chain(unserved),
         )?;
         families.histograms(
             "tidegate_upstream_answer_seconds",
@@ -473,8 +483,8 @@ mod tests {
 
     use super::*;
     use crate::metrics::{
-        AnswerSeconds, ExchangeCounters, HostLedger, LifeReading, UpstreamNow, UpstreamReading,
-        UpstreamTotals,
+        AnswerSeconds, ExchangeCounters, FailureCounts, HostLedger, LifeReading, UpstreamNow,
+        UpstreamReading, UpstreamTotals,
     };
 
     fn life<'a>(host: &'a str, statuses: &[(u16, Duration)]) -> LifeReading<'a> {
@@ -484,7 +494,16 @@ mod tests {
         }
         let exchanges = counters.snapshot();
         let upstreams = Vec::new();
-        LifeReading { host, active_connections: 2, exchanges, refused: 3, cut: 1, upstreams }
+        let unserved = FailureCounts(vec![("no_upstream_up", 2)]);
+        LifeReading {
+            host,
+            active_connections: 2,
+            exchanges,
+            refused: 3,
+            cut: 1,
+            unserved,
+            upstreams,
+        }
     }
 
     fn scrape(hosts: Vec<HostReading>) -> Scrape {
@@ -540,7 +559,7 @@ mod tests {
             now: UpstreamNow { active: 2, idle: 3, states: vec![("up", true), ("down", false)] },
             totals: UpstreamTotals {
                 requests: 9,
-                failures: 1,
+                failures: FailureCounts(vec![("answer_timeout", 1)]),
                 answer_seconds: AnswerSeconds::of(8, Duration::from_millis(20)),
             },
         });
@@ -562,6 +581,8 @@ mod tests {
     fn has_line(page: &str, line: &str) {
         assert!(page.lines().any(|known| known == line), "no line {line} in\n{page}");
     }
+
+    const FAILED: &str = "tidegate_upstream_failures_total{app=\"proxy.test\",upstream=";
 
     #[test]
     fn both_forms_have_the_same_series() {
@@ -587,7 +608,8 @@ mod tests {
                 r#"tidegate_upstream_idle{app="proxy.test",upstream="http://a:80"} 3"#,
                 r#"tidegate_upstream_state{app="proxy.test",upstream="http://a:80",state="up"} 1"#,
                 r#"tidegate_upstream_requests_total{app="proxy.test",upstream="http://a:80"} 9"#,
-                r#"tidegate_upstream_failures_total{app="proxy.test",upstream="unix:/\"x"} 1"#,
+                &format!("{FAILED}\"unix:/\\\"x\",cause=\"answer_timeout\"}} 1"),
+                &format!("{FAILED}\"\",cause=\"no_upstream_up\"}} 4"),
                 "tidegate_drains_running 1",
                 r#"tidegate_drain_seconds_bucket{le="2.5"} 1"#,
                 "tidegate_drain_seconds_sum 1.5",

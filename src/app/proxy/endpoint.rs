@@ -20,9 +20,12 @@ use std::{
 };
 
 use crossbeam_utils::CachePadded;
-use smallvec::SmallVec;
 
-use super::{balance, health::KnownHealth};
+use super::{
+    balance,
+    failure::{FailureCause, FailureLog, LastFailure, UpstreamFailure},
+    health::KnownHealth,
+};
 use crate::config::{UpstreamAddress, UpstreamConfig};
 
 /// One upstream.
@@ -36,6 +39,7 @@ pub(crate) struct Endpoint {
     hash: u64,
     state: CachePadded<State>,
     details: Mutex<Details>,
+    failures: FailureLog,
     loops: Box<[CachePadded<LoopCounters>]>,
 }
 
@@ -48,7 +52,11 @@ struct State {
     ejected_until_ns: AtomicU64,
     /// When it came back last.
     up_since_ns: AtomicU64,
+    /// Without the head of an answer.
     failures_in_row: AtomicU32,
+    /// Answers that broke off. Heads end no row of these: an upstream that breaks off every answer
+    /// gives a head each time.
+    broken_in_row: AtomicU32,
     /// Moves with the addresses; 0 until there are some.
     generation: AtomicU64,
 }
@@ -72,7 +80,6 @@ struct LoopCounters {
     cut: AtomicU64,
     requests: AtomicU64,
     answers: AtomicU64,
-    failures: AtomicU64,
     latency_ns: AtomicU64,
 }
 
@@ -90,7 +97,11 @@ pub(crate) struct EndpointRow {
     pub(crate) idle: u64,
     /// Exchanges so far, each try counted.
     pub(crate) requests: u64,
+    /// Those that the upstream is to blame for.
     pub(crate) failures: u64,
+    /// All causes that there were, also those of this machine.
+    pub(crate) causes: Vec<(FailureCause, u64)>,
+    pub(crate) last_failure: Option<LastFailure>,
     pub(crate) answers: u64,
     /// From the choice to the head of the answer, all answers together.
     pub(crate) latency: Duration,
@@ -148,6 +159,7 @@ impl Endpoint {
             url,
             state: CachePadded::default(),
             details: Mutex::default(),
+            failures: FailureLog::new(loops),
             loops: (0..loops).map(|_| CachePadded::default()).collect(),
             address: config.address.clone(),
         }
@@ -164,6 +176,7 @@ impl Endpoint {
         if !self.has_addresses() && !before.list.is_empty() {
             self.set_addresses(Ok(before.list));
         }
+        self.failures.take_over(&old.failures);
         let (state, old) = (&self.state, &old.state);
         if health {
             state.is_down.store(before.down_reason.is_some(), Release);
@@ -172,6 +185,7 @@ impl Endpoint {
         }
         if ejection {
             state.failures_in_row.store(old.failures_in_row.load(Relaxed), Relaxed);
+            state.broken_in_row.store(old.broken_in_row.load(Relaxed), Relaxed);
             state.ejected_until_ns.store(old.ejected_until_ns.load(Acquire), Release);
         }
         state.up_since_ns.store(old.up_since_ns.load(Relaxed), Relaxed);
@@ -236,6 +250,11 @@ impl Endpoint {
         }
     }
 
+    /// Moves when the addresses do; 0 until there are some.
+    pub(super) fn generation(&self) -> u64 {
+        self.state.generation.load(Acquire)
+    }
+
     /// Whether it may be asked, but for an ejection.
     pub(super) fn is_usable(&self) -> bool {
         !self.is_drained() && !self.is_down()
@@ -257,7 +276,7 @@ impl Endpoint {
 
     /// Whether there is something to connect to.
     pub(crate) fn has_addresses(&self) -> bool {
-        self.unix_path().is_some() || self.state.generation.load(Acquire) != 0
+        self.unix_path().is_some() || self.generation() != 0
     }
 
     pub(super) fn is_ejected(&self, now_ns: u64) -> bool {
@@ -298,6 +317,16 @@ impl Endpoint {
         KnownHealth { is_up: details.down_reason.is_none(), has_passed: details.has_passed }
     }
 
+    /// Why checks found it down, if they did.
+    pub(crate) fn down_reason(&self) -> Option<String> {
+        self.lock().down_reason.clone()
+    }
+
+    /// Why its name has no address, or none of late.
+    pub(crate) fn resolve_error(&self) -> Option<String> {
+        self.lock().error.clone()
+    }
+
     /// What the checks say; `down_reason` only if it is down.
     pub(super) fn set_health(&self, down_reason: Option<String>, now_ns: u64) {
         let is_down = down_reason.is_some();
@@ -308,20 +337,37 @@ impl Endpoint {
         let was = self.state.is_down.load(Relaxed);
         if was && !is_down {
             self.state.up_since_ns.store(now_ns.max(1), Relaxed);
-            self.state.failures_in_row.store(0, Relaxed);
+            self.end_rows();
             self.state.ejected_until_ns.store(0, Release);
         }
         self.state.is_down.store(is_down, Release);
     }
 
-    /// Counts a failure; returns how many there were in a row.
-    pub(super) fn count_failure(&self, loop_index: usize) -> u32 {
-        add_own(&self.loops[loop_index].failures, 1);
-        self.state.failures_in_row.fetch_add(1, Relaxed) + 1
+    /// Counts a failure. If it is to be logged: how many were not since the last one.
+    pub(super) fn note_failure(
+        &self,
+        loop_index: usize,
+        failure: UpstreamFailure,
+        now_ns: u64,
+    ) -> Option<u64> {
+        self.failures.note(loop_index, failure, now_ns)
+    }
+
+    /// Adds to the row of failures, of those without a head or of those behind it; returns how long
+    /// it is.
+    pub(super) fn lengthen_row(&self, is_behind_head: bool) -> u32 {
+        let state = &self.state;
+        let row = if is_behind_head { &state.broken_in_row } else { &state.failures_in_row };
+        row.fetch_add(1, Relaxed) + 1
+    }
+
+    fn end_rows(&self) {
+        self.state.failures_in_row.store(0, Relaxed);
+        self.state.broken_in_row.store(0, Relaxed);
     }
 
     pub(super) fn eject(&self, until_ns: u64) {
-        self.state.failures_in_row.store(0, Relaxed);
+        self.end_rows();
         self.state.up_since_ns.store(until_ns.max(1), Relaxed);
         self.state.ejected_until_ns.store(until_ns, Release);
     }
@@ -333,6 +379,13 @@ impl Endpoint {
         // Read first: where nothing fails, the shared line is never written.
         if self.state.failures_in_row.load(Relaxed) != 0 {
             self.state.failures_in_row.store(0, Relaxed);
+        }
+    }
+
+    /// An answer came whole.
+    pub(super) fn end_row_of_broken(&self) {
+        if self.state.broken_in_row.load(Relaxed) != 0 {
+            self.state.broken_in_row.store(0, Relaxed);
         }
     }
 
@@ -398,6 +451,8 @@ impl Endpoint {
                 details.down_reason.clone().or_else(|| Some(unresolved()))
             }
         };
+        let causes = self.failures.counts();
+        let is_own = |(cause, _): &&(FailureCause, u64)| cause.is_upstreams();
         EndpointRow {
             url: self.url.clone(),
             weight: self.weight,
@@ -406,7 +461,9 @@ impl Endpoint {
             active,
             idle: self.sum(|counters| &counters.idle),
             requests: self.sum(|counters| &counters.requests),
-            failures: self.sum(|counters| &counters.failures),
+            failures: causes.iter().filter(is_own).map(|(_, count)| count).sum(),
+            causes,
+            last_failure: self.failures.last(),
             answers: self.sum(|counters| &counters.answers),
             latency: Duration::from_nanos(self.sum(|counters| &counters.latency_ns)),
         }
@@ -418,47 +475,6 @@ impl Endpoint {
 
     fn lock(&self) -> MutexGuard<'_, Details> {
         self.details.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One loop's copy of an upstream's addresses.
-#[derive(Debug, Default)]
-pub(super) struct LoopAddresses {
-    generation: u64,
-    /// Each with the time until which the others go first.
-    list: SmallVec<[(SocketAddr, u64); 2]>,
-    next: usize,
-}
-
-impl LoopAddresses {
-    /// The next address in turn; one that did not work lately only if there is no other. None for
-    /// a unix socket.
-    pub(super) fn pick(&mut self, endpoint: &Endpoint, now_ns: u64) -> Option<SocketAddr> {
-        let generation = endpoint.state.generation.load(Acquire);
-        if generation != self.generation {
-            // What is stored later moves the generation again.
-            self.list = endpoint.lock().list.iter().map(|address| (*address, 0)).collect();
-            (self.generation, self.next) = (generation, 0);
-        }
-        let count = self.list.len();
-        let in_turn = |step: usize| (self.next + step) % count;
-        let good = (0..count).map(in_turn).find(|index| self.list[*index].1 <= now_ns);
-        let index = good.or_else(|| (count > 0).then(|| in_turn(0)))?;
-        self.next = (index + 1) % count;
-        Some(self.list[index].0)
-    }
-
-    /// This address did not work: until then, others go first.
-    pub(super) fn avoid(&mut self, address: SocketAddr, until_ns: u64) {
-        for (known, avoided_until) in &mut self.list {
-            if *known == address {
-                *avoided_until = until_ns;
-            }
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
     }
 }
 

@@ -4,10 +4,13 @@
 //! directions, the state of upstreams, and the plan of their checks. Opens no connection: a
 //! [`Forward`] tells the loop all that it needs to.
 
+mod addresses;
 mod balance;
 mod endpoint;
+mod failure;
 mod fields;
 mod health;
+mod one_upstream;
 #[cfg(test)]
 mod tests;
 mod upstreams;
@@ -22,10 +25,12 @@ use crate::{
 use super::{App, Context, Peer, Reply, error_response};
 
 pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
+pub(crate) use failure::{FailureCause, LastFailure, UpstreamFailure};
 pub(crate) use fields::{write_response_fields, write_trailer_fields};
 pub(crate) use health::HealthPlan;
+pub(crate) use one_upstream::OneUpstream;
 pub use upstreams::Upstreams;
-pub(crate) use upstreams::{Address, Chosen, KeptLine, NoUpstream, OneUpstream, PoolKey};
+pub(crate) use upstreams::{Address, Chosen, KeptLine, NoUpstream, PoolKey};
 
 use fields::{Origin, Survey};
 use upstreams::Seat;
@@ -134,6 +139,11 @@ impl Forward {
     /// the process's epoch, as everywhere here.
     pub(crate) fn choose(&self, now_ns: u64, tried: &[usize]) -> Result<Chosen, NoUpstream> {
         self.seat.choose(self.key, now_ns, tried)
+    }
+
+    /// There was no upstream to ask. If it is to be logged: how many were not since the last one.
+    pub(crate) fn note_unserved(&self, failure: UpstreamFailure, now_ns: u64) -> Option<u64> {
+        self.seat.note_unserved(failure, now_ns)
     }
 
     /// Method and target, as the upstream gets them.

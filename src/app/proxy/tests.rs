@@ -556,14 +556,17 @@ fn what_failed_for_a_request_is_not_chosen_again_for_it() {
         assert_eq!(forward.choose(0, &[0]).unwrap().index(), 1);
     }
     let none = forward.choose(0, &[0, 1]).unwrap_err();
-    assert_eq!((none, none.response().status()), (NoUpstream::Tried, 502));
+    assert_eq!(none, NoUpstream::Tried);
 }
+
+const FAILURE: UpstreamFailure = UpstreamFailure::new(FailureCause::ClosedBeforeAnswer, "closed");
 
 fn fail(proxy: &Proxy, index: usize, now_ns: u64, times: usize) -> Vec<bool> {
     let others: Vec<_> =
         (0..proxy.upstreams.endpoints().len()).filter(|other| *other != index).collect();
     let forward = forward(proxy);
-    (0..times).map(|_| forward.choose(now_ns, &others).unwrap().failed(now_ns)).collect()
+    let fail = |_| forward.choose(now_ns, &others).unwrap().failed(FAILURE, now_ns).ejected;
+    (0..times).map(fail).collect()
 }
 
 #[test]
@@ -628,7 +631,7 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
     upstreams.set_health(2, Some("timeout".to_owned()), 0);
     let none = forward(&proxy).choose(0, &[]).unwrap_err();
     assert_eq!(none, NoUpstream::Down);
-    let answer = none.response();
+    let answer = none.failure().cause.response();
     assert_eq!(answer.status(), 503);
     assert_eq!(answer.content(), br#"{"error":"All upstreams are down"}"#);
     let shown: Vec<_> =
@@ -745,7 +748,7 @@ fn a_further_life_has_the_state_of_its_upstreams_and_begins_to_count_anew() {
     let upstreams = &proxy.upstreams;
     let chosen = forward(&proxy).choose(0, &[]).unwrap();
     chosen.count_cut();
-    chosen.failed(0);
+    chosen.failed(FAILURE, 0);
     upstreams.find("http://10.0.0.1:80").expect("an upstream").drain(0);
     upstreams.set_health(1, Some("timeout".to_owned()), 0);
     assert_eq!(upstreams.rows(0)[0].state, EndpointState::Draining);

@@ -18,12 +18,14 @@ use std::{
 };
 
 use super::{
+    addresses::LoopAddresses,
     balance::{self, Candidate},
-    endpoint::{Endpoint, EndpointRow, LoopAddresses},
+    endpoint::{Endpoint, EndpointRow},
+    failure::{FailureCause, FailureLog, UpstreamFailure},
+    one_upstream::OneUpstream,
 };
 use crate::{
     config::{Balance, ProxyConfig, UpstreamAddress},
-    http::Response,
     logging::RequestIds,
 };
 
@@ -32,6 +34,8 @@ use crate::{
 pub struct Upstreams {
     config: ProxyConfig,
     endpoints: Box<[Endpoint]>,
+    /// Requests for which there was no upstream to ask.
+    unserved: FailureLog,
 }
 
 impl Upstreams {
@@ -40,14 +44,15 @@ impl Upstreams {
         let endpoint = |upstream| Endpoint::new(upstream, loops);
         let endpoints: Box<[_]> = config.upstreams.iter().map(endpoint).collect();
         endpoints.iter().for_each(Endpoint::resolve);
-        Self { config, endpoints }
+        Self { config, endpoints, unserved: FailureLog::new(loops) }
     }
 
     /// The same for a further life, in the state of now; counts begin anew (I4).
     pub(super) fn again(&self, loops: usize) -> Self {
         let endpoint = |upstream| Endpoint::new(upstream, loops);
         let endpoints = self.config.upstreams.iter().map(endpoint).collect();
-        let again = Self { config: self.config.clone(), endpoints };
+        let unserved = FailureLog::new(loops);
+        let again = Self { config: self.config.clone(), endpoints, unserved };
         again.take_over(self);
         again
     }
@@ -86,8 +91,7 @@ impl Upstreams {
         let written = UpstreamAddress::parse(url).map(|address| address.to_string());
         let is_it = |own: &str| own == url || written.as_deref() == Some(own);
         let index = self.endpoints.iter().position(|endpoint| is_it(endpoint.url()))?;
-        let own = Place { upstreams: Arc::clone(self), index };
-        Some(OneUpstream { own, older: Arc::default() })
+        Some(OneUpstream::new(Arc::clone(self), index))
     }
 
     /// What the checks say of an upstream from now on; a reason if it is down.
@@ -95,9 +99,27 @@ impl Upstreams {
         self.endpoints[index].set_health(down_reason, now_ns);
     }
 
-    fn on_failure(&self, index: usize, loop_index: usize, now_ns: u64) -> bool {
+    /// How often there was no upstream to ask, by cause.
+    pub(crate) fn unserved(&self) -> Vec<(FailureCause, u64)> {
+        self.unserved.counts()
+    }
+
+    fn on_failure(
+        &self,
+        index: usize,
+        loop_index: usize,
+        failure: UpstreamFailure,
+        now_ns: u64,
+    ) -> FailureNote {
+        let unlogged = self.endpoints[index].note_failure(loop_index, failure, now_ns);
+        let ejected = failure.cause.ejects() && self.ejects(index, failure, now_ns);
+        FailureNote { unlogged, ejected }
+    }
+
+    /// A further failure of an upstream: whether it is taken out for that.
+    fn ejects(&self, index: usize, failure: UpstreamFailure, now_ns: u64) -> bool {
         let endpoint = &self.endpoints[index];
-        let in_row = endpoint.count_failure(loop_index);
+        let in_row = endpoint.lengthen_row(failure.is_behind_head);
         let eject_after = self.config.eject_after;
         let is_good = |(other, endpoint): (usize, &Endpoint)| {
             other != index && endpoint.is_usable() && !endpoint.is_ejected(now_ns)
@@ -114,102 +136,16 @@ impl Upstreams {
 
     /// Why none was found.
     fn why_none(&self) -> NoUpstream {
+        let mut open = self.endpoints.iter().filter(|endpoint| !endpoint.is_drained()).peekable();
         if self.endpoints.iter().any(Endpoint::is_usable) {
             NoUpstream::Tried
-        } else if self.endpoints.iter().all(Endpoint::is_drained) {
+        } else if open.peek().is_none() {
             NoUpstream::Drained
-        } else {
+        } else if open.any(Endpoint::has_addresses) {
             NoUpstream::Down
+        } else {
+            NoUpstream::Unresolved
         }
-    }
-}
-
-/// One upstream of one life, for who drains it; together with the same one of older lives of the
-/// app, whose exchanges may still be with it.
-#[derive(Clone, Debug)]
-pub(crate) struct OneUpstream {
-    own: Place,
-    older: Arc<[Place]>,
-}
-
-/// One of the upstreams of a life.
-#[derive(Clone, Debug)]
-struct Place {
-    upstreams: Arc<Upstreams>,
-    index: usize,
-}
-
-impl OneUpstream {
-    /// Adds those of older lives.
-    pub(crate) fn with_older(self, older: impl IntoIterator<Item = Self>) -> Self {
-        Self { older: older.into_iter().map(|older| older.own).collect(), ..self }
-    }
-
-    /// Which of the life's upstreams it is.
-    pub(crate) fn index(&self) -> usize {
-        self.own.index
-    }
-
-    /// As it is written in a config.
-    pub(crate) fn url(&self) -> &str {
-        self.own.endpoint().url()
-    }
-
-    /// Takes it out: a loop that is told after this chooses it no more.
-    pub(crate) fn drain(&self, now_ns: u64) {
-        self.endpoints().for_each(|endpoint| endpoint.drain(now_ns));
-    }
-
-    /// Takes it back in. Older lives have no new requests for it.
-    pub(crate) fn resume(&self, now_ns: u64) {
-        self.own.endpoint().resume(now_ns);
-    }
-
-    /// Exchanges under way.
-    pub(crate) fn active(&self) -> u64 {
-        self.endpoints().map(Endpoint::active).sum()
-    }
-
-    /// Whether an older life has exchanges with it.
-    pub(crate) fn has_older(&self) -> bool {
-        self.older.iter().any(|place| place.endpoint().active() > 0)
-    }
-
-    /// Exchanges that were cut.
-    pub(crate) fn cut(&self) -> u64 {
-        self.endpoints().map(Endpoint::cut).sum()
-    }
-
-    /// Whether a loop has no exchange with it, and begins none: to be asked by that loop.
-    pub(crate) fn is_left_by(&self, loop_index: usize) -> bool {
-        self.is_drained() && self.endpoints().all(|endpoint| endpoint.active_in(loop_index) == 0)
-    }
-
-    /// Whether it is out.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.own.endpoint().is_drained()
-    }
-
-    /// Whether this was chosen of it.
-    pub(crate) fn is_that_of(&self, chosen: &Chosen) -> bool {
-        let is_there = |place: &Place| {
-            place.index == chosen.index && Arc::ptr_eq(&place.upstreams, &chosen.seat.upstreams)
-        };
-        self.places().any(is_there)
-    }
-
-    fn places(&self) -> impl Iterator<Item = &Place> {
-        std::iter::once(&self.own).chain(&*self.older)
-    }
-
-    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.places().map(Place::endpoint)
-    }
-}
-
-impl Place {
-    fn endpoint(&self) -> &Endpoint {
-        &self.upstreams.endpoints[self.index]
     }
 }
 
@@ -218,6 +154,8 @@ impl Place {
 pub(crate) enum NoUpstream {
     /// All are down, or some are and the others are drained.
     Down,
+    /// As `Down`, and none of them has an address.
+    Unresolved,
     /// All are drained.
     Drained,
     /// All that could be asked were asked for this request already.
@@ -225,15 +163,30 @@ pub(crate) enum NoUpstream {
 }
 
 impl NoUpstream {
-    /// The answer to the client. Which upstreams there are is no client's business.
-    pub(crate) fn response(self) -> Response<'static> {
-        let (status, document) = match self {
-            Self::Down => (503, r#"{"error":"All upstreams are down"}"#),
-            Self::Drained => (503, r#"{"error":"All upstreams are drained"}"#),
-            Self::Tried => (502, r#"{"error":"No upstream answered"}"#),
-        };
-        Response::json(status, document)
+    /// What that is for a request that asked none; what was tried has its own failure.
+    pub(crate) fn failure(self) -> UpstreamFailure {
+        match self {
+            Self::Down | Self::Tried => {
+                UpstreamFailure::new(FailureCause::NoUpstreamUp, "all upstreams are down")
+            }
+            Self::Unresolved => UpstreamFailure::new(
+                FailureCause::ResolveFailed,
+                "no name of an upstream has an address",
+            ),
+            Self::Drained => {
+                UpstreamFailure::new(FailureCause::AllDrained, "all upstreams are drained")
+            }
+        }
     }
+}
+
+/// What comes of a failure beside the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FailureNote {
+    /// It is to be logged, and so many before it were not.
+    pub(crate) unlogged: Option<u64>,
+    /// The upstream is taken out for a while.
+    pub(crate) ejected: bool,
 }
 
 /// One loop's part of the upstreams of a life. Its count of references is written by its loop
@@ -292,6 +245,11 @@ impl Seat {
         if heads.len() < HEADS_KEPT_MAX && head.capacity() <= HEAD_KEPT_BYTES_MAX {
             heads.push(head);
         }
+    }
+
+    /// There was no upstream to ask. If it is to be logged: how many were not since the last one.
+    pub(super) fn note_unserved(&self, failure: UpstreamFailure, now_ns: u64) -> Option<u64> {
+        self.upstreams.unserved.note(self.loop_index, failure, now_ns)
     }
 
     /// Chooses an upstream that was not tried for this request.
@@ -377,6 +335,11 @@ impl Chosen {
         self.index
     }
 
+    /// Whether it is this upstream of this life.
+    pub(super) fn is(&self, upstreams: &Arc<Upstreams>, index: usize) -> bool {
+        self.index == index && Arc::ptr_eq(upstreams, &self.seat.upstreams)
+    }
+
     /// The upstream.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.seat.upstreams.endpoints[self.index]
@@ -436,10 +399,14 @@ impl Chosen {
         self.endpoint().count_answer(self.seat.loop_index, latency);
     }
 
-    /// No answer came: no connection, a time-out, a connection that was lost, or an answer that
-    /// cannot be read. Says whether the upstream is ejected for that.
-    pub(crate) fn failed(&self, now_ns: u64) -> bool {
-        self.seat.upstreams.on_failure(self.index, self.seat.loop_index, now_ns)
+    /// The answer came whole.
+    pub(crate) fn completed(&self) {
+        self.endpoint().end_row_of_broken();
+    }
+
+    /// No answer came, or not a whole one.
+    pub(crate) fn failed(&self, failure: UpstreamFailure, now_ns: u64) -> FailureNote {
+        self.seat.upstreams.on_failure(self.index, self.seat.loop_index, failure, now_ns)
     }
 }
 

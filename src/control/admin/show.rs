@@ -1,6 +1,9 @@
 //! How lives, drains and reloads look as JSON.
 
-use std::{path::Path, time::SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,7 +13,7 @@ use super::super::{
     tasks::Desk,
 };
 use crate::{
-    app::{EndpointRow, Peer, RateLimiter},
+    app::{EndpointRow, LastFailure, Peer, RateLimiter},
     config::{ConfigError, Problem},
     logging::rfc3339,
     message::{AppLife, BusyConnection, BusyPhase, Origin},
@@ -51,6 +54,16 @@ pub(super) struct Upstream {
     requests: u64,
     failures: u64,
     latency_us: Option<u64>,
+    last_failure: Option<Failed>,
+}
+
+/// The failure of an upstream that came last.
+#[derive(Serialize)]
+struct Failed {
+    cause: &'static str,
+    error: String,
+    at: String,
+    age_ms: u64,
 }
 
 /// The upstreams of an app, if it has any.
@@ -66,8 +79,19 @@ pub(super) fn upstreams(life: &AppLife, now_ns: u64) -> Option<Vec<Upstream>> {
         idle: row.idle,
         requests: row.requests,
         failures: row.failures,
+        last_failure: row.last_failure.map(|last| failed(&last, now_ns)),
     };
     Some(rows.map(upstream).collect())
+}
+
+fn failed(last: &LastFailure, now_ns: u64) -> Failed {
+    let age = Duration::from_nanos(now_ns.saturating_sub(last.at_ns));
+    Failed {
+        cause: last.failure.cause.name(),
+        error: last.failure.to_string(),
+        at: rfc3339(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)),
+        age_ms: milliseconds(age),
+    }
 }
 
 #[derive(Serialize)]

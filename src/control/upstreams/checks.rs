@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    ChecksHandle, Watch,
+    ChecksHandle, Notices, Watch, notice,
     probe::{Outcome, Probe},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
 pub(super) struct Checks {
     poll: Poll,
     epoch: Instant,
+    notices: Arc<Notices>,
     watches: Receiver<Watch>,
     lives: HashMap<u64, Life>,
     running: HashMap<Token, Running>,
@@ -69,13 +70,14 @@ const WAKER: Token = Token(0);
 
 impl Checks {
     /// Begins the thread; it ends when the handle is dropped.
-    pub(super) fn spawn(epoch: Instant) -> io::Result<ChecksHandle> {
+    pub(super) fn spawn(epoch: Instant, notices: Arc<Notices>) -> io::Result<ChecksHandle> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, watches) = crossbeam_channel::unbounded();
         let checks = Self {
             poll,
             epoch,
+            notices,
             watches,
             lives: HashMap::new(),
             running: HashMap::new(),
@@ -209,21 +211,54 @@ impl Checks {
             return;
         };
         let fault = fault_of(&upstreams, outcome);
+        let endpoint = &upstreams.endpoints()[index];
         let plan = &mut life.plans[index].health;
         let change = plan.on_result(fault.is_none(), now_ns);
         self.due.extend(plan.due_ns().map(|due| (due, Due::Begin(number, index))));
-        let (host, url) = (&*life.watch.host, upstreams.endpoints()[index].url());
+        let (host, url, notices) = (&*life.watch.host, endpoint.url(), &self.notices);
         match (change, fault) {
             (Some(false), Some(fault)) => {
-                event!(Warn, "upstream_down", host = host, upstream = url, reason = &*fault);
+                let reason = &*fault;
+                notice!(
+                    notices,
+                    Warn,
+                    "upstream_down",
+                    host = host,
+                    upstream = url,
+                    reason = reason
+                );
                 upstreams.set_health(index, Some(fault), now_ns);
+            }
+            // It is down for another reason than before.
+            (_, Some(fault)) if !plan.is_up() => {
+                let before = endpoint.down_reason();
+                if before.as_ref() != Some(&fault) {
+                    notice!(
+                        notices,
+                        Warn,
+                        "upstream_still_down",
+                        host = host,
+                        upstream = url,
+                        reason = &*fault,
+                        before = before.as_deref(),
+                    );
+                    upstreams.set_health(index, Some(fault), now_ns);
+                }
             }
             // Also without a change: a later life goes on from there.
             (change, None) if plan.is_up() => {
-                upstreams.set_health(index, None, now_ns);
                 if change.is_some() {
-                    event!(Info, "upstream_up", host = host, upstream = url);
+                    let before = endpoint.down_reason();
+                    notice!(
+                        notices,
+                        Info,
+                        "upstream_up",
+                        host = host,
+                        upstream = url,
+                        before = before.as_deref(),
+                    );
                 }
+                upstreams.set_health(index, None, now_ns);
             }
             _ => {}
         }

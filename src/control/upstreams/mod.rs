@@ -3,7 +3,8 @@
 //! Two threads for the whole process, begun with the first app that needs one of them: `checks`
 //! waits for sockets only, `resolver` for the system's resolver, which can be slow and must hold up
 //! no check. They hold no app: what is watched ends with its life. Results reach the loops by the
-//! state of [`Upstreams`], never by a message.
+//! state of [`Upstreams`], never by a message. What changes is told to operators, as are the
+//! failures that loops report.
 
 mod checks;
 mod probe;
@@ -18,10 +19,11 @@ use std::{
 use crossbeam_channel::Sender;
 use mio::Waker;
 
+use super::notices::{Notices, notice};
 use crate::{
     app::{Endpoint, Upstreams},
     logging::event,
-    message::AppLife,
+    message::{AppLife, FailureReport},
 };
 use checks::Checks;
 use resolver::Resolver;
@@ -36,6 +38,7 @@ struct Watch {
 /// A way to the threads that look after upstreams. They end when it is dropped.
 pub(super) struct UpstreamWatch {
     epoch: Instant,
+    notices: Arc<Notices>,
     checks: Option<ChecksHandle>,
     resolver: Option<Sender<Watch>>,
 }
@@ -48,8 +51,8 @@ struct ChecksHandle {
 
 impl UpstreamWatch {
     /// No thread yet. `epoch` is where the nanoseconds of loops count from.
-    pub(super) fn new(epoch: Instant) -> Self {
-        Self { epoch, checks: None, resolver: None }
+    pub(super) fn new(epoch: Instant, notices: Arc<Notices>) -> Self {
+        Self { epoch, notices, checks: None, resolver: None }
     }
 
     /// Looks after the upstreams of a life, if it has any.
@@ -65,14 +68,14 @@ impl UpstreamWatch {
         if upstreams.config().health.is_some() {
             let checks = match &mut self.checks {
                 Some(checks) => checks,
-                none => none.insert(Checks::spawn(self.epoch)?),
+                none => none.insert(Checks::spawn(self.epoch, Arc::clone(&self.notices))?),
             };
             checks.add(watch())?;
         }
         if upstreams.endpoints().iter().any(Endpoint::has_name) {
             let resolver = match &mut self.resolver {
                 Some(resolver) => resolver,
-                none => none.insert(Resolver::spawn()?),
+                none => none.insert(Resolver::spawn(Arc::clone(&self.notices))?),
             };
             // A thread that is gone has panicked, which the log tells.
             drop(resolver.send(watch()));
@@ -95,6 +98,37 @@ impl Drop for ChecksHandle {
         self.watches = None;
         // A poll that cannot be woken ends with the process.
         drop(self.waker.wake());
+    }
+}
+
+/// Tells operators of a failure that a loop reports.
+pub(super) fn tell_failure(notices: &Notices, report: &FailureReport) {
+    let FailureReport { host, upstream, failure, unlogged, ejected_for } = report;
+    let (host, upstream, reason) = (&**host, upstream.as_deref(), failure.cause.name());
+    let error = &*failure.to_string();
+    if let Some(suppressed) = *unlogged {
+        notice!(
+            notices,
+            Warn,
+            "upstream_failed",
+            host = host,
+            upstream = upstream,
+            reason = reason,
+            error = error,
+            suppressed = suppressed,
+        );
+    }
+    if let Some(ejected_for) = ejected_for {
+        notice!(
+            notices,
+            Warn,
+            "upstream_ejected",
+            host = host,
+            upstream = upstream,
+            reason = reason,
+            error = error,
+            eject_for_ms = u64::try_from(ejected_for.as_millis()).unwrap_or(u64::MAX),
+        );
     }
 }
 

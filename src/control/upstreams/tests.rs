@@ -50,7 +50,7 @@ fn proxy_with(addresses: Vec<UpstreamAddress>, timeout: Duration) -> Proxy {
 }
 
 fn watch(proxy: &Proxy) -> UpstreamWatch {
-    let mut watch = UpstreamWatch::new(Instant::now());
+    let mut watch = UpstreamWatch::new(Instant::now(), Arc::default());
     watch.watch("a.test", proxy.upstreams().expect("upstreams")).expect("threads");
     watch
 }
@@ -154,7 +154,7 @@ fn the_next_address_is_tried_where_one_does_not_open() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let upstreams = proxy.upstreams().expect("upstreams");
     upstreams.endpoints()[0].set_addresses(Ok(vec![free, address]));
-    let mut watch = UpstreamWatch::new(Instant::now());
+    let mut watch = UpstreamWatch::new(Instant::now(), Arc::default());
     watch.watch("a.test", upstreams).expect("threads");
     for _ in 0..3 {
         heads.recv_timeout(PATIENCE).expect("a check");
@@ -215,7 +215,7 @@ fn an_address_whose_answer_has_no_end_is_asked_again() {
     let proxy = proxy_with(vec![tcp("localhost", address.port())], Duration::from_millis(50));
     let upstreams = proxy.upstreams().expect("upstreams");
     upstreams.endpoints()[0].set_addresses(Ok(vec![address, other]));
-    let mut watch = UpstreamWatch::new(Instant::now());
+    let mut watch = UpstreamWatch::new(Instant::now(), Arc::default());
     watch.watch("a.test", upstreams).expect("threads");
     for _ in 0..4 {
         asked.recv_timeout(PATIENCE).expect("a check");

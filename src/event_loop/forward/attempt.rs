@@ -7,20 +7,13 @@
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use socket2::SockRef;
 
 use super::{Forwarding, Stage};
 use crate::{
-    app::{Chosen, Forward},
-    event_loop::{
-        LoopContext,
-        connection::{Connection, Fate},
-        output::Output,
-        own_answers,
-        upstreams::{Line, NotOpened},
-    },
+    app::{Chosen, FailureCause, Forward, UpstreamFailure},
+    event_loop::{LoopContext, connection::Connection, output::Output, upstreams::Line},
     http::{RequestContent, UpstreamExchange, UpstreamRequest},
-    logging::event,
+    logging::UpstreamUse,
 };
 
 /// A request on its way to an upstream.
@@ -29,6 +22,8 @@ struct Attempt {
     content: RequestContent,
     tried: SmallVec<[usize; 4]>,
     retries_left: u32,
+    tries: u32,
+    last_cause: Option<FailureCause>,
     /// A kept line was closed by its upstream: the next one is to be new.
     fresh: bool,
     /// The state of an exchange of which no byte went out, and its content so far.
@@ -43,17 +38,6 @@ impl Attempt {
     }
 }
 
-/// Why an upstream gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// There is no connection.
-    NotOpened,
-    /// It closed the connection, or what came is no answer.
-    Broken,
-    /// It was silent for too long.
-    Silent,
-}
-
 impl Connection {
     /// Passes a request on.
     pub(in super::super) fn begin_forward(
@@ -64,33 +48,47 @@ impl Connection {
     ) {
         let chosen = match forward.choose(cx.clock.now_ns(), &[]) {
             Ok(chosen) => chosen,
-            Err(none) => return self.respond(none.response(), cx),
+            Err(none) => {
+                let failure = none.failure();
+                self.note_unserved(&forward, failure, cx);
+                return self.respond(failure.cause.response(), cx);
+            }
         };
         if content.follows() {
             self.exchange.keep_trailers();
         }
         let retries_left = forward.config().retries;
-        let tried = SmallVec::new();
-        let attempt = Attempt { forward, content, tried, retries_left, fresh: false, sent: None };
+        let attempt = Attempt {
+            forward,
+            content,
+            tried: SmallVec::new(),
+            retries_left,
+            tries: 0,
+            last_cause: None,
+            fresh: false,
+            sent: None,
+        };
         self.ask(attempt, chosen, cx);
     }
 
     /// Opens a line to an upstream and writes the request; goes on to others while that fails.
     fn ask(&mut self, mut attempt: Attempt, mut chosen: Chosen, cx: &mut LoopContext) {
         let line = loop {
-            let answer = match self.open_line(&attempt, &mut chosen, cx) {
+            attempt.tries += 1;
+            let failure = match self.open_line(&attempt, &mut chosen, cx) {
                 Ok(line) => break line,
-                Err(NotOpened::ByUpstream) => {
-                    self.note_failure(&attempt.forward, &chosen, Failure::NotOpened, cx);
-                    own_answers::bad_gateway()
-                }
-                Err(NotOpened::OutOfResources) => own_answers::out_of_resources(),
+                Err(failure) => failure,
             };
+            self.note_failure(&attempt.forward, &chosen, failure, cx);
+            attempt.last_cause = Some(failure.cause);
             attempt.tried.push(chosen.index());
-            match attempt.next(cx) {
-                Some(next) => chosen = next,
-                None => return self.respond(answer, cx),
-            }
+            let Some(next) = attempt.next(cx) else {
+                let (url, reason) = (chosen.endpoint().url(), Some(failure.cause.name()));
+                let used = UpstreamUse { url, tries: attempt.tries, time: Duration::ZERO, reason };
+                self.note_use(&used, cx);
+                return self.respond(failure.cause.response(), cx);
+            };
+            chosen = next;
         };
         let awaits_continue = self.exchange.awaits_continue();
         let (mut output, mut exchange) = write_request(&attempt, &chosen, awaits_continue, cx);
@@ -100,13 +98,15 @@ impl Connection {
             exchange.go_on_from(&sent);
             output.buffer(&mut cx.buffers).extend_from_slice(&content);
         }
-        let Attempt { forward, content, tried, retries_left, .. } = attempt;
+        let Attempt { forward, content, tried, retries_left, tries, last_cause, .. } = attempt;
         self.wait_anew = true;
         self.forwarding = Some(Box::new(Forwarding {
             forward,
             chosen,
             tried,
             retries_left,
+            tries,
+            last_cause,
             line,
             exchange,
             content,
@@ -127,7 +127,7 @@ impl Connection {
         attempt: &Attempt,
         chosen: &mut Chosen,
         cx: &mut LoopContext,
-    ) -> Result<Line, NotOpened> {
+    ) -> Result<Line, UpstreamFailure> {
         let now_ms = cx.clock.now_ms();
         let asks_once = !is_repeatable(&attempt.forward, attempt.content);
         if !attempt.fresh
@@ -136,7 +136,7 @@ impl Connection {
             return Ok(kept);
         }
         loop {
-            match cx.upstreams.open(chosen.address(), self.token, now_ms) {
+            match cx.upstreams.open(chosen.address(), self.token) {
                 // Ports, and whether there is IPv6 at all, are matters of the address.
                 Err(_) if chosen.next_address(cx.clock.now_ns()) => {}
                 opened => return opened,
@@ -144,50 +144,48 @@ impl Connection {
         }
     }
 
-    fn note_failure(&self, forward: &Forward, chosen: &Chosen, failure: Failure, cx: &LoopContext) {
-        let ejected = chosen.failed(cx.clock.now_ns());
-        let upstream = chosen.endpoint().url();
-        if ejected {
-            let eject_for_ms = forward.config().eject_for.as_millis() as u64;
-            let host = self.app_host();
-            event!(
-                Warn,
-                "upstream_ejected",
-                host = host,
-                upstream = upstream,
-                failure:? = failure,
-                eject_for_ms = eject_for_ms,
-            );
-        }
-    }
-
-    /// There is no answer, or not all of it.
-    pub(super) fn fail_forward(
+    /// There is no answer: another upstream is asked, if that is safe.
+    pub(super) fn ask_again(
         &mut self,
         forwarding: Forwarding,
-        failure: Failure,
+        failure: UpstreamFailure,
         cx: &mut LoopContext,
-    ) -> Fate {
+    ) {
+        let used_for = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
         let Forwarding { forward, mut chosen, mut tried, line, exchange, content, .. } = forwarding;
-        let is_stale = line.is_used && !exchange.answered() && failure == Failure::Broken;
+        let is_closed = matches!(
+            failure.cause,
+            FailureCause::ClosedBeforeAnswer | FailureCause::ResetBeforeAnswer
+        );
+        let is_stale = line.is_used && !exchange.answered() && is_closed;
         let nothing_sent = forwarding.output.sent_total() == 0;
-        cx.upstreams.forget(&line);
-        if forwarding.stage != Stage::Asking {
-            self.tear();
-            return Fate::Gone;
-        }
-        let mut next = None;
-        if failure == Failure::NotOpened && chosen.next_address(cx.clock.now_ns()) {
+        let (url_of, mut next) = (chosen.index(), None);
+        let mut last_cause = forwarding.last_cause;
+        if !line.is_open && chosen.next_address(cx.clock.now_ns()) {
             next = Some(chosen);
-        } else if !is_stale {
-            self.note_failure(&forward, &chosen, failure, cx);
-            tried.push(chosen.index());
+        } else {
+            if !is_stale {
+                self.note_failure(&forward, &chosen, failure, cx);
+                last_cause = Some(failure.cause);
+                tried.push(url_of);
+            }
+            self.note_use(
+                &UpstreamUse {
+                    url: chosen.endpoint().url(),
+                    tries: forwarding.tries,
+                    time: Duration::from_nanos(used_for),
+                    reason: Some(failure.cause.name()),
+                },
+                cx,
+            );
         }
         let is_repeatable = is_repeatable(&forward, content) && !exchange.answered();
         let sent = nothing_sent
             .then(|| (exchange, forwarding.output.waiting()[forwarding.head_bytes..].to_vec()));
-        let retries_left = forwarding.retries_left;
-        let mut attempt = Attempt { forward, content, tried, retries_left, fresh: is_stale, sent };
+        let (tries, retries_left) = (forwarding.tries, forwarding.retries_left);
+        let fresh = is_stale;
+        let mut attempt =
+            Attempt { forward, content, tried, retries_left, tries, last_cause, fresh, sent };
         if is_stale && nothing_sent {
             // That the line was closed before was nobody's failure, and happens once.
             attempt.retries_left += 1;
@@ -195,21 +193,9 @@ impl Connection {
         if (nothing_sent || is_repeatable)
             && let Some(next) = next.or_else(|| attempt.next(cx))
         {
-            self.ask(attempt, next, cx);
-            return Fate::Keep;
+            return self.ask(attempt, next, cx);
         }
-        let answer = match failure {
-            Failure::Silent => own_answers::gateway_timeout(),
-            Failure::NotOpened | Failure::Broken => own_answers::bad_gateway(),
-        };
-        self.respond(answer, cx);
-        Fate::Keep
-    }
-
-    /// Has the client see that its answer is not whole: a mere end could be taken for one.
-    pub(super) fn tear(&self) {
-        // The socket is closed in any case.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+        self.respond(failure.cause.response(), cx);
     }
 }
 

@@ -5,8 +5,11 @@
 
 use rustix::net::Shutdown;
 
-use super::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX, attempt::Failure, flush, read};
-use crate::event_loop::{LoopContext, connection::Connection};
+use super::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX, flush, read};
+use crate::{
+    app::UpstreamFailure,
+    event_loop::{LoopContext, connection::Connection},
+};
 
 impl Connection {
     /// Whether bytes go both ways as they come.
@@ -18,7 +21,7 @@ impl Connection {
         &mut self,
         forwarding: &mut Forwarding,
         cx: &mut LoopContext,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, UpstreamFailure> {
         let Stage::Tunnel { mut client_ended, mut upstream_ended } = forwarding.stage else {
             return Ok(false);
         };

@@ -188,13 +188,10 @@ fn syntax_error(error: httparse::Error) -> Refused {
 }
 
 fn fault(fault: Fault) -> Refused {
-    refused(
-        502,
-        match fault {
-            Fault::BareLf => "line not ended by CRLF",
-            Fault::StartLineTooLong | Fault::HeadTooLong => {
-                "response head longer than limits.head_bytes"
-            }
-        },
-    )
+    match fault {
+        Fault::BareLf => refused(502, "line not ended by CRLF"),
+        Fault::StartLineTooLong | Fault::HeadTooLong => {
+            refused(431, "response head longer than limits.head_bytes")
+        }
+    }
 }

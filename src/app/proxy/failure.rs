@@ -1,0 +1,355 @@
+//! Why a proxied request has no answer, or not a whole one: the one list of causes.
+//!
+//! Every 502, 503 and 504 of a proxy has one of them. The same name stands in the log, in an app's
+//! row, in the access line and in the metric's label; the client gets a status and a sentence that
+//! names no upstream. [`FailureLog`] counts them and keeps the last one.
+//!
+//! - A counter has one writer, its loop. A loop that never saw a failure costs 16 bytes.
+//! - Failures take a lock, to remember the last one and to log at most one a second. Successes take
+//!   none and write nothing here.
+
+use std::{
+    fmt, io,
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use rustix::io::Errno;
+
+use crate::http::{Refused, Response};
+
+/// Why an upstream gave no answer, or not a whole one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureCause {
+    /// No upstream that could be asked has an address: their names do not resolve.
+    ResolveFailed,
+    /// All upstreams are down, or some are down and the others drained.
+    NoUpstreamUp,
+    /// All upstreams are drained.
+    AllDrained,
+    /// This machine has no descriptor, memory or port for a connection.
+    NoDescriptors,
+    /// Nothing listens there.
+    ConnectRefused,
+    /// The handshake took longer than `connect_timeout`, or than the kernel waits.
+    ConnectTimeout,
+    /// connect(2) failed otherwise: no route, no such socket, no permission.
+    ConnectFailed,
+    /// The upstream closed the connection before its answer's head was whole.
+    ClosedBeforeAnswer,
+    /// The connection was reset, or lost, before the answer's head was whole.
+    ResetBeforeAnswer,
+    /// The upstream was silent for `answer_timeout`.
+    AnswerTimeout,
+    /// The upstream trickles.
+    AnswerTooSlow,
+    /// The answer's head is longer than a limit.
+    HeadTooLarge,
+    /// What came is no head of an answer, or one that can be read in two ways.
+    BadHead,
+    /// The answer's content is framed wrongly.
+    BadBody,
+    /// The connection ended within the answer's content.
+    BodyBrokeOff,
+    /// The connection of a tunnel was reset by the upstream.
+    TunnelBrokeOff,
+}
+
+impl FailureCause {
+    /// All of them.
+    pub(crate) const ALL: [Self; 16] = [
+        Self::ResolveFailed,
+        Self::NoUpstreamUp,
+        Self::AllDrained,
+        Self::NoDescriptors,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectFailed,
+        Self::ClosedBeforeAnswer,
+        Self::ResetBeforeAnswer,
+        Self::AnswerTimeout,
+        Self::AnswerTooSlow,
+        Self::HeadTooLarge,
+        Self::BadHead,
+        Self::BadBody,
+        Self::BodyBrokeOff,
+        Self::TunnelBrokeOff,
+    ];
+
+    /// Its name in logs, answers and metrics. Names never change.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ResolveFailed => "resolve_failed",
+            Self::NoUpstreamUp => "no_upstream_up",
+            Self::AllDrained => "all_drained",
+            Self::NoDescriptors => "no_descriptors",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectFailed => "connect_failed",
+            Self::ClosedBeforeAnswer => "closed_before_answer",
+            Self::ResetBeforeAnswer => "reset_before_answer",
+            Self::AnswerTimeout => "answer_timeout",
+            Self::AnswerTooSlow => "answer_too_slow",
+            Self::HeadTooLarge => "head_too_large",
+            Self::BadHead => "bad_head",
+            Self::BadBody => "bad_body",
+            Self::BodyBrokeOff => "body_broke_off",
+            Self::TunnelBrokeOff => "tunnel_broke_off",
+        }
+    }
+
+    /// Whether the upstream is to blame. Otherwise it is this machine, or no upstream was asked.
+    pub(crate) fn is_upstreams(self) -> bool {
+        !matches!(
+            self,
+            Self::ResolveFailed | Self::NoUpstreamUp | Self::AllDrained | Self::NoDescriptors
+        )
+    }
+
+    /// Whether it speaks for ejecting the upstream. A tunnel that ends abruptly may be as old as it
+    /// is idle, and says nothing about the next request.
+    pub(super) fn ejects(self) -> bool {
+        self.is_upstreams() && self != Self::TunnelBrokeOff
+    }
+
+    /// The answer to the client. Which upstreams there are, and what they said, is no client's
+    /// business.
+    pub(crate) fn response(self) -> Response<'static> {
+        let (status, document) = match self {
+            Self::ResolveFailed | Self::NoUpstreamUp => {
+                (503, r#"{"error":"All upstreams are down"}"#)
+            }
+            Self::AllDrained => (503, r#"{"error":"All upstreams are drained"}"#),
+            Self::NoDescriptors => (503, r#"{"error":"Out of connections"}"#),
+            Self::ConnectRefused
+            | Self::ConnectTimeout
+            | Self::ConnectFailed
+            | Self::ClosedBeforeAnswer
+            | Self::ResetBeforeAnswer => (502, r#"{"error":"No upstream answered"}"#),
+            Self::AnswerTimeout | Self::AnswerTooSlow => {
+                (504, r#"{"error":"The upstream did not answer in time"}"#)
+            }
+            Self::HeadTooLarge
+            | Self::BadHead
+            | Self::BadBody
+            | Self::BodyBrokeOff
+            | Self::TunnelBrokeOff => (502, r#"{"error":"The upstream's answer is not usable"}"#),
+        };
+        let response = Response::json(status, document);
+        if self == Self::NoDescriptors { response.with_field("Retry-After", "1") } else { response }
+    }
+}
+
+/// One failure: its cause, and what exactly was wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UpstreamFailure {
+    pub(crate) cause: FailureCause,
+    /// The head of the answer had come.
+    pub(super) is_behind_head: bool,
+    detail: Detail,
+}
+
+/// What exactly was wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    Text(&'static str),
+    Os(Errno),
+}
+
+/// Errors of this machine, not of an upstream (socket(2), connect(2), epoll_ctl(2)).
+const OWN_ERRORS: &[Errno] =
+    &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::ADDRNOTAVAIL];
+
+impl UpstreamFailure {
+    /// A failure in our own words.
+    pub(crate) const fn new(cause: FailureCause, text: &'static str) -> Self {
+        Self { cause, is_behind_head: false, detail: Detail::Text(text) }
+    }
+
+    /// There is no connection, for this reason.
+    pub(crate) fn connect(error: &io::Error) -> Self {
+        let Some(errno) = Errno::from_io_error(error) else {
+            return Self::new(FailureCause::ConnectFailed, "the address cannot be connected to");
+        };
+        let cause = match errno {
+            Errno::CONNREFUSED => FailureCause::ConnectRefused,
+            Errno::TIMEDOUT => FailureCause::ConnectTimeout,
+            errno if OWN_ERRORS.contains(&errno) => FailureCause::NoDescriptors,
+            _ => FailureCause::ConnectFailed,
+        };
+        Self { cause, is_behind_head: false, detail: Detail::Os(errno) }
+    }
+
+    /// The same, behind the head of the answer.
+    pub(crate) fn behind_head(self) -> Self {
+        Self { is_behind_head: true, ..self }
+    }
+
+    /// recv(2) failed.
+    pub(crate) fn receive(cause: FailureCause, error: &io::Error) -> Self {
+        let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+        Self { cause, is_behind_head: false, detail: Detail::Os(errno) }
+    }
+
+    /// What came is refused, in the head or behind it.
+    pub(crate) fn refused(refused: Refused, is_behind_head: bool) -> Self {
+        let cause = match refused.status {
+            _ if is_behind_head => FailureCause::BadBody,
+            431 => FailureCause::HeadTooLarge,
+            _ => FailureCause::BadHead,
+        };
+        Self::new(cause, refused.reason)
+    }
+}
+
+impl fmt::Display for UpstreamFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.detail {
+            Detail::Text(text) => f.write_str(text),
+            Detail::Os(errno) => io::Error::from(errno).fmt(f),
+        }
+    }
+}
+
+/// The failures of one upstream; or of an app, those for which it had no upstream to ask.
+#[derive(Debug)]
+pub(super) struct FailureLog {
+    loops: Box<[OnceLock<Box<Counts>>]>,
+    recent: Mutex<Recent>,
+}
+
+type Counts = [AtomicU64; FailureCause::ALL.len()];
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    last: Option<LastFailure>,
+    /// When one was logged last.
+    logged_ns: Option<u64>,
+    /// Those that were not logged since.
+    suppressed: u64,
+}
+
+/// The failure that came last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastFailure {
+    pub(crate) failure: UpstreamFailure,
+    /// In nanoseconds of the process's epoch.
+    pub(crate) at_ns: u64,
+}
+
+/// How often the failures of one upstream are logged at most.
+const LOG_EVERY_NS: u64 = 1_000_000_000;
+
+impl FailureLog {
+    pub(super) fn new(loops: usize) -> Self {
+        let loops = (0..loops).map(|_| OnceLock::new()).collect();
+        Self { loops, recent: Mutex::default() }
+    }
+
+    /// Counts and remembers a failure. If it is to be logged: how many were not since the last one.
+    pub(super) fn note(
+        &self,
+        loop_index: usize,
+        failure: UpstreamFailure,
+        now_ns: u64,
+    ) -> Option<u64> {
+        let counts = self.loops[loop_index].get_or_init(Box::default);
+        let count = &counts[failure.cause as usize];
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+        let mut recent = self.lock();
+        recent.last = Some(LastFailure { failure, at_ns: now_ns });
+        let is_new =
+            recent.logged_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) >= LOG_EVERY_NS);
+        if !is_new {
+            recent.suppressed += 1;
+            return None;
+        }
+        recent.logged_ns = Some(now_ns);
+        Some(std::mem::take(&mut recent.suppressed))
+    }
+
+    /// The causes that there were, with how often.
+    pub(super) fn counts(&self) -> Vec<(FailureCause, u64)> {
+        let seen = || self.loops.iter().filter_map(OnceLock::get);
+        let sum = |cause: FailureCause| {
+            seen().map(|counts| counts[cause as usize].load(Relaxed)).sum::<u64>()
+        };
+        let all = FailureCause::ALL.into_iter().map(|cause| (cause, sum(cause)));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub(super) fn last(&self) -> Option<LastFailure> {
+        self.lock().last
+    }
+
+    /// Goes on where the same upstream of an earlier life ended; what is counted stays there (I4).
+    pub(super) fn take_over(&self, old: &Self) {
+        let before = *old.lock();
+        *self.lock() = before;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: UpstreamFailure = UpstreamFailure::new(FailureCause::ConnectRefused, "refused");
+
+    #[test]
+    fn the_documents_name_every_cause() {
+        let readme = include_str!("../../../README.md");
+        for (index, cause) in FailureCause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, index, "{cause:?}");
+            assert!(readme.contains(&format!("`{}`", cause.name())), "{}", cause.name());
+        }
+    }
+
+    #[test]
+    fn a_client_hears_nothing_of_the_upstream() {
+        for cause in FailureCause::ALL {
+            let response = cause.response();
+            assert!((502..=504).contains(&response.status()), "{cause:?}");
+            let text = String::from_utf8_lossy(response.content()).into_owned();
+            assert!(text.starts_with("{\"error\":\"") && !text.contains(cause.name()), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_cause_of_a_failed_connect_is_its_errno() {
+        for (errno, cause) in [
+            (Errno::CONNREFUSED, FailureCause::ConnectRefused),
+            (Errno::TIMEDOUT, FailureCause::ConnectTimeout),
+            (Errno::MFILE, FailureCause::NoDescriptors),
+            (Errno::HOSTUNREACH, FailureCause::ConnectFailed),
+            (Errno::NOENT, FailureCause::ConnectFailed),
+        ] {
+            let failure = UpstreamFailure::connect(&errno.into());
+            assert_eq!(failure.cause, cause);
+            assert_eq!(failure.to_string(), io::Error::from(errno).to_string());
+        }
+    }
+
+    #[test]
+    fn one_failure_a_second_is_logged_and_the_others_are_counted() {
+        let log = FailureLog::new(2);
+        let second = LOG_EVERY_NS;
+        let logged = [5, 6, second, second + 4, second + 5, 4 * second, 4 * second + 1]
+            .map(|now_ns| log.note((now_ns % 2) as usize, REFUSED, now_ns));
+        assert_eq!(logged, [Some(0), None, None, None, Some(3), Some(0), None]);
+        assert_eq!(log.counts(), [(FailureCause::ConnectRefused, 7)]);
+        let last = LastFailure { failure: REFUSED, at_ns: 4 * second + 1 };
+        assert_eq!(log.last(), Some(last));
+        // A further life counts anew, and is no occasion to log more.
+        let again = FailureLog::new(2);
+        again.take_over(&log);
+        assert_eq!((again.counts(), again.last()), (Vec::new(), Some(last)));
+        assert_eq!(again.note(0, REFUSED, 5 * second - 1), None);
+        assert_eq!(again.note(0, REFUSED, 5 * second), Some(2));
+    }
+}
