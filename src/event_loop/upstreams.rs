@@ -104,10 +104,11 @@ impl UpstreamTable {
         address: Address<'_>,
         client: Token,
     ) -> Result<Line, UpstreamFailure> {
-        let mut opened = self.try_open(address, client).map_err(of_connect);
+        let failure = |error: io::Error| UpstreamFailure::connect(&error);
+        let mut opened = self.try_open(address, client).map_err(failure);
         let is_own = |failure: &UpstreamFailure| failure.cause == FailureCause::NoDescriptors;
         if opened.as_ref().is_err_and(is_own) && self.close_idle() {
-            opened = self.try_open(address, client).map_err(of_connect);
+            opened = self.try_open(address, client).map_err(failure);
         }
         opened
     }
@@ -211,10 +212,6 @@ impl UpstreamTable {
             !kept.is_empty()
         });
     }
-}
-
-fn of_connect(error: io::Error) -> UpstreamFailure {
-    UpstreamFailure::connect(&error)
 }
 
 /// Whether nothing came: neither bytes nor the end.
