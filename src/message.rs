@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -154,9 +154,20 @@ pub(crate) struct PublicSocket {
     /// Systemd has it too: it is never gated, for who comes when this process is gone waits for the
     /// next one.
     pub(crate) is_kept: bool,
+    /// What it shares with the other sockets of its address.
+    pub(crate) group: Arc<ListenGroup>,
     /// Whether its connections begin with a PROXY header: of each as it is when it is accepted. All
     /// loops and the operator share it.
     pub(crate) proxy_protocol: Arc<AtomicBool>,
+}
+
+/// What the public sockets of one address share.
+#[derive(Debug, Default)]
+pub(crate) struct ListenGroup {
+    /// Sockets among which the kernel chooses for a new connection.
+    pub(crate) size: u32,
+    /// The gate's sockets; they close behind all others of the address.
+    pub(crate) sinks: Mutex<Vec<Arc<OwnedFd>>>,
 }
 
 /// Names one drain of one upstream. Never used twice in a process.

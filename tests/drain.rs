@@ -12,8 +12,8 @@ use std::{
 };
 
 use support::{
-    Client, End, Load, LoadKind, Lost, PATIENCE, Server, Setup, Signal, get, get_and_close,
-    pattern, wait_until,
+    Client, End, Handshake, Load, LoadKind, Lost, PATIENCE, Server, Setup, Signal, get,
+    get_and_close, pattern, wait_until,
 };
 
 const MIB: usize = 1024 * 1024;
@@ -206,6 +206,56 @@ fn handshakes_under_way_when_the_gate_falls_are_not_reset() {
         assert_eq!(client.exchange(get("app.test", "/")).text(), "hello");
         client.expect_end();
     }
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+/// Waits until no address takes new connections, while a handshake keeps the listeners open.
+fn wait_gated(server: &Server) {
+    for address in server.addresses() {
+        let is_gated = || Handshake::is_swallowed(*address, CONNECT_DEADLINE);
+        assert!(wait_until(PATIENCE, is_gated), "{address} has no gate");
+    }
+}
+
+/// What came while the loops stood still is with the kernel: it was not dropped at the gate.
+#[test]
+fn a_handshake_that_ends_behind_the_gate_brings_its_request_at_once() {
+    let mut listen = vec!["127.0.0.1:0"];
+    if TcpListener::bind("[::1]:0").is_ok() {
+        listen.push("[::1]:0");
+    }
+    for threads in ["threads = 1", "threads = 3"] {
+        let mut server = setup("0s").listen(&listen).server(threads).start();
+        let handshakes: Vec<Handshake> =
+            server.addresses().iter().map(|address| Handshake::begin(*address)).collect();
+        server.signal(Signal::TERM);
+        wait_gated(&server);
+        server.pause();
+        let mut clients: Vec<Client> = handshakes.into_iter().map(Handshake::end).collect();
+        for client in &mut clients {
+            client.send(get("app.test", "/"));
+            let unread = server.unread_bytes(client);
+            assert_eq!(unread, get("app.test", "/").len() as u64, "it is deaf");
+        }
+        server.resume();
+        for mut client in clients {
+            assert_eq!(client.response().text(), "hello");
+            client.expect_end();
+        }
+        assert_eq!(server.wait_exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_peer_that_passes_the_gate_is_answered() {
+    let mut server = setup("0s").server("threads = 3").start();
+    let handshake = Handshake::begin(server.address());
+    server.signal(Signal::TERM);
+    wait_gated(&server);
+    let mut neighbour = Handshake::of_neighbour(server.address());
+    assert_eq!(neighbour.exchange(get("app.test", "/")).text(), "hello");
+    neighbour.expect_end();
+    assert_eq!(handshake.end().exchange(get("app.test", "/")).text(), "hello");
     assert_eq!(server.wait_exit().code(), Some(0));
 }
 

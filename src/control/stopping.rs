@@ -309,7 +309,7 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{net::TcpListener, sync::Mutex};
 
     use crossbeam_channel::Receiver;
     use mio::{Poll, Token, Waker};
@@ -318,7 +318,7 @@ mod tests {
     use crate::{
         config::ServerConfig,
         control::{Input, LoopWatch},
-        message::{LoopHandle, PublicSocket},
+        message::{ListenGroup, LoopHandle, PublicSocket},
         registry::AppRegistry,
     };
 
@@ -376,6 +376,7 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let (socket, proxy_protocol) = (Arc::new(socket.into()), Arc::default());
-        PublicSocket { address, socket, is_kept: false, proxy_protocol }
+        let group = Arc::new(ListenGroup { size: 1, sinks: Mutex::default() });
+        PublicSocket { address, socket, is_kept: false, group, proxy_protocol }
     }
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     app::{Client, Peer},
     logging::event,
+    message::PublicSocket,
 };
 
 /// Connections accepted from one listener in a turn.
@@ -88,12 +89,11 @@ impl Acceptor {
         }
     }
 
-    /// Accepts from every listener that has somebody waiting, a turn's worth from each. `take` is
-    /// told last whether a PROXY header comes first.
+    /// Accepts from every listener that has somebody waiting, a turn's worth from each.
     pub(super) fn accept_all(
         &mut self,
         now_ms: u64,
-        mut take: impl FnMut(OwnedFd, Peer, ConnectionPermit, bool),
+        mut take: impl FnMut(OwnedFd, Peer, ConnectionPermit, &Listener),
     ) {
         if let Some(again_ms) = self.again_ms {
             if again_ms > now_ms {
@@ -121,7 +121,7 @@ impl Acceptor {
         &mut self,
         index: usize,
         now_ms: u64,
-        take: &mut impl FnMut(OwnedFd, Peer, ConnectionPermit, bool),
+        take: &mut impl FnMut(OwnedFd, Peer, ConnectionPermit, &Listener),
     ) -> bool {
         let listener = &mut self.listeners[index];
         if !listener.ready {
@@ -144,20 +144,28 @@ impl Acceptor {
                 false
             }
             Accepted::Connection(socket, peer) => {
-                take(socket, peer, permit, listener.proxy_protocol());
+                take(socket, peer, permit, listener);
                 true
             }
         }
     }
 
-    /// Gates the listeners of these addresses.
-    pub(super) fn gate(&self, which: impl Fn(SocketAddr) -> bool) {
-        for listener in self.listeners.iter().filter(|listener| is_one(listener, &which)) {
-            if let Err(error) = listener.gate() {
-                // Without the filter a connection that comes while the listener closes is reset.
-                event!(Warn, "gate_failed", error:% = error);
+    /// Gates the listeners of these addresses. Returns what is to be served beside them.
+    pub(super) fn gate(&mut self, which: impl Fn(SocketAddr) -> bool) -> Vec<PublicSocket> {
+        let mut sinks = Vec::new();
+        for listener in self.listeners.iter_mut().filter(|listener| is_one(listener, &which)) {
+            match listener.gate() {
+                Ok(sink) => sinks.extend(sink),
+                Err(error) => event!(
+                    Warn,
+                    "gate_failed",
+                    error:% = error,
+                    hint = "this kernel has no IP_MINTTL: a stop resets connections that come \
+                            while the listeners close",
+                ),
             }
         }
+        sinks
     }
 
     /// Gated on every loop, the listeners of these addresses close when nobody waits.
@@ -168,13 +176,15 @@ impl Acceptor {
         }
     }
 
-    /// Takes out what can be closed: gated, a listener without anybody waiting resets nobody. While
-    /// accepting is paused the listener is asked itself, for accept(2) runs out of descriptors
-    /// before it finds nobody.
+    /// Takes out what can be closed: gated, a listener without anybody waiting resets nobody. The
+    /// kernel is asked right before the close, for accept(2) runs out of descriptors before it
+    /// finds nobody, and some peers pass the gate.
     pub(super) fn take_empty(&mut self) -> Vec<Listener> {
-        let paused = self.again_ms.is_some();
         let is_empty = |listener: &mut Listener| {
-            listener.closing && !(listener.ready && (!paused || listener.has_waiting()))
+            let is_done = listener.closing && !listener.has_waiting();
+            // Nothing tells of it once more while the edge is not handled.
+            listener.ready |= listener.closing && !is_done;
+            is_done
         };
         self.listeners.extract_if(.., is_empty).collect()
     }

@@ -9,6 +9,7 @@
 //! the server that made it.
 
 use std::{
+    collections::HashSet,
     fmt, fs, io,
     net::{SocketAddr, TcpListener},
     os::{
@@ -17,7 +18,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -28,7 +29,10 @@ use std::{
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
-use crate::{logging::event, message::PublicSocket};
+use crate::{
+    logging::event,
+    message::{ListenGroup, PublicSocket},
+};
 
 /// Connections that the kernel may hold until a loop accepts them; it takes at most
 /// `net.core.somaxconn`.
@@ -84,7 +88,7 @@ pub(crate) fn bind_quietly(
             bound = socket.local_addr()?;
             sockets.push(socket.into());
         }
-        Ok(public_sockets(bound, sockets, false))
+        public_sockets(bound, sockets, false)
     };
     bind_all().map_err(|source| BindError { place: address.to_string(), source })
 }
@@ -111,7 +115,7 @@ pub(crate) fn adopt(
             let own = if is_kept { None } else { own() };
             sockets.push(own.map_or_else(|| sockets[0].try_clone(), Ok)?);
         }
-        Ok(public_sockets(address, std::mem::take(&mut sockets), is_kept))
+        public_sockets(address, std::mem::take(&mut sockets), is_kept)
     };
     adopt_all().map_err(|source| BindError { place: address.to_string(), source })
 }
@@ -124,19 +128,30 @@ pub(crate) fn adopt(
 pub(crate) fn begin_listening(sockets: &ListenerSet) -> io::Result<()> {
     for PublicSocket { socket, .. } in sockets {
         if !rustix::net::sockopt::socket_acceptconn(socket)? {
-            rustix::net::listen(socket, BACKLOG)?;
+            hear(socket)?;
         }
     }
     Ok(())
 }
 
-fn public_sockets(address: SocketAddr, sockets: Vec<OwnedFd>, is_kept: bool) -> ListenerSet {
-    let proxy_protocol = Arc::<AtomicBool>::default();
+fn public_sockets(
+    address: SocketAddr,
+    sockets: Vec<OwnedFd>,
+    is_kept: bool,
+) -> io::Result<ListenerSet> {
+    let (group, proxy_protocol) = (Arc::new(group_of(&sockets)?), Arc::<AtomicBool>::default());
     let socket = |socket| {
-        let proxy_protocol = Arc::clone(&proxy_protocol);
-        PublicSocket { address, socket: Arc::new(socket), is_kept, proxy_protocol }
+        let (group, proxy_protocol) = (Arc::clone(&group), Arc::clone(&proxy_protocol));
+        PublicSocket { address, socket: Arc::new(socket), is_kept, group, proxy_protocol }
     };
-    sockets.into_iter().map(socket).collect()
+    Ok(sockets.into_iter().map(socket).collect())
+}
+
+/// Dups count once.
+fn group_of(sockets: &[OwnedFd]) -> io::Result<ListenGroup> {
+    let inodes = sockets.iter().map(|socket| Ok(rustix::fs::fstat(socket)?.st_ino));
+    let distinct = inodes.collect::<io::Result<HashSet<_>>>()?;
+    Ok(ListenGroup { size: distinct.len() as u32, sinks: Mutex::default() })
 }
 
 /// Binds the admin's TCP address: one socket, of which each loop takes a dup. The address that
@@ -269,6 +284,22 @@ fn tcp_socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 fn listen(socket: Socket) -> io::Result<Socket> {
     socket.listen(BACKLOG)?;
     Ok(socket)
+}
+
+/// One more socket of an address, which does not listen yet.
+///
+/// # Errors
+/// socket(2)'s and bind(2)'s.
+pub(super) fn unheard_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    tcp_socket(address, true).map(OwnedFd::from)
+}
+
+/// Has a socket listen.
+///
+/// # Errors
+/// listen(2)'s.
+pub(super) fn hear(socket: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 
 fn listen_unix(path: &Path) -> io::Result<(OwnedFd, UnixSocketFile)> {

@@ -102,6 +102,8 @@ pub(super) struct Newcomer {
     pub(super) permit: ConnectionPermit,
     /// It begins with a PROXY header.
     pub(super) proxy_protocol: bool,
+    /// What its peer sent first may have been dropped, and comes again.
+    pub(super) is_deaf: bool,
 }
 
 /// What the socket is known to be ready for: edges tell of changes only, so it is remembered.
@@ -181,6 +183,9 @@ impl Connection {
             cx.counts.accepted += 1;
         }
         connection.set_deadline(cx);
+        if newcomer.is_deaf {
+            connection.wait_for_resent(cx);
+        }
         connection
     }
 

@@ -1,8 +1,8 @@
 //! A listening socket as a loop serves it: accepted from, gated, and closed when nobody waits.
 //!
-//! Closing one of several sockets with SO_REUSEPORT resets what is queued on it, hence the gate: a
-//! filter on the socket drops bare SYNs, the queue is accepted empty, and then there is nothing
-//! left to reset. The client's kernel repeats a dropped SYN and meets the successor.
+//! Closing one of several sockets with SO_REUSEPORT resets what is queued on it, hence the
+//! [`gate`]: no new connection begins, the queue is accepted empty, and then there is nothing left
+//! to reset.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,11 +21,12 @@ use rustix::{
     io::Errno,
     net::{SocketAddrAny, SocketFlags},
 };
-use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
+use super::gate;
 use crate::{
     app::{Client, Peer, PerClient},
-    message::PublicSocket,
+    logging::event,
+    message::{ListenGroup, PublicSocket},
 };
 
 /// A listening socket of one loop.
@@ -38,8 +39,13 @@ pub(super) struct Listener {
     pub(super) ready: bool,
     /// It is gated on every loop: it closes when nobody waits.
     pub(super) closing: bool,
+    is_gated: bool,
+    /// Connections that it accepts are deaf at first: [`gate`].
+    is_deaf: bool,
     /// [`PublicSocket::is_kept`]
     is_kept: bool,
+    /// Of a public one, [`PublicSocket::group`].
+    group: Option<Arc<ListenGroup>>,
     /// Of a public one, [`PublicSocket::proxy_protocol`].
     ///
     /// [`PublicSocket::proxy_protocol`]: crate::message::PublicSocket::proxy_protocol
@@ -74,20 +80,34 @@ pub(super) enum Accepted {
 
 impl Listener {
     pub(super) fn public(public: PublicSocket, token: Token) -> Self {
-        let PublicSocket { address, socket, is_kept, proxy_protocol } = public;
-        Self { address: Some(address), is_kept, proxy_protocol, ..Self::new(socket, token) }
+        let PublicSocket { address, socket, is_kept, group, proxy_protocol } = public;
+        let (address, group) = (Some(address), Some(group));
+        // It may be a sink, or of a loop that died.
+        let is_deaf = gate::is_deaf(&socket);
+        let new = Self::new(socket, token);
+        Self { address, is_gated: is_deaf, is_deaf, is_kept, group, proxy_protocol, ..new }
     }
 
     pub(super) fn new(socket: Arc<OwnedFd>, token: Token) -> Self {
-        let (address, proxy_protocol) = (None, Arc::default());
-        let (ready, closing, is_kept) = (true, false, false);
-        Self { socket, token, address, ready, closing, is_kept, proxy_protocol }
+        Self {
+            socket,
+            token,
+            address: None,
+            ready: true,
+            closing: false,
+            is_gated: false,
+            is_deaf: false,
+            is_kept: false,
+            group: None,
+            proxy_protocol: Arc::default(),
+        }
     }
 
     /// The socket for another loop; none if it is the admin's.
     pub(super) fn into_public(self) -> Option<PublicSocket> {
         let Self { socket, is_kept, proxy_protocol, .. } = self;
-        Some(PublicSocket { address: self.address?, socket, is_kept, proxy_protocol })
+        let (address, group) = (self.address?, self.group?);
+        Some(PublicSocket { address, socket, is_kept, group, proxy_protocol })
     }
 
     /// Whether a PROXY header comes first on connections that are accepted now.
@@ -98,7 +118,14 @@ impl Listener {
     pub(super) fn accept(&mut self) -> Accepted {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         match rustix::net::acceptfrom_with(&self.socket, flags) {
-            Ok((socket, peer)) => Accepted::Connection(socket, peer_of(peer)),
+            Ok((socket, peer)) => {
+                if self.is_deaf
+                    && let Err(error) = gate::lift(&socket, self.is_ipv6())
+                {
+                    event!(Warn, "connection_is_deaf", error:% = error);
+                }
+                Accepted::Connection(socket, peer_of(peer))
+            }
             Err(Errno::AGAIN) => {
                 self.ready = false;
                 Accepted::Empty
@@ -115,43 +142,39 @@ impl Listener {
         rustix::event::poll(&mut look, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Lets no new connection begin; handshakes under way still end, and the queue stays.
-    pub(super) fn gate(&self) -> io::Result<()> {
-        if self.is_kept {
-            return Ok(());
+    /// Lets no new connection begin; handshakes under way still end, and the queue stays. Returns
+    /// the gate's sink, which is to be served beside.
+    ///
+    /// # Errors
+    /// When this kernel has no gate.
+    pub(super) fn gate(&mut self) -> io::Result<Option<PublicSocket>> {
+        let (Some(address), Some(group)) = (self.address, &self.group) else { return Ok(None) };
+        if self.is_kept || self.is_gated {
+            return Ok(None);
         }
-        SockRef::from(&self.socket).attach_filter(&bare_syn_filter())
+        self.is_gated = true;
+        let Ok(socket) = gate::close(address, group) else {
+            gate::deafen(&self.socket, address.is_ipv6())?;
+            self.is_deaf = true;
+            return Ok(None);
+        };
+        let (group, proxy_protocol) = (Arc::clone(group), Arc::clone(&self.proxy_protocol));
+        Ok(Some(PublicSocket { address, socket, is_kept: false, group, proxy_protocol }))
     }
-}
 
-/// Whether the kernel lets this process gate its sockets: some want CAP_NET_ADMIN for it.
-pub(crate) fn may_gate() -> bool {
-    let gated = Socket::new(Domain::IPV4, Type::STREAM, None)
-        .and_then(|socket| socket.attach_filter(&bare_syn_filter()));
-    !gated.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    /// Whether what a peer sent right behind its handshake may have been dropped.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_deaf
+    }
+
+    fn is_ipv6(&self) -> bool {
+        self.address.is_some_and(|address| address.is_ipv6())
+    }
 }
 
 /// A process at the other end of a unix socket has no address that says anything.
 fn peer_of(address: Option<SocketAddrAny>) -> Peer {
     address.and_then(|address| SocketAddr::try_from(address).ok()).map_or(Peer::Unix, Peer::Tcp)
-}
-
-/// Classic BPF on the TCP header: drops segments with SYN and without ACK, takes all others.
-fn bare_syn_filter() -> [SockFilter; 5] {
-    const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
-    const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
-    const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
-    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
-    const FLAGS: u32 = 13;
-    const SYN_ACK: u32 = 0x12;
-    const SYN: u32 = 0x02;
-    [
-        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
-        SockFilter::new(AND, 0, 0, SYN_ACK),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ]
 }
 
 /// How many connections the process may have, shared by its loops; touched once per connection.
@@ -262,7 +285,43 @@ impl Drop for ConnectionPermit {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        time::Duration,
+    };
+
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
+
+    #[test]
+    fn a_listener_without_a_sink_is_gated_and_its_connections_hear_from_accept_on() {
+        // Without SO_REUSEPORT no other socket has its port.
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, group) = (socket.local_addr().unwrap(), Arc::default());
+        socket.set_nonblocking(true).unwrap();
+        let (socket, proxy_protocol) = (Arc::new(socket.into()), Arc::default());
+        let public = PublicSocket { address, socket, is_kept: false, group, proxy_protocol };
+        let mut listener = Listener::public(public, Token(0));
+        assert!(listener.gate().unwrap().is_none() && listener.is_deaf());
+
+        let late = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(!listener.has_waiting());
+        // A peer that passes the gate, and then is as far away as others: a handshake that had
+        // begun before leaves the same connection.
+        let mut peer = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        peer.set_ttl_v4(255).unwrap();
+        peer.connect(&address.into()).unwrap();
+        peer.set_ttl_v4(64).unwrap();
+        peer.write_all(b"x").unwrap();
+        let Accepted::Connection(socket, _) = listener.accept() else { panic!("it waits") };
+        let mut socket = TcpStream::from(socket);
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(socket.read(&mut [0; 2]).unwrap(), 1);
+    }
 
     #[test]
     fn a_budget_that_shrinks_gives_nothing_until_enough_came_back() {

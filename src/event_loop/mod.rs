@@ -27,6 +27,7 @@ mod clock;
 mod connection;
 mod failure;
 mod forward;
+mod gate;
 mod in_flight;
 mod later;
 mod listener;
@@ -58,7 +59,7 @@ pub(crate) use bind::{
     ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_quietly, bind_unix,
 };
 pub(crate) use failure::DeadLoop;
-pub(crate) use listener::{ConnectionBudget, may_gate};
+pub(crate) use listener::ConnectionBudget;
 
 use crate::{
     app::{App, OneUpstream},
@@ -502,8 +503,9 @@ impl Running {
         let Self { poll, public, admin, connections, cx, .. } = self;
         let now_ms = cx.clock.now_ms();
         for (acceptor, class) in [(public, Class::Public), (admin, Class::Admin)] {
-            acceptor.accept_all(now_ms, |socket, peer, permit, proxy_protocol| {
-                let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol };
+            acceptor.accept_all(now_ms, |socket, peer, permit, listener| {
+                let (proxy_protocol, is_deaf) = (listener.proxy_protocol(), listener.is_deaf());
+                let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol, is_deaf };
                 add_connection(poll, connections, newcomer, cx);
             });
             // Not where places ran out: an idle line has none of those.

@@ -1,6 +1,6 @@
 //! What a loop does when control tells it to, between two turns.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use crossbeam_channel::Sender;
 use mio::Token;
@@ -65,7 +65,7 @@ impl Running {
             }
             LoopCommand::Listen(sockets) => self.listen(sockets),
             LoopCommand::GateListeners(addresses) => {
-                self.public.gate(|address| addresses.contains(&address));
+                self.gate_listeners(|address| addresses.contains(&address));
                 (self.report)(ControlEvent::ListenersGated(addresses));
             }
             LoopCommand::CloseListeners(addresses) => {
@@ -101,7 +101,7 @@ impl Running {
     }
 
     fn gate(&mut self) {
-        self.public.gate(|_| true);
+        self.gate_listeners(|_| true);
         self.cx.closing = true;
         self.each_connection(Connection::begin_closing);
         (self.report)(ControlEvent::Gated);
@@ -141,17 +141,26 @@ impl Running {
         if self.emptied {
             return;
         }
+        self.serve(sockets);
+        if self.cx.closing {
+            self.gate_listeners(|_| true);
+        }
+        if self.finishing {
+            self.public.begin_closing(|_| true);
+        }
+    }
+
+    fn gate_listeners(&mut self, which: impl Fn(SocketAddr) -> bool) {
+        let sinks = self.public.gate(which);
+        self.serve(sinks);
+    }
+
+    fn serve(&mut self, sockets: Vec<PublicSocket>) {
         for socket in sockets {
             let address = socket.address;
             if let Err(error) = self.add_public(socket) {
                 event!(Error, "listener_not_watched", address:% = address, error:% = error);
             }
-        }
-        if self.cx.closing {
-            self.public.gate(|_| true);
-        }
-        if self.finishing {
-            self.public.begin_closing(|_| true);
         }
     }
 

@@ -77,6 +77,7 @@ fn connect(cx: &mut LoopContext, proxy_protocol: bool) -> (Connection, TcpStream
         peer: Peer::Tcp(address),
         permit,
         proxy_protocol,
+        is_deaf: false,
     };
     (Connection::new(TOKEN, newcomer, cx), peer)
 }

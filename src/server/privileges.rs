@@ -4,10 +4,9 @@
 //! written or removed as root in folders that belong to others, and what the server can open at its
 //! start it can open again later: its logs, its config, its addresses.
 //!
-//! Of root's rights two may stay, as capabilities(7). CAP_NET_BIND_SERVICE is for ports below 1024,
-//! which a reload may bring, CAP_NET_ADMIN for the gate, where the kernel wants it. They are
-//! ambient, so that an upgrade's new process has them. All others are gone for good, also for
-//! programs that are started.
+//! Of root's rights one stays, CAP_NET_BIND_SERVICE (capabilities(7)): a reload may bring ports
+//! below 1024. It is ambient, so that an upgrade's new process has it. All others are gone for
+//! good, also for programs that are started.
 
 use std::{ffi::CString, fs, io};
 
@@ -20,7 +19,7 @@ use rustix::thread::{
     set_capabilities, set_keep_capabilities, set_no_new_privs,
 };
 
-use crate::{config::ServerConfig, event_loop, logging::event};
+use crate::{config::ServerConfig, logging::event};
 
 /// A user of this machine and its groups.
 pub(crate) struct Account {
@@ -91,26 +90,19 @@ impl Account {
     fn assume(&self) -> io::Result<CapabilitySet> {
         // Capabilities belong to threads: one that was there before would keep all.
         assert!(fs::read_dir("/proc/self/task")?.count() == 1, "a thread runs as root");
-        let given = capabilities(None)?.permitted;
-        let (bind, gate) = (CapabilitySet::NET_BIND_SERVICE, CapabilitySet::NET_ADMIN);
+        let kept = capabilities(None)?.permitted & CapabilitySet::NET_BIND_SERVICE;
         set_keep_capabilities(true)?;
         setgroups(&self.groups)?;
         setresgid(self.gid, self.gid, self.gid)?;
         setresuid(self.uid, self.uid, self.uid)?;
-        // Without the gate's, to find out whether it is needed.
-        let mut kept = given & bind;
-        set_capabilities(None, sets(kept, given & (bind | gate)))?;
-        if !event_loop::may_gate() {
-            kept = given & (bind | gate);
-        }
-        set_capabilities(None, sets(kept, kept))?;
+        set_capabilities(None, sets(kept))?;
         for capability in kept.iter() {
             configure_capability_in_ambient_set(capability, true)?;
         }
         set_no_new_privs(true)?;
         let is_done = self.is_current()
             && setuid(Uid::from_raw(0)).is_err()
-            && capabilities(None)? == sets(kept, kept)
+            && capabilities(None)? == sets(kept)
             && no_new_privs()?;
         is_done.then_some(kept).ok_or_else(|| io::Error::other("root's rights did not go"))
     }
@@ -164,7 +156,6 @@ fn found<T>(key: &'static str, result: nix::Result<Option<T>>) -> Result<T, Acco
     Err(AccountError { key, predicate })
 }
 
-/// Only what is effective is inherited.
-fn sets(effective: CapabilitySet, permitted: CapabilitySet) -> CapabilitySets {
-    CapabilitySets { effective, permitted, inheritable: effective }
+fn sets(kept: CapabilitySet) -> CapabilitySets {
+    CapabilitySets { effective: kept, permitted: kept, inheritable: kept }
 }

@@ -82,7 +82,7 @@ impl Client {
         Self::over(socket.into())
     }
 
-    fn over(stream: TcpStream) -> Self {
+    pub(super) fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
         Self { stream, buffer: Vec::new(), ended: false }
@@ -91,6 +91,11 @@ impl Client {
     /// The client's own port, which names the connection.
     pub fn port(&self) -> u16 {
         self.stream.local_addr().expect("local address").port()
+    }
+
+    /// The port that it is connected to.
+    pub fn server_port(&self) -> u16 {
+        self.stream.peer_addr().expect("peer address").port()
     }
 
     /// Sends all of `bytes`, or fails the test.

@@ -9,6 +9,7 @@
 
 mod admin;
 mod client;
+mod handshake;
 mod held_loop;
 mod load;
 mod notify;
@@ -25,6 +26,7 @@ use std::{
 
 pub use admin::{Admin, Answer, Events};
 pub use client::{Client, End, Lost};
+pub use handshake::Handshake;
 pub use held_loop::HeldLoop;
 pub use load::{Load, LoadKind, Tally};
 pub use notify::NotifySocket;

@@ -469,6 +469,21 @@ impl Server {
         waiting.is_empty()
     }
 
+    /// Bytes that the kernel has from this client, and no loop has read.
+    pub fn unread_bytes(&self, client: &Client) -> u64 {
+        let [own, peer] = [client.server_port(), client.port()].map(|port| format!(":{port:04X}"));
+        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+        let mut lines = tables.iter().flatten().flat_map(|table| table.lines());
+        let unread = lines.find_map(|line| {
+            let mut columns = line.split_ascii_whitespace().skip(1);
+            columns.next().filter(|address| address.ends_with(&own))?;
+            columns.next().filter(|address| address.ends_with(&peer))?;
+            let (_, unread) = columns.nth(1)?.split_once(':')?;
+            u64::from_str_radix(unread, 16).ok()
+        });
+        unread.unwrap_or_else(|| panic!("no connection from port {}", client.port()))
+    }
+
     /// How many handshakes with its first address are under way.
     pub fn handshakes(&self) -> usize {
         const SYN_RECV: &str = "03";

@@ -3,7 +3,7 @@
 //! Each wait ends by its own limit; the loop's counts of connections follow the waits.
 
 use super::{
-    super::{LoopContext, clock::milliseconds},
+    super::{LoopContext, clock::milliseconds, gate::RESEND_MAX},
     Class, Connection,
 };
 use crate::{http::Phase, metrics::LoopCounts};
@@ -69,6 +69,12 @@ impl Connection {
         self.window_start =
             if wait == Wait::Sending { self.output.sent_total() } else { self.received_total };
         let at = self.due_ms(cx);
+        cx.timers.set(&mut self.deadline, self.token, at);
+    }
+
+    /// A stop's grace may be shorter than it takes the peer to send again what the gate dropped.
+    pub(super) fn wait_for_resent(&mut self, cx: &mut LoopContext) {
+        let at = cx.clock.passed_ms(RESEND_MAX).max(self.deadline.at());
         cx.timers.set(&mut self.deadline, self.token, at);
     }
 
