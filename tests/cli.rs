@@ -110,7 +110,7 @@ fn apps_are_a_table_with_numbers_to_the_right() {
 HOST          ID  KIND         ORIGIN  STATE     ACTIVE  REQUESTS  REFUSED  CUT  NOTE
 a.example      1  respond      config  serving        0        12        0    0
 shop.example  17  respond      config  draining    1234        12       17    0  remove, 12.4 s left
-z             18  unavailable  admin   serving        0        12        0    0  no such folder
+z             18  unavailable  admin   down           0        12        0    0  no such folder
 ";
     fake.run(&["apps"]).expect_output(0, expected);
     let [seen] = &fake.seen()[..] else { panic!("one request") };

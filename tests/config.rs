@@ -3,10 +3,16 @@
 
 mod support;
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Stdio},
+};
 
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, Setup, Signal, free_port, get_and_close, run, wait_until};
+use support::{BINARY, PATIENCE, Server, Setup, Signal, free_port, get_and_close, run, wait_until};
 
 /// A config as people write it, with all kinds of tables, on this address.
 fn real(listen: &str) -> String {
@@ -263,4 +269,138 @@ fn a_dry_run_says_what_a_reload_would_do_and_changes_nothing() {
     assert_eq!(server.admin().call("POST", "/reload?dry_run=true", "").status, 422);
     assert_eq!(server.admin().call("POST", "/reload?dry_run=maybe", "").status, 400);
     assert_eq!(status_of(&server, "shop.test"), 200);
+}
+
+/// Runs `check` on this text in a folder with a few files: exit code and all it printed, with the
+/// folder as `DIR`.
+fn check(text: &str, options: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("config.toml");
+    fs::create_dir_all(folder.path().join("site")).expect("a folder");
+    fs::write(folder.path().join("site/index.html"), "").expect("a file");
+    fs::write(&path, text).expect("config.toml");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("a mode");
+    let (code, printed) = run(&[&["check", path.to_str().expect("text")], options].concat());
+    let shown = printed.replace(folder.path().to_str().expect("text"), "DIR");
+    (code, shown)
+}
+
+#[test]
+fn check_warns_of_what_will_not_work_with_its_place_and_fails_only_if_strict() {
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/home/NAME".to_owned());
+    let files = |root: &str| format!("[apps.a]\nfiles = {{ root = \"{root}\" }}\n");
+    let proxy = |url: &str| format!("[apps.a]\nproxy = {{ upstreams = [\"{url}\"] }}\n");
+    let log = |lines: &str| format!("[log]\n{lines}\n[apps.a]\nrespond = {{}}\n");
+    let admin = |line: &str| format!("[admin]\n{line}\n[apps.a]\nrespond = {{}}\n");
+    for (text, place, words) in [
+        (files("gone"), "2:18", "DIR/gone: no such directory; requests for a would get 503"),
+        (files("config.toml"), "2:18", "DIR/config.toml: not a directory"),
+        (files("~/site"), "2:18", &*format!("`~` is a shell's; write \"{home}/site\"")),
+        (
+            "[apps.a.files]\nroot = \"site\"\nnot_found = \"404.html\"\n".to_owned(),
+            "3:13",
+            "there is no file 404.html below the root",
+        ),
+        (log("path = \"logs/e.log\""), "2:8", "there is no folder DIR/logs"),
+        (log("path = \"site\""), "2:8", "DIR/site is a directory"),
+        (log("path = \"config.toml/x\""), "2:8", "config.toml"),
+        (log("access = \"json\"\naccess_path = \"l/a\""), "3:15", "there is no folder DIR/l"),
+        (log("access_path = \"a.log\""), "2:15", "nothing is written to this log"),
+        (admin("listen = \"unix:run/a.sock\""), "2:10", "there is no folder DIR/run"),
+        (admin("listen = \"unix:config.toml\""), "2:10", "DIR/config.toml is no socket"),
+        (
+            admin("listen = \"127.0.0.1:9901\"\ntoken = \"0123456789abcdef\""),
+            "3:9",
+            "every user of this machine can read the token",
+        ),
+        (proxy("unix:app.sock"), "2:24", "there is no socket DIR/app.sock"),
+        (proxy("unix:config.toml"), "2:24", "DIR/config.toml is no socket"),
+        (proxy("http://no-such-name.invalid"), "2:24", "no-such-name.invalid has no address"),
+        (proxy("http://127.0.0.1:8080"), "2:24", "127.0.0.1:8080 is this server itself"),
+        (
+            "server.listen = [\"0.0.0.0:8081\"]\n".to_owned() + &proxy("http://localhost:8081"),
+            "3:24",
+            "localhost:8081 is this server itself",
+        ),
+        (
+            "server.listen = [\"192.0.2.1:80\"]\n[apps.a]\nrespond = {}\n".to_owned(),
+            "1:18",
+            "this machine does not have the address 192.0.2.1",
+        ),
+        ("[server]\n".to_owned(), "1:1", "there is no app"),
+    ] {
+        let (code, printed) = check(&text, &[]);
+        assert_eq!(code, Some(0), "{text}\n{printed}");
+        assert!(printed.contains("\nwarning: "), "{text}\n{printed}");
+        assert!(printed.contains(&format!("config.toml:{place}\n")), "{place}: {printed}");
+        assert!(printed.contains(words), "{words}: {printed}");
+        assert!(printed.contains(" 1 warning\n") && printed.contains('^'), "{printed}");
+        let (code, strict) = check(&text, &["--strict"]);
+        assert_eq!((code, strict), (Some(2), printed));
+    }
+}
+
+#[test]
+fn check_is_silent_about_what_works() {
+    let site = "[apps.site]\nfiles = { root = \"site\" }\n";
+    let proxy =
+        "[apps.api]\nproxy = { upstreams = [\"http://localhost:9\", \"http://[::1]:9\"] }\n";
+    let log = "[log]\npath = \"e.log\"\naccess = \"json\"\naccess_path = \"/dev/null\"\n";
+    let (code, printed) = check(&format!("{log}{site}{proxy}"), &["--strict"]);
+    assert_eq!((code, &*printed), (Some(0), "DIR/config.toml: ok, 2 apps, 1 address\n"));
+}
+
+#[test]
+fn check_takes_a_file_or_standard_input_and_serve_says_why_it_does_not() {
+    let input = |text: &str, arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let _ = child.stdin.take().expect("a pipe").write_all(text.as_bytes());
+        let output = child.wait_with_output().expect("it ends");
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        (output.status.code(), printed)
+    };
+    let good = "[apps.a]\nrespond = {}\n";
+    for arguments in [&["check", "-"][..], &["check", "--config", "-"]] {
+        let ok = "(standard input): ok, 1 app, 1 address\n";
+        assert_eq!(input(good, arguments), (Some(0), ok.to_owned()));
+        let (code, printed) = input("[servr]\n", arguments);
+        assert!(code == Some(2) && printed.contains("(standard input):1:2"), "{printed}");
+    }
+    let (code, printed) = input(good, &["serve", "--config", "-"]);
+    assert!(code == Some(2) && printed.contains("`tidegate check -`"), "{printed}");
+    let (code, printed) = run(&["check", "a.toml", "--config", "b.toml"]);
+    assert!(code == Some(2) && printed.contains("cannot be used with"), "{printed}");
+}
+
+#[test]
+fn an_app_that_can_answer_nothing_is_no_green_serving_without_a_note() {
+    let dead = free_port();
+    let proxy = |path: &str| {
+        format!(
+            "proxy.upstreams = [\"http://{dead}\"]\nproxy.health = {{ path = \"{path}\", \
+             interval = \"100ms\", fall = 1 }}"
+        )
+    };
+    let setup = Setup::new().named_app("a.test").app("down.test", &proxy("/up"));
+    let server = setup.app("site.test", "files = { root = \"gone\" }").start();
+    let problem = |host: &str| server.admin().get(&format!("/apps/{host}"))["problem"].clone();
+    let is_down = || problem("down.test").is_string();
+    assert!(wait_until(PATIENCE, is_down), "{}", problem("down.test"));
+    let why = problem("down.test").as_str().expect("text").to_owned();
+    let expected = format!("no upstream is up: http://{dead}: connect: Connection refused");
+    assert!(why.starts_with(&expected), "{why}");
+    assert_eq!(problem("a.test"), Value::Null);
+    let admin = format!("unix:{}", server.admin().path().display());
+    let (code, printed) = run(&["apps", "--admin", &admin]);
+    assert_eq!(code, Some(0), "{printed}");
+    let line = |host: &str| printed.lines().find(|line| line.starts_with(host)).expect(host);
+    assert!(
+        line("down.test").contains("  down  ") && line("down.test").contains(&why),
+        "{printed}"
+    );
+    assert!(line("site.test").contains("gone: no such directory"), "{printed}");
+    assert!(line("site.test").contains("  down  "), "{printed}");
+    assert!(line("a.test").contains("  serving  "), "{printed}");
 }

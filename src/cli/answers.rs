@@ -118,6 +118,8 @@ pub(super) struct Row {
     pub(super) elapsed_ms: Option<u64>,
     pub(super) remaining_ms: Option<u64>,
     pub(super) error: Option<String>,
+    /// Why it can answer no request as it should.
+    pub(super) problem: Option<String>,
     pub(super) upstreams: Option<Vec<Upstream>>,
     /// The process before the server's that has it.
     pub(super) pid: Option<u32>,

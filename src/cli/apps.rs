@@ -102,7 +102,7 @@ fn rows(rows: &[Row]) -> String {
             number(row.id),
             show::state(&row.kind),
             plain(&row.origin),
-            show::state(&row.state),
+            state(row),
             number(row.active_connections),
             number(row.requests_total),
             number(row.refused),
@@ -113,12 +113,19 @@ fn rows(rows: &[Row]) -> String {
     show::table(&columns, rows.iter().map(row).collect())
 }
 
-/// What is special about a life: its drain, or why it could not be loaded.
+/// The state for people: what serves, but can answer no request, is down.
+fn state(row: &Row) -> Cell {
+    let is_down = row.state == "serving" && (row.problem.is_some() || row.error.is_some());
+    show::state(if is_down { "down" } else { &row.state })
+}
+
+/// What is special about a life: its drain, or why it can answer no request.
 fn note(row: &Row) -> String {
     let left = row.remaining_ms.filter(|_| row.state == "draining");
     let left = left.map(|left| format!("{} left", show::fine(left)));
     let process = row.pid.map(|pid| format!("old process, pid {pid}"));
-    let parts = [process, row.cause.clone(), left, row.error.clone()];
+    let problem = row.problem.clone().or_else(|| row.error.clone());
+    let parts = [process, row.cause.clone(), left, problem];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
@@ -133,7 +140,7 @@ fn app(app: &AppAnswer) -> String {
         ("id", number(row.id)),
         ("kind", show::state(&row.kind)),
         ("origin", plain(&row.origin)),
-        ("state", show::state(&row.state)),
+        ("state", state(row)),
         ("active", number(row.active_connections)),
         ("requests", number(row.requests_total)),
         ("refused", number(row.refused)),
@@ -144,7 +151,7 @@ fn app(app: &AppAnswer) -> String {
         ("cause", row.cause.clone()),
         ("since", row.elapsed_ms.map(show::fine)),
         ("left", row.remaining_ms.map(show::fine)),
-        ("error", row.error.clone()),
+        ("problem", row.problem.clone().or_else(|| row.error.clone())),
     ];
     pairs.extend(further.into_iter().filter_map(|(name, text)| Some((name, plain(text?)))));
     let mut text = show::pairs(&pairs);

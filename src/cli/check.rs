@@ -1,24 +1,70 @@
-//! `tidegate check`: whether the config can be served.
+//! `tidegate check`: whether the config can be served, here.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use super::{USAGE, show};
+use clap::Args;
 
-/// Parses the config and prints what it holds, or all that is wrong with it (exit code 2).
-pub(super) fn check(path: &Path) -> ExitCode {
-    let (config, account) = match super::load_config(path) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            show::note(&format!("{error}\n"));
-            return ExitCode::from(USAGE);
+use super::{USAGE, admin::Place, show, warnings::warnings};
+use crate::{
+    config::{Config, ConfigError, Source},
+    server::Account,
+};
+
+/// What `check` takes.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The config file, as --config; `-` is standard input
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+
+    /// Fail (exit code 2) also for warnings
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Check {
+    /// Prints what the config holds, or all that is wrong with it (exit code 2), and what in it
+    /// will not work on this machine.
+    pub(super) fn run(&self, place: &Place) -> ExitCode {
+        let path = self.file.as_deref().unwrap_or(place.config());
+        let loaded = Source::read(path).and_then(|source| {
+            let (config, account) = load(&source)?;
+            Ok((source, config, account))
+        });
+        let (source, config, account) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                show::note(&format!("{error}\n"));
+                return ExitCode::from(USAGE);
+            }
+        };
+        if let Some(Err(reason)) = account.map(|account| account.check_reachable()) {
+            // Whoever starts the server may be root.
+            show::note(&format!("tidegate: {reason}\n"));
         }
-    };
-    if let Some(Err(reason)) = account.map(|account| account.check_reachable()) {
-        // Whoever starts the server may be root.
-        show::note(&format!("tidegate: {reason}\n"));
+        let shown = source.show(warnings(&config, path, source.base()));
+        if shown.count() > 0 {
+            show::note(&format!("{shown}\n"));
+        }
+        let mut parts = vec![
+            show::count(config.apps.len(), "app"),
+            show::count(config.server.listen.len(), "address"),
+        ];
+        if shown.count() > 0 {
+            parts.push(show::count(shown.count(), "warning"));
+        }
+        let text = format!("{}: ok, {}", source.name().display(), parts.join(", "));
+        let is_good = shown.count() == 0 || !self.strict;
+        let code = if is_good { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+        show::print_line(&text).map_or_else(|failure| failure.report(), |_| code)
     }
-    let apps = show::count(config.apps.len(), "app");
-    let addresses = show::count(config.server.listen.len(), "address");
-    let text = format!("{}: ok, {apps}, {addresses}", path.display());
-    show::print_line(&text).map_or_else(|failure| failure.report(), |_| ExitCode::SUCCESS)
+}
+
+fn load(source: &Source) -> Result<(Config, Option<Account>), ConfigError> {
+    let config = source.parse()?;
+    let account = Account::of(&config.server).map_err(|error| {
+        let message = format!("`server.{}` {}", error.key, error.predicate);
+        source.error(&["server", error.key], message)
+    })?;
+    Ok((config, account))
 }

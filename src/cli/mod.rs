@@ -28,6 +28,7 @@ mod status;
 mod stop;
 mod upgrade;
 mod wait;
+mod warnings;
 
 use std::{path::Path, process::ExitCode};
 
@@ -67,8 +68,9 @@ enum Command {
                             tidegate init --proxy http://127.0.0.1:9000")]
     Init(init::Init),
     /// Check the config and say what is wrong with it
-    #[command(after_help = "Example:\n  tidegate check --config new.toml")]
-    Check,
+    #[command(after_help = "Examples:\n  tidegate check new.toml\n  tidegate check --strict\n  \
+                            tidegate check - < new.toml")]
+    Check(check::Check),
     /// Print the version
     #[command(after_help = "Example:\n  tidegate version")]
     Version,
@@ -166,7 +168,7 @@ pub fn run() -> ExitCode {
     let Arguments { command, place } = Arguments::parse();
     let done = match command.unwrap_or(Command::Serve(serve::Serve::default())) {
         Command::Serve(command) => return command.run(&place),
-        Command::Check => return check::check(place.config()),
+        Command::Check(command) => return command.run(&place),
         Command::Init(command) => command.run(&place),
         Command::Version => version(),
         Command::Status(command) => command.run(&place),

@@ -16,7 +16,7 @@ use clap::Args;
 use rustix::fs::{Access, access};
 
 use crate::{
-    config::Config,
+    config::{Config, Source},
     control::{NoTakeOver, TakeOver},
     logging::{self, Logging, event},
     server::{
@@ -63,6 +63,11 @@ tidegate: there is no config.toml here
   tidegate --config FILE      serves another one
   tidegate serve --files .    serves this folder, without a config
   tidegate serve --help       has more, tidegate --help the other commands";
+
+/// Why there is no server from standard input.
+const NO_INPUT: &str = "\
+tidegate: a server cannot read its config from standard input, for it reads it again at a reload
+  and an upgrade: name a file. `tidegate check -` takes standard input";
 
 /// Why there is no server any more, or never was.
 struct Failure {
@@ -131,6 +136,9 @@ impl Serve {
             return Ok(Plan { config, account: None, file: None, description });
         }
         let file = place.config();
+        if Source::is_standard_input(file) {
+            return Err(Failure { code: USAGE, text: NO_INPUT.to_owned() });
+        }
         if place.named_config().is_none() && !file.exists() {
             return Err(Failure { code: USAGE, text: NO_CONFIG.to_owned() });
         }

@@ -89,9 +89,9 @@ pub(super) fn number(value: u64) -> Cell {
 /// A state or kind, in its colour.
 pub(super) fn state(name: &str) -> Cell {
     let color = match name {
-        "serving" | "ok" => Some(AnsiColor::Green),
+        "serving" | "ok" | "up" => Some(AnsiColor::Green),
         "draining" | "stopping" => Some(AnsiColor::Yellow),
-        "unavailable" => Some(AnsiColor::Red),
+        "unavailable" | "down" | "ejected" => Some(AnsiColor::Red),
         _ => None,
     };
     Cell { style: Style::new().fg_color(color.map(Into::into)), ..plain(name) }

@@ -28,15 +28,11 @@ impl ConfigError {
 
     /// Shows `findings` in `text`, the content of the file called `name`.
     pub(super) fn new(name: &Path, text: &str, mut findings: Vec<Finding>) -> Self {
-        // Behind the last newline is no line that could be shown.
-        let end = text.trim_end_matches(['\r', '\n']).len();
-        for finding in &mut findings {
-            finding.span = finding.span.start.min(end)..finding.span.end.min(end);
-        }
-        findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
+        sort(text, &mut findings);
         let name = name.display().to_string();
         let shown = findings.iter().take(Self::SHOWN_MAX);
-        let mut reports: Vec<_> = shown.map(|finding| render(&name, text, finding)).collect();
+        let mut reports: Vec<_> =
+            shown.map(|finding| render(&name, text, finding, Level::ERROR)).collect();
         if findings.len() > reports.len() {
             reports.push(format!("error: {} problems more", findings.len() - reports.len()));
         }
@@ -145,11 +141,28 @@ impl<'t> Lines<'t> {
     }
 }
 
+/// Shows what is no error, in the order of the file.
+pub(super) fn warnings(name: &Path, text: &str, mut findings: Vec<Finding>) -> Vec<String> {
+    sort(text, &mut findings);
+    let name = name.display().to_string();
+    findings.iter().map(|finding| render(&name, text, finding, Level::WARNING)).collect()
+}
+
+/// Puts findings in the order of the file.
+fn sort(text: &str, findings: &mut [Finding]) {
+    // Behind the last newline is no line that could be shown.
+    let end = text.trim_end_matches(['\r', '\n']).len();
+    for finding in &mut *findings {
+        finding.span = finding.span.start.min(end)..finding.span.end.min(end);
+    }
+    findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
+}
+
 fn renderer() -> Renderer {
     Renderer::plain()
 }
 
-fn render(name: &str, text: &str, finding: &Finding) -> String {
+fn render(name: &str, text: &str, finding: &Finding, level: Level<'_>) -> String {
     // A span that is not on the borders of characters would make the renderer panic.
     let inside =
         |span: &Span| text.floor_char_boundary(span.start)..text.ceil_char_boundary(span.end);
@@ -161,7 +174,7 @@ fn render(name: &str, text: &str, finding: &Finding) -> String {
         .iter()
         .map(|(span, label)| AnnotationKind::Context.span(inside(span)).label(printable(label)));
     let snippet = Snippet::source(text).path(printable(name)).annotation(primary);
-    let title = Level::ERROR.primary_title(&finding.message);
+    let title = level.primary_title(&finding.message);
     let mut group = title.element(snippet.annotations(related));
     if let Some(help) = &finding.help {
         group = group.element(Level::HELP.message(printable(help)));

@@ -15,16 +15,14 @@ mod json;
 mod proxy;
 mod reader;
 mod sections;
+mod source;
 mod syntax;
 mod units;
 mod values;
 
 use std::{
-    fs::{self, File},
-    io::{self, Read},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::OpenOptionsExt,
-    path::{self, Path, PathBuf},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -36,12 +34,9 @@ pub use proxy::{
     UpstreamConfig,
 };
 pub(crate) use sections::TIME_MAX;
+pub(crate) use source::{Source, Warning};
 pub use units::{UnitError, parse_duration, parse_size};
 
-use rustix::fs::OFlags;
-use toml::Spanned;
-
-use error::Finding;
 use reader::Table;
 use syntax::Document;
 
@@ -66,8 +61,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or holds anything wrong: all of it at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let (text, base) = read_with(path, |path| fs::read(path))?;
-        Self::parse(&text, path, &base)
+        Source::read(path)?.parse()
     }
 
     /// As [`Config::load`], for a server that has the file already, and must not wait for it: only
@@ -76,8 +70,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_again(path: &Path) -> Result<Self, ConfigError> {
-        let (text, base) = read_with(path, read_regular)?;
-        Self::parse(&text, path, &base)
+        Source::read_regular(path)?.parse()
     }
 
     /// Reads `[admin]` of a regular file, whatever else in it is wrong: a running server can be
@@ -86,34 +79,30 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or has a mistake in `[admin]`.
     pub fn load_admin(path: &Path) -> Result<AdminConfig, ConfigError> {
-        let (text, base) = read_with(path, read_regular)?;
-        let document = Document::parse(&text);
+        let source = Source::read_regular(path)?;
+        let (text, base) = (source.text(), source.base());
+        let document = Document::parse(text);
         let tree = document.tree.get_ref();
         let mut findings = Vec::new();
         let admin = Table::read_root(tree, &mut findings, |root| {
             root.in_order().into_iter().for_each(|(key, ..)| root.accept(key));
-            admin::read(root, &base, &[])
+            admin::read(root, base, &[])
         });
         if findings.is_empty() {
             return Ok(admin);
         }
-        Err(ConfigError::new(path, &admin::hide_token(&text, tree), findings))
+        Err(ConfigError::new(path, &admin::hide_token(text, tree), findings))
     }
 
     /// What this machine has against a key of `[server]` in a file that was loaded, at its place.
     /// `predicate` is the end of a sentence that begins with the key.
     pub(crate) fn server_error(path: &Path, key: &str, predicate: &str) -> ConfigError {
-        let Ok((text, _)) = read_with(path, read_regular) else {
+        let message = format!("`server.{key}` {predicate}");
+        match Source::read_regular(path) {
+            Ok(source) => source.error(&["server", key], message),
             // It was a pipe, which has been read.
-            let error = io::Error::other(format!("`server.{key}` {predicate}"));
-            return ConfigError::whole_file(path, &error);
-        };
-        let document = Document::parse(&text);
-        let tree = document.tree.get_ref();
-        let value = tree.get("server").and_then(|server| server.get_ref().as_table()?.get(key));
-        let span = value.map(Spanned::span).unwrap_or_default();
-        let finding = Finding::new(span, format!("`server.{key}` {predicate}"));
-        ConfigError::new(path, &admin::hide_token(&text, tree), vec![finding])
+            Err(_) => ConfigError::whole_file(path, &message),
+        }
     }
 
     /// Reads the text of a file that messages call `name`. Relative paths start from `base`.
@@ -143,40 +132,6 @@ impl Config {
         let shown = admin::hide_token(text, document.tree.get_ref());
         Err(ConfigError::new(name, &shown, findings))
     }
-}
-
-/// The text of a file, and the folder that paths in it start from.
-fn read_with(
-    path: &Path,
-    read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
-) -> Result<(String, PathBuf), ConfigError> {
-    let whole_file = |error| ConfigError::whole_file(path, &error);
-    let absolute = path::absolute(path).map_err(whole_file)?;
-    let base = absolute.parent().unwrap_or(&absolute);
-    let bytes = read(path).map_err(whole_file)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let end = error.utf8_error().valid_up_to();
-        let finding = Finding::new(end..end, "the file is not UTF-8 from here on");
-        ConfigError::new(path, &String::from_utf8_lossy(&error.as_bytes()[..end]), vec![finding])
-    })?;
-    Ok((text, base.to_owned()))
-}
-
-/// Reads a regular file. Opening another kind could wait for ever, and so could reading it.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut options = File::options();
-    let mut file = match options.read(true).custom_flags(flags.bits().cast_signed()).open(path) {
-        // Another process holds a lease on the file, and is now asked for it.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path)?,
-        opened => opened?,
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file, and can be read only at the start"));
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// `[server]`: addresses, threads and the times of a stop.
@@ -417,6 +372,8 @@ pub struct FilesConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const FULL: &str = r#"

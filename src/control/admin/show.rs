@@ -13,7 +13,7 @@ use super::super::{
     tasks::Desk,
 };
 use crate::{
-    app::{EndpointRow, LastFailure, Peer, RateLimiter},
+    app::{EndpointRow, EndpointState, LastFailure, Peer, RateLimiter},
     config::{ConfigError, Problem},
     logging::rfc3339,
     message::{AppLife, BusyConnection, BusyPhase, Origin},
@@ -36,6 +36,9 @@ pub(super) struct Row<'a> {
     limited: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+    /// Why no request can be answered as it should.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
     #[serde(flatten)]
     drain: Option<RowDrain>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,6 +124,7 @@ impl<'a> Row<'a> {
     /// A life that has just begun.
     pub(super) fn serving(life: &'a AppLife, now_ns: u64) -> Self {
         let (state, hosted) = (life.drain(), life.app());
+        let upstreams = upstreams(life, now_ns);
         Self {
             host: life.host(),
             aliases: life.aliases(),
@@ -138,10 +142,26 @@ impl<'a> Row<'a> {
             cut: state.cut(),
             limited: hosted.rate_limiter.as_ref().map(RateLimiter::limited),
             error: hosted.load_error.as_deref(),
+            problem: hosted
+                .load_error
+                .clone()
+                .or_else(|| upstreams.as_deref().and_then(none_is_up)),
             drain: None,
-            upstreams: upstreams(life, now_ns),
+            upstreams,
         }
     }
+}
+
+/// What is wrong with an app none of whose upstreams is up: the state of the first one, and why.
+fn none_is_up(upstreams: &[Upstream]) -> Option<String> {
+    let is_up = |upstream: &Upstream| upstream.state == EndpointState::Up.name();
+    let first = upstreams.first().filter(|_| !upstreams.iter().any(is_up))?;
+    let why = first.reason.as_deref().unwrap_or(first.state);
+    let more = match upstreams.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    Some(format!("no upstream is up: {}: {why}{more}", first.url))
 }
 
 /// A drain as it is, or as it ended.

@@ -1,0 +1,274 @@
+//! What in a valid config will not work on this machine: folders that are missing, names that do
+//! not resolve, and the like.
+//!
+//! A warning is no error: the folder may be there when the server starts, or `check` may run as
+//! another user than the server. Looks, and changes nothing.
+
+use std::{
+    collections::HashSet,
+    env, fs,
+    net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{Access, access};
+
+use crate::{
+    app,
+    config::{
+        AccessFormat, AdminListen, AppConfig, AppKind, Config, FilesConfig, UpstreamAddress,
+        Warning,
+    },
+};
+
+/// How long all names together may take to resolve.
+const RESOLVE_MAX: Duration = Duration::from_secs(5);
+
+/// The names of upstreams that are looked up at most; each takes a thread.
+const RESOLVED_MAX: usize = 200;
+
+/// All that will not work of a config that was read from `file` and whose paths start from `base`.
+pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning> {
+    let mut found = Vec::new();
+    if config.apps.is_empty() {
+        let warning = Warning::new(&[], "there is no app, so there is nothing to serve");
+        found.push(warning.help("`tidegate serve` starts so only with --allow-empty"));
+    }
+    listen(config, &mut found);
+    logs(config, &mut found);
+    admin(config, file, &mut found);
+    for app in &config.apps {
+        match &app.kind {
+            AppKind::Files(files) => root(app, files, base, &mut found),
+            AppKind::Proxy(proxy) => {
+                for (index, upstream) in proxy.upstreams.iter().enumerate() {
+                    if let UpstreamAddress::Unix(path) = &upstream.address {
+                        let place = upstream_place(&app.host, index);
+                        found.extend(socket_missing(path).map(|why| place.warning(why)));
+                    }
+                }
+            }
+            AppKind::Respond(_) | AppKind::Redirect(_) => {}
+        }
+    }
+    names(config, &mut found);
+    found
+}
+
+/// Addresses that are none of this machine.
+fn listen(config: &Config, found: &mut Vec<Warning>) {
+    for (index, entry) in config.server.listen.iter().enumerate() {
+        let place = ["server", "listen", &index.to_string(), "address"];
+        // Without a port of its own nothing is taken from anybody.
+        let bound = UdpSocket::bind(SocketAddr::new(entry.address.ip(), 0));
+        if bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable) {
+            let text = format!("this machine does not have the address {}", entry.address.ip());
+            found.push(Warning::new(&place, text));
+        }
+    }
+}
+
+fn logs(config: &Config, found: &mut Vec<Warning>) {
+    let log = &config.log;
+    for (key, path) in [("path", &log.path), ("access_path", &log.access_path)] {
+        let Some(path) = path else { continue };
+        if let Some(why) = not_writable(path) {
+            found.push(Warning::new(&["log", key], format!("the log cannot be written: {why}")));
+        }
+    }
+    if log.access_path.is_some() && log.access == AccessFormat::Off {
+        let warning = Warning::new(&["log", "access_path"], "nothing is written to this log");
+        found.push(warning.help("add `access = \"combined\"` or `access = \"json\"`"));
+    }
+}
+
+/// Why a file cannot be written, or made.
+fn not_writable(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Some(format!("{shown} is a directory")),
+        Ok(_) if access(path, Access::WRITE_OK).is_err() => {
+            Some(format!("{shown} is not writable"))
+        }
+        Ok(_) => None,
+        Err(_) => folder_not_writable(path),
+    }
+}
+
+/// Why nothing can be made at a path.
+fn folder_not_writable(path: &Path) -> Option<String> {
+    let folder = path.parent()?;
+    let shown = folder.display();
+    match fs::metadata(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Some(format!("there is no folder {shown}"))
+        }
+        Err(error) => Some(format!("{shown}: {error}")),
+        Ok(metadata) if !metadata.is_dir() => Some(format!("{shown} is no folder")),
+        Ok(_) if access(folder, Access::WRITE_OK | Access::EXEC_OK).is_err() => {
+            Some(format!("the folder {shown} is not writable"))
+        }
+        Ok(_) => None,
+    }
+}
+
+fn admin(config: &Config, file: &Path, found: &mut Vec<Warning>) {
+    let admin = &config.admin;
+    if !admin.enabled {
+        return;
+    }
+    if let AdminListen::Unix(path) = &admin.listen {
+        let is_other = fs::metadata(path).is_ok_and(|there| !there.file_type().is_socket());
+        let why = if is_other {
+            Some(format!("{} is no socket", path.display()))
+        } else {
+            folder_not_writable(path)
+        };
+        let place = ["admin", "listen"];
+        found.extend(why.map(|why| Warning::new(&place, format!("no admin socket: {why}"))));
+    }
+    let is_for_all = fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
+    if admin.token.is_some() && is_for_all {
+        let text = "every user of this machine can read the token in this file";
+        let help = format!("chmod o-r {}", file.display());
+        found.push(Warning::new(&["admin", "token"], text).help(help));
+    }
+}
+
+/// What a `files` app lacks.
+fn root(app: &AppConfig, files: &FilesConfig, base: &Path, found: &mut Vec<Warning>) {
+    let place = ["apps", &app.host, "files", "root"];
+    if let Err(error) = app::load(&app.kind, 1) {
+        let text = format!("{error}; requests for {} would get 503", app.host);
+        let warning = Warning::new(&place, text);
+        found.push(match at_home(&files.root, base) {
+            Some(help) => warning.help(help),
+            None => warning,
+        });
+        return;
+    }
+    if access(&files.root, Access::READ_OK | Access::EXEC_OK).is_err() {
+        found.push(Warning::new(&place, format!("{} is not readable", files.root.display())));
+    }
+    if let Some(page) = &files.not_found
+        && !files.root.join(page).is_file()
+    {
+        let place = ["apps", &app.host, "files", "not_found"];
+        let text = format!("there is no file {} below the root", page.escape_debug());
+        found.push(Warning::new(&place, text));
+    }
+}
+
+/// What to write for a path that begins with `~`, which only a shell replaces.
+fn at_home(path: &Path, base: &Path) -> Option<String> {
+    let written = path.strip_prefix(base).ok()?;
+    let behind = written.strip_prefix("~").ok()?;
+    let home = env::var_os("HOME").map_or_else(|| PathBuf::from("/home/NAME"), PathBuf::from);
+    Some(format!("`~` is a shell's; write \"{}\"", home.join(behind).display()))
+}
+
+/// Why a proxy cannot connect to a socket.
+fn socket_missing(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(there) if there.file_type().is_socket() => None,
+        Ok(_) => Some(format!("{shown} is no socket")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Some(format!("there is no socket {shown}"))
+        }
+        Err(error) => Some(format!("{shown}: {error}")),
+    }
+}
+
+/// The place of an upstream.
+struct UpstreamPlace {
+    host: String,
+    index: String,
+}
+
+fn upstream_place(host: &str, index: usize) -> UpstreamPlace {
+    UpstreamPlace { host: host.to_owned(), index: index.to_string() }
+}
+
+impl UpstreamPlace {
+    fn warning(&self, text: String) -> Warning {
+        let place = ["apps", &self.host, "proxy", "upstreams", &self.index, "url"];
+        Warning::new(&place, text)
+    }
+}
+
+/// Names of upstreams that do not resolve, and upstreams that are this server itself.
+fn names(config: &Config, found: &mut Vec<Warning>) {
+    let mut wanted: Vec<(UpstreamPlace, String, u16)> = Vec::new();
+    for app in &config.apps {
+        let AppKind::Proxy(proxy) = &app.kind else { continue };
+        for (index, upstream) in proxy.upstreams.iter().enumerate() {
+            if let UpstreamAddress::Tcp { host, port } = &upstream.address {
+                wanted.push((upstream_place(&app.host, index), host.clone(), *port));
+            }
+        }
+    }
+    let names: HashSet<&String> = wanted.iter().map(|(_, host, _)| host).collect();
+    let resolved = resolve(names.into_iter().take(RESOLVED_MAX));
+    for (place, host, port) in &wanted {
+        let Some((_, answer)) = resolved.iter().find(|(name, _)| name == host) else { continue };
+        match answer {
+            Err(why) => found.push(place.warning(format!("{host} has no address: {why}"))),
+            Ok(addresses) => {
+                let is_self = |ip: &IpAddr| {
+                    let is_ours = |own: SocketAddr| is_part(*ip, own.ip()) && own.port() == *port;
+                    config.server.listen.iter().any(|entry| is_ours(entry.address))
+                };
+                if addresses.iter().any(is_self) {
+                    let text = format!("{host}:{port} is this server itself: requests would loop");
+                    found.push(place.warning(text));
+                }
+            }
+        }
+    }
+}
+
+/// Whether a connection to `ip` reaches a listener on `own`.
+fn is_part(ip: IpAddr, own: IpAddr) -> bool {
+    ip == own || own.is_unspecified() && own.is_ipv4() == ip.is_ipv4() && ip.is_loopback()
+}
+
+/// Looks names up, all at the same time; what takes too long is said to.
+fn resolve<'a>(
+    names: impl Iterator<Item = &'a String>,
+) -> Vec<(String, Result<Vec<IpAddr>, String>)> {
+    let (sender, answers) = mpsc::channel();
+    let mut waiting: HashSet<String> = HashSet::new();
+    let mut resolved = Vec::new();
+    for name in names {
+        // A literal needs nobody to be asked.
+        if let Ok(ip) = name.trim_matches(['[', ']']).parse::<IpAddr>() {
+            resolved.push((name.clone(), Ok(vec![ip])));
+            continue;
+        }
+        let (sender, asked) = (sender.clone(), name.clone());
+        let look_up = move || {
+            let found = (asked.as_str(), 0).to_socket_addrs();
+            let found = found.map(|found| found.map(|address| address.ip()).collect());
+            // Nobody waits any more for what took too long.
+            let _ = sender.send((asked, found.map_err(|error| error.to_string())));
+        };
+        if thread::Builder::new().spawn(look_up).is_ok() {
+            waiting.insert(name.clone());
+        }
+    }
+    let until = Instant::now() + RESOLVE_MAX;
+    while !waiting.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok((name, answer)) = answers.recv_timeout(left) else { break };
+        waiting.remove(&name);
+        resolved.push((name, answer));
+    }
+    let slow = format!("no answer within {} s", RESOLVE_MAX.as_secs());
+    resolved.extend(waiting.into_iter().map(|name| (name, Err(slow.clone()))));
+    resolved
+}

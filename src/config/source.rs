@@ -1,0 +1,228 @@
+//! The text of a config beside its meaning, for what others find about a place in it: this machine
+//! may lack what a valid config names.
+//!
+//! A place is the path of a key: `["apps", "www.example.com", "files", "root"]`. Never decides what
+//! is wrong.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{self, Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Config, ConfigError, admin,
+    error::{self, Finding, Span},
+    hosts::host_pattern,
+    syntax::Document,
+};
+
+/// What stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
+/// The text of a config file, its name and its folder.
+pub(crate) struct Source {
+    /// As messages call it.
+    name: PathBuf,
+    text: String,
+    /// Where relative paths in it start from.
+    base: PathBuf,
+}
+
+/// Something in a valid config that will not work as it is meant.
+#[derive(Debug)]
+pub(crate) struct Warning {
+    place: Vec<String>,
+    message: String,
+    help: Option<String>,
+}
+
+impl Warning {
+    pub(crate) fn new(place: &[&str], message: impl Into<String>) -> Self {
+        let place = place.iter().map(|&key| key.to_owned()).collect();
+        Self { place, message: message.into(), help: None }
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Warnings, each shown with its place.
+pub(crate) struct Warnings(Vec<String>);
+
+impl Warnings {
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Display for Warnings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n\n"))
+    }
+}
+
+impl Source {
+    /// Reads a file; `-` is standard input, whose paths start from the working directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not UTF-8.
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+        if !Self::is_standard_input(path) {
+            return Self::read_with(path, path, |path| fs::read(path));
+        }
+        Self::read_with(path, Path::new("(standard input)"), |_| {
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).map(|_| bytes)
+        })
+    }
+
+    /// As [`Source::read`], of a regular file alone: opening another kind could wait for ever.
+    ///
+    /// # Errors
+    /// As there, and when it is another kind of file.
+    pub(super) fn read_regular(path: &Path) -> Result<Self, ConfigError> {
+        Self::read_with(path, path, read_regular)
+    }
+
+    fn read_with(
+        path: &Path,
+        name: &Path,
+        read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
+    ) -> Result<Self, ConfigError> {
+        let whole_file = |error: io::Error| ConfigError::whole_file(name, &error);
+        let bytes = read(path).map_err(whole_file)?;
+        let absolute = path::absolute(path).map_err(whole_file)?;
+        let base = absolute.parent().unwrap_or(&absolute).to_owned();
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let end = error.utf8_error().valid_up_to();
+            let finding = Finding::new(end..end, "the file is not UTF-8 from here on");
+            let text = String::from_utf8_lossy(&error.as_bytes()[..end]);
+            ConfigError::new(name, &text, vec![finding])
+        })?;
+        Ok(Self { name: name.to_owned(), text, base })
+    }
+
+    /// Whether this path stands for standard input.
+    pub(crate) fn is_standard_input(path: &Path) -> bool {
+        path == Path::new(STANDARD_INPUT)
+    }
+
+    /// As messages call it.
+    pub(crate) fn name(&self) -> &Path {
+        &self.name
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where relative paths in it start from.
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// # Errors
+    /// When the text holds anything wrong: all of it at once.
+    pub(crate) fn parse(&self) -> Result<Config, ConfigError> {
+        Config::parse(&self.text, &self.name, &self.base)
+    }
+
+    /// An error at a place.
+    pub(crate) fn error(&self, place: &[&str], message: String) -> ConfigError {
+        let document = Document::parse(&self.text);
+        let tree = document.tree.get_ref();
+        let finding = Finding::new(span_of(tree, place), message);
+        ConfigError::new(&self.name, &admin::hide_token(&self.text, tree), vec![finding])
+    }
+
+    /// Shows warnings in the order of the file.
+    pub(crate) fn show(&self, warnings: Vec<Warning>) -> Warnings {
+        let document = Document::parse(&self.text);
+        let tree = document.tree.get_ref();
+        let finding = |Warning { place, message, help }: Warning| {
+            let place: Vec<&str> = place.iter().map(String::as_str).collect();
+            let mut finding = Finding::new(span_of(tree, &place), message);
+            finding.help = help;
+            finding
+        };
+        let findings = warnings.into_iter().map(finding).collect();
+        Warnings(error::warnings(&self.name, &admin::hide_token(&self.text, tree), findings))
+    }
+}
+
+/// Reads a regular file. Opening another kind could wait for ever, and so could reading it.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut options = File::options();
+    let mut file = match options.read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        // Another process holds a lease on the file, and is now asked for it.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path)?,
+        opened => opened?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file, and can be read only at the start"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Where a place is; if not all of it is there, as far as it is.
+fn span_of(tree: &DeTable<'_>, place: &[&str]) -> Span {
+    let mut span = 0..0;
+    let mut table = Some(tree);
+    let mut array = None;
+    for (depth, key) in place.iter().enumerate() {
+        let is_host = depth == 1 && place[0] == "apps";
+        let is_meant = |name: &str| {
+            name == *key || is_host && host_pattern(name).is_ok_and(|host| host == *key)
+        };
+        let entry = table.and_then(|table| table.iter().find(|(name, _)| is_meant(name.get_ref())));
+        let item =
+            array.and_then(|items: &toml::de::DeArray<'_>| items.get(key.parse::<usize>().ok()?));
+        let Some(value) = entry.map(|(_, value)| value).or(item) else { break };
+        let is_table = matches!(value.get_ref(), DeValue::Table(_));
+        span = match entry {
+            Some((name, _)) if is_table => name.span(),
+            _ => value.span(),
+        };
+        table = value.get_ref().as_table();
+        array = value.get_ref().as_array();
+    }
+    span
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_however_it_is_written_and_else_what_is_around_it() {
+        let text = "[server]\nlisten = ['127.0.0.1:1', { address = '127.0.0.1:2' }]\n\
+                    [apps.\"A.test.\".proxy]\nupstreams = ['http://a', { url = 'http://b' }]\n\
+                    [apps.b]\nfiles = { root = '.' }\n";
+        let document = Document::parse(text);
+        for (place, expected) in [
+            (&["server"][..], "server"),
+            (&["server", "listen"], "['127.0.0.1:1', { address = '127.0.0.1:2' }]"),
+            (&["server", "listen", "0"], "'127.0.0.1:1'"),
+            (&["server", "listen", "1", "address"], "'127.0.0.1:2'"),
+            (&["apps", "a.test"], "\"A.test.\""),
+            (&["apps", "a.test", "proxy", "upstreams", "1", "url"], "'http://b'"),
+            (&["apps", "a.test", "proxy", "upstreams", "0", "url"], "'http://a'"),
+            (&["apps", "b", "files", "root"], "'.'"),
+            (&["apps", "b", "files", "index"], "files"),
+            (&["log", "path"], ""),
+        ] {
+            assert_eq!(&text[span_of(document.tree.get_ref(), place)], expected, "{place:?}");
+        }
+    }
+}
