@@ -6,12 +6,16 @@ mod support;
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::symlink,
+    io::Read,
+    os::unix::fs::{MetadataExt, symlink},
     path::Path,
-    time::{Duration, SystemTime},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use support::{Client, End, PATIENCE, Response, Server, Setup, find, get, pattern, wait_until};
+use support::{
+    Client, End, PATIENCE, Response, Server, Setup, find, get, give_way, pattern, wait_until,
+};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -228,7 +232,7 @@ fn conditional_requests_are_decided_by_etag_and_date() {
         (format!("If-Match: {etag}\r\nIf-Unmodified-Since: {before}"), 200),
         (format!("If-Match: {etag}\r\nIf-None-Match: {etag}"), 304),
         (format!("Range: bytes=0-1\r\nIf-Range: {etag}"), 206),
-        (format!("Range: bytes=0-1\r\nIf-Range: {modified}"), 206),
+        (format!("Range: bytes=0-1\r\nIf-Range: {modified}"), 200),
         ("Range: bytes=0-1\r\nIf-Range: \"x\"".to_owned(), 200),
         (format!("Range: bytes=0-1\r\nIf-Range: W/{etag}"), 200),
         (format!("Range: bytes=0-1\r\nIf-Range: {before}"), 200),
@@ -430,6 +434,103 @@ fn folders_have_an_index_or_nothing() {
         assert_ne!(response.status, 200, "{path}");
         assert_eq!(find(&response.body, b"file.txt"), None, "{path} is listed");
     }
+}
+
+/// Asks until the cache has looked at the file again.
+fn for_a_while(mut ask: impl FnMut()) {
+    let end = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < end {
+        ask();
+        give_way();
+    }
+}
+
+#[test]
+fn a_file_in_memory_is_served_without_descriptors() {
+    let mut setup = setup().server("threads = 1");
+    for name in ["a.js", "a.js.gz", "a.js.br", "a.js.zst"] {
+        setup = setup.file(&format!("site/{name}"), name);
+    }
+    let server = setup.start();
+    let mut client = server.connect();
+    let plain = get(HOST, "/");
+    let coded = get_with("/a.js", "Accept-Encoding: gzip");
+    assert_eq!(client.exchange(&plain).text(), "<p>index</p>");
+    assert_eq!(client.exchange(&coded).text(), "a.js.gz");
+    server.lower_descriptor_limit(5);
+    for_a_while(|| {
+        assert_eq!(client.exchange(&plain).text(), "<p>index</p>");
+        assert_eq!(client.exchange(&coded).text(), "a.js.gz");
+    });
+    assert_eq!(client.exchange(get(HOST, "/a.js.zst")).status, 503, "it was never read");
+    let logged = server.wait_event("file_not_sent");
+    assert_eq!(logged.field("reason"), Some("out of descriptors or memory"));
+    assert_eq!((logged.field("path"), logged.field("status")), (Some("/a.js.zst"), Some("503")));
+}
+
+#[test]
+fn one_free_descriptor_is_enough_for_a_file_with_neighbours() {
+    let mut setup = setup().server("threads = 1");
+    for name in ["a.js", "a.js.gz", "a.js.br", "a.js.zst"] {
+        setup = setup.file(&format!("site/{name}"), name);
+    }
+    let server = setup.start();
+    let mut client = server.connect();
+    assert_eq!(client.exchange(get(HOST, "/")).status, 200);
+    server.lower_descriptor_limit(server.lowest_free_descriptor() + 1);
+    for_a_while(|| {
+        let answer = client.exchange(get_with("/a.js", "Accept-Encoding: br"));
+        assert_eq!((answer.status, answer.text()), (200, "a.js"));
+    });
+    // The second is for the neighbour, whichever it is.
+    server.lower_descriptor_limit(server.lowest_free_descriptor() + 2);
+    let answer =
+        || client.exchange(get_with("/a.js", "Accept-Encoding: zstd")).text() == "a.js.zst";
+    assert!(wait_until(PATIENCE, answer));
+}
+
+/// A process that has a write lease on a file, as Samba has for its clients.
+fn lease(path: &Path) -> Child {
+    const HOLD: &str = "use Fcntl; $SIG{IO} = 'IGNORE'; open(my $f, '+<', $ARGV[0]) or die; \
+                        fcntl($f, 1024, F_WRLCK) or die; $| = 1; print \"held\\n\"; sleep 60;";
+    let mut perl = Command::new("perl");
+    perl.args(["-e", HOLD]).arg(path).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = perl.spawn().expect("perl");
+    let mut held = [0; 5];
+    child.stdout.as_mut().expect("piped").read_exact(&mut held).expect("a lease");
+    child
+}
+
+#[test]
+fn a_file_under_a_lease_holds_up_no_loop_and_says_when_to_come_again() {
+    if Command::new("perl").arg("-v").output().is_err() {
+        eprintln!("skipped: no perl, which can take a lease");
+        return;
+    }
+    let setup = setup().server("threads = 1").file("site/known", "known").file("site/new", "new");
+    age(&setup.dir().join("site/known"));
+    let server = setup.start();
+    let mut client = server.connect();
+    // Two seconds after its change it is known that an equal stamp means equal content.
+    let folder = server.dir().join("site");
+    let known = fs::metadata(folder.join("known")).expect("it");
+    let settled = UNIX_EPOCH + Duration::from_secs(known.ctime() as u64 + 3);
+    assert!(wait_until(PATIENCE, || SystemTime::now() > settled));
+    assert_eq!(client.exchange(get(HOST, "/known")).text(), "known");
+
+    let mut holders = ["known", "new"].map(|name| lease(&folder.join(name)));
+    for_a_while(|| assert_eq!(client.exchange(get(HOST, "/known")).text(), "known"));
+    let begun = Instant::now();
+    let refused = client.exchange(get(HOST, "/new"));
+    assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
+    assert!(begun.elapsed() < Duration::from_secs(5), "the loop waited for the holder");
+    let logged = server.wait_event("file_not_sent");
+    assert_eq!(logged.field("reason"), Some("another process has a lease on it"));
+    for holder in &mut holders {
+        holder.kill().expect("kill");
+        holder.wait().expect("wait");
+    }
+    assert!(wait_until(PATIENCE, || client.exchange(get(HOST, "/new")).text() == "new"));
 }
 
 #[test]

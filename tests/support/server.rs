@@ -1,6 +1,7 @@
 //! The real binary as a child process, its configuration, its events.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -494,6 +495,15 @@ impl Server {
             matches!(columns[..], [_, own, _, SYN_RECV] if own.ends_with(&local))
         };
         table.lines().filter(under_way).count()
+    }
+
+    /// The number that the next descriptor of the process gets.
+    pub fn lowest_free_descriptor(&self) -> u64 {
+        let folder = format!("/proc/{}/fd", self.pid.as_raw_nonzero());
+        let entries = fs::read_dir(folder).expect("the process runs").flatten();
+        let open: HashSet<u64> =
+            entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        (0..).find(|number| !open.contains(number)).expect("a number")
     }
 
     /// What the process has open.

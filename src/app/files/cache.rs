@@ -141,6 +141,13 @@ impl Cache {
         self.entries.get(key).map(|entry| &entry.resource)
     }
 
+    /// Believes what is known of a path for once more [`REVALIDATE_AFTER`].
+    pub(super) fn believe(&mut self, key: &str, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.checked = now;
+        }
+    }
+
     /// Remembers what a path names now.
     pub(super) fn store(&mut self, key: &str, resource: Resource, now: Instant) {
         if key.len() > KEY_BYTES_MAX {

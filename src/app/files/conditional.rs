@@ -10,7 +10,7 @@ use crate::http::RequestHead;
 /// What a conditional request is compared with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Validators<'a> {
-    /// The strong entity tag, with its quotes.
+    /// The entity tag, with its quotes.
     pub(super) etag: &'a str,
     /// `Last-Modified` in seconds since 1970; none when it is not sent.
     pub(super) modified_s: Option<u64>,
@@ -51,15 +51,16 @@ impl Validators<'_> {
     }
 
     /// Whether If-Range allows a part to be sent (§13.1.5); also true without that field. Weak
-    /// tags never match; a date has to be the very same.
+    /// tags never match, and no date does: the file's time can be set, so it is no strong validator
+    /// (§8.8.2.2), and a client that has the tag must not ask by date.
     pub(super) fn allow_range(&self, request: &RequestHead<'_>) -> bool {
         let mut lines = request.fields_named("If-Range");
         let Some(line) = lines.next() else { return true };
-        if lines.next().is_some() {
-            return false;
-        }
-        line == self.etag.as_bytes()
-            || (self.modified_s.is_some() && parse_date(line) == self.modified_s)
+        lines.next().is_none() && !self.is_weak() && line == self.etag.as_bytes()
+    }
+
+    fn is_weak(&self) -> bool {
+        self.etag.starts_with("W/")
     }
 
     /// Whether a list of entity tags names the current one; none without such a field.
@@ -71,7 +72,12 @@ impl Validators<'_> {
     ) -> Option<bool> {
         let mut lines = request.fields_named(name).peekable();
         lines.peek()?;
-        Some(lines.any(|line| line == b"*" || list_has(line, self.etag, comparison)))
+        let opaque = self.etag.strip_prefix("W/").unwrap_or(self.etag);
+        let has = |line| {
+            !(self.is_weak() && comparison == Comparison::Strong)
+                && list_has(line, opaque, comparison)
+        };
+        Some(lines.any(|line| line == b"*" || has(line)))
     }
 
     fn compare_date(
@@ -200,11 +206,30 @@ mod tests {
     }
 
     #[test]
+    fn a_weak_tag_tells_what_is_unchanged_and_permits_no_range() {
+        let weak = Validators { etag: "W/\"a,b\"", ..FILE };
+        for (name, value, outcome) in [
+            ("If-None-Match", "W/\"a,b\"", Outcome::NotModified),
+            ("If-None-Match", ETAG, Outcome::NotModified),
+            ("If-None-Match", "\"a\"", Outcome::Proceed),
+            ("If-Match", "W/\"a,b\"", Outcome::Failed),
+            ("If-Match", ETAG, Outcome::Failed),
+            ("If-Match", "*", Outcome::Proceed),
+        ] {
+            let request = request("GET", "/", &[(name, value)]);
+            assert_eq!(weak.evaluate(&request), outcome, "{name}: {value}");
+        }
+        for tag in ["W/\"a,b\"", ETAG] {
+            assert!(!weak.allow_range(&request("GET", "/", &[("If-Range", tag)])), "{tag}");
+        }
+    }
+
+    #[test]
     fn if_range_wants_the_very_same() {
         for (fields, allowed) in [
             (&[][..], true),
             (&[("If-Range", ETAG)], true),
-            (&[("If-Range", SAME)], true),
+            (&[("If-Range", SAME)], false),
             (&[("If-Range", "W/\"a,b\"")], false),
             (&[("If-Range", "\"x\"")], false),
             (&[("If-Range", LATER)], false),

@@ -2,8 +2,9 @@
 //!
 //! Owns the open root directory. Every file is opened by the kernel's `openat2` with
 //! `RESOLVE_BENEATH`, so no name and no symbolic link leads out of the root, also when the tree is
-//! changed meanwhile. Symbolic links that stay inside are followed. Opening never waits for a FIFO,
-//! and nothing but regular files is handed out. Reads may block on the disk: see the kind's page.
+//! changed meanwhile. Relative symbolic links that stay inside are followed; an absolute one leaves
+//! the root, wherever it leads. Opening waits neither for a FIFO nor for the holder of a lease, and
+//! nothing but regular files is handed out. Reads may block on the disk: see the kind's page.
 
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
@@ -27,8 +28,8 @@ pub(super) struct Directory {
 /// What stands at a name.
 #[derive(Debug)]
 pub(super) enum Opened {
-    /// A regular file.
-    Regular(File, Stamp),
+    /// A regular file; without the file while another process has a lease on it (fcntl(2)).
+    Regular(Option<File>, Stamp),
     /// A directory.
     Directory,
 }
@@ -63,10 +64,21 @@ impl Directory {
     /// Opens what stands at a name below this directory.
     pub(super) fn open_file(&self, relative: &[u8]) -> Result<Opened, Failure> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = open_beneath(&self.fd, relative, flags)?;
+        let (fd, is_leased) = match open_beneath(&self.fd, relative, flags) {
+            // The holder of a lease has been asked to give it up. A descriptor that cannot be read
+            // is to be had meanwhile; not so where the tree moves without end.
+            Err(Errno::AGAIN) => {
+                let flags = OFlags::PATH | OFlags::CLOEXEC;
+                (open_beneath(&self.fd, relative, flags)?, true)
+            }
+            outcome => (outcome?, false),
+        };
         let stat = rustix::fs::fstat(&fd)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(Opened::Regular(File::from(fd), Stamp::of(&stat))),
+            FileType::RegularFile => {
+                let file = (!is_leased).then(|| File::from(fd));
+                Ok(Opened::Regular(file, Stamp::of(&stat)))
+            }
             FileType::Directory => Ok(Opened::Directory),
             _ => Err(Failure::NotFound),
         }
@@ -77,7 +89,7 @@ impl Directory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Device and inode.
-    identity: (u64, u64),
+    pub(super) identity: (u64, u64),
     /// The size in bytes.
     pub(super) size: u64,
     /// Last change of the content: seconds since 1970, and nanoseconds.
@@ -114,8 +126,10 @@ impl From<Errno> for Failure {
             | Errno::NXIO
             | Errno::NODEV => Self::NotFound,
             Errno::ACCESS | Errno::PERM => Self::Forbidden,
-            Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN => Self::Exhausted,
-            _ => Self::Broken,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::Exhausted,
+            // The tree moves faster than it can be walked.
+            Errno::AGAIN => Self::Unsteady,
+            errno => Self::Broken(errno),
         }
     }
 }
@@ -206,7 +220,7 @@ mod tests {
         assert!(root.successor(&at("current")).is_none());
         symlink("2", at("current")).unwrap();
         let root = root.successor(&at("current")).unwrap();
-        let Ok(Opened::Regular(file, _)) = root.open_file(b"a") else { panic!("no file") };
+        let Ok(Opened::Regular(Some(file), _)) = root.open_file(b"a") else { panic!("no file") };
         assert_eq!(io::read_to_string(file).unwrap(), "two");
     }
 
@@ -219,7 +233,8 @@ mod tests {
             (Errno::PERM, Failure::Forbidden),
             (Errno::MFILE, Failure::Exhausted),
             (Errno::NFILE, Failure::Exhausted),
-            (Errno::IO, Failure::Broken),
+            (Errno::AGAIN, Failure::Unsteady),
+            (Errno::IO, Failure::Broken(Errno::IO)),
         ] {
             assert_eq!(Failure::from(errno), failure, "{errno:?}");
         }

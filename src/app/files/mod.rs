@@ -13,6 +13,9 @@
 //! - Opening and reading small files blocks the loop on the disk. That is accepted: they are in the
 //!   page cache or a few blocks long, and the cache asks for each at most once a second. Large
 //!   files are sent by the loop, straight from the page cache.
+//! - Out of descriptors, a file that lies in memory is sent as it was last known. So is one on which
+//!   another process has a lease, if it is unchanged; else the answer is 503 with `Retry-After`, for
+//!   a loop does not wait until the holder gives the lease up, which may take 45 s.
 //! - No `X-Content-Type-Options`: every answer declares a type, no client sniffs
 //!   `application/octet-stream`, and the operator could not take it back.
 
@@ -28,12 +31,15 @@ mod representation;
 use std::{
     fs::File,
     hash::{BuildHasher, Hasher, RandomState},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use rustix::io::Errno;
 
 use crate::{
     config::FilesConfig,
     http::{Bytes, Method, RequestHead, Response, is_field_value},
+    logging::event,
 };
 
 use self::{
@@ -61,6 +67,8 @@ struct LoopState {
     cache: Cache,
     /// The root, when it is another now than when the app was loaded.
     root: Option<Directory>,
+    /// When a failure may be logged again.
+    log_after: Option<Instant>,
 }
 
 /// Why a request is not answered with a file.
@@ -76,12 +84,61 @@ enum Failure {
     NotFound,
     /// 503: out of descriptors or memory.
     Exhausted,
+    /// 503: another process has a lease on the file, and was asked to give it up.
+    Leased,
+    /// 500: it changes faster than it can be read.
+    Unsteady,
     /// 500: the file system failed.
-    Broken,
+    Broken(Errno),
+}
+
+/// A file by its name below the root; [`Opened::Regular`] says what stands beside.
+type Named = (Vec<u8>, Option<File>, Stamp);
+
+/// What is looked up, for which request.
+#[derive(Clone, Copy)]
+struct LookUp<'a> {
+    key: &'a str,
+    accepted: AcceptedCodings,
+    wall_s: i64,
+    /// Rather no file than one without the neighbours that it has.
+    needs_neighbours: bool,
+}
+
+impl Failure {
+    fn response(self) -> Response<'static> {
+        match self {
+            Self::Malformed => error_response(400),
+            Self::Forbidden => error_response(403),
+            Self::NotFound | Self::IsDirectory => error_response(404),
+            Self::Exhausted => error_response(503),
+            Self::Leased => error_response(503).with_field("Retry-After", LEASE_RETRY_S),
+            Self::Unsteady | Self::Broken(_) => error_response(500),
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed => "the path can't be read",
+            Self::IsDirectory => "it is a directory",
+            Self::Forbidden => "permission denied",
+            Self::NotFound => "not found",
+            Self::Exhausted => "out of descriptors or memory",
+            Self::Leased => "another process has a lease on it",
+            Self::Unsteady => "it changes while it is read",
+            Self::Broken(_) => "the file system failed",
+        }
+    }
 }
 
 /// The key of the 404 page, which no request path is.
 const NOT_FOUND_KEY: &str = "";
+
+/// How often a loop logs failures of one app at most.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// When the holder of a lease is likely to have given it up.
+const LEASE_RETRY_S: &str = "1";
 
 const ALLOW: &[u8] = b"Allow: GET, HEAD, OPTIONS\r\n";
 
@@ -114,11 +171,32 @@ impl Files {
             Ok(reply) => reply,
             Err(Failure::NotFound) => self.not_found(&mut state, context),
             Err(Failure::IsDirectory) => Reply::Full(redirect_into(request)),
-            Err(Failure::Malformed) => Reply::Full(error_response(400)),
-            Err(Failure::Forbidden) => Reply::Full(error_response(403)),
-            Err(Failure::Exhausted) => Reply::Full(error_response(503)),
-            Err(Failure::Broken) => Reply::Full(error_response(500)),
+            Err(Failure::Malformed) => Reply::Full(Failure::Malformed.response()),
+            Err(failure) => {
+                self.log(&mut state, key, failure, context.now);
+                Reply::Full(failure.response())
+            }
         }
+    }
+
+    /// Says why a file that is there is not sent.
+    fn log(&self, state: &mut LoopState, key: &str, failure: Failure, now: Instant) {
+        if state.log_after.is_some_and(|after| now < after) {
+            return;
+        }
+        state.log_after = Some(now + LOG_EVERY);
+        let reason = match failure {
+            Failure::Broken(errno) => errno.to_string(),
+            other => other.reason().to_owned(),
+        };
+        event!(
+            Warn,
+            "file_not_sent",
+            root:% = self.config.root.display(),
+            path = key,
+            status = failure.response().status(),
+            reason = &*reason,
+        );
     }
 
     /// 404 with the configured page, else with the built-in one.
@@ -136,7 +214,8 @@ impl Files {
     }
 
     /// Finds what a key names on disk, sends it, and remembers it. Out of descriptors, lets go of
-    /// the ones that this loop's cache holds, and tries once more.
+    /// the ones that this loop's cache holds, and tries once more; then what is still in memory is
+    /// believed.
     fn resolve(
         &self,
         state: &mut LoopState,
@@ -151,17 +230,26 @@ impl Files {
         }
         let root = state.root.as_ref().unwrap_or(&self.root);
         let wall_s = seconds(context.wall);
-        let mut outcome = self.look_up(root, key, accepted, state.cache.last_known(key), wall_s);
+        let mut look_up = LookUp { key, accepted, wall_s, needs_neighbours: true };
+        let mut outcome = self.look_up(root, look_up, state.cache.last_known(key));
         if matches!(outcome, Err(Failure::Exhausted)) {
             state.cache.forget_open_files();
-            outcome = self.look_up(root, key, accepted, state.cache.last_known(key), wall_s);
+            look_up.needs_neighbours = false;
+            outcome = self.look_up(root, look_up, state.cache.last_known(key));
         }
         match outcome {
             Ok(resource) => {
-                let reply = resource.select(|| accepted).map(send).ok_or(Failure::Broken)?;
+                let reply = resource.select(|| accepted).map(send).ok_or(Failure::Unsteady)?;
                 state.cache.store(key, resource, context.now);
                 Ok(reply)
             }
+            Err(Failure::Exhausted) => {
+                let known = state.cache.last_known(key);
+                let known = known.and_then(|known| known.select(|| accepted)).map(send);
+                state.cache.believe(key, context.now);
+                known.ok_or(Failure::Exhausted)
+            }
+            Err(Failure::Leased) => Err(Failure::Leased),
             Err(failure) => {
                 state.cache.forget(key);
                 Err(failure)
@@ -169,15 +257,15 @@ impl Files {
         }
     }
 
-    /// The file that a key names and its neighbours, with the accepted one loaded.
+    /// The file that a key names and its neighbours, with the accepted one loaded. At most two
+    /// descriptors are open at a time.
     fn look_up(
         &self,
         root: &Directory,
-        key: &str,
-        accepted: AcceptedCodings,
+        look_up: LookUp<'_>,
         last_known: Option<&Resource>,
-        wall_s: i64,
     ) -> Result<Resource, Failure> {
+        let LookUp { key, accepted, wall_s, needs_neighbours } = look_up;
         let is_error_page = key == NOT_FOUND_KEY;
         let (name, file, stamp) = match &self.config.not_found {
             Some(page) if is_error_page => {
@@ -186,11 +274,18 @@ impl Files {
             _ => self.open_requested(root, &FilePath::parse(key)?)?,
         };
         let is_negotiated = self.config.precompressed && !is_error_page && !is_coded_name(&name);
-        let mut opened = vec![(Coding::Identity, file, stamp)];
+        let mut found = vec![(Coding::Identity, stamp)];
+        let mut chosen = (Coding::Identity, file);
         if is_negotiated {
             for coding in Coding::NEIGHBOURS {
-                if let Some((file, stamp)) = open_neighbour(root, &name, coding, &stamp)? {
-                    opened.push((coding, file, stamp));
+                let (file, neighbour) = match open_neighbour(root, &name, coding, &stamp) {
+                    Ok(Some(opened)) => opened,
+                    Err(failure) if needs_neighbours => return Err(failure),
+                    Ok(None) | Err(_) => continue,
+                };
+                found.push((coding, neighbour));
+                if accepted.choose(|coding| found.iter().any(|(own, _)| *own == coding)) == coding {
+                    chosen = (coding, file);
                 }
             }
         }
@@ -200,25 +295,24 @@ impl Files {
             is_negotiated,
             is_error_page,
         };
-        let chosen = accepted.choose(|coding| opened.iter().any(|(own, ..)| *own == coding));
-        let mut variants = Vec::with_capacity(opened.len());
-        for (coding, file, stamp) in opened {
+        let (chosen, mut file) = chosen;
+        let mut variants = Vec::with_capacity(found.len());
+        for (coding, stamp) in found {
             let known = last_known.and_then(|known| known.unchanged(coding, &stamp));
             let loaded = match known {
                 Some(known) => Some(known.clone()),
                 None if coding != chosen => None,
-                None => Some(Representation::load(file, stamp, coding, &spec, wall_s)?),
+                None => {
+                    let file = file.take().ok_or(Failure::Leased)?;
+                    Some(Representation::load(file, stamp, coding, &spec, wall_s)?)
+                }
             };
             variants.push(Variant { coding, stamp, loaded });
         }
         Ok(Resource::new(variants))
     }
 
-    fn open_requested(
-        &self,
-        root: &Directory,
-        path: &FilePath,
-    ) -> Result<(Vec<u8>, File, Stamp), Failure> {
+    fn open_requested(&self, root: &Directory, path: &FilePath) -> Result<Named, Failure> {
         if !path.is_directory {
             return open_file(root, path.relative.clone());
         }
@@ -329,7 +423,7 @@ fn redirect_into(request: &RequestHead<'_>) -> Response<'static> {
     }
 }
 
-fn open_file(root: &Directory, name: Vec<u8>) -> Result<(Vec<u8>, File, Stamp), Failure> {
+fn open_file(root: &Directory, name: Vec<u8>) -> Result<Named, Failure> {
     match root.open_file(&name)? {
         Opened::Regular(file, stamp) => Ok((name, file, stamp)),
         Opened::Directory => Err(Failure::IsDirectory),
@@ -342,7 +436,7 @@ fn open_neighbour(
     name: &[u8],
     coding: Coding,
     original: &Stamp,
-) -> Result<Option<(File, Stamp)>, Failure> {
+) -> Result<Option<(Option<File>, Stamp)>, Failure> {
     match root.open_file(&[name, coding.suffix().as_bytes()].concat()) {
         Ok(Opened::Regular(file, stamp)) if stamp.modified.0 >= original.modified.0 => {
             Ok(Some((file, stamp)))

@@ -3,18 +3,24 @@
 //! Content up to [`MEMORY_BYTES_MAX`] is held in memory, larger content as an open file that the
 //! loop sends from. A representation never changes; a changed file makes a new one.
 //!
-//! - The entity tag is strong: time of modification in nanoseconds, size, coding. It is the same on
-//!   every machine that holds the same files with the same times.
-//! - A file from the future has no `Last-Modified`, which must not lie after `Date` (RFC 9110
-//!   §8.8.2.1) and would be useless to compare with; nor has one from before 1970 or after 9999.
+//! - The entity tag changes whenever the content does (RFC 9110 §8.8.1), also where tools set the
+//!   times of files. In memory it is a hash of the content, equal on every machine. Of an open file
+//!   it names the inode and its change time, which nobody can set; it is weak while a further
+//!   change might leave that time as it is.
+//! - `Last-Modified` is the file's own time, which tools set, so it never permits a range. Builds
+//!   that want to be reproducible set it to 0 or 1: then it says nothing, and is left out. So it is
+//!   for a file from the future, which must not lie after `Date` (§8.8.2.1), and after 9999.
 
 use std::{
     fs::File,
+    hash::{DefaultHasher, Hasher},
     io::ErrorKind,
     os::unix::fs::FileExt,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
+
+use rustix::io::Errno;
 
 use crate::{
     app::{Reply, Segment},
@@ -35,6 +41,9 @@ const READ_ATTEMPTS_MAX: usize = 2;
 /// How long a file has to be unchanged before its stamp is trusted to tell a further change, in
 /// seconds: a second change within one tick of the file system's clock leaves the stamp as it was.
 const SETTLED_AFTER_S: i64 = 2;
+
+/// The first time of a file that means something.
+const TIMES_START_S: i64 = 2;
 
 /// The first second of the year 10000, which no HTTP date can say.
 const DATES_END_S: i64 = 253_402_300_800;
@@ -95,7 +104,7 @@ impl Representation {
             }
             stamp = Stamp::of_file(&file)?;
         }
-        Err(Failure::Broken)
+        Err(Failure::Unsteady)
     }
 
     fn new(stamp: Stamp, body: Body, coding: Coding, spec: &FieldsSpec<'_>, wall_s: i64) -> Self {
@@ -105,7 +114,14 @@ impl Representation {
         if let Some(name) = coding.name() {
             push_field(&mut fields, "Content-Encoding", name);
         }
-        let etag = entity_tag(&stamp, coding);
+        let last_change_s = stamp.modified.0.max(stamp.changed.0);
+        let is_settled = last_change_s.saturating_add(SETTLED_AFTER_S) <= wall_s;
+        let etag = match &body {
+            Body::Memory(content) => content_tag(content, coding),
+            Body::Open(_) if is_settled => file_tag(&stamp, coding),
+            // Another one each second, so that it matches nothing that was written meanwhile.
+            Body::Open(_) => format!("W/\"{:x}-{wall_s:x}\"", stamp.size),
+        };
         let modified_s = last_modified(&stamp, wall_s);
         let mut lasting_start = fields.len();
         if !spec.is_error_page {
@@ -123,7 +139,6 @@ impl Representation {
                 push_field(&mut fields, "Vary", "Accept-Encoding");
             }
         }
-        let last_change_s = stamp.modified.0.max(stamp.changed.0);
         Self {
             fields: fields.into(),
             type_end,
@@ -133,7 +148,7 @@ impl Representation {
             length: stamp.size,
             body,
             is_coded: coding != Coding::Identity,
-            is_settled: last_change_s.saturating_add(SETTLED_AFTER_S) <= wall_s,
+            is_settled,
         }
     }
 
@@ -245,16 +260,32 @@ fn push_field(fields: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
-fn entity_tag(stamp: &Stamp, coding: Coding) -> String {
-    let (seconds, nanoseconds) = stamp.modified;
-    let modified_ns = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-    let dash = if coding == Coding::Identity { "" } else { "-" };
-    format!("\"{modified_ns:x}-{:x}{dash}{}\"", stamp.size, coding.name().unwrap_or(""))
+/// std's SipHash with a fixed key: two contents of one length have the same 64 bits only by a chance
+/// of 2^-64, or if their author searches for such a pair. A version of std that hashes otherwise
+/// costs one transfer of each file.
+fn content_tag(content: &[u8], coding: Coding) -> String {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(content);
+    format!("\"{:016x}-{:x}{}\"", hasher.finish(), content.len(), tag_end(coding))
+}
+
+fn file_tag(stamp: &Stamp, coding: Coding) -> String {
+    let Stamp { identity: (device, inode), size, modified, changed } = *stamp;
+    let mut hasher = DefaultHasher::new();
+    for part in [device, inode, modified.0 as u64, modified.1.into(), changed.0 as u64] {
+        hasher.write_u64(part);
+    }
+    hasher.write_u32(changed.1);
+    format!("\"{:016x}-{size:x}{}\"", hasher.finish(), tag_end(coding))
+}
+
+fn tag_end(coding: Coding) -> String {
+    coding.name().map_or_else(String::new, |name| format!("-{name}"))
 }
 
 fn last_modified(stamp: &Stamp, wall_s: i64) -> Option<u64> {
     let (modified_s, _) = stamp.modified;
-    let is_sayable = modified_s <= wall_s && modified_s < DATES_END_S;
+    let is_sayable = (TIMES_START_S..DATES_END_S).contains(&modified_s) && modified_s <= wall_s;
     if is_sayable { u64::try_from(modified_s).ok() } else { None }
 }
 
@@ -265,7 +296,7 @@ fn read_exact(file: &File, size: u64) -> Result<Option<Vec<u8>>, Failure> {
         Ok(()) => Ok(Some(content)),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => {
-            Err(rustix::io::Errno::from_io_error(&error).map_or(Failure::Broken, Failure::from))
+            Err(Errno::from_io_error(&error).map_or(Failure::Broken(Errno::IO), Failure::from))
         }
     }
 }
