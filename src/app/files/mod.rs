@@ -13,9 +13,9 @@
 //! - Opening and reading small files blocks the loop on the disk. That is accepted: they are in the
 //!   page cache or a few blocks long, and the cache asks for each at most once a second. Large
 //!   files are sent by the loop, straight from the page cache.
-//! - Out of descriptors, a file that lies in memory is sent as it was last known. So is one on which
-//!   another process has a lease, if it is unchanged; else the answer is 503 with `Retry-After`, for
-//!   a loop does not wait until the holder gives the lease up, which may take 45 s.
+//! - Out of descriptors, a file that lies in memory is sent as it was last known. So is one on
+//!   which another process has a lease, if it is unchanged; else the answer is 503 with
+//!   `Retry-After`: a loop does not wait for the lease's holder, which may take 45 s.
 //! - No `X-Content-Type-Options`: every answer declares a type, no client sniffs
 //!   `application/octet-stream`, and the operator could not take it back.
 

@@ -260,9 +260,9 @@ fn push_field(fields: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
-/// std's SipHash with a fixed key: two contents of one length have the same 64 bits only by a chance
-/// of 2^-64, or if their author searches for such a pair. A version of std that hashes otherwise
-/// costs one transfer of each file.
+/// std's SipHash with a fixed key: two contents of one length have the same 64 bits only by a
+/// chance of 2^-64, or if their author searches for such a pair. A version of std that hashes
+/// otherwise costs one transfer of each file.
 fn content_tag(content: &[u8], coding: Coding) -> String {
     let mut hasher = DefaultHasher::new();
     hasher.write(content);
