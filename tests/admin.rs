@@ -396,3 +396,69 @@ fn admin_can_be_turned_off() {
     assert!(!server.admin().path().exists());
     assert_eq!(body_of(&server, "a.test").0, 200);
 }
+
+#[test]
+fn a_name_is_taken_in_every_call_as_requests_name_it_and_an_alias_stands_for_its_app() {
+    let lines = "aliases = [\"alias.test\", \"*.wild.test\"]\nrespond = {}";
+    let proxy = "proxy = { upstreams = [\"http://127.0.0.1:1\"] }";
+    let server = Setup::new().app("dot.test", lines).app("proxy.test", proxy).start();
+    let admin = server.admin();
+    let (socket, put) = (format!("unix:{}", admin.path().display()), ["--respond", "new"]);
+    let command = |arguments: &[&str]| {
+        let (code, printed) = run(&[arguments, &["--admin", &socket]].concat());
+        assert_eq!(code, Some(0), "{arguments:?}: {printed}");
+        printed
+    };
+    for name in [
+        "dot.test",
+        "dot.test.",
+        "DOT.Test",
+        "Dot.TEST.",
+        "alias.test",
+        "Alias.Test.",
+        "*.wild.test",
+    ] {
+        assert!(command(&["app", name]).contains("dot.test"), "{name}");
+        command(&["app", name, "--connections"]);
+        assert!(command(&["drain", name]).starts_with("dot.test: drained"), "{name}");
+        assert!(command(&["resume", name]).starts_with("dot.test: resumed"), "{name}");
+        let replaced = command(&[&["replace", name][..], &put].concat());
+        assert!(replaced.starts_with("dot.test: replaced"), "{name}: {replaced}");
+        let names = ["--alias", "alias.test", "--alias", "*.wild.test"];
+        command(&[&["replace", "dot.test"][..], &put, &names].concat());
+        assert!(command(&["remove", name]).starts_with("dot.test: drained"), "{name}");
+        let added = command(&[&["add", "DOT.test."][..], &put, &names].concat());
+        assert!(added.starts_with("dot.test: added"), "{added}");
+    }
+    command(&["drain", "PROXY.test.", "--upstream", "http://127.0.0.1:1"]);
+    command(&["resume", "PROXY.test.", "--upstream", "http://127.0.0.1:1"]);
+    // A new app gets no name that another one has.
+    let added = admin.put("/apps/alias.test.?only=add", &json!({ "respond": {} }));
+    assert_eq!(added.status, 409, "{added:?}");
+}
+
+#[test]
+fn a_host_that_is_nearly_right_is_named_in_every_call() {
+    let server =
+        Setup::new().app("shop.test", "aliases = [\"www.shop.test\"]\nrespond = {}").start();
+    let admin = server.admin();
+    for (method, path, content) in [
+        ("GET", "/apps/shp.test", ""),
+        ("GET", "/apps/shp.test/connections", ""),
+        ("DELETE", "/apps/shp.test", ""),
+        ("POST", "/apps/shp.test/drain", ""),
+        ("POST", "/apps/shp.test/resume", ""),
+        ("POST", "/apps/shp.test/upstreams/drain?url=http://a", ""),
+        ("POST", "/apps/shp.test/upstreams/resume?url=http://a", ""),
+        ("PUT", "/apps/shp.test?only=replace", "{\"respond\":{}}"),
+    ] {
+        let answer = admin.call(method, path, content);
+        assert_eq!(answer.status, 404, "{method} {path}");
+        let expected = "shp.test: no app has this host (did you mean `shop.test`?)";
+        assert_eq!(answer.error(), expected, "{method} {path}");
+    }
+    let answer = admin.call("DELETE", "/apps/wwww.shop.test", "");
+    assert!(answer.error().ends_with("(did you mean `www.shop.test`?)"), "{answer:?}");
+    let answer = admin.call("DELETE", "/apps/quite.other", "");
+    assert_eq!(answer.error(), "quite.other: no app has this host");
+}

@@ -303,6 +303,19 @@ fn what_peers_sent_cannot_steer_a_terminal() {
     let fake = Fake::always(200, json!({ "apps": [row("a\u{1b}[2J\nb\u{9b}", 1)] }));
     let ran = fake.run(&["apps"]);
     assert!(ran.out.contains(r"a\u{1b}[2J\nb\u{9b}"), "{ran:?}");
+    let hidden = "a\u{202e}b\u{2066}c\u{200b}d\u{200f}e\u{feff}";
+    let ran = Fake::always(200, json!({ "apps": [row(hidden, 1)] })).run(&["apps"]);
+    let shown = r"a\u{202e}b\u{2066}c\u{200b}d\u{200f}e\u{feff}";
+    assert!(ran.out.contains(shown), "{ran:?}");
+    // Nor what stands in the arguments of a command, right or wrong.
+    let fake = Fake::unix(|_| Reply::Json(202, ended(&draining("x", 7), "drained", 0)));
+    for arguments in
+        [&["remove", hidden][..], &["cut", hidden], &[hidden], &["remove", "x", hidden]]
+    {
+        let ran = fake.run(arguments);
+        let printed = ran.out + &ran.err;
+        assert!(!printed.contains(|c: char| hidden.contains(c) && !c.is_ascii()), "{printed:?}");
+    }
     let ran = Fake::always(404, json!({ "error": "x\u{1b}[2J" })).run(&["apps"]);
     ran.expect_failure(1, &[r"x\u{1b}[2J"]);
 }
@@ -348,6 +361,52 @@ fn an_app_is_put_from_arguments() {
     assert_eq!(table, json!({ "respond": { "body": "hi" }, "rate_limit": limit }));
     let (folder, table) = put(&["--files", "site"]);
     assert_eq!(table, json!({ "files": { "root": format!("{folder}/site") } }));
+}
+
+#[test]
+fn paths_of_the_command_line_are_relative_to_its_own_folder_and_those_of_a_file_to_the_file() {
+    let fake = Fake::always(200, json!({ "result": "added", "app": row("x.test", 8) }));
+    let folder = fake.dir().canonicalize().expect("a folder").display().to_string();
+    let last = || -> Value {
+        serde_json::from_str(&fake.seen().pop().expect("a request").content).expect("JSON")
+    };
+    fs::create_dir(fake.dir().join("etc")).expect("a folder");
+    let urls = ["--proxy", "unix:app.sock", "--proxy", "http://a:1", "--proxy", "unix:/b"];
+    assert_eq!(fake.run(&[&["add", "x.test"][..], &urls].concat()).code, Some(0));
+    let upstreams = json!([format!("unix:{folder}/app.sock"), "http://a:1", "unix:/b"]);
+    assert_eq!(last(), json!({ "proxy": { "upstreams": upstreams } }));
+
+    let write = |table: &Value| fs::write(fake.dir().join("etc/a.json"), table.to_string());
+    let from = |options: &[&str]| {
+        let ran = fake.run(&[&["add", "x.test", "--from", "etc/a.json"], options].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        last()
+    };
+    write(&json!({ "files": { "root": "pub" } })).expect("a file");
+    assert_eq!(from(&[]), json!({ "files": { "root": format!("{folder}/etc/pub") } }));
+    let upstreams = json!(["unix:a", { "url": "unix:../b", "weight": 2 }, "http://c", 7]);
+    write(&json!({ "proxy": { "upstreams": upstreams } })).expect("a file");
+    let upstreams = json!([
+        format!("unix:{folder}/etc/a"),
+        { "url": format!("unix:{folder}/etc/../b"), "weight": 2 }, "http://c", 7
+    ]);
+    let expected = json!({ "proxy": { "upstreams": upstreams } });
+    assert_eq!(from(&[]), expected);
+    assert_eq!(from(&["--alias", "b"])["proxy"], expected["proxy"]);
+
+    // Standard input has the folder of the command.
+    let mut command = fake.command(&["add", "x.test", "--from", "-"]);
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    writer.write_all(b"{\"files\":{\"root\":\"pub\"}}").expect("room");
+    drop(writer);
+    command.stdin(reader);
+    assert_eq!(run(command).code, Some(0));
+    assert_eq!(last(), json!({ "files": { "root": format!("{folder}/pub") } }));
+
+    // An upstream is named as it was given.
+    fake.run(&["drain", "x.test", "--upstream", "unix:app.sock", "--no-wait"]);
+    let line = fake.lines().pop().expect("a request");
+    assert!(line.ends_with("%2Fapp.sock") && line.contains("unix%3A%2F"), "{line}");
 }
 
 #[test]

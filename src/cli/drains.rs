@@ -1,5 +1,7 @@
 //! `tidegate remove`, `drain` and `resume`: one app leaves, pauses, comes back.
 
+use std::path::Path;
+
 use clap::Args;
 
 use super::{
@@ -8,7 +10,7 @@ use super::{
     answers::Upstreams,
     apps,
     failure::Failure,
-    put::changed,
+    put::{absolute_url, changed},
     wait::{EndOptions, finish},
 };
 
@@ -37,7 +39,10 @@ impl Drain {
     fn drain(&self, upstream: Option<&str>, place: &Place) -> Result<u8, Failure> {
         let mut admin = self.server.admin(place)?;
         let behind = match upstream {
-            Some(url) => format!("/upstreams/drain{}", self.end.query(&[("url", url)])),
+            Some(url) => {
+                let url = absolute_url("--upstream", url, Path::new(""))?;
+                format!("/upstreams/drain{}", self.end.query(&[("url", &url)]))
+            }
             None => format!("/drain{}", self.end.query(&[])),
         };
         let drain = admin.post(&app_path(&self.host.name, &behind))?;
@@ -79,7 +84,8 @@ impl Resume {
     pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
         let mut admin = self.server.admin(place)?;
         if let Some(url) = &self.upstream {
-            let behind = format!("/upstreams/resume?url={}", encode(url));
+            let url = absolute_url("--upstream", url, Path::new(""))?;
+            let behind = format!("/upstreams/resume?url={}", encode(&url));
             let answer = admin.post(&app_path(&self.host.name, &behind))?;
             admin.print(&answer, |answer: &Upstreams| apps::upstream_rows(&answer.upstreams))?;
             return Ok(DONE);

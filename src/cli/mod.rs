@@ -30,7 +30,7 @@ mod upgrade;
 mod wait;
 mod warnings;
 
-use std::{path::Path, process::ExitCode};
+use std::{env, path::Path, process::ExitCode};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, builder::NonEmptyStringValueParser};
 
@@ -146,7 +146,7 @@ enum Command {
 /// The argument that names an app.
 #[derive(Debug, Args)]
 struct Host {
-    /// The app's host, not an alias
+    /// The app's host, or one of its aliases
     #[arg(value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
     name: String,
 }
@@ -165,7 +165,7 @@ pub fn run() -> ExitCode {
     if let Some(code) = launch::run() {
         return code;
     }
-    let Arguments { command, place } = Arguments::parse();
+    let Arguments { command, place } = arguments();
     let done = match command.unwrap_or(Command::Serve(serve::Serve::default())) {
         Command::Serve(command) => return command.run(&place),
         Command::Check(command) => return command.run(&place),
@@ -189,6 +189,14 @@ pub fn run() -> ExitCode {
         Command::Man => pages::man(Arguments::command()),
     };
     done.map_or_else(|failure| failure.report(), ExitCode::from)
+}
+
+/// The arguments; a usage error ends the process. What is said of them is cleaned, as all text is.
+fn arguments() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| {
+        let cleaned = env::args_os().map(|argument| show::clean(&argument.to_string_lossy()));
+        Arguments::try_parse_from(cleaned).err().unwrap_or(error).exit()
+    })
 }
 
 fn version() -> Result<u8, failure::Failure> {

@@ -140,12 +140,21 @@ impl AppOptions {
             set(&mut redirect, "status", self.status);
             table.insert("redirect".to_owned(), redirect);
         } else if let Some(folder) = &self.files {
-            table.insert("files".to_owned(), json!({ "root": absolute(folder)? }));
+            table.insert("files".to_owned(), json!({ "root": absolute_path("--files", folder)? }));
         } else if !self.proxy.is_empty() {
-            table.insert("proxy".to_owned(), json!({ "upstreams": self.proxy }));
+            let urls: Result<Vec<String>, Failure> =
+                self.proxy.iter().map(|url| absolute_url("--proxy", url, Path::new(""))).collect();
+            table.insert("proxy".to_owned(), json!({ "upstreams": urls? }));
         } else if let Some(file) = &self.from {
-            let (text, read) = from_file(file)?;
-            if self.alias.is_empty() && self.drain_timeout.is_none() && self.rate_limit.is_none() {
+            let (text, mut read) = from_file(file)?;
+            // As in a config: relative to the file.
+            let folder = file.parent().unwrap_or(Path::new(""));
+            let is_changed = make_paths_absolute(&mut read, folder)?;
+            if !is_changed
+                && self.alias.is_empty()
+                && self.drain_timeout.is_none()
+                && self.rate_limit.is_none()
+            {
                 // As it is: the server may name places in it.
                 return Ok(text);
             }
@@ -199,10 +208,45 @@ fn rate(text: &str) -> Result<(u64, String), String> {
     Ok((requests, per))
 }
 
+/// Makes the paths in an app's table absolute that are relative to `folder`: whether there are any.
+/// What is no path there is left to the server, which says what is wrong with it.
+fn make_paths_absolute(table: &mut Map<String, Value>, folder: &Path) -> Result<bool, Failure> {
+    let mut is_changed = false;
+    let mut change = |value: &mut Value, new: String| {
+        is_changed |= value.as_str() != Some(&new);
+        *value = new.into();
+    };
+    if let Some(root) = table.get_mut("files").and_then(|files| files.get_mut("root"))
+        && let Some(text) = root.as_str().filter(|text| !text.is_empty())
+    {
+        let new = absolute_path("files.root", &folder.join(text))?;
+        change(root, new);
+    }
+    let upstreams = table.get_mut("proxy").and_then(|proxy| proxy.get_mut("upstreams"));
+    for upstream in upstreams.and_then(Value::as_array_mut).into_iter().flatten() {
+        let url = if upstream.is_object() { upstream.get_mut("url") } else { Some(upstream) };
+        if let Some(url) = url
+            && let Some(text) = url.as_str()
+        {
+            let new = absolute_url("proxy.upstreams", text, folder)?;
+            change(url, new);
+        }
+    }
+    Ok(is_changed)
+}
+
+/// An upstream's URL, with the path of a socket made absolute. `what` names it in errors.
+pub(super) fn absolute_url(what: &str, url: &str, folder: &Path) -> Result<String, Failure> {
+    match url.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        Some(path) => Ok(format!("unix:{}", absolute_path(what, &folder.join(path))?)),
+        None => Ok(url.to_owned()),
+    }
+}
+
 /// The server may run in another folder than we.
-fn absolute(folder: &Path) -> Result<String, Failure> {
-    let usage = |what: String| Failure::Usage(format!("--files {}: {what}", folder.display()));
-    let absolute = path::absolute(folder).map_err(|error| usage(error.to_string()))?;
+fn absolute_path(what: &str, path: &Path) -> Result<String, Failure> {
+    let usage = |why: String| Failure::Usage(format!("{what} {}: {why}", path.display()));
+    let absolute = path::absolute(path).map_err(|error| usage(error.to_string()))?;
     let text = absolute.into_os_string().into_string();
     text.map_err(|_| usage("the path is not UTF-8, which JSON can't hold".to_owned()))
 }

@@ -1,7 +1,7 @@
 //! Output for people: tables, pairs, durations, colour; and how text gets out.
 //!
 //! Colour is for terminals alone, and not with `NO_COLOR`. What came from elsewhere is cleaned of
-//! control characters. A reader that goes away is no error.
+//! characters that deceive. A reader that goes away is no error.
 
 use std::{
     fmt::Write as _,
@@ -11,6 +11,7 @@ use std::{
 use anstyle::{AnsiColor, Style};
 
 use super::failure::Failure;
+use crate::logging::is_deceptive;
 
 /// Whether somebody still reads standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +41,12 @@ pub(super) fn note(text: &str) {
     let _ = anstream::stderr().lock().write_all(text.as_bytes());
 }
 
-/// The text without control characters: a terminal may obey them.
+/// The text without control characters, which a terminal may obey, and without those that can't be
+/// seen or change how others are shown.
 pub(super) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for char in text.chars() {
-        if char.is_control() { clean.extend(char.escape_default()) } else { clean.push(char) }
+        if is_deceptive(char) { clean.extend(char.escape_default()) } else { clean.push(char) }
     }
     clean
 }

@@ -36,6 +36,7 @@ pub use proxy::{
 pub(crate) use sections::TIME_MAX;
 pub(crate) use source::{Source, Warning};
 pub use units::{UnitError, parse_duration, parse_size};
+pub(crate) use values::nearest;
 
 use reader::Table;
 use syntax::Document;

@@ -151,7 +151,7 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 /// The word that `text` was probably meant to be, if one is near enough.
-pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let near = words.map(|word| (edit_distance(text, word), word)).min_by_key(|(steps, _)| *steps);
     near.filter(|(steps, word)| *steps <= 1 + word.len() / 4).map(|(_, word)| word)
 }

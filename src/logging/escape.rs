@@ -5,8 +5,7 @@
 use std::io::Write as _;
 
 /// Appends a JSON string with its quotes. What is not UTF-8 becomes U+FFFD, as in
-/// [`String::from_utf8_lossy`]. Control characters and line separators are escaped, also those
-/// beyond ASCII, so that no reader sees two lines.
+/// [`String::from_utf8_lossy`]. What [`is_deceptive`] is escaped.
 pub(super) fn push_json_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     if all_plain(bytes) {
@@ -29,9 +28,38 @@ pub(super) fn push_text_value(out: &mut Vec<u8>, value: &str) {
     if !value.is_empty() && value.bytes().all(is_bare) {
         out.extend_from_slice(value.as_bytes());
     } else {
-        // `Debug` of str escapes quotes, backslashes and all that is not printable.
-        let _ = write!(out, "{value:?}");
+        // `Debug` of str escapes quotes, backslashes and nearly all that can't be seen.
+        for ch in format!("{value:?}").chars() {
+            let _ = if is_deceptive(ch) {
+                write!(out, "{}", ch.escape_unicode())
+            } else {
+                write!(out, "{ch}")
+            };
+        }
     }
+}
+
+/// Whether a character may deceive who reads a line: it ends the line or steers the terminal, turns
+/// the direction of its neighbours (UTS #39, UAX #9), or can't be seen.
+pub(crate) fn is_deceptive(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{ad}'
+                | '\u{34f}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{feff}'
+                | '\u{ffa0}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 /// Appends what stands between the quotes of a Combined Log Format field: quotes, backslashes,
@@ -79,15 +107,21 @@ fn push_json_text(out: &mut Vec<u8>, text: &str) {
             '\n' => Some('n'),
             '\r' => Some('r'),
             '\t' => Some('t'),
-            _ if ch.is_control() || matches!(ch, '\u{2028}' | '\u{2029}') => None,
+            _ if is_deceptive(ch) => None,
             _ => continue,
         };
         out.extend_from_slice(&text.as_bytes()[copied..at]);
         copied = at + ch.len_utf8();
-        let _ = match short {
-            Some(short) => write!(out, "\\{short}"),
-            None => write!(out, "\\u{:04x}", u32::from(ch)),
-        };
+        match short {
+            Some(short) => {
+                let _ = write!(out, "\\{short}");
+            }
+            None => {
+                for unit in ch.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
     }
     out.extend_from_slice(&text.as_bytes()[copied..]);
 }
@@ -125,6 +159,8 @@ mod tests {
             (b"\n\r\t\0\x1b\x7f", r#""\n\r\t\u0000\u001b\u007f""#),
             ("b\u{fc}cher \u{1f980}".as_bytes(), "\"b\u{fc}cher \u{1f980}\""),
             ("\u{85}\u{2028}\u{2029}".as_bytes(), r#""\u0085\u2028\u2029""#),
+            ("a\u{202e}\u{2066}b\u{200b}".as_bytes(), r#""a\u202e\u2066b\u200b""#),
+            ("\u{e0041}".as_bytes(), r#""\udb40\udc41""#),
             (b"a\xff\xfeb\xe2\x82", "\"a\u{fffd}\u{fffd}b\u{fffd}\""),
         ] {
             assert_eq!(json(bytes), expected);
@@ -146,6 +182,7 @@ mod tests {
             ("\0\u{1b}[0m", r#""\0\u{1b}[0m""#),
             ("b\u{fc}cher", "\"b\u{fc}cher\""),
             ("\u{85}\u{2028}\u{202e}", r#""\u{85}\u{2028}\u{202e}""#),
+            ("\u{200f}\u{2069}\u{3164}", r#""\u{200f}\u{2069}\u{3164}""#),
         ] {
             assert_eq!(text(value), expected, "{value:?}");
         }
@@ -188,7 +225,7 @@ mod tests {
         fn no_value_breaks_its_line(bytes: Vec<u8>) {
             let lossy = String::from_utf8_lossy(&bytes);
             for out in [json(&bytes), text(&lossy), combined(&bytes)] {
-                prop_assert!(!out.chars().any(char::is_control), "{:?}", out);
+                prop_assert!(!out.chars().any(is_deceptive), "{:?}", out);
             }
         }
     }

@@ -30,6 +30,7 @@ use std::{
 };
 
 pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome};
+pub(crate) use escape::is_deceptive;
 pub(crate) use events::{EVENT_TARGET, event};
 pub use request_id::RequestId;
 pub(crate) use request_id::RequestIds;

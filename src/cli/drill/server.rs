@@ -17,6 +17,7 @@ use crate::{
         failure::Failure,
         names,
     },
+    config::nearest,
     drill::{self, Action, Actor, OwnServer, Target},
 };
 
@@ -76,6 +77,14 @@ impl Tidegate {
         };
         let mut rows = admin.get::<Apps>("/apps")?.value.apps;
         rows.retain(|row| row.state == "serving");
+        let is_unknown = |host: &&String| !rows.iter().any(|row| names::serves(row, host));
+        if let Some(host) = hosts.iter().find(is_unknown) {
+            let near = nearest(host, rows.iter().map(|row| row.host.as_str()));
+            let near = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
+            return Err(Failure::Unended(format!(
+                "{host}: no app that serves has this host{near}"
+            )));
+        }
         if !hosts.is_empty() {
             rows.retain(|row| hosts.iter().any(|host| names::serves(row, host)));
         }

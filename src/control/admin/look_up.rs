@@ -11,7 +11,7 @@ use super::{
     super::{ChangeError, Generation, Input, LifeView, ask, lives::milliseconds},
     Admin,
     call::Call,
-    routes::{Answered, SERVER, no_route, ok, refused},
+    routes::{Answered, SERVER, no_route, ok, refused, refused_app},
     show::{self, Row},
 };
 use crate::{
@@ -126,12 +126,24 @@ impl Admin {
 
     /// The life that has this name, and behind it the older ones of its app; at least one.
     pub(super) fn lives_of(&self, name: &str) -> Result<Vec<LifeView>, Response<'static>> {
-        let named = self.registry.find(&name.to_ascii_lowercase());
-        let host = named.as_ref().map_or(name, |life| life.host());
+        let host = self.host_named(name);
         let mut lives = self.lives()?;
-        lives.retain(|view| view.life.host().eq_ignore_ascii_case(host));
+        lives.retain(|view| view.life.host() == host);
         lives.sort_by_key(|view| std::cmp::Reverse(view.life.id()));
-        if lives.is_empty() { Err(refused(name, &ChangeError::UnknownHost)) } else { Ok(lives) }
+        if lives.is_empty() {
+            return Err(refused_app(&self.registry, name, &ChangeError::UnknownHost));
+        }
+        Ok(lives)
+    }
+
+    /// The host of the app that has this name, which may be an alias; as requests name it: case and
+    /// a trailing dot do not matter. Else the name in that form.
+    pub(super) fn host_named(&self, name: &str) -> String {
+        let mut name = name.to_ascii_lowercase();
+        if name.len() > 1 && name.ends_with('.') {
+            name.pop();
+        }
+        self.registry.find(&name).map_or(name, |life| life.host().to_owned())
     }
 
     fn metrics(&self, accept: Option<&str>) -> Answered {

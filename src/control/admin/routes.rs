@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     app::Later,
-    config::TIME_MAX,
+    config::{TIME_MAX, nearest},
     http::Response,
     logging::{Logging, event},
     message::{AppLife, Apps, BusyConnection, LoopCommand, LoopHandle},
@@ -106,7 +106,14 @@ impl Admin {
         let Some((path, call)) = Call::parse(request) else {
             return later.respond(error(400, "the path or the query is not percent-encoded UTF-8"));
         };
-        let path: Vec<&str> = path.iter().map(|part| &**part).collect();
+        let mut path: Vec<&str> = path.iter().map(|part| &**part).collect();
+        let named;
+        if let ["apps", name, ..] = path[..] {
+            // A new app has the name that it is given; all else is for the app that has it.
+            let is_new = call.is("PUT") && call.value("only") != Some("replace");
+            named = if is_new { name.to_owned() } else { self.host_named(name) };
+            path[1] = &named;
+        }
         let answered = match *path {
             ["drains", id] if call.is("GET") => return self.watch(id, &call, later),
             ["apps", host] if call.is("DELETE") => {
@@ -196,9 +203,10 @@ impl Admin {
             Err(refusal) => return later.respond(refusal),
         };
         let (host, control) = (host.to_owned(), self.control.clone());
+        let registry = Arc::clone(&self.registry);
         let tell = move |begun: Result<T, ChangeError>| match begun {
             Ok(drain) => tell_drain(&control, drain.into(), Instant::now(), 202, later),
-            Err(reason) => later.respond(refused(&host, &reason)),
+            Err(reason) => later.respond(refused_app(&registry, &host, &reason)),
         };
         send(&self.control, input(timeout, Box::new(tell)));
     }
@@ -332,6 +340,7 @@ impl Admin {
             }
         };
         let (name, host, now_ns) = (host.to_owned(), host.to_owned(), self.facts.now_ns());
+        let registry = Arc::clone(&self.registry);
         let tell = move |done: Result<Begun, PutError>| {
             later.respond(match done {
                 Ok(begun) => {
@@ -344,7 +353,7 @@ impl Admin {
                     }
                     json_response(if begun.replaced { 200 } else { 201 }, &answer)
                 }
-                Err(reason) => put_failed(&host, reason),
+                Err(reason) => put_failed(&registry, &host, reason),
             });
         };
         self.tasks.send(Task::Put(name, mode, table, Tell::new(tell)));
@@ -352,13 +361,14 @@ impl Admin {
 
     fn resume(&self, host: &str, later: Later) {
         let (name, host, now_ns) = (host.to_owned(), host.to_owned(), self.facts.now_ns());
+        let registry = Arc::clone(&self.registry);
         let tell = move |done: Result<Arc<AppLife>, PutError>| {
             later.respond(match done {
                 Ok(life) => {
                     let app = Row::serving(&life, now_ns);
                     json_response(200, &json!({ "result": "resumed", "app": app }))
                 }
-                Err(reason) => put_failed(&host, reason),
+                Err(reason) => put_failed(&registry, &host, reason),
             });
         };
         self.tasks.send(Task::Resume(name, Tell::new(tell)));
@@ -425,7 +435,22 @@ pub(super) fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
     json_response(status, &answer)
 }
 
-fn put_failed(host: &str, reason: PutError) -> Response<'static> {
+/// The same of an app, with the name that was probably meant if there is none of this name.
+pub(super) fn refused_app(registry: &Apps, host: &str, reason: &ChangeError) -> Response<'static> {
+    if *reason != ChangeError::UnknownHost {
+        return refused(host, reason);
+    }
+    let entries = registry.entries();
+    let names = entries.iter().flat_map(|life| {
+        std::iter::once(life.host()).chain(life.aliases().iter().map(String::as_str))
+    });
+    match nearest(host, names) {
+        Some(near) => error(404, &format!("{host}: {reason} (did you mean `{near}`?)")),
+        None => refused(host, reason),
+    }
+}
+
+fn put_failed(registry: &Apps, host: &str, reason: PutError) -> Response<'static> {
     match reason {
         PutError::Table(wrong) => {
             let error = format!("{host}: the app's table is wrong, and nothing changed");
@@ -434,7 +459,7 @@ fn put_failed(host: &str, reason: PutError) -> Response<'static> {
         PutError::Load(reason) => {
             error(500, &format!("{host}: the app cannot be loaded, and nothing changed: {reason}"))
         }
-        PutError::Change(reason) => refused(host, &reason),
+        PutError::Change(reason) => refused_app(registry, host, &reason),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     super::{ChangeError, Input, send},
     call::Call,
     error, json as json_response,
-    routes::{Admin, refused},
+    routes::{Admin, refused_app},
     show,
 };
 use crate::{app::Later, message::AppLife};
@@ -24,14 +24,14 @@ impl Admin {
     pub(super) fn resume_upstream(&self, host: &str, call: &Call<'_>, later: Later) {
         let Some(url) = call.value("url") else { return later.respond(no_url()) };
         let (host, url, now_ns) = (host.to_owned(), url.to_owned(), self.facts.now_ns());
-        let name = host.clone();
+        let (name, registry) = (host.clone(), Arc::clone(&self.registry));
         let tell = move |resumed: Result<Arc<AppLife>, ChangeError>| {
             later.respond(match resumed {
                 Ok(life) => {
                     let upstreams = HashMap::from([("upstreams", show::upstreams(&life, now_ns))]);
                     json_response(200, &upstreams)
                 }
-                Err(reason) => refused(&name, &reason),
+                Err(reason) => refused_app(&registry, &name, &reason),
             });
         };
         send(&self.control, Input::ResumeUpstream(host, url, Box::new(tell)));
