@@ -140,7 +140,7 @@ fn a_log_whose_opening_hangs_is_given_up_by_a_reload_and_holds_nothing_up() {
     let error = server.wait_event("log_not_changed");
     assert!(error.field("error").expect("a reason").contains("opening it hangs"), "{error:?}");
     server.wait_event("config_reload_complete");
-    assert!(status(&server)["operator"]["busy_with"].is_null());
+    assert!(wait_until(PATIENCE, || status(&server)["operator"]["busy_with"].is_null()));
     stop(server);
 }
 
@@ -165,6 +165,8 @@ fn a_change_behind_one_that_hangs_is_refused_and_says_what_it_waited_for() {
     assert_eq!(refused.status, 503, "{refused:?}");
     let reason = refused.error();
     assert!(reason.contains("nothing changed") && reason.contains("reload: reading "), "{reason}");
+    let busy = server.wait_event("operator_busy");
+    assert!(busy.field("with").expect("a task").starts_with("reload: reading "), "{busy:?}");
     drop(lease);
     server.wait_event("config_reload_complete");
     assert_eq!(server.admin().call("GET", "/apps/new.test", "").status, 404, "it was done later");

@@ -186,7 +186,8 @@ fn start(
     }
     let ended = run(&plan, &logging, take_over, signals);
     let lost = logging.close(FLUSH_TIMEOUT);
-    if lost.events > 0 {
+    // Where the log is standard error, that is what hangs.
+    if lost.events > 0 && plan.config.log.path.is_some() {
         let lines = show::count(usize::try_from(lost.events).unwrap_or(usize::MAX), "line");
         say_at_the_end(format!("tidegate: {lines} of the log could not be written\n"));
     }
@@ -269,9 +270,9 @@ impl Plan {
         if is_terminal {
             text += "^C drains and stops; ^C twice stops at once\n";
         }
-        show::note(&show::clean_lines(&text));
         if !text.is_empty() {
-            show::note("\n");
+            // At once: the log may have the same terminal.
+            show::note(&(show::clean_lines(&text) + "\n"));
         }
     }
 

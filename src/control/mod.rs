@@ -317,7 +317,7 @@ impl Control {
         self.close_gated_listeners(now);
         self.watch_loops(now);
         self.watch_logs(now);
-        self.desk.refuse_overdue(now);
+        self.watch_operator(now);
         self.log_progress(now);
         self.report_to_manager(now);
         let (due, waiting) = self.watchers.drain(..).partition(|watcher| watcher.until <= now);

@@ -22,7 +22,7 @@ use serde_json::Value;
 use super::{
     Begun, ChangeError, Input, Notices, PutMode, ServiceManager, ask,
     reload::Reloads,
-    tasks::{Desk, Task, TaskReceiver},
+    tasks::{Desk, Task, TaskReceiver, Tell},
     upgrade::Upgrader,
 };
 use crate::{
@@ -143,11 +143,20 @@ impl Operator {
 
     fn work(&mut self, task: Task) {
         match task {
-            Task::Reload(options, tell) => tell.tell(self.reload(options)),
-            Task::Put(host, mode, table, tell) => tell.tell(self.put(&host, mode, &table)),
-            Task::Resume(host, tell) => tell.tell(self.resume(&host)),
-            Task::Upgrade(options, tell) => tell.tell(self.upgrade(options)),
+            Task::Reload(options, tell) => self.tell(&tell, |own| own.reload(options)),
+            Task::Put(host, mode, table, tell) => {
+                self.tell(&tell, |own| own.put(&host, mode, &table));
+            }
+            Task::Resume(host, tell) => self.tell(&tell, |own| own.resume(&host)),
+            Task::Upgrade(options, tell) => self.tell(&tell, |own| own.upgrade(options)),
         }
+    }
+
+    /// Whoever is told of the outcome finds that nothing is at work any more.
+    fn tell<T, E>(&mut self, tell: &Tell<T, E>, work: impl FnOnce(&mut Self) -> Result<T, E>) {
+        let outcome = work(self);
+        self.desk.end();
+        tell.tell(outcome);
     }
 
     fn put(&mut self, host: &str, mode: PutMode, table: &Value) -> Result<Begun, PutError> {

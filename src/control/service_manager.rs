@@ -266,6 +266,9 @@ impl Control {
         for index in &self.failed {
             line += &format!("; loop {index} has failed");
         }
+        if let Some(busy) = self.desk.slow(now) {
+            line += &format!("; changes wait for {}", busy.with);
+        }
         // A line break would begin another message; an embedder's hosts are its own.
         line.replace(char::is_control, " ")
     }

@@ -21,7 +21,9 @@ use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
 use super::{
-    Begun, ChangeError, PutMode,
+    Begun, ChangeError, Control, PutMode,
+    lives::milliseconds,
+    notices::notice,
     operator::PutError,
     reload::{ReloadError, ReloadOptions, Reloaded},
     upgrade::{UpgradeError, UpgradeOptions, Upgraded},
@@ -30,6 +32,9 @@ use crate::message::AppLife;
 
 /// How long a task that a client waits for may wait for its turn; less than the commands wait.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A task that is at work for longer is told of: others wait for it.
+const SLOW_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a client waits for a task that is at work; an upgrade has a time-out of its own.
 const WORK_MAX: Duration = Duration::from_secs(60);
@@ -153,6 +158,8 @@ struct AtWork {
     at: SystemTime,
     /// None for what has a time-out of its own, too.
     refuse: Refuse,
+    /// Operators were told that it is slow.
+    is_told: bool,
 }
 
 /// What the operator is at.
@@ -169,6 +176,21 @@ impl Desk {
     pub(crate) fn busy(&self) -> (Option<Busy>, usize) {
         let papers = self.papers();
         (papers.at_work.as_ref().map(|at_work| at_work.busy(Instant::now())), papers.waiting.len())
+    }
+
+    /// What the operator is at, if that takes long.
+    pub(super) fn slow(&self, now: Instant) -> Option<Busy> {
+        let papers = self.papers();
+        papers.at_work.as_ref().map(|at_work| at_work.busy(now)).filter(Busy::is_slow)
+    }
+
+    /// The same, once for each task.
+    fn newly_slow(&self, now: Instant) -> Option<Busy> {
+        let mut papers = self.papers();
+        let at_work = papers.at_work.as_mut().filter(|at_work| !at_work.is_told)?;
+        let busy = at_work.busy(now);
+        at_work.is_told = busy.is_slow();
+        at_work.is_told.then_some(busy)
     }
 
     /// Answers clients that have waited for too long.
@@ -201,7 +223,7 @@ impl Desk {
         let Some(Waiting { refuse, .. }) = self.take(number) else { return false };
         let refuse = refuse.filter(|_| !matches!(task, Task::Upgrade(..)));
         let (since, at) = (Instant::now(), SystemTime::now());
-        let at_work = AtWork { name: task.name(), step: None, since, at, refuse };
+        let at_work = AtWork { name: task.name(), step: None, since, at, refuse, is_told: false };
         self.papers().at_work = Some(at_work);
         true
     }
@@ -234,6 +256,23 @@ impl Desk {
 
     fn papers(&self) -> MutexGuard<'_, Papers> {
         lock(&self.0)
+    }
+}
+
+impl Busy {
+    fn is_slow(&self) -> bool {
+        self.time >= SLOW_AFTER
+    }
+}
+
+impl Control {
+    /// Tells of a task that takes long, and answers clients that have waited for too long.
+    pub(super) fn watch_operator(&mut self, now: Instant) {
+        if let Some(Busy { with, time, .. }) = self.desk.newly_slow(now) {
+            let for_ms = milliseconds(time);
+            notice!(self.notices, Warn, "operator_busy", with = &*with, for_ms = for_ms);
+        }
+        self.desk.refuse_overdue(now);
     }
 }
 
@@ -283,6 +322,9 @@ mod tests {
         let now = Instant::now();
         desk.refuse_overdue(now);
         assert!(second_told.is_empty());
+        assert!(desk.newly_slow(now).is_none());
+        assert!(desk.newly_slow(now + SLOW_AFTER).is_some_and(|busy| busy.with.contains("x.toml")));
+        assert!(desk.newly_slow(now + 2 * SLOW_AFTER).is_none(), "it is told of once");
         desk.refuse_overdue(now + WAIT_MAX);
         let with = "reload: reading x.toml".to_owned();
         assert_eq!(refusal(&second_told), ChangeError::Busy { with: with.clone(), seconds: 5 });

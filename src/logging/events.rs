@@ -371,6 +371,23 @@ mod tests {
 
     const NOW_MS: u64 = 1_795_383_000_123;
 
+    #[test]
+    fn an_event_has_colour_only_where_it_is_wanted() {
+        let look = |is_coloured| Look { format: LogFormat::Text, is_coloured };
+        let line = |look| {
+            let mut out = Vec::new();
+            push_note(&mut out, look, UNIX_EPOCH, &Note::Lost { lines: 3 });
+            String::from_utf8(out).unwrap()
+        };
+        let coloured = line(look(true));
+        assert!(coloured.contains("\x1b[33mWARN\x1b[0m \x1b[1mlog_lines_lost\x1b[0m lines=3"));
+        let stripped = anstream::adapter::strip_str(&coloured).to_string();
+        assert_eq!(stripped, line(look(false)));
+        let file = Output::File("tidegate.log".into());
+        assert!(!Look::of(LogFormat::Text, &file).is_coloured);
+        assert!(!Look::of(LogFormat::Json, &Output::STDERR).is_coloured);
+    }
+
     fn plain(format: LogFormat) -> Look {
         Look { format, is_coloured: false }
     }

@@ -162,6 +162,7 @@ impl Operator {
         let lives = ask(&self.control, Input::Lives).map_err(UpgradeError::Change)?;
         let (handed, descriptors) = self.what_is_handed_over(&lives, allow_empty);
         let (channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
+        self.desk.step(format!("waiting for {}", binary.display()));
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
         let Upgrader { starting, relay, .. } = &self.upgrader;
         let mut new = NewProcess { starting, relay, channel, deadline };
