@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
@@ -95,9 +95,13 @@ pub(crate) enum Origin {
 
 /// Control to a loop. Obeyed between turns, so that nothing an event still names goes away.
 pub(crate) enum LoopCommand {
-    /// A stop begins: gate all public listeners, say `Connection: close` with every public answer,
-    /// close idle public connections after `idle_grace`. Answered by [`ControlEvent::Gated`].
-    Gate,
+    /// A stop begins: gate all public listeners, and end public connections by these rules.
+    /// Answered by [`ControlEvent::Gated`].
+    Gate(StopRules),
+    /// Another process takes connections without a request: offer it them on these lines.
+    Give(Vec<OwnedFd>),
+    /// The process before this one offers its connections on this line.
+    Take(OwnedFd),
     /// All listeners of all loops are gated: accept until nobody waits and close them. Answered by
     /// [`ControlEvent::Emptied`] with the last public connection. Admin connections go on.
     Finish,
@@ -142,6 +146,19 @@ impl LoopCommand {
     pub(crate) fn cuts(&self) -> bool {
         matches!(self, Self::Cut(_) | Self::CutUpstream(_) | Self::CutAll)
     }
+}
+
+/// How public connections end from here on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StopRules {
+    /// Another process serves. Connections without a request are offered to it, if it takes any,
+    /// and keep their own time-outs. Else they are closed after `idle_grace`.
+    pub(crate) has_successor: bool,
+    /// From when on answers say `Connection: close` although connections are offered. Where none
+    /// are, they say it at once.
+    pub(crate) close_from: Instant,
+    /// When a connection without a request is closed at the latest.
+    pub(crate) idle_until: Instant,
 }
 
 /// A public listening socket of one loop.

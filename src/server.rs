@@ -264,7 +264,7 @@ impl HttpServer {
         let asked = Arc::clone(&admin);
         thread.spawn(move || asked.run(&requests)).map_err(ServerError::Setup)?;
         if let Some(before) = &mut self.take_over {
-            before.say_ready().map_err(ServerError::Setup)?;
+            before.say_ready(handles.len()).map_err(ServerError::Setup)?;
         }
         loops.iter().try_for_each(EventLoop::begin_listening).map_err(ServerError::Setup)?;
         spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
@@ -278,7 +278,9 @@ impl HttpServer {
             admin = self.admin.as_ref().map(|admin| admin.address.as_str()),
         );
         if let (Some(take_over), Some(before)) = (self.take_over, &self.predecessor) {
-            take_over.serve(before, self.control.sender().clone()).map_err(ServerError::Setup)?;
+            take_over
+                .serve(before, self.control.sender().clone(), handles.clone())
+                .map_err(ServerError::Setup)?;
             self.admin.iter().for_each(AdminSocket::own_file);
         }
         let ended = self.control.run(handles, gauges, self.addresses);

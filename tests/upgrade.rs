@@ -960,3 +960,168 @@ fn a_new_process_that_dies_while_the_old_one_drains_is_no_zombie() {
     assert_eq!(waiting.response().text(), "at last", "what was in flight is answered");
     assert!(server.wait_exit().success());
 }
+
+// --- Connections without a request
+
+/// How many connections the newest process has taken over.
+fn taken_over(server: &Server) -> usize {
+    let metrics = server.admin().call("GET", "/metrics", "");
+    let name = "tidegate_connections_taken_over_total ";
+    let line = metrics.text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|count| count.parse().ok()).expect("a count")
+}
+
+fn by_state(server: &Server, state: &str) -> Value {
+    server.admin().get("/status")["connections"][state].clone()
+}
+
+#[test]
+fn an_upgrade_closes_no_idle_connection_and_the_old_process_goes_at_once() {
+    const EACH: usize = 500;
+    let mut server = start_with(Setup::new().server("threads = 3").app("a.test", &respond("a")));
+    let mut fresh: Vec<_> = (0..EACH).map(|_| server.connect()).collect();
+    let mut idle: Vec<_> = (0..EACH).map(|_| server.connect()).collect();
+    idle.iter_mut().for_each(|client| drop(client.exchange(get("a.test", "/"))));
+    for (round, threads) in [1, 4, 2].into_iter().enumerate() {
+        let text = fs::read_to_string(server.dir().join("config.toml")).expect("config.toml");
+        let from = text.lines().find(|line| line.starts_with("threads")).expect("threads");
+        rewrite(&server, from, &format!("threads = {threads}"));
+        upgrade(&mut server);
+        wait_alone(&server);
+        // Some speak between two upgrades, and some never did.
+        for client in idle.iter_mut().skip(round).step_by(7).chain(&mut fresh[round..=round]) {
+            let response = client.exchange(get("a.test", "/"));
+            assert_eq!((response.text(), response.says_close()), ("a", false));
+        }
+        assert_eq!(taken_over(&server), 2 * EACH);
+    }
+    let counts = [by_state(&server, "fresh"), by_state(&server, "idle")];
+    assert_eq!(counts, [json!(EACH - 3), json!(EACH + 3)]);
+    assert!(!idle.iter_mut().chain(&mut fresh).any(Client::is_readable), "none was closed");
+    drop((idle, fresh));
+    wait_idle(&server);
+}
+
+#[test]
+fn a_connection_that_is_answered_by_the_old_process_goes_on_in_the_new_one() {
+    let (_upstream, gate, app) = held();
+    let setup = Setup::new().server("threads = 1").app("slow.test", &app);
+    let mut server = start_with(setup.app("a.test", &respond("a")));
+    let mut client = server.connect();
+    client.send(get("slow.test", "/"));
+    let row = |server: &Server| server.admin().get("/apps/slow.test");
+    assert!(wait_until(PATIENCE, || row(&server)["active_connections"] == 1));
+    upgrade(&mut server);
+    gate.open();
+    let response = client.response();
+    assert_eq!((response.text(), response.says_close()), ("at last", false));
+    wait_alone(&server);
+    assert_eq!((taken_over(&server), by_state(&server, "idle")), (1, json!(1)));
+    assert_eq!(client.exchange(get("a.test", "/")).text(), "a");
+    assert_eq!(row(&server)["requests_total"], 0, "the old one counted that");
+}
+
+#[test]
+fn what_a_proxy_header_said_moves_with_its_connection() {
+    const HEADER: &str = "PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n";
+    let log = "access = \"json\"\naccess_path = \"access.log\"";
+    let setup = Setup::new().log(log).app("a.test", &respond("a"));
+    let mut server = start_with(setup);
+    let proxied = "{ address = \"127.0.0.1:0\", proxy_protocol = true }";
+    rewrite(&server, "\"127.0.0.1:0\"", proxied);
+    upgrade(&mut server);
+    let [mut idle, mut named, mut silent, mut half] =
+        std::array::from_fn(|_| Client::connect(server.address()));
+    idle.exchange(format!("{HEADER}{}", get("a.test", "/")));
+    named.send(HEADER);
+    half.send(&HEADER[..10]);
+    server.wait_read([&named, &half]);
+    // The half is the old process's; it waits for the rest in vain, and for none of the others.
+    upgrade(&mut server);
+    assert!(wait_until(PATIENCE, || taken_over(&server) == 3), "{}", taken_over(&server));
+    half.send(&HEADER[10..]);
+    assert!(wait_until(PATIENCE, || taken_over(&server) == 4), "it is whole");
+    wait_alone(&server);
+    for client in [&mut idle, &mut named, &mut half] {
+        assert_eq!(client.exchange(get("a.test", "/")).text(), "a");
+    }
+    assert_eq!(silent.exchange(format!("{HEADER}{}", get("a.test", "/"))).text(), "a");
+    server.admin().post("/stop");
+    assert_eq!(server.wait_orphan(server.pid()), Some(0));
+    let lines = fs::read_to_string(server.dir().join("access.log")).expect("access.log");
+    let peers = lines.lines().filter(|line| line.contains("192.0.2.7")).count();
+    assert_eq!((peers, lines.lines().count()), (5, 5), "{lines}");
+}
+
+#[test]
+fn a_new_process_without_room_leaves_connections_to_the_old_one_until_they_speak() {
+    let (upstream, gate, app) = held();
+    let setup = Setup::new().server("threads = 1\ndrain_timeout = \"60s\"");
+    let setup = setup.app("a.test", &respond("a")).app("slow.test", &app);
+    let mut server = start_with(setup);
+    let mut busy: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    busy.iter_mut().for_each(|client| client.send(get("slow.test", "/")));
+    upstream.wait_asked(20);
+    upgrade(&mut server);
+    // Its limit says more, so what it cannot receive is the kernel's to drop.
+    server.lower_descriptor_limit(server.descriptors().len() as u64 + 5);
+    gate.open();
+    for client in &mut busy {
+        assert_eq!(client.response().text(), "at last");
+    }
+    // One whose turn to be offered was still to come says so with its next answer.
+    let stays = |client: &mut Client| {
+        let mut answers = (0..3).map(|_| client.exchange(get("a.test", "/")));
+        answers.any(|response| {
+            assert_eq!(response.text(), "a");
+            response.says_close()
+        })
+    };
+    let kept = busy.iter_mut().map(stays).filter(|stays| *stays).count();
+    // It may have closed some of its own meanwhile.
+    assert!(kept >= 10, "{kept} stay");
+    server.lower_descriptor_limit(64);
+    drop(busy);
+    wait_alone(&server);
+}
+
+// --- Requests that were read
+
+/// A pipeline whose first answer is held back until the gate opens.
+fn pipeline(server: &Server, upstream: &Upstream, count: usize) -> Client {
+    let mut client = server.connect();
+    client.send(get("slow.test", "/") + &get("a.test", "/").repeat(count - 1));
+    upstream.wait_asked(1);
+    client
+}
+
+#[test]
+fn a_pipeline_that_was_read_is_answered_to_its_end_at_an_upgrade() {
+    let (upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app).app("a.test", &respond("a")));
+    let mut client = pipeline(&server, &upstream, 100);
+    upgrade(&mut server);
+    gate.open();
+    for _ in 0..100 {
+        let response = client.response();
+        assert_eq!((response.status, response.says_close()), (200, false));
+    }
+    assert_eq!(client.exchange(get("a.test", "/")).text(), "a");
+    wait_alone(&server);
+}
+
+#[test]
+fn a_pipeline_that_was_read_is_answered_to_its_end_at_a_stop() {
+    let (upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app).app("a.test", &respond("a")));
+    let mut client = pipeline(&server, &upstream, 100);
+    client.send("GET /half");
+    server.signal(Signal::TERM);
+    server.wait_event("shutdown_gated");
+    gate.open();
+    for last in (0..100).rev() {
+        let response = client.response();
+        assert_eq!((response.status, response.says_close()), (200, last == 0));
+    }
+    assert!(server.wait_exit().success());
+}

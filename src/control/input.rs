@@ -6,6 +6,7 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,6 +52,8 @@ pub(crate) enum Input {
         listeners: Arc<[SocketAddr]>,
         admin: bool,
         let_go: Sender<()>,
+        /// By which it takes connections; none if it takes none.
+        lines: Vec<OwnedFd>,
     },
     /// There is no other process.
     KeptOn,

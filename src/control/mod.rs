@@ -287,8 +287,8 @@ impl Control {
             Input::Stop(request) => return self.stop(request),
             Input::Watch(drain, until, tell) => self.watch(Watcher { drain, until, tell }),
             Input::BeginHandOver(answer) => answer(self.begin_hand_over()),
-            Input::HandedOver { pid, listeners, admin, let_go } => {
-                return self.hand_over(pid, &listeners, admin, &let_go);
+            Input::HandedOver { pid, listeners, admin, let_go, lines } => {
+                return self.hand_over(pid, &listeners, admin, &let_go, lines);
             }
             Input::KeptOn => return self.make_up_for(),
             Input::Report(answer) => answer(Ok(self.report())),

@@ -12,6 +12,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,12 +29,16 @@ use super::{
     upgrade::PassedStop,
 };
 use crate::{
-    message::{ControlEvent, LoopCommand},
+    message::{ControlEvent, LoopCommand, StopRules},
     registry::AppId,
 };
 
 /// How long loops have to send the last answers to admin connections.
 const END_GRACE: Duration = Duration::from_secs(3);
+
+/// How long before its deadline a stop closes connections without a request: they are to be read
+/// out then, and not cut.
+const READ_OUT: Duration = Duration::from_secs(3);
 
 /// A stop that has begun.
 pub(super) struct Stop {
@@ -56,6 +61,15 @@ struct Over {
 }
 
 impl Stop {
+    /// How connections end.
+    fn rules(&self) -> StopRules {
+        let has_successor = self.cause == Cause::Upgrade;
+        let (from, deadline) = (Instant::now(), self.plan.deadline());
+        let left = deadline.saturating_duration_since(from);
+        let close_from = from + if has_successor { left / 2 } else { Duration::ZERO };
+        StopRules { has_successor, close_from, idle_until: deadline - READ_OUT.min(left / 4) }
+    }
+
     /// When [`Control::on_stop_time`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         self.over.as_ref().map_or_else(|| self.plan.due(), |over| Some(over.at + END_GRACE))
@@ -152,15 +166,29 @@ impl Control {
         listeners: &Arc<[SocketAddr]>,
         admin: bool,
         let_go: &Sender<()>,
+        lines: Vec<OwnedFd>,
     ) -> Option<Verdict> {
         self.command(|| LoopCommand::LetGo(Arc::clone(listeners), admin, let_go.clone()));
         self.addresses.retain(|address| !listeners.contains(address));
         self.handed_over = Some(pid);
+        self.give_connections(lines);
         if self.stop.is_none() {
             self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
         }
         let stopped = self.make_up_for();
         stopped.or_else(|| self.on_stop_time(Instant::now()))
+    }
+
+    /// Has each loop offer its connections on its share of the lines.
+    fn give_connections(&self, lines: Vec<OwnedFd>) {
+        let mut shares: Vec<_> = self.loops.iter().map(|_| Vec::new()).collect();
+        for (index, line) in lines.into_iter().enumerate() {
+            shares[index % self.loops.len()].push(line);
+        }
+        for (index, lines) in shares.into_iter().enumerate().filter(|(_, lines)| !lines.is_empty())
+        {
+            self.command_one(index, LoopCommand::Give(lines));
+        }
     }
 
     /// Does what was put off.
@@ -244,7 +272,8 @@ impl Control {
             StopStep::Gate => {
                 // The stop's gate is for all listeners.
                 self.closing.clear();
-                self.command(|| LoopCommand::Gate);
+                let rules = self.stop.as_ref()?.rules();
+                self.command(|| LoopCommand::Gate(rules));
             }
             StopStep::LookForHandshakes => {
                 let pending = handshakes::are_pending(&self.addresses);
@@ -331,11 +360,17 @@ mod tests {
         assert!(commands.is_empty() && control.stop.is_none());
         let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
         let listeners = Arc::from([SocketAddr::from(([127, 0, 0, 1], 80))]);
-        control.on_input(Input::HandedOver { pid: 7, listeners, admin: false, let_go });
+        control.on_input(Input::HandedOver {
+            pid: 7,
+            listeners,
+            admin: false,
+            let_go,
+            lines: Vec::new(),
+        });
         let commands: Vec<_> = commands.try_iter().collect();
         let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));
         assert!(commands[..2].iter().all(is_let_go));
-        assert!(matches!(commands[2..4], [LoopCommand::Gate, LoopCommand::Gate]));
+        assert!(matches!(commands[2..4], [LoopCommand::Gate(_), LoopCommand::Gate(_)]));
         assert!(control.failed.contains(&1));
     }
 
@@ -346,7 +381,7 @@ mod tests {
         control.addresses = vec![open.address];
         let died = || ControlEvent::Died { error: "panic: a bug".to_owned(), cut: 3 };
         control.on_input(Input::Loop(0, died()));
-        assert!(matches!(commands.try_recv(), Ok(LoopCommand::Gate)));
+        assert!(matches!(commands.try_recv(), Ok(LoopCommand::Gate(_))));
         commands.try_iter().for_each(drop);
         control.on_input(Input::Orphaned(vec![open, listener()]));
         let Ok(LoopCommand::Listen(sockets)) = commands.try_recv() else { panic!("none listens") };

@@ -89,6 +89,11 @@ impl Acceptor {
         }
     }
 
+    /// A place for a connection that comes otherwise, if there is one.
+    pub(super) fn take_permit(&self) -> Option<ConnectionPermit> {
+        self.budget.take()
+    }
+
     /// Accepts from every listener that has somebody waiting, a turn's worth from each.
     pub(super) fn accept_all(
         &mut self,

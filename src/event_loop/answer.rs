@@ -277,7 +277,7 @@ impl Connection {
         length: Option<u64>,
         cx: &mut LoopContext,
     ) -> bool {
-        if cx.is_closing(self.class) {
+        if self.is_last_answer(cx) {
             self.exchange.close_after();
         }
         let start = self.output.queued_total();
@@ -304,7 +304,7 @@ impl Connection {
         cx: &mut LoopContext,
     ) {
         // A client that still sends is not told to end: the upstream wants the rest.
-        if cx.is_closing(self.class) && !self.exchange.reads_content() {
+        if self.is_last_answer(cx) && !self.exchange.reads_content() {
             self.exchange.close_after();
         }
         let start = self.output.queued_total();

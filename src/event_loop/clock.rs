@@ -74,6 +74,11 @@ impl Clock {
         milliseconds(self.epoch.elapsed().saturating_add(time)).saturating_add(1)
     }
 
+    /// When this is, in milliseconds since the epoch.
+    pub(super) fn ms_at(&self, at: Instant) -> u64 {
+        milliseconds(at.saturating_duration_since(self.epoch))
+    }
+
     /// The time of day.
     pub(super) fn wall(&self) -> SystemTime {
         self.wall

@@ -18,6 +18,7 @@
 //! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
 //!   (RFC 9112 §9.6).
 
+mod moving;
 mod pipeline;
 mod proxy_header;
 mod waits;
@@ -44,6 +45,7 @@ use crate::{
     logging::End,
     registry::AppId,
 };
+use moving::Place;
 use pipeline::{PIPELINE_BYTES_MAX, Turn};
 use waits::Wait;
 
@@ -68,6 +70,7 @@ pub(super) struct Connection {
     /// Bytes were left unread because answers have to go out first.
     stalled: bool,
     turn: Turn,
+    place: Place,
     lingering: bool,
     /// Its last answer is not whole, and a mere end would not show that.
     tears: bool,
@@ -151,7 +154,23 @@ const LINGER_WINDOWS_MAX: u8 = 15;
 
 impl Connection {
     pub(super) fn new(token: Token, newcomer: Newcomer, cx: &mut LoopContext) -> Self {
-        let mut connection = Self {
+        let is_deaf = newcomer.is_deaf;
+        let mut connection = Self::unwatched(token, newcomer);
+        if connection.class == Class::Public {
+            cx.counts.fresh += 1;
+            cx.counts.accepted += 1;
+        }
+        connection.set_deadline(cx);
+        if is_deaf {
+            connection.wait_for_resent(cx);
+        }
+        connection.queue_at_rest(cx);
+        connection
+    }
+
+    /// A connection that counts nowhere, and has no deadline.
+    fn unwatched(token: Token, newcomer: Newcomer) -> Self {
+        Self {
             token,
             socket: newcomer.socket,
             class: newcomer.class,
@@ -167,6 +186,7 @@ impl Connection {
             queued: false,
             stalled: false,
             turn: Turn::default(),
+            place: Place::Ours,
             lingering: false,
             tears: false,
             awaits_proxy_header: newcomer.proxy_protocol,
@@ -177,16 +197,7 @@ impl Connection {
             window_start: 0,
             windows: 0,
             permit: newcomer.permit,
-        };
-        if connection.class == Class::Public {
-            cx.counts.fresh += 1;
-            cx.counts.accepted += 1;
         }
-        connection.set_deadline(cx);
-        if newcomer.is_deaf {
-            connection.wait_for_resent(cx);
-        }
-        connection
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
@@ -212,6 +223,7 @@ impl Connection {
         if !matches!(fate, Fate::Gone | Fate::Held) {
             self.set_deadline(cx);
             self.release_buffers(cx);
+            self.queue_at_rest(cx);
         }
         fate
     }
@@ -355,6 +367,10 @@ impl Connection {
 
     /// The deadline has come.
     pub(super) fn on_deadline(&mut self, cx: &mut LoopContext) -> Fate {
+        if self.is_offered() {
+            // It has its deadline again when it stays.
+            return Fate::Keep;
+        }
         match self.wait {
             // I7: what came in since the last edge was handled is served; else it is closed.
             Wait::Fresh | Wait::Idle => {

@@ -79,6 +79,8 @@ impl Running {
         self.cx.upstreams.close_idle();
         self.public.look_anew();
         self.admin.look_anew();
+        self.giving.look_anew();
+        self.taking.look_anew();
         let counts = &mut self.cx.counts;
         (counts.fresh, counts.busy, counts.idle, counts.lingering) = (0, 0, 0, 0);
         for token in self.connections.tokens() {
@@ -103,6 +105,9 @@ impl Connection {
     fn look_anew(&mut self, cx: &mut LoopContext) -> Fate {
         self.count(cx);
         self.queued = false;
+        if self.is_offered() {
+            return Fate::Keep;
+        }
         let mut watched = cx.upstreams.watch_anew(self.socket(), self.token);
         if let (Ok(()), Some(forwarding)) = (&watched, &self.forwarding) {
             watched = forwarding.watch_anew(cx);

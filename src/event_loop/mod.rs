@@ -24,10 +24,12 @@ mod bind;
 mod buffers;
 mod busy;
 mod clock;
+mod closing;
 mod connection;
 mod failure;
 mod forward;
 mod gate;
+mod hand_over;
 mod in_flight;
 mod later;
 mod listener;
@@ -75,7 +77,9 @@ use crate::{
 use accept::{Acceptor, watch};
 use buffers::BufferPool;
 use clock::{Clock, milliseconds};
+use closing::Closing;
 use connection::{Class, Connection, Fate, Newcomer, Ready};
+use hand_over::{Giving, Taking};
 use listener::Listener;
 use slots::Slots;
 use timers::Timers;
@@ -193,8 +197,7 @@ struct LoopContext {
     admin: ClassLimits,
     admin_app: Option<Arc<dyn App>>,
     idle_grace: Duration,
-    /// A stop has begun.
-    closing: bool,
+    closing: Closing,
     access: Option<AccessWriter>,
     /// Public connections by state. Plain numbers: a turn that changed them shows them at its end.
     counts: LoopCounts,
@@ -252,6 +255,8 @@ struct Running {
     emptied: bool,
     /// The end has come; what is owed may take until then.
     end_ms: Option<u64>,
+    giving: Giving,
+    taking: Taking,
     cx: LoopContext,
 }
 
@@ -279,7 +284,7 @@ impl Running {
             admin: ClassLimits::new(config::Limits::default()),
             admin_app: admin.as_ref().map(|admin| Arc::clone(&admin.app)),
             idle_grace: config.idle_grace,
-            closing: false,
+            closing: Closing::default(),
             access: config.access,
             counts: LoopCounts::default(),
             gauges: setup.gauges,
@@ -312,6 +317,8 @@ impl Running {
             cut: 0,
             emptied: false,
             end_ms: None,
+            giving: Giving::default(),
+            taking: Taking::default(),
             cx,
         };
         for socket in setup.listeners {
@@ -349,6 +356,8 @@ impl Running {
             if commanded || self.cut_command.is_some() {
                 self.obey(is_caught_up);
             }
+            self.take_offers();
+            self.give();
             if self.end_turn() {
                 self.cx.gauges.end_turn();
                 (self.report)(ControlEvent::Ended);
@@ -382,7 +391,8 @@ impl Running {
 
     /// How long the loop may sleep.
     fn timeout(&self) -> Option<Duration> {
-        let has_work = self.cut_command.is_some() || !self.again.is_empty();
+        let moves = self.giving.has_work() || self.taking.has_work();
+        let has_work = self.cut_command.is_some() || !self.again.is_empty() || moves;
         if has_work || self.public.somebody_waits() || self.admin.somebody_waits() {
             return Some(Duration::ZERO);
         }
@@ -412,6 +422,8 @@ impl Running {
                 listener if listener.0 & LISTENER_BIT != 0 => {
                     self.public.on_ready(listener);
                     self.admin.on_ready(listener);
+                    self.giving.on_ready(listener);
+                    self.taking.on_ready(listener);
                 }
                 token => self.on_socket_event(token, event),
             }
@@ -581,11 +593,6 @@ impl LoopContext {
             Class::Public => &self.public,
             Class::Admin => &self.admin,
         }
-    }
-
-    /// Whether a stop asks connections of this class to end.
-    fn is_closing(&self, class: Class) -> bool {
-        self.closing && class == Class::Public
     }
 
     fn public_connections(&self) -> u64 {

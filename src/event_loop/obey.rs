@@ -8,7 +8,7 @@ use mio::Token;
 use super::{Connection, END_GRACE, Fate, Running, clock::milliseconds, connection::Class};
 use crate::{
     logging::event,
-    message::{BusyConnection, ControlEvent, LoopCommand, PublicSocket},
+    message::{BusyConnection, ControlEvent, LoopCommand, PublicSocket, StopRules},
     registry::AppId,
 };
 
@@ -36,7 +36,9 @@ impl Running {
 
     fn obey_one(&mut self, command: LoopCommand) {
         match command {
-            LoopCommand::Gate => self.gate(),
+            LoopCommand::Gate(rules) => self.gate(rules),
+            LoopCommand::Give(lines) => self.begin_giving(lines),
+            LoopCommand::Take(line) => self.begin_taking(line),
             LoopCommand::Finish => self.finish(),
             LoopCommand::Cut(life) => {
                 self.cut(|connection| connection.serves(life));
@@ -100,9 +102,9 @@ impl Running {
         });
     }
 
-    fn gate(&mut self) {
+    fn gate(&mut self, rules: StopRules) {
         self.gate_listeners(|_| true);
-        self.cx.closing = true;
+        self.cx.begin_closing(rules);
         self.each_connection(Connection::begin_closing);
         (self.report)(ControlEvent::Gated);
     }
@@ -142,7 +144,7 @@ impl Running {
             return;
         }
         self.serve(sockets);
-        if self.cx.closing {
+        if self.cx.closing.begun {
             self.gate_listeners(|_| true);
         }
         if self.finishing {

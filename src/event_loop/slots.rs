@@ -38,6 +38,11 @@ impl<T> Slots<T> {
         self.slab.get_mut(key).filter(|slot| slot.0 == generation).map(|slot| &mut slot.1)
     }
 
+    pub(super) fn get(&self, token: Token) -> Option<&T> {
+        let (key, generation) = parts(token);
+        self.slab.get(key).filter(|slot| slot.0 == generation).map(|slot| &slot.1)
+    }
+
     pub(super) fn remove(&mut self, token: Token) -> Option<T> {
         self.find(token)?;
         Some(self.slab.remove(parts(token).0).1)

@@ -18,7 +18,7 @@ use crate::{
     app::{App, Peer},
     config::Limits,
     logging::AccessWriter,
-    message::{HostedApp, LoopConfig, LoopHandle, Origin},
+    message::{HostedApp, LoopConfig, LoopHandle, Origin, StopRules},
     registry::AppRegistry,
 };
 
@@ -91,4 +91,10 @@ pub(super) fn wait_readable(socket: impl std::os::fd::AsFd) {
 
 fn budget() -> ConnectionBudget {
     ConnectionBudget::new(1000, usize::MAX)
+}
+
+/// A stop that has time, and no successor.
+pub(super) fn stop_rules() -> StopRules {
+    let now = Instant::now();
+    StopRules { has_successor: false, close_from: now, idle_until: now + Duration::from_secs(60) }
 }

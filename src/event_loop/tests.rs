@@ -12,7 +12,7 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{
-    test_support::{self, hosted_app},
+    test_support::{self, hosted_app, stop_rules},
     *,
 };
 use crate::{
@@ -49,7 +49,7 @@ impl App for Desk {
 }
 
 /// A running loop with one public address, a unix socket for the admin, and an app on `a`.
-struct Rig {
+pub(super) struct Rig {
     handle: LoopHandle,
     events: Receiver<ControlEvent>,
     thread: JoinHandle<Result<(), DeadLoop>>,
@@ -59,12 +59,12 @@ struct Rig {
     _file: Option<(UnixSocketFile, tempfile::TempDir)>,
     life: Arc<AppLife>,
     laters: mpsc::Receiver<Later>,
-    gauges: Arc<LoopGauges>,
-    budget: ConnectionBudget,
+    pub(super) gauges: Arc<LoopGauges>,
+    pub(super) budget: ConnectionBudget,
 }
 
 impl Rig {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let (socket, file) = bind_unix(&path).unwrap();
@@ -105,7 +105,7 @@ impl Rig {
         Self { handle, events, thread, address, admin, _file, life, laters, gauges, budget }
     }
 
-    fn send(&self, command: LoopCommand) {
+    pub(super) fn send(&self, command: LoopCommand) {
         assert!(self.handle.send(command).unwrap(), "the loop has ended");
     }
 
@@ -115,7 +115,7 @@ impl Rig {
         assert_eq!(all_done.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
     }
 
-    fn expect(&self, event: ControlEvent) {
+    pub(super) fn expect(&self, event: ControlEvent) {
         assert_eq!(self.events.recv_timeout(PATIENCE), Ok(event));
     }
 
@@ -133,11 +133,11 @@ impl Rig {
         );
     }
 
-    fn later(&self) -> Later {
+    pub(super) fn later(&self) -> Later {
         self.laters.recv_timeout(PATIENCE).expect("an exchange")
     }
 
-    fn connect(&self) -> TcpStream {
+    pub(super) fn connect(&self) -> TcpStream {
         let peer = TcpStream::connect(self.address).unwrap();
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         peer
@@ -150,7 +150,7 @@ impl Rig {
     }
 
     /// Waits until the loop shows these counts: fresh, busy, idle, lingering, accepted.
-    fn wait_counts(&self, expected: [u64; 5]) {
+    pub(super) fn wait_counts(&self, expected: [u64; 5]) {
         let begun = Instant::now();
         loop {
             let LoopCounts { fresh, busy, idle, lingering, accepted, .. } = self.gauges.snapshot();
@@ -175,7 +175,7 @@ impl Rig {
         cut.recv_timeout(PATIENCE).unwrap()
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         self.send(LoopCommand::End);
         let events: Vec<_> = self.events.iter().take_while(|e| *e != ControlEvent::Ended).collect();
         assert!(events.len() <= 1, "{events:?}");
@@ -187,17 +187,17 @@ fn config(limits: Limits) -> LoopConfig {
     LoopConfig { limits, idle_grace: Duration::ZERO, access: None }
 }
 
-fn get(path: &str) -> String {
+pub(super) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
 }
 
 /// Sends a request and reads an answer without content of its own framing to its end.
-fn exchange(peer: &mut (impl Read + Write), request: &str) -> String {
+pub(super) fn exchange(peer: &mut (impl Read + Write), request: &str) -> String {
     peer.write_all(request.as_bytes()).unwrap();
     response(peer)
 }
 
-fn response(peer: &mut impl Read) -> String {
+pub(super) fn response(peer: &mut impl Read) -> String {
     let mut bytes = Vec::new();
     loop {
         let mut byte = [0];
@@ -234,7 +234,7 @@ fn the_admin_is_served_until_the_end_of_a_stop() {
     assert!(exchange(&mut admin, &get("/")).ends_with("admin"));
     public.write_all(get("/later").as_bytes()).unwrap();
     let later = rig.later();
-    rig.send(LoopCommand::Gate);
+    rig.send(LoopCommand::Gate(stop_rules()));
     rig.expect(ControlEvent::Gated);
     rig.send(LoopCommand::Finish);
     let answer = exchange(&mut admin, &get("/"));
@@ -404,7 +404,7 @@ fn an_address_comes_and_goes_and_its_connections_stay() {
 #[test]
 fn an_address_that_comes_within_a_stop_goes_with_the_others() {
     let rig = Rig::start();
-    rig.send(LoopCommand::Gate);
+    rig.send(LoopCommand::Gate(stop_rules()));
     rig.expect(ControlEvent::Gated);
     let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
     let address = further[0].address;
@@ -457,7 +457,7 @@ fn who_waits_at_an_address_that_goes_is_served_when_a_stop_comes_between() {
     let mut peers = queued(leaving[0]);
     peers.append(&mut queued(rig.address));
     rig.send(LoopCommand::GateListeners(Arc::clone(&leaving)));
-    rig.send(LoopCommand::Gate);
+    rig.send(LoopCommand::Gate(stop_rules()));
     rig.send(LoopCommand::CloseListeners(Arc::clone(&leaving)));
     rig.send(LoopCommand::Finish);
     for peer in &mut peers {
@@ -486,7 +486,7 @@ fn a_loop_that_fails_loses_nothing_and_obeys_on() {
         assert!(exchange(peer, &get("/")).ends_with("public"));
     }
     rig.fail();
-    rig.send(LoopCommand::Gate);
+    rig.send(LoopCommand::Gate(stop_rules()));
     rig.expect_failed();
     rig.expect(ControlEvent::Gated);
     later.respond(Response::new(200).with_content("late"));

@@ -169,6 +169,23 @@ impl UpstreamTable {
         self.registry.reregister(&mut SourceFd(&socket.as_raw_fd()), token, BOTH_WAYS)
     }
 
+    /// Has a client's socket told of no more, which another process may hold too: closing it here
+    /// would not end that.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub(super) fn watch_no_more(&self, socket: &OwnedFd) -> io::Result<()> {
+        self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()))
+    }
+
+    /// Has a client's socket told of again, with what is there now.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub(super) fn watch_again(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
+        watch(&self.registry, socket, token, BOTH_WAYS)
+    }
+
     /// A socket told of changes. Says whose it is, if it is in use.
     pub(super) fn on_event(&mut self, token: Token, ready: Ready) -> Option<Token> {
         match self.slots.find(strip(token))? {

@@ -22,6 +22,8 @@ struct Published {
     idle: AtomicU64,
     lingering: AtomicU64,
     accepted: AtomicU64,
+    handed_over: AtomicU64,
+    taken_over: AtomicU64,
     proxy_headers_refused: AtomicU64,
     connections_refused: AtomicU64,
     /// When the turn began; 0 between turns.
@@ -52,6 +54,10 @@ pub(crate) struct LoopCounts {
     pub(crate) lingering: u64,
     /// Connections accepted so far.
     pub(crate) accepted: u64,
+    /// Connections that went to the process after this one.
+    pub(crate) handed_over: u64,
+    /// Connections that came from the process before this one.
+    pub(crate) taken_over: u64,
     /// Connections dropped so far for what they sent instead of a PROXY header.
     pub(crate) proxy_headers_refused: u64,
     /// Connections closed so far because their client had as many as it may.
@@ -66,6 +72,8 @@ impl LoopGauges {
         self.0.idle.store(counts.idle, Relaxed);
         self.0.lingering.store(counts.lingering, Relaxed);
         self.0.accepted.store(counts.accepted, Relaxed);
+        self.0.handed_over.store(counts.handed_over, Relaxed);
+        self.0.taken_over.store(counts.taken_over, Relaxed);
         self.0.proxy_headers_refused.store(counts.proxy_headers_refused, Relaxed);
         self.0.connections_refused.store(counts.connections_refused, Relaxed);
     }
@@ -103,6 +111,8 @@ impl LoopGauges {
             idle: self.0.idle.load(Relaxed),
             lingering: self.0.lingering.load(Relaxed),
             accepted: self.0.accepted.load(Relaxed),
+            handed_over: self.0.handed_over.load(Relaxed),
+            taken_over: self.0.taken_over.load(Relaxed),
             proxy_headers_refused: self.0.proxy_headers_refused.load(Relaxed),
             connections_refused: self.0.connections_refused.load(Relaxed),
         }
@@ -116,6 +126,8 @@ impl AddAssign for LoopCounts {
         self.idle += other.idle;
         self.lingering += other.lingering;
         self.accepted += other.accepted;
+        self.handed_over += other.handed_over;
+        self.taken_over += other.taken_over;
         self.proxy_headers_refused += other.proxy_headers_refused;
         self.connections_refused += other.connections_refused;
     }
@@ -149,6 +161,8 @@ mod tests {
             idle: 3,
             lingering: 4,
             accepted: 10,
+            handed_over: 8,
+            taken_over: 9,
             proxy_headers_refused: 5,
             connections_refused: 6,
         };
@@ -163,6 +177,8 @@ mod tests {
             idle: 6,
             lingering: 8,
             accepted: 20,
+            handed_over: 16,
+            taken_over: 18,
             proxy_headers_refused: 10,
             connections_refused: 12,
         };

@@ -262,6 +262,16 @@ impl Page {
             &connections.accepted,
         )?;
         families.counter(
+            "tidegate_connections_handed_over_total",
+            "Connections handed over to the next process",
+            &connections.handed_over,
+        )?;
+        families.counter(
+            "tidegate_connections_taken_over_total",
+            "Connections taken over from the process before",
+            &connections.taken_over,
+        )?;
+        families.counter(
             "tidegate_proxy_headers_refused_total",
             "Connections dropped for what they sent instead of a PROXY header",
             &connections.proxy_headers_refused,
@@ -517,6 +527,8 @@ mod tests {
                 idle: 3,
                 lingering: 4,
                 accepted: 10,
+                handed_over: 8,
+                taken_over: 9,
                 proxy_headers_refused: 5,
                 connections_refused: 6,
             },
@@ -615,6 +627,8 @@ mod tests {
                 "tidegate_drain_seconds_sum 1.5",
                 r#"tidegate_connections{state="lingering"} 4"#,
                 "tidegate_connections_accepted_total 10",
+                "tidegate_connections_handed_over_total 8",
+                "tidegate_connections_taken_over_total 9",
                 "tidegate_proxy_headers_refused_total 5",
                 "tidegate_connections_refused_total 6",
                 r#"tidegate_log_lines_lost_total{log="access"} 6"#,

@@ -7,6 +7,7 @@
 //!                                  ◄── Ready, or Failed
 //!  Go ────────────────────────────────────────────► starts its loops, accepts
 //!                                  ◄── Serving
+//!  Lines, descriptors ────────────────────────────► its loops take connections
 //!  lets go of the listeners; drains as for a stop
 //!  Report, Report, ... Gone ──────────────────────► shows both generations; one ledger
 //! ```
@@ -20,12 +21,15 @@
 //!   An address that the new process does not serve is gated and emptied, as for a stop.
 //! - The new process is no child of the old one: [`launcher`] starts it, and is gone before the
 //!   service manager is told of it.
+//! - Connections without a request move from loop to loop, on lines of their own: no report waits
+//!   behind them. `event_loop::hand_over` has that part.
 //! - A new process whose old one dies goes on alone. It ends after the old one, so whoever watches
 //!   the newest process sees the end of all.
 
 mod channel;
 mod inherited;
 mod launcher;
+mod lines;
 mod new;
 mod old;
 mod relay;
@@ -103,7 +107,13 @@ struct HandedListener {
 #[derive(Debug, Serialize, Deserialize)]
 enum FromNew {
     /// It can serve, on these of the listeners, and on the admin's if so.
-    Ready { listeners: Vec<usize>, admin: bool },
+    Ready {
+        listeners: Vec<usize>,
+        admin: bool,
+        /// So many loops take connections; an older version has none that do.
+        #[serde(default)]
+        taking_loops: usize,
+    },
     /// It cannot, and ends.
     Failed(String),
     /// It accepts connections.
@@ -117,6 +127,9 @@ enum FromNew {
 enum FromOld {
     /// Nothing is taken back from here on.
     Go,
+    /// It has connections to offer, on so many lines: their descriptors follow. Said only to a
+    /// process with loops that take them.
+    Lines(usize),
     /// How far its drain is.
     Report(Box<Generation>),
     /// It was asked to stop, but this process serves.

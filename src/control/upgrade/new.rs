@@ -18,11 +18,12 @@ use super::{
     ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, Inherited,
     InheritedSockets, LastWord, MESSAGES, PassedStop, Totals,
     channel::Channel,
+    lines,
 };
 use crate::{
     config::{AppConfig, Config},
     logging::event,
-    message::Origin,
+    message::{LoopHandle, Origin},
 };
 
 /// What the old process hands over, until this one serves.
@@ -194,14 +195,15 @@ impl TakeOver {
     ///
     /// # Errors
     /// dup(2)'s and the like; that the old process is gone is none: then this one is alone.
-    pub(crate) fn say_ready(&mut self) -> io::Result<()> {
+    pub(crate) fn say_ready(&mut self, loops: usize) -> io::Result<()> {
         // What is not taken is the old process's to close.
         let left = self.inherited.drop_rest();
         self.admin = None;
         let listeners = self.handed.listeners.iter().enumerate();
         let taken = listeners.filter(|(_, listener)| !left.contains(&listener.bound));
         let listeners = taken.map(|(index, _)| index).collect();
-        let said = self.channel.send(&FromNew::Ready { listeners, admin: self.admin_taken });
+        let (admin, taking_loops) = (self.admin_taken, loops);
+        let said = self.channel.send(&FromNew::Ready { listeners, admin, taking_loops });
         match said.and_then(|()| self.channel.receive::<FromOld>()) {
             Ok(_) => Ok(()),
             Err(error) if is_gone(&error) => Ok(()),
@@ -217,11 +219,12 @@ impl TakeOver {
         mut self,
         predecessor: &Arc<Predecessor>,
         control: Sender<Input>,
+        loops: Vec<LoopHandle>,
     ) -> io::Result<()> {
         let mut channel = self.channel.clone();
         let follower = Arc::clone(predecessor);
         let thread = thread::Builder::new().name("predecessor".into());
-        thread.spawn(move || follower.follow(&mut channel, &control))?;
+        thread.spawn(move || follower.follow(&mut channel, &control, &loops))?;
         self.report.take();
         // If the old process is gone, the thread finds so.
         let _ = self.channel.send(&FromNew::Serving);
@@ -296,13 +299,18 @@ impl Predecessor {
         drop(state.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn follow(&self, channel: &mut Channel, control: &Sender<Input>) {
+    fn follow(&self, channel: &mut Channel, control: &Sender<Input>, loops: &[LoopHandle]) {
         let began = Instant::now();
         let mut last_word = None;
         // An error is its end too: it says nothing any more.
         while let Ok(said) = channel.receive() {
             match said {
                 FromOld::Go => {}
+                FromOld::Lines(count) => {
+                    if let Err(error) = lines::take(channel, count, loops) {
+                        event!(Warn, "connections_not_taken", error:% = error);
+                    }
+                }
                 FromOld::Report(generation) => {
                     let mut state = self.lock();
                     state.totals = generation.totals;

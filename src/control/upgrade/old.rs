@@ -21,7 +21,8 @@ use super::{
     },
     Generation, HandOver, HandedListener, MESSAGES, Predecessor, StopRelay, UpgradeOptions,
     channel::Channel,
-    start::{NewProcess, Starting},
+    lines,
+    start::{NewProcess, Starting, Taken},
     successor::{Follower, Successor},
 };
 use crate::{
@@ -166,7 +167,8 @@ impl Operator {
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
         let Upgrader { starting, relay, .. } = &self.upgrader;
         let mut new = NewProcess { starting, relay, channel, deadline };
-        let (taken, admin) = new.prepare(&handed, &descriptors).map_err(failed)?;
+        let Taken { listeners: taken, admin, loops } =
+            new.prepare(&handed, &descriptors).map_err(failed)?;
         drop(descriptors);
         let lives = ask(&self.control, Input::BeginHandOver).map_err(UpgradeError::Change)?;
         let serving = if self.what_is_handed_over(&lives, allow_empty).0 == handed {
@@ -180,7 +182,7 @@ impl Operator {
             drop(self.control.send(Input::KeptOn));
             return Err(failed(reason));
         }
-        let channel = new.channel.clone();
+        let mut channel = new.channel.clone();
         // Before it is named the main process: a service manager waits only for its own children.
         let pid = self.upgrader.starting.let_go();
         if admin
@@ -195,9 +197,10 @@ impl Operator {
         self.service.hand_over(pid);
         notice!(self.notices, Info, "upgrade_handed_over", pid = u64::from(pid));
         let (let_go, all_let_go) = crossbeam_channel::bounded(0);
+        let lines = lines::open(&mut channel, self.registry.loops(), loops);
         // A server that has ended has nothing to let go of.
         let stops = self.upgrader.relay.open();
-        drop(self.control.send(Input::HandedOver { pid, listeners, admin, let_go }));
+        drop(self.control.send(Input::HandedOver { pid, listeners, admin, let_go, lines }));
         let follower = Follower {
             channel,
             control: self.control.clone(),

@@ -40,6 +40,14 @@ const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether a stop waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// What a new process takes.
+pub(super) struct Taken {
+    /// Indices of listeners.
+    pub(super) listeners: Vec<usize>,
+    pub(super) admin: bool,
+    /// How many of its loops take connections.
+    pub(super) loops: usize,
+}
 
 /// A process that was started. It is ended with this value, unless it was let go; before the
 /// channel closes, by which it would think that the old one is gone, and serve.
@@ -51,12 +59,12 @@ pub(super) struct NewProcess<'a> {
 }
 
 impl NewProcess<'_> {
-    /// Returns which listeners it is going to serve, and whether the admin's.
+    /// Returns what it is going to serve.
     pub(super) fn prepare(
         &mut self,
         handed: &HandOver,
         descriptors: &[Arc<OwnedFd>],
-    ) -> Result<(Vec<usize>, bool), String> {
+    ) -> Result<Taken, String> {
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         let sent = self.set_timeout().and_then(|()| {
             self.channel.send(handed)?;
@@ -64,7 +72,9 @@ impl NewProcess<'_> {
         });
         sent.map_err(|error| self.explain(&error))?;
         match self.receive()? {
-            FromNew::Ready { listeners, admin } => Ok((listeners, admin)),
+            FromNew::Ready { listeners, admin, taking_loops: loops } => {
+                Ok(Taken { listeners, admin, loops })
+            }
             FromNew::Failed(reason) => Err(reason),
             FromNew::Serving | FromNew::Cut => Err("it speaks out of turn".to_owned()),
         }

@@ -4,6 +4,8 @@
 //! turn is over after [`REQUESTS_PER_TURN`], or when [`TURN_INPUT_BYTES`] are read or
 //! [`TURN_BYTES`] of answers are sent, and the loop's other connections come before the rest.
 
+use memchr::memmem;
+
 use super::{
     super::{LoopContext, output::TURN_BYTES},
     Connection,
@@ -23,6 +25,8 @@ pub(super) const PIPELINE_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Turn {
     requests: u32,
+    /// A whole head is behind what is being read; only looked for while the server stops.
+    has_next: bool,
     /// Bytes that the kernel had before, and those that it had given.
     sent_before: u64,
     received_before: u64,
@@ -32,6 +36,7 @@ impl Connection {
     pub(super) fn begin_turn(&mut self) {
         self.turn = Turn {
             requests: 0,
+            has_next: false,
             sent_before: self.output.sent_total(),
             received_before: self.received_total,
         };
@@ -46,6 +51,18 @@ impl Connection {
     /// Whether the next turn has to read on; what was read is not kept for it.
     pub(super) fn has_read_enough(&self) -> bool {
         self.received_total - self.turn.received_before >= TURN_INPUT_BYTES
+    }
+
+    /// Whether the answer that begins now is the last one here, because the server stops: what was
+    /// read is answered, so none is with a whole head behind it. Where the next process takes the
+    /// connection, none is.
+    pub(in super::super) fn is_last_answer(&self, cx: &LoopContext) -> bool {
+        if !cx.is_closing(self.class) {
+            return false;
+        }
+        let stays = !cx.gives_on() || self.is_kept();
+        let is_read_on = self.input.as_ref().is_some_and(|input| holds_head(input.unread()));
+        stays && !(is_read_on || self.turn.has_next)
     }
 
     /// Takes events out of the unread bytes until they are used up or answers have to go out first.
@@ -64,6 +81,7 @@ impl Connection {
             let mut fields = FieldTable::new();
             let (used, event) =
                 self.exchange.next_event(input.unread(), &mut fields, &cx.limits(self.class).http);
+            self.turn.has_next = cx.is_closing(self.class) && holds_head(&input.unread()[used..]);
             let (waits, closed) =
                 (matches!(event, Event::NeedMore), matches!(event, Event::Closed));
             match event {
@@ -84,6 +102,12 @@ impl Connection {
                 break;
             }
         }
+        self.turn.has_next = false;
         self.input = Some(input);
     }
+}
+
+/// Whether a request's head is whole in these bytes, if they begin with one.
+fn holds_head(bytes: &[u8]) -> bool {
+    memmem::find(bytes.trim_ascii_start(), b"\r\n\r\n").is_some()
 }

@@ -22,12 +22,17 @@ pub(super) enum Wait {
 }
 
 impl Connection {
-    /// A stop has begun: a connection without a request ends after the grace.
+    /// A stop has begun: a connection without a request ends after the grace, if no other process
+    /// serves.
     pub(in super::super) fn begin_closing(&mut self, cx: &mut LoopContext) {
-        if self.class == Class::Public && matches!(self.wait, Wait::Fresh | Wait::Idle) {
-            self.wait_anew = true;
-            self.set_deadline(cx);
+        if self.class != Class::Public || !matches!(self.wait, Wait::Fresh | Wait::Idle) {
+            return;
         }
+        if cx.closing.has_successor {
+            return self.shorten_to(cx.closing.idle_until_ms, cx);
+        }
+        self.wait_anew = true;
+        self.set_deadline(cx);
     }
 
     pub(super) fn waits_for(&self) -> Wait {
@@ -82,7 +87,9 @@ impl Connection {
     fn due_ms(&self, cx: &LoopContext) -> u64 {
         let times = &cx.limits(self.class).times;
         let timeout = match self.wait {
-            Wait::Fresh | Wait::Idle if cx.is_closing(self.class) => cx.idle_grace,
+            Wait::Fresh | Wait::Idle if cx.is_closing(self.class) && !cx.closing.has_successor => {
+                cx.idle_grace
+            }
             Wait::Fresh | Wait::Head => times.head_timeout,
             Wait::Idle => times.keepalive_timeout,
             Wait::Content => times.body_timeout,
@@ -96,13 +103,20 @@ impl Connection {
                 return self.parked.as_ref().and_then(|parked| parked.due_ms()).unwrap_or(u64::MAX);
             }
         };
-        cx.clock.now_ms().saturating_add(milliseconds(timeout))
+        let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));
+        let is_bare = matches!(self.wait, Wait::Fresh | Wait::Idle);
+        if is_bare && cx.is_closing(self.class) { at.min(cx.closing.idle_until_ms) } else { at }
     }
 
     /// The time-outs have changed. A wait under way keeps its deadline or gets a sooner one: a peer
     /// must not gain time by every reload.
     pub(in super::super) fn shorten_deadline(&mut self, cx: &mut LoopContext) {
         let at = self.due_ms(cx);
+        self.shorten_to(at, cx);
+    }
+
+    /// Has the deadline come then, unless it comes sooner.
+    pub(super) fn shorten_to(&mut self, at: u64, cx: &mut LoopContext) {
         if at < self.deadline.at() {
             cx.timers.set(&mut self.deadline, self.token, at);
         }

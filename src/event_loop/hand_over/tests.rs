@@ -1,0 +1,251 @@
+//! Two whole loops of one process that hand connections over as those of two processes do.
+
+use std::{
+    io::Write,
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+};
+
+use super::{
+    super::{
+        Connection, test_support,
+        tests::{Rig, exchange, get, response},
+    },
+    *,
+};
+use crate::{
+    http::Response,
+    message::{ControlEvent, LoopCommand, StopRules},
+};
+
+const PATIENCE: Timespec = Timespec { tv_sec: 15, tv_nsec: 0 };
+
+fn line() -> (OwnedFd, OwnedFd) {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+}
+
+/// An upgrade that has time.
+fn rules() -> StopRules {
+    let later = Instant::now() + Duration::from_secs(60);
+    StopRules { has_successor: true, close_from: later, idle_until: later }
+}
+
+/// A loop with idle connections, and those.
+fn with_idle(count: u64) -> (Rig, Vec<TcpStream>) {
+    let old = Rig::start();
+    let mut peers: Vec<_> = (0..count).map(|_| old.connect()).collect();
+    peers.iter_mut().for_each(|peer| drop(exchange(peer, &get("/"))));
+    old.wait_counts([0, 0, count, 0, count]);
+    (old, peers)
+}
+
+/// Has a loop offer its connections on this line, as at an upgrade.
+fn give(old: &Rig, line: OwnedFd) {
+    old.send(LoopCommand::Give(vec![line]));
+    old.send(LoopCommand::Gate(rules()));
+    old.expect(ControlEvent::Gated);
+    old.send(LoopCommand::Finish);
+}
+
+/// The next offer that comes by this line.
+fn offer(line: &OwnedFd) -> (Vec<Handed>, Vec<OwnedFd>) {
+    let mut look = [PollFd::new(line, PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut look, Some(&PATIENCE)), Ok(1), "no offer");
+    receive_offer(line).unwrap()
+}
+
+fn answer(line: &OwnedFd, answer: &[u8]) {
+    rustix::net::send(line, answer, SendFlags::empty()).unwrap();
+}
+
+fn says_close(answer: &str) -> bool {
+    answer.contains("Connection: close")
+}
+
+#[test]
+fn every_connection_at_rest_moves_and_the_loop_is_empty_then() {
+    let (old, new) = (Rig::start(), Rig::start());
+    let mut idle: Vec<_> = (0..20).map(|_| old.connect()).collect();
+    idle.iter_mut().for_each(|peer| drop(exchange(peer, &get("/"))));
+    let mut fresh: Vec<_> = (0..20).map(|_| old.connect()).collect();
+    old.wait_counts([20, 0, 20, 0, 40]);
+    let (ours, theirs) = line();
+    new.send(LoopCommand::Take(theirs));
+    give(&old, ours);
+    old.expect(ControlEvent::Emptied { cut: 0 });
+    new.wait_counts([20, 0, 20, 0, 0]);
+    for peer in idle.iter_mut().chain(&mut fresh) {
+        assert!(!says_close(&exchange(peer, &get("/"))));
+    }
+    assert_eq!(old.gauges.snapshot().handed_over, 40);
+    assert_eq!(new.gauges.snapshot().taken_over, 40);
+    drop((idle, fresh));
+    new.wait_counts([0, 0, 0, 0, 0]);
+    old.end();
+    new.end();
+}
+
+#[test]
+fn what_comes_between_offer_and_answer_waits_for_whoever_has_the_connection_then() {
+    for is_taken in [true, false] {
+        let (old, new) = (Rig::start(), Rig::start());
+        let mut peer = old.connect();
+        exchange(&mut peer, &get("/"));
+        old.wait_counts([0, 0, 1, 0, 1]);
+        let (ours, theirs) = line();
+        give(&old, ours);
+        let (facts, sockets) = offer(&theirs);
+        // With the connection at the one, or with its copy at both, nobody is to read this.
+        peer.write_all(get("/").as_bytes()).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        old.wait_counts([0, 0, 1, 0, 1]);
+        if is_taken {
+            let (ours, line) = line();
+            new.send(LoopCommand::Take(line));
+            let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            send_offer(&ours, facts, &sockets).unwrap();
+            let mut taken = [NOT_TAKEN];
+            let mut look = [PollFd::new(&ours, PollFlags::IN)];
+            assert_eq!(rustix::event::poll(&mut look, Some(&PATIENCE)), Ok(1));
+            rustix::net::recv(&ours, &mut taken[..], RecvFlags::empty()).unwrap();
+            assert_eq!(taken, [TAKEN]);
+            answer(&theirs, &taken);
+            old.expect(ControlEvent::Emptied { cut: 0 });
+        } else {
+            drop(sockets);
+            answer(&theirs, &[NOT_TAKEN]);
+        }
+        assert_eq!(says_close(&response(&mut peer)), !is_taken);
+        assert_eq!(new.gauges.snapshot().taken_over, u64::from(is_taken));
+        drop(peer);
+        drop(theirs);
+        old.end();
+        new.end();
+    }
+}
+
+#[test]
+fn a_line_that_ends_leaves_what_was_offered_and_what_was_not_to_the_old_loop() {
+    for garbage in [None, Some(&[TAKEN; 3][..])] {
+        let (old, mut peers) = with_idle(70);
+        let (ours, theirs) = line();
+        give(&old, ours);
+        assert_eq!(offer(&theirs).1.len(), OFFERED_MAX);
+        if let Some(garbage) = garbage {
+            answer(&theirs, garbage);
+        }
+        drop(theirs);
+        assert!(peers.iter_mut().all(|peer| says_close(&exchange(peer, &get("/")))));
+        drop(peers);
+        old.expect(ControlEvent::Emptied { cut: 0 });
+        old.end();
+    }
+}
+
+#[test]
+fn a_new_loop_takes_no_more_than_its_limits_and_the_rest_stays() {
+    for limit in [
+        |new: &Rig| new.budget.set_max(3),
+        |new: &Rig| {
+            new.budget.set_max_per_ip(Some(3));
+        },
+    ] {
+        let ((old, mut peers), new) = (with_idle(10), Rig::start());
+        limit(&new);
+        let (ours, theirs) = line();
+        new.send(LoopCommand::Take(theirs));
+        give(&old, ours);
+        new.wait_counts([0, 0, 3, 0, 0]);
+        old.wait_counts([0, 0, 7, 0, 10]);
+        let closed = peers
+            .iter_mut()
+            .filter_map(|peer| says_close(&exchange(peer, &get("/"))).then_some(()));
+        assert_eq!(closed.count(), 7);
+        drop(peers);
+        old.expect(ControlEvent::Emptied { cut: 0 });
+        old.end();
+        new.end();
+    }
+}
+
+#[test]
+fn a_connection_answered_while_its_loop_gives_moves_then_and_is_not_told_to_close() {
+    let (old, new) = (Rig::start(), Rig::start());
+    let mut peer = old.connect();
+    peer.write_all(get("/later").as_bytes()).unwrap();
+    let later = old.later();
+    let (ours, theirs) = line();
+    new.send(LoopCommand::Take(theirs));
+    give(&old, ours);
+    later.respond(Response::new(200));
+    assert!(!says_close(&response(&mut peer)));
+    old.expect(ControlEvent::Emptied { cut: 0 });
+    assert!(!says_close(&exchange(&mut peer, &get("/"))));
+    new.wait_counts([0, 0, 1, 0, 0]);
+    old.end();
+    new.end();
+}
+
+#[test]
+fn a_loop_that_stops_takes_nothing_and_the_next_successor_is_offered_it_again() {
+    let ((old, mut peers), stopping, newest) = (with_idle(5), Rig::start(), Rig::start());
+    stopping.send(LoopCommand::Gate(test_support::stop_rules()));
+    stopping.expect(ControlEvent::Gated);
+    let (ours, theirs) = line();
+    stopping.send(LoopCommand::Take(theirs));
+    give(&old, ours);
+    assert!(says_close(&exchange(&mut peers[0], &get("/"))), "it stays");
+    stopping.end();
+    let (ours, theirs) = line();
+    newest.send(LoopCommand::Take(theirs));
+    old.send(LoopCommand::Give(vec![ours]));
+    old.expect(ControlEvent::Emptied { cut: 0 });
+    newest.wait_counts([0, 0, 4, 0, 0]);
+    assert!(!peers[1..].iter_mut().any(|peer| says_close(&exchange(peer, &get("/")))));
+    old.end();
+    newest.end();
+}
+
+#[test]
+fn a_loop_that_gives_takes_too_and_passes_on() {
+    let ((old, mut peers), between, newest) = (with_idle(5), Rig::start(), Rig::start());
+    // It waits for an exchange, so it is there when the connections come.
+    let mut busy = between.connect();
+    busy.write_all(get("/later").as_bytes()).unwrap();
+    let later = between.later();
+    let (ours, theirs) = line();
+    newest.send(LoopCommand::Take(theirs));
+    give(&between, ours);
+    let (ours, theirs) = line();
+    between.send(LoopCommand::Take(theirs));
+    give(&old, ours);
+    old.expect(ControlEvent::Emptied { cut: 0 });
+    newest.wait_counts([0, 0, 5, 0, 0]);
+    later.respond(Response::new(200));
+    assert!(!says_close(&response(&mut busy)));
+    between.expect(ControlEvent::Emptied { cut: 0 });
+    newest.wait_counts([0, 0, 6, 0, 0]);
+    assert!(!peers.iter_mut().any(|peer| says_close(&exchange(peer, &get("/")))));
+    [old, between, newest].into_iter().for_each(Rig::end);
+}
+
+#[test]
+fn a_deadline_moves_with_its_connection() {
+    let mut running = test_support::running(Vec::new(), None);
+    let (mut connection, _peer) = test_support::connection(&mut running.cx);
+    let (mut facts, _) = connection.handed(&running.cx);
+    assert!((9_000..=10_000).contains(&facts.left_ms), "{facts:?}: head_timeout");
+    facts.left_ms = 1234;
+    let socket = connection.socket().try_clone().unwrap();
+    let permit = running.public.take_permit().unwrap();
+    let now_ms = running.cx.clock.now_ms();
+    let mut taken = Connection::taken(connection.token, &facts, socket, permit, &mut running.cx);
+    assert_eq!(taken.deadline_mut().at(), now_ms + 1234);
+    assert_ne!(taken.deadline_mut().at(), connection.deadline_mut().at());
+}
