@@ -255,3 +255,89 @@ fn an_access_log_on_a_full_disk_does_not_stop_serving() {
     assert_eq!(server.wait_exit().code(), Some(0));
     server.wait_event("shutdown_drained");
 }
+
+/// The value of a series on the page of metrics; 0 if it is not there.
+fn metric(server: &Server, series: &str) -> f64 {
+    let page = server.admin().call("GET", "/metrics", "").text;
+    let mut lines = page.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    lines.next().map_or(0.0, |value| value.parse().expect("a number"))
+}
+
+#[test]
+fn what_is_refused_is_counted_and_logged_with_what_is_known_of_it() {
+    let server = Setup::new()
+        .named_app("a.test")
+        .limits("body_bytes = \"1KiB\"")
+        .limits("head_bytes = \"2KiB\"")
+        .limits("head_timeout = \"300ms\"")
+        .log("access = \"json\"")
+        .log("access_path = \"access.log\"")
+        .start();
+    let long = "x".repeat(4096);
+    let upload = |host: &str| {
+        format!("POST /up?x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2000000\r\n\r\n")
+    };
+    let chunked = "POST /up HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   1000\r\n";
+    let known = "POST /up?x HTTP/1.1";
+    let refused = [
+        (upload("a.test"), 413, "a.test", "a.test", known),
+        (chunked.to_owned(), 413, "a.test", "a.test", "POST /up HTTP/1.1"),
+        (upload("who.test"), 413, "who.test", "", known),
+        (get("who.test", "/x"), 404, "who.test", "", "GET /x HTTP/1.1"),
+        (
+            "TRACE / HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(),
+            405,
+            "a.test",
+            "",
+            "TRACE / HTTP/1.1",
+        ),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "-", "", "- - -"),
+        (get("a.test", &format!("/{long}")), 414, "-", "", "- - -"),
+        (format!("GET / HTTP/1.1\r\nHost: a.test\r\nX: {long}\r\n\r\n"), 431, "-", "", "- - -"),
+        ("GET / HTTP/2.0\r\nHost: a.test\r\n\r\n".to_owned(), 505, "-", "", "- - -"),
+        ("GET / HT".to_owned(), 408, "-", "", "- - -"),
+    ];
+    for (index, (request, status, host, app, line)) in refused.into_iter().enumerate() {
+        let series = format!("tidegate_requests_total{{app=\"{app}\",status=\"{status}\"}}");
+        let before = metric(&server, &series);
+        let mut client = server.connect();
+        client.send(&request);
+        assert_eq!(client.response().status, status, "{request:.60}");
+        drop(client);
+        assert!(wait_until(PATIENCE, || metric(&server, &series) == before + 1.0), "{series}");
+        let last = wait_lines(&access_log(&server), index + 1).pop().expect("a line");
+        assert_eq!((last.status, last.request.as_str()), (u64::from(status), line));
+        let app = if app.is_empty() { "-" } else { app };
+        assert_eq!((last.host.as_str(), last.app.as_str()), (host, app), "{request:.60}");
+    }
+    let page = server.admin().call("GET", "/metrics", "").text;
+    assert!(page.contains("tidegate_request_seconds_count{app=\"\"} 8"), "{page}");
+}
+
+#[test]
+fn requests_of_one_turn_have_their_time() {
+    let server = Setup::new().named_app("a.test").start();
+    let mut client = server.connect();
+    for _ in 0..10 {
+        assert_eq!(client.exchange(get("a.test", "/")).status, 200);
+    }
+    let seconds = |name: &str| metric(&server, &format!("tidegate_request_seconds_{name}"));
+    let sum = || seconds("sum{app=\"a.test\"}");
+    let single = sum();
+    assert!((1e-6..10.0).contains(&single), "{single} s");
+    // A pipeline is counted in whole, and each of its requests has its time.
+    client.send(get("a.test", "/").repeat(20));
+    for _ in 0..20 {
+        assert_eq!(client.response().status, 200);
+    }
+    assert_eq!(seconds("count{app=\"a.test\"}"), 30.0);
+    assert!(sum() > single, "{} s", sum());
+    assert_eq!(metric(&server, "tidegate_requests_total{app=\"a.test\",status=\"200\"}"), 30.0);
+    let page = server.admin().call("GET", "/metrics", "").text;
+    let bounds = page.lines().filter_map(|line| {
+        line.strip_prefix("tidegate_request_seconds_bucket{le=\"")?.split('"').next()
+    });
+    let first: Vec<f64> = bounds.take(4).map(|bound| bound.parse().expect("a number")).collect();
+    assert_eq!(first, [0.000_05, 0.000_1, 0.000_25, 0.000_5]);
+}

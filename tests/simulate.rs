@@ -174,7 +174,9 @@ impl<'r> Simulation<'r> {
         match event {
             Event::NeedMore => model.starved = true,
             Event::Closed => assert_eq!(model.reading, Reading::Closed),
-            Event::Refused(refused) => panic!("{refused:?} after {model:?}"),
+            Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
+                panic!("{refused:?} after {model:?}");
+            }
             Event::Request(head) => {
                 assert_eq!((model.reading, model.owed), (Reading::Head, None));
                 let plan = &plans[model.requests];

@@ -637,7 +637,9 @@ proptest! {
                     }
                     Event::Content(piece) => seen.extend_from_slice(piece),
                     Event::ContentEnd => {}
-                    Event::Refused(_) | Event::Closed => prop_assert!(false, "{event:?}"),
+                    Event::Refused(_) | Event::RefusedRequest(..) | Event::Closed => {
+                        prop_assert!(false, "{event:?}");
+                    }
                 }
                 input.drain(..used);
             }

@@ -198,7 +198,9 @@ impl Talk {
                 Event::Request(head) => self.requested(&head),
                 Event::Content(piece) => self.content(piece),
                 Event::ContentEnd => self.content_end(),
-                Event::Refused(refused) => self.refused(refused),
+                Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
+                    self.refused(refused);
+                }
             }
             self.unread = unread;
             self.unread.drain(..used);

@@ -69,7 +69,7 @@ fn read(pieces: &[&[u8]], limits: &Limits) -> Outcome {
                 seen.keeps = keeps(&mut exchange);
                 return Outcome::Head(done, Box::new(seen));
             }
-            Event::Refused(refused) => {
+            Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
                 let mut fields = FieldTable::new();
                 let behind = exchange.next_event(&unread, &mut fields, limits);
                 assert!(matches!(behind, (0, Event::Closed)), "{behind:?} behind a refusal");

@@ -20,7 +20,7 @@ use crate::{
     app::{App, COPIED_BYTES_MAX, Context, OnContent, Peer, Reply, Segment},
     http::{Method, Refused, RequestHead, Response},
     logging::{End, event},
-    message::AppGuard,
+    message::{AppGuard, AppLife},
     registry::Refusal,
 };
 
@@ -58,11 +58,16 @@ impl Parked {
 const ADMIN: &str = "admin";
 
 impl Connection {
-    /// Answers a request, or parks it.
-    pub(super) fn answer(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) {
+    /// Answers a request, or parks it. One that cannot be served belongs to its app all the same.
+    pub(super) fn answer(
+        &mut self,
+        head: &RequestHead<'_>,
+        refused: Option<Refused>,
+        cx: &mut LoopContext,
+    ) {
         self.wait_anew = true;
         if self.class == Class::Admin {
-            return self.answer_by_admin(head, cx);
+            return self.answer_by_admin(head, refused, cx);
         }
         let own_answer = if own_answers::is_server_options(head) {
             own_answers::server_options()
@@ -75,39 +80,44 @@ impl Connection {
             let before = self.in_flight.last_mut().map_or(&mut none, |flight| &mut flight.guard);
             match cx.view.admit_after(host, before) {
                 Ok(guard) => {
-                    if let Some(flight) = self.in_flight.last()
-                        && was_held
-                        && flight.guard.is_none()
-                    {
-                        flight.count(&guard, cx);
-                    }
-                    return self.answer_by_app(guard, head, cx);
+                    let before = self.in_flight.last();
+                    let before = before.filter(|flight| was_held && flight.guard.is_none());
+                    let passed = before.map(|flight| flight.pass_on(&guard, cx));
+                    // The reply borrows from the app; the seat keeps it alive beside the guard.
+                    let seat = guard.seat();
+                    let flight = self.begin_exchange(Some(head), Some(guard), cx);
+                    flight.take_over(passed.unwrap_or_default());
+                    return match refused {
+                        Some(refused) => self.respond(own_answers::refused(refused), cx),
+                        None => self.answer_by_app(seat.entry(), head, cx),
+                    };
                 }
                 Err(Refusal::UnknownHost) => own_answers::unknown_host(),
                 Err(Refusal::Draining(life)) => {
                     let left_ns =
                         life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
-                    own_answers::draining(left_ns.div_ceil(1_000_000_000).max(1))
+                    let answer = own_answers::draining(left_ns.div_ceil(1_000_000_000).max(1));
+                    // The life counts what it refuses.
+                    self.begin_exchange(Some(head), None, cx);
+                    return self.answer_or_park(Reply::Full(answer), cx);
                 }
             }
         };
-        self.begin_exchange(Some(head), None, cx);
+        self.begin_exchange(Some(head), None, cx).is_unrouted = true;
+        let own_answer = refused.map_or(own_answer, own_answers::refused);
         self.answer_or_park(Reply::Full(own_answer), cx);
     }
 
-    fn answer_by_app(&mut self, guard: AppGuard, head: &RequestHead<'_>, cx: &mut LoopContext) {
-        // The reply borrows from the app; the seat keeps it alive beside the guard.
-        let seat = guard.seat();
-        self.begin_exchange(Some(head), Some(guard), cx);
-        let hosted = seat.entry().app();
+    fn answer_by_app(&mut self, life: &AppLife, head: &RequestHead<'_>, cx: &mut LoopContext) {
+        let hosted = life.app();
         if let Some(limiter) = &hosted.rate_limiter
             && let Err(wait_s) = limiter.admit(self.peer, cx.clock.now_ns())
         {
             let answer = own_answers::too_many_requests(wait_s);
             return self.answer_or_park(Reply::Full(answer), cx);
         }
-        let (app, host) = (&*hosted.app, seat.entry().host());
-        cx.gauges.ask(seat.entry().id().as_u64());
+        let (app, host) = (&*hosted.app, life.host());
+        cx.gauges.ask(life.id().as_u64());
         let reply = self.ask_app(app, host, head, cx);
         if let Reply::Forward(forward) = reply {
             return self.begin_forward(forward, head.content(), cx);
@@ -121,9 +131,17 @@ impl Connection {
     }
 
     /// Admin requests hold no app's life, and are not in the access log.
-    fn answer_by_admin(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) {
+    fn answer_by_admin(
+        &mut self,
+        head: &RequestHead<'_>,
+        refused: Option<Refused>,
+        cx: &mut LoopContext,
+    ) {
         let Some(app) = cx.admin_app.clone() else { return };
         self.begin_exchange(Some(head), None, cx);
+        if let Some(refused) = refused {
+            return self.respond(own_answers::refused(refused), cx);
+        }
         let reply = self.ask_app(&*app, ADMIN, head, cx);
         self.answer_or_park(reply, cx);
     }
@@ -232,7 +250,7 @@ impl Connection {
     pub(super) fn answer_refused(&mut self, refused: Refused, cx: &mut LoopContext) {
         let begun = self.in_flight.last().is_some_and(|flight| !flight.is_answered());
         if !begun {
-            self.begin_exchange(None, None, cx);
+            self.begin_exchange(None, None, cx).is_unrouted = self.class == Class::Public;
         }
         self.parked = None;
         self.drop_forward(cx);
@@ -247,7 +265,7 @@ impl Connection {
         head: Option<&RequestHead<'_>>,
         guard: Option<AppGuard>,
         cx: &mut LoopContext,
-    ) {
+    ) -> &mut InFlight {
         let app = guard.as_ref().map(|guard| guard.entry().host());
         let record = match (&mut cx.access, self.peer) {
             (Some(access), Peer::Tcp(peer)) if self.class == Class::Public => {
@@ -256,10 +274,11 @@ impl Connection {
             _ => None,
         };
         let flight = InFlight::new(guard, record, cx.clock.now_ns());
-        match self.in_flight.last_mut().filter(|flight| flight.is_spent()) {
-            Some(spent) => *spent = flight,
-            None => self.in_flight.push(flight),
+        if self.in_flight.last().is_some_and(InFlight::is_spent) {
+            self.in_flight.pop();
         }
+        self.in_flight.push(flight);
+        self.in_flight.last_mut().expect("it was pushed")
     }
 
     pub(super) fn respond(&mut self, response: Response<'_>, cx: &mut LoopContext) {
@@ -339,8 +358,13 @@ impl Connection {
     pub(super) fn end_sent_exchanges(&mut self, cx: &mut LoopContext) {
         let sent = self.output.sent_total();
         let ended = self.in_flight.iter().take_while(|flight| flight.end <= sent).count();
+        if ended == 0 {
+            return;
+        }
+        // About 25 ns for what a send(2) has sent, which takes a microsecond at least.
+        let now_ns = cx.clock.read_ns();
         for flight in self.in_flight.drain(..ended) {
-            flight.end(sent, End::Complete, cx);
+            flight.end(sent, End::Complete, now_ns, cx);
         }
     }
 
@@ -350,8 +374,9 @@ impl Connection {
         self.parked = None;
         self.drop_forward(cx);
         let how = if self.is_cut { End::Cut } else { End::Aborted };
+        let now_ns = cx.clock.read_ns();
         for flight in self.in_flight.drain(..) {
-            flight.end(sent, how, cx);
+            flight.end(sent, how, now_ns, cx);
         }
         self.uncount(cx);
     }

@@ -484,7 +484,8 @@ impl Connection {
             forwarding.count_cut();
         }
         self.drop_forward(cx);
-        let ends = self.in_flight.drain(..).map(|flight| flight.end(sent, End::Cut, cx));
+        let now_ns = cx.clock.read_ns();
+        let ends = self.in_flight.drain(..).map(|flight| flight.end(sent, End::Cut, now_ns, cx));
         let cut = ends.filter(|is_cut| *is_cut).count() as u64;
         self.uncount(cx);
         cut

@@ -1,7 +1,11 @@
 //! The account of one exchange, from its complete head until the kernel has its last byte.
 //!
 //! I3: the guard of an exchange sits here and leaves with it. However an exchange ends, it is
-//! counted once for its life: at its own end, or when its guard passes on to the next one.
+//! counted once: for its life, at its own end or with the exchange that its guard passed on to; or
+//! for the loop, if it was refused before it had a life.
+//!
+//! An exchange lasts from the turn in which its head was complete until the kernel has its last
+//! byte. The clock is read again once for all that ends together: in a pipeline many exchanges do.
 
 use std::time::Duration;
 
@@ -21,6 +25,10 @@ pub(super) struct InFlight {
     /// not made for short answers that are written at once: they are most of all, and are gone
     /// before anybody looks.
     pub(super) request: Option<Box<str>>,
+    /// Earlier exchanges of this turn that had the guard, and end with this one.
+    passed: Passed,
+    /// It was refused before any app's life was found for it.
+    pub(super) is_unrouted: bool,
     /// 0 as long as there is no answer.
     pub(super) status: u16,
     /// The upstream broke its answer off.
@@ -32,6 +40,14 @@ pub(super) struct InFlight {
     /// long as it is not written.
     pub(super) begin: u64,
     pub(super) end: u64,
+}
+
+/// Exchanges whose guard has passed on, and which are still to be counted.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Passed {
+    status: u16,
+    /// A turn begins fewer than this holds.
+    count: u8,
 }
 
 /// What an exchange is counted as that ended without an answer, whoever ended it. It is no status
@@ -49,6 +65,8 @@ impl InFlight {
             guard,
             record,
             request: None,
+            passed: Passed::default(),
+            is_unrouted: false,
             status: 0,
             is_broken: false,
             head_bytes: 0,
@@ -70,7 +88,7 @@ impl InFlight {
 
     /// Whether nothing is left to account for: the guard has passed on, and no line is owed.
     pub(super) fn is_spent(&self) -> bool {
-        self.guard.is_none() && self.record.is_none()
+        self.guard.is_none() && self.record.is_none() && !self.is_unrouted
     }
 
     /// Whether the whole answer is in the connection's output.
@@ -97,33 +115,74 @@ impl InFlight {
         sent_total.min(self.end).saturating_sub(self.head_start())
     }
 
-    /// Counts this exchange for the life of a guard. The time is that of the turns: what begins and
-    /// ends in one turn took none, and no clock is read for it.
-    pub(super) fn count(&self, guard: &AppGuard, cx: &LoopContext) {
-        let status = if self.status == 0 { NO_ANSWER } else { self.status };
-        let nanos = cx.clock.now_ns().saturating_sub(self.started_ns);
-        guard.entry().app().counters.record(cx.index, status, nanos);
+    /// The guard has passed from this exchange to the next one of its connection. Returns what that
+    /// one counts at its end. Only exchanges that began in one turn with one status end alike.
+    pub(super) fn pass_on(&self, guard: &AppGuard, cx: &LoopContext) -> Passed {
+        let Passed { status, count } = self.passed;
+        if self.started_ns == cx.clock.now_ns() {
+            if count == 0 {
+                return Passed { status: self.status, count: 1 };
+            }
+            if status == self.status && count < u8::MAX {
+                return Passed { status, count: count + 1 };
+            }
+        }
+        self.count(guard, cx.clock.read_ns(), cx);
+        Passed::default()
     }
 
-    /// The exchange is over, with so many bytes of the connection's output sent. Returns whether
-    /// that cut an exchange of a life.
-    pub(super) fn end(mut self, sent_total: u64, how: End, cx: &mut LoopContext) -> bool {
+    /// This exchange counts those at its end.
+    pub(super) fn take_over(&mut self, passed: Passed) {
+        self.passed = passed;
+    }
+
+    /// Counts this exchange, and those that it took over, for the life of a guard.
+    fn count(&self, guard: &AppGuard, ended_ns: u64, cx: &LoopContext) {
+        let counters = &guard.entry().app().counters;
+        let nanos = ended_ns.saturating_sub(self.started_ns);
+        let Passed { status, count } = self.passed;
+        if count > 0 && status == self.status {
+            return counters.record_all(cx.index, counted(status), nanos, u64::from(count) + 1);
+        }
+        if count > 0 {
+            counters.record_all(cx.index, counted(status), nanos, u64::from(count));
+        }
+        counters.record(cx.index, counted(self.status), nanos);
+    }
+
+    /// The exchange is over at this time, with so many bytes of the connection's output sent.
+    /// Returns whether that cut an exchange of a life.
+    pub(super) fn end(
+        mut self,
+        sent_total: u64,
+        how: End,
+        ended_ns: u64,
+        cx: &mut LoopContext,
+    ) -> bool {
         let how = if self.is_broken && how != End::Cut { End::UpstreamBroke } else { how };
         if let (Some(record), Some(access)) = (self.record.take(), &mut cx.access) {
             let outcome = Outcome {
                 status: self.status,
                 bytes: sent_total.min(self.end).saturating_sub(self.begin),
-                duration: Duration::from_nanos(cx.clock.read_ns().saturating_sub(self.started_ns)),
+                duration: Duration::from_nanos(ended_ns.saturating_sub(self.started_ns)),
                 end: how,
             };
             access.finish(record, &outcome, cx.clock.wall());
         }
+        if self.is_unrouted {
+            let nanos = ended_ns.saturating_sub(self.started_ns);
+            cx.gauges.count_unrouted(counted(self.status), nanos);
+        }
         // Last, for it may announce the end of a drain.
         let Some(guard) = self.guard.take() else { return false };
-        self.count(&guard, cx);
+        self.count(&guard, ended_ns, cx);
         if how == End::Cut {
             guard.cut();
         }
         how == End::Cut
     }
+}
+
+fn counted(status: u16) -> u16 {
+    if status == 0 { NO_ANSWER } else { status }
 }

@@ -80,8 +80,10 @@ pub enum Event<'a> {
     Content(&'a [u8]),
     /// The request's content is complete.
     ContentEnd,
-    /// A request that cannot be served; it has to be answered with this status.
+    /// What cannot be served; it has to be answered with this status.
     Refused(Refused),
+    /// The same, of a request whose head is complete and valid.
+    RefusedRequest(RequestHead<'a>, Refused),
     /// Nothing more is read on this connection.
     Closed,
 }
@@ -181,7 +183,10 @@ impl Exchange {
             RequestContent::Chunked => Framing::Chunked,
         });
         if body.left() > limits.content_bytes {
-            return (0, self.refuse(CONTENT_TOO_LARGE));
+            return match self.refuse(CONTENT_TOO_LARGE) {
+                Event::Refused(refused) => (0, Event::RefusedRequest(parsed.head, refused)),
+                event => (0, event),
+            };
         }
         self.writing = Writing::Owed;
         self.awaits_continue = parsed.head.expects_continue;

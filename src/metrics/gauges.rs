@@ -11,9 +11,17 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
+use super::{ExchangeCounters, ExchangeTotals};
+
 /// A loop's counts, for others to read.
-#[derive(Debug, Default)]
-pub(crate) struct LoopGauges(CachePadded<Published>);
+#[derive(Debug)]
+pub(crate) struct LoopGauges(CachePadded<Published>, ExchangeCounters);
+
+impl Default for LoopGauges {
+    fn default() -> Self {
+        Self(CachePadded::default(), ExchangeCounters::new(1))
+    }
+}
 
 #[derive(Debug, Default)]
 struct Published {
@@ -76,6 +84,16 @@ impl LoopGauges {
         self.0.taken_over.store(counts.taken_over, Relaxed);
         self.0.proxy_headers_refused.store(counts.proxy_headers_refused, Relaxed);
         self.0.connections_refused.store(counts.connections_refused, Relaxed);
+    }
+
+    /// An exchange ended that was refused before it had an app: only by the loop itself.
+    pub(crate) fn count_unrouted(&self, status: u16, nanos: u64) {
+        self.1.record(0, status, nanos);
+    }
+
+    /// The exchanges that were refused before they had an app.
+    pub(crate) fn unrouted(&self) -> ExchangeTotals {
+        self.1.snapshot()
     }
 
     /// A turn begins: only by the loop itself, as the next two.

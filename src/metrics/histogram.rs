@@ -8,11 +8,16 @@ pub(crate) type DrainSeconds = Histogram<15>;
 /// How long upstreams take for the heads of their answers: how many, and the sum alone.
 pub(crate) type AnswerSeconds = Histogram<1>;
 
-const MILLI: u64 = 1_000_000;
+const MICRO: u64 = 1_000;
+const MILLI: u64 = 1_000 * MICRO;
 const SECOND: u64 = 1_000 * MILLI;
 
 /// Upper bounds of exchanges' durations in nanoseconds, the last for all that is longer.
-pub(super) static EXCHANGE_BOUNDS: [u64; 16] = [
+pub(super) static EXCHANGE_BOUNDS: [u64; 20] = [
+    MICRO * 50,
+    MICRO * 100,
+    MICRO * 250,
+    MICRO * 500,
     MILLI,
     MILLI * 5 / 2,
     MILLI * 5,
@@ -137,11 +142,11 @@ mod tests {
     #[test]
     fn a_bound_belongs_to_the_bucket_below_it() {
         for (nanos, bucket) in
-            [(0, 0), (MILLI, 0), (MILLI + 1, 1), (SECOND * 60, 14), (SECOND * 60 + 1, 15)]
+            [(0, 0), (MILLI, 4), (MILLI + 1, 5), (SECOND * 60, 18), (SECOND * 60 + 1, 19)]
         {
             assert_eq!(bucket_of(&EXCHANGE_BOUNDS, nanos), bucket, "{nanos}");
         }
-        assert_eq!(bucket_of(&EXCHANGE_BOUNDS, u64::MAX), 15);
+        assert_eq!(bucket_of(&EXCHANGE_BOUNDS, u64::MAX), 19);
     }
 
     #[test]
@@ -150,12 +155,12 @@ mod tests {
             histogram.iter().map(|(bound, _)| *bound).collect()
         };
         let exchanges = [
-            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-            60.0,
+            0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
+            0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
         ];
         let shown = bounds(&Histogram::new(&EXCHANGE_BOUNDS).bounded());
-        assert_eq!(shown[..15], exchanges);
-        assert_eq!(shown[15], f64::INFINITY);
+        assert_eq!(shown[..19], exchanges);
+        assert_eq!(shown[19], f64::INFINITY);
         let drains = bounds(&DrainSeconds::default().bounded());
         assert!(drains.is_sorted());
         assert_eq!((drains[0], drains[13], drains[14]), (0.001, 300.0, f64::INFINITY));

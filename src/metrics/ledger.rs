@@ -243,6 +243,13 @@ impl HostLedger {
 }
 
 impl HostReading {
+    /// What was refused before it had an app: an app without a name.
+    pub(crate) fn unrouted(exchanges: ExchangeTotals) -> Self {
+        let totals = HostTotals { exchanges, ..HostTotals::default() };
+        let (active_connections, upstreams) = (None, BTreeMap::new());
+        Self { host: Arc::from(""), active_connections, totals, upstreams }
+    }
+
     fn add_upstreams(&mut self, upstreams: Vec<UpstreamReading>) {
         for UpstreamReading { url, now, totals } in upstreams {
             let (known, sum) = self.upstreams.entry(url.into()).or_default();

@@ -135,9 +135,10 @@ impl Collector for Page {
 impl Page {
     fn write_hosts(&self, families: &mut Families<'_>) -> fmt::Result {
         let hosts = &self.scrape.hosts;
+        let apps = || hosts.iter().filter(|host| !host.host.is_empty());
         families.counters(
             "tidegate_requests_total",
-            "Requests that were answered, by status",
+            "Requests that were answered, by status; no app: refused before one was found",
             hosts.iter().flat_map(|host| {
                 let statuses = host.totals.exchanges.statuses.iter();
                 statuses.map(|&(status, count)| (StatusLabels { app: &host.host, status }, count))
@@ -156,12 +157,12 @@ impl Page {
         families.counters(
             "tidegate_refused_total",
             "Requests refused because the app was draining",
-            hosts.iter().map(|host| (app(host), host.totals.refused)),
+            apps().map(|host| (app(host), host.totals.refused)),
         )?;
         families.counters(
             "tidegate_cut_total",
             "Exchanges that the deadline of a drain ended",
-            hosts.iter().map(|host| (app(host), host.totals.cut)),
+            apps().map(|host| (app(host), host.totals.cut)),
         )
     }
 
@@ -476,7 +477,7 @@ fn app(host: &HostReading) -> [(&'static str, &str); 1] {
 /// About how long the page will be, so that it seldom grows.
 fn expected_bytes(scrape: &Scrape) -> usize {
     let lines = |host: &HostReading| {
-        let histogram = if host.totals.exchanges.statuses.is_empty() { 0 } else { 18 };
+        let histogram = if host.totals.exchanges.statuses.is_empty() { 0 } else { 22 };
         let upstreams = 12 * host.upstreams.len();
         let apps = 3 + histogram + host.totals.exchanges.statuses.len() + host.totals.drains.len();
         (apps + upstreams) * (62 + host.host.len()) + upstreams * 42

@@ -180,7 +180,9 @@ impl Talk {
                     self.content(&content);
                 }
                 Event::ContentEnd => self.content_end(),
-                Event::Refused(refused) => self.refused(refused.status),
+                Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
+                    self.refused(refused.status);
+                }
             }
             self.input.drain(..used);
             if waits {

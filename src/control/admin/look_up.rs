@@ -18,7 +18,7 @@ use crate::{
     http::Response,
     logging::Logging,
     message::AppLife,
-    metrics::{self, Exposition, LoopCounts, ProcessUsage, Scrape},
+    metrics::{self, ExchangeTotals, Exposition, HostReading, LoopCounts, ProcessUsage, Scrape},
 };
 
 impl Admin {
@@ -147,8 +147,11 @@ impl Admin {
     }
 
     fn metrics(&self, accept: Option<&str>) -> Answered {
-        let measured =
+        let mut measured =
             ask(&self.control, Input::Measure).map_err(|reason| refused(SERVER, &reason))?;
+        let mut unrouted = ExchangeTotals::default();
+        self.gauges.iter().for_each(|gauges| unrouted.add(&gauges.unrouted()));
+        measured.hosts.push(HostReading::unrouted(unrouted));
         let stuck = self.report()?.stuck_loops;
         let is_stuck = |index| stuck.iter().any(|stuck| stuck.index == index);
         let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();

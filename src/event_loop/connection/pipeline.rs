@@ -88,8 +88,9 @@ impl Connection {
                 Event::NeedMore | Event::Closed => {}
                 Event::Request(head) => {
                     self.turn.requests += 1;
-                    self.answer(&head, cx);
+                    self.answer(&head, None, cx);
                 }
+                Event::RefusedRequest(head, refused) => self.answer(&head, Some(refused), cx),
                 Event::Content(content) => self.collect(content, cx),
                 Event::ContentEnd => self.content_complete(cx),
                 Event::Refused(refused) => self.answer_refused(refused, cx),
