@@ -139,9 +139,7 @@ fn token_missing(path: &str, span: Span) -> Finding {
 
 fn listen(text: &str, base: &Path) -> Result<AdminListen, Fault> {
     if let Some(path) = text.strip_prefix("unix:") {
-        let path = absolute_path(path, base)?;
-        check_length(&path)?;
-        return Ok(AdminListen::Unix(path));
+        return Ok(AdminListen::Unix(socket_path(path, base)?));
     }
     let Ok(address) = text.parse::<SocketAddr>() else { return Err(no_listen(text)) };
     if address.ip().to_canonical().is_loopback() {
@@ -168,7 +166,19 @@ fn no_listen(text: &str) -> Fault {
     fault.help(r#"write "unix:tidegate.sock" or "127.0.0.1:9901""#)
 }
 
-pub(super) fn check_length(path: &Path) -> Result<(), Fault> {
+/// The file of a socket, made absolute from `base`.
+pub(super) fn socket_path(text: &str, base: &Path) -> Result<PathBuf, Fault> {
+    if text.starts_with('@') {
+        let fault = Fault::new("names an abstract socket, which has no file and no owner");
+        let help = format!("write \"unix:./{}\" for a file of this name", text.escape_debug());
+        return Err(fault.help(help));
+    }
+    let path = absolute_path(text, base)?;
+    check_length(&path)?;
+    Ok(path)
+}
+
+fn check_length(path: &Path) -> Result<(), Fault> {
     let length = path.as_os_str().len();
     if length <= SOCKET_PATH_BYTES_MAX {
         return Ok(());

@@ -11,8 +11,8 @@ use super::{
     AppConfig, AppKind, FilesConfig, RateLimit, RedirectConfig, RespondConfig,
     error::{Finding, Span},
     hosts::host_pattern,
-    proxy,
-    reader::{Repeats, Syntax, Table},
+    keys, proxy,
+    reader::{Meant, Repeats, Syntax, Table, quoted},
     sections::{absolute_path, wait},
     values::{Fault, boolean, duration, integer, nearest, string},
 };
@@ -67,6 +67,10 @@ const NAMES_SHOWN_MAX: usize = 20;
 
 const KINDS: [&str; 4] = ["respond", "redirect", "files", "proxy"];
 
+/// The keys of an app's table.
+const APP_KEYS: [&str; 7] =
+    ["aliases", "drain_timeout", "rate_limit", "respond", "redirect", "files", "proxy"];
+
 /// Reads `[apps]`.
 pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Apps {
     let mut apps = Apps::default();
@@ -86,7 +90,7 @@ pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
         apps.names.push((name.clone(), host.clone().unwrap_or_default()));
     }
     let drain_timeout = table.optional("drain_timeout", wait);
-    let rate_limit = table.table("rate_limit", rate_limit).flatten();
+    let rate_limit = table.table_meant("rate_limit", meant_rate_limit, rate_limit).flatten();
     let kind = kind(table, base);
     if let (Some(host), Some(kind)) = (host, kind) {
         let aliases = aliases.into_iter().map(|(alias, _)| alias).collect();
@@ -101,7 +105,8 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
         KINDS.iter().filter_map(|kind| Some((table.key_span(kind)?, *kind))).collect();
     places.sort_by_key(|(span, _)| span.start);
     match &places[..] {
-        [] if !unquoted => {
+        // What is there by another name is an unknown key.
+        [] if !unquoted && table.in_order().iter().all(|(key, ..)| is_app_key(key)) => {
             let message = format!("`{}` has nothing to serve", table.name());
             let help = format!("add one of {}", KINDS.join(", "));
             table.report(Finding::new(table.span(), message).help(help).fragile());
@@ -116,35 +121,85 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
         }
         [] => {}
     }
-    let respond = table.table("respond", respond);
-    let redirect = table.table("redirect", redirect).flatten();
-    let files = table.table("files", |table| files(table, base)).flatten();
-    let proxy = table.table("proxy", |table| proxy::read(table, base)).flatten();
+    let respond = table.table_meant("respond", |value| one_string("body", value), respond);
+    let redirect = table.table_meant("redirect", |value| one_string("to", value), redirect);
+    let files = table
+        .table_meant("files", |value| one_string("root", value), |table| files(table, base))
+        .flatten();
+    let proxy = table.table_meant("proxy", meant_proxy, |table| proxy::read(table, base));
+    let (redirect, proxy) = (redirect.flatten(), proxy.flatten());
     let respond = respond.map(AppKind::Respond).or(redirect.map(AppKind::Redirect));
     respond.or(files.map(AppKind::Files)).or(proxy.map(|proxy| AppKind::Proxy(Box::new(proxy))))
 }
 
+/// A kind whose only key that must be there is given alone: `redirect = "https://…"`.
+fn one_string(key: &'static str, value: &DeValue<'_>) -> Option<Meant> {
+    Some(vec![(key, quoted(value.as_str()?))])
+}
+
+/// `proxy = "http://…"`, or an array of such, or a port.
+fn meant_proxy(value: &DeValue<'_>) -> Option<Meant> {
+    let upstreams = match value {
+        DeValue::String(url) => vec![quoted(url)],
+        DeValue::Integer(port) => vec![quoted(&format!("http://127.0.0.1:{}", port.as_str()))],
+        DeValue::Array(urls) => {
+            urls.iter().map(|url| url.get_ref().as_str().map(quoted)).collect::<Option<_>>()?
+        }
+        _ => return None,
+    };
+    Some(vec![("upstreams", format!("[{}]", upstreams.join(", ")))])
+}
+
+/// `rate_limit = "100/s"`, or a number.
+fn meant_rate_limit(value: &DeValue<'_>) -> Option<Meant> {
+    let (requests, per) = match value {
+        DeValue::Integer(integer) => (integer.as_str(), "s"),
+        DeValue::String(text) => text.split_once('/').unwrap_or((text, "s")),
+        _ => return None,
+    };
+    let digits = requests.trim().trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let requests = digits.parse::<u32>().ok()?;
+    let per = match per.trim() {
+        "s" | "sec" | "second" => "1s",
+        "m" | "min" | "minute" => "1m",
+        "h" | "hour" => "1h",
+        other => other,
+    };
+    Some(vec![("requests", requests.to_string()), ("per", quoted(per))])
+}
+
+/// Whether an app's table has this key.
+fn is_app_key(key: &str) -> bool {
+    APP_KEYS.contains(&key)
+}
+
 /// Reports `[apps.www.example.com]`, which TOML reads as tables in tables.
 fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
-    let known = |key: &str| KINDS.contains(&key) || ["aliases", "rate_limit"].contains(&key);
     let mut found = false;
     if table.syntax() == Syntax::Json {
         return found;
     }
     for (key, span, value) in table.in_order() {
         let DeValue::Table(inner) = value.get_ref() else { continue };
-        if known(key) {
+        if is_app_key(key) {
             continue;
         }
-        table.accept(key);
         let mut host = format!("{}.{key}", table.key());
         let mut inner: &DeTable<'_> = inner;
         while let Some((key, value)) = inner.iter().next()
-            && let (false, DeValue::Table(next)) = (known(key.get_ref()), value.get_ref())
+            && let (false, DeValue::Table(next)) = (is_app_key(key.get_ref()), value.get_ref())
         {
             host = format!("{host}.{}", key.get_ref());
             inner = next;
         }
+        let is_app = inner.keys().any(|key| is_app_key(key.get_ref()));
+        let is_slip = nearest(key, APP_KEYS.into_iter()).is_some() || table.key().contains('.');
+        let is_elsewhere = keys::advice("apps.HOST", key).is_some();
+        if !is_app && (is_slip || is_elsewhere) {
+            // It is reported as an unknown key, with what was meant.
+            continue;
+        }
+        table.accept(key);
         let message = format!("unknown table `{}`", table.path_of(key));
         let help = format!("a host with dots needs quotes: [apps.\"{}\"]", host.escape_debug());
         table.report(Finding::new(span, message).help(help));
@@ -276,6 +331,10 @@ fn path_inside(text: &str) -> Result<String, Fault> {
 fn redirect_target(text: &str) -> Result<String, Fault> {
     let fault =
         |reason: &str| Err(Fault::new(reason).help("write a URL such as \"https://example.com\""));
+    if text.starts_with('/') && !text.starts_with("//") {
+        let fault = Fault::new("has no host: the app answers every path of its own, this one too");
+        return Err(fault.help("write a URL of another host, such as \"https://example.com\""));
+    }
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return fault("must begin with https:// or http://");
     };

@@ -4,7 +4,7 @@
 
 use crate::http::{Host, is_host_name};
 
-use super::values::Fault;
+use super::{punycode, values::Fault};
 
 /// Checks a host or wildcard and gives its kept form: lower case, without a trailing dot.
 pub(super) fn host_pattern(text: &str) -> Result<String, Fault> {
@@ -38,16 +38,40 @@ fn explain(text: &str) -> Fault {
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
         return fault.help(format!("write \"[{text}]\""));
     }
+    if !text.is_ascii() {
+        return fault.help(match ascii_name(text) {
+            Some(name) => format!("write its ASCII form, \"{name}\""),
+            None => "write an international name in its ASCII form, \"xn--…\"".to_owned(),
+        });
+    }
     if text == "*" {
         return fault.help("set `server.default_app` to the app for all other hosts");
     }
     if text.contains('*') {
         return fault.help("a `*` stands for whole labels at the start: \"*.example.com\"");
     }
-    if !text.is_ascii() {
-        return fault.help("write an international name in its ASCII form, \"xn--…\"");
+    if let Some((host, path)) = text.split_once('/')
+        && is_host_name(host)
+        && !path.is_empty()
+    {
+        let fault = Fault::new("has a path: an app for a part of a host is not in this version");
+        return fault.help(format!("write \"{host}\""));
     }
     fault.help(r#"write a name such as "www.example.com", "*.example.com" or "[::1]""#)
+}
+
+/// An international name in its ASCII form (RFC 5890 §2.3.2.1), if it can be told.
+fn ascii_name(text: &str) -> Option<String> {
+    let (wildcard, name) = match text.strip_prefix("*.") {
+        Some(name) => ("*.", name),
+        None => ("", text),
+    };
+    let label = |label: &str| {
+        if label.is_ascii() { Some(label.to_owned()) } else { punycode::a_label(label) }
+    };
+    let labels: Option<Vec<String>> = name.trim_end_matches('.').split('.').map(label).collect();
+    let name = labels?.join(".");
+    is_host_name(&name).then(|| format!("{wildcard}{name}"))
 }
 
 #[cfg(test)]
@@ -96,7 +120,10 @@ mod tests {
             ("example.com:", "write \"example.com\";"),
             ("::1", "write \"[::1]\""),
             ("http://Example.com/", "alone: \"example.com\""),
-            ("b\u{fc}cher.example", "xn--"),
+            ("b\u{fc}cher.example", "\"xn--bcher-kva.example\""),
+            ("*.B\u{dc}CHER.example", "\"*.xn--bcher-kva.example\""),
+            ("bu\u{308}cher.example", "\"xn--…\""),
+            ("a.test/path", "write \"a.test\""),
             ("[zz]", "such as"),
             ("[::1].", "such as"),
         ] {

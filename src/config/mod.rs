@@ -10,9 +10,12 @@ mod apps;
 mod cidr;
 pub(crate) mod diff;
 mod error;
+mod foreign;
 mod hosts;
 mod json;
+mod keys;
 mod proxy;
+mod punycode;
 mod reader;
 mod sections;
 mod source;
@@ -126,9 +129,14 @@ impl Config {
             }
             Self { server, limits, log, admin, apps: apps.list }
         });
-        let findings = document.join(findings);
+        let mut findings = document.join(findings);
         if findings.is_empty() {
             return Ok(config);
+        }
+        if document.is_broken()
+            && let Some(foreign) = foreign::finding(text)
+        {
+            findings = vec![foreign];
         }
         let shown = admin::hide_token(text, document.tree.get_ref());
         Err(ConfigError::new(name, &shown, findings))
@@ -659,6 +667,111 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
+    fn habits_from_elsewhere_in_the_sections_are_answered_with_what_is_right_here() {
+        let all = "for all IPv4 addresses, \"[::]:80\" for all IPv6 addresses, or both; \"127.";
+        let table = [
+            ("listen = ['::1:80']", "2:11", "(write \"[::1]:80\")"),
+            ("listen = ['fe80::1:8080']", "2:11", "(write \"[fe80::1]:8080\")"),
+            ("listen = ['[::1]']", "2:11", "(write \"[::1]:8080\")"),
+            ("listen = [':80']", "2:11", all),
+            ("listen = ['80']", "2:11", all),
+            ("listen = ['*:80']", "2:11", all),
+            ("listen = [80]", "2:11", all),
+            ("listen = 80", "2:10", all),
+            ("listen = ['http://0.0.0.0:80/']", "2:11", "(write \"0.0.0.0:80\")"),
+            ("listen = ['443 ssl']", "2:11", "(TLS is not in this version: put a TLS term"),
+            ("listen = ['unix:/run/a']", "2:11", "(a socket file for clients is not in this"),
+            ("tls = { cert = 'a' }", "2:1", "(TLS is not in this version: put a TLS term"),
+            ("port = 80", "2:1", "unknown key `server.port` (did you mean `listen`?)"),
+            ("workers = 4", "2:1", "(did you mean `threads`?)"),
+            ("body_bytes = '1MiB'", "2:1", "(`body_bytes` belongs in [limits])"),
+            ("level = 'info'", "2:1", "(`level` belongs in [log])"),
+            ("drain_timeout = '10 sec'", "2:17", "(write \"10s\")"),
+            ("drain_timeout = '5min'", "2:17", "(write \"5m\")"),
+            ("drain_timeout = '1d'", "2:17", "(write \"24h\")"),
+            ("drain_timeout = “10s”", "2:17", "this is a typographic quote (write \"10s\")"),
+            ("listen = [“[::1]:1”]", "2:11", "this is a typographic quote (write \"[::1]:1\")"),
+            ("default_app = bücher", "2:15", "must be quoted (write \"bücher\")"),
+        ];
+        assert_problems("[server]", &table);
+        let table = [
+            ("enabled = yes", "2:11", "must be quoted (write true)"),
+            ("enabled = False", "2:11", "invalid boolean (expected `false`)"),
+            ("enabled = 'off'", "2:11", "true or false, not a string (write false)"),
+            ("enabled = 1", "2:11", "true or false, not an integer (write true)"),
+            ("listen = 'unix:@tidegate'", "2:10", "an abstract socket, which has no file and no"),
+        ];
+        assert_problems("[admin]", &table);
+        let table = [
+            ("level = 'warning'", "2:9", "(did you mean \"warn\"?)"),
+            ("level = 'none'", "2:9", "(did you mean \"off\"?)"),
+            ("level = off", "2:9", "(write \"off\")"),
+            ("format = 'JSON'", "2:10", "(did you mean \"json\"?)"),
+            ("access = 'Combined'", "2:10", "(did you mean \"combined\"?)"),
+        ];
+        assert_problems("[log]", &table);
+        let table = [
+            ("listen = ['127.0.0.1:80']", "2:1", "(`listen` belongs in [server] or [admin])"),
+            ("[tls]\ncert = 'a'", "2:2", "(TLS is not in this version: put a TLS termi"),
+            ("[apps.\"a.test/api\".respond]", "2:7", "has a path: an app for a part of a host"),
+            ("[apps.\"bücher.example\".respond]", "2:7", "\"xn--bcher-kva.example\")"),
+            ("[apps.“a.test”]", "2:7", "this is a typographic quote (write \"a.test\")"),
+        ];
+        assert_problems("", &table);
+    }
+
+    #[test]
+    fn habits_from_elsewhere_in_an_app_are_answered_with_what_is_right_here() {
+        let table = [
+            ("respnd = { body = 'x' }", "2:1", "key `apps.a.respnd` (did you mean `respond`?)"),
+            ("root = 'site'", "2:1", "(`root` belongs in `files`)"),
+            ("upstreams = ['http://b']", "2:1", "(`upstreams` belongs in `proxy`)"),
+            ("backend = 'http://b'", "2:1", "(`upstreams` belongs in `proxy`)"),
+            ("respond = {}\nthreads = 2", "3:1", "(`threads` belongs in [server])"),
+            ("respond = {}\ntls = { acme = true }", "3:1", "(TLS is not in this version"),
+            ("proxy = 'http://b:1'", "2:9", "(write proxy = { upstreams = [\"http://b:1\"] })"),
+            ("proxy = ['http://b']", "2:9", "(write proxy = { upstreams = [\"http://b\"] })"),
+            ("proxy = 9000", "2:9", "{ upstreams = [\"http://127.0.0.1:9000\"] })"),
+            ("proxy.upstreams = [9000]", "2:20", "(write [\"http://127.0.0.1:9000\"])"),
+            ("proxy.upstreams = ['unix:@x']", "2:20", "an abstract socket, which has no file"),
+            ("redirect = 'https://b'", "2:12", "(write redirect = { to = \"https://b\" })"),
+            ("files = 'site'", "2:9", "(write files = { root = \"site\" })"),
+            ("respond = {}\nrate_limit = '100/s'", "3:14", "{ requests = 100, per = \"1s\" })"),
+            ("respond = {}\nrate_limit = '5r/m'", "3:14", "{ requests = 5, per = \"1m\" })"),
+            (
+                "proxy = { upstreams = ['http://b'], health = '/up' }",
+                "2:46",
+                "(write health = { path = \"/up\" })",
+            ),
+            ("redirect = { to = '/x' }", "2:19", "has no host: the app answers every path of its"),
+        ];
+        assert_problems("[apps.a]", &table);
+        let table = [
+            (
+                "[apps.\"b.test\".prxy]\nupstreams = ['http://b']",
+                "2:16",
+                "unknown key `apps.\"b.test\".prxy` (did you mean `proxy`?)",
+            ),
+            ("[apps.www.b.test]\nrespond = {}", "2:11", "needs quotes: [apps.\"www.b.test\"]"),
+        ];
+        assert_problems("", &table);
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_one_problem() {
+        for (text, what) in [
+            ("server {\n  listen 80;\n  root /srv;\n}\n", "a config of nginx"),
+            ("example.com {\n  root * /srv\n  file_server\n}\n", "a Caddyfile"),
+            ("# ours\nserver:\n  listen: 127.0.0.1:8080\n", "YAML"),
+            ("{\n  \"server\": { \"threads\": 1 }\n}\n", "JSON"),
+        ] {
+            let found = problems(text);
+            let expected = format!("this looks like {what}, and the config is TOML");
+            assert!(found.len() == 1 && found[0].contains(&expected), "{found:#?}");
+        }
+    }
+
+    #[test]
     fn mistakes_in_limits_and_log_have_their_place_and_say_what_is_right() {
         let table = [
             ("head_bytes = '16KB'", "2:14", "`limits.head_bytes` is no size (write \"16KiB\")"),
@@ -782,7 +895,11 @@ headers = { X-B = "2", X-A = "1" }
             ("aliases = ['A']\nrespond = {}", "2:12", "`a` stands twice"),
             ("aliases = ['*.a.*']\nrespond = {}", "2:12", "`apps.a.aliases[0]` is no host name"),
             ("aliases = ['b:8']\nrespond = {}", "2:12", "must not have a port (write \"b\";"),
-            ("respond = {}\nrate_limit = 5", "3:14", "not an integer (write [apps.a.rate_limit])"),
+            (
+                "respond = {}\nrate_limit = 5",
+                "3:14",
+                "(write rate_limit = { requests = 5, per = \"1s\" })",
+            ),
             (
                 "respond = {}\nrate_limit.per = '1s'",
                 "3:1",
@@ -810,7 +927,7 @@ headers = { X-B = "2", X-A = "1" }
     #[test]
     fn mistakes_in_respond_and_redirect_have_their_place_and_say_what_is_right() {
         let table = [
-            ("respond = 'hello'", "2:11", "not a string (write [apps.a.respond])"),
+            ("respond = 'hello'", "2:11", "(write respond = { body = \"hello\" })"),
             ("respond = { status = 199 }", "2:22", "must be an integer from 200 to 599"),
             ("respond = { body = 'x', status = 304 }", "2:20", "cannot be sent with status 304"),
             ("respond = { content_type = 'text' }", "2:28", "is no media type"),
@@ -820,7 +937,7 @@ headers = { X-B = "2", X-A = "1" }
             ("respond = { headers = { A = \"x\\r\\nB: y\" } }", "2:29", "is no field value"),
             ("respond = { headers = { A = 'x', a = 'y' } }", "2:34", "`a` stands twice"),
             ("redirect = {}", "2:1", "`apps.a.redirect.to` is missing (add `to`)"),
-            ("redirect = { to = '/' }", "2:19", "must begin with https:// or http://"),
+            ("redirect = { to = '/' }", "2:19", "has no host: the app answers every path"),
             ("redirect = { to = 'https://' }", "2:19", "has no valid host"),
             ("redirect = { to = 'https://a@b' }", "2:19", "has no valid host"),
             ("redirect = { to = 'https://a?b' }", "2:19", "must not have a query"),

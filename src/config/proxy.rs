@@ -14,9 +14,9 @@ use toml::de::DeValue;
 
 use super::{
     Cidr,
-    admin::check_length,
-    reader::{Repeats, Table},
-    sections::{TIME_MAX, absolute_path, timeout, wait},
+    admin::socket_path,
+    reader::{Meant, Repeats, Table, quoted},
+    sections::{TIME_MAX, timeout, wait},
     values::{Fault, Value, choice, duration, integer, string},
 };
 use crate::http::{Host, is_field_name};
@@ -248,7 +248,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Option<ProxyConfig
         trusted_proxies: trusted.into_iter().map(|(network, _)| network).collect(),
         tunnel_idle_timeout: table.or("tunnel_idle_timeout", default.tunnel_idle_timeout, timeout),
         drain_tunnels: drain_tunnels(table, default.drain_tunnels),
-        health: table.table("health", health).flatten(),
+        health: table.table_meant("health", meant_health, health).flatten(),
         upstreams: default.upstreams,
     };
     (!proxy.upstreams.is_empty()).then_some(proxy)
@@ -262,7 +262,10 @@ fn upstreams(table: &mut Table<'_, '_>, base: &Path) -> Option<Vec<UpstreamConfi
         Some(UpstreamConfig { address: address?, weight })
     };
     table.require("upstreams");
-    let found = table.strings_or_tables("upstreams", 1..=UPSTREAMS_MAX, of_url, of_table)?;
+    let found =
+        table.strings_or_tables("upstreams", 1..=UPSTREAMS_MAX, of_url, of_table, |port| {
+            format!("write [\"http://127.0.0.1:{port}\"]")
+        })?;
     let mut seen = Repeats::default();
     for (upstream, span) in &found {
         let repeat = seen.add(&upstream.address.to_string(), span.clone());
@@ -274,8 +277,7 @@ fn upstreams(table: &mut Table<'_, '_>, base: &Path) -> Option<Vec<UpstreamConfi
 fn upstream_address(text: &str, base: &Path) -> Result<UpstreamAddress, Fault> {
     const HELP: &str = r#"write "http://127.0.0.1:9000" or "unix:/run/app.sock""#;
     if let Some(path) = text.strip_prefix("unix:") {
-        let path = absolute_path(path, base)?;
-        check_length(&path)?;
+        let path = socket_path(path, base)?;
         return Ok(UpstreamAddress::Unix(path));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -391,6 +393,12 @@ fn drain_tunnels(table: &mut Table<'_, '_>, default: DrainTunnels) -> DrainTunne
         Some(false) => DrainTunnels::Keep,
         Some(true) => DrainTunnels::CutAfter(after.unwrap_or(TUNNEL_CUT_AFTER)),
     }
+}
+
+/// `health = "/up"`
+fn meant_health(value: &DeValue<'_>) -> Option<Meant> {
+    let path = value.as_str().filter(|path| path.starts_with('/'));
+    Some(vec![("path", quoted(path.unwrap_or("/healthz")))])
 }
 
 fn health(table: &mut Table<'_, '_>) -> Option<HealthConfig> {

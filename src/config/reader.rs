@@ -10,6 +10,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{
     error::{Finding, Span},
+    keys,
     values::{Fault, Value, nearest, string},
 };
 
@@ -200,9 +201,14 @@ impl<'d, 'f> Table<'d, 'f> {
         count: RangeInclusive<usize>,
         read: impl Fn(&'d str) -> Result<T, Fault>,
         read_table: impl Fn(&mut Table<'d, '_>) -> Option<T>,
+        of_port: fn(u16) -> String,
     ) -> Option<Vec<(T, Span)>> {
         let wanted = "an array of strings and tables";
-        let items = self.optional(key, |value| array(value, count, wanted))?;
+        let port_help = |value: &DeValue<'_>| Some(of_port(port(value)?));
+        let items = self.optional(key, |value| {
+            let help = port_help(value.get_ref());
+            array(value, count, wanted).map_err(|fault| fault.help_or(help))
+        })?;
         let mut read_items = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let (path, span) = (format!("{}[{index}]", self.path_of(key)), item.span());
@@ -215,6 +221,7 @@ impl<'d, 'f> Table<'d, 'f> {
                 DeValue::String(text) => self.keep(&path, span.clone(), read(text)),
                 other => {
                     let fault = Fault::wrong_type("a string or a table", other);
+                    let fault = fault.help_or(port_help(other));
                     self.keep(&path, span.clone(), Err(fault))
                 }
             };
@@ -254,8 +261,26 @@ impl<'d, 'f> Table<'d, 'f> {
         key: &'static str,
         read: impl FnOnce(&mut Table<'d, '_>) -> T,
     ) -> Option<T> {
+        self.table_meant(key, |_| None, read)
+    }
+
+    /// Reads a table inside. What stands instead is probably this table: keys with their values as
+    /// TOML writes them.
+    pub(super) fn table_meant<T>(
+        &mut self,
+        key: &'static str,
+        meant: impl FnOnce(&DeValue<'d>) -> Option<Meant>,
+        read: impl FnOnce(&mut Table<'d, '_>) -> T,
+    ) -> Option<T> {
         let value = self.value(key)?;
         let span = self.key_span(key)?;
+        if !matches!(value.get_ref(), DeValue::Table(_))
+            && let Some(meant) = meant(value.get_ref())
+        {
+            let (path, fault) = (self.path_of(key), no_table(self.syntax, "", value.get_ref()));
+            let help = format!("write {}", inline(self.syntax, key, &meant));
+            return self.keep(&path, value.span(), Err(fault.help(help)));
+        }
         self.enter(key, span, value, read)
     }
 
@@ -305,13 +330,39 @@ impl<'d, 'f> Table<'d, 'f> {
             if self.known.contains(&key) || self.silent.contains(&key) {
                 continue;
             }
-            let help = nearest(key, self.known.iter().copied()).map_or_else(
-                || format!("known keys: {}", self.known.join(", ")),
-                |known| format!("did you mean `{known}`?"),
-            );
+            let near = nearest(key, self.known.iter().copied());
+            let near = near.map(|known| format!("did you mean `{known}`?"));
+            // A table of an app in JSON is the root of its paths.
+            let path = if self.syntax == Syntax::Json {
+                dotted_path("apps.HOST", &self.path).replace('"', "")
+            } else {
+                self.path.clone()
+            };
+            let help = keys::advice(&path, key).or(near);
+            let help = help.unwrap_or_else(|| format!("known keys: {}", self.known.join(", ")));
             let message = format!("unknown key `{}`", self.path_of(key));
             self.report(Finding::new(span, message).help(help));
         }
+    }
+}
+
+/// Keys of a table, with their values as TOML and JSON write them.
+pub(super) type Meant = Vec<(&'static str, String)>;
+
+/// A string as TOML and JSON write it.
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.escape_debug())
+}
+
+fn inline(syntax: Syntax, key: &str, meant: &Meant) -> String {
+    let pairs = meant.iter().map(|(key, value)| match syntax {
+        Syntax::Toml => format!("{key} = {value}"),
+        Syntax::Json => format!("\"{key}\": {value}"),
+    });
+    let pairs = pairs.collect::<Vec<_>>().join(", ");
+    match syntax {
+        Syntax::Toml => format!("{key} = {{ {pairs} }}"),
+        Syntax::Json => format!("\"{key}\": {{{pairs}}}"),
     }
 }
 
@@ -324,6 +375,12 @@ pub(super) fn dotted_path(table: &str, key: &str) -> String {
         format!("\"{}\"", key.escape_debug())
     };
     if table.is_empty() { quoted } else { format!("{table}.{quoted}") }
+}
+
+/// An integer as a port.
+fn port(value: &DeValue<'_>) -> Option<u16> {
+    let DeValue::Integer(integer) = value else { return None };
+    u16::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
 fn array<'d>(

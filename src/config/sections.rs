@@ -1,7 +1,7 @@
 //! `[server]`, `[limits]` and `[log]`.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -137,7 +137,7 @@ fn listen(table: &mut Table<'_, '_>) -> Option<Vec<ListenConfig>> {
         let proxy_protocol = table.or("proxy_protocol", false, boolean);
         Some(ListenConfig { address: address?, proxy_protocol })
     };
-    let found = table.strings_or_tables("listen", 1..=usize::MAX, of_text, of_table)?;
+    let found = table.strings_or_tables("listen", 1..=usize::MAX, of_text, of_table, of_port)?;
     let mut seen = Repeats::default();
     for (ListenConfig { address, .. }, span) in &found {
         // An IPv4 address can be written as IPv6 too, and both would take the same port.
@@ -149,17 +149,44 @@ fn listen(table: &mut Table<'_, '_>) -> Option<Vec<ListenConfig>> {
 }
 
 fn address(text: &str) -> Result<SocketAddr, Fault> {
-    text.parse().map_err(|_| {
-        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        let fault = Fault::new("is no IP address with a port");
-        match (text.split(':').next(), port, text.parse::<std::net::IpAddr>()) {
-            (Some(""), Some(port), Err(_)) => fault.help(format!(
-                "write \"0.0.0.0:{port}\" for all IPv4 addresses, \"[::]:{port}\" for all, or \
-                 \"127.0.0.1:{port}\" for this machine"
-            )),
-            (Some("localhost"), Some(port), _) => fault.help(format!("write \"127.0.0.1:{port}\"")),
-            (_, _, Ok(ip)) => fault.help(format!("write \"{}\"", SocketAddr::new(ip, 8080))),
-            _ => fault.help(r#"write an address such as "127.0.0.1:8080" or "[::1]:8080""#),
+    text.parse().map_err(|_| no_address(text))
+}
+
+/// What to write for a port alone.
+fn of_port(port: u16) -> String {
+    format!(
+        "write \"0.0.0.0:{port}\" for all IPv4 addresses, \"[::]:{port}\" for all IPv6 addresses, \
+         or both; \"127.0.0.1:{port}\" for this machine alone"
+    )
+}
+
+/// Says what was probably meant.
+fn no_address(text: &str) -> Fault {
+    let fault = Fault::new("is no IP address with a port");
+    if text.split_whitespace().any(|word| ["ssl", "tls", "http2", "quic"].contains(&word)) {
+        return fault.help("TLS is not in this version: put a TLS terminator before it");
+    }
+    if text.starts_with("unix:") {
+        return fault.help("a socket file for clients is not in this version: listen on 127.0.0.1");
+    }
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest.trim_end_matches('/'));
+    let write = |address: SocketAddr| format!("write \"{address}\"");
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return fault.help(write(address));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().ok()),
+        None => ("", text.parse::<u16>().ok()),
+    };
+    let unbracketed = text.trim_start_matches('[').trim_end_matches(']');
+    match (host, port, host.parse::<Ipv6Addr>(), unbracketed.parse::<IpAddr>()) {
+        ("" | "*", Some(port), ..) => fault.help(of_port(port)),
+        ("localhost", Some(port), ..) => fault.help(format!("write \"127.0.0.1:{port}\"")),
+        // `::1:80` is an address, too, but hardly meant as one.
+        (_, Some(port), Ok(ip), _) if !text.starts_with('[') && port >= 10 => {
+            fault.help(write(SocketAddr::new(ip.into(), port)))
         }
-    })
+        (_, _, _, Ok(ip)) => fault.help(write(SocketAddr::new(ip, 8080))),
+        _ => fault.help(r#"write an address such as "127.0.0.1:8080" or "[::1]:8080""#),
+    }
 }

@@ -10,7 +10,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::error::{Finding, Lines, Span};
+use super::{
+    error::{Finding, Lines, Span},
+    values::truth,
+};
 
 /// A file's tree and its syntax errors.
 pub(super) struct Document<'t> {
@@ -33,6 +36,11 @@ impl<'t> Document<'t> {
         let lines = Lines::of(text);
         let broken_lines = errors.iter().map(|(span, _)| lines.line(span.start)).collect();
         Self { tree, errors: without_consequences(text, &lines, errors), lines, broken_lines }
+    }
+
+    /// Whether the text is no TOML.
+    pub(super) fn is_broken(&self) -> bool {
+        !self.broken_lines.is_empty()
     }
 
     /// Joins the syntax errors with what was found in the tree.
@@ -110,15 +118,53 @@ fn explained(text: &str, span: Span, message: &str) -> Finding {
         Some((message, expected)) => (message, Some(format!("expected {expected}"))),
         None => (message, None),
     };
+    if let Some(finding) = typographic(text, &span) {
+        return finding;
+    }
     if message == "string values must be quoted" {
         return match text.get(span.clone()).unwrap_or_default().trim() {
             "" => Finding::new(span, "the value is missing"),
-            value => Finding::new(span, message).help(format!("write \"{value}\"")),
+            value => {
+                let line = line_from(text, span.start);
+                let key = line.split('=').next().unwrap_or_default().trim();
+                let help = match truth(value).filter(|_| BOOLEANS.iter().any(|b| key.ends_with(b)))
+                {
+                    Some(truth) => format!("write {truth}"),
+                    None => format!("write \"{value}\""),
+                };
+                Finding::new(span, message).help(help)
+            }
         };
     }
     let mut finding = Finding::new(span, message);
     finding.help = expected;
     finding
+}
+
+/// Keys that are true or false: for others `off` is a word.
+const BOOLEANS: [&str; 3] = ["enabled", "precompressed", "proxy_protocol"];
+
+/// Quotes as a word processor writes them.
+const TYPOGRAPHIC: [char; 10] = [
+    '\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}',
+    '\u{ab}', '\u{bb}',
+];
+
+/// A typographic quote where the parser stumbled, and how its piece of text is written.
+fn typographic(text: &str, span: &Span) -> Option<Finding> {
+    let line_end = text[span.start..].find('\n').map_or(text.len(), |length| span.start + length);
+    let line = &text[span.start..line_end];
+    let first = line.find(TYPOGRAPHIC)?;
+    // Behind an ordinary string or a comment they are no mistake.
+    if line[..first].contains(['"', '\'', '#']) {
+        return None;
+    }
+    let inside = &line[first..].trim_start_matches(TYPOGRAPHIC);
+    let length = inside.find(TYPOGRAPHIC).unwrap_or(inside.len());
+    let start = span.start + first;
+    let end = text.len().min(start + line[first..].chars().next().map_or(0, char::len_utf8));
+    let finding = Finding::new(start..end, "this is a typographic quote");
+    Some(finding.help(format!("write \"{}\"", inside[..length].escape_debug())))
 }
 
 fn duplicate(text: &str, span: Span, first: Option<Span>) -> Finding {

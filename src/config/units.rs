@@ -32,9 +32,9 @@ const SIZE_UNITS: [(&str, u64); 4] =
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let fail = || {
         Err(UnitError {
-            help: match text.parse::<u64>() {
-                Ok(seconds) => format!("write \"{seconds}s\""),
-                Err(_) => r#"write a duration such as "500ms", "30s", "1m30s" or "2h""#.to_owned(),
+            help: match meant_duration(text) {
+                Some(meant) => format!("write \"{}\"", show_duration(meant)),
+                None => r#"write a duration such as "500ms", "30s", "1m30s" or "2h""#.to_owned(),
             },
         })
     };
@@ -54,15 +54,37 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     }
 }
 
+/// What a duration with other units, blanks or a fraction probably is: `5 min`, `1d`, `1.5s`. A
+/// number alone is one of seconds.
+fn meant_duration(text: &str) -> Option<Duration> {
+    let text = text.trim().to_ascii_lowercase();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit_ms = match unit.trim() {
+        "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => 1.0,
+        "" | "s" | "sec" | "secs" | "second" | "seconds" => 1000.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60_000.0,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3_600_000.0,
+        "d" | "day" | "days" => 86_400_000.0,
+        "w" | "week" | "weeks" => 604_800_000.0,
+        _ => return None,
+    };
+    let ms = number.parse::<f64>().ok()? * unit_ms;
+    // A year is far beyond what any key takes.
+    (ms.fract() == 0.0 && ms < 366.0 * 86_400_000.0).then(|| Duration::from_millis(ms as u64))
+}
+
 /// Reads `512B`, `16KiB`, `1MiB` or `2GiB` as bytes.
 ///
 /// # Errors
 /// When the unit is missing or another one, or the number is too large.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
+    let blank_free = text.replace(' ', "");
     let (count, unit, rest) = split_number(text);
     let known = SIZE_UNITS.iter().find(|(name, _)| *name == unit).filter(|_| rest.is_empty());
     let bytes = known.and_then(|(_, unit_bytes)| count?.checked_mul(*unit_bytes));
     bytes.ok_or_else(|| {
+        let (count, unit, rest) = split_number(&blank_free);
         let meant = match (unit.to_ascii_lowercase().as_str(), rest) {
             ("" | "b", "") => Some("B"),
             ("k" | "kb" | "kib", "") => Some("KiB"),
@@ -150,7 +172,24 @@ mod tests {
         ] {
             assert!(parse_duration(text).is_err(), "{text:?}");
         }
-        assert_eq!(parse_duration("30").unwrap_err().to_string(), "write \"30s\"");
+        for (text, help) in [
+            ("30", "write \"30s\""),
+            ("10 sec", "write \"10s\""),
+            ("30S", "write \"30s\""),
+            ("5min", "write \"5m\""),
+            ("2 hours", "write \"2h\""),
+            ("1d", "write \"24h\""),
+            ("1w", "write \"168h\""),
+            ("1.5s", "write \"1500ms\""),
+            ("250 ms", "write \"250ms\""),
+            ("0.0001s", "write a duration such as"),
+            ("soon", "write a duration such as"),
+            ("1.2.3s", "write a duration such as"),
+            ("999999999999999d", "write a duration such as"),
+        ] {
+            let error = parse_duration(text).expect_err(text).to_string();
+            assert!(error.starts_with(help), "{text:?}: {error}");
+        }
     }
 
     #[test]
@@ -169,7 +208,8 @@ mod tests {
             ("", "write a size such as"),
             ("1.5MiB", "write a size such as"),
             ("1KiB1B", "write a size such as"),
-            ("16 KiB", "write a size such as"),
+            ("16 KiB", "write \"16KiB\""),
+            ("10 MB", "write \"10MiB\""),
             ("99999999999999999GiB", "write a size such as"),
         ] {
             let error = parse_size(text).expect_err(text).to_string();

@@ -41,6 +41,12 @@ impl Fault {
         self
     }
 
+    /// With this help, unless there is none.
+    pub(super) fn help_or(mut self, help: Option<String>) -> Self {
+        self.help = help.or(self.help);
+        self
+    }
+
     /// See [`Finding::fragile`].
     pub(super) fn fragile(mut self) -> Self {
         self.fragile = true;
@@ -61,7 +67,22 @@ pub(super) fn string<'d>(value: Value<'d>) -> Result<&'d str, Fault> {
 
 pub(super) fn boolean(value: Value<'_>) -> Result<bool, Fault> {
     let value = value.get_ref();
-    value.as_bool().ok_or_else(|| Fault::wrong_type("true or false", value))
+    let word = match value {
+        DeValue::String(text) => truth(text),
+        DeValue::Integer(integer) => truth(integer.as_str()),
+        _ => None,
+    };
+    let help = word.map(|word| format!("write {word}"));
+    value.as_bool().ok_or_else(|| Fault::wrong_type("true or false", value).help_if(help))
+}
+
+/// What a word for yes or no means.
+pub(super) fn truth(word: &str) -> Option<bool> {
+    match word.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Some(true),
+        "false" | "no" | "off" | "0" => Some(false),
+        _ => None,
+    }
 }
 
 /// An integer in a range.
@@ -115,10 +136,23 @@ pub(super) fn choice<T: Copy>(value: Value<'_>, choices: &[(&str, T)]) -> Result
     };
     let found = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice);
     found.ok_or_else(|| {
-        let near = nearest(text, choices.iter().map(|(word, _)| *word));
+        let words = || choices.iter().map(|(word, _)| *word);
+        let near = meant(text, words()).or_else(|| nearest(text, words()));
         let help = near.map(|word| format!("did you mean \"{word}\"?"));
         Fault::new(format!("must be {wanted}")).help_if(help)
     })
+}
+
+/// The word that another spelling stands for: `JSON`, `least-active`, `warning`, `none`.
+fn meant<'w>(text: &str, mut words: impl Iterator<Item = &'w str> + Clone) -> Option<&'w str> {
+    let text = text.trim().to_ascii_lowercase().replace(['-', ' '], "_");
+    let text = if text == "none" { "off" } else { &text };
+    let same = words.clone().find(|word| *word == text);
+    // At least three letters: `in` is no `info`.
+    let is_part = |word: &&str| {
+        word.len().min(text.len()) >= 3 && (word.starts_with(text) || text.starts_with(*word))
+    };
+    same.or_else(|| words.find(is_part))
 }
 
 /// The text of a number with a unit; a bare number gets told its likely unit.
