@@ -18,7 +18,7 @@ use crossbeam_channel::Sender;
 
 pub use crate::control::{
     ChangeError, DrainTicket, EarlySignals, Emptied, ReloadError, ReloadOptions, Reloaded,
-    SignalRequest, Verdict, forward_signals,
+    SignalRequest, Verdict, forward_signals, unblock_all,
 };
 pub use crate::event_loop::BindError;
 use crate::{

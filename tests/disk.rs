@@ -259,6 +259,33 @@ fn lines_that_a_hanging_log_holds_at_the_end_are_counted_as_lost() {
 }
 
 #[test]
+fn a_second_signal_does_not_wait_for_a_log_that_hangs() {
+    /// Less than the logs get at the end, which no signal cuts short.
+    const SOON: Duration = Duration::from_millis(1500);
+    let stop = || {
+        let setup = setup().log("");
+        let path = setup.dir().join("access.log");
+        make_fifo(&path);
+        let _reader = File::options().read(true).write(true).open(&path).expect("the FIFO");
+        let mut server = setup.start();
+        let mut client = server.connect();
+        for _ in 0..20 {
+            client.send(get("app.test", "/").repeat(100));
+            (0..100).for_each(|_| drop(client.response()));
+        }
+        drop(client);
+        server.signal(Signal::TERM);
+        server.wait_event("server_stop");
+        let begun = Instant::now();
+        server.signal(Signal::TERM);
+        assert_eq!(server.wait_exit().code(), Some(0));
+        begun.elapsed()
+    };
+    // A busy machine may be late, now and then.
+    assert!((0..5).any(|_| stop() < SOON));
+}
+
+#[test]
 fn a_limit_of_a_log_s_size_loses_lines_tells_of_them_and_ends_nothing() {
     let server = setup().start();
     let mut events = server.admin().events();

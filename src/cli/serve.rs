@@ -7,9 +7,13 @@ use std::{
     panic::{self, PanicHookInfo},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -18,9 +22,10 @@ use rustix::fs::{Access, access};
 use crate::{
     config::{Config, Source},
     control::{NoTakeOver, TakeOver},
-    logging::{self, Logging, event},
+    logging::{self, Logging, LostLines, event},
     server::{
         Account, EarlySignals, HttpServer, Privileges, SignalRequest, Verdict, forward_signals,
+        unblock_all,
     },
 };
 
@@ -47,8 +52,11 @@ pub(super) struct Serve {
     allow_empty: bool,
 }
 
-/// How long the logs may take to be written out at the end.
+/// How long the logs may take to be written out at the end, unless another signal asks to stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether one does.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long standard error may take at the end: its reader may stand still.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -101,7 +109,7 @@ impl Serve {
     /// Serves until a signal ends it, from where the process before it stands if there is one.
     pub(super) fn run(&self, place: &Place) -> ExitCode {
         // First: whoever knows the process may send some from now on.
-        let signals = EarlySignals::keep();
+        let signals = EarlySignals::keep().and_then(|kept| unblock_all().map(|()| kept));
         let take_over = match TakeOver::receive() {
             Ok(take_over) => take_over,
             Err(why) => {
@@ -184,8 +192,9 @@ fn start(
         // Root could read it; a reload is going to fail.
         event!(Warn, "config_not_readable", config:% = file.display(), error:% = error);
     }
-    let ended = run(&plan, &logging, take_over, signals);
-    let lost = logging.close(FLUSH_TIMEOUT);
+    let stops = Arc::<AtomicU32>::default();
+    let ended = run(&plan, &logging, take_over, (signals, Arc::clone(&stops)));
+    let lost = close(&logging, &stops);
     // Where the log is standard error, that is what hangs.
     if lost.events > 0 && plan.config.log.path.is_some() {
         let lines = show::count(usize::try_from(lost.events).unwrap_or(usize::MAX), "line");
@@ -201,7 +210,7 @@ fn run(
     plan: &Plan,
     logging: &Logging,
     take_over: Option<TakeOver>,
-    signals: EarlySignals,
+    (signals, stops): (EarlySignals, Arc<AtomicU32>),
 ) -> Result<Verdict, Failure> {
     let config = &plan.config;
     let is_first = take_over.is_none();
@@ -219,13 +228,27 @@ fn run(
     }
     let (handle, logging) = (server.handle(), logging.clone());
     let on_signal = move |request, name: &str| match request {
-        SignalRequest::Stop => handle.stop(name),
+        SignalRequest::Stop => {
+            stops.fetch_add(1, Relaxed);
+            handle.stop(name);
+        }
         SignalRequest::ReopenLogs => logging.reopen(),
         SignalRequest::Reload => handle.begin_reload(),
         SignalRequest::Upgrade => handle.begin_upgrade(),
     };
     forward_signals(signals, on_signal).map_err(Failure::of)?;
     server.run().map_err(Failure::of)
+}
+
+/// Waits for the logs to be written out; gives what is lost because they were not. A log can hang.
+fn close(logging: &Logging, stops: &AtomicU32) -> LostLines {
+    let (begun, before) = (Instant::now(), stops.load(Relaxed));
+    while !logging.flush(LOOK_AGAIN) {
+        if begun.elapsed() >= FLUSH_TIMEOUT || stops.load(Relaxed) != before {
+            return logging.close();
+        }
+    }
+    LostLines::default()
 }
 
 /// Writes to standard error, which may hang: then without that.

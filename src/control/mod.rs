@@ -61,7 +61,7 @@ pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, load, un
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, ReloadOptions, Reloaded};
 pub(crate) use service_manager::ServiceManager;
-pub use signals::{EarlySignals, SignalRequest, forward_signals};
+pub use signals::{EarlySignals, SignalRequest, forward_signals, unblock_all};
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, PassedStop,

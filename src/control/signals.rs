@@ -4,7 +4,7 @@
 //! signals, or ignored them (`nohup`). Those that steer the server are handled and unblocked all
 //! the same, before the first thread begins. SIGXFSZ, which would end the process when a log
 //! reaches a limit of its size, is caught: write(2) fails instead. SIGPIPE is ignored, by the
-//! standard library. Programs that this one starts get an empty mask, and default actions.
+//! standard library. Programs that are started inherit the mask: the server has an empty one.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ},
     flag,
@@ -46,9 +46,26 @@ impl EarlySignals {
         let signals = Signals::new([SIGUSR1, SIGHUP, SIGUSR2])?;
         // A handler, whose effect is that the signal's default action is not taken.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-        SigSet::empty().thread_set_mask()?;
+        let handled = [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGUSR1,
+            Signal::SIGHUP,
+            Signal::SIGUSR2,
+            Signal::SIGXFSZ,
+        ];
+        SigSet::from_iter(handled).thread_unblock()?;
         Ok(Self(signals))
     }
+}
+
+/// Unblocks all signals, whatever the parent has blocked; to be called before any thread is
+/// started. For a program that is a server and nothing else.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn unblock_all() -> io::Result<()> {
+    SigSet::empty().thread_set_mask().map_err(Into::into)
 }
 
 /// Calls `on_signal` with each signal and its name, from a thread that ends with the process; first
@@ -81,14 +98,14 @@ pub fn forward_signals(
 mod tests {
     use std::time::Duration;
 
-    use rustix::process::{Signal, getpid, kill_process};
+    use rustix::process::{Signal as Sent, getpid, kill_process};
 
     use super::*;
 
     #[test]
     fn what_came_before_anybody_listened_is_not_lost() {
         let early = EarlySignals::keep().unwrap();
-        kill_process(getpid(), Signal::USR1).unwrap();
+        kill_process(getpid(), Sent::USR1).unwrap();
         let (sender, told) = crossbeam_channel::unbounded();
         forward_signals(early, move |request, name| sender.send((request, name)).unwrap()).unwrap();
         let first = told.recv_timeout(Duration::from_secs(10)).unwrap();
