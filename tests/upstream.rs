@@ -67,6 +67,16 @@ const FRAMINGS: &[Transcript] = &[
     (Get, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", "[200 length] +hel lost"),
     (Get, chunked!("5\r\nhello\r\n0\r\n\r\n"), "[200 chunked] +hello . kept"),
     (Get, chunked!("2;a=\"b\"\r\nhe\r\n03\r\nllo\r\n0\r\n\r\n"), "[200 chunked] +hello . kept"),
+    // Blanks behind a size, with an extension (RFC 9112 §7.1.1) or as padding.
+    (Get, chunked!("2 ; a = b\r\nhe\r\n03\t;\r\nllo\r\n0\r\n\r\n"), "[200 chunked] +hello . kept"),
+    (Get, chunked!("5   \r\nhello\r\n0 \t \r\n\r\n"), "[200 chunked] +hello . kept"),
+    // A blank before a colon is removed (RFC 9112 §5.1).
+    (Get, "HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 0\r\n\r\n", "[200 length] . kept"),
+    (
+        Get,
+        "HTTP/1.1 200 OK\r\nConnection\t: close\r\nContent-Length: 0\r\n\r\n",
+        "[200 length] . lost",
+    ),
     (Get, chunked!("5\r\nhello\r\n0\r\n"), "[200 chunked] +hello lost"),
     (
         Get,
@@ -178,6 +188,9 @@ const INTERIM: &[Transcript] = &[
 
 const BAD_LINE: &str = "malformed status line";
 const BAD_VERSION: &str = "only HTTP/1.1 and HTTP/1.0 are spoken here";
+const BAD_STATUS: &str = "a status that is not 100 to 599";
+const FOLDED: &str = "a field line that is folded";
+const BLANK: &str = "a blank before the colon of Content-Length or Transfer-Encoding";
 const BAD_FIELD: &str = "malformed header field";
 const LF: &str = "line not ended by CRLF";
 const TWO_LENGTHS: &str = "more than one Content-Length";
@@ -207,9 +220,9 @@ const REFUSED_HEADS: &[(Asked, &str, &str)] = &[
     (Get, "HTTP/1.1 2000 OK\r\n\r\n", BAD_LINE),
     (Get, "HTTP/1.1 2x0 OK\r\n\r\n", BAD_LINE),
     (Get, "HTTP/1.1 -20 OK\r\n\r\n", BAD_LINE),
-    (Get, "HTTP/1.1 099 OK\r\n\r\n", BAD_LINE),
-    (Get, "HTTP/1.1 600 OK\r\n\r\n", BAD_LINE),
-    (Get, "HTTP/1.1 999 OK\r\n\r\n", BAD_LINE),
+    (Get, "HTTP/1.1 099 OK\r\n\r\n", BAD_STATUS),
+    (Get, "HTTP/1.1 600 OK\r\n\r\n", BAD_STATUS),
+    (Get, "HTTP/1.1 999 OK\r\n\r\n", BAD_STATUS),
     (Get, "HTTP/1.1  200 OK\r\n\r\n", BAD_LINE),
     (Get, "HTTP/1.1\t200 OK\r\n\r\n", BAD_VERSION),
     (Get, "HTTP/1.1 200\tOK\r\n\r\n", BAD_LINE),
@@ -233,10 +246,13 @@ const REFUSED_HEADS: &[(Asked, &str, &str)] = &[
     (Get, "HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n", LF),
     (Get, "HTTP/1.1 200 OK\r\nContent-Length: 0\n\r\n", LF),
     (Get, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\n", LF),
-    (Get, "HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n", BAD_FIELD),
-    (Get, "HTTP/1.1 200 OK\r\n Content-Length: 0\r\n\r\n", BAD_FIELD),
-    (Get, "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", BAD_FIELD),
-    (Get, "HTTP/1.1 200 OK\r\nA: b\r\n\tc\r\n\r\n", BAD_FIELD),
+    (Get, "HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n", BLANK),
+    (Get, "HTTP/1.1 200 OK\r\nTransfer-Encoding\t: chunked\r\n\r\n", BLANK),
+    (Get, "HTTP/1.1 200 OK\r\nA b: c\r\n\r\n", BAD_FIELD),
+    (Get, "HTTP/1.1 200 OK\r\nA \r\n: c\r\n\r\n", BAD_FIELD),
+    (Get, "HTTP/1.1 200 OK\r\n Content-Length: 0\r\n\r\n", FOLDED),
+    (Get, "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", FOLDED),
+    (Get, "HTTP/1.1 200 OK\r\nA: b\r\n\tc\r\n\r\n", FOLDED),
     (Get, "HTTP/1.1 200 OK\r\nA: b\0\r\n\r\n", BAD_FIELD),
     (Get, "HTTP/1.1 200 OK\r\nA: b\rContent-Length: 5\r\n\r\n", BAD_FIELD),
     (Get, "HTTP/1.1 200 OK\r\nA\0: b\r\n\r\n", BAD_FIELD),
@@ -288,7 +304,9 @@ const REFUSED_CHUNKS: &[(&str, &str)] = &[
     (" 1\r\n", "malformed chunk size"),
     ("0x1\r\n", "malformed chunk size"),
     ("+1\r\n", "malformed chunk size"),
-    ("1 \r\n", "malformed chunk size"),
+    ("1 1\r\n", "malformed chunk size"),
+    ("1 \n", "malformed chunk size"),
+    ("1                                 \r\n", "malformed chunk size"),
     ("1\n", "malformed chunk size"),
     ("10000000000000000\r\n", "malformed chunk size"),
     ("1;\n", "malformed chunk"),
@@ -369,12 +387,10 @@ fn heads_and_trailers_are_limited() {
 }
 
 #[test]
-fn interim_responses_are_limited() {
+fn any_number_of_interim_responses_comes_before_the_final_one() {
     let hints = |count| "HTTP/1.1 103 X\r\n\r\n".repeat(count) + "HTTP/1.1 204 X\r\n\r\n";
-    let trace = "(103) ".repeat(10);
-    check_splits(Get, LIMITS, hints(10).as_bytes(), false, &format!("{trace}[204 none] . kept"));
-    let refused = format!("{trace}!too many interim responses lost");
-    check_splits(Get, LIMITS, hints(11).as_bytes(), false, &refused);
+    let trace = "(103) ".repeat(40);
+    check_splits(Get, LIMITS, hints(40).as_bytes(), false, &format!("{trace}[204 none] . kept"));
 }
 
 #[test]

@@ -141,7 +141,7 @@ const WAYS: &[Way] = &[
         },
         502,
         "bad_head",
-        "header field",
+        "folded",
     ),
     (
         |_, line| {
@@ -440,4 +440,182 @@ fn the_reason_of_a_failing_check_is_the_newest_one() {
     upstream.wait_asked(checks + 3);
     let told = server.events().iter().filter(|it| it.name == "upstream_still_down").count();
     assert_eq!(told, 1);
+}
+
+// Slow upstreams.
+
+/// Sends piece after piece, with a pause before each, until the line is gone.
+fn trickle(line: &mut Line, piece: &str) {
+    let pause = Gate::default();
+    while line.send(piece) {
+        pause.passes_within(Duration::from_millis(60));
+    }
+}
+
+#[test]
+fn an_upstream_that_trickles_is_ended() {
+    let heads: [fn(&Asked, &mut Line); 2] = [
+        |_, line| {
+            line.send("HTTP/1.1 200 OK\r\nA: ");
+            trickle(line, "b");
+        },
+        |_, line| trickle(line, "HTTP/1.1 102 Processing\r\n\r\n"),
+    ];
+    for script in heads {
+        let upstream = Upstream::tcp(script);
+        let server = start(&upstream, "answer_timeout = \"400ms\", interim_timeout = \"1s\"");
+        let mut client = server.connect();
+        client.send(get_and_close(HOST, "/"));
+        let (bytes, _) = client.read_to_end();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains("HTTP/1.1 504 "), "{text}");
+        assert_eq!(failures(&server, upstream.url(), "answer_too_slow"), Some(1));
+        upstream.wait_left(1);
+    }
+    for (framing, more) in
+        [("Content-Length: 1000", ""), ("Transfer-Encoding: chunked", ", slow_streams = false")]
+    {
+        let upstream = Upstream::tcp(move |_, line| {
+            line.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n"));
+            trickle(line, if more.is_empty() { "x" } else { "1\r\nx\r\n" });
+        });
+        let server = start(&upstream, &format!("answer_timeout = \"400ms\"{more}"));
+        let mut client = server.connect();
+        client.send(GET);
+        assert_eq!(client.read_to_end().1, End::Eof);
+        assert_eq!(access_lines(&server, 1)[0]["end"], "upstream_broke");
+        assert_eq!(failures(&server, upstream.url(), "answer_too_slow"), Some(1));
+    }
+}
+
+#[test]
+fn a_slow_stream_and_a_slow_client_are_no_trickling_upstream() {
+    let gate = Gate::default();
+    let upstream = Upstream::tcp({
+        let gate = gate.clone();
+        move |asked, line| match asked.target() {
+            "/events" => {
+                line.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n");
+                for _ in 0..10 {
+                    Gate::default().passes_within(Duration::from_millis(100));
+                    line.send(":\n\n");
+                }
+                line.close();
+            }
+            _ => {
+                line.answer(200, "x".repeat(8 << 20));
+                gate.open();
+            }
+        }
+    });
+    let server = start(&upstream, "answer_timeout = \"300ms\"");
+    assert_eq!(server.connect().exchange(get(HOST, "/events")).text(), ":\n\n".repeat(10));
+    // The client takes a little every now and then, for longer than the time-out.
+    let mut client = Client::connect_narrow(server.address());
+    client.send(get(HOST, "/large"));
+    for count in 1..=10 {
+        client.buffer_at_least(count * 100);
+        Gate::default().passes_within(Duration::from_millis(80));
+    }
+    assert_eq!(client.response().body.len(), 8 << 20);
+    gate.pass();
+    assert_eq!(upstream_row(&server, 0)["failures"], 0);
+}
+
+#[test]
+fn interim_answers_put_the_answer_off_as_often_as_they_come_but_not_in_floods() {
+    let upstream = Upstream::tcp(|asked, line| {
+        if asked.target() == "/flood" {
+            line.send("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2000));
+        } else {
+            for _ in 0..40 {
+                line.send("HTTP/1.1 102 Processing\r\n\r\n");
+                Gate::default().passes_within(Duration::from_millis(20));
+            }
+        }
+        line.answer(200, "done");
+    });
+    // Together they take longer than an upstream may be silent.
+    let server = start(&upstream, "answer_timeout = \"400ms\"");
+    let mut client = server.connect();
+    client.send(get_and_close(HOST, "/"));
+    let (bytes, _) = client.read_to_end();
+    let text = String::from_utf8_lossy(&bytes);
+    assert_eq!(text.matches("HTTP/1.1 102 Processing\r\n").count(), 40, "{text}");
+    assert!(text.ends_with("done"), "{text}");
+    let mut client = server.connect();
+    client.send(get_and_close(HOST, "/flood"));
+    let (bytes, _) = client.read_to_end();
+    assert!(String::from_utf8_lossy(&bytes).contains("HTTP/1.1 502 "));
+    assert_eq!(failures(&server, upstream.url(), "head_too_large"), Some(1));
+}
+
+// What is odd and passes.
+
+#[test]
+fn answers_that_are_odd_but_clear_pass_and_are_written_well() {
+    let answers: &[(&str, &[&str], &str)] = &[
+        (
+            "HTTP/1.1 200 OK\r\nName : value\r\nContent-Length: 2\r\n\r\nok",
+            &["HTTP/1.1 200 OK", "Name: value"],
+            "ok",
+        ),
+        (
+            "HTTP/1.1 299 Fine Indeed\r\nContent-Length: 0\r\n\r\n",
+            &["HTTP/1.1 299 Fine Indeed"],
+            "",
+        ),
+        ("HTTP/1.1 423 x\r\nContent-Length: 0\r\n\r\n", &["HTTP/1.1 423 Locked"], ""),
+        (
+            "HTTP/1.1 426 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nContent-Length: 0\r\n\r\n",
+            &["Upgrade: websocket", "Connection: upgrade", "Sec-WebSocket-Version: 13"],
+            "",
+        ),
+        (
+            "HTTP/1.1 407 X\r\nProxy-Authenticate: Basic\r\nProxy-Status: a; error=b\r\n\
+             Proxy-Connection: close\r\nContent-Length: 0\r\n\r\n",
+            &["Proxy-Authenticate: Basic", "Proxy-Status: a; error=b"],
+            "",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTrailer: Server-Timing\r\nTransfer-Encoding: chunked\r\n\r\n\
+             2 ; a = b\r\nok\r\n0   \r\nServer-Timing: x\r\n\r\n",
+            &["Trailer: Server-Timing"],
+            "2\r\nok\r\n0\r\nServer-Timing: x\r\n\r\n",
+        ),
+    ];
+    for &(answer, lines, content) in answers {
+        let upstream = Upstream::tcp(move |_, line| {
+            line.send(answer);
+        });
+        let server = start(&upstream, "");
+        let mut client = server.connect();
+        client.send(get_and_close(HOST, "/"));
+        let (bytes, _) = client.read_to_end();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        for line in lines {
+            assert!(head.split("\r\n").any(|own| own == *line), "{line}: {text}");
+        }
+        assert!(!head.contains("Proxy-Connection"), "{text}");
+        assert_eq!(body, content, "{answer:?}");
+    }
+}
+
+#[test]
+fn uploads_with_trailers_and_blanks_in_their_size_lines_pass() {
+    let upstream = Upstream::tcp(|_, line| line.answer(200, ""));
+    let server = start(&upstream, "");
+    let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n");
+    let mut client = server.connect();
+    let request = head.clone() + "Trailer: X-Sum\r\n\r\n3 ; a=b\r\nabc\r\n0\t;\r\nX-Sum: 6\r\n\r\n";
+    assert_eq!(client.exchange(request).status, 200);
+    let asked = upstream.last();
+    assert_eq!((&*asked.content, &*asked.trailers), (&b"abc"[..], "X-Sum: 6\r\n"));
+    assert_eq!(asked.all("trailer"), ["X-Sum"]);
+    for bad in ["3 \r\nabc\r\n0\r\n\r\n", " 3\r\nabc\r\n0\r\n\r\n", "1 1\r\nabc\r\n"] {
+        let request = format!("{head}\r\n{bad}");
+        assert_eq!(server.connect().exchange(request).status, 400, "{bad:?}");
+    }
 }

@@ -83,6 +83,8 @@ pub struct Chunked {
     pub trailers: Vec<Vec<u8>>,
     /// The sizes of all chunks that were announced.
     pub announced: u128,
+    /// Blanks may stand at the end of a size line.
+    may_pad: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,11 +98,21 @@ pub enum ChunkedEnd {
 
 impl Chunked {
     pub fn read(bytes: &[u8]) -> Self {
+        Self::read_from(bytes, false)
+    }
+
+    /// The same for a response, whose server may pad its sizes.
+    pub fn read_response(bytes: &[u8]) -> Self {
+        Self::read_from(bytes, true)
+    }
+
+    fn read_from(bytes: &[u8], may_pad: bool) -> Self {
         let mut chunked = Self {
             end: ChunkedEnd::Partial,
             content: Vec::new(),
             trailers: Vec::new(),
             announced: 0,
+            may_pad,
         };
         let end = chunked.chunks(bytes);
         chunked.end =
@@ -114,9 +126,13 @@ impl Chunked {
             let (line, end) = line(bytes)?;
             let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
             let behind = &line[digits..];
+            let blanks = behind.iter().take_while(|byte| b" \t".contains(byte)).count();
+            let behind = &behind[blanks..];
+            let pads = blanks == 0 || self.may_pad || end == LineEnd::Open;
             let stands = digits <= 16
+                && blanks <= 32
                 && (digits > 0 || (line.is_empty() && end == LineEnd::Open))
-                && (behind.is_empty() || behind.starts_with(b";"));
+                && ((behind.is_empty() && pads) || behind.starts_with(b";"));
             bytes = end.rest(stands)?;
             let text = str::from_utf8(&line[..digits]).expect("digits");
             let size = u64::from_str_radix(text, 16).expect("a size");

@@ -251,7 +251,7 @@ fn check_content(framing: ResponseContent, bytes: &[u8], content: &[u8], trailer
         }
         ResponseContent::UntilClose => assert_eq!(bytes, content),
         ResponseContent::Chunked => {
-            let plain = Chunked::read(bytes);
+            let plain = Chunked::read_response(bytes);
             assert_eq!(plain.end, ChunkedEnd::Whole(bytes.len()));
             assert_eq!(plain.content, content);
             let mut all = plain.trailers.iter();

@@ -39,8 +39,8 @@ pub use later::{Later, Stream};
 
 pub(crate) use proxy::{
     Address, Chosen, Endpoint, EndpointRow, EndpointState, FailureCause, HealthPlan, KeptLine,
-    LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_response_fields,
-    write_trailer_fields,
+    LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_request_trailers,
+    write_response_fields, write_response_trailers,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
 pub(crate) use rate_limit::RateLimiter;

@@ -17,7 +17,7 @@ use super::{
     admin::socket_path,
     reader::{Meant, Repeats, Table, quoted},
     sections::{TIME_MAX, timeout, wait},
-    values::{Fault, Value, choice, duration, integer, string},
+    values::{Fault, Value, boolean, choice, duration, integer, string},
 };
 use crate::http::{Host, is_field_name};
 
@@ -35,6 +35,10 @@ pub struct ProxyConfig {
     /// How long an upstream may be silent: before the first byte of its answer, and between two of
     /// them. Default: 60 s.
     pub answer_timeout: Duration,
+    /// How long interim responses (1xx) may put an answer off. Default: 1 h.
+    pub interim_timeout: Duration,
+    /// Whether content without an announced length may be as slow as it likes. Default: true.
+    pub slow_streams: bool,
     /// How many idle connections each loop keeps to an upstream; 0 to 10,000. Default: 64.
     pub idle_connections: usize,
     /// How long an idle connection is kept. Default: 50 s.
@@ -193,6 +197,8 @@ impl ProxyConfig {
             host: HostPolicy::Keep,
             connect_timeout: Duration::from_secs(2),
             answer_timeout: Duration::from_secs(60),
+            interim_timeout: Duration::from_secs(3600),
+            slow_streams: true,
             idle_connections: 64,
             idle_timeout: Duration::from_secs(50),
             retries: 2,
@@ -233,6 +239,8 @@ pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Option<ProxyConfig
         host: table.or("host", default.host, |value| host_policy(string(value)?)),
         connect_timeout: table.or("connect_timeout", default.connect_timeout, timeout),
         answer_timeout: table.or("answer_timeout", default.answer_timeout, timeout),
+        interim_timeout: table.or("interim_timeout", default.interim_timeout, timeout),
+        slow_streams: table.or("slow_streams", default.slow_streams, boolean),
         idle_connections: table.or("idle_connections", default.idle_connections, |value| {
             integer(value, 0..=IDLE_CONNECTIONS_MAX)
         }),
@@ -509,6 +517,8 @@ hash_by = "cookie:sid"
 host = "App.internal:8080"
 connect_timeout = "1s"
 answer_timeout = "3s"
+interim_timeout = "10s"
+slow_streams = false
 idle_connections = 0
 idle_timeout = "4s"
 retries = 0
@@ -539,6 +549,8 @@ fall = 5
             host: HostPolicy::Fixed("App.internal:8080".to_owned()),
             connect_timeout: secs(1),
             answer_timeout: secs(3),
+            interim_timeout: secs(10),
+            slow_streams: false,
             idle_connections: 0,
             idle_timeout: secs(4),
             retries: 0,
@@ -566,6 +578,7 @@ fall = 5
         let json = serde_json::json!({"proxy": {
             "upstreams": ["http://a:1"], "balance": "hash", "hash_by": "cookie:sid",
             "host": "App.internal:8080", "connect_timeout": "1s", "answer_timeout": "3s",
+            "interim_timeout": "10s", "slow_streams": false,
             "idle_connections": 0, "idle_timeout": "4s", "retries": 0, "eject_after": 0,
             "eject_for": "5s", "slow_start": "6s", "resolve_every": "7s",
             "trusted_proxies": ["10.0.0.0/8", "::1"], "tunnel_idle_timeout": "8s",

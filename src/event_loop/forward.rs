@@ -18,6 +18,7 @@
 mod attempt;
 mod ending;
 mod line;
+mod pace;
 mod tunnel;
 
 use std::{io, time::Duration};
@@ -33,8 +34,8 @@ use super::{
 };
 use crate::{
     app::{
-        Chosen, FailureCause, Forward, OneUpstream, UpstreamFailure, write_response_fields,
-        write_trailer_fields,
+        Chosen, FailureCause, Forward, OneUpstream, UpstreamFailure, write_request_trailers,
+        write_response_fields,
     },
     config::DrainTunnels,
     http::{
@@ -43,6 +44,7 @@ use crate::{
     },
 };
 use line::{finish_opening, flush, read};
+use pace::Pace;
 
 /// An exchange that is passed on.
 pub(super) struct Forwarding {
@@ -72,6 +74,7 @@ pub(super) struct Forwarding {
     moved: bool,
     /// When they did last, in the loop's milliseconds.
     moved_ms: u64,
+    pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,8 @@ enum Stage {
 /// What an event of the upstream's comes to.
 enum Then {
     GoOn,
+    /// An interim response was passed on.
+    Interim,
     Wait,
     End,
     Fail(UpstreamFailure),
@@ -211,7 +216,7 @@ impl Connection {
         let Some(forwarding) = &mut self.forwarding else { return };
         let mut trailers = Vec::new();
         if let Some(kept) = self.exchange.trailers() {
-            write_trailer_fields(kept.fields(), &mut trailers);
+            write_request_trailers(kept.fields(), &mut trailers);
         }
         forwarding.awaits_continue = false;
         let mut out = forwarding.output.buffer(&mut cx.buffers);
@@ -264,6 +269,10 @@ impl Connection {
             return self.pump_tunnel(forwarding, cx);
         }
         flush(forwarding);
+        if !self.output.is_empty() && forwarding.stage == Stage::Answering {
+            // The client takes less than comes: that is no slowness of the upstream.
+            forwarding.pace.restart(cx.clock.now_ms());
+        }
         for _ in 0..READS_PER_TURN {
             if self.take_events(forwarding, cx)? {
                 return Ok(true);
@@ -277,7 +286,7 @@ impl Connection {
             }
             match read(forwarding, cx)? {
                 Some(0) => return self.end_of_answer(forwarding, cx),
-                Some(_) => {}
+                Some(len) => forwarding.keep_pace(len, cx.clock.now_ms())?,
                 None => break,
             }
         }
@@ -301,16 +310,18 @@ impl Connection {
                 UpstreamEvent::Interim(head) if head.status() == 100 => {
                     forwarding.awaits_continue = false;
                     self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
-                    Then::GoOn
+                    Then::Interim
                 }
                 UpstreamEvent::Interim(head) => {
                     self.write_interim(&head, cx);
-                    Then::GoOn
+                    Then::Interim
                 }
                 UpstreamEvent::Response(head) => {
                     let latency = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
                     forwarding.chosen.succeeded(Duration::from_nanos(latency));
                     forwarding.awaits_continue = false;
+                    let config = forwarding.forward.config();
+                    forwarding.pace.begin_content(head.content(), config, cx.clock.now_ms());
                     forwarding.stage = self.write_answer_head(&head, cx);
                     if forwarding.is_tunnel() { Then::Wait } else { Then::GoOn }
                 }
@@ -329,6 +340,12 @@ impl Connection {
             input.consume(used);
             match then {
                 Then::GoOn => {}
+                Then::Interim => {
+                    let now_ms = cx.clock.now_ms();
+                    if let Err(failure) = forwarding.take_interim(used, limits.head_bytes, now_ms) {
+                        break Err(failure);
+                    }
+                }
                 Then::Wait => break Ok(false),
                 Then::End => break Ok(true),
                 Then::Fail(failure) => break Err(failure),
@@ -375,7 +392,8 @@ impl Connection {
             Stage::Tunnel { client_ended: false, upstream_ended: false }
         } else {
             let fields = Bytes::Borrowed(&lines);
-            let response = Response::new(head.status()).with_encoded_fields(fields);
+            let response = Response::new(head.status()).with_reason(head.reason());
+            let response = response.with_encoded_fields(fields);
             let length = match head.content() {
                 ResponseContent::Length(length) => Some(length),
                 ResponseContent::None => head.content_length(),

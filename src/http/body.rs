@@ -1,9 +1,11 @@
 //! The framing of a message's content (RFC 9112 §6, §7), and reading it.
 //!
-//! Strict where readers disagree: a chunk's size is hexadecimal digits and nothing else, lines end
-//! by CRLF, extensions hold no control characters and are bounded, trailers have to be field lines
-//! and are dropped unless the caller keeps them. Keeps no bytes, so any split of the input reads
-//! the same.
+//! Strict where readers disagree: a chunk's size is hexadecimal digits, lines end by CRLF,
+//! extensions hold no control characters and are bounded, trailers have to be field lines and are
+//! dropped unless the caller keeps them. Blanks may stand between a size and its extension
+//! (RFC 9112 §7.1.1: BWS), and behind a size without one in a response: real servers pad. Sizes and
+//! chunks are written new, so nobody reads these lines again. Keeps no bytes, so any split of the
+//! input reads the same.
 
 use super::{
     Limits,
@@ -25,6 +27,8 @@ pub(super) enum Framing {
 #[derive(Debug)]
 pub(super) struct Body {
     state: State,
+    /// Blanks may stand at the end of a size line.
+    may_pad: bool,
     /// Bytes of content that are left: of the whole, or of this chunk.
     left: u64,
     /// Bytes that are neither content nor needed to frame it: extensions and trailers.
@@ -46,12 +50,17 @@ pub(super) enum Piece {
 /// Digits of a chunk's size: what 64 bits hold.
 const SIZE_DIGITS_MAX: u8 = 16;
 
+/// Blanks behind a chunk's size.
+const SIZE_BLANKS_MAX: u8 = 32;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// `Content-Length`: content until `left` is 0.
     Length,
     /// In a chunk's size, after this many digits.
     Size(u8),
+    /// Behind so many blanks that follow a chunk's size.
+    Blank(u8),
     /// In a chunk's extensions.
     Extension,
     /// Behind the CR of a size line.
@@ -77,7 +86,12 @@ impl Body {
             Framing::Length(left) => (State::Length, left),
             Framing::Chunked => (State::Size(0), 0),
         };
-        Self { state, left, overhead: 0, trailers: 0 }
+        Self { state, may_pad: false, left, overhead: 0, trailers: 0 }
+    }
+
+    /// The same for a response, whose server may pad its sizes.
+    pub(super) fn of_response(framing: Framing) -> Self {
+        Self { may_pad: true, ..Self::new(framing) }
     }
 
     /// Bytes of content that are announced and not read: of the whole, or of this chunk.
@@ -137,7 +151,11 @@ impl Body {
             }
             (State::Size(1..), b'\r') => State::SizeLf,
             (State::Size(1..), b';') => State::Extension,
-            (State::Size(_), _) => return Err(BAD_SIZE),
+            (State::Size(1..), b' ' | b'\t') => State::Blank(1),
+            (State::Blank(blanks @ ..SIZE_BLANKS_MAX), b' ' | b'\t') => State::Blank(blanks + 1),
+            (State::Blank(_), b';') => State::Extension,
+            (State::Blank(_), b'\r') if self.may_pad => State::SizeLf,
+            (State::Size(_) | State::Blank(_), _) => return Err(BAD_SIZE),
             (State::Extension, b'\r') => State::SizeLf,
             (State::Extension, byte) if is_text_byte(byte) => {
                 self.count_overhead(limits)?;
@@ -253,6 +271,7 @@ mod tests {
                 Ok(Some(0)),
             ),
             (Framing::Chunked, "000000000000000a\r\n0123456789", "0123456789", Ok(None)),
+            (Framing::Chunked, "2 ;a= b\r\nde\r\n0\t;\r\n\r\n", "de", Ok(Some(0))),
             (Framing::Chunked, "0000000000000000a", "", Err(400)),
             (Framing::Chunked, "0\r\nA: b\r\nC:\r\n\r\n", "", Ok(Some(0))),
         ] {
@@ -268,7 +287,11 @@ mod tests {
             ("\r", 400),
             (";", 400),
             (" 1", 400),
-            ("1 ", 400),
+            ("1 \r", 400),
+            ("1\t\r", 400),
+            ("1 1", 400),
+            ("1 \n", 400),
+            ("1\t \t;\n", 400),
             ("g", 400),
             ("1\n", 400),
             ("1;\n", 400),

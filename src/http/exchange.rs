@@ -283,7 +283,7 @@ impl Exchange {
             return;
         }
         self.awaits_continue &= status != 100;
-        write_status_line(status, out);
+        write_status_line(status, "", out);
         out.extend_from_slice(fields);
         out.extend_from_slice(b"\r\n");
     }
@@ -298,7 +298,7 @@ impl Exchange {
         debug_assert!(matches!(self.reading, Reading::Done), "a tunnel within a request");
         debug_assert_eq!(self.writing, Writing::Owed, "a tunnel that nobody asked for");
         self.keep_alive = false;
-        write_status_line(101, out);
+        write_status_line(101, "", out);
         out.extend_from_slice(fields);
         out.extend_from_slice(b"Connection: upgrade\r\n\r\n");
         self.writing = Writing::Stream(Coding::UntilClose);
@@ -319,7 +319,7 @@ impl Exchange {
     ) -> bool {
         self.begin_answer();
         let has_content = has_content(response.status());
-        opening.write(response.status(), out);
+        opening.write(response, out);
         out.extend_from_slice(response.fields());
         if has_content {
             write_content_length(content_length, out);
@@ -366,7 +366,7 @@ impl Exchange {
         let has_content = has_content(response.status());
         self.keep_alive &= !(has_content && coding == Coding::UntilClose);
         self.begin_answer();
-        opening.write(response.status(), out);
+        opening.write(response, out);
         out.extend_from_slice(response.fields());
         if has_content {
             coding.write_field(out);

@@ -4,9 +4,12 @@
 //! exchange, which alone knows the request it answers and the state of its connection.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
+
+use super::body::is_text_byte;
 
 /// Bytes that are borrowed from an app, owned by one answer, or shared between answers.
 ///
@@ -60,6 +63,8 @@ impl From<Vec<u8>> for Bytes<'static> {
 #[derive(Clone, Debug)]
 pub struct Response<'a> {
     status: u16,
+    /// Of a status without a name.
+    reason: Cow<'a, str>,
     fields: Bytes<'a>,
     content: Bytes<'a>,
 }
@@ -71,7 +76,12 @@ impl<'a> Response<'a> {
     /// When `status` is no final status code (200 to 599).
     pub fn new(status: u16) -> Self {
         assert!((200..=599).contains(&status), "{status} is no final status code");
-        Self { status, fields: Bytes::Borrowed(b""), content: Bytes::Borrowed(b"") }
+        Self {
+            status,
+            reason: Cow::Borrowed(""),
+            fields: Bytes::Borrowed(b""),
+            content: Bytes::Borrowed(b""),
+        }
     }
 
     /// An answer with a JSON document as content.
@@ -99,6 +109,17 @@ impl<'a> Response<'a> {
             fields.extend_from_slice(part.as_bytes());
         }
         self.fields = Bytes::Owned(fields);
+        self
+    }
+
+    /// The reason phrase, where the status has no name of its own.
+    ///
+    /// # Panics
+    /// When it holds a byte that may not stand in one (RFC 9112 §4).
+    #[must_use]
+    pub fn with_reason(mut self, reason: &'a str) -> Self {
+        assert!(reason.bytes().all(is_text_byte), "bad reason phrase {reason:?}");
+        self.reason = Cow::Borrowed(reason);
         self
     }
 
@@ -148,6 +169,7 @@ impl<'a> Response<'a> {
     pub fn borrowed(&self) -> Response<'_> {
         Response {
             status: self.status,
+            reason: Cow::Borrowed(&self.reason),
             fields: Bytes::Borrowed(self.fields()),
             content: self.content.borrowed(),
         }
@@ -157,6 +179,7 @@ impl<'a> Response<'a> {
     pub fn into_owned(self) -> Response<'static> {
         Response {
             status: self.status,
+            reason: Cow::Owned(self.reason.into_owned()),
             fields: self.fields.into_owned(),
             content: self.content.into_owned(),
         }
@@ -189,25 +212,27 @@ impl Opening {
     }
 
     #[inline]
-    pub(super) fn write(&self, status: u16, out: &mut Vec<u8>) {
-        if status == 200 {
+    pub(super) fn write(&self, response: &Response<'_>, out: &mut Vec<u8>) {
+        if response.status == 200 {
             out.extend_from_slice(&self.ok);
         } else {
-            self.write_other(status, out);
+            self.write_other(response, out);
         }
     }
 
-    fn write_other(&self, status: u16, out: &mut Vec<u8>) {
-        write_status_line(status, out);
+    fn write_other(&self, response: &Response<'_>, out: &mut Vec<u8>) {
+        write_status_line(response.status, &response.reason, out);
         out.extend_from_slice(&self.ok[OK_LINE.len()..]);
     }
 }
 
-pub(super) fn write_status_line(status: u16, out: &mut Vec<u8>) {
+/// `reason` is for a status without a name.
+pub(super) fn write_status_line(status: u16, reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
     out.push(b' ');
-    out.extend_from_slice(reason_phrase(status).as_bytes());
+    let name = reason_phrase(status);
+    out.extend_from_slice(if name.is_empty() { reason } else { name }.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
@@ -248,6 +273,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
         101 => "Switching Protocols",
         102 => "Processing",
         103 => "Early Hints",
+        104 => "Upload Resumption Supported",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",

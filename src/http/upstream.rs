@@ -42,7 +42,6 @@ pub struct UpstreamExchange {
     is_head: bool,
     upgrade: bool,
     answered: bool,
-    interim_responses: u8,
     trailers: Trailers,
 }
 
@@ -82,7 +81,8 @@ pub struct UpstreamRequest {
 pub enum UpstreamEvent<'a> {
     /// Nothing, until more bytes come.
     NeedMore,
-    /// An interim response (1xx but 101), to be passed on.
+    /// An interim response (1xx but 101), to be passed on. There can be any number: how many may
+    /// come in which time is up to the caller.
     Interim(ResponseHead<'a>),
     /// The response. Behind a 101 the connection is a tunnel: there is no [`Self::End`].
     Response(ResponseHead<'a>),
@@ -98,9 +98,6 @@ pub enum UpstreamEvent<'a> {
     /// Nothing more is read in this exchange.
     Closed,
 }
-
-/// Interim responses before the final one.
-const INTERIM_RESPONSES_MAX: u8 = 10;
 
 impl UpstreamExchange {
     /// Begins an exchange: writes the end of its request's head. `head` has the request line and
@@ -141,7 +138,6 @@ impl UpstreamExchange {
             is_head: request.is_head,
             upgrade: request.upgrade,
             answered: false,
-            interim_responses: 0,
             trailers: Trailers::default(),
         }
     }
@@ -281,10 +277,6 @@ impl UpstreamExchange {
         match parsed.status {
             101 => return self.begin_tunnel(parsed, framing),
             status @ 100..=199 => {
-                self.interim_responses += 1;
-                if self.interim_responses > INTERIM_RESPONSES_MAX {
-                    return Err(refused(502, "too many interim responses"));
-                }
                 refuse_content(framing)?;
                 self.awaits_continue &= status != 100;
                 self.reading = Reading::Head(HeadScan::default());
@@ -308,9 +300,11 @@ impl UpstreamExchange {
             (_, None) => ResponseContent::UntilClose,
         };
         self.reading = match content {
-            ResponseContent::None => Reading::Content(Body::new(Framing::Length(0))),
-            ResponseContent::Length(length) => Reading::Content(Body::new(Framing::Length(length))),
-            ResponseContent::Chunked => Reading::Content(Body::new(Framing::Chunked)),
+            ResponseContent::None => Reading::Content(Body::of_response(Framing::Length(0))),
+            ResponseContent::Length(length) => {
+                Reading::Content(Body::of_response(Framing::Length(length)))
+            }
+            ResponseContent::Chunked => Reading::Content(Body::of_response(Framing::Chunked)),
             ResponseContent::UntilClose => Reading::UntilClose,
         };
         Ok(UpstreamEvent::Response(parsed.head(framing, content)))

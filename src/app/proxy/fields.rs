@@ -5,9 +5,8 @@
 //! fields that are written here. What says who the client is comes from a trusted peer or from
 //! here. Never writes framing: content length, transfer coding and `Connection` belong to whoever
 //! knows content and connection, and with them `Expect`.
-//!
-//! Names are compared with `_` as `-`: CGI and its kin read both as one. A known field that is
-//! written so is dropped, whoever sent it.
+
+mod rules;
 
 use std::{io::Write as _, net::IpAddr};
 
@@ -15,9 +14,10 @@ use smallvec::SmallVec;
 
 use crate::{
     config::{Cidr, HostPolicy},
-    http::{Host, Method, RequestHead, Version},
+    http::{Host, Method, RequestContent, RequestHead, Version},
     logging::RequestId,
 };
+use rules::{Rule, is_like};
 
 /// How this server calls itself in `Via` (RFC 9110 §7.6.3).
 const PSEUDONYM: &[u8] = b"tidegate";
@@ -30,65 +30,6 @@ const NAMED_MAX: usize = 64;
 
 /// Bytes of an `X-Request-Id` that is passed on.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-
-/// What becomes of a field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
-    /// Goes on, unless `Connection` names it.
-    Pass,
-    /// Goes on from a trusted peer.
-    Identity,
-    /// Belongs to one connection, or is written by somebody else.
-    Drop,
-    Connection,
-    Date,
-    MaxForwards,
-    Forwarded,
-    ForwardedFor,
-    ForwardedHost,
-    ForwardedProto,
-    RequestId,
-    Upgrade,
-    /// Goes on, whatever `Connection` names.
-    Via,
-}
-
-/// By length first: most fields are none of these.
-fn rule(name: &str) -> Rule {
-    let known: &[(&str, Rule)] = match name.len() {
-        2 => &[("te", Rule::Drop)],
-        3 => &[("via", Rule::Via)],
-        4 => &[("host", Rule::Drop), ("date", Rule::Date)],
-        // CGI makes HTTP_PROXY of `Proxy`, which clients there take for their own.
-        5 => &[("proxy", Rule::Drop)],
-        6 => &[("expect", Rule::Drop)],
-        7 => &[("trailer", Rule::Drop), ("upgrade", Rule::Upgrade)],
-        9 => &[("forwarded", Rule::Forwarded), ("x-real-ip", Rule::Identity)],
-        10 => &[("connection", Rule::Connection), ("keep-alive", Rule::Drop)],
-        12 => &[("x-request-id", Rule::RequestId), ("max-forwards", Rule::MaxForwards)],
-        14 => &[("content-length", Rule::Drop), ("http2-settings", Rule::Drop)],
-        15 => &[("x-forwarded-for", Rule::ForwardedFor)],
-        16 => &[("x-forwarded-host", Rule::ForwardedHost)],
-        17 => &[("x-forwarded-proto", Rule::ForwardedProto), ("transfer-encoding", Rule::Drop)],
-        _ => &[],
-    };
-    let found = known.iter().find(|(known, _)| is_like(name, known)).map(|(_, rule)| *rule);
-    let rule = found.unwrap_or_else(|| {
-        let begins = |start: &str| name.get(..start.len()).is_some_and(|it| is_like(it, start));
-        match name.as_bytes().first() {
-            Some(b'p' | b'P') if begins("proxy-") => Rule::Drop,
-            Some(b'x' | b'X') if begins("x-forwarded-") => Rule::Identity,
-            _ => Rule::Pass,
-        }
-    });
-    if rule != Rule::Pass && name.contains('_') { Rule::Drop } else { rule }
-}
-
-/// Whether a name is `known`, which is in lower case and has `-`.
-fn is_like(name: &str, known: &str) -> bool {
-    let same = |(a, b): (u8, u8)| a.to_ascii_lowercase() == b || (a == b'_' && b == b'-');
-    name.len() == known.len() && name.bytes().zip(known.bytes()).all(same)
-}
 
 /// The fields that `Connection` names.
 #[derive(Default)]
@@ -142,7 +83,7 @@ impl<'a> Survey<'a> {
         let (rules, named) = (SmallVec::new(), Named::default());
         let mut survey = Self { request, rules, named, upgrade: None, passes: 0 };
         for (name, value) in request.fields() {
-            let rule = rule(name);
+            let rule = rules::of_request(name);
             match rule {
                 Rule::Connection => survey.named.add(value),
                 Rule::Upgrade => {
@@ -192,8 +133,11 @@ impl<'a> Survey<'a> {
         let host_gap = write_host(authority.as_deref(), host, out);
         for ((name, value), rule) in request.fields().zip(&self.rules) {
             match rule {
-                Rule::Pass if self.named.has(name) => {}
+                Rule::Pass | Rule::Trailer if self.named.has(name) => {}
                 Rule::Pass | Rule::Via | Rule::Date => write_field(name, value, out),
+                Rule::Trailer if request.content() == RequestContent::Chunked => {
+                    write_field(name, value, out);
+                }
                 Rule::Identity if origin.is_trusted => write_field(name, value, out),
                 Rule::MaxForwards => write_max_forwards(request.method(), value, out),
                 _ => {}
@@ -221,7 +165,8 @@ pub(super) fn ends_here(request: &RequestHead<'_>) -> bool {
 }
 
 /// Writes the fields of a response, interim or final, that go on to the client; those of 101 with
-/// their `Upgrade`. Says whether there is a `Date` among them.
+/// their `Upgrade`, those of 426 with our own, for that response has to have one (RFC 9110
+/// §15.5.22). Says whether there is a `Date` among them.
 #[must_use = "a response without Date gets one, and one with Date gets no second"]
 pub(crate) fn write_response_fields<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
@@ -233,10 +178,11 @@ pub(crate) fn write_response_fields<'a>(
     for (_, value) in fields.clone().filter(|(name, _)| is_like(name, "connection")) {
         named.add(value);
     }
-    let mut has_date = false;
+    let (mut has_date, mut offers_websocket) = (false, false);
     for (name, value) in fields {
-        match rule(name) {
+        match rules::of_response(name) {
             Rule::Upgrade if status == 101 => write_field(name, value, out),
+            Rule::Upgrade if status == 426 => offers_websocket |= names_websocket(value),
             Rule::Drop | Rule::Connection | Rule::Upgrade => {}
             Rule::Date if has_date => {}
             Rule::Date => {
@@ -248,14 +194,39 @@ pub(crate) fn write_response_fields<'a>(
             _ => write_field(name, value, out),
         }
     }
+    if offers_websocket {
+        out.extend_from_slice(b"Upgrade: websocket\r\nConnection: upgrade\r\n");
+    }
     write_via(version, out);
     has_date
 }
 
-/// Writes the trailer fields that go on, in either direction. Some merge them into the head: what
-/// has a rule there has no place here.
-pub(crate) fn write_trailer_fields<'a>(
+/// Whether an `Upgrade` offers the one protocol that passes through here.
+fn names_websocket(value: &[u8]) -> bool {
+    let mut protocols = value.split(|byte| *byte == b',');
+    protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Writes the trailer fields of a request that go on. Some merge them into the head: what has a
+/// rule there has no place here.
+pub(crate) fn write_request_trailers<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    out: &mut Vec<u8>,
+) {
+    write_trailers(fields, rules::of_request, out);
+}
+
+/// The same for those of a response.
+pub(crate) fn write_response_trailers<'a>(
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    out: &mut Vec<u8>,
+) {
+    write_trailers(fields, rules::of_response, out);
+}
+
+fn write_trailers<'a>(
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    rule: fn(&str) -> Rule,
     out: &mut Vec<u8>,
 ) {
     for (name, value) in fields.filter(|(name, _)| rule(name) == Rule::Pass) {

@@ -26,7 +26,7 @@ use super::{App, Context, Peer, Reply, error_response};
 
 pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
 pub(crate) use failure::{FailureCause, LastFailure, UpstreamFailure};
-pub(crate) use fields::{write_response_fields, write_trailer_fields};
+pub(crate) use fields::{write_request_trailers, write_response_fields, write_response_trailers};
 pub(crate) use health::HealthPlan;
 pub(crate) use one_upstream::OneUpstream;
 pub use upstreams::Upstreams;

@@ -399,17 +399,30 @@ fn response_fields_go_on_but_for_those_of_the_connection() {
         (
             200,
             &[("Keep-Alive", "timeout=5"), ("Trailer", "X"), ("TE", "x"), ("Upgrade", "h2c")],
-            &[],
+            &["Trailer: X"],
         ),
+        (
+            200,
+            &[("Connection", "Trailer"), ("Trailer", "X"), ("trans_fer", "y")],
+            &["trans_fer: y"],
+        ),
+        (
+            426,
+            &[("Upgrade", "h2c, WebSocket"), ("Connection", "Upgrade"), ("X", "y")],
+            &["X: y", "Upgrade: websocket", "Connection: upgrade"],
+        ),
+        // What is not spoken here is not offered.
+        (426, &[("Upgrade", "h2c"), ("Connection", "Upgrade")], &[]),
         (
             401,
             &[
                 ("Proxy-Authenticate", "Basic"),
                 ("Proxy-Connection", "close"),
-                ("Proxy", "x"),
+                ("proxy_connection", "close"),
+                ("Proxy-Status", "x; error=y"),
                 ("WWW-Authenticate", "Basic"),
             ],
-            &["WWW-Authenticate: Basic"],
+            &["Proxy-Authenticate: Basic", "Proxy-Status: x; error=y", "WWW-Authenticate: Basic"],
         ),
         (
             200,
@@ -451,11 +464,18 @@ fn a_trailer_says_nothing_that_belongs_in_the_head() {
         ("Via", "d"),
         ("Transfer-Encoding", "e"),
         ("Grpc-Status", "0"),
+        ("Proxy-Status", "p"),
     ];
     let mut out = Vec::new();
     let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
-    write_trailer_fields(fields, &mut out);
+    write_request_trailers(fields.clone(), &mut out);
     assert_eq!(out, b"X-Checksum: a\r\nGrpc-Status: 0\r\n");
+    // In a response none of them says who the client is.
+    out.clear();
+    write_response_trailers(fields, &mut out);
+    let expected = "X-Checksum: a\r\nX-Forwarded-For: b\r\nx_request_id: c\r\nGrpc-Status: 0\r\n\
+                    Proxy-Status: p\r\n";
+    assert_eq!(String::from_utf8_lossy(&out), expected);
 }
 
 /// The upstreams chosen for so many requests, each ended at once.

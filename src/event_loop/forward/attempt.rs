@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Forwarding, Stage};
+use super::{Forwarding, Stage, pace::Pace};
 use crate::{
     app::{Chosen, FailureCause, Forward, UpstreamFailure},
     event_loop::{LoopContext, connection::Connection, output::Output, upstreams::Line},
@@ -118,6 +118,7 @@ impl Connection {
             awaits_continue,
             moved: false,
             moved_ms: cx.clock.now_ms(),
+            pace: Pace::default(),
         }));
     }
 

@@ -15,7 +15,7 @@ use socket2::SockRef;
 
 use super::{Forwarding, Stage};
 use crate::{
-    app::{Chosen, FailureCause, Forward, UpstreamFailure, write_trailer_fields},
+    app::{Chosen, FailureCause, Forward, UpstreamFailure, write_response_trailers},
     config::DrainTunnels,
     event_loop::{
         LoopContext,
@@ -46,7 +46,7 @@ impl Connection {
         let Forwarding { forward, chosen, line, exchange, mut output, input, .. } = forwarding;
         chosen.completed();
         let mut trailers = Vec::new();
-        write_trailer_fields(exchange.trailers().fields(), &mut trailers);
+        write_response_trailers(exchange.trailers().fields(), &mut trailers);
         self.exchange.end_stream_with(&trailers, &mut self.output.buffer(&mut cx.buffers));
         self.end_answer();
         self.wait_anew = true;

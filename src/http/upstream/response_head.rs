@@ -18,6 +18,11 @@ use super::super::{
 
 const BAD_STATUS_LINE: Refused = refused(502, "malformed status line");
 
+const FOLDED: Refused = refused(502, "a field line that is folded");
+
+const BLANK_BEFORE_COLON: Refused =
+    refused(502, "a blank before the colon of Content-Length or Transfer-Encoding");
+
 /// What every response begins with.
 const PROTOCOL: &[u8] = b"HTTP/";
 
@@ -63,7 +68,7 @@ pub(super) fn read<'h, 'b: 'h>(
     if scan.is_untouched()
         && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
     {
-        return Ok(Some((len, check(&syntax)?)));
+        return Ok(Some((len, check(&syntax, input)?)));
     }
     let begun = input.len().min(PROTOCOL.len());
     if input[..begun] != PROTOCOL[..begun] {
@@ -74,17 +79,17 @@ pub(super) fn read<'h, 'b: 'h>(
     let (status_line, lines) = scan.start_line_and_rest(head);
     let syntax = if let Some(rest) = later_version(status_line) {
         fields.later_version.resize(limits.fields, httparse::EMPTY_HEADER);
-        parse_later_version(rest, lines, &mut fields.later_version)?
+        parse_later_version(rest, (head, lines), &mut fields.later_version)?
     } else {
         let mut response = httparse::Response::new(&mut []);
         let room = &mut fields.in_pieces[..limits.fields.min(FieldTable::LEN)];
         match parse(&mut response, head, room) {
             Ok(httparse::Status::Complete(_)) => Syntax::of(response),
             Ok(httparse::Status::Partial) => return Err(BAD_FIELD),
-            Err(error) => return Err(syntax_error(error)),
+            Err(error) => return Err(syntax_error(error, head)),
         }
     };
-    Ok(Some((len, check(&syntax)?)))
+    Ok(Some((len, check(&syntax, head)?)))
 }
 
 /// Parses a head that came whole, if nothing has to be said about its syntax.
@@ -110,7 +115,10 @@ fn parse<'h, 'b>(
     input: &'b [u8],
     room: &'h mut [MaybeUninit<Header<'b>>],
 ) -> httparse::Result<usize> {
-    ParserConfig::default().parse_response_with_uninit_headers(response, input, room)
+    // RFC 9112 §5.1: a proxy removes blanks before a colon. Where that frames, it is refused.
+    let mut config = ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true);
+    config.parse_response_with_uninit_headers(response, input, room)
 }
 
 /// What stands behind a later minor version of 1, which the parser does not know.
@@ -124,7 +132,7 @@ fn later_version(status_line: &[u8]) -> Option<&[u8]> {
 /// Such a response is read as 1.1 (RFC 9110 §2.5); its status line is taken apart by hand.
 fn parse_later_version<'h, 'b: 'h>(
     code_and_reason: &'b [u8],
-    lines: &'b [u8],
+    (head, lines): (&'b [u8], &'b [u8]),
     room: &'h mut [Header<'b>],
 ) -> Result<Syntax<'h>, Refused> {
     let (code, reason) = code_and_reason.split_at_checked(3).ok_or(BAD_STATUS_LINE)?;
@@ -144,7 +152,7 @@ fn parse_later_version<'h, 'b: 'h>(
             Ok(Syntax { status, reason, version: Version::Http11, fields })
         }
         Ok(httparse::Status::Partial) => Err(BAD_FIELD),
-        Err(error) => Err(syntax_error(error)),
+        Err(error) => Err(syntax_error(error, head)),
     }
 }
 
@@ -169,19 +177,36 @@ impl<'h> Syntax<'h> {
     }
 }
 
-/// Checks what the syntax leaves open.
-fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
+/// Checks what the syntax leaves open. The fields lie in `head`.
+fn check<'h>(syntax: &Syntax<'h>, head: &[u8]) -> Result<Parsed<'h>, Refused> {
     let &Syntax { status, reason, version, fields } = syntax;
     // Beyond these no status has a meaning (RFC 9110 §15).
     if !(100..=599).contains(&status) {
-        return Err(BAD_STATUS_LINE);
+        return Err(refused(502, "a status that is not 100 to 599"));
+    }
+    if fields.iter().any(|field| is_loose_framing(field, head)) {
+        return Err(BLANK_BEFORE_COLON);
     }
     let framing = FramingFields::collect(fields, version)?;
     Ok(Parsed { status, reason, version, framing, fields })
 }
 
-fn syntax_error(error: httparse::Error) -> Refused {
+/// Whether a field frames the message, and a blank stands before its colon: some readers take it
+/// for another field.
+fn is_loose_framing(field: &Header<'_>, head: &[u8]) -> bool {
+    let frames = match field.name.len() {
+        14 => field.name.eq_ignore_ascii_case("content-length"),
+        17 => field.name.eq_ignore_ascii_case("transfer-encoding"),
+        _ => false,
+    };
+    let end = || field.name.as_ptr().addr() - head.as_ptr().addr() + field.name.len();
+    frames && head.get(end()) != Some(&b':')
+}
+
+fn syntax_error(error: httparse::Error, head: &[u8]) -> Refused {
+    let is_folded = || head.windows(3).any(|bytes| matches!(bytes, b"\r\n " | b"\r\n\t"));
     match error {
+        httparse::Error::HeaderName if is_folded() => FOLDED,
         httparse::Error::Version => refused(502, "only HTTP/1.1 and HTTP/1.0 are spoken here"),
         error => field_error(error).unwrap_or(BAD_STATUS_LINE),
     }

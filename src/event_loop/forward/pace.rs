@@ -1,0 +1,132 @@
+//! How fast an upstream has to be, where bytes are due.
+//!
+//! Silence is the deadline's business (`answer_timeout`). Here is judged who sends, but hardly:
+//!
+//! | what comes | has to come |
+//! |---|---|
+//! | a head, interim or final | whole within `answer_timeout` of its first byte |
+//! | interim responses | for at most `interim_timeout`, and at most `limits.head_bytes` a second |
+//! | content of an announced length | 1 KiB in each `answer_timeout`, or the rest of it |
+//! | content without one | the same if `slow_streams` is off; else as slowly as it likes |
+//!
+//! A stream without a length (events, progress, a watch) has no bytes that are due. Time in which
+//! the client takes nothing, or the request is still being sent, counts for no upstream. Looked at
+//! only when bytes come: no timer, and no clock but the turn's.
+
+use super::{Forwarding, Stage};
+use crate::{
+    app::{FailureCause, UpstreamFailure},
+    config::ProxyConfig,
+    event_loop::clock::milliseconds,
+    http::ResponseContent,
+};
+
+/// What has to come in a window: less is an upstream that trickles. As for clients.
+const WINDOW_BYTES_MIN: u64 = 1024;
+
+/// The window for interim responses, in milliseconds.
+const INTERIM_WINDOW_MS: u64 = 1000;
+
+/// What came, and since when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// When the first byte of a head came, or a window of content began.
+    begun_ms: Option<u64>,
+    /// Content in this window.
+    bytes: u64,
+    /// Bytes of content are due.
+    is_due: bool,
+    /// When the first interim response came, the request being sent.
+    interim_since_ms: Option<u64>,
+    /// When the window of interim responses began, and their bytes in it.
+    interim_window: (u64, usize),
+}
+
+impl Pace {
+    /// The head is here, and content of this kind follows.
+    pub(super) fn begin_content(
+        &mut self,
+        content: ResponseContent,
+        config: &ProxyConfig,
+        now_ms: u64,
+    ) {
+        let is_stream = matches!(content, ResponseContent::Chunked | ResponseContent::UntilClose);
+        self.is_due = !is_stream || !config.slow_streams;
+        self.restart(now_ms);
+    }
+
+    /// A new window of content: the one before does not count.
+    pub(super) fn restart(&mut self, now_ms: u64) {
+        (self.begun_ms, self.bytes) = (Some(now_ms), 0);
+    }
+
+    fn passed_ms(&self, now_ms: u64) -> u64 {
+        self.begun_ms.map_or(0, |begun_ms| now_ms.saturating_sub(begun_ms))
+    }
+}
+
+impl Forwarding {
+    /// So many bytes came of a head, or of content.
+    ///
+    /// # Errors
+    /// When that is too little for the time it took.
+    pub(super) fn keep_pace(&mut self, bytes: usize, now_ms: u64) -> Result<(), UpstreamFailure> {
+        let timeout_ms = milliseconds(self.forward.config().answer_timeout);
+        let pace = &mut self.pace;
+        match self.stage {
+            Stage::Asking => {
+                let begun_ms = *pace.begun_ms.get_or_insert(now_ms);
+                if now_ms.saturating_sub(begun_ms) >= timeout_ms {
+                    return Err(slow("the head of the answer takes longer than answer_timeout"));
+                }
+            }
+            Stage::Answering if pace.is_due => {
+                pace.bytes += bytes as u64;
+                if pace.passed_ms(now_ms) >= timeout_ms {
+                    if pace.bytes < WINDOW_BYTES_MIN {
+                        return Err(slow("less than 1 KiB of content in answer_timeout"));
+                    }
+                    pace.restart(now_ms);
+                }
+            }
+            Stage::Answering | Stage::Tunnel { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// An interim response of so many bytes came.
+    ///
+    /// # Errors
+    /// When there are too many of them, or for too long.
+    pub(super) fn take_interim(
+        &mut self,
+        bytes: usize,
+        bytes_max: usize,
+        now_ms: u64,
+    ) -> Result<(), UpstreamFailure> {
+        let pace = &mut self.pace;
+        pace.begun_ms = None;
+        if !self.exchange.request_done() {
+            pace.interim_since_ms = None;
+        }
+        let since_ms = *pace.interim_since_ms.get_or_insert(now_ms);
+        let timeout_ms = milliseconds(self.forward.config().interim_timeout);
+        if now_ms.saturating_sub(since_ms) >= timeout_ms {
+            return Err(slow("interim responses, and no answer for interim_timeout"));
+        }
+        let (window_ms, so_far) = &mut pace.interim_window;
+        if now_ms.saturating_sub(*window_ms) >= INTERIM_WINDOW_MS {
+            (*window_ms, *so_far) = (now_ms, 0);
+        }
+        *so_far += bytes;
+        if *so_far > bytes_max {
+            let text = "more than limits.head_bytes of interim responses in a second";
+            return Err(UpstreamFailure::new(FailureCause::HeadTooLarge, text));
+        }
+        Ok(())
+    }
+}
+
+fn slow(text: &'static str) -> UpstreamFailure {
+    UpstreamFailure::new(FailureCause::AnswerTooSlow, text)
+}
