@@ -1815,3 +1815,73 @@ fn no_get_is_lost_when_one_of_two_upstreams_comes_and_goes() {
     assert!(tally.lost.is_empty(), "{:?} after{report}", tally.lost);
     assert!(find(report.as_bytes(), b" ").is_some() && tally.answered >= answered);
 }
+
+// --- Clients that close their side
+
+/// Ends the app's life, and says how its drain ended.
+fn removed(server: &Server) -> Value {
+    let begun = server.admin().call("DELETE", "/apps/p.test?timeout=20s", "").json();
+    server.admin().wait_drain(&begun["id"])
+}
+
+#[test]
+fn a_client_that_leaves_an_idle_stream_is_noticed_and_holds_no_drain() {
+    let upstream = Upstream::tcp(|_, line| {
+        line.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: hi\n\n");
+        line.read_to_end();
+    });
+    let server = start(&upstream, "answer_timeout = \"60s\"");
+    let mut client = server.connect();
+    client.send(get("p.test", "/"));
+    client.buffer_at_least("HTTP/1.1 200 OK\r\n".len());
+    wait_active(&server, 1);
+    drop(client);
+    upstream.wait_left(1);
+    assert_eq!(removed(&server)["verdict"], "drained");
+}
+
+#[test]
+fn a_tunnel_whose_client_is_gone_ends_although_its_upstream_ignores_that() {
+    let gate = Gate::default();
+    let upstream = Upstream::tcp({
+        let gate = gate.clone();
+        move |_, line| {
+            line.send(SWITCH);
+            gate.pass();
+        }
+    });
+    let server = start(&upstream, "");
+    let mut client = server.connect();
+    client.send(UPGRADE);
+    expect_switch(&mut client);
+    client.send("the last word");
+    drop(client);
+    assert_eq!(removed(&server)["verdict"], "drained");
+    gate.open();
+}
+
+#[test]
+fn a_client_that_only_closed_its_side_gets_a_proxied_answer_with_pauses_in_it() {
+    let gates: [Gate; 2] = Default::default();
+    let upstream = Upstream::tcp({
+        let gates = gates.clone();
+        move |_, line| {
+            gates[0].pass();
+            line.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none");
+            gates[1].pass();
+            line.send("two");
+        }
+    });
+    let server = start(&upstream, "");
+    let mut client = server.connect();
+    client.send(get("p.test", "/"));
+    client.half_close();
+    upstream.wait_asked(1);
+    assert!(client.stays_silent(Duration::from_millis(500)));
+    gates[0].open();
+    client.buffer_at_least("HTTP/1.1 200 OK\r\n".len());
+    gates[1].open();
+    assert_eq!(client.response().text(), "onetwo");
+    client.expect_end();
+    wait_active(&server, 0);
+}

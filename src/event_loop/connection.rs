@@ -80,8 +80,9 @@ pub(super) struct Connection {
     /// A request came since the deadline was set: what is waited for now is a new wait.
     pub(super) wait_anew: bool,
     deadline: Deadline,
-    /// Bytes of the peer, without the PROXY header.
+    /// Bytes of the peer, and those of them that were its PROXY header.
     received_total: u64,
+    header_bytes: u64,
     /// What the total of the wait's direction was when its window began.
     window_start: u64,
     windows: u8,
@@ -194,6 +195,7 @@ impl Connection {
             wait_anew: true,
             deadline: Deadline::never(),
             received_total: 0,
+            header_bytes: 0,
             window_start: 0,
             windows: 0,
             permit: newcomer.permit,
@@ -274,14 +276,8 @@ impl Connection {
             let wants_input = wants_more && !is_full;
             if self.stalled || !wants_input || !self.ready.readable {
                 // Nothing is read or sent that would run into the error: whoever reset while the
-                // app holds its answer back waits for it no more (I3). A stream has no end of its
-                // own (events, progress): closing is how its peer leaves, and a peer that only
-                // closed its side cannot be told from one that left. So with an upstream: what
-                // nobody waits for it should not do.
-                let waits_only = self.is_streaming()
-                    || forwarding.is_some_and(|forwarding| forwarding.is_unanswered());
-                let is_left = self.ready.read_closed && waits_only && !self.has_input();
-                return if self.ready.failed || is_left { Fate::Gone } else { Fate::Keep };
+                // app holds its answer back waits for it no more (I3).
+                return if self.ready.failed { Fate::Gone } else { Fate::Keep };
             }
             if self.has_read_enough() {
                 break;
@@ -392,7 +388,7 @@ impl Connection {
                 }
             }
             Wait::Sending if self.moves(self.output.sent_total()) => {}
-            Wait::Sending => return Fate::Gone,
+            Wait::Sending | Wait::HalfClosed => return Fate::Gone,
             Wait::Lingering => {
                 self.windows += 1;
                 if self.windows > LINGER_WINDOWS_MAX || !self.moves(self.received_total) {

@@ -147,15 +147,15 @@ impl Forwarding {
         matches!(self.stage, Stage::Tunnel { .. })
     }
 
-    /// Whether the whole request is with the upstream, and no answer has begun.
-    pub(super) fn is_unanswered(&self) -> bool {
-        self.stage == Stage::Asking && self.exchange.request_done()
-    }
-
     /// Whether the next move is the client's: its content is asked for.
     pub(super) fn waits_for_client(&self) -> bool {
         let is_asked_for = !self.awaits_continue && !self.exchange.request_done();
         self.stage == Stage::Asking && is_asked_for && self.output.is_empty()
+    }
+
+    /// Whether the upstream knows of the client's end, as far as it is told: in a tunnel.
+    pub(super) fn is_told_of_the_end(&self) -> bool {
+        !matches!(self.stage, Stage::Tunnel { client_ended: false, .. })
     }
 
     /// Whether the exchange is with this upstream.

@@ -85,6 +85,9 @@ impl Connection {
             Delivery::Piece(piece) => {
                 let mut out = self.output.buffer(&mut cx.buffers);
                 self.exchange.write_piece(&piece, &mut out);
+                drop(out);
+                // Nothing is no sign of life.
+                self.wait_anew |= !piece.is_empty();
             }
             Delivery::End => {
                 self.parked = None;
@@ -110,11 +113,6 @@ impl Connection {
     pub(super) fn is_settled(&self) -> bool {
         let is_awaited = matches!(self.parked.as_deref(), Some(Parked::Later(_)));
         self.output.is_empty() && !is_awaited
-    }
-
-    /// Whether an answer has begun whose end is not known.
-    pub(super) fn is_streaming(&self) -> bool {
-        matches!(self.parked.as_deref(), Some(Parked::Stream(_)))
     }
 }
 

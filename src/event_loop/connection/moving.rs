@@ -95,7 +95,7 @@ impl Connection {
         let handed = Handed {
             peer,
             awaits_proxy_header: self.awaits_proxy_header,
-            received: self.received_total,
+            received: self.received_total - self.header_bytes,
             left_ms: self.deadline.at().saturating_sub(cx.clock.now_ms()),
         };
         (handed, self.socket.as_fd())

@@ -34,7 +34,7 @@ impl Connection {
             ProxyHeader::NeedMore => {}
             ProxyHeader::Header { source, used } => {
                 input.consume(used);
-                self.received_total -= used as u64;
+                self.header_bytes = used as u64;
                 self.awaits_proxy_header = false;
                 // Without a client's name it is the proxy's own, or anybody's.
                 if let Some(source) = source {
@@ -118,6 +118,28 @@ mod tests {
         let request = b"ET / HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(receive(&mut connection, &mut peer, request, cx), Fate::Keep);
         assert_eq!(connection.wait, Wait::Idle);
+    }
+
+    #[test]
+    fn the_rest_of_a_header_and_the_peers_end_may_come_in_one_turn() {
+        for request in ["", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let mut running = test_support::running(Vec::new(), None);
+            let cx = &mut running.cx;
+            let (mut connection, mut peer) = test_support::proxied_connection(cx);
+            assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
+            peer.write_all(&LINE[20..]).unwrap();
+            peer.write_all(request.as_bytes()).unwrap();
+            peer.shutdown(std::net::Shutdown::Write).unwrap();
+            wait_readable(&connection.socket);
+            let ready = Ready { read_closed: true, ..READABLE };
+            assert_eq!(connection.on_ready(ready, cx), Fate::Gone);
+            let (received, header) = (connection.received_total, connection.header_bytes);
+            assert_eq!((received - header, header), (request.len() as u64, LINE.len() as u64));
+            connection.abort(cx);
+            let mut answer = String::new();
+            peer.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer.matches("HTTP/1.1 404").count(), usize::from(!request.is_empty()));
+        }
     }
 
     #[test]

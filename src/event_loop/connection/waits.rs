@@ -1,12 +1,32 @@
 //! What a connection waits for, and until when.
 //!
 //! Each wait ends by its own limit; the loop's counts of connections follow the waits.
+//!
+//! A peer that has closed its side may have left, or may only have nothing more to say; until we
+//! send, nothing tells which. What becomes of it:
+//!
+//! | its side ends | then |
+//! |---|---|
+//! | before, or within, a head | nothing is owed: the connection closes |
+//! | within a request's content | 400 |
+//! | while bytes wait for it | they are sent, within `write_timeout` |
+//! | before an answer that is due at a known time | it gets the answer |
+//! | before any other answer, or within one that comes piece by piece | [`LEFT_AFTER`] of silence |
+//! | in a tunnel | the upstream is told; from then on [`LEFT_AFTER`] of silence |
+//!
+//! Every byte either way begins the silence anew. After it the peer has left: its exchange ends as
+//! aborted, the upstream's line closes, and no drain waits. A reset is noticed at once.
+
+use std::time::Duration;
 
 use super::{
     super::{LoopContext, clock::milliseconds, gate::RESEND_MAX},
     Class, Connection,
 };
 use crate::{http::Phase, metrics::LoopCounts};
+
+/// How long a peer that has closed its side may wait in silence.
+const LEFT_AFTER: Duration = Duration::from_secs(2);
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +37,8 @@ pub(super) enum Wait {
     Content,
     App,
     Upstream,
+    /// For an answer that nobody may wait for: the peer has closed its side.
+    HalfClosed,
     Sending,
     Lingering,
 }
@@ -45,19 +67,28 @@ impl Connection {
         if let Some(forwarding) = &self.forwarding
             && !forwarding.waits_for_client()
         {
-            return Wait::Upstream;
+            return if self.may_have_left() { Wait::HalfClosed } else { Wait::Upstream };
         }
         if self.parked.as_ref().is_some_and(|parked| parked.waits_for_app()) {
-            return Wait::App;
+            let is_due = self.parked.as_ref().is_some_and(|parked| parked.due_ms().is_some());
+            let has_left = !is_due && self.may_have_left();
+            return if has_left { Wait::HalfClosed } else { Wait::App };
         }
         match self.exchange.phase() {
             Phase::Content => Wait::Content,
             Phase::Head if self.has_input() && self.awaits_proxy_header => Wait::Fresh,
             Phase::Head if self.has_input() => Wait::Head,
-            Phase::Head if self.received_total == 0 => Wait::Fresh,
+            Phase::Head if self.received_total == self.header_bytes => Wait::Fresh,
             Phase::Head => Wait::Idle,
             Phase::Answer | Phase::Closed => Wait::Sending,
         }
+    }
+
+    /// Whether the peer has closed its side; of a tunnel, and the upstream knows.
+    fn may_have_left(&self) -> bool {
+        let is_told =
+            self.forwarding.as_ref().is_none_or(|forwarding| forwarding.is_told_of_the_end());
+        self.ready.read_closed && is_told
     }
 
     pub(super) fn set_deadline(&mut self, cx: &mut LoopContext) {
@@ -95,6 +126,7 @@ impl Connection {
             Wait::Content => times.body_timeout,
             Wait::Sending => times.write_timeout,
             Wait::Lingering => times.linger_timeout,
+            Wait::HalfClosed => LEFT_AFTER,
             Wait::Upstream => match &self.forwarding {
                 Some(forwarding) => forwarding.timeout(),
                 None => return u64::MAX,
@@ -144,9 +176,12 @@ impl Wait {
             Self::Fresh => &mut counts.fresh,
             Self::Idle => &mut counts.idle,
             Self::Lingering => &mut counts.lingering,
-            Self::Head | Self::Content | Self::App | Self::Upstream | Self::Sending => {
-                &mut counts.busy
-            }
+            Self::Head
+            | Self::Content
+            | Self::App
+            | Self::Upstream
+            | Self::HalfClosed
+            | Self::Sending => &mut counts.busy,
         }
     }
 }
