@@ -11,6 +11,7 @@ pub mod chunked_body;
 pub mod config;
 pub mod exchange;
 mod oracle;
+pub mod proxy_fields;
 pub mod proxy_header;
 pub mod request_head;
 pub mod upstream_response;
@@ -27,6 +28,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("chunked_body", chunked_body::check),
     ("config", config::check),
     ("exchange", exchange::check),
+    ("proxy_fields", proxy_fields::check),
     ("proxy_header", proxy_header::check),
     ("request_head", request_head::check),
     ("upstream_response", upstream_response::check),

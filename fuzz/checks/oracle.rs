@@ -18,6 +18,16 @@ impl<'a> Head<'a> {
     /// When it is none: bytes behind it, bare CR or LF, control characters, folded lines (§2.2,
     /// §5).
     pub fn read(bytes: &'a [u8]) -> Self {
+        Self::read_with(bytes, field)
+    }
+
+    /// The same of a response, in which a blank may stand before a colon but where it frames
+    /// (RFC 9112 §5.1).
+    pub fn read_response(bytes: &'a [u8]) -> Self {
+        Self::read_with(bytes, loose_field)
+    }
+
+    fn read_with(bytes: &'a [u8], field: fn(&'a [u8]) -> (&'a str, &'a [u8])) -> Self {
         let lines = bytes.strip_suffix(b"\r\n\r\n").expect("an empty line at the end");
         let mut rest = lines;
         let mut split = Vec::new();
@@ -206,6 +216,17 @@ fn field(line: &[u8]) -> (&str, &[u8]) {
     let name = &line[..colon];
     assert!(!name.is_empty() && name.iter().copied().all(is_token), "a name that is no token");
     (str::from_utf8(name).expect("a token"), blanks_trimmed(&line[colon + 1..]))
+}
+
+fn loose_field(line: &[u8]) -> (&str, &[u8]) {
+    let colon = line.iter().position(|byte| *byte == b':').expect("a colon");
+    let blanks = line[..colon].iter().rev().take_while(|byte| b" \t".contains(byte)).count();
+    let name = &line[..colon - blanks];
+    assert!(!name.is_empty() && name.iter().copied().all(is_token), "a name that is no token");
+    let name = str::from_utf8(name).expect("a token");
+    let frames = ["content-length", "transfer-encoding"].contains(&&*name.to_ascii_lowercase());
+    assert!(blanks == 0 || !frames, "a blank before the colon of {name}");
+    (name, blanks_trimmed(&line[colon + 1..]))
 }
 
 fn blanks_trimmed(mut text: &[u8]) -> &[u8] {

@@ -26,7 +26,7 @@ pub fn check(data: &[u8]) {
 
 /// What the upstream was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+pub enum Asked {
     Get,
     Head,
     Upgrade,
@@ -39,7 +39,7 @@ impl Asked {
         [Self::Get, Self::Head, Self::Upgrade, Self::Put][usize::from(choice % 4)]
     }
 
-    fn begin(self) -> UpstreamExchange {
+    pub fn begin(self) -> UpstreamExchange {
         let is_put = self == Self::Put;
         let request = UpstreamRequest {
             content: if is_put { RequestContent::Length(5) } else { RequestContent::None },
@@ -175,7 +175,7 @@ impl Seen {
 
     /// It is what stands in its bytes. Returns what these say of the connection.
     fn check(&self, bytes: &[u8], asked: Asked) -> bool {
-        let head = oracle::Head::read(bytes);
+        let head = oracle::Head::read_response(bytes);
         let (version, rest) = head.start_line.split_at(b"HTTP/1.1".len());
         let minor = version.strip_prefix(b"HTTP/1.").expect("a version 1");
         assert!(minor.iter().all(u8::is_ascii_digit));

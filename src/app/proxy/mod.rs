@@ -19,7 +19,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     config::{Balance, HashBy, ProxyConfig},
-    http::{Method, RequestHead, Response},
+    http::{Method, RequestHead, Response, ResponseHead},
 };
 
 use super::{App, Context, Peer, Reply, error_response};
@@ -48,6 +48,15 @@ impl Proxy {
     /// upstreams, and waits for that; one whose name has no address is down.
     pub fn open(config: ProxyConfig, loops: usize) -> Self {
         Self::of(Upstreams::open(config, loops), loops)
+    }
+
+    /// The field lines of an upstream's response, interim or final, that go on to a client, each
+    /// ended by CRLF; and whether there is a `Date` among them. Framing is not.
+    pub fn response_fields(head: &ResponseHead<'_>) -> (Vec<u8>, bool) {
+        let mut lines = Vec::new();
+        let has_date =
+            write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+        (lines, has_date)
     }
 
     fn of(upstreams: Upstreams, loops: usize) -> Self {
@@ -164,6 +173,15 @@ impl Forward {
         }
     }
 
+    /// Request line and fields as the first upstream would get them, each line ended by CRLF:
+    /// without the framing, `Connection`, `Expect` and the empty line.
+    pub fn upstream_head(&self) -> Vec<u8> {
+        let Some(gap) = self.host_gap else { return self.head.clone() };
+        let endpoints = self.seat.upstreams().endpoints();
+        let authority = endpoints.first().map_or("", Endpoint::authority).as_bytes();
+        [&self.head[..gap], b"Host: ", authority, b"\r\n", &self.head[gap..]].concat()
+    }
+
     /// Whether the answer has no content, whatever it says (RFC 9110 §9.3.2).
     pub(crate) fn is_head(&self) -> bool {
         self.is_head
@@ -176,7 +194,7 @@ impl Forward {
     }
 
     /// Whether 101 may be the answer; the head has an `Upgrade` then.
-    pub(crate) fn asks_upgrade(&self) -> bool {
+    pub fn asks_upgrade(&self) -> bool {
         self.asks_upgrade
     }
 }
