@@ -154,6 +154,10 @@ impl HttpServer {
     /// Has requests written to the access log of these logs, and reloads change the logs.
     pub fn log_to(&mut self, logging: Logging) {
         self.control.watch_lines_of(logging.clone());
+        let notices = Arc::clone(&self.notices);
+        logging.tap(Box::new(move |level, name, fields| {
+            notices.publish(level, name, || fields.into());
+        }));
         self.logging = Some(logging);
     }
 

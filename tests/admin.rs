@@ -8,6 +8,10 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::{fs::PermissionsExt, net::UnixListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     thread,
 };
 
@@ -461,4 +465,48 @@ fn a_host_that_is_nearly_right_is_named_in_every_call() {
     assert!(answer.error().ends_with("(did you mean `www.shop.test`?)"), "{answer:?}");
     let answer = admin.call("DELETE", "/apps/quite.other", "");
     assert_eq!(answer.error(), "quite.other: no app has this host");
+}
+
+#[test]
+fn events_of_upstreams_come_to_the_stream_whatever_the_logs_level() {
+    let dead = free_port();
+    let app = format!(
+        "proxy = {{ upstreams = [\"http://{dead}\"], eject_after = 2, health = \
+         {{ path = \"/\", interval = \"100ms\", timeout = \"100ms\", rise = 1, fall = 1 }} }}"
+    );
+    let server = Setup::new().log("level = \"info\"").app("proxy.test", &app).start();
+    let mut events = server.admin().events();
+    let config = fs::read_to_string(server.dir().join("config.toml")).expect("the config");
+    server.rewrite(&config.replace("level = \"info\"", "level = \"error\""));
+    server.admin().post("/reload");
+    let listener = std::net::TcpListener::bind(dead).expect("the port");
+    let is_well = Arc::new(AtomicBool::new(true));
+    let answers = Arc::clone(&is_well);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 1024]);
+            if answers.load(SeqCst) {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            }
+        }
+    });
+    let up = events.wait("upstream_up");
+    assert_eq!((&up["level"], &up["fields"]["host"]), (&"INFO".into(), &"proxy.test".into()));
+    is_well.store(false, SeqCst);
+    let down = events.wait("upstream_down");
+    assert_eq!((&down["level"], &down["fields"]["host"]), (&"WARN".into(), &"proxy.test".into()));
+    assert!(down["fields"]["reason"].as_str().is_some(), "{down}");
+    let logged = server.log_lines().iter().any(|line| line.contains("upstream_down reason"));
+    assert!(!logged, "the log's own level holds");
+}
+
+#[test]
+fn connections_are_said_to_be_limited_where_somebody_asked_for_more() {
+    let limited = |setup: Setup| {
+        let server = setup.named_app("a.test").descriptors(600).start();
+        server.events().into_iter().find(|event| event.name == "connections_limited")
+    };
+    assert!(limited(Setup::new()).is_none(), "the default is as many as there can be");
+    let event = limited(Setup::new().limits("connections = 5000")).expect("an event");
+    assert!(event.field("hint").is_some_and(|hint| hint.contains("open files")), "{event:?}");
 }

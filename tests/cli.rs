@@ -120,6 +120,25 @@ z             18  unavailable  admin   down           0        12        0    0 
 }
 
 #[test]
+fn a_table_fits_the_terminal() {
+    let note = json!({ "kind": "unavailable", "error": "no such folder, and a long story of why" });
+    let apps = [row("a.example", 1), row_with("shop.example", 17, &note)];
+    for (columns, whole) in [(80, false), (200, true)] {
+        let fake = Fake::always(200, json!({ "apps": apps }));
+        let terminal = Terminal::open();
+        terminal.set_columns(columns);
+        let mut command = fake.command(&["apps"]);
+        command.stdout(terminal.writer()).env("NO_COLOR", "1");
+        assert_eq!(run(command).code, Some(0));
+        let written = terminal.written();
+        let widest = written.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(columns.into()), "{written}");
+        assert_eq!(written.contains("a long story of why"), whole, "{written}");
+        assert_eq!(written.contains("REFUSED"), whole, "{written}");
+    }
+}
+
+#[test]
 fn the_upstreams_of_an_app_are_a_table() {
     let upstream = |url: &str, state: &str, reason: Value| {
         json!({
@@ -250,6 +269,33 @@ fn a_removal_waits_until_its_drain_has_ended() {
     let fake = draining_server(vec![end]);
     let ran = fake.run(&["remove", "shop.example"]);
     ran.expect_output(0, "shop.example: drained in 1.2 s, 17 refused\n");
+}
+
+#[test]
+fn an_interrupted_wait_says_that_the_drain_goes_on_and_how_to_cancel_it() {
+    for (cause, command, hint) in [
+        ("drain", "drain", "`tidegate resume shop.example` cancels it"),
+        ("remove", "remove", "`tidegate status` shows how far it is"),
+    ] {
+        let mut drain = draining("shop.example", 7);
+        drain["cause"] = json!(cause);
+        let (sender, polled) = std::sync::mpsc::channel();
+        let fake = Fake::unix(move |seen| {
+            // The drain never ends.
+            let _ = sender.send(seen.line.clone());
+            Reply::Json(if seen.line.starts_with("GET") { 200 } else { 202 }, drain.clone())
+        });
+        let child = fake.command(&[command, "shop.example"]).spawn().expect("it starts");
+        let is_poll = |line: String| line.starts_with("GET /drains/");
+        assert!(polled.iter().any(is_poll), "it does not wait");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("SIGINT");
+        let output = child.wait_with_output().expect("its output");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let goes_on = "the drain goes on: shop.example: draining, 3 active, 12.4 s left";
+        assert!(said.contains(goes_on) && said.contains(hint), "{said}");
+    }
 }
 
 #[test]

@@ -223,3 +223,52 @@ fn a_first_config_is_right_and_never_takes_the_place_of_another() {
     place.run(&["init", "--config", "none/a.toml"]).expect_failure(1, &["cannot write none/a"]);
     assert!(!Path::new(&place.work().join("none")).exists());
 }
+
+#[test]
+fn an_address_in_use_is_said_with_the_process_that_has_it() {
+    let place = Place::new();
+    let (server, address) = place.serve(&["--respond", "1"]);
+    let arguments = ["serve", "--respond", "2", "--listen", &address.to_string()];
+    let ran = place.run(&[&arguments[..], &["--admin", "unix:other.sock"]].concat());
+    let holder = format!("it is in use by tidegate, pid {}", server.0.id());
+    assert!(ran.code == Some(1) && ran.err.contains(&holder), "{ran:?}");
+
+    let config = format!("[server]\nlisten = [\"{address}\"]\n[apps.\"a.test\"]\nrespond = {{}}\n");
+    fs::write(place.work().join("config.toml"), &config).expect("a file");
+    drop(server);
+    let first = place.command(&["serve"]).stderr(Stdio::null()).spawn().expect("it starts");
+    let first = Served(first);
+    let answers = || TcpStream::connect(address).is_ok();
+    assert!((0..2000).any(|_| answers() || place.run(&["version"]).code.is_none()), "no server");
+    let ran = place.run(&["serve", "--config", "config.toml"]);
+    let holder = format!("tidegate, pid {}, which serves /", first.0.id());
+    assert!(ran.code == Some(1) && ran.err.contains(&holder), "{ran:?}");
+    assert!(ran.err.contains("/config.toml"), "{ran:?}");
+}
+
+#[test]
+fn a_server_is_found_after_its_admin_address_changed_in_the_config() {
+    let place = Place::new();
+    let write = |socket: &str| {
+        let config = format!(
+            "[server]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"unix:{socket}\"\n\
+             [apps.\"a.test\"]\nrespond = {{}}\n"
+        );
+        fs::write(place.work().join("config.toml"), config).expect("a file");
+    };
+    write("first.sock");
+    let server = place.command(&["serve"]).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut server = Served(server);
+    assert!((0..400).any(|_| place.run(&["status"]).code == Some(0)), "it does not serve");
+    write("second.sock");
+    let ran = place.run(&["status"]);
+    assert!(ran.code == Some(0) && ran.out.contains("serving"), "{ran:?}");
+    let pid = format!("pid {}", server.0.id());
+    for text in ["second.sock, which config.toml names", &pid, "first.sock, and is found there"] {
+        assert!(ran.err.contains(text), "{text:?} isn't in {ran:?}");
+    }
+    let ran = place.run(&["stop"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(server.0.wait().expect("its end").code(), Some(0));
+    place.run(&["status"]).expect_failure(1, &["second.sock; is it running?"]);
+}

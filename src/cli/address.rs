@@ -98,7 +98,7 @@ struct Search<'a> {
 /// that were started without one, or by the package.
 pub(super) fn find(place: &Place) -> Result<Found, Failure> {
     if let Some(address) = named(place.admin.as_deref())? {
-        return Ok(Found { address, config: place.named_config().map(Path::to_owned) });
+        return Ok(Found { address, config: None });
     }
     if let Some(config) = place.named_config() {
         return from_config(config).map(|(found, _)| found);

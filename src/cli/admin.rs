@@ -14,6 +14,7 @@ use super::{
     address::{self, Address, Found, Token},
     client::{Answer as RawAnswer, Call, Client, ClientError, Stream},
     failure::{Failure, Refusal},
+    running,
     show::{self, Reader},
 };
 
@@ -75,7 +76,7 @@ impl ServerOptions {
         let token_file = place.token_file.as_deref();
         let config_of_token = config.as_deref().unwrap_or(place.config());
         let token = address::find_token(&address, token_file, Some(config_of_token))?;
-        Ok(Admin { client: Client::new(address), token, json: self.json })
+        Ok(Admin { client: Client::new(address), token, json: self.json, config })
     }
 }
 
@@ -84,6 +85,8 @@ pub(super) struct Admin {
     client: Client,
     token: Option<Token>,
     json: bool,
+    /// What named the address, until it was looked whether a server is elsewhere.
+    config: Option<PathBuf>,
 }
 
 /// The server's answer: what we understand of it, and all of it.
@@ -104,7 +107,7 @@ impl<T> Answer<T> {
 impl Admin {
     /// The server at an address that wants no token.
     pub(super) fn of(address: Address) -> Self {
-        Self { client: Client::new(address), token: None, json: false }
+        Self { client: Client::new(address), token: None, json: false, config: None }
     }
 
     /// Asks for something; changes nothing.
@@ -151,9 +154,18 @@ impl Admin {
 
     /// Asks for an answer without end.
     pub(super) fn stream(&mut self, path: &str) -> Result<Stream, Failure> {
-        let token = self.token.as_ref().map(|token| token.text.as_str());
-        let call = Call { method: "GET", path, token, content: None };
-        match self.client.stream(&call, PATIENCE)? {
+        let stream = |admin: &mut Self| {
+            let token = admin.token.as_ref().map(|token| token.text.as_str());
+            admin.client.stream(&Call { method: "GET", path, token, content: None }, PATIENCE)
+        };
+        let streamed = match stream(self) {
+            Err(error) if error.is_absent() && self.config.is_some() => {
+                self.follow(error)?;
+                stream(self)
+            }
+            streamed => streamed,
+        };
+        match streamed? {
             Ok(stream) => Ok(stream),
             Err(answer) => Err(match self.text(answer) {
                 Ok(_) => self.foreign("it does not answer with a stream"),
@@ -165,7 +177,8 @@ impl Admin {
     /// The same server, by a connection of its own.
     pub(super) fn beside(&self) -> Self {
         let token = self.token.clone();
-        Self { client: Client::new(self.client.address().clone()), token, json: self.json }
+        let client = Client::new(self.client.address().clone());
+        Self { client, token, json: self.json, config: None }
     }
 
     /// The connection.
@@ -229,7 +242,14 @@ impl Admin {
         let deadline = Instant::now() + PATIENCE;
         let json = loop {
             let token = self.token.as_ref().map(|token| token.text.as_str());
-            let answer = exchange(&mut self.client, &Call { method, path, token, content })?;
+            let answer = exchange(&mut self.client, &Call { method, path, token, content });
+            let answer = match answer {
+                Err(error) if error.is_absent() && self.config.is_some() => {
+                    self.follow(error)?;
+                    continue;
+                }
+                answer => answer?,
+            };
             match self.text(answer) {
                 // New connections reach the new process as soon as the old one has let go of the
                 // listener.
@@ -243,6 +263,41 @@ impl Admin {
         let value = serde_json::from_str(&json)
             .map_err(|error| self.foreign(&format!("its answer to {method} {path}: {error}")))?;
         Ok(Answer { value, json })
+    }
+
+    /// Nobody listens where the config says: finds the server that was started from it when it said
+    /// something else.
+    fn follow(&mut self, error: ClientError) -> Result<(), Failure> {
+        let Some(config) = self.config.take() else { return Err(error.into()) };
+        let servers = running::servers_of(&config);
+        let mut sockets: Vec<&PathBuf> =
+            servers.iter().flat_map(|server| &server.sockets).collect();
+        sockets.sort();
+        sockets.dedup();
+        let (Some(server), config) = (servers.last(), config.display()) else {
+            return Err(error.into());
+        };
+        let pid = server.pid;
+        if let [socket] = sockets[..] {
+            let address = Address::Unix(socket.clone());
+            show::note(&show::clean(&format!(
+                "tidegate: nobody listens on {}, which {config} names; its server, pid {pid}, was \
+                 started when that was {address}, and is found there until it is restarted",
+                self.client.address()
+            )));
+            show::note("\n");
+            // A socket needs no token.
+            (self.client, self.token) = (Client::new(address), None);
+            return Ok(());
+        }
+        let others = sockets.iter().map(|path| format!("unix:{}", path.display()));
+        let others = others.chain(server.loopback.iter().map(ToString::to_string));
+        Err(Failure::Unended(format!(
+            "{error}\na server that was started from {config} runs as pid {pid}, and listens \
+             elsewhere: name it with --admin, and its token with --token-file; these are its local \
+             addresses: {}",
+            others.collect::<Vec<_>>().join(", ")
+        )))
     }
 
     /// The text of a good answer, or the server's error.

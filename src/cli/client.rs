@@ -236,6 +236,11 @@ enum Trouble {
 }
 
 impl ClientError {
+    /// Whether nobody listens at the address.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.trouble, Trouble::Missing | Trouble::Refused)
+    }
+
     /// Whether there is no server behind the address (any more).
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.trouble, Trouble::Missing | Trouble::Refused | Trouble::Lost)

@@ -22,6 +22,7 @@ mod put;
 mod quick;
 mod reload;
 mod run_dir;
+mod running;
 mod serve;
 mod show;
 mod status;

@@ -1,8 +1,9 @@
 //! `tidegate serve`: the server, steered by signals, from a config or from arguments alone.
 
 use std::{
+    env,
     fmt::Display,
-    io::{IsTerminal, stderr},
+    io::{ErrorKind, IsTerminal, stderr},
     net::SocketAddr,
     panic::{self, PanicHookInfo},
     path::{Path, PathBuf},
@@ -24,8 +25,8 @@ use crate::{
     control::{NoTakeOver, TakeOver},
     logging::{self, Logging, LostLines, event},
     server::{
-        Account, EarlySignals, HttpServer, Privileges, SignalRequest, Verdict, forward_signals,
-        unblock_all,
+        Account, BindError, EarlySignals, HttpServer, Privileges, ServerError, SignalRequest,
+        Verdict, forward_signals, unblock_all,
     },
 };
 
@@ -34,7 +35,7 @@ use super::{
     admin::Place,
     failure,
     quick::{QuickApp, QuickListen},
-    show,
+    running, show,
 };
 
 /// What `serve` takes.
@@ -81,6 +82,41 @@ tidegate: a server cannot read its config from standard input, for it reads it a
 struct Failure {
     code: u8,
     text: String,
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        let hint = match &error {
+            ServerError::Bind(error) => bind_hint(error),
+            _ => None,
+        };
+        let hint = hint.map(|hint| format!("\n{hint}")).unwrap_or_default();
+        Self { code: FAILED, text: format!("tidegate: {error}{}", show::clean_lines(&hint)) }
+    }
+}
+
+/// What helps where an address cannot be listened on.
+fn bind_hint(error: &BindError) -> Option<String> {
+    let address: SocketAddr = error.place().parse().ok()?;
+    match error.kind() {
+        ErrorKind::AddrInUse => Some(match running::listener(address) {
+            Some(process) => format!("it is in use by {process}"),
+            None => format!(
+                "it is in use by a process of another user: `sudo ss -ltnp 'sport = :{}'` names it",
+                address.port()
+            ),
+        }),
+        ErrorKind::PermissionDenied if address.port() < 1024 => {
+            let program = env::current_exe().ok()?;
+            Some(format!(
+                "a port below 1024 needs the right CAP_NET_BIND_SERVICE: `sudo setcap \
+                 cap_net_bind_service=+ep {}` gives it to the program, AmbientCapabilities= to a \
+                 systemd unit; or start it as root, with server.user",
+                program.display()
+            ))
+        }
+        _ => None,
+    }
 }
 
 impl From<failure::Failure> for Failure {
@@ -135,6 +171,11 @@ impl Serve {
                 code
             }
         })
+    }
+
+    /// Whether it serves a config, and not what the arguments alone say.
+    pub(super) fn reads_config(&self) -> bool {
+        !self.app.is_given()
     }
 
     fn plan(&self, place: &Place, take_over: Option<&TakeOver>) -> Result<Plan, Failure> {
@@ -214,13 +255,13 @@ fn run(
 ) -> Result<Verdict, Failure> {
     let config = &plan.config;
     let is_first = take_over.is_none();
-    let mut server = HttpServer::take_over(config, take_over).map_err(Failure::of)?;
+    let mut server = HttpServer::take_over(config, take_over)?;
     server.log_to(logging.clone());
     if let Some(file) = &plan.file {
         server.reload_from(std::path::absolute(file).unwrap_or_else(|_| file.clone()));
     }
     server.notify_service_manager();
-    server.listen_for_admin().map_err(Failure::of)?;
+    server.listen_for_admin()?;
     server.load_apps(&config.apps);
     server.restore_apps().map_err(Failure::of)?;
     if is_first {
@@ -237,7 +278,7 @@ fn run(
         SignalRequest::Upgrade => handle.begin_upgrade(),
     };
     forward_signals(signals, on_signal).map_err(Failure::of)?;
-    server.run().map_err(Failure::of)
+    server.run().map_err(Failure::from)
 }
 
 /// Waits for the logs to be written out; gives what is lost because they were not. A log can hang.

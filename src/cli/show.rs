@@ -5,13 +5,19 @@
 
 use std::{
     fmt::Write as _,
-    io::{ErrorKind, Write as _},
+    io::{self, ErrorKind, IsTerminal, Write as _},
 };
 
 use anstyle::{AnsiColor, Style};
 
 use super::failure::Failure;
 use crate::logging::is_deceptive;
+
+/// The width of a terminal that does not say it.
+const COLUMNS: usize = 80;
+
+/// Texts of tables are not made shorter.
+const TEXT_MIN: usize = 10;
 
 /// Whether somebody still reads standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,17 +115,39 @@ pub(super) enum Align {
 /// A column's head and side.
 pub(super) type Column = (&'static str, Align);
 
-/// Lays out a table under its heads, with two spaces between columns.
+/// The width of the terminal that standard output is, if it is one.
+fn terminal_width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col);
+    Some(if columns == 0 { COLUMNS } else { columns.into() })
+}
+
+/// Lays out a table under its heads, with two spaces between columns. One that is wider than the
+/// terminal loses the columns that say nothing, and then the ends of its longest texts.
 pub(super) fn table(columns: &[Column], rows: Vec<Vec<Cell>>) -> String {
+    table_within(terminal_width().unwrap_or(usize::MAX), columns, rows)
+}
+
+fn table_within(most: usize, columns: &[Column], rows: Vec<Vec<Cell>>) -> String {
     let bold = Style::new().bold();
+    let mut columns = columns.to_vec();
     let heads = columns.iter().map(|(head, _)| Cell { style: bold, ..plain(head) }).collect();
-    let lines: Vec<Vec<Cell>> = [heads].into_iter().chain(rows).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].width()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let mut lines: Vec<Vec<Cell>> = [heads].into_iter().chain(rows).collect();
+    while width_of(&lines) > most
+        && lines.len() > 1
+        && let Some(column) = (0..columns.len()).rev().find(|column| says_nothing(&lines, *column))
+    {
+        columns.remove(column);
+        lines.iter_mut().for_each(|line| drop(line.remove(column)));
+    }
+    shorten(&mut lines, &columns, most);
+    let widths = widths_of(&lines);
     let mut text = String::new();
     for line in &lines {
         let mut shown = String::new();
-        for ((cell, width), (_, align)) in line.iter().zip(&widths).zip(columns) {
+        for ((cell, width), (_, align)) in line.iter().zip(&widths).zip(&columns) {
             let (styled, padding) = (cell.styled(), cell.padding(*width));
             let _ = match align {
                 Align::Left => write!(shown, "{styled}{padding}  "),
@@ -130,6 +158,37 @@ pub(super) fn table(columns: &[Column], rows: Vec<Vec<Cell>>) -> String {
         text.push('\n');
     }
     text
+}
+
+fn widths_of(lines: &[Vec<Cell>]) -> Vec<usize> {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| lines.iter().map(|line| line[column].width()).max().unwrap_or(0);
+    (0..columns).map(width).collect()
+}
+
+fn width_of(lines: &[Vec<Cell>]) -> usize {
+    let widths = widths_of(lines);
+    widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)
+}
+
+fn says_nothing(lines: &[Vec<Cell>], column: usize) -> bool {
+    lines[1..].iter().all(|line| matches!(line[column].text.as_str(), "" | "0"))
+}
+
+/// Cuts the ends of the longest texts until the lines are narrow enough, or nothing is long.
+fn shorten(lines: &mut [Vec<Cell>], columns: &[Column], most: usize) {
+    while width_of(lines) > most {
+        let widths = widths_of(lines);
+        let texts = (0..columns.len()).filter(|column| columns[*column].1 == Align::Left);
+        let longest = texts.max_by_key(|column| widths[*column]);
+        let Some(column) = longest.filter(|column| widths[*column] > TEXT_MIN) else { return };
+        let width = (widths[column] - 1).max(TEXT_MIN);
+        for cell in lines.iter_mut().map(|line| &mut line[column]) {
+            if cell.width() > width {
+                cell.text = cell.text.chars().take(width - 1).chain(['\u{2026}']).collect();
+            }
+        }
+    }
 }
 
 /// Lays out names and values, one pair a line.
@@ -214,6 +273,33 @@ mod tests {
         let expected =
             "HOST      ACTIVE  NOTE\na.test         7\nb       12345678  x\\u{1b}[2J\\n\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_table_that_is_too_wide_loses_what_says_least() {
+        let columns = [
+            ("HOST", Align::Left),
+            ("ACTIVE", Align::Right),
+            ("REFUSED", Align::Right),
+            ("NOTE", Align::Left),
+        ];
+        let long = "connect: Connection refused";
+        let rows = || {
+            vec![
+                vec![plain("a.test"), number(7), number(0), plain(long)],
+                vec![plain("b"), number(1), number(0), plain("")],
+            ]
+        };
+        let shown = |most| {
+            let text = table_within(most, &columns, rows());
+            anstream::adapter::strip_str(&text).to_string()
+        };
+        assert!(shown(usize::MAX).starts_with("HOST    ACTIVE  REFUSED  NOTE\na.test       7"));
+        let text = shown(45);
+        assert!(text.starts_with("HOST    ACTIVE  NOTE\n") && text.contains(long), "{text}");
+        let text = shown(30);
+        assert!(text.contains("a.test       7  connect: Conn\u{2026}\n"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 30), "{text}");
     }
 
     #[test]

@@ -6,10 +6,15 @@ use std::{
     cell::Cell,
     env,
     io::{self, IsTerminal, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use clap::Args;
+use signal_hook::consts::SIGINT;
 
 use super::{
     CUT, DONE, FAILED,
@@ -89,6 +94,9 @@ pub(super) fn until_ended(
     mut drain: Answer<Drain>,
 ) -> Result<Answer<Drain>, Failure> {
     let line = LiveLine::new();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    // Without the flag ^C ends the command as it does others.
+    let flag = signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)).ok();
     while drain.value.state == DrainState::Draining {
         if line.is_shown {
             let oldest = oldest(admin, &drain.value);
@@ -96,8 +104,34 @@ pub(super) fn until_ended(
         }
         let path = format!("{}?wait={}ms", drain_path(&drain.value.id), HOLD.as_millis());
         drain = admin.poll(&path, HOLD)?;
+        if interrupted.load(Ordering::Relaxed) && drain.value.state == DrainState::Draining {
+            drop(line);
+            return Err(Failure::Unended(goes_on(&drain.value)));
+        }
     }
+    flag.map(signal_hook::low_level::unregister);
     Ok(drain)
+}
+
+/// What becomes of a drain whose command is interrupted.
+fn goes_on(drain: &Drain) -> String {
+    let text = summary(drain);
+    let host = drain.host.as_deref().unwrap_or_default();
+    let upstream = match &drain.upstream {
+        Some(url) => format!(" --upstream {url}"),
+        None => String::new(),
+    };
+    let further = match drain.cause.as_str() {
+        "stop" => {
+            "`tidegate stop` waits for it again, `tidegate stop --now` cuts what is left".into()
+        }
+        "drain" => format!(
+            "`tidegate drain {host}{upstream}` waits for it again, `tidegate resume \
+             {host}{upstream}` cancels it"
+        ),
+        _ => "`tidegate status` shows how far it is".to_owned(),
+    };
+    format!("interrupted, and the drain goes on: {}\n{further}", text.trim_end())
 }
 
 /// How a drain ended, or how far it is.

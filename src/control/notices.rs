@@ -1,6 +1,8 @@
 //! What operators are told: each notice is an event of the log, and goes to whoever has subscribed
 //! to the event stream of the admin API.
 //!
+//! All other events of the log, such as `upstream_down`, come to the stream by the log's tap.
+//!
 //! The stream does not depend on the log's level. A subscriber that is gone, or too slow for its
 //! loop's patience, is forgotten.
 
@@ -18,7 +20,9 @@ use crate::{app::Stream, logging::rfc3339};
 /// the log and JSON both take: numbers, strings, bools.
 macro_rules! notice {
     ($notices:expr, $level:ident, $name:literal $(, $key:ident = $value:expr)* $(,)?) => {{
-        $crate::logging::event!($level, $name $(, $key = $value)*);
+        $crate::logging::event_to!(
+            $crate::logging::TOLD_TARGET, $level, $name $(, $key = $value)*
+        );
         $notices.publish(::log::Level::$level, $name, || {
             ::serde_json::json!({ $(stringify!($key): $value),* })
         });

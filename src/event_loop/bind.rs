@@ -186,6 +186,18 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    /// The address, or `unix:` and the path.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Why, by its kind.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: {}", self.place, self.source)

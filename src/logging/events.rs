@@ -10,7 +10,7 @@
 use std::{
     env, fmt,
     io::{self, Write as _},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -35,22 +35,43 @@ use crate::config::{LogConfig, LogFormat};
 /// Numbers, bools, strings and `Option`s of them are taken as they are; anything else that has
 /// `Display` with `key:% = value`. Durations are given in milliseconds, with `_ms` in the key.
 macro_rules! event {
-    ($level:ident, $name:literal $(,)?) => {
-        ::log::log!(target: $crate::logging::EVENT_TARGET, ::log::Level::$level, $name)
+    ($($event:tt)*) => { $crate::logging::event_to!($crate::logging::EVENT_TARGET, $($event)*) };
+}
+pub(crate) use event;
+
+/// As [`event!`], with one of the targets of events.
+macro_rules! event_to {
+    ($target:expr, $level:ident, $name:literal $(,)?) => {
+        ::log::log!(target: $target, ::log::Level::$level, $name)
     };
-    ($level:ident, $name:literal, $($key:ident $(:$how:tt)? = $value:expr),+ $(,)?) => {
+    ($target:expr, $level:ident, $name:literal,
+        $($key:ident $(:$how:tt)? = $value:expr),+ $(,)?) => {
         ::log::log!(
-            target: $crate::logging::EVENT_TARGET,
+            target: $target,
             ::log::Level::$level,
             $($key $(:$how)? = $value),+;
             $name
         )
     };
 }
-pub(crate) use event;
+pub(crate) use event_to;
 
 /// The target that makes a record an event.
 pub(crate) const EVENT_TARGET: &str = "tidegate::event";
+
+/// The target of events that operators are told of by other means: not for the [`Tap`].
+pub(crate) const TOLD_TARGET: &str = "tidegate::told";
+
+/// Who gets events besides the log: level, name and fields. It must not log.
+pub(crate) type Tap =
+    Box<dyn Fn(Level, &str, serde_json::Map<String, serde_json::Value>) + Send + Sync>;
+
+/// The least level that the tap gets, whatever the log's level is.
+pub(super) const TAP_LEVEL: LevelFilter = LevelFilter::Info;
+
+fn is_event(target: &str) -> bool {
+    target == EVENT_TARGET || target == TOLD_TARGET
+}
 
 /// The most events that wait for the disk.
 const QUEUE_BYTES: usize = 1024 * 1024;
@@ -127,6 +148,7 @@ const LINE_BYTES: usize = 256;
 #[derive(Clone, Default)]
 pub(super) struct EventLogger {
     current: Arc<RwLock<Option<Arc<Lines>>>>,
+    tap: Arc<OnceLock<Tap>>,
 }
 
 /// Where lines go for now, and which.
@@ -143,6 +165,25 @@ impl EventLogger {
     pub(super) fn log_to(&self, log: Option<&EventLog>, level: LevelFilter) {
         let lines = log.map(|log| Arc::new(Lines::new(log, level)));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
+    /// Has all events from here on told to `tap` too; once.
+    pub(super) fn tap(&self, tap: Tap) {
+        // Of two servers in one process the first has the events that name none.
+        let _ = self.tap.set(tap);
+    }
+
+    fn tell(&self, record: &Record<'_>) {
+        if record.target() == EVENT_TARGET
+            && record.level() <= TAP_LEVEL
+            && let Some(tap) = self.tap.get()
+            && let Some(name) = record.args().as_str()
+        {
+            let mut fields = JsonFields::default();
+            // Our visitor returns no errors.
+            let _ = record.key_values().visit(&mut fields);
+            tap(record.level(), name, fields.0);
+        }
     }
 
     fn current(&self, metadata: &Metadata<'_>) -> Option<Arc<Lines>> {
@@ -171,6 +212,7 @@ impl Log for EventLogger {
     }
 
     fn log(&self, record: &Record<'_>) {
+        self.tell(record);
         let Some(lines) = self.current(record.metadata()) else { return };
         let mut line = Vec::with_capacity(LINE_BYTES);
         push_record(&mut line, lines.look, SystemTime::now(), record);
@@ -208,7 +250,7 @@ impl io::Write for LineSink {
 
 /// Appends a record's line, without a line feed.
 fn push_record(out: &mut Vec<u8>, look: Look, now: SystemTime, record: &Record<'_>) {
-    let event = (record.target() == EVENT_TARGET).then(|| record.args().as_str()).flatten();
+    let event = is_event(record.target()).then(|| record.args().as_str()).flatten();
     push_line(out, look, now, record.level(), event.unwrap_or("log"), |fields| {
         if event.is_none() {
             fields.push_pair("target", record.target());
@@ -217,6 +259,52 @@ fn push_record(out: &mut Vec<u8>, look: Look, now: SystemTime, record: &Record<'
         // Our visitor returns no errors; with a foreign source's own error its field ends there.
         let _ = record.key_values().visit(fields);
     });
+}
+
+/// The fields of an event as JSON.
+#[derive(Default)]
+struct JsonFields(serde_json::Map<String, serde_json::Value>);
+
+impl<'kvs> VisitSource<'kvs> for JsonFields {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let mut json = JsonValue(serde_json::Value::Null);
+        value.visit(&mut json)?;
+        self.0.insert(key.to_string(), json.0);
+        Ok(())
+    }
+}
+
+struct JsonValue(serde_json::Value);
+
+impl<'v> VisitValue<'v> for JsonValue {
+    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
+        self.0 = value.to_string().into();
+        Ok(())
+    }
+
+    fn visit_null(&mut self) -> Result<(), kv::Error> {
+        Ok(())
+    }
+
+    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
+
+    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
+        self.0 = value.into();
+        Ok(())
+    }
 }
 
 fn push_note(out: &mut Vec<u8>, look: Look, now: SystemTime, note: &Note<'_>) {

@@ -31,7 +31,7 @@ use std::{
 
 pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome};
 pub(crate) use escape::is_deceptive;
-pub(crate) use events::{EVENT_TARGET, event};
+pub(crate) use events::{EVENT_TARGET, TOLD_TARGET, Tap, event, event_to};
 pub use request_id::RequestId;
 pub(crate) use request_id::RequestIds;
 pub(crate) use upstream_use::UpstreamUse;
@@ -39,7 +39,7 @@ pub(crate) use upstream_use::UpstreamUse;
 pub(crate) use stamp::rfc3339;
 
 use crate::config::LogConfig;
-use events::{EventLog, EventLogger};
+use events::{EventLog, EventLogger, TAP_LEVEL};
 use writer::{LineWriter, RetiredLogs, flush_all};
 
 pub(crate) use writer::Losses;
@@ -91,7 +91,7 @@ pub fn init(config: &LogConfig) -> Result<Logging, LogError> {
     // Also with level `off`: it may change.
     let logger = Box::new(logging.logger.clone());
     log::set_boxed_logger(logger).map_err(|_| LogError::AlreadyInitialized)?;
-    log::set_max_level(config.level);
+    log::set_max_level(config.level.max(TAP_LEVEL));
     Ok(logging)
 }
 
@@ -105,6 +105,11 @@ struct Logs {
 }
 
 impl Logging {
+    /// Has all events from here on told to `tap` too, whatever the log's level; once.
+    pub(crate) fn tap(&self, tap: Tap) {
+        self.logger.tap(tap);
+    }
+
     /// The access log, unless it is off.
     pub fn access(&self) -> Option<AccessLog> {
         self.logs().access.clone()
@@ -138,7 +143,7 @@ impl Logging {
             Err(error) => errors.push(error),
         }
         self.logger.log_to(logs.events.as_ref(), config.level);
-        log::set_max_level(config.level);
+        log::set_max_level(config.level.max(TAP_LEVEL));
         errors
     }
 

@@ -1,6 +1,6 @@
 //! How many descriptors the process may have, and how many connections that makes.
 
-use crate::logging::event;
+use crate::{config::Limits, logging::event};
 
 /// Raises the limit of open files as far as the process may.
 pub(super) fn raise_descriptor_limit() {
@@ -25,12 +25,14 @@ pub(super) fn connections_possible(loops: usize) -> usize {
 }
 
 pub(super) fn connections_max(configured: usize, possible: usize) -> usize {
-    if possible < configured {
+    // Nobody asked for the default.
+    if possible < configured && configured != Limits::default().connections {
         event!(
-            Info,
+            Warn,
             "connections_limited",
             connections = possible as u64,
             configured = configured as u64,
+            hint = "the limit of open files is too low: raise it (ulimit -Hn, LimitNOFILE=)",
         );
     }
     possible.min(configured)
