@@ -534,6 +534,35 @@ fn a_file_under_a_lease_holds_up_no_loop_and_says_when_to_come_again() {
 }
 
 #[test]
+fn an_app_of_one_page_has_its_routes_and_its_files() {
+    let app = "files = { root = \"site\", try = [\"{path}\", \"{path}.html\", \"/index.html\"] }";
+    let server = Setup::new()
+        .app(HOST, app)
+        .app("list.test", "files = { root = \"site\", index = \"listing\" }")
+        .file("site/index.html", "the app")
+        .file("site/about.html", "about")
+        .file("site/assets/a.js", "script")
+        .start();
+    let mut client = server.connect();
+    for (path, text) in [
+        ("/", "the app"),
+        ("/about", "about"),
+        ("/assets/a.js", "script"),
+        ("/settings/profile?tab=1", "the app"),
+        ("/assets/", "the app"),
+    ] {
+        let response = client.exchange(get(HOST, path));
+        assert_eq!((response.status, response.text()), (200, text), "{path}");
+    }
+    let listed = client.exchange(get("list.test", "/assets/"));
+    assert_eq!(listed.status, 200);
+    assert!(find(&listed.body, b"<a href=\"./a.js\">a.js</a>").is_some(), "{}", listed.text());
+    assert_eq!(client.exchange(get("list.test", "/assets")).status, 301);
+    assert_eq!(client.exchange(get("list.test", "/")).text(), "the app");
+    assert_eq!(client.exchange(get("list.test", "/none/")).status, 404);
+}
+
+#[test]
 fn names_are_percent_decoded() {
     let server = setup()
         .file("site/a b.txt", "space")

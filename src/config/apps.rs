@@ -8,11 +8,11 @@ use std::{ops::RangeInclusive, path::Path, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AppConfig, AppKind, FilesConfig, RateLimit, RedirectConfig, RespondConfig,
+    AppConfig, AppKind, FilesConfig, RateLimit, RedirectConfig, RespondConfig, Tries,
     error::{Finding, Span},
     hosts::host_pattern,
     keys, proxy,
-    reader::{Meant, Repeats, Syntax, Table, quoted},
+    reader::{Meant, Repeats, Syntax, Table, WordOrList, quoted},
     sections::{absolute_path, wait},
     values::{Fault, boolean, duration, integer, nearest, string},
 };
@@ -248,20 +248,79 @@ fn redirect(table: &mut Table<'_, '_>) -> Option<RedirectConfig> {
 
 fn files(table: &mut Table<'_, '_>, base: &Path) -> Option<FilesConfig> {
     let root = table.required("root", |value| absolute_path(string(value)?, base));
-    let index = table.list("index", file_name);
-    let index = index.map(|names| names.into_iter().map(|(name, _)| name).collect());
+    let default = || vec!["index.html".to_owned()];
+    let words = [("off", (Vec::new(), false)), ("listing", (default(), true))];
+    let (index, listing) = match table.word_or_list("index", &words, file_name) {
+        Some(WordOrList::Word(chosen)) => chosen,
+        Some(WordOrList::List(names)) => (names.into_iter().map(|(name, _)| name).collect(), false),
+        None => (default(), false),
+    };
+    let tries = tries(table);
     let not_found = table.optional("not_found", |value| path_inside(string(value)?));
     let precompressed = table.or("precompressed", true, boolean);
     let cache_control = table.optional("cache_control", |value| header_value(string(value)?));
     let types = table.pairs("types", extension, media_type);
     Some(FilesConfig {
         root: root?,
-        index: index.unwrap_or_else(|| vec!["index.html".to_owned()]),
+        index,
+        listing,
+        tries,
         not_found,
         precompressed,
         cache_control,
         types,
     })
+}
+
+/// What one entry of `files.try` looks for.
+enum Try {
+    Ending(String),
+    File(String),
+}
+
+fn tries(table: &mut Table<'_, '_>) -> Tries {
+    let mut tries = Tries { endings: Vec::new(), fallback: None };
+    let entries = table.list("try", try_entry).filter(|entries| !entries.is_empty());
+    let Some(entries) = entries else {
+        return Tries { endings: vec![String::new()], ..tries };
+    };
+    let last = entries.len().saturating_sub(1);
+    for (index, (entry, span)) in entries.into_iter().enumerate() {
+        match entry {
+            Try::Ending(ending) => tries.endings.push(ending),
+            Try::File(_) if index < last => {
+                let path = table.path_of("try");
+                let message =
+                    format!("`{path}[{index}]` must stand last: it is there for any path");
+                table.report(Finding::new(span, message));
+            }
+            Try::File(path) => tries.fallback = Some(path),
+        }
+    }
+    tries
+}
+
+/// `{path}` with an ending or without one, or a file of the root.
+fn try_entry(text: &str) -> Result<Try, Fault> {
+    let advice = "write \"{path}\", \"{path}.html\" or a file such as \"/index.html\"";
+    if let Some(ending) = text.strip_prefix("{path}") {
+        if ending.contains('/') {
+            return Err(Fault::new("has a slash behind `{path}`").help(advice));
+        }
+        if ending.contains(|c: char| c.is_control() || "{}\\".contains(c)) {
+            return Err(Fault::new("is nothing to try").help(advice));
+        }
+        return Ok(Try::Ending(ending.to_owned()));
+    }
+    if text.contains("{path}") {
+        return Err(Fault::new("has `{path}` behind something else").help(advice));
+    }
+    let Some(file) = text.strip_prefix('/') else {
+        let advice =
+            if text.starts_with('=') { "remove it: what is not found is 404" } else { advice };
+        return Err(Fault::new("is nothing to try").help(advice));
+    };
+    path_inside(file).map(Try::File)
 }
 
 fn header_name(name: &str) -> Result<String, Fault> {

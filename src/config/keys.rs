@@ -36,7 +36,7 @@ pub(super) const TABLES: [(&str, &[&str]); 11] = [
     (APP, &["aliases", "drain_timeout", "rate_limit", "respond", "redirect", "files", "proxy"]),
     ("respond", &["status", "body", "content_type", "headers", "delay"]),
     ("redirect", &["to", "status"]),
-    ("files", &["root", "index", "not_found", "precompressed", "cache_control", "types"]),
+    ("files", &["root", "index", "try", "not_found", "precompressed", "cache_control", "types"]),
     (
         "proxy",
         &[

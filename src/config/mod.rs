@@ -366,8 +366,12 @@ pub struct FilesConfig {
     /// The folder, made absolute from the place of the config file. It may not exist: that is found
     /// when the app is loaded.
     pub root: PathBuf,
-    /// Names tried in a directory, in order. Default: `index.html`.
+    /// Names tried in a directory, in order. Default: `index.html`. None with `index = "off"`.
     pub index: Vec<String>,
+    /// Whether a directory without such a file is listed, `index = "listing"`.
+    pub listing: bool,
+    /// `try`: what a path names.
+    pub tries: Tries,
     /// The page for 404, relative to the root and inside it. Default: none.
     pub not_found: Option<String>,
     /// Whether precompressed neighbours (`.br`, `.zst`, `.gz`) are sent to who accepts them.
@@ -377,6 +381,15 @@ pub struct FilesConfig {
     pub cache_control: Option<String>,
     /// Media types by extension (lower case, no dot), before the built-in ones. Default: none.
     pub types: Vec<(String, String)>,
+}
+
+/// `files.try`: what is looked for, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// What is put behind the request's path, `"{path}.html"`. Default: nothing, `"{path}"`.
+    pub endings: Vec<String>,
+    /// The file that is sent for all that is not found, relative to the root. Default: none.
+    pub fallback: Option<String>,
 }
 
 #[cfg(test)]
@@ -431,10 +444,12 @@ to = "https://example.com:8443/new//"
 status = 301
 
 [apps."[2001:DB8::1]"]
-files = { root = "site", index = [], not_found = "errors/404.html", precompressed = false }
+files = { root = "site", index = [], not_found = "errors/404.html", precompressed = false,
+          try = ["{path}", "{path}.html", "/app/index.html"] }
 
 [apps.static.files]
 root = "/srv/static"
+index = "listing"
 cache_control = "max-age=60"
 types = { WASM = "application/wasm", md = "text/markdown" }
 
@@ -576,6 +591,11 @@ headers = { X-B = "2", X-A = "1" }
         let site = FilesConfig {
             root: "/etc/tidegate/site".into(),
             index: vec![],
+            listing: false,
+            tries: Tries {
+                endings: vec![String::new(), ".html".to_owned()],
+                fallback: Some("app/index.html".to_owned()),
+            },
             not_found: Some("errors/404.html".to_owned()),
             precompressed: false,
             cache_control: None,
@@ -584,6 +604,8 @@ headers = { X-B = "2", X-A = "1" }
         let files = FilesConfig {
             root: "/srv/static".into(),
             index: vec!["index.html".to_owned()],
+            listing: true,
+            tries: Tries { endings: vec![String::new()], fallback: None },
             not_found: None,
             precompressed: true,
             cache_control: Some("max-age=60".to_owned()),
@@ -954,6 +976,13 @@ headers = { X-B = "2", X-A = "1" }
         let table = [
             ("", "1:9", "`apps.a.files.root` is missing (add `root`)"),
             ("root = ''", "2:8", "`apps.a.files.root` is no path"),
+            ("root = '.'\nindex = 'on'", "3:9", "`apps.a.files.index` must be one of \"off\""),
+            ("root = '.'\nindex = 3", "3:9", "`apps.a.files.index` must be an array of strings"),
+            ("root = '.'\ntry = ['/a', '{path}']", "3:8", "`apps.a.files.try[0]` must stand last"),
+            ("root = '.'\ntry = ['{path}/x']", "3:8", "`apps.a.files.try[0]` has a slash behind"),
+            ("root = '.'\ntry = ['$uri']", "3:8", "`apps.a.files.try[0]` is nothing to try"),
+            ("root = '.'\ntry = ['/../x']", "3:8", "`apps.a.files.try[0]` is no path inside"),
+            ("root = '.'\ntry = ['/{path}']", "3:8", "`apps.a.files.try[0]` has `{path}` behind"),
             ("root = '.'\nindex = ['..']", "3:10", "`apps.a.files.index[0]` is no file name"),
             ("root = '.'\nindex = ['a/b']", "3:10", "`apps.a.files.index[0]` is no file name"),
             ("root = '.'\nnot_found = '../x'", "3:13", "is no path inside the root"),

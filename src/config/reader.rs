@@ -11,7 +11,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::{
     error::{Finding, Span},
     keys,
-    values::{Fault, Value, nearest, string},
+    values::{Fault, Value, choice, nearest, string},
 };
 
 /// What the user wrote, for the words of messages.
@@ -19,6 +19,12 @@ use super::{
 pub(super) enum Syntax {
     Toml,
     Json,
+}
+
+/// A value that is one of some words, or an array with the places of its items.
+pub(super) enum WordOrList<W, T> {
+    Word(W),
+    List(Vec<(T, Span)>),
 }
 
 /// A table that is being read.
@@ -192,6 +198,22 @@ impl<'d, 'f> Table<'d, 'f> {
                 .extend(self.keep(&path, item.span(), result).map(|item_| (item_, item.span())));
         }
         Some(read_items)
+    }
+
+    /// Reads one of some words, or an array of strings as [`Table::list`] does.
+    pub(super) fn word_or_list<W: Clone, T>(
+        &mut self,
+        key: &'static str,
+        words: &[(&str, W)],
+        read: impl Fn(&'d str) -> Result<T, Fault>,
+    ) -> Option<WordOrList<W, T>> {
+        if self.entries.get(key).is_some_and(|value| value.get_ref().is_str()) {
+            let indices: Vec<_> =
+                words.iter().enumerate().map(|(at, (word, _))| (*word, at)).collect();
+            let chosen = self.optional(key, |value| choice(value, &indices))?;
+            return Some(WordOrList::Word(words[chosen].1.clone()));
+        }
+        self.list(key, read).map(WordOrList::List)
     }
 
     /// Reads an array of so many strings or tables, with their places.

@@ -9,7 +9,7 @@
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat},
+    fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
     io::Errno,
 };
 
@@ -17,6 +17,12 @@ use super::Failure;
 
 /// How often an open is tried again while the kernel says that the tree moved under it.
 const OPEN_ATTEMPTS_MAX: usize = 8;
+
+/// Entries that a listing shows.
+pub(super) const ENTRIES_MAX: usize = 1000;
+
+/// Names that are read for a listing, with those that it does not show.
+const NAMES_READ_MAX: usize = 10_000;
 
 /// An open directory below which files are opened.
 #[derive(Debug)]
@@ -85,6 +91,72 @@ impl Directory {
     }
 }
 
+/// What a directory holds that can be asked for.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// Directories first, each by name.
+    pub(super) entries: Vec<Entry>,
+    /// There are more.
+    pub(super) is_cut: bool,
+}
+
+/// A file or directory of a listing.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Its name in the directory.
+    pub(super) name: Vec<u8>,
+    /// Whether it is a directory.
+    pub(super) is_directory: bool,
+    /// The size in bytes.
+    pub(super) size: u64,
+    /// Last change of the content, in seconds since 1970.
+    pub(super) modified_s: i64,
+}
+
+impl Directory {
+    /// Lists a directory below this one, without what is hidden, leads out, or cannot be opened.
+    pub(super) fn list(&self, relative: &[u8]) -> Result<Listing, Failure> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let name = if relative.is_empty() { b"." } else { relative };
+        let mut names = Dir::new(open_beneath(&self.fd, name, flags)?)?;
+        let mut listing = Listing { entries: Vec::new(), is_cut: false };
+        for read in 0.. {
+            let Some(found) = names.read() else { break };
+            let found = found?;
+            let name = found.file_name().to_bytes();
+            if read == NAMES_READ_MAX || listing.entries.len() == ENTRIES_MAX {
+                listing.is_cut = true;
+                break;
+            }
+            let separator: &[u8] = if relative.is_empty() { b"" } else { b"/" };
+            if !name.starts_with(b".") {
+                listing.entries.extend(self.entry(&[relative, separator, name].concat(), name)?);
+            }
+        }
+        listing.entries.sort_by(|one, other| {
+            (!one.is_directory, &one.name).cmp(&(!other.is_directory, &other.name))
+        });
+        Ok(listing)
+    }
+
+    fn entry(&self, relative: &[u8], name: &[u8]) -> Result<Option<Entry>, Failure> {
+        let opened = open_beneath(&self.fd, relative, OFlags::PATH | OFlags::CLOEXEC);
+        let fd = match opened.map_err(Failure::from) {
+            Ok(fd) => fd,
+            Err(Failure::Exhausted) => return Err(Failure::Exhausted),
+            Err(_) => return Ok(None),
+        };
+        let stat = rustix::fs::fstat(&fd)?;
+        let is_directory = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => false,
+            FileType::Directory => true,
+            _ => return Ok(None),
+        };
+        let Stamp { size, modified: (modified_s, _), .. } = Stamp::of(&stat);
+        Ok(Some(Entry { name: name.to_vec(), is_directory, size, modified_s }))
+    }
+}
+
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -106,6 +178,11 @@ impl Stamp {
             modified: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
             changed: (stat.st_ctime, u32::try_from(stat.st_ctime_nsec).unwrap_or(0)),
         }
+    }
+
+    /// The state of a page of so many bytes, which is made anew for each look.
+    pub(super) fn of_listing(size: u64) -> Self {
+        Self { identity: (0, 0), size, modified: (0, 0), changed: (i64::MAX, 0) }
     }
 
     /// The state of an open file.

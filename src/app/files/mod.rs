@@ -2,7 +2,7 @@
 //!
 //! Owns the open root and, per loop, a cache of what was asked for. GET and HEAD answer with the
 //! file that the path names, its index file for a path that ends with a slash, or its precompressed
-//! neighbour; OPTIONS with 204; any other method with 405.
+//! neighbour, else with what the config wants tried; OPTIONS with 204; any other method with 405.
 //!
 //! - Nothing outside the root is ever sent, nor a dot file, nor anything but a regular file.
 //! - The length that is told is the length that is sent, or the connection ends.
@@ -23,13 +23,14 @@ mod cache;
 mod conditional;
 mod directory;
 mod encoding;
+mod listing;
+mod look_up;
 mod media_type;
 mod path;
 mod ranges;
 mod representation;
 
 use std::{
-    fs::File,
     hash::{BuildHasher, Hasher, RandomState},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -43,14 +44,8 @@ use crate::{
 };
 
 use self::{
-    cache::{Cache, Resource, Variant},
-    conditional::Outcome,
-    directory::{Directory, Opened, Stamp},
-    encoding::{AcceptedCodings, Coding},
-    media_type::media_type,
-    path::FilePath,
-    ranges::Ranges,
-    representation::{FieldsSpec, Representation},
+    cache::Cache, conditional::Outcome, directory::Directory, encoding::AcceptedCodings,
+    look_up::LookUp, ranges::Ranges, representation::Representation,
 };
 use super::{App, Context, LoadError, Reply, error_response, per_loop::PerLoop};
 
@@ -58,6 +53,8 @@ use super::{App, Context, LoadError, Reply, error_response, per_loop::PerLoop};
 pub struct Files {
     config: FilesConfig,
     root: Directory,
+    /// The request path of the file that is sent for all that is not found.
+    fallback_key: Option<String>,
     loops: PerLoop<LoopState>,
 }
 
@@ -90,19 +87,6 @@ enum Failure {
     Unsteady,
     /// 500: the file system failed.
     Broken(Errno),
-}
-
-/// A file by its name below the root; [`Opened::Regular`] says what stands beside.
-type Named = (Vec<u8>, Option<File>, Stamp);
-
-/// What is looked up, for which request.
-#[derive(Clone, Copy)]
-struct LookUp<'a> {
-    key: &'a str,
-    accepted: AcceptedCodings,
-    wall_s: i64,
-    /// Rather no file than one without the neighbours that it has.
-    needs_neighbours: bool,
 }
 
 impl Failure {
@@ -150,7 +134,11 @@ impl Files {
     /// `openat2`.
     pub fn open(config: FilesConfig, loops: usize) -> Result<Self, LoadError> {
         match Directory::open(&config.root) {
-            Ok(root) => Ok(Self { config, root, loops: PerLoop::new(loops) }),
+            Ok(root) => {
+                let fallback = config.tries.fallback.as_deref();
+                let fallback_key = fallback.map(|path| format!("/{}", path::encoded(path)));
+                Ok(Self { config, root, fallback_key, loops: PerLoop::new(loops) })
+            }
             Err(source) => Err(LoadError { path: config.root, source }),
         }
     }
@@ -169,13 +157,34 @@ impl Files {
         let send = |found: &Representation| answer(request, &asked, found);
         match self.resolve(&mut state, key, accepted(), context, send) {
             Ok(reply) => reply,
-            Err(Failure::NotFound) => self.not_found(&mut state, context),
+            Err(Failure::NotFound) => self.fall_back(&mut state, request, &asked, context),
             Err(Failure::IsDirectory) => Reply::Full(redirect_into(request)),
             Err(Failure::Malformed) => Reply::Full(Failure::Malformed.response()),
             Err(failure) => {
                 self.log(&mut state, key, failure, context.now);
                 Reply::Full(failure.response())
             }
+        }
+    }
+
+    /// Answers with the file for all that is not found, if there is one. It is looked up as if it
+    /// had been asked for, so all of its paths share one entry of the cache.
+    fn fall_back(
+        &self,
+        state: &mut LoopState,
+        request: &RequestHead<'_>,
+        asked: &Asked,
+        context: &Context,
+    ) -> Reply<'static> {
+        let Some(key) = &self.fallback_key else { return self.not_found(state, context) };
+        if let Some(found) = state.cache.find(key, || AcceptedCodings::of(request), context.now) {
+            return answer(request, asked, found);
+        }
+        let accepted = AcceptedCodings::of(request);
+        let send = |found: &Representation| answer(request, asked, found);
+        match self.resolve(state, key, accepted, context, send) {
+            Ok(reply) => reply,
+            Err(_) => self.not_found(state, context),
         }
     }
 
@@ -255,74 +264,6 @@ impl Files {
                 Err(failure)
             }
         }
-    }
-
-    /// The file that a key names and its neighbours, with the accepted one loaded. At most two
-    /// descriptors are open at a time.
-    fn look_up(
-        &self,
-        root: &Directory,
-        look_up: LookUp<'_>,
-        last_known: Option<&Resource>,
-    ) -> Result<Resource, Failure> {
-        let LookUp { key, accepted, wall_s, needs_neighbours } = look_up;
-        let is_error_page = key == NOT_FOUND_KEY;
-        let (name, file, stamp) = match &self.config.not_found {
-            Some(page) if is_error_page => {
-                open_file(root, page.trim_start_matches('/').as_bytes().to_vec())?
-            }
-            _ => self.open_requested(root, &FilePath::parse(key)?)?,
-        };
-        let is_negotiated = self.config.precompressed && !is_error_page && !is_coded_name(&name);
-        let mut found = vec![(Coding::Identity, stamp)];
-        let mut chosen = (Coding::Identity, file);
-        if is_negotiated {
-            for coding in Coding::NEIGHBOURS {
-                let (file, neighbour) = match open_neighbour(root, &name, coding, &stamp) {
-                    Ok(Some(opened)) => opened,
-                    Err(failure) if needs_neighbours => return Err(failure),
-                    Ok(None) | Err(_) => continue,
-                };
-                found.push((coding, neighbour));
-                if accepted.choose(|coding| found.iter().any(|(own, _)| *own == coding)) == coding {
-                    chosen = (coding, file);
-                }
-            }
-        }
-        let spec = FieldsSpec {
-            media_type: &media_type(&name, &self.config.types),
-            cache_control: self.config.cache_control.as_deref(),
-            is_negotiated,
-            is_error_page,
-        };
-        let (chosen, mut file) = chosen;
-        let mut variants = Vec::with_capacity(found.len());
-        for (coding, stamp) in found {
-            let known = last_known.and_then(|known| known.unchanged(coding, &stamp));
-            let loaded = match known {
-                Some(known) => Some(known.clone()),
-                None if coding != chosen => None,
-                None => {
-                    let file = file.take().ok_or(Failure::Leased)?;
-                    Some(Representation::load(file, stamp, coding, &spec, wall_s)?)
-                }
-            };
-            variants.push(Variant { coding, stamp, loaded });
-        }
-        Ok(Resource::new(variants))
-    }
-
-    fn open_requested(&self, root: &Directory, path: &FilePath) -> Result<Named, Failure> {
-        if !path.is_directory {
-            return open_file(root, path.relative.clone());
-        }
-        for index in &self.config.index {
-            match open_file(root, path.join(index)) {
-                Err(Failure::NotFound | Failure::IsDirectory) => {}
-                outcome => return outcome,
-            }
-        }
-        Err(Failure::NotFound)
     }
 }
 
@@ -421,34 +362,6 @@ fn redirect_into(request: &RequestHead<'_>) -> Response<'static> {
     } else {
         error_response(400)
     }
-}
-
-fn open_file(root: &Directory, name: Vec<u8>) -> Result<Named, Failure> {
-    match root.open_file(&name)? {
-        Opened::Regular(file, stamp) => Ok((name, file, stamp)),
-        Opened::Directory => Err(Failure::IsDirectory),
-    }
-}
-
-/// A neighbour that may be sent for a file; one that can't be opened might as well not be there.
-fn open_neighbour(
-    root: &Directory,
-    name: &[u8],
-    coding: Coding,
-    original: &Stamp,
-) -> Result<Option<(Option<File>, Stamp)>, Failure> {
-    match root.open_file(&[name, coding.suffix().as_bytes()].concat()) {
-        Ok(Opened::Regular(file, stamp)) if stamp.modified.0 >= original.modified.0 => {
-            Ok(Some((file, stamp)))
-        }
-        Err(Failure::Exhausted) => Err(Failure::Exhausted),
-        _ => Ok(None),
-    }
-}
-
-/// Whether a file is compressed itself, and has no neighbours.
-fn is_coded_name(name: &[u8]) -> bool {
-    Coding::NEIGHBOURS.iter().any(|coding| name.ends_with(coding.suffix().as_bytes()))
 }
 
 /// The time in seconds since 1970.

@@ -9,7 +9,15 @@
 //! `.well-known` (RFC 8615); slashes hidden by an escape; backslashes, which other parsers read as
 //! slashes.
 
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
 use super::Failure;
+
+/// What stands for itself in a path (RFC 3986 §2.3), and the slash.
+const ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// A name relative to the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +54,11 @@ impl FilePath {
         let separator: &[u8] = if self.relative.is_empty() { b"" } else { b"/" };
         [&self.relative, separator, name.as_bytes()].concat()
     }
+}
+
+/// A path below the root as a request writes it.
+pub(super) fn encoded(path: &str) -> impl fmt::Display {
+    percent_encode(path.as_bytes(), ENCODED)
 }
 
 fn decode_onto(decoded: &mut Vec<u8>, segment: &[u8]) -> Result<(), Failure> {

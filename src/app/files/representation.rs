@@ -107,6 +107,12 @@ impl Representation {
         Err(Failure::Unsteady)
     }
 
+    /// A page that no file holds.
+    pub(super) fn of_page(page: String, spec: &FieldsSpec<'_>, wall_s: i64) -> Self {
+        let stamp = Stamp::of_listing(page.len() as u64);
+        Self::new(stamp, Body::Memory(page.into_bytes().into()), Coding::Identity, spec, wall_s)
+    }
+
     fn new(stamp: Stamp, body: Body, coding: Coding, spec: &FieldsSpec<'_>, wall_s: i64) -> Self {
         let mut fields = Vec::with_capacity(256);
         push_field(&mut fields, "Content-Type", spec.media_type);

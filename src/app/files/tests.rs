@@ -1,7 +1,8 @@
 //! The kind as a whole, on real folders.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::{FileExt, PermissionsExt, symlink},
     path::Path,
     sync::Arc,
@@ -11,13 +12,18 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    cache::{IDLE_AFTER, REVALIDATE_AFTER},
-    representation::MEMORY_BYTES_MAX,
+    cache::{IDLE_AFTER, REVALIDATE_AFTER, Resource, Variant},
+    directory::{ENTRIES_MAX, Opened},
+    encoding::Coding,
+    representation::{FieldsSpec, MEMORY_BYTES_MAX},
     *,
 };
-use crate::app::{
-    Segment,
-    test_support::{context, request},
+use crate::{
+    app::{
+        Segment,
+        test_support::{context, request},
+    },
+    config::Tries,
 };
 
 /// A folder, an app on it, and the time as the app is told.
@@ -124,6 +130,8 @@ fn config(root: &Path) -> FilesConfig {
     FilesConfig {
         root: root.to_owned(),
         index: vec!["index.html".to_owned(), "index.htm".to_owned()],
+        listing: false,
+        tries: Tries { endings: vec![String::new()], fallback: None },
         not_found: None,
         precompressed: true,
         cache_control: None,
@@ -323,6 +331,146 @@ fn a_directory_without_its_slash_is_sent_on_within_this_host() {
     assert_eq!(site.status("/\\evil.example"), 404);
     assert_eq!(site.status("/%5cevil.example"), 404);
     assert_eq!(site.status("/d?x\r\ny: z"), 400);
+}
+
+fn tries(endings: &[&str], fallback: Option<&str>) -> Tries {
+    let endings = endings.iter().map(|ending| (*ending).to_owned()).collect();
+    Tries { endings, fallback: fallback.map(ToOwned::to_owned) }
+}
+
+#[test]
+fn what_is_not_there_is_tried_with_endings_and_then_is_the_fallback() {
+    let files = [
+        ("index.html", "root"),
+        ("about.html", "about"),
+        ("both", "plain"),
+        ("both.html", "page"),
+        ("d/index.html", "d"),
+        ("d/e.html", "e"),
+        ("bare/x.txt", "x"),
+        ("d.html", "beside the folder"),
+        ("app/a b.html", "app"),
+        (".html", "hidden"),
+    ];
+    let site = Site::with(&files, |config| {
+        config.tries = tries(&["", ".html"], Some("app/a b.html"));
+        config.not_found = Some("both".to_owned());
+    });
+    for (target, status, content) in [
+        ("/", 200, "root"),
+        ("/about", 200, "about"),
+        ("/about.html", 200, "about"),
+        ("/both", 200, "plain"),
+        ("/d/", 200, "d"),
+        ("/d/e?x", 200, "e"),
+        ("/about/", 200, "app"),
+        ("/bare/", 200, "app"),
+        ("/no/such/route", 200, "app"),
+        ("/.html", 200, "app"),
+        ("/../x", 200, "app"),
+        ("/%", 400, r#"{"error":"Bad request"}"#),
+    ] {
+        let answer = site.get(target);
+        assert_eq!((answer.status, &*answer.content), (status, content), "{target}");
+    }
+    assert_eq!(site.get("/d").field("Location"), Some("/d/"), "the path itself comes first");
+    let html = Some("text/html; charset=utf-8");
+    assert_eq!(site.get("/about").field("Content-Type"), html);
+    assert_eq!(site.get("/route").field("Content-Type"), html);
+    let etag = site.get("/route").field("ETag").unwrap().to_owned();
+    assert_eq!(site.ask("GET", "/other", &[("If-None-Match", &etag)]).status, 304);
+    assert_eq!(site.ask("POST", "/route", &[]).status, 405);
+
+    // Any number of paths, one entry.
+    let entries = site.cache().cache.held().2;
+    for i in 0..100 {
+        assert_eq!(site.get(&format!("/route/{i}")).content, "app");
+    }
+    assert_eq!(site.cache().cache.held().2, entries);
+
+    let site = Site::with(&[("x", "x")], |config| {
+        config.tries = tries(&[""], Some("none.html"));
+    });
+    assert_eq!(site.status("/nothing"), 404, "a fallback that is not there");
+}
+
+#[test]
+fn no_try_and_no_listing_leads_out_of_the_root() {
+    let site = Site::new(&[
+        ("secret.html", "s"),
+        ("outside/x", "x"),
+        ("root/a", "a"),
+        ("root/d/b", "b"),
+        ("root/.git/config", "g"),
+    ]);
+    let root = site.dir.path().join("root");
+    symlink("../secret.html", root.join("out.html")).unwrap();
+    symlink("../outside", root.join("up")).unwrap();
+    symlink("d", root.join("in")).unwrap();
+    symlink("../secret.html", root.join("fallback")).unwrap();
+    let mut config = config(&root);
+    config.listing = true;
+    config.tries = tries(&["", ".html"], Some("fallback"));
+    let app = Files::open(config, 1).unwrap();
+    let get = |target: &str| Answer::from(app.handle(&request("GET", target, &[]), &site.context));
+    for target in [
+        "/out",
+        "/../secret",
+        "/%2e%2e/secret",
+        "/..%2fsecret",
+        "/up/",
+        "/up/x",
+        "/../",
+        "/..",
+        "/.git/",
+        "/d/../../",
+        "/%2e%2e/",
+        "/d/%2e%2e/%2e%2e/outside/",
+        "/a/",
+        "/none/",
+    ] {
+        assert_eq!(get(target).status, 404, "{target}");
+    }
+    let page = get("/");
+    assert_eq!(page.status, 200);
+    for (name, is_shown) in [
+        ("./a\"", true),
+        ("./d/", true),
+        ("./in/", true),
+        ("out", false),
+        ("up", false),
+        ("git", false),
+    ] {
+        assert_eq!(page.content.contains(name), is_shown, "{name} in {}", page.content);
+    }
+    assert!(get("/in/").content.contains("./b\""));
+    assert_eq!(get("/in").field("Location"), Some("/in/"));
+}
+
+#[test]
+fn a_directory_is_listed_only_where_that_is_wanted() {
+    let files = [("d/<b>&.txt", "12345"), ("d/e/f", ""), ("d/.hidden", ""), ("i/index.html", "i")];
+    let mut site = Site::with(&files, |config| config.listing = true);
+    assert_eq!(site.get("/i/").content, "i", "an index comes first");
+    let page = site.get("/d/");
+    assert_eq!((page.status, page.field("Last-Modified")), (200, None));
+    assert_eq!(page.field("Content-Type"), Some("text/html; charset=utf-8"));
+    let [folder, file] = ["./e/\">e/<", "./%3Cb%3E%26.txt\">&lt;b&gt;&amp;.txt</a></td><td>5</td>"]
+        .map(|row| page.content.find(row).unwrap_or_else(|| panic!("{row}: {}", page.content)));
+    assert!(folder < file && !page.content.contains("hidden"));
+    let etag = page.field("ETag").unwrap();
+    assert_eq!(site.ask("GET", "/d/", &[("If-None-Match", etag)]).status, 304);
+    site.write("d/new", "");
+    site.pass(REVALIDATE_AFTER);
+    assert!(site.ask("GET", "/d/", &[("If-None-Match", etag)]).content.contains("./new\""));
+    for i in 0..=ENTRIES_MAX {
+        fs::write(site.dir.path().join(format!("d/e/{i}")), "").unwrap();
+    }
+    let page = site.get("/d/e/").content;
+    assert_eq!(page.matches("<tr><td>").count(), 1 + ENTRIES_MAX);
+    assert!(page.contains("more than these 1000"));
+    let site = Site::with(&[("d/a", "")], |config| config.index = Vec::new());
+    assert_eq!(site.status("/d/"), 404, "off");
 }
 
 #[test]

@@ -1,0 +1,158 @@
+//! What a request's path names below the root: a file and its neighbours, or a page that lists a
+//! directory.
+//!
+//! A path that ends with a slash is a directory: its index file, else its listing if one is wanted.
+//! Any other path is tried with each ending of `try` in turn.
+
+use std::fs::File;
+
+use super::{
+    Failure, Files, NOT_FOUND_KEY,
+    cache::{Resource, Variant},
+    directory::{Directory, Opened, Stamp},
+    encoding::{AcceptedCodings, Coding},
+    listing,
+    media_type::media_type,
+    path::FilePath,
+    representation::{FieldsSpec, Representation},
+};
+
+/// A file by its name below the root; [`Opened::Regular`] says what stands beside.
+type Named = (Vec<u8>, Option<File>, Stamp);
+
+/// What is looked up, for which request.
+#[derive(Clone, Copy)]
+pub(super) struct LookUp<'a> {
+    pub(super) key: &'a str,
+    pub(super) accepted: AcceptedCodings,
+    pub(super) wall_s: i64,
+    /// Rather no file than one without the neighbours that it has.
+    pub(super) needs_neighbours: bool,
+}
+
+impl Files {
+    /// The file that a key names and its neighbours, with the accepted one loaded. At most two
+    /// descriptors are open at a time.
+    pub(super) fn look_up(
+        &self,
+        root: &Directory,
+        look_up: LookUp<'_>,
+        last_known: Option<&Resource>,
+    ) -> Result<Resource, Failure> {
+        let LookUp { key, accepted, wall_s, needs_neighbours } = look_up;
+        let is_error_page = key == NOT_FOUND_KEY;
+        let (name, file, stamp) = match &self.config.not_found {
+            Some(page) if is_error_page => {
+                open_file(root, page.trim_start_matches('/').as_bytes().to_vec())?
+            }
+            _ => {
+                let path = FilePath::parse(key)?;
+                match self.open_requested(root, &path) {
+                    Err(Failure::NotFound) if path.is_directory && self.config.listing => {
+                        return self.list(root, &path, wall_s);
+                    }
+                    outcome => outcome?,
+                }
+            }
+        };
+        let is_negotiated = self.config.precompressed && !is_error_page && !is_coded_name(&name);
+        let mut found = vec![(Coding::Identity, stamp)];
+        let mut chosen = (Coding::Identity, file);
+        if is_negotiated {
+            for coding in Coding::NEIGHBOURS {
+                let (file, neighbour) = match open_neighbour(root, &name, coding, &stamp) {
+                    Ok(Some(opened)) => opened,
+                    Err(failure) if needs_neighbours => return Err(failure),
+                    Ok(None) | Err(_) => continue,
+                };
+                found.push((coding, neighbour));
+                if accepted.choose(|coding| found.iter().any(|(own, _)| *own == coding)) == coding {
+                    chosen = (coding, file);
+                }
+            }
+        }
+        let spec = FieldsSpec {
+            media_type: &media_type(&name, &self.config.types),
+            cache_control: self.config.cache_control.as_deref(),
+            is_negotiated,
+            is_error_page,
+        };
+        let (chosen, mut file) = chosen;
+        let mut variants = Vec::with_capacity(found.len());
+        for (coding, stamp) in found {
+            let known = last_known.and_then(|known| known.unchanged(coding, &stamp));
+            let loaded = match known {
+                Some(known) => Some(known.clone()),
+                None if coding != chosen => None,
+                None => {
+                    let file = file.take().ok_or(Failure::Leased)?;
+                    Some(Representation::load(file, stamp, coding, &spec, wall_s)?)
+                }
+            };
+            variants.push(Variant { coding, stamp, loaded });
+        }
+        Ok(Resource::new(variants))
+    }
+
+    fn open_requested(&self, root: &Directory, path: &FilePath) -> Result<Named, Failure> {
+        if path.is_directory {
+            for index in &self.config.index {
+                match open_file(root, path.join(index)) {
+                    Err(Failure::NotFound | Failure::IsDirectory) => {}
+                    outcome => return outcome,
+                }
+            }
+            return Err(Failure::NotFound);
+        }
+        for ending in &self.config.tries.endings {
+            match open_file(root, [&path.relative, ending.as_bytes()].concat()) {
+                Err(Failure::NotFound) => {}
+                // Only the path itself is sent on into the directory.
+                Err(Failure::IsDirectory) if !ending.is_empty() => {}
+                outcome => return outcome,
+            }
+        }
+        Err(Failure::NotFound)
+    }
+
+    fn list(&self, root: &Directory, path: &FilePath, wall_s: i64) -> Result<Resource, Failure> {
+        let page = listing::page(&path.relative, &root.list(&path.relative)?);
+        let spec = FieldsSpec {
+            media_type: "text/html; charset=utf-8",
+            cache_control: self.config.cache_control.as_deref(),
+            is_negotiated: false,
+            is_error_page: false,
+        };
+        let stamp = Stamp::of_listing(page.len() as u64);
+        let loaded = Some(Representation::of_page(page, &spec, wall_s));
+        Ok(Resource::new(vec![Variant { coding: Coding::Identity, stamp, loaded }]))
+    }
+}
+
+fn open_file(root: &Directory, name: Vec<u8>) -> Result<Named, Failure> {
+    match root.open_file(&name)? {
+        Opened::Regular(file, stamp) => Ok((name, file, stamp)),
+        Opened::Directory => Err(Failure::IsDirectory),
+    }
+}
+
+/// A neighbour that may be sent for a file; one that can't be opened might as well not be there.
+fn open_neighbour(
+    root: &Directory,
+    name: &[u8],
+    coding: Coding,
+    original: &Stamp,
+) -> Result<Option<(Option<File>, Stamp)>, Failure> {
+    match root.open_file(&[name, coding.suffix().as_bytes()].concat()) {
+        Ok(Opened::Regular(file, stamp)) if stamp.modified.0 >= original.modified.0 => {
+            Ok(Some((file, stamp)))
+        }
+        Err(Failure::Exhausted) => Err(Failure::Exhausted),
+        _ => Ok(None),
+    }
+}
+
+/// Whether a file is compressed itself, and has no neighbours.
+fn is_coded_name(name: &[u8]) -> bool {
+    Coding::NEIGHBOURS.iter().any(|coding| name.ends_with(coding.suffix().as_bytes()))
+}
