@@ -9,6 +9,7 @@ mod answers;
 mod apps;
 mod check;
 mod client;
+mod config_page;
 mod content;
 mod drains;
 mod drill;
@@ -139,9 +140,10 @@ enum Command {
     #[command(after_help = "Example:\n  tidegate completions bash \
                             > /etc/bash_completion.d/tidegate")]
     Completions(pages::Completions),
-    /// Print the man page
-    #[command(after_help = "Example:\n  tidegate man > /usr/local/share/man/man1/tidegate.1")]
-    Man,
+    /// Print a man page: tidegate(1), or tidegate.toml(5) of the config
+    #[command(after_help = "Examples:\n  tidegate man > /usr/local/share/man/man1/tidegate.1\n  \
+                            tidegate man toml > /usr/local/share/man/man5/tidegate.toml.5")]
+    Man(config_page::Man),
 }
 
 /// The argument that names an app.
@@ -187,7 +189,7 @@ pub fn run() -> ExitCode {
         Command::Events(command) => command.run(&place),
         Command::Drill(command) => command.run(&place),
         Command::Completions(command) => command.run(Arguments::command()),
-        Command::Man => pages::man(Arguments::command()),
+        Command::Man(command) => command.run(Arguments::command()),
     };
     done.map_or_else(|failure| failure.report(), ExitCode::from)
 }
