@@ -7,7 +7,6 @@
 mod support;
 
 use std::{
-    env,
     fmt::Write as _,
     io::{ErrorKind, Read, Write},
     net::SocketAddr,
@@ -21,7 +20,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Admin, Client, PATIENCE, Server, Setup, Signal, free_port, get, wait_until};
+use support::{
+    Admin, Client, PATIENCE, Random, Server, Setup, Signal, free_port, get, number_of_environment,
+    wait_until,
+};
 
 const HOSTS: [&str; 5] = ["a.test", "b.test", "c.test", "*.w.test", "d.test"];
 /// The last ones are hosts too: names move between hosts and aliases.
@@ -29,26 +31,6 @@ const ALIASES: [&str; 6] = ["x.test", "y.test", "*.z.test", "n.w.test", "c.test"
 const ASKED: [&str; 9] = [
     "a.test", "b.test", "c.test", "m.w.test", "x.test", "y.test", "k.z.test", "n.w.test", "d.test",
 ];
-
-/// A generator of numbers that are random enough (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % most
-    }
-
-    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len())]
-    }
-}
-
-fn number(variable: &str, default: u64) -> u64 {
-    env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// What all threads share.
 struct Stress {
@@ -211,7 +193,7 @@ fn check_row(row: &Value) {
 
 #[test]
 fn operators_who_do_everything_at_once_leave_nothing_behind() {
-    let seed = number("TIDEGATE_STRESS_SEED", 0x7469_6465_6761_7465);
+    let seed = number_of_environment("TIDEGATE_STRESS_SEED", 0x7469_6465_6761_7465);
     println!("TIDEGATE_STRESS_SEED={seed}");
     let (first, second) = (free_port().to_string(), free_port().to_string());
     let setup = Setup::new().listen(&[&first]).server("drain_timeout = \"1s\"");
@@ -224,7 +206,7 @@ fn operators_who_do_everything_at_once_leave_nothing_behind() {
         unknown: AtomicU64::default(),
         drains: Mutex::default(),
     };
-    let random = |nth: u64| Random(seed.wrapping_add(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1);
+    let random = |nth: u64| Random::of_thread(seed, nth);
     // A reader of events who never reads.
     let _events = stress.admin.events();
     let admin = stress.admin.clone();
@@ -235,7 +217,7 @@ fn operators_who_do_everything_at_once_leave_nothing_behind() {
             scope.spawn(move || stress.operate(random(100 + nth)));
         }
         scope.spawn(|| stress.reload(&server, random(200), &second));
-        let seconds = Duration::from_secs(number("TIDEGATE_STRESS_SECONDS", 6));
+        let seconds = Duration::from_secs(number_of_environment("TIDEGATE_STRESS_SECONDS", 6));
         let end = Instant::now() + seconds;
         wait_until(seconds, || Instant::now() >= end);
         stress.over.store(true, SeqCst);
@@ -286,9 +268,9 @@ fn send(admin: &Admin, method: &str, path: &str, content: &str) -> Option<String
 
 #[test]
 fn a_stop_in_the_middle_of_everything_ends_in_time() {
-    let seed = number("TIDEGATE_STRESS_SEED", 0x7374_6f70);
+    let seed = number_of_environment("TIDEGATE_STRESS_SEED", 0x7374_6f70);
     println!("TIDEGATE_STRESS_SEED={seed}");
-    let mut random = Random(seed | 1);
+    let mut random = Random::new(seed);
     for round in 0..10_u64 {
         let mut server = start(&mut random);
         let (address, admin, over) = (server.address(), server.admin(), AtomicBool::new(false));
@@ -299,7 +281,7 @@ fn a_stop_in_the_middle_of_everything_ends_in_time() {
             for seed in seeds {
                 let (admin, over) = (&admin, &over);
                 scope.spawn(move || {
-                    let mut random = Random(seed as u64 | 1);
+                    let mut random = Random::new(seed as u64);
                     while !over.load(SeqCst) {
                         let host = random.one(&HOSTS).replace('*', "%2A");
                         let content = table(&mut random).to_string();
@@ -315,7 +297,7 @@ fn a_stop_in_the_middle_of_everything_ends_in_time() {
                     }
                 });
                 scope.spawn(move || {
-                    let mut random = Random(seed as u64 | 1);
+                    let mut random = Random::new(seed as u64);
                     while !over.load(SeqCst) {
                         let wait = Duration::from_millis(100);
                         let Ok(mut client) = Client::try_connect(address, wait) else { continue };

@@ -299,6 +299,19 @@ impl Line {
         self.buffer.drain(..count).collect()
     }
 
+    /// A number that grows with each request of each connection.
+    pub fn turn(&self) -> usize {
+        self.connection + self.nth
+    }
+
+    /// Reads what is there, at least a byte; nothing at the end.
+    pub fn read_some(&mut self) -> Vec<u8> {
+        if self.buffer.is_empty() {
+            self.fill();
+        }
+        std::mem::take(&mut self.buffer)
+    }
+
     /// Reads until the server closes its side.
     pub fn read_to_end(&mut self) -> Vec<u8> {
         while self.fill() {}
