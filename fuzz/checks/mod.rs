@@ -9,6 +9,7 @@
 
 pub mod chunked_body;
 pub mod config;
+pub mod connection;
 pub mod exchange;
 mod oracle;
 pub mod proxy_fields;
@@ -27,6 +28,7 @@ pub type Check = fn(&[u8]);
 pub const CHECKS: &[(&str, Check)] = &[
     ("chunked_body", chunked_body::check),
     ("config", config::check),
+    ("connection", connection::check),
     ("exchange", exchange::check),
     ("proxy_fields", proxy_fields::check),
     ("proxy_header", proxy_header::check),

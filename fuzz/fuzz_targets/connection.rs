@@ -1,0 +1,7 @@
+//! `checks/connection.rs` says what is checked.
+#![no_main]
+
+#[path = "../checks/mod.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::connection::check(data));
