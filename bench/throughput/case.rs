@@ -71,14 +71,24 @@ impl Case {
     }
 }
 
-const EVERY: &[Kind] =
-    &[Kind::Floor, Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy, Kind::Hyper];
-const FILE: &[Kind] = &[Kind::Floor, Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Caddy];
+const EVERY: &[Kind] = &[
+    Kind::Floor,
+    Kind::Tidegate,
+    Kind::Before,
+    Kind::Nginx,
+    Kind::H2o,
+    Kind::Haproxy,
+    Kind::Caddy,
+    Kind::Hyper,
+];
+const FILE: &[Kind] =
+    &[Kind::Floor, Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Caddy];
 /// The floor writes from memory; no floor for a file that a server sends without a copy.
-const LARGE_FILE: &[Kind] = &[Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Caddy];
+const LARGE_FILE: &[Kind] = &[Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Caddy];
 
 /// The floor is the upstream of all, and passes nothing on.
-const PROXIES: &[Kind] = &[Kind::Tidegate, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy];
+const PROXIES: &[Kind] =
+    &[Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy];
 
 const SMALL: Case = Case {
     name: "small",

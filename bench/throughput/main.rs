@@ -136,7 +136,7 @@ impl Bench<'_> {
         let wanted = |kind: Kind| {
             // The floor sends Tidegate's answer, so it needs Tidegate once.
             let by_floor = kind == Kind::Tidegate && self.options.wants(Kind::Floor);
-            self.options.wants(kind) || by_floor
+            (self.options.wants(kind) && kind.is_there()) || by_floor
         };
         let mut kinds: Vec<Kind> = Vec::new();
         for &kind in cases.iter().flat_map(|case| case.peers) {
@@ -232,8 +232,8 @@ impl Bench<'_> {
 
     fn count_allocations(&self, cases: &[&Case], upstream: Option<SocketAddr>) -> io::Result<()> {
         for case in cases {
-            for kind in [Kind::Tidegate, Kind::Logging] {
-                if !case.peers.contains(&kind) {
+            for kind in [Kind::Tidegate, Kind::Before, Kind::Logging] {
+                if !case.peers.contains(&kind) || !kind.is_there() {
                     continue;
                 }
                 self.check()?;

@@ -23,6 +23,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Tidegate's program.
 pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_tidegate");
+/// The other build of it, below `target`.
+const BEFORE: &str = "before/tidegate";
 /// More than any case opens.
 const CONNECTIONS_MAX: usize = 9000;
 
@@ -41,6 +43,8 @@ pub(crate) enum Kind {
     /// Tidegate with an access log.
     #[value(skip)]
     Logging,
+    /// Another build of Tidegate, to compare with: mostly that of the version before.
+    Before,
     /// Tidegate built to count nothing.
     #[value(skip)]
     Uncounted,
@@ -63,6 +67,7 @@ impl Kind {
             Kind::Caddy => "caddy",
             Kind::Hyper => "hyper",
             Kind::Logging => "tidegate-logging",
+            Kind::Before => "before",
             Kind::Uncounted => "tidegate-uncounted",
             Kind::Apps(apps) => return format!("tidegate-apps-{apps}"),
             Kind::Loops(loops) => return format!("tidegate-loops-{loops}"),
@@ -76,6 +81,11 @@ impl Kind {
             Kind::Logging | Kind::Uncounted | Kind::Apps(_) | Kind::Loops(_) => Kind::Tidegate,
             other => other,
         }
+    }
+
+    /// Whether there is such a server to measure. Only the build before is a matter of choice.
+    pub(crate) fn is_there(self) -> bool {
+        self != Kind::Before || built(BEFORE).is_ok()
     }
 
     pub(crate) fn loops(self) -> usize {
@@ -139,9 +149,12 @@ impl Peer {
         let port = free_port()?;
         let command = match kind {
             Kind::Floor => return Err(io::Error::other("the floor needs its answer first")),
-            Kind::Tidegate | Kind::Logging | Kind::Uncounted | Kind::Apps(_) | Kind::Loops(_) => {
-                tidegate(kind, site, port, upstream)?
-            }
+            Kind::Tidegate
+            | Kind::Before
+            | Kind::Logging
+            | Kind::Uncounted
+            | Kind::Apps(_)
+            | Kind::Loops(_) => tidegate(kind, site, port, upstream)?,
             Kind::Nginx => nginx(site, port, upstream)?,
             Kind::H2o => h2o(site, port, upstream)?,
             Kind::Haproxy => haproxy(site, port, upstream)?,
@@ -369,6 +382,7 @@ fn tidegate(
     );
     fs::write(&file, config)?;
     let program = match kind {
+        Kind::Before => built(BEFORE)?,
         Kind::Uncounted => built("uncounted/release/tidegate")?,
         _ => SERVER.into(),
     };
