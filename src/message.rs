@@ -185,6 +185,8 @@ pub(crate) struct ListenGroup {
     pub(crate) size: u32,
     /// The gate's sockets; they close behind all others of the address.
     pub(crate) sinks: Mutex<Vec<Arc<OwnedFd>>>,
+    /// The process before this one had gated them: connections that wait there since may be deaf.
+    pub(crate) was_gated: bool,
 }
 
 /// Names one drain of one upstream. Never used twice in a process.

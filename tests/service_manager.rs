@@ -3,9 +3,17 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use support::{NotifySocket, Pid, Server, Setup, Signal, get, wait_until};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use socket2::{Domain, Socket, Type};
+
+use support::{
+    Client, NotifySocket, PATIENCE, Pid, Server, Setup, Signal, free_port, get, wait_until,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -172,4 +180,40 @@ fn a_socket_that_is_missing_or_no_socket_is_logged_once() {
         let failed = || server.events().iter().filter(|e| e.name == "notify_failed").count();
         assert!(wait_until(MS, || failed() == 1), "{name}: {:?}", server.events());
     }
+}
+
+#[test]
+fn a_restart_refuses_no_connection_where_the_manager_keeps_the_sockets() {
+    let kept = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    kept.set_reuse_port(true).expect("SO_REUSEPORT");
+    let address = free_port();
+    kept.bind(&address.into()).and_then(|()| kept.listen(128)).expect("a listener");
+    let start = || {
+        Setup::new()
+            .listen(&[&address.to_string()])
+            .server("idle_grace = \"0s\"")
+            .named_app("app.test")
+            .kept(kept.try_clone().expect("dup"))
+            .start()
+    };
+    let ask = move || {
+        let mut client = Client::try_connect(address, PATIENCE).expect("a connection");
+        client.exchange(get("app.test", "/")).status
+    };
+    let mut first = start();
+    assert_eq!(ask(), 200);
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait_exit().code(), Some(0));
+    // Between the two nothing is accepted by the kernel either: if this was a stop for good, the
+    // connection would be reset.
+    let asked = thread::spawn(ask);
+    let is_queued = || {
+        let mut look = [PollFd::new(&kept, PollFlags::IN)];
+        rustix::event::poll(&mut look, Some(&Timespec::default())).expect("poll") > 0
+    };
+    assert!(!wait_until(200 * MS, is_queued), "a connection waits at the gated socket");
+    let second = start();
+    assert_eq!(asked.join().expect("an answer"), 200);
+    assert_eq!(ask(), 200);
+    drop(second);
 }

@@ -60,7 +60,7 @@ pub(crate) use notices::Notices;
 pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, load, unavailable};
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, ReloadOptions, Reloaded};
-pub(crate) use service_manager::ServiceManager;
+pub(crate) use service_manager::{ServiceManager, is_stored};
 pub use signals::{EarlySignals, SignalRequest, forward_signals, unblock_all};
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{

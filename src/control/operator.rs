@@ -127,6 +127,7 @@ pub(crate) struct Operator {
 impl Operator {
     /// Works until nobody is left who could ask.
     pub(crate) fn run(mut self, tasks: &TaskReceiver) {
+        self.listening.iter().for_each(|listening| self.keep(listening));
         for (number, task) in tasks {
             if !self.desk.begin(number, &task) {
                 continue;
@@ -138,6 +139,15 @@ impl Operator {
                 drop(self.control.send(Input::KeptOn));
             }
             self.desk.end();
+        }
+    }
+
+    /// Has the service manager keep the sockets of an address over a restart. The next process
+    /// would not know those of a port that the kernel chose.
+    pub(super) fn keep(&self, listening: &Listening) {
+        if !listening.is_kept && listening.configured.port() != 0 {
+            let sockets: Vec<_> = listening.sockets.iter().filter_map(Weak::upgrade).collect();
+            self.service.keep(listening.bound, &sockets);
         }
     }
 

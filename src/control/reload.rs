@@ -373,6 +373,7 @@ impl Operator {
                 Ok(sockets) => {
                     let listening = Listening::new(entry, &sockets);
                     done.listening.push(listening.bound);
+                    self.keep(&listening);
                     self.listening.push(listening);
                     listen.push(sockets);
                 }
@@ -393,6 +394,7 @@ impl Operator {
             let is_gone = |known: &mut Listening| !wanted.iter().any(|entry| known.is_of(entry));
             let gone = self.listening.extract_if(.., is_gone);
             done.closed = gone.map(|gone| gone.bound).collect();
+            done.closed.iter().for_each(|address| self.service.forget(*address));
             let now = Instant::now();
             self.closing.extend(done.closed.iter().map(|address| (*address, now)));
         }

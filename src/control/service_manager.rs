@@ -9,8 +9,11 @@
 use std::{
     env,
     ffi::OsStr,
-    io,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    net,
     os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
         linux::net::SocketAddrExt,
         unix::{
             ffi::OsStrExt,
@@ -24,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sd_notify::NotifyState;
 
 use super::{Control, DrainView, StuckLoop};
@@ -38,6 +42,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// What a report during a stop asks for, so that a stop within its deadline is not killed: many
 /// reports long, for those may be late, yet soon over if this process hangs.
 const EXTENSION: Duration = Duration::from_secs(15);
+
+/// Sockets in one message: the kernel passes 253 at once (unix(7), SCM_RIGHTS).
+const DESCRIPTORS_AT_ONCE: usize = 128;
 
 /// The least time between two signs of life, whatever the manager wants.
 const WATCHDOG_MIN: Duration = Duration::from_millis(10);
@@ -89,6 +96,25 @@ impl ServiceManager {
         self.handed_over.store(true, Relaxed);
     }
 
+    /// Gives the manager these listening sockets of an address to keep, so that they stay open over
+    /// a restart (`FileDescriptorStoreMax=` of systemd.service(5)). What it keeps already it keeps
+    /// once. A manager that keeps none closes them.
+    pub(crate) fn keep(&self, address: net::SocketAddr, sockets: &[Arc<OwnedFd>]) {
+        let name = stored_name(address);
+        // Its own watch for hang-ups is of no use for listening sockets.
+        let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
+        for some in sockets.chunks(DESCRIPTORS_AT_ONCE) {
+            let borrowed: Vec<_> = some.iter().map(|socket| socket.as_fd()).collect();
+            self.send_message(&message, &borrowed);
+        }
+    }
+
+    /// The manager is to close what it keeps of an address.
+    pub(crate) fn forget(&self, address: net::SocketAddr) {
+        let name = stored_name(address);
+        self.send_message(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
+    }
+
     fn is_there(&self) -> bool {
         self.address.is_some() && !self.handed_over.load(Relaxed)
     }
@@ -105,12 +131,18 @@ impl ServiceManager {
             return;
         }
         let message: String = states.iter().map(|state| format!("{state}\n")).collect();
-        if let Err(error) = self.send_text(&message) {
+        self.send_message(&message, &[]);
+    }
+
+    fn send_message(&self, message: &str, descriptors: &[BorrowedFd<'_>]) {
+        if self.is_there()
+            && let Err(error) = self.try_send(message, descriptors)
+        {
             self.say_failed(&error);
         }
     }
 
-    fn send_text(&self, message: &str) -> io::Result<()> {
+    fn try_send(&self, message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let Some(address) = &self.address else { return Ok(()) };
         let socket = UnixDatagram::unbound()?;
         if self.has_failed.load(Relaxed) {
@@ -119,7 +151,20 @@ impl ServiceManager {
         } else {
             socket.set_write_timeout(Some(SEND_TIMEOUT))?;
         }
-        socket.send_to_addr(message.as_bytes(), address).map(drop)
+        if descriptors.is_empty() {
+            return socket.send_to_addr(message.as_bytes(), address).map(drop);
+        }
+        socket.connect_addr(address)?;
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_AT_ONCE))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        assert!(
+            rights.push(SendAncillaryMessage::ScmRights(descriptors)),
+            "the space is too small"
+        );
+        let message = [IoSlice::new(message.as_bytes())];
+        rustix::net::sendmsg(&socket, &message, &mut rights, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 
     /// Once: it is told more all the same, for it may come back.
@@ -134,6 +179,20 @@ impl Drop for Reloading<'_> {
     fn drop(&mut self) {
         self.0.send_unless_stopping(&[NotifyState::Ready]);
     }
+}
+
+/// What the names of kept sockets begin with. It tells them from those of a socket unit.
+const STORED: &str = "tidegate-listener-";
+
+/// The name under which the manager keeps the sockets of an address: without a colon, which
+/// separates names.
+fn stored_name(address: net::SocketAddr) -> String {
+    format!("{STORED}{address}").replace(':', "_")
+}
+
+/// Whether a socket that the manager passed was given to it by [`ServiceManager::keep`].
+pub(crate) fn is_stored(name: &str) -> bool {
+    name.starts_with(STORED)
 }
 
 /// A path, or `@` and a name of the abstract namespace.
@@ -305,6 +364,15 @@ mod tests {
         for wrong in ["", "run/notify", "vsock:2:3"] {
             assert!(address(OsStr::new(wrong)).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_kept_socket_is_told_from_those_of_a_socket_unit() {
+        for address in ["127.0.0.1:80", "[::1]:8080"] {
+            let name = stored_name(address.parse().expect("an address"));
+            assert!(is_stored(&name) && !name.contains(':'), "{name}");
+        }
+        assert!(!is_stored("tidegate.socket") && !is_stored("http") && !is_stored(""));
     }
 
     #[test]

@@ -338,7 +338,7 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, sync::Mutex};
+    use std::net::TcpListener;
 
     use crossbeam_channel::Receiver;
     use mio::{Poll, Token, Waker};
@@ -411,7 +411,7 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let (socket, proxy_protocol) = (Arc::new(socket.into()), Arc::default());
-        let group = Arc::new(ListenGroup { size: 1, sinks: Mutex::default() });
+        let group = Arc::new(ListenGroup { size: 1, ..ListenGroup::default() });
         PublicSocket { address, socket, is_kept: false, group, proxy_protocol }
     }
 }

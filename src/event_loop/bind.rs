@@ -18,7 +18,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -29,6 +29,7 @@ use std::{
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
+use super::gate;
 use crate::{
     logging::event,
     message::{ListenGroup, PublicSocket},
@@ -88,7 +89,7 @@ pub(crate) fn bind_quietly(
             bound = socket.local_addr()?;
             sockets.push(socket.into());
         }
-        public_sockets(bound, sockets, false)
+        public_sockets(bound, sockets, false, false)
     };
     bind_all().map_err(|source| BindError { place: address.to_string(), source })
 }
@@ -107,15 +108,20 @@ pub(crate) fn adopt(
     loops: usize,
 ) -> Result<ListenerSet, BindError> {
     let mut adopt_all = || {
+        let mut was_gated = false;
         for socket in &sockets {
             SockRef::from(socket).set_nonblocking(true)?;
+            if !is_kept {
+                was_gated |= gate::is_deaf(socket);
+                gate::reopen(socket, address.is_ipv6())?;
+            }
         }
         while sockets.len() < loops {
             let own = || tcp_socket(address, true).map(OwnedFd::from).ok();
             let own = if is_kept { None } else { own() };
             sockets.push(own.map_or_else(|| sockets[0].try_clone(), Ok)?);
         }
-        public_sockets(address, std::mem::take(&mut sockets), is_kept)
+        public_sockets(address, std::mem::take(&mut sockets), is_kept, was_gated)
     };
     adopt_all().map_err(|source| BindError { place: address.to_string(), source })
 }
@@ -138,8 +144,10 @@ fn public_sockets(
     address: SocketAddr,
     sockets: Vec<OwnedFd>,
     is_kept: bool,
+    was_gated: bool,
 ) -> io::Result<ListenerSet> {
-    let (group, proxy_protocol) = (Arc::new(group_of(&sockets)?), Arc::<AtomicBool>::default());
+    let group = Arc::new(ListenGroup { was_gated, ..group_of(&sockets)? });
+    let proxy_protocol = Arc::<AtomicBool>::default();
     let socket = |socket| {
         let (group, proxy_protocol) = (Arc::clone(&group), Arc::clone(&proxy_protocol));
         PublicSocket { address, socket: Arc::new(socket), is_kept, group, proxy_protocol }
@@ -151,7 +159,7 @@ fn public_sockets(
 fn group_of(sockets: &[OwnedFd]) -> io::Result<ListenGroup> {
     let inodes = sockets.iter().map(|socket| Ok(rustix::fs::fstat(socket)?.st_ino));
     let distinct = inodes.collect::<io::Result<HashSet<_>>>()?;
-    Ok(ListenGroup { size: distinct.len() as u32, sinks: Mutex::default() })
+    Ok(ListenGroup { size: distinct.len() as u32, ..ListenGroup::default() })
 }
 
 /// Binds the admin's TCP address: one socket, of which each loop takes a dup. The address that
@@ -310,7 +318,7 @@ pub(super) fn unheard_socket(address: SocketAddr) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// listen(2)'s.
-pub(super) fn hear(socket: &OwnedFd) -> io::Result<()> {
+fn hear(socket: &OwnedFd) -> io::Result<()> {
     Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 

@@ -3,6 +3,8 @@
 //! ```text
 //! open ──sink, program──► gated ──all listeners closed──► the sinks close
 //!   └──no sink──► deaf          each listener has the limit itself
+//!
+//! kept by the service manager: gated ──closed here──► deaf ──adopted by the next process──► open
 //! ```
 //! The listening sockets of an address are a group of SO_REUSEPORT: the kernel chooses one of them
 //! for each new SYN. The gate adds a **sink** to the group and attaches a program that chooses it
@@ -21,12 +23,15 @@
 //!   deaf until [`lift`] takes the limit off, right after accept(2); its peer's kernel sends again
 //!   what was dropped until then ([`RESEND_MAX`]).
 //!
+//! - Where the service manager keeps the listening sockets over a restart they stay in the group,
+//!   and the sink goes with the process. So a listener gets the limit itself before it is closed
+//!   ([`deafen`]), and the process that adopts it takes limit and program off ([`reopen`]).
+//!
 //! All of this works without a privilege. A filter on the listening sockets (SO_ATTACH_FILTER)
 //! needs CAP_NET_ADMIN from Linux 6.18 on.
 
 use std::{
     io,
-    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, PoisonError},
     time::Duration,
@@ -37,11 +42,13 @@ use nix::{
     sys::socket::{GetSockOpt, SetSockOpt, sockopt::AttachReusePortCbpf},
 };
 
-use super::bind;
 use crate::message::ListenGroup;
 
 /// More than the TTL of any packet that came from a usual system.
 const CLOSED: usize = 255;
+
+/// Peers that pass the gate are rare.
+const SINK_BACKLOG: i32 = 128;
 
 /// No limit.
 const OPEN: usize = 0;
@@ -52,15 +59,16 @@ pub(super) const RESEND_MAX: Duration = Duration::from_secs(2);
 
 sockopt_impl!(IpMinTtl, Both, libc::IPPROTO_IP, libc::IP_MINTTL, usize);
 sockopt_impl!(Ipv6MinHopCount, Both, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, usize);
+sockopt_impl!(DetachReusePortBpf, SetOnly, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, bool);
 
-/// Gates an address for all of its listeners. Returns the sink, which is to be served.
+/// Gates an address for all of its listeners, by one more socket of it that does not listen yet.
+/// Returns the sink, which is to be served.
 ///
 /// # Errors
-/// Those of socket(2), bind(2) and setsockopt(2). The address is as open as before then.
-pub(super) fn close(address: SocketAddr, group: &ListenGroup) -> io::Result<Arc<OwnedFd>> {
-    let sink = bind::unheard_socket(address)?;
-    limit(&sink, address.is_ipv6(), CLOSED)?;
-    bind::hear(&sink)?;
+/// Those of listen(2) and setsockopt(2). The address is as open as before then.
+pub(super) fn close(sink: OwnedFd, is_ipv6: bool, group: &ListenGroup) -> io::Result<Arc<OwnedFd>> {
+    limit(&sink, is_ipv6, CLOSED)?;
+    rustix::net::listen(&sink, SINK_BACKLOG)?;
     AttachReusePortCbpf.set(&sink, &choose(group.size, &mut [RETURN]))?;
     let sink = Arc::new(sink);
     // A panic cannot have left the list half written.
@@ -75,6 +83,17 @@ pub(super) fn close(address: SocketAddr, group: &ListenGroup) -> io::Result<Arc<
 /// setsockopt(2)'s.
 pub(super) fn deafen(listener: impl AsFd, is_ipv6: bool) -> io::Result<()> {
     limit(listener, is_ipv6, CLOSED)
+}
+
+/// Opens a listener that a process before this one may have gated.
+///
+/// # Errors
+/// setsockopt(2)'s.
+pub(super) fn reopen(listener: impl AsFd, is_ipv6: bool) -> io::Result<()> {
+    limit(&listener, is_ipv6, OPEN)?;
+    // Mostly there is no program (ENOENT).
+    let _ = DetachReusePortBpf.set(&listener, &true);
+    Ok(())
 }
 
 /// Whether connections that this socket accepts may be deaf.

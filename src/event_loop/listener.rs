@@ -22,7 +22,7 @@ use rustix::{
     net::{SocketAddrAny, SocketFlags},
 };
 
-use super::gate;
+use super::{bind, gate};
 use crate::{
     app::{Client, Peer, PerClient},
     logging::event,
@@ -81,11 +81,12 @@ pub(super) enum Accepted {
 impl Listener {
     pub(super) fn public(public: PublicSocket, token: Token) -> Self {
         let PublicSocket { address, socket, is_kept, group, proxy_protocol } = public;
-        let (address, group) = (Some(address), Some(group));
+        let address = Some(address);
         // It may be a sink, or of a loop that died.
-        let is_deaf = gate::is_deaf(&socket);
-        let new = Self::new(socket, token);
-        Self { address, is_gated: is_deaf, is_deaf, is_kept, group, proxy_protocol, ..new }
+        let is_gated = gate::is_deaf(&socket);
+        let is_deaf = is_gated || group.was_gated;
+        let (group, new) = (Some(group), Self::new(socket, token));
+        Self { address, is_gated, is_deaf, is_kept, group, proxy_protocol, ..new }
     }
 
     pub(super) fn new(socket: Arc<OwnedFd>, token: Token) -> Self {
@@ -128,6 +129,8 @@ impl Listener {
             }
             Err(Errno::AGAIN) => {
                 self.ready = false;
+                // Whatever waited from before it was adopted has been accepted.
+                self.is_deaf &= self.is_gated;
                 Accepted::Empty
             }
             Err(errno) if CONNECTION_ERRORS.contains(&errno) => Accepted::Vanished,
@@ -153,13 +156,24 @@ impl Listener {
             return Ok(None);
         }
         self.is_gated = true;
-        let Ok(socket) = gate::close(address, group) else {
+        let sink = bind::unheard_socket(address);
+        let sink = sink.and_then(|sink| gate::close(sink, address.is_ipv6(), group));
+        let Ok(socket) = sink else {
             gate::deafen(&self.socket, address.is_ipv6())?;
             self.is_deaf = true;
             return Ok(None);
         };
         let (group, proxy_protocol) = (Arc::clone(group), Arc::clone(&self.proxy_protocol));
         Ok(Some(PublicSocket { address, socket, is_kept: false, group, proxy_protocol }))
+    }
+
+    /// Keeps the gate closed where the service manager keeps the socket open behind this process.
+    pub(super) fn stay_gated(&self) {
+        if !self.is_kept
+            && let Err(error) = gate::deafen(&self.socket, self.is_ipv6())
+        {
+            event!(Warn, "gate_failed", error:% = error);
+        }
     }
 
     /// Whether what a peer sent right behind its handshake may have been dropped.

@@ -346,6 +346,7 @@ impl Running {
             let commanded = self.handle_events(events);
             self.accept_all();
             let closed = self.public.take_empty();
+            closed.iter().for_each(Listener::stay_gated);
             self.close_listeners(closed);
             // A deadline that came while the kernel was asked, or since, has to wait for the next
             // turn: this process may have stood still in between, with more to be told now.

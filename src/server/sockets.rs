@@ -1,7 +1,7 @@
 //! The listening sockets of a server: bound here, or taken from whoever bound them before.
 
 use std::{
-    io,
+    env, io,
     net::SocketAddr,
     os::fd::OwnedFd,
     sync::{
@@ -14,7 +14,9 @@ use listenfd::ListenFd;
 
 use crate::{
     config::{AdminListen, ListenConfig},
-    control::{HandedAdmin, Inherited, InheritedSockets, Listening, TakeOver},
+    control::{
+        HandedAdmin, Inherited, InheritedSockets, Listening, ServiceManager, TakeOver, is_stored,
+    },
     event_loop::{self, BindError, ListenerSet, UnixSocketFile},
     logging::event,
 };
@@ -57,22 +59,27 @@ impl PublicSockets {
     }
 }
 
-/// What systemd has bound for this process (sd_listen_fds(3)).
+/// What systemd passes to this process (sd_listen_fds(3)): what it has bound itself, by a socket
+/// unit, and what a process before this one has bound and given it to keep.
 pub(super) fn activated() -> io::Result<Inherited> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
     let (mut given, mut inherited) = (ListenFd::from_env(), Inherited::default());
     for index in 0..given.len() {
+        let is_kept = !is_stored(names.next().unwrap_or_default());
         let Some(socket) = given.take_tcp_listener(index)? else { continue };
         let address = socket.local_addr()?;
         let sockets = vec![socket.into()];
-        inherited.add(address, InheritedSockets { bound: address, is_kept: true, sockets });
+        inherited.add(address, InheritedSockets { bound: address, is_kept, sockets });
     }
     Ok(inherited)
 }
 
-/// Says which of them the config does not name.
+/// Says which of them the config does not name. Nothing is to wait at those.
 pub(super) fn drop_unused(inherited: &mut Inherited) {
     for address in inherited.drop_rest() {
         event!(Warn, "socket_not_used", address:% = address);
+        ServiceManager::from_env().forget(address);
     }
 }
 

@@ -43,7 +43,7 @@ pub struct Setup {
     apps: String,
     shell: String,
     environment: Vec<(String, String)>,
-    activated: Option<OwnedFd>,
+    activated: Option<(OwnedFd, &'static str)>,
 }
 
 impl Setup {
@@ -130,7 +130,14 @@ impl Setup {
 
     /// Starts the process with this listening socket, as systemd would.
     pub fn activated(mut self, socket: impl Into<OwnedFd>) -> Self {
-        self.activated = Some(socket.into());
+        self.activated = Some((socket.into(), "http"));
+        self
+    }
+
+    /// Starts the process with this listening socket, as systemd would that has kept it for the
+    /// process before.
+    pub fn kept(mut self, socket: impl Into<OwnedFd>) -> Self {
+        self.activated = Some((socket.into(), "tidegate-listener-kept"));
         self
     }
 
@@ -172,7 +179,7 @@ impl Setup {
     pub fn start(self) -> Server {
         let config = self.write();
         let mut command = match self.activated {
-            Some(socket) => activated(socket),
+            Some((socket, name)) => activated(socket, name),
             None => command(&self.shell),
         };
         let mut child = command
@@ -211,11 +218,11 @@ fn command(before: &str) -> Command {
 
 /// The server with a listening socket from outside, in place of its standard input at first
 /// (sd_listen_fds(3)).
-fn activated(socket: OwnedFd) -> Command {
-    let mut command = shell(
-        "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=http; \
+fn activated(socket: OwnedFd, name: &str) -> Command {
+    let mut command = shell(&format!(
+        "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES={name}; \
          exec \"$0\" \"$@\"",
-    );
+    ));
     command.stdin(socket);
     without_settings(command)
 }
