@@ -598,7 +598,7 @@ fn who_gives_no_answer_to_a_check_is_down_and_the_reason_says_how() {
         "timeout",
         "timeout",
         "connection closed without an answer",
-        "no HTTP answer",
+        "no HTTP answer: malformed status line",
         REFUSED,
         "connect: No such file or directory (os error 2)",
     ];

@@ -380,6 +380,41 @@ fn the_answer_before_one_that_breaks_off_is_whole() {
 }
 
 #[test]
+fn whoever_ends_an_exchange_its_line_names_the_upstream() {
+    let upstream = Upstream::tcp(|asked, line| {
+        if asked.target() == "/tunnel" {
+            line.send("HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\nhi");
+            line.read(2);
+            line.reset_now();
+        }
+        line.read_to_end();
+    });
+    let server = start(&upstream, "eject_after = 1");
+    let mut client = server.connect();
+    client.send(format!(
+        "GET /tunnel HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+    ));
+    client.buffer_at_least(60);
+    client.send("go");
+    let (bytes, end) = client.read_to_end();
+    assert!(bytes.ends_with(b"hi") && end == End::Reset, "{end:?}");
+    let line = &access_lines(&server, 1)[0];
+    assert_eq!(
+        (&line["end"], &line["reason"]),
+        (&json!("upstream_broke"), &json!("tunnel_broke_off"))
+    );
+    // A client that leaves is no failure of the upstream.
+    let mut client = server.connect();
+    client.send(GET);
+    upstream.wait_asked(2);
+    client.reset();
+    let line = &access_lines(&server, 2)[1];
+    assert_eq!((&line["end"], &line["reason"]), (&json!("aborted"), &Value::Null));
+    assert_eq!((&line["upstream"], &line["tries"]), (&json!(upstream.url()), &json!(1)));
+    assert_eq!(upstream_row(&server, 0)["failures"], 1);
+}
+
+#[test]
 fn events_of_upstreams_reach_the_stream_of_operators() {
     let is_good = Gate::default();
     let upstream = Upstream::tcp({

@@ -161,7 +161,9 @@ impl Probe {
                 UpstreamEvent::End | UpstreamEvent::Truncated | UpstreamEvent::Closed => {
                     return Ok(true);
                 }
-                UpstreamEvent::Refused(_) => return Err(io::Error::other("no HTTP answer")),
+                UpstreamEvent::Refused(refused) => {
+                    return Err(io::Error::other(format!("no HTTP answer: {}", refused.reason)));
+                }
             }
             self.answer.drain(..used);
         }

@@ -194,8 +194,14 @@ fn a_check_ends_with_the_end_of_the_answer_although_the_connection_stays_open() 
             "HTTP/1.1 103 x\r\n\r\nHTTP/1.0 503 x\r\nContent-Length: 0\r\n\r\n",
             (Down, Some("status 503")),
         ),
-        ("HTTP/1.1 101 x\r\nUpgrade: x\r\n\r\n", (Down, Some("no HTTP answer"))),
-        ("HTTP/2 200 OK\r\n\r\n", (Down, Some("no HTTP answer"))),
+        (
+            "HTTP/1.1 101 x\r\nUpgrade: x\r\n\r\n",
+            (Down, Some("no HTTP answer: a 101 that nobody asked for")),
+        ),
+        (
+            "HTTP/2 200 OK\r\n\r\n",
+            (Down, Some("no HTTP answer: only HTTP/1.1 and HTTP/1.0 are spoken here")),
+        ),
     ] {
         let (address, asked) = keeping("127.0.0.1:0", answer);
         let proxy = proxy_with(vec![tcp("127.0.0.1", address.port())], 10 * PATIENCE);
