@@ -48,6 +48,20 @@ fn http_1_1_connections_stay_open() {
 }
 
 #[test]
+fn an_answer_tells_how_long_its_connection_may_be_idle() {
+    let hints = [("75s", Some(67)), ("10s", Some(9)), ("1500ms", None), ("1h", Some(67))];
+    for (limit, seconds) in hints {
+        let server = one_app().limits(&format!("keepalive_timeout = \"{limit}\"")).start();
+        let response = server.connect().exchange(get("app.test", "/"));
+        let hint = seconds.map(|seconds| format!("timeout={seconds}"));
+        assert_eq!(response.field("Keep-Alive"), hint.as_deref(), "{limit}");
+        assert_eq!(response.field("Connection"), hint.map(|_| "keep-alive"), "{limit}");
+        let last = server.connect().exchange(get_and_close("app.test", "/"));
+        assert_eq!((last.field("Keep-Alive"), last.says_close()), (None, true));
+    }
+}
+
+#[test]
 fn http_1_0_connections_close_unless_kept_alive() {
     let server = one_app().start();
     let mut client = server.connect();

@@ -14,6 +14,8 @@ pub(super) struct Clock {
     /// The wall clock as it was last read, and when.
     wall_read: (SystemTime, Instant),
     opening: Opening,
+    /// What answers say of idle connections, in seconds.
+    idle_hint_s: u64,
 }
 
 /// How far the wall clock may be behind: the Date field counts seconds.
@@ -24,8 +26,16 @@ impl Clock {
     pub(super) fn new(epoch: Instant) -> Self {
         let (now, wall) = (Instant::now(), SystemTime::now());
         let opening = Opening::at(wall);
-        let mut clock =
-            Self { epoch, now, now_ms: 0, now_ns: 0, wall, wall_read: (wall, now), opening };
+        let mut clock = Self {
+            epoch,
+            now,
+            now_ms: 0,
+            now_ns: 0,
+            wall,
+            wall_read: (wall, now),
+            opening,
+            idle_hint_s: 0,
+        };
         clock.tick();
         clock
     }
@@ -44,7 +54,7 @@ impl Clock {
         }
         self.wall = SystemTime::now();
         if seconds(self.wall) != seconds(read) {
-            self.opening = Opening::at(self.wall);
+            self.opening = Opening::at(self.wall).with_idle_hint(self.idle_hint_s);
         }
         self.wall_read = (self.wall, self.now);
     }
@@ -82,6 +92,12 @@ impl Clock {
     /// The time of day.
     pub(super) fn wall(&self) -> SystemTime {
         self.wall
+    }
+
+    /// Has answers tell this of idle connections.
+    pub(super) fn set_idle_hint(&mut self, seconds: u64) {
+        self.idle_hint_s = seconds;
+        self.opening = Opening::at(self.wall).with_idle_hint(seconds);
     }
 
     /// What opens the responses of this second.

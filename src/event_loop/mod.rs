@@ -272,7 +272,7 @@ impl Running {
         // Without the admin nothing ever takes a place of its budget.
         let no_budget = || ConnectionBudget::new(0, 0);
         let admin_budget = admin.as_ref().map_or_else(no_budget, |admin| admin.budget.clone());
-        let cx = LoopContext {
+        let mut cx = LoopContext {
             index: setup.index,
             view: RegistryView::new(setup.registry, setup.index),
             buffers: BufferPool::new(input_bytes(&config.limits)),
@@ -297,6 +297,7 @@ impl Running {
             holds_requests: false,
             dateless: http::Opening::dateless(),
         };
+        cx.tell_idle_time();
         let mut running = Self {
             poll,
             commands,
@@ -601,6 +602,15 @@ impl LoopContext {
         counts.fresh + counts.busy + counts.idle + counts.lingering
     }
 
+    /// Has answers say how long a connection may be idle: nine tenths of it, for a request takes its
+    /// time. Both classes say the same, so it is no more than the admin's.
+    fn tell_idle_time(&mut self) {
+        let most = config::Limits::default().keepalive_timeout;
+        let hint_s = self.public.times.keepalive_timeout.min(most).as_secs() * 9 / 10;
+        self.clock.set_idle_hint(hint_s);
+        self.dateless = http::Opening::dateless().with_idle_hint(hint_s);
+    }
+
     /// A name for an exchange that is parked.
     fn next_number(&mut self) -> ExchangeNumber {
         self.last_number += 1;
@@ -612,6 +622,7 @@ impl LoopContext {
         self.buffers.set_input_bytes(input_bytes(&config.limits));
         self.public = ClassLimits::new(config.limits);
         self.idle_grace = config.idle_grace;
+        self.tell_idle_time();
         // The old one hands its lines over when it is dropped; the new one finishes the records.
         self.access = config.access;
     }

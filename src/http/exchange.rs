@@ -324,7 +324,7 @@ impl Exchange {
         if has_content {
             write_content_length(content_length, out);
         }
-        self.end_head(out);
+        self.end_head(opening, out);
         let send_content = has_content && content_length > 0 && !self.is_head;
         self.writing = Writing::Done;
         self.settle();
@@ -371,7 +371,7 @@ impl Exchange {
         if has_content {
             coding.write_field(out);
         }
-        self.end_head(out);
+        self.end_head(opening, out);
         let sends_content = has_content && !self.is_head;
         self.writing = Writing::Stream(if sends_content { coding } else { Coding::Left });
     }
@@ -422,11 +422,11 @@ impl Exchange {
         }
     }
 
-    fn end_head(&self, out: &mut Vec<u8>) {
-        let end: &[u8] = match (self.keep_alive, self.is_http10) {
-            (true, false) => b"\r\n",
-            (true, true) => b"Connection: keep-alive\r\n\r\n",
-            (false, _) => b"Connection: close\r\n\r\n",
+    fn end_head(&self, opening: &Opening, out: &mut Vec<u8>) {
+        let end: &[u8] = if self.keep_alive {
+            opening.end_of_kept(self.is_http10)
+        } else {
+            b"Connection: close\r\n\r\n"
         };
         out.extend_from_slice(end);
     }

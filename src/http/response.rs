@@ -191,6 +191,8 @@ impl<'a> Response<'a> {
 pub struct Opening {
     /// For 200, the most common status, both lines in one piece.
     ok: Vec<u8>,
+    /// How a head ends whose connection goes on, if that tells a time.
+    kept: Vec<u8>,
 }
 
 const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
@@ -203,12 +205,35 @@ impl Opening {
         let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = if since.as_secs() < YEAR_10000_S { UNIX_EPOCH + since } else { UNIX_EPOCH };
         let date = httpdate::fmt_http_date(wall);
-        Self { ok: [OK_LINE, b"Date: ", date.as_bytes(), b"\r\n"].concat() }
+        Self { ok: [OK_LINE, b"Date: ", date.as_bytes(), b"\r\n"].concat(), kept: Vec::new() }
     }
 
     /// An opening without a date, for a response that brings its own.
     pub fn dateless() -> Self {
-        Self { ok: OK_LINE.to_vec() }
+        Self { ok: OK_LINE.to_vec(), kept: Vec::new() }
+    }
+
+    /// Has answers say that the connection goes on for so many seconds without a request
+    /// (RFC 2068 §19.7.1.1); 0 says nothing. `Connection` names the field, which is for the next hop
+    /// (RFC 9110 §7.6.1).
+    #[must_use]
+    pub fn with_idle_hint(mut self, seconds: u64) -> Self {
+        self.kept = if seconds == 0 {
+            Vec::new()
+        } else {
+            format!("Connection: keep-alive\r\nKeep-Alive: timeout={seconds}\r\n\r\n").into()
+        };
+        self
+    }
+
+    /// How a head ends whose connection goes on.
+    #[inline]
+    pub(super) fn end_of_kept(&self, is_http10: bool) -> &[u8] {
+        match (self.kept.is_empty(), is_http10) {
+            (false, _) => &self.kept,
+            (true, false) => b"\r\n",
+            (true, true) => b"Connection: keep-alive\r\n\r\n",
+        }
     }
 
     #[inline]

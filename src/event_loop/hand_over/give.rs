@@ -43,8 +43,8 @@ impl Giving {
 
     /// Whether there is something to do at once.
     pub(in super::super) fn has_work(&self) -> bool {
-        let is_free = |line: &Line| line.ready || line.offered.is_empty();
-        !self.queue.is_empty() && self.lines.iter().any(is_free)
+        let is_free = |line: &Line| line.offered.is_empty() && !self.queue.is_empty();
+        self.lines.iter().any(|line| line.ready || is_free(line))
     }
 }
 

@@ -236,6 +236,20 @@ fn a_loop_that_gives_takes_too_and_passes_on() {
 }
 
 #[test]
+fn without_a_line_connections_stay_until_they_speak_and_no_grace_ends_them() {
+    let (old, mut peers) = with_idle(2);
+    old.send(LoopCommand::Gate(rules()));
+    old.expect(ControlEvent::Gated);
+    old.send(LoopCommand::Finish);
+    // The rig's grace is none at all, and a loop obeys before it answers.
+    assert!(says_close(&exchange(&mut peers[0], &get("/"))));
+    assert!(says_close(&exchange(&mut peers[1], &get("/"))));
+    drop(peers);
+    old.expect(ControlEvent::Emptied { cut: 0 });
+    old.end();
+}
+
+#[test]
 fn a_deadline_moves_with_its_connection() {
     let mut running = test_support::running(Vec::new(), None);
     let (mut connection, _peer) = test_support::connection(&mut running.cx);
