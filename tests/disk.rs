@@ -28,7 +28,7 @@ fn make_fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("mkfifo");
 }
 
-/// A file that hangs everybody who opens it, until this is dropped.
+/// A file whose opening hangs until this is dropped.
 struct Lease(Child);
 
 impl Lease {

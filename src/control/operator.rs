@@ -162,7 +162,7 @@ impl Operator {
         }
     }
 
-    /// Whoever is told of the outcome finds that nothing is at work any more.
+    /// Does a task; a client that is told of the outcome finds nothing at work any more.
     fn tell<T, E>(&mut self, tell: &Tell<T, E>, work: impl FnOnce(&mut Self) -> Result<T, E>) {
         let outcome = work(self);
         self.desk.end();

@@ -25,7 +25,7 @@ use signal_hook::{
 pub enum SignalRequest {
     /// TERM, INT: stop; again: cut.
     Stop,
-    /// USR1: open the log files anew.
+    /// USR1: open the log files again.
     ReopenLogs,
     /// HUP: reload.
     Reload,

@@ -2,8 +2,8 @@
 //!
 //! The operator can hang with its disk. A client that asked for a change then gets an answer all
 //! the same: a task that waits for its turn longer than [`WAIT_MAX`] is refused, and is not done
-//! any more; the one that is at work is answered for after [`WORK_MAX`], and goes on. Control sees
-//! to that, by [`Desk::refuse_overdue`].
+//! any more; the client of the task at work is answered after [`WORK_MAX`], and the task goes on.
+//! Control sees to that, by [`Desk::refuse_overdue`].
 //!
 //! ```text
 //! waiting ──begin──► at work ──end──► told
@@ -66,7 +66,7 @@ impl<T, E> Tell<T, E> {
     }
 
     /// No client waits for it.
-    pub(crate) fn nobody() -> Self {
+    pub(crate) fn unheard() -> Self {
         Self(None)
     }
 
@@ -124,7 +124,7 @@ pub(crate) fn tasks() -> (TaskSender, TaskReceiver) {
 }
 
 impl TaskSender {
-    /// Puts a task into the queue. Without an operator it is dropped, and whoever waits for it sees
+    /// Puts a task into the queue. Without an operator it is dropped, and a client that waits sees
     /// that.
     pub(crate) fn send(&self, task: Task) {
         let number = self.desk.add(task.refuse());
@@ -199,7 +199,7 @@ impl Desk {
         {
             let mut papers = self.papers();
             let Papers { waiting, at_work, .. } = &mut *papers;
-            // While a task is at work: one that has just ended lets the next one begin.
+            // Only while a task is at work: after its end the next one begins at once.
             let Some(at_work) = at_work else { return };
             let Busy { with, time, .. } = at_work.busy(now);
             let seconds = time.as_secs();
@@ -315,7 +315,7 @@ mod tests {
         let [(first, first_told), (second, second_told)] = [reload(), reload()];
         sender.send(first);
         sender.send(second);
-        sender.send(Task::Reload(ReloadOptions::default(), Tell::nobody()));
+        sender.send(Task::Reload(ReloadOptions::default(), Tell::unheard()));
         let (number, first) = receiver.recv().unwrap();
         assert!(desk.begin(number, &first));
         desk.step("reading x.toml");
@@ -329,7 +329,7 @@ mod tests {
         let with = "reload: reading x.toml".to_owned();
         assert_eq!(refusal(&second_told), ChangeError::Busy { with: with.clone(), seconds: 5 });
         assert!(first_told.is_empty());
-        assert_eq!(desk.busy().1, 1, "what nobody waits for stays");
+        assert_eq!(desk.busy().1, 1, "a task without a client stays");
         desk.refuse_overdue(now + WORK_MAX);
         assert_eq!(refusal(&first_told), ChangeError::UnderWay { with, seconds: 60 });
         let Task::Reload(_, tell) = first else { unreachable!() };

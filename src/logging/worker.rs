@@ -292,7 +292,7 @@ impl Worker {
             let opening = self.opening.clone().unwrap_or_else(never);
             let tick = if self.has_unreported() { after(REPORT_INTERVAL) } else { never() };
             select_biased! {
-                recv(self.shared.messages) -> message => return message.ok(),
+                // First, or a busy log would never come to it.
                 recv(opening) -> opened => {
                     self.opening = None;
                     // Closed: this worker is the one that opened it.
@@ -300,6 +300,7 @@ impl Worker {
                         self.use_file(opened);
                     }
                 }
+                recv(self.shared.messages) -> message => return message.ok(),
                 recv(tick) -> _ => self.report_losses(),
             }
             if self.is_left_behind {
@@ -388,7 +389,7 @@ impl Worker {
     }
 
     fn reopen(&mut self, opening: Opening) {
-        // One that hangs is not waited for twice.
+        // An opening that hangs is not waited for twice.
         let patience = if self.opening.take().is_some() { Duration::ZERO } else { OPEN_PATIENCE };
         match opening.recv_timeout(patience) {
             Ok(opened) => self.use_file(opened),
@@ -419,7 +420,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Closed first: whoever waits for the end finds the file closed.
+        // Closed first: a thread that waits for the end finds the file closed.
         self.sink = None;
         let mut turn = self.shared.turn();
         if turn.worker == self.number {
@@ -436,4 +437,27 @@ pub(super) fn count_lines(lines: &[u8]) -> u64 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+
+    #[test]
+    fn a_busy_log_takes_a_file_that_took_long_to_open() {
+        let (queue, messages) = unbounded();
+        let (ends, _ended) = bounded(0);
+        let note: NoteFormat = Box::new(|_, _, _| {});
+        let of_log = ("log-test", Output::STDERR);
+        let shared = Shared::new(of_log, (1 << 20, messages), (Duration::ZERO, note), ends);
+        let mut worker = Worker::new(Arc::new(shared), 0, Sink::alone(io::sink()));
+        let (sender, opening) = bounded(1);
+        assert!(sender.send(Ok(Sink::alone(io::sink()))).is_ok());
+        worker.opening = Some(opening);
+        assert!(queue.send(Message::Lines(b"line\n".to_vec())).is_ok());
+        assert!(matches!(worker.next_message(), Some(Message::Lines(_))));
+        assert!(worker.opening.is_none(), "the file is not used");
+    }
 }

@@ -148,7 +148,7 @@ impl LineWriter {
 }
 
 impl RetiredLogs {
-    /// Adds `old`, unless `new` is the same. It ends as soon as nobody else holds its writer, and
+    /// Adds `old`, unless `new` is the same. It ends as soon as its last writer is gone, and
     /// its lines are written.
     pub(super) fn add_unless_same(&mut self, old: Option<&LineWriter>, new: Option<&LineWriter>) {
         self.forget_ended();
@@ -217,7 +217,7 @@ struct Way {
     ended: Receiver<()>,
 }
 
-/// A log that keeps nobody's file open.
+/// A log whose file stays open only as long as there are writers.
 #[derive(Clone)]
 struct Retired {
     way: Weak<Way>,
@@ -520,7 +520,7 @@ mod tests {
         let mut retired = RetiredLogs::default();
         retired.add_unless_same(Some(&writer), None);
         writer.send(b"late\n");
-        // First with a writer that somebody holds, then with none.
+        // First with a writer that is held, then with none.
         assert!(!flush_all([], slice::from_ref(&retired), Duration::from_millis(1)));
         drop(writer);
         assert!(!flush_all([], slice::from_ref(&retired), Duration::from_millis(1)));

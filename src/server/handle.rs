@@ -97,13 +97,13 @@ impl ServerHandle {
     /// As [`ServerHandle::reload`], but returns at once; the log tells how it went.
     pub fn begin_reload(&self) {
         // A server that has ended needs no reload.
-        self.tasks.send(Task::Reload(ReloadOptions::default(), Tell::nobody()));
+        self.tasks.send(Task::Reload(ReloadOptions::default(), Tell::unheard()));
     }
 
     /// Has a new process take this one's place, and returns; the log tells how it went.
     pub(crate) fn begin_upgrade(&self) {
         // A server that has ended needs no upgrade.
-        self.tasks.send(Task::Upgrade(UpgradeOptions::default(), Tell::nobody()));
+        self.tasks.send(Task::Upgrade(UpgradeOptions::default(), Tell::unheard()));
     }
 
     /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is
