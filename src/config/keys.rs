@@ -47,6 +47,8 @@ pub(super) const TABLES: [(&str, &[&str]); 11] = [
             "host",
             "connect_timeout",
             "answer_timeout",
+            "interim_timeout",
+            "slow_streams",
             "idle_connections",
             "idle_timeout",
             "retries",

@@ -134,24 +134,20 @@ impl Operator {
         &mut self,
         options: UpgradeOptions,
     ) -> Result<Upgraded, UpgradeError> {
-        let UpgradeOptions { binary, timeout, allow_empty } = options;
-        let named = binary.as_ref().map(|binary| binary.display().to_string());
-        let timeout_ms = milliseconds(timeout);
+        let named = options.binary.as_ref().map(|binary| binary.display().to_string());
+        let timeout_ms = milliseconds(options.timeout);
         let named = named.as_deref();
         notice!(self.notices, Info, "upgrade_start", binary = named, timeout_ms = timeout_ms);
-        let upgraded = self.hand_over(binary, Instant::now() + timeout, allow_empty);
+        let upgraded = self.hand_over(options);
         if let Err(error) = &upgraded {
             notice!(self.notices, Error, "upgrade_failed", error = &*error.to_string());
         }
         upgraded
     }
 
-    fn hand_over(
-        &mut self,
-        binary: Option<PathBuf>,
-        deadline: Instant,
-        allow_empty: bool,
-    ) -> Result<Upgraded, UpgradeError> {
+    fn hand_over(&mut self, options: UpgradeOptions) -> Result<Upgraded, UpgradeError> {
+        let UpgradeOptions { binary, timeout, allow_empty } = options;
+        let deadline = Instant::now() + timeout;
         if self.upgrader.is_embedded {
             let reason = "the server is part of a program that cannot hand it over";
             return Err(UpgradeError::Failed(reason.to_owned()));
