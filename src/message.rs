@@ -118,6 +118,9 @@ pub(crate) enum LoopCommand {
     /// listeners, which stay open there with whoever waits.
     /// When all loops have dropped the sender, no connection comes here any more.
     LetGo(Arc<[SocketAddr]>, bool, Sender<()>),
+    /// That process has ended, and the drain is cancelled: serve again, by these sockets of this
+    /// loop's, and the admin's. Answered by [`ControlEvent::TookUp`].
+    TakeUp(Vec<PublicSocket>, Option<OwnedFd>),
     /// The server is over: close the admin listener, send what admin peers are still owed, and end
     /// the thread. Answered by [`ControlEvent::Ended`].
     End,
@@ -246,6 +249,8 @@ pub(crate) enum ControlEvent {
     UpstreamFailed(Box<FailureReport>),
     /// No exchange of the loop is with the upstream that drains so.
     UpstreamLeft(UpstreamDrainId),
+    /// The loop serves again. What it has said of a stop before this is of the cancelled one.
+    TookUp,
     /// These listeners are gated.
     ListenersGated(Arc<[SocketAddr]>),
     /// The last public connection is gone; so many exchanges were cut by `CutAll`.

@@ -69,6 +69,8 @@ pub enum ServerError {
     Bind(BindError),
     /// A loop or its thread could not be set up.
     Setup(io::Error),
+    /// The process before this one goes on.
+    TakeOver(io::Error),
     /// A loop failed while the server ran; the others were drained.
     LoopFailed,
 }
@@ -103,7 +105,7 @@ impl HttpServer {
         let mut server = Self::open(config, &mut before.inherited)?;
         server.is_embedded = false;
         server.registry.skip_ids(before.next_app_id());
-        server.predecessor = Some(Arc::new(before.predecessor()));
+        server.predecessor = Some(Arc::new(before.predecessor(config.server.drain_timeout)));
         server.control.predecessor = server.predecessor.clone();
         server.take_over = take_over;
         Ok(server)
@@ -268,7 +270,7 @@ impl HttpServer {
         let asked = Arc::clone(&admin);
         thread.spawn(move || asked.run(&requests)).map_err(ServerError::Setup)?;
         if let Some(before) = &mut self.take_over {
-            before.say_ready(handles.len()).map_err(ServerError::Setup)?;
+            before.say_ready(handles.len()).map_err(ServerError::TakeOver)?;
         }
         loops.iter().try_for_each(EventLoop::begin_listening).map_err(ServerError::Setup)?;
         spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
@@ -295,10 +297,8 @@ impl HttpServer {
         }
         match ended {
             Ended::Stopped(verdict, totals) => {
-                if let Some(successor) = successor.get() {
-                    let before = self.predecessor.as_ref().map(|before| before.totals());
-                    successor.part(verdict, totals + before.unwrap_or_default());
-                }
+                let before = self.predecessor.as_ref().map(|before| before.totals());
+                successor.part(verdict, totals + before.unwrap_or_default());
                 Ok(verdict)
             }
             Ended::LoopFailed => Err(ServerError::LoopFailed),
@@ -459,6 +459,7 @@ impl fmt::Display for ServerError {
         match self {
             Self::Bind(error) => error.fmt(f),
             Self::Setup(error) => write!(f, "cannot set up an event loop: {error}"),
+            Self::TakeOver(error) => write!(f, "nothing is taken over: {error}"),
             Self::LoopFailed => f.write_str("an event loop failed"),
         }
     }

@@ -6,18 +6,19 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::PathBuf,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use support::{
-    Answer, Asked, BINARY, Client, Gate, Line, Load, LoadKind, PATIENCE, Pid, Server, Setup,
-    Signal, Upstream, free_port, get, get_and_close, pattern, run, wait_until,
+    Answer, Asked, BINARY, Client, Gate, Line, Load, LoadKind, NotifySocket, PATIENCE, Pid, Server,
+    Setup, Signal, Upstream, free_port, get, get_and_close, pattern, run, wait_until,
 };
 
 fn respond(body: &str) -> String {
@@ -45,6 +46,14 @@ fn ask(server: &Server, host: &str) -> (u16, String) {
 fn ask_at(address: SocketAddr, host: &str) -> (u16, String) {
     let response = Client::connect(address).exchange(get_and_close(host, "/"));
     (response.status, response.text().to_owned())
+}
+
+/// Whether nobody listens there, and the kernel says so.
+fn is_refused(address: SocketAddr) -> bool {
+    wait_until(PATIENCE, || {
+        let refused = Client::try_connect(address, Duration::from_millis(200)).err();
+        refused.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    })
 }
 
 fn pid_in(document: &Value) -> Pid {
@@ -376,6 +385,8 @@ fn ten_upgrades_under_load_lose_nothing_and_leave_one_process_without_a_leak() {
     wait_idle(&server);
     let ledger = server.admin().get("/status")["requests_total"].as_u64();
     assert_eq!(ledger, Some(answered as u64), "one ledger");
+    // Each end is in the log, also where the process that saw it only waited for that.
+    wait_events(&server, "upgrade_complete", 10);
     let same = wait_until(PATIENCE, || server.descriptors().len() <= before.len());
     assert!(same, "{before:?} became {:?}", server.descriptors());
 }
@@ -631,6 +642,7 @@ fn a_stop_of_the_new_process_waits_for_the_old_one() {
     server.signal(Signal::TERM);
     server.wait_event("server_stop");
     assert!(server.is_running());
+    assert!(is_refused(server.address()), "the old process holds no socket of one that stops");
     gate.open();
     assert_eq!(waiting.response().text(), "at last");
     assert!(server.wait_exit().success(), "the old process");
@@ -743,9 +755,10 @@ fn the_old_process_passes_a_signal_on_and_refuses_an_operators_stop() {
 
 /// A program that says it can serve, and never does.
 fn ready_and_no_more(server: &Server) -> String {
-    let ready = r#"{"Ready":{"listeners":[0],"admin":true}}"#;
-    let length = format!("\\000\\000\\000\\{:03o}", ready.len());
-    script(server, "ready", &format!("printf '{length}%s' '{ready}' >&0; exec sleep 60"))
+    let text = r#"ready='{"Ready":{"listeners":[0],"admin":true,"pid":'$$'}}'
+printf "\\000\\000\\000\\$(printf %03o ${#ready})%s" "$ready" >&0
+exec sleep 60"#;
+    script(server, "ready", text)
 }
 
 #[test]
@@ -944,6 +957,229 @@ fn the_old_process_killed_while_it_drains_is_missed_and_the_new_one_goes_on() {
 }
 
 #[test]
+fn the_old_process_takes_up_again_when_the_new_one_dies() {
+    let mut socket = NotifySocket::with_path();
+    let (_upstream, gate, app) = held();
+    let setup = Setup::new().app("a.test", &respond("a")).app("slow.test", &app);
+    let mut server = start_with(setup.environment("NOTIFY_SOCKET", socket.name()));
+    let (old, status) = (server.pid(), || server.admin().get("/status"));
+    let before = status();
+    let mut in_flight = begin(&server, "slow.test");
+    for round in 1..=2 {
+        let admin = format!("unix:{}", server.admin().path().display());
+        let waits = thread::spawn(move || run(&["upgrade", "--wait", "--admin", &admin]));
+        wait_events(&server, "upgrade_handed_over", round);
+        let handed = server.events().into_iter().rfind(|it| it.name == "upgrade_handed_over");
+        let new = handed.as_ref().and_then(|handed| handed.field("pid")).expect("a pid");
+        server.follow(Pid::from_raw(new.parse().expect("a number")).expect("a pid"));
+        let has_let_go = || pid_in(&server.admin().get("/status")) == server.pid();
+        assert!(wait_until(PATIENCE, has_let_go));
+        // They wait in the kernel's queue, of which the new process has done nothing yet.
+        server.pause();
+        let mut queued: Vec<_> = (0..16).map(|_| server.connect()).collect();
+        queued.iter_mut().for_each(|client| client.send(get_and_close("a.test", "/")));
+        socket.clear();
+        server.signal(Signal::KILL);
+        server.follow(old);
+        for client in &mut queued {
+            assert_eq!(client.response().text(), "a");
+        }
+        wait_events(&server, "upgrade_reverted", round);
+        assert_eq!(socket.wait("MAINPID="), old.as_raw_nonzero().to_string());
+        socket.wait("READY=1");
+        let status = server.admin().get("/status");
+        assert_eq!((pid_in(&status), &status["state"]), (old, &json!("serving")));
+        assert_eq!(status["listen"], before["listen"]);
+        let (code, text) = waits.join().expect("the command's end");
+        assert!(code == Some(1) && text.contains("cancelled"), "{text}");
+        let drain = server.admin().get("/drains/stop");
+        assert_eq!((&drain["cause"], &drain["verdict"]), (&json!("upgrade"), &json!("cancelled")));
+        // As any server that serves.
+        rewrite(&server, "body = \"a\"", "body = \"b\"");
+        assert_eq!(server.admin().post("/reload")["changed"], json!(["a.test"]));
+        assert_eq!(ask(&server, "a.test").1, "b");
+        rewrite(&server, "body = \"b\"", "body = \"a\"");
+        server.admin().post("/reload");
+    }
+    upgrade(&mut server);
+    gate.open();
+    assert_eq!(in_flight.response().text(), "at last", "what was in flight all the time");
+    assert!(server.wait_exit().success(), "the old process");
+    wait_alone(&server);
+    server.admin().post("/stop");
+    assert_eq!(server.wait_orphan(server.pid()), Some(0));
+}
+
+#[test]
+fn a_stopped_process_that_took_up_again_ends_whole() {
+    let (_upstream, gate, app) = held();
+    let setup = Setup::new().server("idle_grace = \"0s\"").app("slow.test", &app);
+    let mut server = start_with(setup.app("a.test", &respond("a")));
+    let (old, mut in_flight) = (server.pid(), begin(&server, "slow.test"));
+    upgrade(&mut server);
+    server.signal(Signal::KILL);
+    server.follow(old);
+    server.wait_event("upgrade_reverted");
+    let mut later = server.connect();
+    later.send(get("a.test", "/"));
+    assert_eq!(later.response().text(), "a");
+    server.signal(Signal::TERM);
+    assert!(is_refused(server.address()));
+    gate.open();
+    assert_eq!(in_flight.response().text(), "at last");
+    assert!(server.wait_exit().success());
+    assert!(!server.admin().path().exists(), "it is its own again");
+}
+
+#[test]
+fn the_old_process_does_not_take_up_when_the_new_one_had_said_goodbye() {
+    for stops_the_new in [true, false] {
+        let (_upstream, gate, app) = held();
+        let mut server = start_with(Setup::new().app("slow.test", &app));
+        let (old, mut in_flight) = (server.pid(), begin(&server, "slow.test"));
+        upgrade(&mut server);
+        let new = server.pid();
+        if !stops_the_new {
+            // An operator's word to the old process counts for that.
+            server.follow(old);
+        }
+        let stops = |event: &support::Event| event.name == "shutdown_graceful";
+        server.signal(Signal::TERM);
+        let count = if stops_the_new { 2 } else { 1 };
+        let said = || server.events().iter().filter(|event| stops(event)).count() == count;
+        assert!(wait_until(PATIENCE, said));
+        if !stops_the_new {
+            server.wait_read([&in_flight]);
+            server.admin().get("/status");
+        }
+        server.follow(new);
+        server.signal(Signal::KILL);
+        server.wait_event("successor_gone");
+        assert!(is_refused(server.address()));
+        gate.open();
+        assert_eq!(in_flight.response().text(), "at last");
+        assert!(server.wait_exit().success());
+        assert!(server.events().iter().all(|event| event.name != "upgrade_reverted"));
+    }
+}
+
+#[test]
+fn an_address_that_the_new_process_closes_is_not_kept_open_by_the_old_one() {
+    let (first, second) = (free_port(), free_port());
+    let (_upstream, gate, app) = held();
+    let listen = [first.to_string(), second.to_string()];
+    let setup = Setup::new().listen(&listen.each_ref().map(String::as_str));
+    let mut server = start_with(setup.app("slow.test", &app));
+    let (old, mut in_flight) = (server.pid(), begin(&server, "slow.test"));
+    upgrade(&mut server);
+    rewrite(&server, &format!(", \"{second}\""), "");
+    server.admin().post("/reload");
+    assert!(is_refused(second), "the old process drains, and holds it");
+    server.signal(Signal::KILL);
+    server.follow(old);
+    let reverted = server.wait_event("upgrade_reverted");
+    assert_eq!(reverted.field("listen"), Some(&*first.to_string()));
+    gate.open();
+    assert_eq!(in_flight.response().text(), "at last");
+    // Its own config names it again, after a reload.
+    rewrite(&server, &format!("\"{first}\""), &format!("\"{first}\", \"{second}\""));
+    server.admin().post("/reload");
+    assert!(Client::try_connect(second, PATIENCE).is_ok());
+}
+
+#[test]
+fn a_new_process_that_was_given_up_does_not_serve() {
+    // Without its launcher nobody ends what the program has left behind.
+    for before in ["", "sleep 0.1; kill -KILL $PPID; "] {
+        let server = start();
+        let here = server.dir().join("here");
+        let late = format!(
+            "{before}exec 3<&0; (until [ -e {} ]; do sleep 0.01; done; \
+             exec {BINARY} \"$@\" <&3 3<&-) & exit 0",
+            here.display()
+        );
+        let binary = script(&server, "late", &late);
+        let answer = refused_upgrade(&server, &format!("?binary={binary}&timeout=300ms"));
+        assert!(answer.error().contains("not ready in time"), "{answer:?}");
+        fs::write(here, "").expect("a file");
+        wait_alone(&server);
+        let ready = |event: &&support::Event| event.name == "multi_app_ready";
+        assert_eq!(server.events().iter().filter(ready).count(), 1, "two serve the same sockets");
+        assert_unchanged(&server, server.sockets());
+    }
+}
+
+#[test]
+fn a_server_whose_old_process_stands_still_ends_and_says_so() {
+    for second_signal in [true, false] {
+        let setup =
+            Setup::new().app("slow.test", &slow("s", "60s")).server("drain_timeout = \"1s\"");
+        let mut server = start_with(setup);
+        let (old, _in_flight) = (server.pid(), begin(&server, "slow.test"));
+        let done = server.admin().post("/upgrade");
+        server.pause();
+        server.follow(pid_in(&done));
+        let silent = || server.admin().get("/status")["previous"][0]["silent_ms"].as_u64();
+        assert!(wait_until(PATIENCE, || silent() >= Some(2000)), "{:?}", silent());
+        let admin = format!("unix:{}", server.admin().path().display());
+        let (_, text) = run(&["status", "--admin", &admin]);
+        assert!(text.contains("silent for "), "{text}");
+        let begun = Instant::now();
+        server.signal(Signal::TERM);
+        server.wait_event("server_stop");
+        if second_signal {
+            server.signal(Signal::TERM);
+        }
+        assert_eq!(server.wait_orphan(server.pid()), Some(0));
+        let most = Duration::from_secs(if second_signal { 6 } else { 12 });
+        assert!(begun.elapsed() < most, "{:?}", begun.elapsed());
+        let left = server.wait_event("old_process_left");
+        assert_eq!(left.field("old_pid"), Some(&*old.as_raw_nonzero().to_string()));
+        server.follow(old);
+        server.resume();
+        assert_eq!(server.wait_exit().code(), Some(3));
+    }
+}
+
+#[test]
+fn a_file_at_the_admins_path_that_is_not_its_own_is_left() {
+    let mut server = start();
+    let path = server.admin().path().to_owned();
+    // Nobody finds the handed socket then: the new process makes one.
+    fs::remove_file(&path).expect("the socket's file");
+    server.signal(Signal::USR2);
+    wait_events(&server, "upgrade_handed_over", 1);
+    assert!(wait_until(PATIENCE, || path.exists()));
+    server.follow(pid_in(&server.admin().get("/status")));
+    wait_alone(&server);
+    fs::remove_file(&path).expect("the socket's file");
+    fs::write(&path, "precious").expect("a file");
+    server.signal(Signal::USR2);
+    let failed = server.wait_event("upgrade_failed");
+    assert!(failed.field("error").is_some_and(|it| it.contains("no socket")), "{failed:?}");
+    assert_eq!(ask(&server, "a.test").0, 200);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_orphan(server.pid()), Some(0));
+    assert_eq!(fs::read(path).expect("the file"), b"precious");
+}
+
+#[test]
+fn the_first_process_of_a_container_is_not_upgraded_to_death() {
+    let unshare = ["-pf", "--mount-proc", "--kill-child"];
+    let may = Command::new("unshare").args(unshare).arg("true").status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("not tried: no new namespaces are allowed here");
+        return;
+    }
+    let shell = format!("exec unshare {} \"$0\" \"$@\"", unshare.join(" "));
+    let server = start_with(Setup::new().shell(&shell).app("a.test", &respond("a")));
+    let answer = refused_upgrade(&server, "");
+    assert!(answer.error().contains("PID 1"), "{answer:?}");
+    assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
+    server.admin().post("/stop");
+}
+
+#[test]
 fn a_new_process_that_dies_while_the_old_one_drains_is_no_zombie() {
     let (_upstream, gate, app) = held();
     let mut server = start_with(Setup::new().app("slow.test", &app));
@@ -958,6 +1194,7 @@ fn a_new_process_that_dies_while_the_old_one_drains_is_no_zombie() {
     assert!(server.is_running());
     gate.open();
     assert_eq!(waiting.response().text(), "at last", "what was in flight is answered");
+    server.signal(Signal::TERM);
     assert!(server.wait_exit().success());
 }
 

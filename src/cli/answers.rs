@@ -51,6 +51,8 @@ pub(super) struct Generation {
     pub(super) active_connections: u64,
     pub(super) elapsed_ms: u64,
     pub(super) remaining_ms: u64,
+    /// How long it has said nothing, where that is suspicious.
+    pub(super) silent_ms: Option<u64>,
 }
 
 /// `POST /upgrade`

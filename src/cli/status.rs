@@ -76,21 +76,28 @@ fn status(status: &ServerStatus) -> String {
 }
 
 fn generations(previous: &[Generation]) -> String {
-    let columns = [
+    let mut columns = vec![
         ("OLD PID", Align::Left),
         ("VERSION", Align::Left),
         ("ACTIVE", Align::Right),
         ("SINCE", Align::Right),
         ("LEFT", Align::Right),
     ];
+    let some_are_silent = previous.iter().any(|old| old.silent_ms.is_some());
+    if some_are_silent {
+        columns.push(("NOTE", Align::Left));
+    }
     let row = |old: &Generation| {
-        vec![
+        let silent = old.silent_ms.map(|ms| format!("silent for {}", show::coarse(ms)));
+        let mut row = vec![
             plain(old.pid.to_string()),
             plain(&old.version),
             number(old.active_connections),
             plain(show::fine(old.elapsed_ms)),
             plain(show::fine(old.remaining_ms)),
-        ]
+        ];
+        row.extend(some_are_silent.then(|| plain(silent.unwrap_or_default())));
+        row
     };
     show::table(&columns, previous.iter().map(row).collect())
 }

@@ -50,11 +50,20 @@ impl Stop {
         }
         let wait = format!("{}s", TIME_MAX.as_secs());
         let query: Vec<_> = now.into_iter().chain([("wait", &*wait)]).collect();
-        let pid = admin.get::<ServerStatus>("/status")?.value.pid;
-        let ended = verdict(&mut admin, &format!("/stop{}", self.end.query(&query)));
-        let drain = match ended {
-            Err(Failure::Client(error)) if error.is_gone() => return Err(lost(&mut admin, pid)),
-            ended => ended?,
+        let path = format!("/stop{}", self.end.query(&query));
+        let (pid, drain) = loop {
+            let pid = admin.get::<ServerStatus>("/status")?.value.pid;
+            match verdict(&mut admin, &path) {
+                Err(Failure::Client(error)) if error.is_gone() => {
+                    // The old process of an upgrade may end before it reads the request: then the
+                    // process that serves is asked.
+                    let status = admin.beside().get::<ServerStatus>("/status");
+                    if !status.is_ok_and(|status| status.value.pid != pid) {
+                        return Err(lost(&mut admin, pid));
+                    }
+                }
+                ended => break (pid, ended?),
+            }
         };
         // Another process than the one before, if an upgrade was under way.
         let pid = drain.value.pid.unwrap_or(pid);

@@ -14,8 +14,8 @@ use std::{
 use crossbeam_channel::Sender;
 
 use super::{
-    Begun, ChangeError, DrainName, DrainTicket, DrainView, LifeChanges, LivesChanged, PutMode,
-    Sockets, StuckLoop, Totals, account::Measured,
+    Begun, ChangeError, DrainName, DrainTicket, DrainView, KeptSockets, LifeChanges, LivesChanged,
+    PutMode, Sockets, StuckLoop, Totals, account::Measured,
 };
 use crate::{
     config::ServerConfig,
@@ -45,16 +45,20 @@ pub(crate) enum Input {
     /// A new process is about to serve: from here on nothing changes until that has come about, or
     /// not. With the lives as they are.
     BeginHandOver(Answer<Vec<LifeView>>),
-    /// The process `pid` serves these addresses now, and the admin's if so. The sender is dropped
-    /// when this one has let go of them.
+    /// Another process serves these sockets now. The sender is dropped when the loops have let go
+    /// of them.
     HandedOver {
-        pid: u32,
-        listeners: Arc<[SocketAddr]>,
-        admin: bool,
+        kept: Box<KeptSockets>,
         let_go: Sender<()>,
         /// By which it takes connections; none if it takes none.
         lines: Vec<OwnedFd>,
     },
+    /// That process has closed these addresses.
+    KeepFewer(Vec<SocketAddr>),
+    /// Its end will be no loss.
+    KeepNone,
+    /// It has ended.
+    SuccessorGone,
     /// There is no other process.
     KeptOn,
     Stop(StopRequest),
@@ -191,6 +195,9 @@ impl Input {
             | Self::Orphaned(_)
             | Self::Drained(_)
             | Self::HandedOver { .. }
+            | Self::KeepFewer(_)
+            | Self::KeepNone
+            | Self::SuccessorGone
             | Self::KeptOn
             | Self::Stop(_) => {}
         }

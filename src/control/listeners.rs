@@ -34,6 +34,9 @@ impl Control {
         if addresses.is_empty() {
             return;
         }
+        if let Some(before) = &self.predecessor {
+            before.say_closed(&addresses);
+        }
         let addresses: Arc<[SocketAddr]> = addresses.into();
         self.command(|| LoopCommand::GateListeners(Arc::clone(&addresses)));
         let plan = GatePlan::begin(self.loops.len());

@@ -10,6 +10,7 @@
 
 mod account;
 mod admin;
+mod commands;
 mod drain_log;
 mod drain_plan;
 mod drains;
@@ -28,6 +29,7 @@ mod service_manager;
 mod signals;
 mod stop_plan;
 mod stopping;
+mod taking_up;
 mod tasks;
 mod upgrade;
 mod upstream_drains;
@@ -62,6 +64,7 @@ pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, ReloadOptions, Reloaded};
 pub(crate) use service_manager::{ServiceManager, is_stored};
 pub use signals::{EarlySignals, SignalRequest, forward_signals, unblock_all};
+pub(crate) use taking_up::KeptSockets;
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, PassedStop,
@@ -72,7 +75,7 @@ pub(crate) use watchdog::StuckLoop;
 
 use crate::{
     config::ServerConfig,
-    logging::{Logging, event},
+    logging::Logging,
     message::{Apps, ControlEvent, LoopCommand, LoopHandle},
     metrics::LoopGauges,
 };
@@ -113,6 +116,10 @@ pub(crate) struct Control {
     /// Listeners that are being closed.
     closing: Vec<ClosingListeners>,
     stop: Option<Stop>,
+    /// The last stop that was cancelled, for those that still ask.
+    cancelled_stop: Option<DrainView>,
+    /// What another process serves now, as long as this one may take it up again.
+    kept: Option<KeptSockets>,
     /// What has to wait until a hand-over is over; none while there is no such.
     put_off: Option<Vec<Input>>,
     /// The process that serves in the place of this one.
@@ -125,6 +132,9 @@ pub(crate) struct Control {
     stopping: Arc<AtomicBool>,
     /// Loops that have failed.
     failed: BTreeSet<usize>,
+    /// Loops that have not said yet that they serve again: what they report of a drain is of the
+    /// cancelled one.
+    taking_up: BTreeSet<usize>,
     /// The routes have changed since the loops were told to look again.
     routes_changed: bool,
     account: Account,
@@ -171,12 +181,15 @@ impl Control {
             addresses: Vec::new(),
             closing: Vec::new(),
             stop: None,
+            cancelled_stop: None,
+            kept: None,
             put_off: None,
             handed_over: None,
             relay: StopRelay::default(),
             predecessor: None,
             stopping: Arc::default(),
             failed: BTreeSet::new(),
+            taking_up: BTreeSet::new(),
             routes_changed: false,
             account: Account::default(),
             upstreams: UpstreamWatch::new(epoch, notices),
@@ -287,9 +300,12 @@ impl Control {
             Input::Stop(request) => return self.stop(request),
             Input::Watch(drain, until, tell) => self.watch(Watcher { drain, until, tell }),
             Input::BeginHandOver(answer) => answer(self.begin_hand_over()),
-            Input::HandedOver { pid, listeners, admin, let_go, lines } => {
-                return self.hand_over(pid, &listeners, admin, &let_go, lines);
+            Input::HandedOver { kept, let_go, lines } => {
+                return self.hand_over(*kept, &let_go, lines);
             }
+            Input::KeepFewer(addresses) => self.keep_fewer(&addresses),
+            Input::KeepNone => self.keep_none(),
+            Input::SuccessorGone => self.take_up_again(),
             Input::KeptOn => return self.make_up_for(),
             Input::Report(answer) => answer(Ok(self.report())),
             Input::Lives(answer) => answer(Ok(self.life_views())),
@@ -353,6 +369,7 @@ impl Control {
                 self.gate_for_dead(index);
                 stopped = self.stop_for_failed(index);
             }
+            ControlEvent::TookUp => self.on_took_up(index),
             ControlEvent::Gated | ControlEvent::Emptied { .. } | ControlEvent::Ended => {}
         }
         self.on_stop_loop(index, event, now).or(stopped)
@@ -379,35 +396,7 @@ impl Control {
         Ok(changed)
     }
 
-    /// The deadline of a drain has come.
-    fn cut_drain(&mut self, name: DrainName) {
-        let Some(drain) = self.drains.find(name) else { return };
-        let view = (!drain.cancelled).then(|| drain.view(Instant::now()));
-        let (life, upstream) = (drain.life.id(), drain.upstream().cloned());
-        if let Some(view) = view {
-            self.say_drain_cut(&view, life);
-        }
-        self.command(|| match &upstream {
-            Some(upstream) => LoopCommand::CutUpstream(upstream.clone()),
-            None => LoopCommand::Cut(life),
-        });
-    }
-
-    fn command(&self, command: impl Fn() -> LoopCommand) {
-        for index in 0..self.loops.len() {
-            self.command_one(index, command());
-        }
-    }
-
-    /// Whether the loop is there to obey.
-    fn command_one(&self, index: usize, command: LoopCommand) -> bool {
-        self.loops[index].send(command).unwrap_or_else(|error| {
-            event!(Error, "loop_not_woken", loop_index = index, error:% = error);
-            true
-        })
-    }
-
-    fn set_stopping(&self) {
-        self.stopping.store(true, Ordering::Release);
+    fn set_stopping(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::Release);
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     app::{self, RateLimiter},
     config::{AppConfig, Config, Limits, ListenConfig, Problem},
     logging::{AccessLog, Logging, event},
-    message::{AppLife, Apps, HostedApp, Origin, PublicSocket},
+    message::{AppLife, Apps, HostedApp, ListenGroup, Origin, PublicSocket},
     registry::NewApp,
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Listening {
     pub(crate) bound: SocketAddr,
     /// [`PublicSocket::is_kept`]
     pub(super) is_kept: bool,
+    /// Its sinks close with it, so it is not held here.
+    group: Weak<ListenGroup>,
     proxy_protocol: Arc<AtomicBool>,
     /// The loops' sockets, as long as they are theirs.
     pub(super) sockets: Vec<Weak<OwnedFd>>,
@@ -74,11 +76,30 @@ impl Listening {
             configured: listen.address,
             bound: first.address,
             is_kept: first.is_kept,
+            group: Arc::downgrade(&first.group),
             proxy_protocol: Arc::clone(&first.proxy_protocol),
             sockets: sockets.iter().map(|socket| Arc::downgrade(&socket.socket)).collect(),
         };
         listening.configure(listen);
         listening
+    }
+
+    /// The loops' sockets, for loops: as long as somebody has them, they are open.
+    pub(super) fn sockets(&self) -> Sockets {
+        let Some(group) = self.group.upgrade() else { return Vec::new() };
+        let socket = |socket| PublicSocket {
+            address: self.bound,
+            socket,
+            is_kept: self.is_kept,
+            group: Arc::clone(&group),
+            proxy_protocol: Arc::clone(&self.proxy_protocol),
+        };
+        self.sockets.iter().filter_map(Weak::upgrade).map(socket).collect()
+    }
+
+    /// Whether a loop, or a process that may take them up again, has sockets of it.
+    pub(super) fn is_open(&self) -> bool {
+        self.sockets.iter().any(|socket| socket.strong_count() > 0)
     }
 
     /// Whether this entry of the config means it: the port that port 0 became can be written out.

@@ -362,6 +362,8 @@ impl Operator {
     ) -> (Vec<Sockets>, Vec<SocketAddr>) {
         let wanted = &config.server.listen;
         self.closing.retain(|(_, asked)| asked.elapsed() < CLOSED_MAX);
+        // A drain that was cancelled may have closed some.
+        self.listening.retain(Listening::is_open);
         let mut listen = Vec::new();
         for entry in wanted {
             if let Some(known) = self.listening.iter_mut().find(|known| known.is_of(entry)) {

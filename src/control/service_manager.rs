@@ -115,6 +115,13 @@ impl ServiceManager {
         self.send_message(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
     }
 
+    /// This process is the service's main process again.
+    fn take_back(&self) {
+        self.handed_over.store(false, Relaxed);
+        self.is_stopping.store(false, Relaxed);
+        self.send(&[NotifyState::MainPid(std::process::id())]);
+    }
+
     fn is_there(&self) -> bool {
         self.address.is_some() && !self.handed_over.load(Relaxed)
     }
@@ -230,6 +237,13 @@ impl Control {
             self.service.watchdog_due = self.service.manager.watchdog.map(|_| now);
             self.tell_manager(now, &[NotifyState::Ready]);
         }
+    }
+
+    /// The server serves again, after another process did.
+    pub(super) fn report_ready_again(&mut self, now: Instant) {
+        self.service.manager.take_back();
+        self.service.status.clear();
+        self.report_ready(now);
     }
 
     /// A stop begins.

@@ -138,6 +138,7 @@ impl StopPlan {
             | ControlEvent::UpstreamLeft(_)
             | ControlEvent::ListenersGated(_)
             | ControlEvent::Failed { .. }
+            | ControlEvent::TookUp
             | ControlEvent::Ended => return None,
         }
         if !self.ended.contains(&None) {

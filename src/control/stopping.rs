@@ -11,7 +11,6 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,6 +25,7 @@ use super::{
     lives::milliseconds,
     notices::notice,
     stop_plan::{StopPlan, StopStep},
+    taking_up::KeptSockets,
     upgrade::PassedStop,
 };
 use crate::{
@@ -85,6 +85,7 @@ impl Control {
             let timeout = timeout.unwrap_or(self.drain_timeout);
             self.begin_stop(Cause::Stop, &reason, self.shutdown_delay, timeout);
         }
+        self.keep_none();
         let stop = self.stop.as_mut()?;
         let repeated = match by {
             StopAsker::Signal | StopAsker::Admin { .. } => std::mem::replace(&mut stop.asked, true),
@@ -158,22 +159,22 @@ impl Control {
         Ok(self.life_views())
     }
 
-    /// The process `pid` serves these addresses, and the admin's if so: lets go of them, and stops.
-    /// What was put off is that process's to do: a stop is passed on, or whoever asked is told.
+    /// A new process serves these sockets: lets go of them, and stops. What was put off is that
+    /// process's to do: a stop is passed on, and an operator is told.
     pub(super) fn hand_over(
         &mut self,
-        pid: u32,
-        listeners: &Arc<[SocketAddr]>,
-        admin: bool,
+        kept: KeptSockets,
         let_go: &Sender<()>,
         lines: Vec<OwnedFd>,
     ) -> Option<Verdict> {
-        self.command(|| LoopCommand::LetGo(Arc::clone(listeners), admin, let_go.clone()));
+        let (listeners, admin) = (kept.addresses(), kept.admin.is_some());
+        self.handed_over = Some(kept.pid);
+        self.command(|| LoopCommand::LetGo(Arc::clone(&listeners), admin, let_go.clone()));
         self.addresses.retain(|address| !listeners.contains(address));
-        self.handed_over = Some(pid);
         self.give_connections(lines);
         if self.stop.is_none() {
             self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
+            self.kept = Some(kept);
         }
         let stopped = self.make_up_for();
         stopped.or_else(|| self.on_stop_time(Instant::now()))
@@ -204,7 +205,10 @@ impl Control {
         shutdown_delay: Duration,
         timeout: Duration,
     ) {
-        self.set_stopping();
+        self.set_stopping(true);
+        if let Some(before) = &self.predecessor {
+            before.say_goodbye();
+        }
         let begun = Instant::now();
         let plan = StopPlan::begin(begun, self.loops.len(), shutdown_delay, timeout);
         let cut = self.all_lives().iter().map(|life| (life.id(), life.drain().cut())).collect();
@@ -232,6 +236,9 @@ impl Control {
         event: &ControlEvent,
         now: Instant,
     ) -> Option<Verdict> {
+        if self.taking_up.contains(&index) {
+            return None;
+        }
         let stop = self.stop.as_mut()?;
         if let Some(over) = &mut stop.over {
             if matches!(event, ControlEvent::Ended | ControlEvent::Died { .. }) {
@@ -309,6 +316,7 @@ impl Control {
         let is_running = |index: &usize| !stuck.contains(index) && !self.watch.is_dead(*index);
         let running = (0..self.loops.len()).filter(is_running).collect();
         let at = Instant::now();
+        self.keep_none();
         let Some(stop) = &mut self.stop else { return };
         stop.over = Some(Over { verdict, at, running });
         if let Some(view) = self.stop_view() {
@@ -359,14 +367,8 @@ mod tests {
         control.on_input(Input::Loop(1, failed));
         assert!(commands.is_empty() && control.stop.is_none());
         let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
-        let listeners = Arc::from([SocketAddr::from(([127, 0, 0, 1], 80))]);
-        control.on_input(Input::HandedOver {
-            pid: 7,
-            listeners,
-            admin: false,
-            let_go,
-            lines: Vec::new(),
-        });
+        let kept = Box::new(KeptSockets { listeners: vec![vec![listener()]], admin: None, pid: 7 });
+        control.on_input(Input::HandedOver { kept, let_go, lines: Vec::new() });
         let commands: Vec<_> = commands.try_iter().collect();
         let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));
         assert!(commands[..2].iter().all(is_let_go));

@@ -37,7 +37,7 @@ impl Control {
     fn view(&self, drain: DrainName) -> Option<DrainView> {
         match drain {
             DrainName::App(_) | DrainName::Upstream(_) => self.drains.view(drain, Instant::now()),
-            DrainName::Stop => self.stop_view(),
+            DrainName::Stop => self.stop_view().or_else(|| self.cancelled_stop.clone()),
         }
     }
 

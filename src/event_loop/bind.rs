@@ -232,13 +232,16 @@ pub(crate) struct UnixSocketFile {
 
 impl UnixSocketFile {
     /// The file of a socket that another process has bound, and which is left to that at first.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub(crate) fn adopt(path: &Path) -> io::Result<Self> {
-        let file = Self::new(path)?;
+    /// None if another file is there, or none: nobody finds the socket by this path.
+    pub(crate) fn adopt(path: &Path, id: (u64, u64)) -> Option<Self> {
+        let file = Self::new(path).ok().filter(|file| file.id == id)?;
         file.left.store(true, Ordering::Release);
-        Ok(file)
+        Some(file)
+    }
+
+    /// Device and inode. No other file has them as long as the socket is open.
+    pub(crate) fn id(&self) -> (u64, u64) {
+        self.id
     }
 
     /// By which it is left to another process, or taken from it.
@@ -282,8 +285,13 @@ fn remove_own(path: &Path, id: (u64, u64)) -> io::Result<()> {
     if file_id(path).is_ok_and(|found| found == id) { fs::remove_file(path) } else { Ok(()) }
 }
 
+/// Device and inode of a socket's file.
 fn file_id(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+    let file = fs::symlink_metadata(path)?;
+    if !file.file_type().is_socket() {
+        return Err(Errno::NOTSOCK.into());
+    }
+    Ok((file.dev(), file.ino()))
 }
 
 fn tcp_socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -429,6 +437,26 @@ mod tests {
         fs::rename(&next, &path).unwrap();
         drop(file);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn only_the_file_of_the_very_socket_is_adopted_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let (listener, file) = bind_unix(&path).unwrap();
+        let id = file.id();
+        let adopted = UnixSocketFile::adopt(&path, id).expect("the same");
+        fs::remove_file(&path).unwrap();
+        assert!(UnixSocketFile::adopt(&path, id).is_none(), "nothing is there");
+        fs::write(&path, "precious").unwrap();
+        assert!(UnixSocketFile::adopt(&path, id).is_none(), "a plain file is there");
+        adopted.left().store(false, Ordering::Release);
+        drop((adopted, file));
+        assert!(path.exists());
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        assert!(UnixSocketFile::adopt(&path, id).is_none(), "another server's is there");
+        drop(listener);
     }
 
     #[test]

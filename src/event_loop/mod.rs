@@ -11,6 +11,7 @@
 //! closing ──Finish──► finishing accepts until nobody waits, closes the listeners
 //! finishing ──last public connection──► emptied
 //! any ──CutAll──► emptied       drops everything public
+//! any of these ──TakeUp──► serving  the process that had the sockets has died
 //! any ──End──► ended            with the last answer to an admin, or after END_GRACE
 //! any ──fails──► the same       control begins a stop; or dead, in `failure`
 //! ```
@@ -326,9 +327,7 @@ impl Running {
             running.add_public(socket)?;
         }
         if let Some(admin) = admin {
-            let listener = Listener::new(Arc::new(admin.listener), running.next_listener_token());
-            watch(running.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
-            running.admin.add(listener);
+            running.add_admin(admin.listener)?;
         }
         Ok(running)
     }
@@ -580,6 +579,13 @@ impl Running {
         let listener = Listener::public(socket, self.next_listener_token());
         watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
         self.public.add(listener);
+        Ok(())
+    }
+
+    fn add_admin(&mut self, socket: OwnedFd) -> io::Result<()> {
+        let listener = Listener::new(Arc::new(socket), self.next_listener_token());
+        watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
+        self.admin.add(listener);
         Ok(())
     }
 

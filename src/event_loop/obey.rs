@@ -1,11 +1,13 @@
 //! What a loop does when control tells it to, between two turns.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use crossbeam_channel::Sender;
 use mio::Token;
 
-use super::{Connection, END_GRACE, Fate, Running, clock::milliseconds, connection::Class};
+use super::{
+    Connection, END_GRACE, Fate, Running, clock::milliseconds, closing::Closing, connection::Class,
+};
 use crate::{
     logging::event,
     message::{BusyConnection, ControlEvent, LoopCommand, PublicSocket, StopRules},
@@ -60,6 +62,7 @@ impl Running {
                 closed.extend(self.admin.take(|_| admin));
                 self.close_listeners(closed);
             }
+            LoopCommand::TakeUp(sockets, admin) => self.take_up(sockets, admin),
             LoopCommand::Refresh => {
                 self.cx.view.refresh();
                 // Lives that ended took their upstreams with them.
@@ -112,6 +115,17 @@ impl Running {
     pub(super) fn finish(&mut self) {
         self.public.begin_closing(|_| true);
         self.finishing = true;
+    }
+
+    /// The drain is cancelled.
+    fn take_up(&mut self, sockets: Vec<PublicSocket>, admin: Option<OwnedFd>) {
+        self.cx.closing = Closing::default();
+        (self.finishing, self.emptied, self.cut) = (false, false, 0);
+        self.listen(sockets);
+        if let Some(Err(error)) = admin.map(|admin| self.add_admin(admin)) {
+            event!(Error, "listener_not_watched", address = "admin", error:% = error);
+        }
+        (self.report)(ControlEvent::TookUp);
     }
 
     fn cut_all(&mut self) {

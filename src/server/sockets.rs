@@ -85,11 +85,11 @@ pub(super) fn drop_unused(inherited: &mut Inherited) {
 
 /// The admin's listening socket.
 pub(super) struct AdminSocket {
+    /// Removed at the end; before the socket closes, with which its inode may be used again.
+    file: Option<UnixSocketFile>,
     pub(super) socket: Arc<OwnedFd>,
     /// As operators write it.
     pub(super) address: String,
-    /// Removed at the end.
-    file: Option<UnixSocketFile>,
 }
 
 impl AdminSocket {
@@ -98,24 +98,30 @@ impl AdminSocket {
         listen: &AdminListen,
         take_over: Option<&mut TakeOver>,
     ) -> Result<Self, BindError> {
-        let taken = take_over.and_then(|take_over| take_over.take_admin(&configured(listen)));
-        let taken = taken.map(Arc::new);
-        Ok(match (listen, taken) {
-            (AdminListen::Unix(path), Some(socket)) => {
-                // Without the file nobody finds the socket: a new one is made.
-                match UnixSocketFile::adopt(path) {
-                    Ok(file) => Self { socket, address: configured(listen), file: Some(file) },
-                    Err(_) => Self::bind(listen)?,
+        let Some(take_over) = take_over else { return Self::bind(listen) };
+        let configured = configured(listen);
+        match listen {
+            AdminListen::Unix(path) => {
+                // Nobody finds the socket by another file: a new one is made.
+                let adopt = |id: Option<_>| UnixSocketFile::adopt(path, id?);
+                match take_over.take_admin(&configured, adopt) {
+                    Some((socket, file)) => {
+                        let socket = Arc::new(socket);
+                        Ok(Self { file: Some(file), socket, address: configured })
+                    }
+                    None => Self::bind(listen),
                 }
             }
-            (AdminListen::Tcp(address), Some(socket)) => {
-                let bound = rustix::net::getsockname(&socket).ok();
-                let bound = bound.and_then(|bound| SocketAddr::try_from(bound).ok());
-                let address = bound.unwrap_or(*address).to_string();
-                Self { socket, address, file: None }
-            }
-            (listen, None) => Self::bind(listen)?,
-        })
+            AdminListen::Tcp(address) => match take_over.take_admin(&configured, |_| Some(())) {
+                Some((socket, ())) => {
+                    let bound = rustix::net::getsockname(&socket).ok();
+                    let bound = bound.and_then(|bound| SocketAddr::try_from(bound).ok());
+                    let address = bound.unwrap_or(*address).to_string();
+                    Ok(Self { file: None, socket: Arc::new(socket), address })
+                }
+                None => Self::bind(listen),
+            },
+        }
     }
 
     fn bind(listen: &AdminListen) -> Result<Self, BindError> {
@@ -134,7 +140,8 @@ impl AdminSocket {
     /// For the process after this one.
     pub(super) fn handed(&self, listen: &AdminListen) -> HandedAdmin {
         let left: Option<Arc<AtomicBool>> = self.file.as_ref().map(UnixSocketFile::left);
-        HandedAdmin { configured: configured(listen), socket: Arc::clone(&self.socket), left }
+        let (socket, file) = (Arc::clone(&self.socket), self.file.as_ref().map(UnixSocketFile::id));
+        HandedAdmin { configured: configured(listen), socket, file, left }
     }
 
     /// From now on its file is this process's, whoever made it.

@@ -110,6 +110,7 @@ impl Admin {
             connections: connections(&self.loop_counts()),
             elapsed_ms: milliseconds(times.0),
             remaining_ms: milliseconds(times.1),
+            silent_ms: None,
             totals: report.totals + before,
             apps: lives.iter().map(|view| json!(Row::new(view, now_ns))).collect(),
             previous: self.previous(),

@@ -1,24 +1,21 @@
-//! The new process's side: it takes over, and knows of its predecessor until that is gone.
+//! The new process's side, until it serves: it takes over.
 
 use std::{
     env, fmt, io,
     os::fd::OwnedFd,
     path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use crossbeam_channel::Sender;
 
 use super::{
-    super::{
-        Control, Emptied, Input, PutMode, StopAsker, StopRequest, lives::milliseconds, load, send,
-    },
-    ENVIRONMENT, FromNew, FromOld, Generation, HandOver, HandedListener, Inherited,
-    InheritedSockets, LastWord, MESSAGES, PassedStop, Totals,
+    super::{Control, Emptied, Input, PutMode, load},
+    ENVIRONMENT, FromNew, FromOld, HandOver, HandedListener, Inherited, InheritedSockets, MESSAGES,
+    Predecessor,
     channel::Channel,
-    lines,
+    process::Process,
 };
 use crate::{
     config::{AppConfig, Config},
@@ -29,6 +26,7 @@ use crate::{
 /// What the old process hands over, until this one serves.
 pub(crate) struct TakeOver {
     channel: Channel,
+    old: Arc<Process>,
     handed: HandOver,
     /// The sockets of its listeners.
     pub(crate) inherited: Inherited,
@@ -52,7 +50,7 @@ pub(crate) enum NoTakeOver {
 
 impl From<io::Error> for NoTakeOver {
     fn from(error: io::Error) -> Self {
-        if is_gone(&error) { Self::Alone(error) } else { Self::Failed(error) }
+        Self::Failed(error)
     }
 }
 
@@ -68,32 +66,40 @@ impl fmt::Display for NoTakeOver {
 /// How long the old process may take to say what it has: it does so at once.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a process that ends may take from the end of its channels to its own.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl TakeOver {
     /// What is handed over, if this process was started by an upgrade.
     ///
     /// # Errors
     /// Why nothing comes, although it should.
     pub(crate) fn receive() -> Result<Option<Self>, NoTakeOver> {
-        if env::var_os(ENVIRONMENT).is_none() {
-            return Ok(None);
-        }
+        let Some(name) = env::var_os(ENVIRONMENT) else { return Ok(None) };
         let mut channel = Channel::from_stdin()?;
         channel.set_timeout(Some(HAND_OVER_TIMEOUT))?;
-        let handed: HandOver = channel.receive()?;
+        let Some(old) = name.to_str().and_then(Process::named) else {
+            return Err(refuse(&mut channel, "the old process is of another version".to_owned()));
+        };
+        let lost = |error: io::Error| {
+            if is_closed(&error) && old.ends_within(END_TIMEOUT) {
+                NoTakeOver::Alone(error)
+            } else {
+                NoTakeOver::Failed(error)
+            }
+        };
+        let handed: HandOver = channel.receive().map_err(lost)?;
         if handed.messages != MESSAGES {
             let (theirs, ours) = (handed.messages, MESSAGES);
             let reason = format!("the old process speaks version {theirs}, this one {ours}");
-            channel.send(&FromNew::Failed(reason.clone()))?;
-            return Err(io::Error::other(reason).into());
+            return Err(refuse(&mut channel, reason));
         }
         let counts = handed.listeners.iter().map(|listener| listener.sockets);
-        let total: usize = counts.clone().sum::<usize>() + usize::from(handed.admin.is_some());
+        let total: usize = counts.sum::<usize>() + usize::from(handed.admin.is_some());
         let mut descriptors = match channel.receive_descriptors(total) {
             Ok(descriptors) => descriptors.into_iter(),
-            Err(error) => {
-                channel.send(&FromNew::Failed(error.to_string()))?;
-                return Err(error.into());
-            }
+            Err(error) if is_closed(&error) => return Err(lost(error)),
+            Err(error) => return Err(refuse(&mut channel, error.to_string())),
         };
         let mut inherited = Inherited::default();
         for listener in &handed.listeners {
@@ -104,7 +110,8 @@ impl TakeOver {
         channel.set_timeout(None)?;
         let report = FailureReport(Arc::new(Mutex::new(Some(channel.clone()))));
         let (admin, admin_taken) = (descriptors.next(), false);
-        Ok(Some(Self { channel, handed, inherited, admin, admin_taken, report }))
+        let old = Arc::new(old);
+        Ok(Some(Self { channel, old, handed, inherited, admin, admin_taken, report }))
     }
 
     /// For whatever goes wrong before this process serves.
@@ -117,12 +124,20 @@ impl TakeOver {
         self.handed.next_app_id
     }
 
-    /// Takes the admin's socket, if it is configured so.
-    pub(crate) fn take_admin(&mut self, configured: &str) -> Option<OwnedFd> {
-        let is_same = self.handed.admin.as_deref() == Some(configured);
-        let admin = self.admin.take().filter(|_| is_same);
-        self.admin_taken = admin.is_some();
-        admin
+    /// Takes the admin's socket, if it is configured so and `adopt` takes its file, by device and
+    /// inode.
+    pub(crate) fn take_admin<T>(
+        &mut self,
+        configured: &str,
+        adopt: impl FnOnce(Option<(u64, u64)>) -> Option<T>,
+    ) -> Option<(OwnedFd, T)> {
+        if self.handed.admin.as_deref() != Some(configured) {
+            return None;
+        }
+        let file = adopt(self.handed.admin_file)?;
+        let admin = self.admin.take()?;
+        self.admin_taken = true;
+        Some((admin, file))
     }
 
     /// Whether an operator has put another app in the place of this one.
@@ -194,7 +209,8 @@ impl TakeOver {
     /// Says that this process can serve, and waits for the word.
     ///
     /// # Errors
-    /// dup(2)'s and the like; that the old process is gone is none: then this one is alone.
+    /// When the old process goes on without this one, and is there. That it has ended is no error:
+    /// then this process is alone.
     pub(crate) fn say_ready(&mut self, loops: usize) -> io::Result<()> {
         // What is not taken is the old process's to close.
         let left = self.inherited.drop_rest();
@@ -202,11 +218,12 @@ impl TakeOver {
         let listeners = self.handed.listeners.iter().enumerate();
         let taken = listeners.filter(|(_, listener)| !left.contains(&listener.bound));
         let listeners = taken.map(|(index, _)| index).collect();
-        let (admin, taking_loops) = (self.admin_taken, loops);
-        let said = self.channel.send(&FromNew::Ready { listeners, admin, taking_loops });
+        let (admin, pid, taking_loops) = (self.admin_taken, std::process::id(), loops);
+        let said = self.channel.send(&FromNew::Ready { listeners, admin, pid, taking_loops });
         match said.and_then(|()| self.channel.receive::<FromOld>()) {
-            Ok(_) => Ok(()),
-            Err(error) if is_gone(&error) => Ok(()),
+            Ok(FromOld::Go) => Ok(()),
+            Ok(_) => Err(io::Error::other("the old process goes on without this one")),
+            Err(error) if is_closed(&error) && self.old.ends_within(END_TIMEOUT) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -221,21 +238,25 @@ impl TakeOver {
         control: Sender<Input>,
         loops: Vec<LoopHandle>,
     ) -> io::Result<()> {
-        let mut channel = self.channel.clone();
-        let follower = Arc::clone(predecessor);
-        let thread = thread::Builder::new().name("predecessor".into());
-        thread.spawn(move || follower.follow(&mut channel, &control, &loops))?;
+        predecessor.follow(&self.channel, &self.old, control, loops)?;
         self.report.take();
         // If the old process is gone, the thread finds so.
         let _ = self.channel.send(&FromNew::Serving);
-        predecessor.lock().channel = Some(self.channel);
-        Ok(())
+        predecessor.speak_by(self.channel)
     }
 
-    /// What this process knows of the old one, from the start.
-    pub(crate) fn predecessor(&self) -> Predecessor {
-        let state = State { pid: self.handed.pid, ..State::default() };
-        Predecessor { state: Mutex::new(state), changed: Condvar::new() }
+    /// What this process knows of the old one, from the start. `drain_timeout` is how long its
+    /// drain may take, as long as it has not said so itself.
+    pub(crate) fn predecessor(&self, drain_timeout: Duration) -> Predecessor {
+        Predecessor::new(self.handed.pid, drain_timeout)
+    }
+}
+
+/// Tells the old process why there is no take-over.
+fn refuse(channel: &mut Channel, reason: String) -> NoTakeOver {
+    match channel.send(&FromNew::Failed(reason.clone())) {
+        Ok(()) => NoTakeOver::Failed(io::Error::other(reason)),
+        Err(error) => NoTakeOver::Failed(error),
     }
 }
 
@@ -253,106 +274,8 @@ impl FailureReport {
     }
 }
 
-/// The process before this one.
-pub(crate) struct Predecessor {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    pid: u32,
-    /// None before this process serves.
-    channel: Option<Channel>,
-    last: Option<Generation>,
-    totals: Totals,
-    is_gone: bool,
-}
-
-impl Predecessor {
-    /// Processes before this one that are still there, the youngest first.
-    pub(crate) fn generations(&self) -> Vec<Generation> {
-        let state = self.lock();
-        let Some(last) = &state.last else { return Vec::new() };
-        let mut all = vec![last.clone()];
-        all.append(&mut all[0].previous.clone());
-        all[0].previous.clear();
-        all
-    }
-
-    /// What all processes before this one counted.
-    pub(crate) fn totals(&self) -> Totals {
-        self.lock().totals
-    }
-
-    /// Has it cut what is in flight.
-    pub(crate) fn cut(&self) {
-        if let Some(channel) = &mut self.lock().channel {
-            // One that is gone has nothing in flight.
-            let _ = channel.send(&FromNew::Cut);
-        }
-    }
-
-    /// Waits until it is gone; its drain has a deadline.
-    pub(crate) fn wait_gone(&self) {
-        let state = self.changed.wait_while(self.lock(), |state| !state.is_gone);
-        drop(state.unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn follow(&self, channel: &mut Channel, control: &Sender<Input>, loops: &[LoopHandle]) {
-        let began = Instant::now();
-        let mut last_word = None;
-        // An error is its end too: it says nothing any more.
-        while let Ok(said) = channel.receive() {
-            match said {
-                FromOld::Go => {}
-                FromOld::Lines(count) => {
-                    if let Err(error) = lines::take(channel, count, loops) {
-                        event!(Warn, "connections_not_taken", error:% = error);
-                    }
-                }
-                FromOld::Report(generation) => {
-                    let mut state = self.lock();
-                    state.totals = generation.totals;
-                    state.last = Some(*generation);
-                }
-                FromOld::Stop(PassedStop { reason, cut }) => {
-                    let by = StopAsker::Predecessor { cut };
-                    send(control, Input::Stop(StopRequest { reason, timeout: None, by }));
-                }
-                FromOld::Gone(word) => {
-                    self.lock().totals = word.totals;
-                    last_word = Some(word);
-                }
-            }
-        }
-        let pid = {
-            let mut state = self.lock();
-            (state.is_gone, state.channel, state.last) = (true, None, None);
-            state.pid
-        };
-        self.changed.notify_all();
-        let elapsed_ms = milliseconds(began.elapsed());
-        match last_word {
-            Some(LastWord { verdict, cut, .. }) => event!(
-                Info,
-                "upgrade_complete",
-                old_pid = pid,
-                verdict = &*verdict,
-                cut = cut,
-                elapsed_ms = elapsed_ms,
-            ),
-            // Whatever it had in flight is lost; nobody knows how much that was.
-            None => event!(Error, "old_process_lost", old_pid = pid, elapsed_ms = elapsed_ms),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
+/// Whether the other end of the channel is closed.
+fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset)
 }

@@ -1,29 +1,25 @@
-//! The old process's side: it starts the new one, hands over, and reports until its end.
+//! The old process's side: it starts the new one and hands over.
 
 use std::{
     env,
     ffi::OsString,
     fmt, io,
-    net::SocketAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak, atomic::AtomicBool},
     time::Instant,
 };
 
 use super::{
     super::{
-        ChangeError, Input, LifeView, Operator, ask, drains::Cause, lives::milliseconds,
-        notices::notice, operator::await_loops,
+        ChangeError, Input, KeptSockets, LifeView, Listening, Operator, ask, drains::Cause,
+        lives::milliseconds, notices::notice, operator::await_loops,
     },
-    Generation, HandOver, HandedListener, MESSAGES, Predecessor, StopRelay, UpgradeOptions,
+    HandOver, HandedListener, MESSAGES, Predecessor, StopRelay, UpgradeOptions,
     channel::Channel,
-    lines,
-    start::{NewProcess, Starting, Taken},
-    successor::{Follower, Successor},
+    container, lines,
+    start::{NewProcess, Ready, Starting},
+    successor::{Follower, LastSuccessor, Reporter},
 };
 use crate::{
     app::EndpointState,
@@ -39,21 +35,24 @@ pub(crate) struct Upgrader {
     arguments: Vec<OsString>,
     admin: Option<HandedAdmin>,
     /// What this process reports while it drains.
-    generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
+    generation: Reporter,
     /// The process before this one.
     predecessor: Option<Arc<Predecessor>>,
     relay: StopRelay,
     /// The new process, until it serves.
     pub(crate) starting: Arc<Starting>,
-    /// The new process, once it serves.
-    pub(crate) successor: Arc<OnceLock<Successor>>,
+    /// The new process, once it serves: the last one.
+    pub(crate) successor: Arc<LastSuccessor>,
 }
 
 /// The admin's socket.
+#[derive(Clone)]
 pub(crate) struct HandedAdmin {
     /// As it is configured.
     pub(crate) configured: String,
     pub(crate) socket: Arc<OwnedFd>,
+    /// Device and inode of its file.
+    pub(crate) file: Option<(u64, u64)>,
     /// By which its file is left to the new process.
     pub(crate) left: Option<Arc<AtomicBool>>,
 }
@@ -96,7 +95,7 @@ impl Upgrader {
         admin: Option<HandedAdmin>,
         predecessor: Option<Arc<Predecessor>>,
         relay: StopRelay,
-        generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
+        generation: Reporter,
     ) -> Self {
         let mut arguments = env::args_os();
         let name = PathBuf::from(arguments.next().unwrap_or_default());
@@ -152,6 +151,9 @@ impl Operator {
             let reason = "the server is part of a program that cannot hand it over";
             return Err(UpgradeError::Failed(reason.to_owned()));
         }
+        if let Some(reason) = container::why_no_successor() {
+            return Err(UpgradeError::Failed(reason));
+        }
         let report = ask(&self.control, Input::Report).map_err(UpgradeError::Change)?;
         if let Some(refusal) = report.refusal() {
             return Err(UpgradeError::Change(refusal));
@@ -163,8 +165,7 @@ impl Operator {
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
         let Upgrader { starting, relay, .. } = &self.upgrader;
         let mut new = NewProcess { starting, relay, channel, deadline };
-        let Taken { listeners: taken, admin, loops } =
-            new.prepare(&handed, &descriptors).map_err(failed)?;
+        let ready = new.prepare(&handed, &descriptors).map_err(failed)?;
         drop(descriptors);
         let lives = ask(&self.control, Input::BeginHandOver).map_err(UpgradeError::Change)?;
         let serving = if self.what_is_handed_over(&lives, allow_empty).0 == handed {
@@ -178,40 +179,46 @@ impl Operator {
             drop(self.control.send(Input::KeptOn));
             return Err(failed(reason));
         }
-        let mut channel = new.channel.clone();
+        let channel = new.channel.clone();
         // Before it is named the main process: a service manager waits only for its own children.
-        let pid = self.upgrader.starting.let_go();
-        if admin
-            && let Some(admin) = &self.upgrader.admin
-            && let Some(left) = &admin.left
-        {
-            left.store(true, Ordering::Release);
-        }
-        let listeners: Arc<[SocketAddr]> =
-            taken.iter().filter_map(|index| Some(handed.listeners.get(*index)?.bound)).collect();
-        // Before the drain, whose begin would be the service's end.
-        self.service.hand_over(pid);
+        let leader = self.upgrader.starting.let_go();
+        Ok(self.complete(ready, leader, channel))
+    }
+
+    /// The new process serves. Returns when this one lets go and drains.
+    fn complete(&self, ready: Ready, leader: Option<u32>, mut channel: Channel) -> Upgraded {
+        let Ready { listeners, admin, loops, pid, process } = ready;
+        let listening = listeners.iter().filter_map(|index| self.listening.get(*index));
+        let kept = KeptSockets {
+            listeners: listening.map(Listening::sockets).collect(),
+            admin: self.upgrader.admin.clone().filter(|_| admin),
+            pid,
+        };
+        kept.leave_admin_file(true);
+        // Before the drain, whose begin would be the service's end. A wrapper is what the service
+        // manager can wait for.
+        self.service.hand_over(leader.unwrap_or(pid));
         notice!(self.notices, Info, "upgrade_handed_over", pid = u64::from(pid));
         let (let_go, all_let_go) = crossbeam_channel::bounded(0);
-        let lines = lines::open(&mut channel, self.registry.loops(), loops);
         // A server that has ended has nothing to let go of.
         let stops = self.upgrader.relay.open();
-        drop(self.control.send(Input::HandedOver { pid, listeners, admin, let_go, lines }));
+        let lines = lines::open(&mut channel, self.registry.loops(), loops);
+        drop(self.control.send(Input::HandedOver { kept: Box::new(kept), let_go, lines }));
         let follower = Follower {
             channel,
+            process,
             control: self.control.clone(),
             stops,
             predecessor: self.upgrader.predecessor.clone(),
             generation: Arc::clone(&self.upgrader.generation),
-            successor: Arc::clone(&self.upgrader.successor),
         };
-        if let Err(error) = follower.start() {
-            // The drain goes on, without anybody who is told of it.
+        if let Err(error) = self.upgrader.successor.follow(follower) {
+            // The drain goes on, and no process is told of it.
             event!(Error, "successor_not_told", error:% = error);
         }
         // Who is told of the upgrade meets the new process from here on.
         await_loops(&all_let_go);
-        Ok(Upgraded { pid })
+        Upgraded { pid }
     }
 
     /// What the new process has to know, and the sockets, in that order.
@@ -225,6 +232,7 @@ impl Operator {
             pid: std::process::id(),
             listeners: Vec::new(),
             admin: None,
+            admin_file: None,
             next_app_id: self.registry.next_id(),
             apps: Vec::new(),
             drained: Vec::new(),
@@ -245,7 +253,7 @@ impl Operator {
             });
         }
         if let Some(admin) = &self.upgrader.admin {
-            handed.admin = Some(admin.configured.clone());
+            (handed.admin, handed.admin_file) = (Some(admin.configured.clone()), admin.file);
             descriptors.push(Arc::clone(&admin.socket));
         }
         for view in lives {

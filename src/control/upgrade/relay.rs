@@ -4,7 +4,7 @@
 //! asked between Go and Serving:  put off, and the new process has little time left
 //!   ├─ it serves:       passed on to it
 //!   └─ it does not:     it is ended, and this process stops
-//! asked after Serving:  passed on to it
+//! asked after Serving:  passed on to it, until it has ended
 //! ```
 //! Owned by control, the operator, the signals' thread and the one that reports; none of them waits
 //! here.
@@ -58,6 +58,11 @@ impl StopRelay {
         let (sender, passed) = crossbeam_channel::unbounded();
         *self.0.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         passed
+    }
+
+    /// The new process has ended, and this one serves.
+    pub(crate) fn close(&self) {
+        *self.0.passed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Passes a stop on, if another process serves.

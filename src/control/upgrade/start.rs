@@ -23,6 +23,7 @@ use super::{
     ENVIRONMENT, FromNew, FromOld, HandOver, StopRelay,
     channel::Channel,
     launcher::{LAUNCH, Order, Word},
+    process::Process,
 };
 
 /// How long the launcher may take to obey. It waits for nothing but the program's exec.
@@ -40,17 +41,12 @@ const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether a stop waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// What a new process takes.
-pub(super) struct Taken {
-    /// Indices of listeners.
-    pub(super) listeners: Vec<usize>,
-    pub(super) admin: bool,
-    /// How many of its loops take connections.
-    pub(super) loops: usize,
-}
+/// How long it may take to be told that it is not wanted.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A process that was started. It is ended with this value, unless it was let go; before the
-/// channel closes, by which it would think that the old one is gone, and serve.
+const OUT_OF_TURN: &str = "it speaks out of turn";
+
+/// A process that was started. It is told and ended with this value, unless it was let go.
 pub(super) struct NewProcess<'a> {
     pub(super) starting: &'a Starting,
     pub(super) relay: &'a StopRelay,
@@ -58,13 +54,25 @@ pub(super) struct NewProcess<'a> {
     pub(super) deadline: Instant,
 }
 
+/// A new process that can serve.
+pub(super) struct Ready {
+    /// Those of the listeners that it is going to serve.
+    pub(super) listeners: Vec<usize>,
+    /// It takes the admin's socket.
+    pub(super) admin: bool,
+    /// How many of its loops take connections.
+    pub(super) loops: usize,
+    pub(super) pid: u32,
+    pub(super) process: Process,
+}
+
 impl NewProcess<'_> {
-    /// Returns what it is going to serve.
+    /// Has it get ready.
     pub(super) fn prepare(
         &mut self,
         handed: &HandOver,
         descriptors: &[Arc<OwnedFd>],
-    ) -> Result<Taken, String> {
+    ) -> Result<Ready, String> {
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         let sent = self.set_timeout().and_then(|()| {
             self.channel.send(handed)?;
@@ -72,11 +80,13 @@ impl NewProcess<'_> {
         });
         sent.map_err(|error| self.explain(&error))?;
         match self.receive()? {
-            FromNew::Ready { listeners, admin, taking_loops: loops } => {
-                Ok(Taken { listeners, admin, loops })
+            FromNew::Ready { listeners, admin, pid, taking_loops: loops } => {
+                // That it is this one, `Serving` proves.
+                let process = Process::numbered(pid).map_err(|error| error.to_string())?;
+                Ok(Ready { listeners, admin, loops, pid, process })
             }
             FromNew::Failed(reason) => Err(reason),
-            FromNew::Serving | FromNew::Cut => Err("it speaks out of turn".to_owned()),
+            _ => Err(OUT_OF_TURN.to_owned()),
         }
     }
 
@@ -88,7 +98,7 @@ impl NewProcess<'_> {
         match self.receive()? {
             FromNew::Serving => Ok(()),
             FromNew::Failed(reason) => Err(reason),
-            FromNew::Ready { .. } | FromNew::Cut => Err("it speaks out of turn".to_owned()),
+            _ => Err(OUT_OF_TURN.to_owned()),
         }
     }
 
@@ -137,7 +147,12 @@ impl NewProcess<'_> {
 
 impl Drop for NewProcess<'_> {
     fn drop(&mut self) {
-        self.starting.end();
+        if self.starting.is_started() {
+            // What the launcher cannot end, for it was not its child, ends by itself.
+            let _ = self.channel.set_write_timeout(ABORT_TIMEOUT);
+            let _ = self.channel.send(&FromOld::Abort);
+            self.starting.end();
+        }
     }
 }
 
@@ -164,7 +179,7 @@ struct Launched {
 
 struct New {
     pid: u32,
-    pidfd: OwnedFd,
+    process: Process,
 }
 
 impl Starting {
@@ -190,7 +205,7 @@ impl Starting {
         let mut command = Command::new("/proc/self/exe");
         // Its name in lists of processes.
         command.arg0("tidegate").arg(LAUNCH).arg(program).args(arguments);
-        command.stdin(Stdio::from(stdin)).env(ENVIRONMENT, "1");
+        command.stdin(Stdio::from(stdin)).env(ENVIRONMENT, Process::own_name());
         // They name this process.
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"] {
             command.env_remove(name);
@@ -214,13 +229,18 @@ impl Starting {
         Ok(())
     }
 
-    /// It serves, and is not ended any more. On return it is no descendant of this process; its
-    /// process id.
-    pub(super) fn let_go(&self) -> u32 {
-        let Some(launched) = self.take() else { return 0 };
-        let pid = launched.new.as_ref().map_or(0, |new| new.pid);
+    /// It serves, and is not ended any more. On return it is no descendant of this process. Returns
+    /// the id of the process that the launcher has started, if that is there: a wrapper's, or its
+    /// own.
+    pub(super) fn let_go(&self) -> Option<u32> {
+        let mut launched = self.take()?;
+        let new = launched.new.take();
         launched.dismiss(&Order::LetGo);
-        pid
+        new.filter(|new| !new.process.has_ended()).map(|new| new.pid)
+    }
+
+    fn is_started(&self) -> bool {
+        matches!(*self.lock(), Start::Started(_))
     }
 
     /// Its exit status, if it ends soon.
@@ -240,8 +260,8 @@ impl Starting {
         if let Some(mut launched) = self.take() {
             let new = launched.new.take();
             launched.dismiss(&Order::End);
-            if let Some(New { pidfd, .. }) = new {
-                // Where somebody has killed the launcher. Else it has ended.
+            if let Some(pidfd) = new.as_ref().and_then(|new| new.process.as_fd()) {
+                // Needed where the launcher was killed; else it has ended.
                 let _ = pidfd_send_signal(pidfd, Signal::KILL);
             }
         }
@@ -278,10 +298,12 @@ impl Launched {
 }
 
 fn receive_new(channel: &mut Channel) -> io::Result<New> {
-    match channel.receive()? {
+    let word = channel.receive();
+    match word.map_err(|error| io::Error::other(format!("its launcher says nothing: {error}")))? {
         Word::Started { pid } => {
             let pidfd = channel.receive_descriptors(1)?.pop();
-            Ok(New { pid, pidfd: pidfd.ok_or(io::ErrorKind::UnexpectedEof)? })
+            let process = Process::new(pidfd.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(New { pid, process })
         }
         Word::NotStarted(reason) => Err(io::Error::other(reason)),
         Word::Ended(status) => Err(io::Error::other(status)),

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -16,6 +16,7 @@ use super::{
     super::{Input, StopAsker, StopRequest, Verdict},
     FromNew, FromOld, Generation, LastWord, PassedStop, Predecessor, Totals,
     channel::Channel,
+    process::Process,
 };
 use crate::logging::event;
 
@@ -25,42 +26,44 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// How long a new process may take for a report: it only has to be read.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Says how far this process's drain is.
+pub(crate) type Reporter = Arc<dyn Fn() -> Option<Generation> + Send + Sync>;
+
 /// All that the two threads need.
 pub(super) struct Follower {
     pub(super) channel: Channel,
+    pub(super) process: Process,
     pub(super) control: Sender<Input>,
     /// Stops to pass on.
     pub(super) stops: Receiver<PassedStop>,
     /// The process before this one.
     pub(super) predecessor: Option<Arc<Predecessor>>,
     /// What is reported.
-    pub(super) generation: Arc<dyn Fn() -> Option<Generation> + Send + Sync>,
-    /// Where the way to the new process goes.
-    pub(super) successor: Arc<OnceLock<Successor>>,
+    pub(super) generation: Reporter,
 }
 
-impl Follower {
-    /// Hears what the new process wants, and tells it how far the drain is.
-    pub(super) fn start(self) -> io::Result<()> {
-        let Self { channel, control, stops, predecessor, generation, successor } = self;
-        let mut heard = channel.clone();
+/// The new process that took over last.
+#[derive(Default)]
+pub(crate) struct LastSuccessor(Mutex<Option<Arc<Successor>>>);
+
+impl LastSuccessor {
+    /// Hears what a new process wants until its end, and tells it how far the drain is.
+    pub(super) fn follow(&self, follower: Follower) -> io::Result<()> {
+        let Follower { channel, process, control, stops, predecessor, generation } = follower;
+        let heard = channel.clone();
         // Time-outs are the socket's, not an end's: it is only written to in time.
         channel.set_timeout(None)?;
         channel.set_write_timeout(REPORT_TIMEOUT)?;
-        drop(successor.set(Successor(Mutex::new(Some(channel)))));
+        let successor = Arc::new(Successor(Mutex::new(Some(channel))));
+        *self.lock() = Some(Arc::clone(&successor));
         thread::Builder::new().name("successor".into()).spawn(move || {
-            while let Ok(FromNew::Cut) = heard.receive() {
-                let (reason, by) = ("the new process".to_owned(), StopAsker::Successor);
-                let request = StopRequest { reason, timeout: None, by };
-                let cut = control.send(Input::Stop(request));
-                if let (Err(_), Some(before)) = (cut, &predecessor) {
-                    // This process only waits for that one.
-                    before.cut();
-                }
-            }
+            hear(heard, &control, predecessor.as_deref());
+            // The end of the channel is not its end.
+            process.wait();
             event!(Error, "successor_gone");
+            // A server that has ended takes nothing up.
+            drop(control.send(Input::SuccessorGone));
         })?;
-        let say = move |message| successor.get().is_some_and(|new| new.say(&message));
         thread::Builder::new().name("reports".into()).spawn(move || {
             loop {
                 let message = match stops.recv_timeout(REPORT_EVERY) {
@@ -72,26 +75,54 @@ impl Follower {
                         None => continue,
                     },
                 };
-                if !say(message) {
+                if !successor.say(&message) {
                     return;
                 }
             }
         })?;
         Ok(())
     }
+
+    /// Tells it how the drain ended; the last word.
+    pub(crate) fn part(&self, verdict: Verdict, totals: Totals) {
+        if let Some(successor) = self.lock().take() {
+            let cut = if let Verdict::Cut(cut) = verdict { cut } else { 0 };
+            let verdict = verdict.name().to_owned();
+            successor.say(&FromOld::Gone(LastWord { verdict, cut, totals }));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Successor>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Does what the new process wants, until the end of the channel.
+fn hear(mut channel: Channel, control: &Sender<Input>, predecessor: Option<&Predecessor>) {
+    while let Ok(said) = channel.receive() {
+        let input = match said {
+            FromNew::Cut => {
+                let (reason, by) = ("the new process".to_owned(), StopAsker::Successor);
+                Input::Stop(StopRequest { reason, timeout: None, by })
+            }
+            FromNew::Closed(addresses) => Input::KeepFewer(addresses),
+            FromNew::Goodbye => Input::KeepNone,
+            FromNew::Ready { .. } | FromNew::Serving | FromNew::Failed(_) => break,
+        };
+        let cuts = matches!(input, Input::Stop(_));
+        if control.send(input).is_err()
+            && let (true, Some(before)) = (cuts, predecessor)
+        {
+            // This process only waits for that one.
+            before.cut();
+        }
+    }
 }
 
 /// The new process, which this one reports to.
-pub(crate) struct Successor(Mutex<Option<Channel>>);
+struct Successor(Mutex<Option<Channel>>);
 
 impl Successor {
-    /// Says how the drain ended; the last word.
-    pub(crate) fn part(&self, verdict: Verdict, totals: Totals) {
-        let cut = if let Verdict::Cut(cut) = verdict { cut } else { 0 };
-        let verdict = verdict.name().to_owned();
-        self.say(&FromOld::Gone(LastWord { verdict, cut, totals }));
-    }
-
     /// Whether it listens. If it does not, it misses nothing.
     fn say(&self, message: &FromOld) -> bool {
         let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
