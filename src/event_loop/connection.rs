@@ -12,9 +12,8 @@
 //! Where a PROXY header comes first, a connection is fresh until a byte has come behind it. An
 //! exchange is in flight from its complete head until the kernel has its last byte; the guards
 //! are kept in [`InFlight`], in the order of the answers. Idle, a connection holds no buffer.
-//!
-//! - I3, I6: every way out drops the guards; a cut is counted.
-//! - I7: an idle connection is read once more before it is closed.
+//! - I3, I6: every way out drops the guards; a cut is counted. I7: an idle connection is read once
+//!   more before it is closed.
 //! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
 //!   (RFC 9112 §9.6).
 

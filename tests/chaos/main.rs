@@ -151,7 +151,8 @@ impl Round {
         }
         let (stories, excused) = ledger.verdict(began);
         println!(
-            "round {} ({}): {answered} answered, {unknown} unknown, {excused} excused, {} failed: {counts:?}",
+            "round {} ({}): {answered} answered, {unknown} unknown, {excused} excused, {} failed: \
+             {counts:?}",
             self.number,
             if is_violent { "violent" } else { "calm" },
             stories.len(),
