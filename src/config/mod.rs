@@ -176,7 +176,7 @@ impl Default for ServerConfig {
             threads: 0,
             default_app: None,
             drain_timeout: Duration::from_secs(30),
-            idle_grace: Duration::from_secs(1),
+            idle_grace: Duration::from_secs(5),
             shutdown_delay: Duration::ZERO,
         }
     }

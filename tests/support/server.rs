@@ -157,8 +157,11 @@ impl Setup {
     /// The text of the configuration.
     pub fn text(&self) -> String {
         let threads = if self.server.contains("threads") { "" } else { "threads = 2\n" };
+        // No test waits for longer pauses than that.
+        let has_grace = self.server.contains("idle_grace");
+        let grace = if has_grace { "" } else { "idle_grace = \"1s\"\n" };
         format!(
-            "[server]\nlisten = [{}]\n{threads}{}\n[limits]\n{}\n[log]\n{}\n[admin]\n{}{}",
+            "[server]\nlisten = [{}]\n{threads}{grace}{}\n[limits]\n{}\n[log]\n{}\n[admin]\n{}{}",
             self.listen.join(", "),
             self.server,
             self.limits,
