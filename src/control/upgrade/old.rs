@@ -137,6 +137,7 @@ impl Operator {
         let timeout_ms = milliseconds(options.timeout);
         let named = named.as_deref();
         notice!(self.notices, Info, "upgrade_start", binary = named, timeout_ms = timeout_ms);
+        self.desk.step("waiting for the new process");
         let upgraded = self.hand_over(options);
         if let Err(error) = &upgraded {
             notice!(self.notices, Error, "upgrade_failed", error = &*error.to_string());
@@ -161,7 +162,6 @@ impl Operator {
         let lives = ask(&self.control, Input::Lives).map_err(UpgradeError::Change)?;
         let (handed, descriptors) = self.what_is_handed_over(&lives, allow_empty);
         let (channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
-        self.desk.step(format!("waiting for {}", binary.display()));
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
         let Upgrader { starting, relay, .. } = &self.upgrader;
         let mut new = NewProcess { starting, relay, channel, deadline };
