@@ -307,7 +307,8 @@ fn a_deadline_cuts_what_is_never_answered() {
 
 #[test]
 fn a_stop_lets_what_is_answered_later_end() {
-    let (mut site, laters) = site("");
+    // One loop: the idle connection's end says that it is gated, and of no other.
+    let (mut site, laters) = site("threads = 1");
     let (mut whole, mut streamed) = (site.connect(), site.connect());
     whole.send(get("a.test", "/"));
     let later = next(&laters);
