@@ -866,8 +866,28 @@ fn pages_need_no_server() {
     }
     let page = here(&["man"]);
     assert_eq!((page.code, page.err.as_str()), (Some(0), ""));
-    for part in [".TH tidegate 1", ".SH NAME", ".SH SYNOPSIS", ".SH REPLACE", "tidegate reload"] {
-        assert!(page.out.contains(part), "{part}");
+    let sections: Vec<&str> =
+        page.out.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
+    let expected = [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "COMMANDS",
+        "OPTIONS",
+        "SIGNALS",
+        "ENVIRONMENT",
+        "FILES",
+        "\"EXIT STATUS\"",
+        "EXAMPLES",
+        "\"SEE ALSO\"",
+    ];
+    assert_eq!(sections, expected);
+    assert!(page.out.lines().count() < 300, "{}", page.out.lines().count());
+    for option in [r"\-\-json", r"\-\-config", r"\-\-token\-file", r"\-\-no\-wait"] {
+        let head = |item: &str| item.lines().next().unwrap_or_default().to_owned();
+        let items = page.out.split(".TP\n").skip(1);
+        let heads = items.filter(|item| head(item).contains(option));
+        assert_eq!(heads.count(), 1, "{option} is explained once");
     }
 }
 
@@ -907,4 +927,65 @@ fn wrong_arguments_are_a_usage_error() {
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(ran.err.contains(what), "{arguments:?}: {ran:?}");
     }
+}
+
+#[test]
+fn the_man_page_has_no_fault_that_man_finds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = run(tidegate(folder.path(), &["man"])).out;
+    let path = folder.path().join("tidegate.1");
+    fs::write(&path, page).expect("a file");
+    let man =
+        Command::new("man").args(["--warnings", "-l"]).arg(&path).env("MANWIDTH", "80").output();
+    // Not every machine has man.
+    let Ok(shown) = man else { return };
+    let complaints = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert!(shown.status.success() && complaints.is_empty(), "{complaints}");
+    let lines = String::from_utf8_lossy(&shown.stdout).lines().count();
+    assert!((100..300).contains(&lines), "{lines}");
+}
+
+#[test]
+fn completions_offer_the_hosts_of_the_server() {
+    let apps = [row("shop.example", 1), row("shoes.example", 2), row("*.a", 3)];
+    let fake = Fake::always(200, json!({ "apps": apps }));
+    fake.run(&["hosts"]).expect_output(0, "*.a\nshoes.example\nshop.example\n");
+    let script = fake.run(&["completions", "bash"]).out;
+    let path = fake.dir().join("tidegate.bash");
+    fs::write(&path, script).expect("a file");
+    let folder = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().expect("a folder");
+    let complete = |words: &str, last: &str| {
+        let script = format!(
+            "source tidegate.bash; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             COMPREPLY=(); _tidegate_with_hosts tidegate '{last}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "-c", &script]).current_dir(fake.dir()).env_clear();
+        bash.env("PATH", format!("{}:/usr/bin:/bin", folder.display()));
+        bash.env("TIDEGATE_ADMIN", fake.address());
+        let output = bash.output().expect("bash");
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert_eq!(complete("tidegate remove sho", "sho"), "shoes.example\nshop.example\n");
+    assert_eq!(complete("tidegate app ''", ""), "*.a\nshoes.example\nshop.example\n");
+    let named = format!("tidegate --admin {} drain shop", fake.address());
+    assert_eq!(complete(&named, "shop"), "shop.example\n");
+    assert!(complete("tidegate remove --time", "--time").contains("--timeout"));
+    assert!(complete("tidegate rem", "rem").contains("remove"));
+    // Without a server there is nothing to offer, and nothing is said.
+    let dead = run(tidegate(fake.dir(), &["hosts", "--admin", "unix:none.sock"]));
+    dead.expect_output(0, "");
+    let zsh = fake.run(&["completions", "zsh"]).out;
+    assert!(zsh.starts_with("#compdef tidegate\n") && zsh.contains(":_tidegate_hosts'"), "{zsh}");
+    fs::write(fake.dir().join("_tidegate"), zsh).expect("a file");
+    for (shell, arguments, file) in [("bash", "-n", "tidegate.bash"), ("zsh", "-n", "_tidegate")] {
+        // Not every machine has zsh.
+        let checked = Command::new(shell).args([arguments, file]).current_dir(fake.dir()).output();
+        let Ok(checked) = checked else { continue };
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    }
+    let fish = fake.run(&["completions", "fish"]).out;
+    assert!(fish.contains("tidegate hosts"), "{fish}");
 }

@@ -124,6 +124,15 @@ impl Admin {
         self.call("GET", path, None, PATIENCE + wait)
     }
 
+    /// Asks for something that is there at once, or not at all.
+    pub(super) fn fetch_within<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Answer<T>, Failure> {
+        self.call("GET", path, None, patience)
+    }
+
     /// Has something done.
     pub(super) fn post<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
         self.call("POST", path, None, PATIENCE)

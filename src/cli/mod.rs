@@ -140,6 +140,9 @@ enum Command {
     #[command(after_help = "Example:\n  tidegate completions bash \
                             > /etc/bash_completion.d/tidegate")]
     Completions(pages::Completions),
+    /// Print the hosts of the apps, for completions
+    #[command(hide = true)]
+    Hosts,
     /// Print a man page: tidegate(1), or tidegate.toml(5) of the config
     #[command(after_help = "Examples:\n  tidegate man > /usr/local/share/man/man1/tidegate.1\n  \
                             tidegate man toml > /usr/local/share/man/man5/tidegate.toml.5")]
@@ -189,6 +192,7 @@ pub fn run() -> ExitCode {
         Command::Events(command) => command.run(&place),
         Command::Drill(command) => command.run(&place),
         Command::Completions(command) => command.run(Arguments::command()),
+        Command::Hosts => pages::hosts(&place),
         Command::Man(command) => command.run(Arguments::command()),
     };
     done.map_or_else(|failure| failure.report(), ExitCode::from)
