@@ -42,7 +42,7 @@ impl Process {
     /// The process that has named itself so. None if this is no such name.
     pub(super) fn named(name: &str) -> Option<Self> {
         let (pid, start) = name.split_once(':')?;
-        let pid = Pid::from_raw(pid.parse().ok()?)?;
+        let pid = i32::try_from(pid.parse::<u32>().ok()?).ok().and_then(Pid::from_raw)?;
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Err(Errno::SRCH) => None,
             // Only another process has another start. One whose start is hidden is that one.
