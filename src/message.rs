@@ -128,6 +128,8 @@ pub(crate) enum LoopCommand {
     Refresh,
     /// Serve these public addresses too; each with this loop's own socket.
     Listen(Vec<PublicSocket>),
+    /// Take admin connections on this socket instead of the one before.
+    ListenForAdmin(OwnedFd),
     /// Gate the public listeners of these addresses. Answered by [`ControlEvent::ListenersGated`].
     GateListeners(Arc<[SocketAddr]>),
     /// All loops have gated these: accept until nobody waits, and close them. Connections stay.

@@ -54,6 +54,7 @@ pub struct HttpServer {
     addresses: Vec<SocketAddr>,
     listening: Vec<Listening>,
     admin: Option<AdminSocket>,
+    admin_token: Option<String>,
     logging: Option<Logging>,
     epoch: Instant,
     /// What the process before this one hands over, until this one serves.
@@ -67,6 +68,8 @@ pub struct HttpServer {
 pub enum ServerError {
     /// An address cannot be listened on.
     Bind(BindError),
+    /// The admin's token cannot be read, or is wrong.
+    AdminToken(io::Error),
     /// A loop or its thread could not be set up.
     Setup(io::Error),
     /// The process before this one goes on.
@@ -105,6 +108,7 @@ impl HttpServer {
         let mut server = Self::open(config, &mut before.inherited)?;
         server.is_embedded = false;
         server.registry.skip_ids(before.next_app_id());
+        server.notices.hold();
         server.predecessor = Some(Arc::new(before.predecessor(config.server.drain_timeout)));
         server.control.predecessor = server.predecessor.clone();
         server.take_over = take_over;
@@ -143,6 +147,7 @@ impl HttpServer {
             predecessor: None,
             is_embedded: true,
             admin: None,
+            admin_token: None,
             logging: None,
             epoch,
         })
@@ -181,7 +186,8 @@ impl HttpServer {
     pub fn listen_for_admin(&mut self) -> Result<(), ServerError> {
         let admin = &self.config.admin;
         if admin.enabled {
-            let socket = AdminSocket::open(&admin.listen, self.take_over.as_mut());
+            self.admin_token = admin.read_token().map_err(ServerError::AdminToken)?;
+            let socket = AdminSocket::open(admin, self.take_over.as_mut());
             self.admin = Some(socket.map_err(ServerError::Bind)?);
         }
         Ok(())
@@ -270,7 +276,8 @@ impl HttpServer {
         let asked = Arc::clone(&admin);
         thread.spawn(move || asked.run(&requests)).map_err(ServerError::Setup)?;
         if let Some(before) = &mut self.take_over {
-            before.say_ready(handles.len()).map_err(ServerError::TakeOver)?;
+            let next_app_id = self.registry.next_id();
+            before.say_ready(handles.len(), next_app_id).map_err(ServerError::TakeOver)?;
         }
         loops.iter().try_for_each(EventLoop::begin_listening).map_err(ServerError::Setup)?;
         spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
@@ -287,7 +294,8 @@ impl HttpServer {
             take_over
                 .serve(before, self.control.sender().clone(), handles.clone())
                 .map_err(ServerError::Setup)?;
-            self.admin.iter().for_each(AdminSocket::own_file);
+            self.notices.release();
+            self.admin.iter().for_each(|admin| admin.own_file(&self.config.admin));
         }
         let ended = self.control.run(handles, gauges, self.addresses);
         starting.end_for_good();
@@ -318,7 +326,7 @@ impl HttpServer {
         for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
             let inputs = self.control.sender().clone();
             let admin = self.admin.as_ref().map(|admin| {
-                let token = self.config.admin.token.clone();
+                let token = self.admin_token.clone();
                 Ok::<_, io::Error>(AdminSetup {
                     listener: admin.socket.try_clone()?,
                     app: Arc::new(AdminApp::new(
@@ -378,6 +386,10 @@ impl HttpServer {
                 try_bind: Box::new(|address| {
                     Ok(event_loop::bind_quietly(address, 1, false).map(drop)?)
                 }),
+                renew_admin: match &self.admin {
+                    Some(admin) => Box::new(admin.renew(self.config.admin.clone())),
+                    None => Box::new(|| Ok(None)),
+                },
                 set_connections: Box::new(move |limits| {
                     budget.set_max(connections_max(limits.connections, possible));
                     budget.set_max_per_ip(limits.connections_per_ip);
@@ -458,6 +470,7 @@ impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(error) => error.fmt(f),
+            Self::AdminToken(error) => write!(f, "`admin.token_file`: {error}"),
             Self::Setup(error) => write!(f, "cannot set up an event loop: {error}"),
             Self::TakeOver(error) => write!(f, "nothing is taken over: {error}"),
             Self::LoopFailed => f.write_str("an event loop failed"),

@@ -13,11 +13,14 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread,
+    time::{Duration, Instant},
 };
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use serde_json::{Value, json};
 use support::{
-    Admin, PATIENCE, Server, Setup, Signal, free_port, get, get_and_close, run, wait_until,
+    Admin, Client, PATIENCE, Server, Setup, Signal, free_port, get, get_and_close, run, wait_until,
 };
 
 /// Two apps that answer at once, one that takes its time, and one that is not waited for.
@@ -356,6 +359,22 @@ fn the_socket_is_for_its_owner_and_never_for_the_public_port() {
 }
 
 #[test]
+fn probes_on_tcp_need_no_token_and_no_name() {
+    let setup = Setup::new().named_app("a.test").admin("listen = \"127.0.0.1:0\"");
+    let server = setup.admin("token = \"0123456789abcdef\"").start();
+    let ready = server.wait_event("multi_app_ready");
+    let address = ready.field("admin").expect("an address").parse().expect("an address");
+    for path in ["/healthz", "/readyz"] {
+        let response = Client::connect(address).exchange(get_and_close("10.1.2.3", path));
+        assert_eq!(response.status, 200, "{path}");
+    }
+    for path in ["/status", "/healthz/x"] {
+        let response = Client::connect(address).exchange(get_and_close("localhost", path));
+        assert_eq!(response.status, 401, "{path}");
+    }
+}
+
+#[test]
 fn a_peer_on_tcp_needs_the_token() {
     let port = free_port();
     let server = Setup::new()
@@ -380,6 +399,42 @@ fn a_peer_on_tcp_needs_the_token() {
 }
 
 #[test]
+fn strangers_on_tcp_who_are_silent_do_not_keep_the_operator_out() {
+    // More than the admin listener has places.
+    const STRANGERS: usize = 4096 + 300;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("descriptors");
+    let port = free_port();
+    let server = Setup::new()
+        .admin(&format!("listen = \"{port}\""))
+        .admin("token = \"0123456789abcdef\"")
+        .named_app("a.test")
+        .start();
+    let strangers: Vec<_> =
+        (0..STRANGERS).map(|_| TcpStream::connect(port).expect("a connection")).collect();
+    let begun = Instant::now();
+    let mut socket = TcpStream::connect(port).expect("a connection");
+    let head = "GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    let token = "Authorization: Bearer 0123456789abcdef\r\n\r\n";
+    socket.write_all([head, token].concat().as_bytes()).expect("send");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let elapsed = begun.elapsed();
+    assert!(elapsed < Duration::from_secs(8), "the commands wait for 10 s: {elapsed:?}");
+    drop(strangers);
+    // Nor does a stranger that asks keep its connection.
+    let mut socket = TcpStream::connect(port).expect("a connection");
+    socket
+        .write_all(format!("{head}\r\n").replace("Connection: close\r\n", "").as_bytes())
+        .expect("send");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("the end");
+    assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("Connection: close"));
+    drop(server);
+}
+
+#[test]
 fn a_socket_left_behind_is_replaced_a_live_one_is_not() {
     let setup = Setup::new().named_app("a.test");
     let path = setup.dir().join("tidegate.sock");
@@ -392,6 +447,32 @@ fn a_socket_left_behind_is_replaced_a_live_one_is_not() {
     assert_eq!(code, Some(1), "{printed}");
     assert!(printed.contains("tidegate.sock"), "{printed}");
     assert_eq!(server.admin().get("/healthz")["status"], "ok", "the first one still has it");
+}
+
+#[test]
+fn a_socket_that_a_cleaner_removed_is_back_after_a_reload() {
+    let mut server = Setup::new().admin("mode = \"0660\"").named_app("a.test").start();
+    let path = server.admin().path().to_owned();
+    let mode = || fs::metadata(&path).expect("a socket").permissions().mode() & 0o7777;
+    assert_eq!(mode(), 0o660);
+    for _ in 0..2 {
+        fs::remove_file(&path).expect("the socket's file");
+        server.signal(Signal::HUP);
+        let is_back = || path.exists() && server.admin().get("/healthz")["status"] == "ok";
+        assert!(wait_until(PATIENCE, is_back), "{:?}", server.events());
+        assert_eq!(mode(), 0o660);
+    }
+    server.wait_event("admin_socket_renewed");
+    // Another file there is left alone.
+    fs::remove_file(&path).expect("the socket's file");
+    fs::write(&path, "precious").expect("a file");
+    server.signal(Signal::HUP);
+    let reloads =
+        || server.events().iter().filter(|it| it.name == "config_reload_complete").count();
+    assert!(wait_until(PATIENCE, || reloads() == 3));
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert_eq!(fs::read(&path).expect("a file"), b"precious");
 }
 
 #[test]

@@ -201,6 +201,20 @@ fn a_stop_in_order_and_one_of_no_patience_are_told_apart() {
 }
 
 #[test]
+fn a_stop_that_cuts_nothing_says_nothing_of_a_cut() {
+    // The time in which an idle connection may speak, and is read out, is longer than the deadline.
+    let setup = Setup::new().server("idle_grace = \"2s\"\ndrain_timeout = \"1s\"");
+    let mut server = setup.log("format = \"json\"").named_app("a.test").start();
+    let mut idle = server.connect();
+    assert_eq!(idle.exchange(get("none.test", "/")).status, 404);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    let told = told(&server, "stop");
+    assert_eq!((told.verdict.as_str(), told.cut, told.cut_active), ("drained", 0, None));
+    drop(idle);
+}
+
+#[test]
 fn progress_is_streamed_to_who_listens() {
     let server = setup().start();
     let mut events = server.admin().events();

@@ -109,6 +109,10 @@ fn an_app_that_cannot_be_loaded_keeps_its_last_good_life_and_is_tried_again() {
     assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()), "the last good life");
     assert_eq!(ask(&server, "b.test"), (200, "b2".to_owned()));
     assert_eq!(ask(&server, "c.test").0, 503);
+    let last = server.admin().get("/status")["last_reload"].clone();
+    let error = last["error"].as_str().expect("a reload with failures is not ok");
+    assert_eq!(last["ok"], false);
+    assert!(error.starts_with("c.test: ") && error.ends_with("; and 1 more failed"), "{last}");
     let row = server.admin().get("/apps/c.test");
     assert_eq!(row["kind"], "unavailable");
     assert!(row["error"].as_str().unwrap().contains("no such directory"), "{row}");
@@ -116,6 +120,7 @@ fn an_app_that_cannot_be_loaded_keeps_its_last_good_life_and_is_tried_again() {
     fs::write(server.dir().join("later/index.html"), "there").unwrap();
     let done = server.admin().post("/reload");
     assert_eq!(done["changed"], json!(["a.test", "c.test"]));
+    assert_eq!(server.admin().get("/status")["last_reload"]["ok"], true);
     assert_eq!(ask(&server, "a.test"), (200, "there".to_owned()));
     assert_eq!(ask(&server, "c.test"), (200, "there".to_owned()));
 }

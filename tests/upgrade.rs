@@ -753,6 +753,75 @@ fn the_old_process_passes_a_signal_on_and_refuses_an_operators_stop() {
     wait_events(&server, "shutdown_drained", 2);
 }
 
+#[test]
+fn an_upgrade_that_fails_leaves_no_event_of_what_it_did_and_no_id_twice() {
+    let setup = Setup::new().log("format = \"json\"").file("site/index.html", "page");
+    let setup = setup.app("files.test", "files = { root = \"site\" }");
+    let setup = setup.app("p.test", "proxy = { upstreams = [\"http://127.0.0.1:1\"] }");
+    let mut server = start_with(setup);
+    let admin = server.admin();
+    assert_eq!(admin.put("/apps/put.test", &json!({ "respond": { "body": "put" } })).status, 201);
+    let url = "/apps/p.test/upstreams/drain?url=http://127.0.0.1:1";
+    assert_eq!(admin.wait_drain(&admin.post(url)["id"])["id"], "u1");
+    let names = ["app_added", "app_loaded", "app_drain_start", "upstream_drain_start"];
+    let told = |server: &Server| {
+        let lines = server.log_lines();
+        let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let is_one = |line: &Value| line["event"].as_str().is_some_and(|it| names.contains(&it));
+        lines.filter(is_one).collect::<Vec<_>>()
+    };
+    let before = told(&server);
+    let site = server.dir().join("site");
+    fs::rename(&site, server.dir().join("away")).expect("rename");
+    for _ in 0..2 {
+        assert!(refused_upgrade(&server, "").error().contains("files.test"));
+    }
+    assert_eq!(told(&server), before, "a process that never served has done nothing");
+    fs::rename(server.dir().join("away"), &site).expect("rename");
+    upgrade(&mut server);
+    let pid = server.pid().as_raw_nonzero().get();
+    let new = wait_until(PATIENCE, || told(&server).len() == 2 * before.len());
+    assert!(new, "{:?}", told(&server));
+    assert!(told(&server)[before.len()..].iter().all(|line| line["pid"] == pid));
+    let mut ids: Vec<_> = told(&server).iter().map(|line| line["fields"]["id"].as_u64()).collect();
+    let drained = server.admin().get("/apps/p.test")["id"].as_u64();
+    assert_eq!(ids.iter().filter(|id| **id == drained).count(), 2, "loaded, upstream drained");
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 6, "three apps in two processes");
+    let again = "/apps/p.test/upstreams/resume?url=http://127.0.0.1:1";
+    server.admin().post(again);
+    let drain = server.admin().post(url);
+    assert_eq!(drain["id"], "u3", "u2 was the new process's: {drain}");
+}
+
+#[test]
+fn an_old_process_reports_only_the_apps_that_have_something_in_flight() {
+    let (_upstream, gate, app) = held();
+    let mut setup = Setup::new().app("slow.test", &app);
+    for index in 0..200 {
+        setup = setup.app(&format!("idle-{index}.test"), &respond("idle"));
+    }
+    let mut server = start_with(setup);
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        waiting.push(begin(&server, "slow.test"));
+        upgrade(&mut server);
+    }
+    let rows = || {
+        let apps = server.admin().get("/apps")["apps"].clone();
+        let rows = apps.as_array().expect("rows").clone();
+        rows.into_iter().filter(|row| row.get("pid").is_some()).collect::<Vec<_>>()
+    };
+    let both = || rows().len() == 2 && rows().iter().all(|row| row["host"] == "slow.test");
+    assert!(wait_until(PATIENCE, both), "{:?}", rows());
+    gate.open();
+    for client in &mut waiting {
+        assert_eq!(client.response().text(), "at last");
+    }
+    wait_alone(&server);
+}
+
 /// A program that says it can serve, and never does.
 fn ready_and_no_more(server: &Server) -> String {
     let text = r#"ready='{"Ready":{"listeners":[0],"admin":true,"pid":'$$'}}'

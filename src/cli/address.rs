@@ -213,6 +213,7 @@ fn from_config(path: &Path) -> Result<(Found, Option<String>), Failure> {
     if !admin.enabled {
         return Err(usage(&format!("{}: `admin.enabled` is false", path.display())));
     }
+    let token = admin.read_token();
     let address = match admin.listen {
         AdminListen::Unix(path) => Address::Unix(path),
         AdminListen::Tcp(address) if address.port() == 0 => {
@@ -220,7 +221,8 @@ fn from_config(path: &Path) -> Result<(Found, Option<String>), Failure> {
         }
         AdminListen::Tcp(address) => Address::Tcp(address),
     };
-    Ok((Found { address, config: Some(path.to_owned()) }, admin.token))
+    // The file may be closed to us, and --token-file or the environment have the token.
+    Ok((Found { address, config: Some(path.to_owned()) }, token.ok().flatten()))
 }
 
 /// A variable of the environment; an empty one counts as none.

@@ -279,6 +279,9 @@ pub(super) struct ReloadAnswer {
     pub(super) listeners: Listeners,
     pub(super) settings: Vec<String>,
     pub(super) needs_restart: Vec<String>,
+    /// Servers of older versions do not say it.
+    #[serde(default)]
+    pub(super) log_errors: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

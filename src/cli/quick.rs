@@ -188,7 +188,8 @@ fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
             Some(token.text)
         }
     };
-    Ok(AdminConfig { enabled: true, listen, token })
+    let (token_file, mode, group) = (None, AdminConfig::MODE, None);
+    Ok(AdminConfig { enabled: true, listen, token, token_file, mode, group })
 }
 
 /// Reads one `--listen`.

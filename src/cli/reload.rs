@@ -38,16 +38,16 @@ impl Reload {
         let path = format!("/reload?{}", options.join("&"));
         let answer = admin.post(path.trim_end_matches('?'))?;
         admin.print(&answer, summary)?;
-        let ReloadAnswer { failed, listeners, drains, .. } = &answer.value;
-        let is_whole = failed.is_empty() && listeners.failed.is_empty();
-        let code = if is_whole { DONE } else { FAILED };
+        let code = if failures(&answer.value).is_empty() { DONE } else { FAILED };
+        let drains = &answer.value.drains;
         let waited = if self.wait { finish_all(&mut admin, drains)? } else { DONE };
         Ok(code.max(waited))
     }
 }
 
 fn summary(answer: &ReloadAnswer) -> String {
-    let ReloadAnswer { added, changed, removed, failed, listeners, .. } = answer;
+    let ReloadAnswer { added, changed, removed, listeners, .. } = answer;
+    let failures = failures(answer);
     let done = if answer.dry_run { "a reload would do this" } else { "reloaded" };
     let mut text = format!(
         "{done}: {} added, {} changed, {} removed, {} unchanged, {} failed\n",
@@ -55,7 +55,7 @@ fn summary(answer: &ReloadAnswer) -> String {
         changed.len(),
         removed.len(),
         answer.unchanged,
-        failed.len()
+        failures.len()
     );
     let lists = [
         ("added", added),
@@ -70,11 +70,18 @@ fn summary(answer: &ReloadAnswer) -> String {
         text += &show::clean(&format!("  {name}: {}", list.join(", ")));
         text.push('\n');
     }
-    let apps = failed.iter().map(|app| (&app.host, &app.error));
-    let addresses = listeners.failed.iter().map(|listener| (&listener.address, &listener.error));
-    for (name, error) in apps.chain(addresses) {
-        text += &show::clean(&format!("  failed: {name}: {error}"));
+    for failure in failures {
+        text += &show::clean(&format!("  failed: {failure}"));
         text.push('\n');
     }
     text
+}
+
+/// What could not be done, and why: apps, addresses, logs.
+fn failures(answer: &ReloadAnswer) -> Vec<String> {
+    let ReloadAnswer { failed, listeners, log_errors, .. } = answer;
+    let apps = failed.iter().map(|app| format!("{}: {}", app.host, app.error));
+    let addresses = listeners.failed.iter();
+    let addresses = addresses.map(|failed| format!("{}: {}", failed.address, failed.error));
+    apps.chain(addresses).chain(log_errors.iter().cloned()).collect()
 }

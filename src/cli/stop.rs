@@ -3,7 +3,10 @@
 //! The request itself waits for the verdict: between two requests the server could end. Meanwhile
 //! a second connection asks how far the stop is; what it cannot learn is not missed.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use rustix::{
@@ -25,6 +28,12 @@ use crate::config::TIME_MAX;
 /// How long a server may take to end after it has said how its drain ended, or for its verdict when
 /// it no longer says how far it is.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a process that has closed our connection may still accept others.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two looks who listens.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub(super) struct Stop {
@@ -50,20 +59,11 @@ impl Stop {
         }
         let wait = format!("{}s", TIME_MAX.as_secs());
         let query: Vec<_> = now.into_iter().chain([("wait", &*wait)]).collect();
-        let path = format!("/stop{}", self.end.query(&query));
-        let (pid, drain) = loop {
-            let pid = admin.get::<ServerStatus>("/status")?.value.pid;
-            match verdict(&mut admin, &path) {
-                Err(Failure::Client(error)) if error.is_gone() => {
-                    // The old process of an upgrade may end before it reads the request: then the
-                    // process that serves is asked.
-                    let status = admin.beside().get::<ServerStatus>("/status");
-                    if !status.is_ok_and(|status| status.value.pid != pid) {
-                        return Err(lost(&mut admin, pid));
-                    }
-                }
-                ended => break (pid, ended?),
-            }
+        let pid = admin.get::<ServerStatus>("/status")?.value.pid;
+        let ended = verdict(&mut admin, &format!("/stop{}", self.end.query(&query)), pid);
+        let drain = match ended {
+            Err(Failure::Client(error)) if error.is_gone() => return Err(lost(&mut admin, pid)),
+            ended => ended?,
         };
         // Another process than the one before, if an upgrade was under way.
         let pid = drain.value.pid.unwrap_or(pid);
@@ -82,11 +82,13 @@ impl Stop {
     }
 }
 
-/// Begins the stop, and waits for its end.
-fn verdict(admin: &mut Admin, path: &str) -> Result<Answer<Drain>, Failure> {
+/// Begins the stop, and waits for its end. `pid`: the process that was connected to. When its
+/// connection goes without an answer, and another process is there now, an upgrade has come
+/// between: that one is asked. To be asked twice changes nothing about a stop.
+fn verdict(admin: &mut Admin, path: &str, mut pid: i32) -> Result<Answer<Drain>, Failure> {
     let (mut beside, line) = (admin.beside(), LiveLine::new());
     let mut give_up = None;
-    let is_waited_for = || match beside.get::<Drain>("/drains/stop") {
+    let mut is_waited_for = || match beside.get::<Drain>("/drains/stop") {
         Ok(drain) if drain.value.state == DrainState::Draining => {
             line.show(&progress(&drain.value, None));
             give_up = None;
@@ -97,10 +99,33 @@ fn verdict(admin: &mut Admin, path: &str) -> Result<Answer<Drain>, Failure> {
             now < *give_up.get_or_insert(now + END_TIMEOUT)
         }
     };
-    let drain = admin.post_held(path, HOLD, is_waited_for)?;
+    let drain = loop {
+        match admin.post_held(path, HOLD, &mut is_waited_for) {
+            Err(Failure::Client(error)) if error.is_gone() => {
+                pid = successor_of(admin, pid).ok_or(error)?;
+            }
+            outcome => break outcome?,
+        }
+    };
     drop(line);
     // A server of an older version answers at once.
     until_ended(admin, drain)
+}
+
+/// The process that listens now, if it is another one than this, which closes its listener soon.
+fn successor_of(admin: &mut Admin, pid: i32) -> Option<i32> {
+    let deadline = Instant::now() + TAKE_OVER_TIMEOUT;
+    loop {
+        let now = admin.get::<ServerStatus>("/status").ok()?.value.pid;
+        if now != pid {
+            return Some(now);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        admin.client().hang_up();
+        thread::sleep(LOOK_AGAIN);
+    }
 }
 
 fn has_ended(admin: &mut Admin, pid: i32) -> bool {

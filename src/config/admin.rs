@@ -4,7 +4,7 @@
 //! addresses with a token. Never looks whether the place is free.
 
 use std::{
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -15,6 +15,7 @@ use super::{
     ListenConfig,
     error::{Finding, Span},
     reader::Table,
+    regular::read_regular,
     sections::absolute_path,
     values::{Fault, boolean, string},
 };
@@ -26,9 +27,15 @@ pub struct AdminConfig {
     pub enabled: bool,
     /// Where it listens. Default: the socket [`AdminConfig::SOCKET_NAME`] in the config's folder.
     pub listen: AdminListen,
-    /// What each request must carry: at least 16 bytes of visible ASCII. There with
-    /// [`AdminListen::Tcp`], and only then.
+    /// What each request must carry: at least 16 bytes of visible ASCII. This or `token_file` is
+    /// there with [`AdminListen::Tcp`], and only then.
     pub token: Option<String>,
+    /// The file that has the token, white space around it aside: an absolute path.
+    pub token_file: Option<PathBuf>,
+    /// The mode of the socket's file; others have no access. Default: 0600.
+    pub mode: u32,
+    /// The group of the socket's file. Default: that of the server.
+    pub group: Option<String>,
 }
 
 /// Where the admin listener listens.
@@ -50,21 +57,42 @@ impl AdminConfig {
     /// The socket's name by default.
     pub const SOCKET_NAME: &str = "tidegate.sock";
 
+    /// The mode of a socket's file by default.
+    pub const MODE: u32 = 0o600;
+
     /// The defaults of a config whose folder is `base`.
     pub fn in_folder(base: &Path) -> Self {
         let listen = AdminListen::Unix(base.join(Self::SOCKET_NAME));
-        Self { enabled: true, listen, token: None }
+        let (token, token_file, group) = (None, None, None);
+        Self { enabled: true, listen, token, token_file, mode: Self::MODE, group }
+    }
+
+    /// The token, from its file if it has one. None for a socket.
+    ///
+    /// # Errors
+    /// The file's, or what is wrong with the token in it.
+    pub fn read_token(&self) -> io::Result<Option<String>> {
+        let (Some(path), AdminListen::Tcp(_)) = (&self.token_file, &self.listen) else {
+            return Ok(self.token.clone());
+        };
+        let failed = |error: String| io::Error::other(format!("{}: {error}", path.display()));
+        let bytes = read_regular(path).map_err(|error| failed(error.to_string()))?;
+        let text = String::from_utf8_lossy(&bytes);
+        token(text.trim()).map(Some).map_err(|fault| failed(fault.about("the token")))
     }
 }
 
 impl fmt::Debug for AdminConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { enabled, listen, token } = self;
+        let Self { enabled, listen, token, token_file, mode, group } = self;
         let token = token.as_ref().map(|_| format_args!("(secret)"));
         f.debug_struct("AdminConfig")
             .field("enabled", enabled)
             .field("listen", listen)
             .field("token", &token)
+            .field("token_file", token_file)
+            .field("mode", &format_args!("{mode:04o}"))
+            .field("group", group)
             .finish()
     }
 }
@@ -104,8 +132,16 @@ fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (A
     let enabled = table.or("enabled", default.enabled, boolean);
     let given = table.optional("listen", |value| Ok((string(value)?, value.span())));
     let is_listen_given = table.key_span("listen").is_some();
-    let token_span = table.key_span("token");
+    let token_span = table.key_span("token").or(table.key_span("token_file"));
     let token = table.optional("token", |value| token(string(value)?));
+    let token_file = table.optional("token_file", |value| absolute_path(string(value)?, base));
+    if let (Some(_), Some(span)) = (table.key_span("token"), table.key_span("token_file")) {
+        let fault = Fault::new("and `admin.token` are two tokens").fragile();
+        let fault = fault.help("keep one of them");
+        table.report(fault.into_finding(&table.path_of("token_file"), span));
+    }
+    let mode = table.or("mode", default.mode, |value| mode(string(value)?));
+    let group = table.optional("group", |value| string(value).map(str::to_owned));
     let path = table.path_of("listen");
     let listen = match given {
         None => Some(default.listen).filter(|_| !is_listen_given),
@@ -124,16 +160,29 @@ fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (A
     if let (Some(AdminListen::Unix(_)), Some(span)) = (&listen, token_span) {
         let fault = Fault::new("is for TCP addresses only").fragile();
         let fault = fault.help("remove it: the socket's mode protects it, 0600 for its owner");
-        table.report(fault.into_finding(&table.path_of("token"), span));
+        let is_token = table.key_span("token").is_some();
+        let key = if is_token { "token" } else { "token_file" };
+        table.report(fault.into_finding(&table.path_of(key), span));
+    }
+    if let Some(AdminListen::Tcp(_)) = &listen {
+        for key in ["mode", "group"] {
+            if let Some(span) = table.key_span(key) {
+                let fault = Fault::new("is for a socket only").fragile().help("remove it");
+                table.report(fault.into_finding(&table.path_of(key), span));
+            }
+        }
     }
     let listen = listen.unwrap_or_else(|| AdminConfig::in_folder(base).listen);
-    (AdminConfig { enabled, listen, token }, is_listen_given)
+    (AdminConfig { enabled, listen, token, token_file, mode, group }, is_listen_given)
 }
 
 fn token_missing(path: &str, span: Span) -> Finding {
     Finding::new(span, format!("`{path}` is missing"))
         .label("whoever reaches this address could steer the server")
-        .help("add `token = \"…\"`, such as from `openssl rand -hex 16`, or listen on a socket")
+        .help(
+            "add `token = \"…\"`, such as from `openssl rand -hex 16`, or `token_file = \"…\"`, or \
+             listen on a socket",
+        )
         .fragile()
 }
 
@@ -200,6 +249,23 @@ fn free(address: SocketAddr, taken: &[ListenConfig]) -> Result<AdminListen, Faul
                 .help("write another port"))
         }
         _ => Ok(AdminListen::Tcp(address)),
+    }
+}
+
+/// The mode of a socket's file, in octal digits.
+fn mode(text: &str) -> Result<u32, Fault> {
+    let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = digits.then(|| u32::from_str_radix(text, 8).ok()).flatten();
+    match mode {
+        Some(mode) if mode > 0o777 || mode & 0o600 != 0o600 => {
+            Err(Fault::new("must let the server's user read and write").help("write \"0660\""))
+        }
+        Some(mode) if mode & 0o007 != 0 => {
+            Err(Fault::new("would let every user of this machine steer the server")
+                .help("write \"0660\", and name their group as `admin.group`"))
+        }
+        Some(mode) => Ok(mode),
+        None => Err(Fault::new("is no mode in octal digits").help("write \"0660\"")),
     }
 }
 

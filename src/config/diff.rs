@@ -79,6 +79,9 @@ pub(crate) fn changed_settings(old: &Config, new: &Config) -> ChangedSettings {
         enabled => needs_restart,
         listen => needs_restart,
         token => needs_restart,
+        token_file => needs_restart,
+        mode => needs_restart,
+        group => needs_restart,
     );
     changed
 }

@@ -17,6 +17,7 @@ mod keys;
 mod proxy;
 mod punycode;
 mod reader;
+mod regular;
 mod sections;
 mod source;
 mod syntax;
@@ -495,7 +496,17 @@ headers = { X-B = "2", X-A = "1" }
             assert_eq!(config.limits, Limits::default());
             assert_eq!(config.log, LogConfig::default());
             let listen = AdminListen::Unix("/etc/tidegate/tidegate.sock".into());
-            assert_eq!(config.admin, AdminConfig { enabled: true, listen, token: None });
+            assert_eq!(
+                config.admin,
+                AdminConfig {
+                    enabled: true,
+                    listen,
+                    token: None,
+                    token_file: None,
+                    mode: 0o600,
+                    group: None,
+                }
+            );
             assert!(config.apps.is_empty());
         }
     }
@@ -561,6 +572,7 @@ headers = { X-B = "2", X-A = "1" }
             enabled: false,
             listen: AdminListen::Tcp("127.0.0.1:9901".parse().unwrap()),
             token: Some("0123456789abcdef".to_owned()),
+            ..AdminConfig::in_folder(Path::new("/etc/tidegate"))
         };
         assert_eq!(config.admin, admin);
     }
@@ -828,6 +840,14 @@ headers = { X-B = "2", X-A = "1" }
             ("listen = '::1'", "2:10", "(write \"[::1]:9901\")"),
             (&long, "2:10", "is too long for a socket: 108 bytes with its folder (at most 107"),
             ("listen = '127.0.0.1:9901'", "2:10", "`admin.token` is missing (add `token = "),
+            ("token_file = 't'", "2:1", "`admin.token_file` is for TCP addresses only"),
+            (&(tcp("'[::1]:9'") + "\ntoken_file = 't'"), "4:1", "`admin.token` are two tokens"),
+            ("mode = '0666'", "2:8", "every user of this machine steer the server (write \"06"),
+            ("mode = '0460'", "2:8", "must let the server's user read and write"),
+            ("mode = '0o660'", "2:8", "`admin.mode` is no mode in octal digits (write \"0660\")"),
+            ("mode = 660", "2:8", "`admin.mode` must be a string, not an integer"),
+            (&(tcp("'[::1]:9'") + "\nmode = '0660'"), "4:1", "`admin.mode` is for a socket only"),
+            (&(tcp("'[::1]:9'") + "\ngroup = 'x'"), "4:1", "`admin.group` is for a socket only"),
             ("token = '0123456789abcdef'", "2:1", "`admin.token` is for TCP addresses only"),
             (&tcp("'unix:a'"), "2:1", "(remove it: the socket's mode protects it"),
             (&here("0123456789abcde"), "3:9", "`admin.token` must have at least 16 bytes"),
@@ -839,6 +859,26 @@ headers = { X-B = "2", X-A = "1" }
             (&tcp("true"), "3:10", "`admin.listen` must be a string, not a boolean"),
         ];
         assert_problems("[admin]", &table);
+    }
+
+    #[test]
+    fn the_admins_socket_can_be_a_groups_and_the_token_in_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            let config = Config::parse(text, Path::new("config.toml"), folder.path());
+            config.unwrap_or_else(|error| panic!("{error}")).admin
+        };
+        let admin = read("[admin]\nmode = '0660'\ngroup = 'ops'");
+        assert_eq!((admin.mode, admin.group.as_deref()), (0o660, Some("ops")));
+        let admin = read("[admin]\nlisten = '127.0.0.1:1'\ntoken_file = 'token'");
+        assert_eq!(admin.token_file, Some(folder.path().join("token")));
+        let error = admin.read_token().unwrap_err().to_string();
+        assert!(error.ends_with("token: No such file or directory (os error 2)"), "{error}");
+        std::fs::write(folder.path().join("token"), "0123456789abcdef\n").unwrap();
+        assert_eq!(admin.read_token().unwrap().as_deref(), Some("0123456789abcdef"));
+        std::fs::write(folder.path().join("token"), "short\n").unwrap();
+        let error = admin.read_token().unwrap_err().to_string();
+        assert!(error.ends_with("the token must have at least 16 bytes"), "{error}");
     }
 
     #[test]

@@ -5,20 +5,18 @@
 //! is wrong.
 
 use std::{
-    fmt,
-    fs::{self, File},
+    fmt, fs,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{self, Path, PathBuf},
 };
 
-use rustix::fs::OFlags;
 use toml::de::{DeTable, DeValue};
 
 use super::{
     Config, ConfigError, admin,
     error::{self, Finding, Span},
     hosts::host_pattern,
+    regular::read_regular,
     syntax::Document,
 };
 
@@ -156,23 +154,6 @@ impl Source {
         let findings = warnings.into_iter().map(finding).collect();
         Warnings(error::warnings(&self.name, &admin::hide_token(&self.text, tree), findings))
     }
-}
-
-/// Reads a regular file. Opening another kind could wait for ever, and so could reading it.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let mut options = File::options();
-    let mut file = match options.read(true).custom_flags(flags.bits().cast_signed()).open(path) {
-        // Another process holds a lease on the file, and is now asked for it.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => File::open(path)?,
-        opened => opened?,
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file, and can be read only at the start"));
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Where a place is; if not all of it is there, as far as it is.

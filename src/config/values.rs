@@ -28,6 +28,11 @@ impl Fault {
         Self { predicate: predicate.into(), help: None, fragile: false }
     }
 
+    /// As a sentence about this.
+    pub(super) fn about(&self, subject: &str) -> String {
+        format!("{subject} {}", self.predicate)
+    }
+
     pub(super) fn wrong_type(wanted: &str, value: &DeValue<'_>) -> Self {
         Self::new(format!("must be {wanted}, not {}", type_name(value)))
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::drains::DrainView;
+use super::{Totals, drains::DrainView};
 use crate::{
     app::{EndpointRow, EndpointState, FailureCause},
     message::AppLife,
@@ -31,6 +31,11 @@ pub(crate) struct Measured {
 }
 
 impl Account {
+    /// Of lives that are gone.
+    pub(super) fn totals(&self) -> Totals {
+        Totals { requests_total: self.requests, cut_total: self.cut }
+    }
+
     pub(super) fn begin(&mut self, life: &AppLife) {
         self.ledger.begin(life.host());
     }

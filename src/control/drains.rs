@@ -385,6 +385,16 @@ impl Drains {
         id
     }
 
+    /// How many drains of upstreams have got a name.
+    pub(super) fn upstream_drains(&self) -> u64 {
+        self.upstream_drains
+    }
+
+    /// So many names were used before, in another process.
+    pub(super) fn skip_upstream_drains(&mut self, used: u64) {
+        self.upstream_drains = self.upstream_drains.max(used);
+    }
+
     /// The drain that took an upstream out, if it is out.
     pub(super) fn upstream_out(&self, life: AppId, index: usize) -> Option<DrainName> {
         self.upstreams.get(&(life, index)).copied().map(DrainName::Upstream)

@@ -61,10 +61,14 @@ pub(crate) enum Input {
     SuccessorGone,
     /// There is no other process.
     KeptOn,
+    /// Admin connections come on this socket from here on.
+    ListenForAdmin(Arc<OwnedFd>),
     Stop(StopRequest),
     /// Tells the drain as soon as it has ended, at the latest then; none if there is no such drain.
     Watch(DrainName, Instant, Box<dyn FnOnce(Option<DrainView>) + Send>),
     Report(Answer<Report>),
+    /// How far this process's drain is.
+    Progress(Answer<Progress>),
     /// Lives that serve or drain, in the map or outside it.
     Lives(Answer<Vec<LifeView>>),
     Measure(Answer<Measured>),
@@ -117,6 +121,8 @@ pub(crate) struct Report {
     pub(crate) handed_over: Option<u32>,
     /// Drains that are under way or remembered, the oldest first.
     pub(crate) drains: Vec<DrainView>,
+    /// How many drains of upstreams have got a name.
+    pub(crate) upstream_drains: u64,
     /// Where the loops listen.
     pub(crate) addresses: Vec<SocketAddr>,
     /// What this process counted.
@@ -133,6 +139,15 @@ impl Report {
         let handed_over = self.handed_over.map(ChangeError::HandedOver);
         handed_over.or_else(|| self.stop.as_ref().map(|_| ChangeError::Stopping))
     }
+}
+
+/// How far a process is that drains.
+pub(crate) struct Progress {
+    pub(crate) stop: Option<DrainView>,
+    pub(crate) totals: Totals,
+    pub(crate) active_connections: u64,
+    /// Lives with something in flight.
+    pub(crate) busy: Vec<LifeView>,
 }
 
 /// A life as it is at one moment.
@@ -189,6 +204,7 @@ impl Input {
                 answer(Err(reason));
             }
             Self::Report(answer) => answer(Err(reason)),
+            Self::Progress(answer) => answer(Err(reason)),
             Self::Measure(answer) => answer(Err(reason)),
             Self::Watch(_, _, tell) => tell(None),
             Self::Loop(..)
@@ -199,6 +215,7 @@ impl Input {
             | Self::KeepNone
             | Self::SuccessorGone
             | Self::KeptOn
+            | Self::ListenForAdmin(_)
             | Self::Stop(_) => {}
         }
     }

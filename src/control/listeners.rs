@@ -5,12 +5,13 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{Control, Sockets, gate_plan::GatePlan, handshakes};
-use crate::message::LoopCommand;
+use crate::{logging::event, message::LoopCommand};
 
 /// How long loops have to gate.
 const GATE_MAX: Duration = Duration::from_secs(1);
@@ -65,6 +66,18 @@ impl Control {
         sockets.retain(|socket| self.addresses.contains(&socket.address));
         if let Some(heir) = self.watch.first_alive() {
             self.command_one(heir, LoopCommand::Listen(sockets));
+        }
+    }
+
+    /// Gives every loop a dup of the admin's new socket.
+    pub(super) fn listen_for_admin(&self, socket: &OwnedFd) {
+        for index in 0..self.loops.len() {
+            match socket.try_clone() {
+                Ok(socket) => drop(self.command_one(index, LoopCommand::ListenForAdmin(socket))),
+                Err(error) => {
+                    event!(Error, "admin_not_listening", loop_index = index, error:% = error);
+                }
+            }
         }
     }
 

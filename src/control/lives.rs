@@ -173,7 +173,8 @@ impl Control {
         match self.begin_life(app, None) {
             Ok(life) => {
                 let (id, kind) = (life.id().as_u64(), life.app().app.kind());
-                event!(Info, "app_loaded", host = life.host(), id = id, kind = kind);
+                let host = life.host();
+                notice!(self.notices, Info, "app_loaded", host = host, id = id, kind = kind);
             }
             Err(error) => event!(Error, "app_load_failed", host = &*name, error:% = error),
         }

@@ -54,12 +54,14 @@ pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
 pub use emptied::Emptied;
 pub(crate) use input::{
-    Answer, Input, LifeView, ReadyReload, Report, StopAsker, StopRequest, ask, send,
+    Answer, Input, LifeView, Progress, ReadyReload, Report, StopAsker, StopRequest, ask, send,
 };
 pub use lives::ChangeError;
 pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
 pub(crate) use notices::Notices;
-pub(crate) use operator::{Host, Listening, Operator, PutError, Sockets, load, unavailable};
+pub(crate) use operator::{
+    Host, Listening, Operator, PutError, RenewedAdmin, Sockets, load, unavailable,
+};
 pub(crate) use reload::Reloads;
 pub use reload::{ReloadError, ReloadOptions, Reloaded};
 pub(crate) use service_manager::{ServiceManager, is_stored};
@@ -307,7 +309,9 @@ impl Control {
             Input::KeepNone => self.keep_none(),
             Input::SuccessorGone => self.take_up_again(),
             Input::KeptOn => return self.make_up_for(),
+            Input::ListenForAdmin(socket) => self.listen_for_admin(&socket),
             Input::Report(answer) => answer(Ok(self.report())),
+            Input::Progress(answer) => answer(Ok(self.progress())),
             Input::Lives(answer) => answer(Ok(self.life_views())),
             Input::Measure(answer) => {
                 let running = self.drains.running().count() as u64;

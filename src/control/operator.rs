@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::{
     Begun, ChangeError, Input, Notices, PutMode, ServiceManager, ask,
+    notices::notice,
     reload::Reloads,
     tasks::{Desk, Task, TaskReceiver, Tell},
     upgrade::Upgrader,
@@ -113,12 +114,17 @@ impl Listening {
     }
 }
 
+/// A socket of the admin that takes the place of one, and its file: device and inode.
+pub(crate) type RenewedAdmin = (Arc<OwnedFd>, (u64, u64));
+
 /// What the operator cannot do by itself: it knows no sockets.
 pub(crate) struct Host {
     /// Binds an address for every loop, also beside other sockets of ours on its port.
     pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
     /// Finds out whether an address can be bound, and lets it go.
     pub(crate) try_bind: Box<dyn Fn(SocketAddr) -> io::Result<()> + Send>,
+    /// Binds the admin's socket again if its file has gone; the new one, if so.
+    pub(crate) renew_admin: Box<dyn Fn() -> io::Result<Option<RenewedAdmin>> + Send>,
     /// Sets how many connections the process may have, and each of its clients.
     pub(crate) set_connections: Box<dyn Fn(&Limits) + Send>,
 }
@@ -188,6 +194,23 @@ impl Operator {
         let outcome = work(self);
         self.desk.end();
         tell.tell(outcome);
+    }
+
+    /// A cleaner of old files may have taken the admin socket's: without it no operator gets in.
+    pub(super) fn renew_admin_socket(&mut self) {
+        match (self.host.renew_admin)() {
+            Ok(None) => {}
+            Ok(Some((socket, file))) => {
+                if let Some(admin) = &mut self.upgrader.admin {
+                    (admin.socket, admin.file) = (Arc::clone(&socket), Some(file));
+                }
+                notice!(self.notices, Warn, "admin_socket_renewed");
+                drop(self.control.send(Input::ListenForAdmin(socket)));
+            }
+            Err(error) => {
+                notice!(self.notices, Error, "admin_socket_lost", error = &*error.to_string());
+            }
+        }
     }
 
     fn put(&mut self, host: &str, mode: PutMode, table: &Value) -> Result<Begun, PutError> {

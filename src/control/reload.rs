@@ -187,6 +187,7 @@ impl Operator {
         let begun = Instant::now();
         let file = self.source.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         notice!(self.notices, Info, "config_reload_start", config = &*file);
+        self.renew_admin_socket();
         let service = Arc::clone(&self.service);
         let reloading = service.begin_reload();
         let result = self.read_config().and_then(|config| self.apply(config, options));
@@ -202,7 +203,7 @@ impl Operator {
                 changed = done.changed.len() as u64,
                 removed = done.removed.len() as u64,
                 unchanged = done.unchanged as u64,
-                failed = (done.failed.len() + done.not_listening.len()) as u64,
+                failed = done.failures().count() as u64,
                 needs_restart = &*done.needs_restart.join(","),
             ),
             Err(error) => notice!(
@@ -213,7 +214,10 @@ impl Operator {
                 error = &*error.summary(),
             ),
         }
-        self.reloads.add(result.as_ref().err().map(ReloadError::summary));
+        self.reloads.add(match &result {
+            Ok(done) => done.failure_summary(),
+            Err(error) => Some(error.summary()),
+        });
         result
     }
 
@@ -456,6 +460,23 @@ impl AppPlan {
 }
 
 impl Reloaded {
+    /// What of it failed, and why; all else holds.
+    fn failures(&self) -> impl Iterator<Item = String> {
+        let apps = self.failed.iter().map(|(host, error)| format!("{host}: {error}"));
+        let addresses = self.not_listening.iter();
+        let addresses = addresses.map(|(address, error)| format!("{address}: {error}"));
+        apps.chain(addresses).chain(self.log_errors.iter().cloned())
+    }
+
+    /// In one line: of the failures, the first; none if there are none.
+    fn failure_summary(&self) -> Option<String> {
+        let first = self.failures().next()?;
+        Some(match self.failures().count() - 1 {
+            0 => first,
+            more => format!("{first}; and {more} more failed"),
+        })
+    }
+
     /// Takes in how the lives began that were planned for these hosts.
     fn take_lives(&mut self, hosts: Vec<(String, bool)>, changed: LivesChanged) {
         for ((host, is_new), begun) in hosts.into_iter().zip(changed.begun) {

@@ -118,7 +118,7 @@ impl Control {
             return None;
         }
         let step = stop.plan.cut(Instant::now());
-        if step.is_some() {
+        if step.is_some() && self.active_connections() > 0 {
             self.say_stop_cut(reason);
         }
         self.take_stop_step(step)
@@ -224,7 +224,8 @@ impl Control {
             return (now >= over.at + END_GRACE).then_some(over.verdict);
         }
         let step = stop.plan.on_time(now);
-        if step == Some(StopStep::CutAll) {
+        // Without anything in flight the deadline only closes connections that are read out.
+        if step == Some(StopStep::CutAll) && self.active_connections() > 0 {
             self.say_stop_cut("deadline");
         }
         self.take_stop_step(step)

@@ -9,7 +9,9 @@
 //! waiting ──begin──► at work ──end──► told
 //!    └─ WAIT_MAX ─► refused   └─ WORK_MAX ─► told that it goes on
 //! ```
-//! A task that no client waits for (a signal's) stays in the queue.
+//! A task that no client waits for (a signal's) stays in the queue. Reloads of that kind are
+//! joined: one that waits reads the file as it is when it begins, so a second one would change
+//! nothing.
 
 use std::{
     collections::VecDeque,
@@ -127,7 +129,8 @@ impl TaskSender {
     /// Puts a task into the queue. Without an operator it is dropped, and a client that waits sees
     /// that.
     pub(crate) fn send(&self, task: Task) {
-        let number = self.desk.add(task.refuse());
+        let is_signalled = matches!(&task, Task::Reload(_, Tell(None)));
+        let Some(number) = self.desk.add(task.refuse(), is_signalled) else { return };
         if self.queue.send((number, task)).is_err() {
             self.desk.take(number);
         }
@@ -142,6 +145,8 @@ pub(crate) struct Desk(Mutex<Papers>);
 struct Papers {
     next: u64,
     waiting: VecDeque<Waiting>,
+    /// A reload that no client waits for, and that waits for its turn.
+    signalled: Option<u64>,
     at_work: Option<AtWork>,
 }
 
@@ -240,18 +245,26 @@ impl Desk {
         self.papers().at_work = None;
     }
 
-    fn add(&self, refuse: Refuse) -> u64 {
+    /// None if it is a reload by a signal, and one waits already.
+    fn add(&self, refuse: Refuse, is_signalled: bool) -> Option<u64> {
         let mut papers = self.papers();
+        if is_signalled && papers.signalled.is_some() {
+            return None;
+        }
         papers.next += 1;
         let number = papers.next;
+        if is_signalled {
+            papers.signalled = Some(number);
+        }
         papers.waiting.push_back(Waiting { number, since: Instant::now(), refuse });
-        number
+        Some(number)
     }
 
     fn take(&self, number: u64) -> Option<Waiting> {
-        let waiting = &mut self.papers().waiting;
-        let index = waiting.iter().position(|waiting| waiting.number == number)?;
-        waiting.remove(index)
+        let mut papers = self.papers();
+        papers.signalled.take_if(|signalled| *signalled == number);
+        let index = papers.waiting.iter().position(|waiting| waiting.number == number)?;
+        papers.waiting.remove(index)
     }
 
     fn papers(&self) -> MutexGuard<'_, Papers> {
@@ -306,6 +319,28 @@ mod tests {
             Ok(Err(ReloadError::Change(reason))) => reason,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn reloads_by_signals_are_joined_while_one_waits() {
+        let (sender, receiver) = tasks();
+        let signal = || sender.send(Task::Reload(ReloadOptions::default(), Tell::nobody()));
+        signal();
+        let (number, first) = receiver.recv().unwrap();
+        assert!(sender.desk.begin(number, &first));
+        // The file may have changed since that one read it.
+        (0..1000).for_each(|_| signal());
+        sender.send(reload().0);
+        assert_eq!(sender.desk.busy().1, 2, "one for all signals, one for the client");
+        sender.desk.end();
+        for _ in 0..2 {
+            let (number, task) = receiver.recv().unwrap();
+            assert!(sender.desk.begin(number, &task));
+            sender.desk.end();
+        }
+        assert!(receiver.is_empty());
+        signal();
+        assert_eq!(sender.desk.busy().1, 1);
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Control {
         Ok(DrainName::Upstream(id))
     }
 
+    /// Names of drains go on behind those of the process before this one.
+    pub(super) fn skip_upstream_drains(&mut self, used: u64) {
+        self.drains.skip_upstream_drains(used);
+    }
+
     /// Takes one upstream of an app back in. A drain of it that is not over is cancelled.
     pub(super) fn resume_upstream(
         &mut self,

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use super::{Control, DrainName, DrainView, LifeView, Report, Totals};
+use super::{Control, DrainName, DrainView, LifeView, Progress, Report, Totals};
 use crate::message::AppLife;
 
 /// Somebody who waits for a drain.
@@ -46,11 +46,29 @@ impl Control {
             stop: self.stop_view(),
             handed_over: self.handed_over,
             drains: self.drains.views(Instant::now()),
+            upstream_drains: self.drains.upstream_drains(),
             addresses: self.addresses.clone(),
             totals: self.totals(),
             stuck_loops: self.stuck_loops(),
             failed_loops: self.failed.iter().copied().collect(),
         }
+    }
+
+    /// Looks at every life once: it is asked for several times a second, with any number of apps.
+    pub(super) fn progress(&self) -> Progress {
+        let now = Instant::now();
+        let (mut totals, mut active_connections) = (self.account.totals(), 0);
+        let mut busy = Vec::new();
+        for life in self.all_lives() {
+            let active = life.drain().active_connections();
+            totals.requests_total += life.drain().requests();
+            totals.cut_total += life.drain().cut();
+            active_connections += active;
+            if active > 0 {
+                busy.push(LifeView { drain: self.drains.view_of_life(life.id(), now), life });
+            }
+        }
+        Progress { stop: self.stop_view(), totals, active_connections, busy }
     }
 
     /// Lives that serve or drain, those in the map first: of each host the newest.

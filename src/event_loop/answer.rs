@@ -143,6 +143,10 @@ impl Connection {
             return self.respond(own_answers::refused(refused), cx);
         }
         let reply = self.ask_app(&*app, ADMIN, head, cx);
+        if reply.status() == Some(401) {
+            // A stranger's connection keeps no place.
+            self.exchange.close_after();
+        }
         self.answer_or_park(reply, cx);
     }
 

@@ -5,15 +5,15 @@
 //! has one socket for all loops instead, of which each has a dup: a loop that is stuck in an app
 //! must not keep the connections that the kernel chose it for.
 //!
-//! A unix socket's file is made for its owner alone before anybody can connect, and removed only by
-//! the server that made it.
+//! A unix socket's file is made for its owner alone, gets its group and mode before anybody can
+//! connect, and is removed only by the server that made it.
 
 use std::{
     collections::HashSet,
     fmt, fs, io,
     net::{SocketAddr, TcpListener},
     os::{
-        fd::OwnedFd,
+        fd::{AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
@@ -26,7 +26,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags},
+    io::Errno,
+};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::gate;
@@ -39,7 +42,7 @@ use crate::{
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Who may connect to a unix socket: its owner.
+/// A unix socket's file at first: its owner may connect.
 const UNIX_MODE: u32 = 0o600;
 
 /// How long removing a socket's file may take.
@@ -180,8 +183,11 @@ pub(crate) fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), B
 ///
 /// # Errors
 /// The path that cannot be bound, and why.
-pub(crate) fn bind_unix(path: &Path) -> Result<(OwnedFd, UnixSocketFile), BindError> {
-    listen_unix(path).map_err(|source| BindError {
+pub(crate) fn bind_unix(
+    path: &Path,
+    access: &UnixAccess,
+) -> Result<(OwnedFd, UnixSocketFile), BindError> {
+    listen_unix(path, access).map_err(|source| BindError {
         place: format!("unix:{}", path.display()),
         source: explain(source),
     })
@@ -220,6 +226,20 @@ impl From<BindError> for io::Error {
     }
 }
 
+/// Who may connect to a unix socket.
+#[derive(Clone, Debug)]
+pub(crate) struct UnixAccess {
+    pub(crate) mode: u32,
+    /// Its name; the server's if there is none.
+    pub(crate) group: Option<String>,
+}
+
+impl Default for UnixAccess {
+    fn default() -> Self {
+        Self { mode: UNIX_MODE, group: None }
+    }
+}
+
 /// The file of a unix socket, removed with this value, if it is the socket's still.
 #[derive(Debug)]
 pub(crate) struct UnixSocketFile {
@@ -242,6 +262,41 @@ impl UnixSocketFile {
     /// Device and inode. No other file has them as long as the socket is open.
     pub(crate) fn id(&self) -> (u64, u64) {
         self.id
+    }
+
+    /// Whether nothing is at its path any more, and it is this process's.
+    pub(crate) fn is_gone(&self) -> bool {
+        let gone =
+            || file_id(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        !self.left.load(Ordering::Acquire) && gone()
+    }
+
+    /// Stands from here on for another file, which is at its path now.
+    pub(crate) fn stand_for(&mut self, other: Self) {
+        self.id = other.id;
+        other.left.store(true, Ordering::Release);
+    }
+
+    /// Gives it this group and mode: by a descriptor, for another file may be at the path by now.
+    ///
+    /// # Errors
+    /// When there is no such group, the server's user is not in it, or the file is gone.
+    pub(crate) fn give(&self, access: &UnixAccess) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        let found = rustix::fs::fstat(&file)?;
+        if (found.st_dev, found.st_ino) != self.id {
+            return Err(io::Error::other("another file is at its path"));
+        }
+        if let Some(name) = &access.group {
+            let group = nix::unistd::Group::from_name(name)?;
+            let group = group.ok_or_else(|| io::Error::other(format!("no group {name}")))?;
+            let group = Gid::from_raw(group.gid.as_raw());
+            rustix::fs::chownat(&file, "", None, Some(group), AtFlags::EMPTY_PATH)?;
+        }
+        // A descriptor of this kind has no mode to be changed by, but a name.
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(name, fs::Permissions::from_mode(access.mode))
     }
 
     /// By which it is left to another process, or taken from it.
@@ -330,13 +385,15 @@ fn hear(socket: &OwnedFd) -> io::Result<()> {
     Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 
-fn listen_unix(path: &Path) -> io::Result<(OwnedFd, UnixSocketFile)> {
+fn listen_unix(path: &Path, access: &UnixAccess) -> io::Result<(OwnedFd, UnixSocketFile)> {
     if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
         return Err(Errno::NAMETOOLONG.into());
     }
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
+    // The file is made with the socket's own mode (unix(7) says nothing of it, Linux does so).
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(UNIX_MODE))?;
     if let Err(error) = socket.bind(&address) {
         if error.kind() != io::ErrorKind::AddrInUse {
             return Err(error);
@@ -346,7 +403,7 @@ fn listen_unix(path: &Path) -> io::Result<(OwnedFd, UnixSocketFile)> {
     }
     let file = UnixSocketFile::new(path)?;
     // Before it listens, so that nobody connects whom the mode keeps out.
-    fs::set_permissions(path, fs::Permissions::from_mode(UNIX_MODE))?;
+    file.give(access)?;
     Ok((listen(socket)?.into(), file))
 }
 
@@ -389,14 +446,14 @@ mod tests {
     use super::*;
 
     fn refusal(path: &Path) -> String {
-        bind_unix(path).map(drop).expect_err("refused").to_string()
+        bind_unix(path, &UnixAccess::default()).map(drop).expect_err("refused").to_string()
     }
 
     #[test]
     fn a_unix_socket_is_its_owners_and_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
-        let (listener, file) = bind_unix(&path).unwrap();
+        let (listener, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, UNIX_MODE);
         UnixStream::connect(&path).expect("it listens");
         drop(listener);
@@ -409,7 +466,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let (_listener, _file) = bind_unix(&path).expect("nobody listens behind the old file");
+        let (_listener, _file) =
+            bind_unix(&path, &UnixAccess::default()).expect("nobody listens behind the old file");
         assert!(refusal(&path).ends_with("admin.sock: another server is listening on it"));
         UnixStream::connect(&path).expect("it was left alone");
     }
@@ -430,7 +488,7 @@ mod tests {
     fn a_successors_file_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
-        let (_listener, file) = bind_unix(&path).unwrap();
+        let (_listener, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
         // Both files exist at once, so the inodes differ.
         let next = folder.path().join("next.sock");
         let _successor = UnixListener::bind(&next).unwrap();
@@ -468,7 +526,7 @@ mod tests {
         assert!(refusal(&folder.path().join("file/admin.sock")).ends_with(": not a directory"));
         let longest = 107 - folder.path().as_os_str().len() - 1;
         let path = folder.path().join("x".repeat(longest));
-        bind_unix(&path).expect("107 bytes");
+        bind_unix(&path, &UnixAccess::default()).expect("107 bytes");
         let path = folder.path().join("x".repeat(longest + 1));
         assert!(refusal(&path).contains("107 bytes"), "{}", refusal(&path));
     }

@@ -59,7 +59,8 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, unix::So
 
 pub use bind::BindError;
 pub(crate) use bind::{
-    ListenerSet, UnixSocketFile, adopt, bind_address, bind_admin, bind_quietly, bind_unix,
+    ListenerSet, UnixAccess, UnixSocketFile, adopt, bind_address, bind_admin, bind_quietly,
+    bind_unix,
 };
 pub(crate) use failure::DeadLoop;
 pub(crate) use listener::ConnectionBudget;
@@ -582,9 +583,12 @@ impl Running {
         Ok(())
     }
 
+    /// Admin connections come on this socket; on no other any more.
     fn add_admin(&mut self, socket: OwnedFd) -> io::Result<()> {
         let listener = Listener::new(Arc::new(socket), self.next_listener_token());
         watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
+        let before = self.admin.take(|_| true);
+        self.close_listeners(before);
         self.admin.add(listener);
         Ok(())
     }

@@ -69,6 +69,12 @@ impl Running {
                 self.cx.upstreams.sweep(self.cx.clock.now_ms());
             }
             LoopCommand::Listen(sockets) => self.listen(sockets),
+            LoopCommand::ListenForAdmin(socket) => {
+                if let Err(error) = self.add_admin(socket) {
+                    let index = self.cx.index;
+                    event!(Error, "admin_not_listening", loop_index = index, error:% = error);
+                }
+            }
             LoopCommand::GateListeners(addresses) => {
                 self.gate_listeners(|address| addresses.contains(&address));
                 (self.report)(ControlEvent::ListenersGated(addresses));

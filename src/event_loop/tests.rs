@@ -67,7 +67,7 @@ impl Rig {
     pub(super) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
-        let (socket, file) = bind_unix(&path).unwrap();
+        let (socket, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
         Self { _file: Some((file, folder)), ..Self::start_with(socket, path) }
     }
 
@@ -354,7 +354,7 @@ fn a_process_that_closes_its_unix_socket_waits_no_more() {
 fn loops_share_the_admins_listener_and_each_of_them_can_be_the_last() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
-    let (socket, file) = bind_unix(&path).unwrap();
+    let (socket, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
     let mut rigs: Vec<_> =
         (0..3).map(|_| Rig::start_with(socket.try_clone().unwrap(), path.clone())).collect();
     drop(socket);

@@ -8,6 +8,7 @@
 //! end its line, and never formats or waits while a lock is held.
 
 use std::{
+    borrow::Cow,
     env, fmt,
     io::{self, Write as _},
     sync::{Arc, OnceLock, PoisonError, RwLock},
@@ -55,6 +56,40 @@ macro_rules! event_to {
     };
 }
 pub(crate) use event_to;
+
+/// Logs an event that was kept and is told elsewhere: with this name, and the members of a JSON
+/// object as fields.
+pub(crate) fn log_kept(level: Level, name: &'static str, fields: &serde_json::Value) {
+    let fields = KeptFields(fields);
+    let mut record = Record::builder();
+    record.target(TOLD_TARGET).level(level).key_values(&fields);
+    if level <= log::max_level() {
+        log::logger().log(&record.args(format_args!("{name}")).build());
+    }
+}
+
+/// The members of a JSON object, for the facade.
+struct KeptFields<'a>(&'a serde_json::Value);
+
+impl kv::Source for KeptFields<'_> {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
+        use serde_json::Value as Json;
+        for (key, value) in self.0.as_object().into_iter().flatten() {
+            let value = match value {
+                Json::Bool(value) => Value::from(*value),
+                Json::String(value) => Value::from(&**value),
+                Json::Number(value) => value.as_u64().map_or_else(
+                    || value.as_i64().map_or_else(|| Value::from_display(value), Value::from),
+                    Value::from,
+                ),
+                Json::Null => Value::null(),
+                Json::Array(_) | Json::Object(_) => Value::from_display(value),
+            };
+            visitor.visit_pair(Key::from_str(key), value)?;
+        }
+        Ok(())
+    }
+}
 
 /// The target that makes a record an event.
 pub(crate) const EVENT_TARGET: &str = "tidegate::event";
@@ -250,8 +285,11 @@ impl io::Write for LineSink {
 
 /// Appends a record's line, without a line feed.
 fn push_record(out: &mut Vec<u8>, look: Look, now: SystemTime, record: &Record<'_>) {
-    let event = is_event(record.target()).then(|| record.args().as_str()).flatten();
-    push_line(out, look, now, record.level(), event.unwrap_or("log"), |fields| {
+    // The name is a literal, but for an event that was kept.
+    let name =
+        || record.args().as_str().map_or_else(|| record.args().to_string().into(), Cow::from);
+    let event = is_event(record.target()).then(name);
+    push_line(out, look, now, record.level(), event.as_deref().unwrap_or("log"), |fields| {
         if event.is_none() {
             fields.push_pair("target", record.target());
             fields.push_pair("message", &record.args().to_string());
@@ -347,7 +385,8 @@ fn push_line(
         LogFormat::Json => {
             out.extend_from_slice(b"{\"ts\":\"");
             Stamp::of(now).push_rfc3339(out);
-            let _ = write!(out, "\",\"level\":\"{level}\",\"event\":");
+            let pid = std::process::id();
+            let _ = write!(out, "\",\"level\":\"{level}\",\"pid\":{pid},\"event\":");
             escape::push_json_string(out, event.as_bytes());
             out.extend_from_slice(b",\"fields\":{");
             push_fields(&mut Fields { out, format, is_first: true });
@@ -528,7 +567,10 @@ mod tests {
         );
         assert_eq!(
             json,
-            "{\"ts\":\"2026-11-22T21:30:00.123Z\",\"level\":\"INFO\",\"event\":\"app_loaded\",\
+            format!(
+                "{{\"ts\":\"2026-11-22T21:30:00.123Z\",\"level\":\"INFO\",\"pid\":{},",
+                std::process::id()
+            ) + "\"event\":\"app_loaded\",\
              \"fields\":{\"host\":\"shop.example\",\"active_connections\":5,\"offset\":-1,\
              \"share\":0.5,\"none\":null,\"missing\":null,\"wait\":true,\"mark\":\"=\",\
              \"listen\":\"[::1]:80\",\"error\":\"No such file (os error 2)\\n\"}}"

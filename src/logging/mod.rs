@@ -31,7 +31,7 @@ use std::{
 
 pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome};
 pub(crate) use escape::is_deceptive;
-pub(crate) use events::{EVENT_TARGET, TOLD_TARGET, Tap, event, event_to};
+pub(crate) use events::{EVENT_TARGET, TOLD_TARGET, Tap, event, event_to, log_kept};
 pub use request_id::RequestId;
 pub(crate) use request_id::RequestIds;
 pub(crate) use upstream_use::UpstreamUse;

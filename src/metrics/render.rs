@@ -80,16 +80,14 @@ pub(crate) fn render(scrape: Scrape, exposition: Exposition) -> String {
 impl Exposition {
     /// What a reader asks for in `Accept`: OpenMetrics where it names that, else the text.
     pub(crate) fn accepted(accept: Option<&str>) -> Self {
-        let named = |range: &str| {
-            let mut parts = range.split(';').map(str::trim);
-            let media_type = parts.next().unwrap_or_default();
-            let refused = |part: &str| {
-                let weight = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
-                weight.is_some_and(|weight| weight.parse() == Ok(0.0))
-            };
-            media_type.eq_ignore_ascii_case("application/openmetrics-text") && !parts.any(refused)
+        let Some(accept) = accept else { return Self::Text };
+        let weight = |media_types: [&str; 3]| {
+            // The most specific range that names it counts (RFC 9110 §12.5.1).
+            media_types.iter().find_map(|media_type| weight_of(accept, media_type)).unwrap_or(0.0)
         };
-        let wanted = accept.is_some_and(|accept| accept.split(',').any(named));
+        let open = weight_of(accept, "application/openmetrics-text").unwrap_or(0.0);
+        let text = weight(["text/plain", "text/*", "*/*"]);
+        let wanted = open > 0.0 && open >= text;
         if wanted { Self::OpenMetrics } else { Self::Text }
     }
 
@@ -485,6 +483,18 @@ fn expected_bytes(scrape: &Scrape) -> usize {
     8192 + scrape.hosts.iter().map(lines).sum::<usize>()
 }
 
+/// The weight that an Accept field gives a media type or range, named so; none if it does not.
+fn weight_of(accept: &str, media_type: &str) -> Option<f64> {
+    accept.split(',').find_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        if !parts.next()?.eq_ignore_ascii_case(media_type) {
+            return None;
+        }
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        Some(weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -692,6 +702,16 @@ mod tests {
             (Some("*/*"), Exposition::Text),
             (Some("text/plain;version=0.0.4"), Exposition::Text),
             (Some(""), Exposition::Text),
+            (
+                Some("text/plain;version=0.0.4;q=1,application/openmetrics-text;q=0.1"),
+                Exposition::Text,
+            ),
+            (
+                Some("application/openmetrics-text;q=0.5,text/plain;q=0.4,*/*;q=1"),
+                Exposition::OpenMetrics,
+            ),
+            (Some("application/openmetrics-text;q=0.5,*/*;q=1"), Exposition::Text),
+            (Some("application/openmetrics-text;q=x,text/plain;q=0.1"), Exposition::Text),
             (None, Exposition::Text),
         ] {
             assert_eq!(Exposition::accepted(accept), exposition, "{accept:?}");

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -13,11 +13,12 @@ use std::{
 use listenfd::ListenFd;
 
 use crate::{
-    config::{AdminListen, ListenConfig},
+    config::{AdminConfig, AdminListen, ListenConfig},
     control::{
-        HandedAdmin, Inherited, InheritedSockets, Listening, ServiceManager, TakeOver, is_stored,
+        HandedAdmin, Inherited, InheritedSockets, Listening, RenewedAdmin, ServiceManager,
+        TakeOver, is_stored,
     },
-    event_loop::{self, BindError, ListenerSet, UnixSocketFile},
+    event_loop::{self, BindError, ListenerSet, UnixAccess, UnixSocketFile},
     logging::event,
 };
 
@@ -86,7 +87,7 @@ pub(super) fn drop_unused(inherited: &mut Inherited) {
 /// The admin's listening socket.
 pub(super) struct AdminSocket {
     /// Removed at the end; before the socket closes, with which its inode may be used again.
-    file: Option<UnixSocketFile>,
+    file: FileSlot,
     pub(super) socket: Arc<OwnedFd>,
     /// As operators write it.
     pub(super) address: String,
@@ -95,10 +96,11 @@ pub(super) struct AdminSocket {
 impl AdminSocket {
     /// Takes the socket of the process before, or binds one.
     pub(super) fn open(
-        listen: &AdminListen,
+        admin: &AdminConfig,
         take_over: Option<&mut TakeOver>,
     ) -> Result<Self, BindError> {
-        let Some(take_over) = take_over else { return Self::bind(listen) };
+        let listen = &admin.listen;
+        let Some(take_over) = take_over else { return Self::bind(admin) };
         let configured = configured(listen);
         match listen {
             AdminListen::Unix(path) => {
@@ -107,9 +109,9 @@ impl AdminSocket {
                 match take_over.take_admin(&configured, adopt) {
                     Some((socket, file)) => {
                         let socket = Arc::new(socket);
-                        Ok(Self { file: Some(file), socket, address: configured })
+                        Ok(Self { file: slot(Some(file)), socket, address: configured })
                     }
-                    None => Self::bind(listen),
+                    None => Self::bind(admin),
                 }
             }
             AdminListen::Tcp(address) => match take_over.take_admin(&configured, |_| Some(())) {
@@ -117,39 +119,87 @@ impl AdminSocket {
                     let bound = rustix::net::getsockname(&socket).ok();
                     let bound = bound.and_then(|bound| SocketAddr::try_from(bound).ok());
                     let address = bound.unwrap_or(*address).to_string();
-                    Ok(Self { file: None, socket: Arc::new(socket), address })
+                    Ok(Self { file: slot(None), socket: Arc::new(socket), address })
                 }
-                None => Self::bind(listen),
+                None => Self::bind(admin),
             },
         }
     }
 
-    fn bind(listen: &AdminListen) -> Result<Self, BindError> {
-        Ok(match listen {
+    fn bind(admin: &AdminConfig) -> Result<Self, BindError> {
+        Ok(match &admin.listen {
             AdminListen::Unix(path) => {
-                let (socket, file) = event_loop::bind_unix(path)?;
-                Self { socket: Arc::new(socket), address: configured(listen), file: Some(file) }
+                let (socket, file) = event_loop::bind_unix(path, &access(admin))?;
+                let address = configured(&admin.listen);
+                Self { socket: Arc::new(socket), address, file: slot(Some(file)) }
             }
             AdminListen::Tcp(address) => {
                 let (address, socket): (SocketAddr, _) = event_loop::bind_admin(*address)?;
-                Self { socket: Arc::new(socket), address: address.to_string(), file: None }
+                Self { socket: Arc::new(socket), address: address.to_string(), file: slot(None) }
             }
         })
     }
 
+    /// Binds the socket again if its file has gone.
+    pub(super) fn renew(
+        &self,
+        admin: AdminConfig,
+    ) -> impl Fn() -> io::Result<Option<RenewedAdmin>> + Send + use<> {
+        let slot = Arc::clone(&self.file);
+        move || {
+            let AdminListen::Unix(path) = &admin.listen else { return Ok(None) };
+            let mut file = lock(&slot);
+            if file.as_ref().is_none_or(|file| !file.is_gone()) {
+                return Ok(None);
+            }
+            let (socket, new) = event_loop::bind_unix(path, &access(&admin))?;
+            let id = new.id();
+            if let Some(file) = file.as_mut() {
+                file.stand_for(new);
+            }
+            Ok(Some((Arc::new(socket), id)))
+        }
+    }
+
     /// For the process after this one.
     pub(super) fn handed(&self, listen: &AdminListen) -> HandedAdmin {
-        let left: Option<Arc<AtomicBool>> = self.file.as_ref().map(UnixSocketFile::left);
-        let (socket, file) = (Arc::clone(&self.socket), self.file.as_ref().map(UnixSocketFile::id));
+        let file = lock(&self.file);
+        let left: Option<Arc<AtomicBool>> = file.as_ref().map(UnixSocketFile::left);
+        let (socket, file) = (Arc::clone(&self.socket), file.as_ref().map(UnixSocketFile::id));
         HandedAdmin { configured: configured(listen), socket, file, left }
     }
 
-    /// From now on its file is this process's, whoever made it.
-    pub(super) fn own_file(&self) {
-        if let Some(file) = &self.file {
+    /// From now on its file is this process's, whoever made it, and as this config says.
+    pub(super) fn own_file(&self, admin: &AdminConfig) {
+        if let Some(file) = &*lock(&self.file) {
             file.left().store(false, Ordering::Release);
+            if let Err(error) = file.give(&access(admin)) {
+                event!(Error, "admin_socket_access_not_set", error:% = error);
+            }
         }
     }
+}
+
+impl Drop for AdminSocket {
+    /// The operator has the slot, too, and is not waited for.
+    fn drop(&mut self) {
+        let file = lock(&self.file).take();
+        drop(file);
+    }
+}
+
+type FileSlot = Arc<Mutex<Option<UnixSocketFile>>>;
+
+fn slot(file: Option<UnixSocketFile>) -> FileSlot {
+    Arc::new(Mutex::new(file))
+}
+
+fn lock(slot: &FileSlot) -> MutexGuard<'_, Option<UnixSocketFile>> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn access(admin: &AdminConfig) -> UnixAccess {
+    UnixAccess { mode: admin.mode, group: admin.group.clone() }
 }
 
 /// As the config writes it.

@@ -96,23 +96,22 @@ impl Admin {
         self.predecessor.as_ref().map(|before| before.generations()).unwrap_or_default()
     }
 
-    /// This process, for the one after it.
+    /// This process, for the one after it. Of its apps, those with something in flight.
     pub(crate) fn generation(&self) -> Option<Generation> {
-        let (lives, report) = (self.lives().ok()?, self.report().ok()?);
+        let progress = ask(&self.control, Input::Progress).ok()?;
         let now_ns = self.facts.now_ns();
         let before = self.predecessor.as_ref().map(|before| before.totals()).unwrap_or_default();
-        let active = |view: &LifeView| view.life.drain().active_connections();
-        let times = report.stop.map(|stop| (stop.elapsed, stop.remaining)).unwrap_or_default();
+        let times = progress.stop.map(|stop| (stop.elapsed, stop.remaining)).unwrap_or_default();
         Some(Generation {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            active_connections: lives.iter().map(active).sum(),
+            active_connections: progress.active_connections,
             connections: connections(&self.loop_counts()),
             elapsed_ms: milliseconds(times.0),
             remaining_ms: milliseconds(times.1),
             silent_ms: None,
-            totals: report.totals + before,
-            apps: lives.iter().map(|view| json!(Row::new(view, now_ns))).collect(),
+            totals: progress.totals + before,
+            apps: progress.busy.iter().map(|view| json!(Row::new(view, now_ns))).collect(),
             previous: self.previous(),
         })
     }

@@ -52,6 +52,8 @@ pub(crate) struct AdminApp {
 /// name resolve to this machine.
 const HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
+const BEARER: &[u8] = b"bearer";
+
 impl AdminApp {
     /// Passes requests on by this channel.
     pub(crate) fn new(
@@ -94,14 +96,18 @@ impl AdminApp {
         let (Some(field), None, Some(token)) = (fields.next(), fields.next(), &self.token) else {
             return false;
         };
-        let (scheme, sent) = field.split_at_checked(7).unwrap_or_default();
-        scheme.eq_ignore_ascii_case(b"bearer ") && is_same(sent, token.as_bytes())
+        // RFC 9110 §11.4: the scheme, one space or more, and the token.
+        let (scheme, rest) = field.split_at_checked(BEARER.len()).unwrap_or_default();
+        let sent = rest.trim_ascii_start();
+        let is_apart = rest.first() == Some(&b' ');
+        scheme.eq_ignore_ascii_case(BEARER) && is_apart && is_same(sent, token.as_bytes())
     }
 }
 
 impl App for AdminApp {
     fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
-        let at_once = self.refusal(request, context).or_else(|| self.probe(request));
+        // Probes come from anywhere and tell nothing that needs a token.
+        let at_once = self.probe(request).or_else(|| self.refusal(request, context));
         if let Some(response) = at_once {
             return Reply::Full(response);
         }
@@ -165,6 +171,9 @@ mod tests {
         let bearer = |token: &str| format!("Bearer {token}");
         assert!(is_known(&[("Authorization", &bearer(TOKEN))]));
         assert!(is_known(&[("authorization", &format!("bearer {TOKEN}"))]));
+        assert!(is_known(&[("Authorization", &format!("Bearer   {TOKEN}"))]));
+        assert!(!is_known(&[("Authorization", &format!("Bearer\t{TOKEN}"))]));
+        assert!(!is_known(&[("Authorization", &format!("Bearer{TOKEN}"))]));
         for wrong in ["", "Bearer", TOKEN, &bearer("0123456789abcdeF"), &bearer(&TOKEN[..15])] {
             assert!(!is_known(&[("Authorization", wrong)]), "{wrong:?}");
         }

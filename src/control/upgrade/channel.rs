@@ -29,7 +29,7 @@ pub(super) struct Channel(Arc<UnixStream>);
 /// The kernel passes 253 at once (SCM_MAX_FD).
 const DESCRIPTORS_AT_ONCE: usize = 128;
 
-/// A server with a hundred thousand drained apps says less.
+/// The longest message. A server with a hundred thousand drained apps says less.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 impl Channel {
@@ -63,8 +63,12 @@ impl Channel {
         self.0.set_write_timeout(Some(timeout))
     }
 
+    /// Sends a message. `FileTooLarge` when the other side would not take it; then nothing is sent.
     pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
+        if text.len() > MESSAGE_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the message is too long"));
+        }
         let length = u32::try_from(text.len()).map_err(io::Error::other)?;
         (&*self.0).write_all(&length.to_be_bytes())?;
         (&*self.0).write_all(&text)

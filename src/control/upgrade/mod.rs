@@ -112,6 +112,9 @@ struct HandOver {
     admin_file: Option<(u64, u64)>,
     /// Ids of lives go on from here.
     next_app_id: u64,
+    /// How many drains of upstreams have got a name. Servers of older versions do not say it.
+    #[serde(default)]
+    upstream_drains: u64,
     /// Apps that operators have put, as they wrote them.
     apps: Vec<(String, Value)>,
     /// Apps that are drained, or drain, until they are resumed.
@@ -146,6 +149,10 @@ enum FromNew {
         /// So many loops take connections; an older version has none that do.
         #[serde(default)]
         taking_loops: usize,
+        /// The ids before this one are used: it may have logged them. An older version does not say
+        /// it.
+        #[serde(default)]
+        next_app_id: u64,
     },
     /// It cannot, and ends.
     Failed(String),
@@ -192,7 +199,7 @@ pub(crate) struct Generation {
     pub(crate) silent_ms: Option<u64>,
     #[serde(flatten)]
     pub(crate) totals: Totals,
-    /// The rows of its apps.
+    /// The rows of its apps that have something in flight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) apps: Vec<Value>,
     /// Its own predecessors that are still there.

@@ -168,6 +168,7 @@ impl TakeOver {
                 return Err(format!("{host}: {error}"));
             }
         }
+        control.skip_upstream_drains(self.handed.upstream_drains);
         for host in &self.handed.drained {
             if let Err(error) = control.drain_app(host, None).map(drop) {
                 event!(Warn, "not_drained_again", host = &**host, error:% = error);
@@ -211,7 +212,7 @@ impl TakeOver {
     /// # Errors
     /// When the old process goes on without this one, and is there. That it has ended is no error:
     /// then this process is alone.
-    pub(crate) fn say_ready(&mut self, loops: usize) -> io::Result<()> {
+    pub(crate) fn say_ready(&mut self, loops: usize, next_app_id: u64) -> io::Result<()> {
         // What is not taken is the old process's to close.
         let left = self.inherited.drop_rest();
         self.admin = None;
@@ -219,7 +220,8 @@ impl TakeOver {
         let taken = listeners.filter(|(_, listener)| !left.contains(&listener.bound));
         let listeners = taken.map(|(index, _)| index).collect();
         let (admin, pid, taking_loops) = (self.admin_taken, std::process::id(), loops);
-        let said = self.channel.send(&FromNew::Ready { listeners, admin, pid, taking_loops });
+        let ready = FromNew::Ready { listeners, admin, pid, taking_loops, next_app_id };
+        let said = self.channel.send(&ready);
         match said.and_then(|()| self.channel.receive::<FromOld>()) {
             Ok(FromOld::Go) => Ok(()),
             Ok(_) => Err(io::Error::other("the old process goes on without this one")),

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     super::{
-        ChangeError, Input, KeptSockets, LifeView, Listening, Operator, ask, drains::Cause,
+        ChangeError, Input, KeptSockets, LifeView, Listening, Operator, Report, ask, drains::Cause,
         lives::milliseconds, notices::notice, operator::await_loops,
     },
     HandOver, HandedListener, MESSAGES, Predecessor, StopRelay, UpgradeOptions,
@@ -33,7 +33,7 @@ pub(crate) struct Upgrader {
     is_embedded: bool,
     binary: io::Result<PathBuf>,
     arguments: Vec<OsString>,
-    admin: Option<HandedAdmin>,
+    pub(in super::super) admin: Option<HandedAdmin>,
     /// What this process reports while it drains.
     generation: Reporter,
     /// The process before this one.
@@ -160,7 +160,7 @@ impl Operator {
             return Err(UpgradeError::Change(refusal));
         }
         let lives = ask(&self.control, Input::Lives).map_err(UpgradeError::Change)?;
-        let (handed, descriptors) = self.what_is_handed_over(&lives, allow_empty);
+        let (handed, descriptors) = self.what_is_handed_over(&lives, &report, allow_empty);
         let (channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
         let Upgrader { starting, relay, .. } = &self.upgrader;
@@ -168,12 +168,11 @@ impl Operator {
         let ready = new.prepare(&handed, &descriptors).map_err(failed)?;
         drop(descriptors);
         let lives = ask(&self.control, Input::BeginHandOver).map_err(UpgradeError::Change)?;
-        let serving = if self.what_is_handed_over(&lives, allow_empty).0 == handed {
-            new.serve()
-        } else {
-            Err("the apps were changed while it started; try again".to_owned())
-        };
-        if let Err(reason) = serving {
+        let report = ask(&self.control, Input::Report).map_err(UpgradeError::Change)?;
+        let is_same = self.what_is_handed_over(&lives, &report, allow_empty).0 == handed;
+        if let Err(reason) = new.serve_if(is_same) {
+            // It may have logged what it did.
+            self.registry.skip_ids(ready.next_app_id);
             // Before control goes on: it may stop the server.
             drop(new);
             drop(self.control.send(Input::KeptOn));
@@ -187,7 +186,7 @@ impl Operator {
 
     /// The new process serves. Returns when this one lets go and drains.
     fn complete(&self, ready: Ready, leader: Option<u32>, mut channel: Channel) -> Upgraded {
-        let Ready { listeners, admin, loops, pid, process } = ready;
+        let Ready { listeners, admin, loops, pid, process, .. } = ready;
         let listening = listeners.iter().filter_map(|index| self.listening.get(*index));
         let kept = KeptSockets {
             listeners: listening.map(Listening::sockets).collect(),
@@ -225,6 +224,7 @@ impl Operator {
     fn what_is_handed_over(
         &self,
         lives: &[LifeView],
+        report: &Report,
         allow_empty: bool,
     ) -> (HandOver, Vec<Arc<OwnedFd>>) {
         let mut handed = HandOver {
@@ -234,6 +234,7 @@ impl Operator {
             admin: None,
             admin_file: None,
             next_app_id: self.registry.next_id(),
+            upstream_drains: report.upstream_drains,
             apps: Vec::new(),
             drained: Vec::new(),
             drained_upstreams: Vec::new(),

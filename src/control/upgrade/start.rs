@@ -41,6 +41,7 @@ const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether a stop waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// How long it may take to be told that it is not wanted.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -64,6 +65,8 @@ pub(super) struct Ready {
     pub(super) loops: usize,
     pub(super) pid: u32,
     pub(super) process: Process,
+    /// It has used the ids before this one.
+    pub(super) next_app_id: u64,
 }
 
 impl NewProcess<'_> {
@@ -80,18 +83,26 @@ impl NewProcess<'_> {
         });
         sent.map_err(|error| self.explain(&error))?;
         match self.receive()? {
-            FromNew::Ready { listeners, admin, pid, taking_loops: loops } => {
+            FromNew::Ready { listeners, admin, pid, taking_loops: loops, next_app_id } => {
                 // That it is this one, `Serving` proves.
                 let process = Process::numbered(pid).map_err(|error| error.to_string())?;
-                Ok(Ready { listeners, admin, loops, pid, process })
+                Ok(Ready { listeners, admin, loops, pid, process, next_app_id })
             }
             FromNew::Failed(reason) => Err(reason),
             _ => Err(OUT_OF_TURN.to_owned()),
         }
     }
 
+    /// Has it serve, unless what it was told at its start no longer holds.
+    pub(super) fn serve_if(&mut self, is_same: bool) -> Result<(), String> {
+        if !is_same {
+            return Err("the apps were changed while it started; try again".to_owned());
+        }
+        self.serve()
+    }
+
     /// Has it serve.
-    pub(super) fn serve(&mut self) -> Result<(), String> {
+    fn serve(&mut self) -> Result<(), String> {
         self.deadline = Instant::now() + GO_TIMEOUT;
         self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
         self.wait_for_word().map_err(|error| self.explain(&error))?;

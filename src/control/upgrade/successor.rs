@@ -123,10 +123,14 @@ fn hear(mut channel: Channel, control: &Sender<Input>, predecessor: Option<&Pred
 struct Successor(Mutex<Option<Channel>>);
 
 impl Successor {
-    /// Whether it listens. If it does not, it misses nothing.
+    /// Whether it listens. If it does not, it misses nothing. A report that is too long for it is
+    /// left out: one of these rows is less than the drain.
     fn say(&self, message: &FromOld) -> bool {
         let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = channel.as_mut().is_some_and(|channel| channel.send(message).is_ok());
+        let said = channel.as_mut().is_some_and(|channel| match channel.send(message) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::FileTooLarge,
+        });
         if !said {
             // Half a message may be out: another one behind it would be taken for its end.
             *channel = None;

@@ -23,7 +23,11 @@ use super::{
     super::{LoopContext, clock::milliseconds, gate::RESEND_MAX},
     Class, Connection,
 };
-use crate::{http::Phase, metrics::LoopCounts};
+use crate::{app::Peer, http::Phase, metrics::LoopCounts};
+
+/// How long a peer of the admin on TCP may take for a request's head. Any user of this machine can
+/// connect there, and must not hold the places that an operator needs; a head is sent at once.
+const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a peer that has closed its side may wait in silence.
 const LEFT_AFTER: Duration = Duration::from_secs(2);
@@ -121,6 +125,9 @@ impl Connection {
             Wait::Fresh | Wait::Idle if cx.is_closing(self.class) && !cx.closing.has_successor => {
                 cx.idle_grace
             }
+            Wait::Fresh | Wait::Head if self.may_be_stranger() => {
+                times.head_timeout.min(STRANGER_HEAD_TIMEOUT)
+            }
             Wait::Fresh | Wait::Head => times.head_timeout,
             Wait::Idle => times.keepalive_timeout,
             Wait::Content => times.body_timeout,
@@ -138,6 +145,11 @@ impl Connection {
         let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));
         let is_bare = matches!(self.wait, Wait::Fresh | Wait::Idle);
         if is_bare && cx.is_closing(self.class) { at.min(cx.closing.idle_until_ms) } else { at }
+    }
+
+    /// Whether nothing but the admin's token tells who it is.
+    fn may_be_stranger(&self) -> bool {
+        self.class == Class::Admin && self.peer != Peer::Unix
     }
 
     /// The time-outs have changed. A wait under way keeps its deadline or gets a sooner one: a peer
