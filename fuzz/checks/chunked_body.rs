@@ -29,7 +29,10 @@ pub fn check(data: &[u8]) {
         // A server may pad its sizes, a client may not.
         (End::Refused(_), other) if plain.end != padded.end => match other {
             End::Whole(end) => {
-                assert_eq!((padded.end, &padded.content), (ChunkedEnd::Whole(*end), &again.content))
+                assert_eq!(
+                    (padded.end, &padded.content),
+                    (ChunkedEnd::Whole(*end), &again.content)
+                );
             }
             End::NeedMore => assert_eq!(padded.end, ChunkedEnd::Partial),
             End::Refused(_) => {}

@@ -180,7 +180,12 @@ impl Round {
         if !is_quiet {
             ledger.violate(format!("not quiet: {:?}", service.get("/status")));
         }
-        let (_, page) = service.call("GET", "/metrics", "").expect("metrics");
+        let mut page = None;
+        wait_until(PATIENCE, || {
+            page = service.call("GET", "/metrics", "");
+            page.is_some()
+        });
+        let (_, page) = page.expect("metrics");
         for line in page.lines().filter(|line| line.starts_with("tidegate_active_connections{")) {
             if !line.ends_with(" 0") {
                 ledger.violate(format!("a count that is not zero: {line}"));
@@ -194,8 +199,12 @@ impl Round {
 }
 
 fn requests_total(service: &Service) -> u64 {
-    let status = service.get("/status").expect("a status");
-    status["requests_total"].as_u64().expect("a number")
+    let mut status = None;
+    wait_until(PATIENCE, || {
+        status = service.get("/status");
+        status.is_some()
+    });
+    status.expect("a status")["requests_total"].as_u64().expect("a number")
 }
 
 fn tail_of_log(service: &Service) -> String {
