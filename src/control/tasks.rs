@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn reloads_by_signals_are_joined_while_one_waits() {
         let (sender, receiver) = tasks();
-        let signal = || sender.send(Task::Reload(ReloadOptions::default(), Tell::nobody()));
+        let signal = || sender.send(Task::Reload(ReloadOptions::default(), Tell::unheard()));
         signal();
         let (number, first) = receiver.recv().unwrap();
         assert!(sender.desk.begin(number, &first));

@@ -272,7 +272,7 @@ impl UnixSocketFile {
     }
 
     /// Stands from here on for another file, which is at its path now.
-    pub(crate) fn stand_for(&mut self, other: Self) {
+    pub(crate) fn stand_for(&mut self, other: &Self) {
         self.id = other.id;
         other.left.store(true, Ordering::Release);
     }
@@ -501,7 +501,7 @@ mod tests {
     fn only_the_file_of_the_very_socket_is_adopted_and_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
-        let (listener, file) = bind_unix(&path).unwrap();
+        let (listener, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
         let id = file.id();
         let adopted = UnixSocketFile::adopt(&path, id).expect("the same");
         fs::remove_file(&path).unwrap();

@@ -146,9 +146,6 @@ pub(super) enum Fate {
 /// Reads and writes of one connection before others get their turn.
 const STEPS_PER_TURN: usize = 16;
 
-/// What has to move within a time-out for it to begin anew: less is a peer that trickles.
-const WINDOW_BYTES_MIN: u64 = 1024;
-
 /// Windows that a peer who keeps sending may linger.
 const LINGER_WINDOWS_MAX: u8 = 15;
 
@@ -403,11 +400,6 @@ impl Connection {
         if let Event::Refused(refused) = self.exchange.time_out() {
             self.answer_refused(refused, cx);
         }
-    }
-
-    /// Whether enough moved in this window of the wait.
-    fn moves(&self, total: u64) -> bool {
-        total - self.window_start >= WINDOW_BYTES_MIN
     }
 
     pub(super) fn deadline_mut(&mut self) -> &mut Deadline {

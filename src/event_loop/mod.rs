@@ -612,8 +612,8 @@ impl LoopContext {
         counts.fresh + counts.busy + counts.idle + counts.lingering
     }
 
-    /// Has answers say how long a connection may be idle: nine tenths of it, for a request takes its
-    /// time. Both classes say the same, so it is no more than the admin's.
+    /// Has answers say how long a connection may be idle: nine tenths of it, for a request takes
+    /// its time. Both classes say the same, so it is no more than the admin's.
     fn tell_idle_time(&mut self) {
         let most = config::Limits::default().keepalive_timeout;
         let hint_s = self.public.times.keepalive_timeout.min(most).as_secs() * 9 / 10;

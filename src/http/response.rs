@@ -214,8 +214,8 @@ impl Opening {
     }
 
     /// Has answers say that the connection goes on for so many seconds without a request
-    /// (RFC 2068 §19.7.1.1); 0 says nothing. `Connection` names the field, which is for the next hop
-    /// (RFC 9110 §7.6.1).
+    /// (RFC 2068 §19.7.1.1); 0 says nothing. `Connection` names the field, which is for the next
+    /// hop (RFC 9110 §7.6.1).
     #[must_use]
     pub fn with_idle_hint(mut self, seconds: u64) -> Self {
         self.kept = if seconds == 0 {

@@ -155,7 +155,7 @@ impl AdminSocket {
             let (socket, new) = event_loop::bind_unix(path, &access(&admin))?;
             let id = new.id();
             if let Some(file) = file.as_mut() {
-                file.stand_for(new);
+                file.stand_for(&new);
             }
             Ok(Some((Arc::new(socket), id)))
         }

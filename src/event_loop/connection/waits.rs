@@ -32,6 +32,9 @@ const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a peer that has closed its side may wait in silence.
 const LEFT_AFTER: Duration = Duration::from_secs(2);
 
+/// What has to move within a time-out for it to begin again: less is a peer that trickles.
+const WINDOW_BYTES_MIN: u64 = 1024;
+
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -48,6 +51,11 @@ pub(super) enum Wait {
 }
 
 impl Connection {
+    /// Whether enough moved in this window of the wait.
+    pub(super) fn moves(&self, total: u64) -> bool {
+        total - self.window_start >= WINDOW_BYTES_MIN
+    }
+
     /// A stop has begun: a connection without a request ends after the grace, if no other process
     /// serves.
     pub(in super::super) fn begin_closing(&mut self, cx: &mut LoopContext) {
