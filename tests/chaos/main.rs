@@ -185,7 +185,7 @@ impl Round {
             page = service.call("GET", "/metrics", "");
             page.is_some()
         });
-        let (_, page) = page.expect("metrics");
+        let (_, page) = page.unwrap_or_else(|| panic!("no metrics\n{}", tail_of_log(service)));
         for line in page.lines().filter(|line| line.starts_with("tidegate_active_connections{")) {
             if !line.ends_with(" 0") {
                 ledger.violate(format!("a count that is not zero: {line}"));
@@ -213,21 +213,29 @@ fn tail_of_log(service: &Service) -> String {
     last.iter().map(|event| format!("{event}\n")).chain([service.last_errors()]).collect()
 }
 
-/// No bug shows in the log, and no drain ends twice.
+/// No bug shows in the log, and each drain ends once: a process that has not been killed logs as
+/// many ends as begins of each.
 fn check_log(service: &Service) {
     let errors = service.last_errors();
     assert!(!errors.contains("panicked"), "{errors}");
-    let mut ends = HashMap::<(String, String), usize>::new();
+    let alive: Vec<_> =
+        service.processes().iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();
+    let mut balance = HashMap::<(String, String), (usize, usize)>::new();
     for event in service.events() {
         let name = event["event"].as_str().unwrap_or_default();
         assert!(!BUGS.contains(&name), "{event}\n{}", tail_of_log(service));
-        if ["app_drained", "app_drain_timeout", "app_drain_cancelled"].contains(&name) {
-            let drain = (event["pid"].to_string(), event["fields"]["drain"].to_string());
-            *ends.entry(drain).or_default() += 1;
+        let drain = (event["pid"].to_string(), event["fields"]["drain"].to_string());
+        match name {
+            "app_drain_start" => balance.entry(drain).or_default().0 += 1,
+            "app_drained" | "app_drain_timeout" | "app_drain_cancelled" => {
+                balance.entry(drain).or_default().1 += 1;
+            }
+            _ => {}
         }
     }
-    // Lines of several processes can only be told apart where they name theirs.
-    ends.retain(|(pid, _), _| pid != "null");
-    let twice: Vec<_> = ends.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(twice.is_empty(), "drains that ended twice: {twice:?}");
+    let is_wrong = |((pid, _), (begun, ended)): &(&(String, String), &(usize, usize))| {
+        ended > begun || (ended < begun && alive.contains(pid))
+    };
+    let wrong: Vec<_> = balance.iter().filter(is_wrong).collect();
+    assert!(wrong.is_empty(), "drains that did not end once each: {wrong:?}");
 }
