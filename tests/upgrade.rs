@@ -166,6 +166,40 @@ fn a_new_process_takes_everything_over_and_the_old_one_goes() {
     assert!(!server.admin().path().exists(), "the last process removes the socket's file");
 }
 
+/// What descriptor `number` of the running process leads to.
+fn descriptor(server: &Server, number: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{}/fd/{number}", server.pid().as_raw_nonzero())).ok()
+}
+
+#[test]
+fn a_descriptor_of_the_starting_shell_goes_to_no_new_process_unless_it_is_a_log() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [pipe, events, access] = ["pipe", "events", "access"].map(|it| folder.path().join(it));
+    let open = format!(
+        "mkfifo {pipe}; exec 7<>{pipe} 8>>{events} 9>>{access}",
+        pipe = pipe.display(),
+        events = events.display(),
+        access = access.display(),
+    );
+    let setup = Setup::new().app("a.test", &respond("a")).shell(&open);
+    // A link and a plain name: both mean a descriptor.
+    std::os::unix::fs::symlink("/proc/self/fd/9", folder.path().join("link")).expect("a link");
+    let link = folder.path().join("link");
+    let log = format!("access = \"combined\"\naccess_path = \"{}\"", link.display());
+    let mut server = start_with(setup.log(&log));
+    assert_eq!(descriptor(&server, 7).as_ref(), Some(&pipe), "the shell gave it");
+    upgrade(&mut server);
+    assert!(server.wait_exit().success(), "the old process");
+    assert!(!server.descriptors().iter().any(|link| pipe.as_os_str() == link.as_str()));
+    assert!(!server.descriptors().iter().any(|link| events.as_os_str() == link.as_str()));
+    assert_eq!(descriptor(&server, 9).as_ref(), Some(&access), "a log");
+    assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
+    let lines = || fs::read_to_string(&access).expect("the log").lines().count();
+    assert!(wait_until(PATIENCE, || lines() == 2), "{} lines", lines());
+}
+
 #[test]
 fn a_signal_upgrades_and_one_to_the_old_process_that_drains_is_told_why_not() {
     let (_upstream, gate, app) = held();

@@ -234,6 +234,7 @@ fn start(
         event!(Warn, "config_not_readable", config:% = file.display(), error:% = error);
     }
     let stops = Arc::<AtomicU32>::default();
+    mark_strays(&logging);
     let ended = run(&plan, &logging, take_over, (signals, Arc::clone(&stops)));
     let lost = close(&logging, &stops);
     // Where the log is standard error, that is what hangs.
@@ -279,6 +280,24 @@ fn run(
     };
     forward_signals(signals, on_signal).map_err(Failure::of)?;
     server.run().map_err(Failure::from)
+}
+
+/// Marks every descriptor above standard error close-on-exec, so that what the starting process
+/// left open by mistake (a pipe, a lock) goes to no process of an upgrade.
+///
+/// - They stay open in this process: without `unsafe` no descriptor can be closed by its number,
+///   and a number may belong to the log, the config (`--config /dev/fd/3`) or systemd's sockets.
+///   So an old pipe gets its end at the first upgrade, or at the end of the server.
+/// - Systemd's sockets (LISTEN_FDS) are marked too: an upgrade sends them through its channel, and
+///   that is the new process's standard input.
+/// - The descriptor of a log is kept as it is: a new process opens `/dev/fd/3` by the same name. A
+///   log that a later reload names that way can't be opened by a new process, which says so.
+fn mark_strays(logging: &Logging) {
+    let mut kept = logging.descriptors();
+    // It does all in a few calls then.
+    kept.sort_unstable();
+    // The logs have threads. A child is started by an upgrade only, so none is between.
+    close_fds::set_fds_cloexec_threadsafe(3, &kept);
 }
 
 /// Waits for the logs to be written out; gives what is lost because they were not. A log can hang.

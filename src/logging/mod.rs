@@ -188,6 +188,12 @@ impl Logging {
         LostLines { events, access }
     }
 
+    /// The descriptors of the process that the logs name: `/dev/fd/3`. For the start, when each log
+    /// has just been opened.
+    pub(crate) fn descriptors(&self) -> Vec<i32> {
+        self.logs().writers().filter_map(|writer| writer.output().descriptor()).collect()
+    }
+
     /// What each log that is on has lost, under its name.
     pub(crate) fn losses(&self) -> Vec<(&'static str, Losses)> {
         let (events, access) = {

@@ -79,6 +79,15 @@ impl Output {
         opened.recv_timeout(timeout).unwrap_or_else(|_| Err(hangs()))
     }
 
+    /// The descriptor of the process that it names, also by links. Reads the links: only for an
+    /// output that has just been opened.
+    pub(super) fn descriptor(&self) -> Option<i32> {
+        match self {
+            Self::Stream(descriptor) => Some(*descriptor),
+            Self::File(path) => stream_behind(path),
+        }
+    }
+
     /// Whether it shows what is written to a person at once.
     pub(super) fn is_terminal(&self) -> bool {
         match self {

@@ -125,6 +125,11 @@ impl LineWriter {
         }
     }
 
+    /// Where it writes to.
+    pub(super) fn output(&self) -> &Output {
+        &self.way.shared.output
+    }
+
     /// How many lines were lost so far: to a full queue or to write errors.
     pub(super) fn lost(&self) -> u64 {
         self.way.shared.lost.load(Relaxed)
