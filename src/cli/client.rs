@@ -381,3 +381,74 @@ fn request(call: &Call<'_>) -> Vec<u8> {
     head += "\r\n";
     [head.as_bytes(), content.unwrap_or_default()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixListener, path::Path};
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(15);
+
+    /// What the client makes of a server that sends these bytes in such pieces, and closes.
+    fn outcome(folder: &Path, bytes: &[u8], piece: usize) -> Result<(u16, Vec<u8>), String> {
+        let path = folder.join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let answer = thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut peer, _) = listener.accept().unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut some = [0; 512];
+                    let length = peer.read(&mut some).unwrap();
+                    request.extend_from_slice(&some[..length]);
+                }
+                // The client may be gone behind what it does not take.
+                bytes.chunks(piece).try_for_each(|piece| peer.write_all(piece)).ok();
+            });
+            let call = Call { method: "POST", path: "/x", token: None, content: None };
+            Client::new(Address::Unix(path.clone())).call(&call, PATIENCE)
+        });
+        std::fs::remove_file(path).unwrap();
+        answer.map(|it| (it.status, it.content)).map_err(|error| error.to_string())
+    }
+
+    /// Parts of answers, and bytes that are none.
+    fn part() -> impl Strategy<Value = Vec<u8>> {
+        let known = [
+            "HTTP/1.1 200 OK\r\n",
+            "Content-Length: 3\r\n",
+            "Content-Length: 18446744073709551615\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "\r\n",
+            "3\r\nabc\r\n",
+            "0\r\n\r\n",
+            "abc",
+        ];
+        let known = prop::sample::select(known.to_vec()).prop_map(|text| text.as_bytes().to_vec());
+        prop_oneof![8 => known, 1 => vec(any::<u8>(), 0..5)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_bytes_of_a_server_are_the_same_answer_or_error_in_any_pieces(
+            parts in vec(part(), 0..8),
+            is_headed in any::<bool>(),
+            piece in 1..30_usize,
+        ) {
+            let start: &[u8] = if is_headed { b"HTTP/1.1 200 OK\r\n" } else { b"" };
+            let bytes = [start, &parts.concat()].concat();
+            let folder = tempfile::tempdir().unwrap();
+            let whole = outcome(folder.path(), &bytes, bytes.len().max(1));
+            let in_pieces = outcome(folder.path(), &bytes, piece);
+            if let Ok((_, content)) = &whole {
+                prop_assert!(content.len() <= bytes.len());
+            }
+            prop_assert_eq!(in_pieces, whole);
+        }
+    }
+}

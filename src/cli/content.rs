@@ -1,7 +1,7 @@
 //! Answers on the wire: the head, and the content by length, by chunks, or until the end.
 //!
 //! Pure: from any reader. What is no HTTP gives `InvalidData` and what ends too early
-//! `UnexpectedEof`. Never takes more of a head or of a chunk's line than their bounds.
+//! `UnexpectedEof`. Never takes more of a head, a chunk's line or the trailers than their bounds.
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
@@ -11,6 +11,7 @@ const HEAD_BYTES_MAX: u64 = 64 << 10;
 const HEADERS_MAX: usize = 100;
 /// Of a chunk's size with its extensions, and of a trailer.
 const LINE_BYTES_MAX: u64 = 4 << 10;
+const TRAILERS_MAX: usize = 100;
 
 /// What the head of an answer says.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +39,8 @@ pub(super) enum Framing {
 pub(super) fn read_head(wire: &mut impl BufRead) -> io::Result<Head> {
     let mut bytes = Vec::new();
     let mut bounded = wire.take(HEAD_BYTES_MAX);
-    while !bytes.ends_with(b"\r\n\r\n") && !bytes.ends_with(b"\n\n") {
+    // Either line end, also mixed, as the parser takes them.
+    while !bytes.ends_with(b"\n\r\n") && !bytes.ends_with(b"\n\n") {
         let length = bounded.read_until(b'\n', &mut bytes)?;
         if !b"HTTP/".starts_with(&bytes[..bytes.len().min(5)]) {
             return Err(not_http("it does not speak HTTP"));
@@ -103,7 +105,13 @@ impl<R: BufRead> Content<R> {
         let size =
             u64::from_str_radix(digits, 16).map_err(|_| not_http("its chunks are broken"))?;
         if size == 0 {
-            while !self.read_line()?.is_empty() {}
+            let mut trailers = 0;
+            while !self.read_line()?.is_empty() {
+                trailers += 1;
+                if trailers > TRAILERS_MAX {
+                    return Err(not_http("its answer has too many trailers"));
+                }
+            }
         }
         Ok(size)
     }
@@ -175,7 +183,74 @@ fn not_http(what: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
+
+    /// Pieces of answers, and bytes that are none.
+    fn fragment() -> impl Strategy<Value = Vec<u8>> {
+        let known = [
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.0 204 \n",
+            "Content-Length: 5\r\n",
+            "Content-Length: 18446744073709551615\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: x, chunked\r\n",
+            "Connection: close, x\n",
+            "\r\n",
+            "\n",
+            "5\r\nhello\r\n",
+            "ffffffffffffffff\r\n",
+            "0;a=b\r\n",
+            "0\r\n\r\n",
+            "hello",
+        ];
+        let known =
+            prop::sample::select(known.to_vec()).prop_map(|text| text.as_bytes().to_owned());
+        prop_oneof![8 => known, 1 => vec(any::<u8>(), 0..6)]
+    }
+
+    /// What an answer says in pieces of `piece` bytes, and how many bytes are left.
+    fn outcome(bytes: &[u8], piece: usize) -> (Result<(Head, Vec<u8>), String>, usize) {
+        let mut rest = bytes;
+        let mut wire = io::BufReader::with_capacity(piece, &mut rest);
+        let answer = read_head(&mut wire).and_then(|head| {
+            let mut content = Vec::new();
+            Content::new(&mut wire, head.framing).read_to_end(&mut content)?;
+            Ok((head, content))
+        });
+        let buffered = wire.buffer().len();
+        (answer.map_err(|error| format!("{error:?}")), rest.len() + buffered)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_the_same_answer_in_any_pieces(
+            fragments in vec(fragment(), 0..12),
+            is_headed in any::<bool>(),
+            piece in 1..40_usize,
+        ) {
+            let start: &[u8] = if is_headed { b"HTTP/1.1 200 OK\r\n" } else { b"" };
+            let bytes = [start, &fragments.concat()].concat();
+            let (whole, left) = outcome(&bytes, 1 << 20);
+            if let Ok((_, content)) = &whole {
+                prop_assert!(content.len() <= bytes.len());
+            }
+            let in_pieces = outcome(&bytes, piece);
+            prop_assert_eq!(in_pieces, (whole, left));
+        }
+    }
+
+    #[test]
+    fn a_head_ends_with_an_empty_line_whatever_its_line_ends_are() {
+        for end in ["\n\n", "\r\n\r\n", "\n\r\n", "\r\n\n"] {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 5{end}hello");
+            for piece in 1..answer.len() {
+                let (_, text) = read(answer.as_bytes(), piece).expect(end);
+                assert_eq!(text, "hello", "{end:?}");
+            }
+        }
+    }
 
     /// Reads an answer that comes in pieces of `piece` bytes.
     fn read(bytes: &[u8], piece: usize) -> io::Result<(Head, String)> {
@@ -224,6 +299,7 @@ mod tests {
         let long_head = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(100_000));
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let long_line = format!("{head}1;{}", "x".repeat(10_000));
+        let endless_trailers = format!("{head}0\r\n{}", "A: b\r\n".repeat(1_000));
         let texts = [
             "SSH-2.0-OpenSSH_9.6\r\n",
             "HTTP/1.1 2x0 OK\r\n\r\n",
@@ -233,6 +309,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n",
             &long_head,
             &long_line,
+            &endless_trailers,
         ];
         for text in texts {
             let error = read(text.as_bytes(), 4096).unwrap_err();

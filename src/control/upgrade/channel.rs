@@ -110,7 +110,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits for so many descriptors.
+    /// Waits for exactly so many descriptors, as [`Self::send_descriptors`] sends them.
+    /// `InvalidData` when the other side sends more, or a byte without any.
     pub(super) fn receive_descriptors(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
         let mut all = Vec::new();
         while all.len() < count {
@@ -122,6 +123,7 @@ impl Channel {
                 let mut byte = [IoSliceMut::new(&mut byte)];
                 rustix::net::recvmsg(self.0.as_fd(), &mut byte, &mut rights, flags)
             })?;
+            let before = all.len();
             for message in rights.drain() {
                 if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                     all.extend(descriptors);
@@ -133,6 +135,9 @@ impl Channel {
             if got.flags.contains(ReturnFlags::CTRUNC) {
                 // The kernel drops what the process has no numbers for.
                 return Err(io::Error::other("the descriptor limit is too low for all listeners"));
+            }
+            if all.len() == before || all.len() > count {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "other descriptors came"));
             }
         }
         Ok(all)
@@ -147,9 +152,121 @@ impl AsFd for Channel {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{iter, net::TcpListener, thread};
+
+    use proptest::{collection::vec, prelude::*};
+    use serde_json::Value;
 
     use super::*;
+
+    /// What a receiver makes of these bytes, if the other side is gone behind them: each message,
+    /// and why there is no other.
+    fn expected(mut bytes: &[u8]) -> (Vec<Value>, io::ErrorKind) {
+        let mut messages = Vec::new();
+        let error = loop {
+            let Some((length, rest)) = bytes.split_at_checked(4) else {
+                break io::ErrorKind::UnexpectedEof;
+            };
+            let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
+            if length > MESSAGE_BYTES_MAX {
+                break io::ErrorKind::InvalidData;
+            }
+            let Some((text, rest)) = rest.split_at_checked(length) else {
+                break io::ErrorKind::UnexpectedEof;
+            };
+            match serde_json::from_slice(text) {
+                Ok(message) => messages.push(message),
+                Err(error) => break io::Error::from(error).kind(),
+            }
+            bytes = rest;
+        };
+        (messages, error)
+    }
+
+    /// A message, perhaps with a length that lies, or bytes that are none.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let text = prop_oneof![
+            Just("{}".to_owned()),
+            Just("[1, \"two\", null]".to_owned()),
+            Just("{\"a\": ".to_owned()),
+            "[ -~]{0,12}",
+        ];
+        let lie =
+            prop_oneof![4 => Just(0), 1 => -3..4_i64, 1 => Just(1_i64 << 26), 1 => 0..1_i64 << 31];
+        let framed = (text, lie).prop_map(|(text, lie)| {
+            let length = (text.len() as i64 + lie).max(0) as u32;
+            [&length.to_be_bytes()[..], text.as_bytes()].concat()
+        });
+        prop_oneof![4 => framed, 1 => vec(any::<u8>(), 0..9)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_bytes_in_any_pieces_are_messages_or_an_error(
+            messages in vec(message(), 0..5),
+            cut in any::<prop::sample::Index>(),
+            piece in 1..20_usize,
+        ) {
+            let mut bytes = messages.concat();
+            bytes.truncate(cut.index(bytes.len() + 1).max(bytes.len() / 2));
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut theirs = Channel::new(theirs);
+            let (messages, error) = expected(&bytes);
+            let sender = thread::spawn(move || {
+                // The receiver may be gone behind an error.
+                bytes.chunks(piece).try_for_each(|piece| (&ours).write_all(piece)).ok();
+            });
+            let mut received = Vec::new();
+            let ended = loop {
+                match theirs.receive::<Value>() {
+                    Ok(message) => received.push(message),
+                    Err(error) => break error,
+                }
+            };
+            drop(theirs);
+            sender.join().unwrap();
+            prop_assert_eq!((received, ended.kind()), (messages, error), "{}", ended);
+        }
+
+        #[test]
+        fn descriptors_in_other_numbers_than_asked_are_an_error(
+            sent in vec(0..4_usize, 0..6),
+            asked in 0..12_usize,
+        ) {
+            let (mut ours, theirs) = Channel::pair().unwrap();
+            let mut theirs = Channel::new(theirs);
+            let null = File::open("/dev/null").unwrap();
+            for &count in &sent {
+                if count == 0 {
+                    (&*ours.0).write_all(&[0]).unwrap();
+                } else {
+                    let some: Vec<_> = iter::repeat_n(null.as_fd(), count).collect();
+                    ours.send_descriptors(&some).unwrap();
+                }
+            }
+            drop(ours);
+            let sums = sent.iter().scan(0, |sum, &count| {
+                *sum += count;
+                Some((*sum, count))
+            });
+            let mut expected = if asked == 0 { Ok(0) } else { Err(io::ErrorKind::UnexpectedEof) };
+            for (sum, count) in sums.take_while(|_| asked > 0) {
+                if count == 0 || sum > asked {
+                    expected = Err(io::ErrorKind::InvalidData);
+                    break;
+                }
+                if sum == asked {
+                    expected = Ok(asked);
+                    break;
+                }
+            }
+            let received = theirs.receive_descriptors(asked);
+            let received = received.map(|all| all.len()).map_err(|error| error.kind());
+            prop_assert_eq!(received, expected);
+        }
+    }
 
     #[test]
     fn messages_and_descriptors_come_in_order_whatever_their_number() {

@@ -57,6 +57,9 @@ const OFFERED_MAX: usize = 64;
 /// No offer is longer; an entry has about 120 bytes.
 const OFFER_BYTES_MAX: usize = 64 * 1024;
 
+/// More bytes than a connection can have received: a sum with it never overflows.
+const RECEIVED_MAX: u64 = 1 << 62;
+
 /// For a connection that is taken.
 const TAKEN: u8 = 1;
 
@@ -126,7 +129,12 @@ fn receive_offer(line: &OwnedFd) -> io::Result<(Vec<Handed>, Vec<OwnedFd>)> {
         sockets.clear();
     }
     let Offer { connections } = serde_json::from_slice(&text[..got.bytes])?;
-    if connections.len() > OFFERED_MAX || sockets.len() > connections.len() {
+    let is_wrong = |facts: &Handed| facts.received > RECEIVED_MAX;
+    if connections.is_empty()
+        || connections.len() > OFFERED_MAX
+        || sockets.len() > connections.len()
+        || connections.iter().any(is_wrong)
+    {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok((connections, sockets))

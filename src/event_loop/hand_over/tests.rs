@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proptest::{collection::vec, prelude::*, sample::Index};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
@@ -262,4 +263,89 @@ fn a_deadline_moves_with_its_connection() {
     let mut taken = Connection::taken(connection.token, &facts, socket, permit, &mut running.cx);
     assert_eq!(taken.deadline_mut().at(), now_ms + 1234);
     assert_ne!(taken.deadline_mut().at(), connection.deadline_mut().at());
+}
+
+/// Facts as the old process sends them, or beyond what there can be.
+fn facts() -> impl Strategy<Value = Handed> {
+    let number = || prop_oneof![3 => 0..100_000_u64, 1 => any::<u64>(), 1 => Just(u64::MAX)];
+    let peer = prop_oneof![
+        Just(None),
+        Just(Some("192.0.2.1:80".parse().unwrap())),
+        Just(Some("[2001:db8::1]:0".parse().unwrap())),
+    ];
+    (peer, any::<bool>(), number(), number()).prop_map(
+        |(peer, awaits_proxy_header, received, left_ms)| Handed {
+            peer,
+            awaits_proxy_header,
+            received,
+            left_ms,
+        },
+    )
+}
+
+/// A datagram that is an offer, or was one, or never was.
+fn datagram() -> impl Strategy<Value = Vec<u8>> {
+    let offer = |most: usize| {
+        vec(facts(), 0..most)
+            .prop_map(|connections| serde_json::to_vec(&Offer { connections }).unwrap())
+    };
+    let broken = (offer(4), any::<Index>(), any::<u8>(), any::<bool>()).prop_map(
+        |(mut text, at, byte, is_cut)| {
+            let at = at.index(text.len());
+            text[at] = byte;
+            text.truncate(if is_cut { at.max(1) } else { text.len() });
+            text
+        },
+    );
+    prop_oneof![
+        4 => offer(6),
+        1 => offer(OFFERED_MAX + 3),
+        3 => broken,
+        1 => vec(any::<u8>(), 1..64),
+        1 => Just(vec![b' '; OFFER_BYTES_MAX + 1]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn any_datagram_with_any_descriptors_is_an_offer_that_is_answered_or_ends_the_line(
+        text in datagram(),
+        count in 0..8_usize,
+        is_file in any::<bool>(),
+    ) {
+        let mut running = test_support::running(Vec::new(), None);
+        let (ours, theirs) = line();
+        running.begin_taking(theirs);
+        let (file, socket) = (std::fs::File::open("/dev/null").unwrap(), line().0);
+        let sent = if is_file { file.as_fd() } else { socket.as_fd() };
+        let sent = vec![sent; count];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(OFFERED_MAX))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        prop_assert!(count == 0 || rights.push(SendAncillaryMessage::ScmRights(&sent)));
+        rustix::net::sendmsg(&ours, &[IoSlice::new(&text)], &mut rights, SendFlags::NOSIGNAL)
+            .unwrap();
+        running.take_offers();
+        let offered = serde_json::from_slice::<Offer>(&text).ok().map(|it| it.connections);
+        let is_right = |all: &Vec<Handed>| {
+            (1..=OFFERED_MAX).contains(&all.len())
+                && count <= all.len()
+                && all.iter().all(|facts| facts.received <= RECEIVED_MAX)
+        };
+        let mut answer = [0; OFFERED_MAX + 1];
+        let heard = rustix::net::recv(&ours, &mut answer[..], RecvFlags::DONTWAIT);
+        match offered.filter(is_right) {
+            Some(all) => {
+                prop_assert_eq!(heard, Ok((all.len(), all.len())));
+                // Each descriptor there is has its place; without one nothing is taken.
+                prop_assert!(answer[..count].iter().all(|&byte| byte == TAKEN));
+                prop_assert!(answer[count..].iter().all(|&byte| byte == NOT_TAKEN));
+                let taken = if is_file { 0 } else { count as u64 };
+                prop_assert_eq!(running.cx.counts.taken_over, taken);
+            }
+            // The line has ended.
+            None => prop_assert_eq!(heard, Ok((0, 0))),
+        }
+    }
 }
