@@ -961,7 +961,8 @@ fn completions_offer_the_hosts_of_the_server() {
     let complete = |words: &str, last: &str| {
         let script = format!(
             "source tidegate.bash; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             COMPREPLY=(); _tidegate_with_hosts tidegate '{last}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+             COMPREPLY=(); before=\"${{COMP_WORDS[COMP_CWORD-1]}}\"; \
+             _tidegate_with_hosts tidegate '{last}' \"$before\"; \
              printf '%s\\n' \"${{COMPREPLY[@]}}\""
         );
         let mut bash = Command::new("bash");

@@ -1,6 +1,6 @@
 //! The fields that a proxy writes: what goes to the upstream is one request that any server reads
-//! alike, with nothing in it of the connection, and with the client that was really there; what goes
-//! back to the client is as clear.
+//! alike, with nothing in it of the connection, and with the client that was really there; what
+//! goes back to the client is as clear.
 
 use std::{
     path::Path,
