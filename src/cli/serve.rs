@@ -290,8 +290,9 @@ fn run(
 ///   So an old pipe gets its end at the first upgrade, or at the end of the server.
 /// - Systemd's sockets (LISTEN_FDS) are marked too: an upgrade sends them through its channel, and
 ///   that is the new process's standard input.
-/// - The descriptor of a log is kept as it is: a new process opens `/dev/fd/3` by the same name. A
-///   log that a later reload names that way can't be opened by a new process, which says so.
+/// - The descriptor of a log is kept as it is: a new process opens `/dev/fd/3` by the same name.
+/// - A log that only a later reload names that way is lost to a new process: there the number is
+///   unused, which fails the upgrade, or one of its own.
 fn mark_strays(logging: &Logging) {
     let mut kept = logging.descriptors();
     // It does all in a few calls then.
