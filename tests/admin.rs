@@ -7,7 +7,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -458,8 +461,10 @@ fn a_socket_that_a_cleaner_removed_is_back_after_a_reload() {
     for _ in 0..2 {
         fs::remove_file(&path).expect("the socket's file");
         server.signal(Signal::HUP);
-        let is_back = || path.exists() && server.admin().get("/healthz")["status"] == "ok";
+        // The file is there before its socket listens.
+        let is_back = || UnixStream::connect(&path).is_ok();
         assert!(wait_until(PATIENCE, is_back), "{:?}", server.events());
+        assert_eq!(server.admin().get("/healthz")["status"], "ok");
         assert_eq!(mode(), 0o660);
     }
     server.wait_event("admin_socket_renewed");

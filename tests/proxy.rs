@@ -1289,9 +1289,12 @@ fn answers_keep_their_end_to_end_fields_alone() {
         let head = &*response.head;
         assert_eq!((response.status, response.text()), (201, "made"));
         assert_eq!(lines(head, "Proxy-Authenticate"), ["Proxy-Authenticate: p"]);
-        for dropped in ["Connection", "X-Secret", "Keep-Alive", "Upgrade"] {
+        for dropped in ["X-Secret", "Upgrade"] {
             assert_eq!(response.field(dropped), None, "{head}");
         }
+        // The client's connection is another one than the upstream's.
+        assert_eq!(lines(head, "Connection"), ["Connection: keep-alive"]);
+        assert_eq!(lines(head, "Keep-Alive"), ["Keep-Alive: timeout=67"]);
         assert_eq!(lines(head, "Set-Cookie"), ["Set-Cookie: a=b", "Set-Cookie: c=d"]);
         assert_eq!(lines(head, "Via"), ["Via: 1.1 tidegate"]);
         assert_eq!(lines(head, "Transfer-Encoding"), ["Transfer-Encoding: chunked"]);

@@ -27,7 +27,9 @@ fn ask(server: &Server, host: &str) -> (u16, String) {
 fn config(server: &Server, extra: &str, apps: &[(&str, &str)]) -> String {
     let apps: String =
         apps.iter().map(|(host, lines)| format!("[apps.\"{host}\"]\n{lines}\n")).collect();
-    format!("[server]\nlisten = [\"{}\"]\nthreads = 2\n{extra}\n{apps}", server.address())
+    // As `Setup` writes it, so that nothing changes but what a test is about.
+    let server = format!("listen = [\"{}\"]\nthreads = 2\nidle_grace = \"1s\"", server.address());
+    format!("[server]\n{server}\n{extra}\n{apps}")
 }
 
 /// A server on a fixed port: a reload has to name the same one.

@@ -161,7 +161,7 @@ impl Setup {
         let has_grace = self.server.contains("idle_grace");
         let grace = if has_grace { "" } else { "idle_grace = \"1s\"\n" };
         format!(
-            "[server]\nlisten = [{}]\n{threads}{grace}{}\n[limits]\n{}\n[log]\n{}\n[admin]\n{}{}",
+            "[server]\nlisten = [{}]\n{threads}{}{grace}\n[limits]\n{}\n[log]\n{}\n[admin]\n{}{}",
             self.listen.join(", "),
             self.server,
             self.limits,
