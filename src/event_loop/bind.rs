@@ -68,6 +68,9 @@ pub(crate) fn bind_address(
     let sockets = bind_quietly(address, loops, beside)?;
     let listening = begin_listening(&sockets);
     listening.map_err(|source| BindError { place: address.to_string(), source })?;
+    if beside {
+        sockets.iter().for_each(|socket| gate::spread(&socket.socket));
+    }
     Ok(sockets)
 }
 

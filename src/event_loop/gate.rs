@@ -91,9 +91,15 @@ pub(super) fn deafen(listener: impl AsFd, is_ipv6: bool) -> io::Result<()> {
 /// setsockopt(2)'s.
 pub(super) fn reopen(listener: impl AsFd, is_ipv6: bool) -> io::Result<()> {
     limit(&listener, is_ipv6, OPEN)?;
+    spread(&listener);
+    Ok(())
+}
+
+/// Has the kernel spread new connections over the group of this listener again, the sink among
+/// them: an address that is given back before it was closed is served.
+pub(super) fn spread(listener: impl AsFd) {
     // Mostly there is no program (ENOENT).
     let _ = DetachReusePortBpf.set(&listener, &true);
-    Ok(())
 }
 
 /// Whether connections that this socket accepts may be deaf.
