@@ -264,13 +264,15 @@ impl Operators<'_> {
     }
 
     /// The kernel refuses what a server must be able to go without, where strace is there to do it.
+    ///
+    /// Not epoll_wait(2): when strace detaches between the two stops of a call that it refuses, that
+    /// call ends with ENOSYS, which no loop can go on with. A pause makes it end with EINTR, too.
     fn inject_errors(&self, random: &mut Random) {
         let Some(pid) = self.steering() else { return };
         let inject = random.one(&[
             "accept4:error=EMFILE:when=2+3",
             "accept4:error=ENFILE:when=1+2",
             "accept4:error=ECONNABORTED:when=1+2",
-            "epoll_wait:error=EINTR:when=1+3",
             "openat:error=EMFILE:when=1+2",
             "openat:error=EIO:when=1+2",
         ]);
