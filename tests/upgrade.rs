@@ -201,6 +201,32 @@ fn a_descriptor_of_the_starting_shell_goes_to_no_new_process_unless_it_is_a_log(
 }
 
 #[test]
+fn a_log_that_only_a_reload_sends_to_a_descriptor_is_refused_and_not_lost_by_an_upgrade() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [stray, access] = ["stray", "access"].map(|name| folder.path().join(name));
+    let setup = Setup::new().app("a.test", &respond("a"));
+    let setup = setup.shell(&format!("exec 7>>{}", stray.display()));
+    let log = |path: &str| format!("access = \"combined\"\naccess_path = \"{path}\"");
+    let first = log(&access.display().to_string());
+    let setup = setup.log(&first);
+    let text = setup.text();
+    let mut server = start_with(setup);
+    // 7 is not kept for the next process; 4 is one of the server's own, whatever it is.
+    for descriptor in ["/dev/fd/7", "/dev/fd/4"] {
+        server.rewrite(&text.replace(&first, &log(descriptor)));
+        let answer = server.admin().post("/reload");
+        let errors = answer["log_errors"].to_string();
+        assert!(errors.contains("would be closed by an upgrade"), "{answer}");
+    }
+    server.rewrite(&text);
+    assert_eq!(ask(&server, "a.test").0, 200, "logged where it was");
+    upgrade(&mut server);
+    assert_eq!(ask(&server, "a.test").0, 200);
+    let lines = || fs::read_to_string(&access).expect("the log").lines().count();
+    assert!(wait_until(PATIENCE, || lines() == 2), "{} lines", lines());
+}
+
+#[test]
 fn a_signal_upgrades_and_one_to_the_old_process_that_drains_is_told_why_not() {
     let (_upstream, gate, app) = held();
     let mut server = start_with(Setup::new().app("slow.test", &app));

@@ -291,8 +291,8 @@ fn run(
 /// - Systemd's sockets (LISTEN_FDS) are marked too: an upgrade sends them through its channel, and
 ///   that is the new process's standard input.
 /// - The descriptor of a log is kept as it is: a new process opens `/dev/fd/3` by the same name.
-/// - A log that only a later reload names that way is lost to a new process: there the number is
-///   unused, which fails the upgrade, or one of its own.
+/// - A reload refuses a log that names any other number: a new process would not have it, or use
+///   that number for something of its own.
 fn mark_strays(logging: &Logging) {
     let mut kept = logging.descriptors();
     // It does all in a few calls then.

@@ -5,6 +5,9 @@
 //! - A FIFO that no process reads is refused, not waited for.
 //! - A stream of the process (`/dev/stderr`, `/dev/fd/3`) is duplicated, not opened: sockets can't
 //!   be opened, and a process that gave up root may have lost the right to open the others.
+//! - A stream has to be open in the next process of an upgrade, too, under the same number. So a
+//!   number above 2 that is marked close-on-exec is refused: it is one of the server's own, or one
+//!   that no log named at the start.
 //! - Logs that share a file, whatever they call it, write to it one after the other, so that no
 //!   line ends up within another.
 
@@ -211,6 +214,9 @@ fn explain(error: io::Error, path: &Path) -> io::Error {
 /// A descriptor of our own for a stream: the handles of std have locks, and a thread that panics
 /// must not wait for a stalled log to print its last words.
 fn duplicate(descriptor: i32) -> io::Result<File> {
+    if descriptor > 2 && is_close_on_exec(descriptor) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, NOT_KEPT));
+    }
     let own = |stream: &dyn AsFd| fcntl_dupfd_cloexec(stream.as_fd(), 3);
     let duplicated: Result<OwnedFd, Errno> = match descriptor {
         1 => own(&io::stdout()),
@@ -225,6 +231,21 @@ fn duplicate(descriptor: i32) -> io::Result<File> {
         }
         duplicated => Ok(File::from(duplicated?)),
     }
+}
+
+/// Why a descriptor of the process can't be a log.
+const NOT_KEPT: &str = "this descriptor would be closed by an upgrade: a log can go only to one that \
+                        the server was started with and that its config named then";
+
+/// Whether execve(2) closes it. Not if that can't be known: then it is not open, which shows when it
+/// is duplicated.
+fn is_close_on_exec(descriptor: i32) -> bool {
+    let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) else {
+        return false;
+    };
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok());
+    flags.is_some_and(|flags| OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC))
 }
 
 /// What all writers to a file share, by its device and inode.
@@ -308,6 +329,8 @@ mod tests {
         use std::os::fd::AsRawFd;
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = UnixDatagram::pair().unwrap();
+        // Without close-on-exec, as a parent gives it.
+        let theirs = rustix::io::dup(&theirs).unwrap();
         let name = format!("/dev/fd/{}", theirs.as_raw_fd());
         let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
         symlink(&name, &first).unwrap();
@@ -322,6 +345,20 @@ mod tests {
             assert_eq!(sink.write(b"line\n").0, 5);
             let mut line = [0; 16];
             assert_eq!(ours.recv(&mut line).unwrap(), 5);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_that_no_upgrade_keeps_is_refused_also_behind_a_link() {
+        use std::os::fd::AsRawFd;
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("file")).unwrap();
+        let [name, link] =
+            [format!("/dev/fd/{}", file.as_raw_fd()).into(), dir.path().join("link")];
+        symlink(&name, &link).unwrap();
+        for path in [name, link] {
+            let error = Output::of(&path).open().err().unwrap();
+            assert!(error.to_string().starts_with("this descriptor would be closed"), "{error}");
         }
     }
 
