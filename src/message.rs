@@ -93,6 +93,31 @@ pub(crate) enum Origin {
     Embedder,
 }
 
+/// Which connections share a listener, places, limits, and what answers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Answered by the registry's apps, until a stop.
+    Public,
+    /// Operators, answered by the admin app until the end.
+    Admin,
+    /// Probes of load balancers, answered by the health app until the end.
+    Health,
+}
+
+impl Class {
+    /// In the order of their numbers.
+    pub(crate) const ALL: [Self; 3] = [Self::Public, Self::Admin, Self::Health];
+
+    /// How logs call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Admin => "admin",
+            Self::Health => "health",
+        }
+    }
+}
+
 /// Control to a loop. Obeyed between turns, so that nothing an event still names goes away.
 pub(crate) enum LoopCommand {
     /// A stop begins: gate all public listeners, and end public connections by these rules.
@@ -103,7 +128,7 @@ pub(crate) enum LoopCommand {
     /// The process before this one offers its connections on this line.
     Take(OwnedFd),
     /// All listeners of all loops are gated: accept until nobody waits and close them. Answered by
-    /// [`ControlEvent::Emptied`] with the last public connection. Admin connections go on.
+    /// [`ControlEvent::Emptied`] with the last public connection. The other classes go on.
     Finish,
     /// Ends the exchanges of one life.
     Cut(AppId),
@@ -114,14 +139,14 @@ pub(crate) enum LoopCommand {
     CutUpstream(OneUpstream),
     /// Ends every public connection. Answered by [`ControlEvent::Emptied`].
     CutAll,
-    /// Another process serves these public addresses now, and the admin's if so: let go of their
-    /// listeners, which stay open there with whoever waits.
+    /// Another process serves these public addresses now, and these classes beside them: let go of
+    /// their listeners, which stay open there with whoever waits.
     /// When all loops have dropped the sender, no connection comes here any more.
-    LetGo(Arc<[SocketAddr]>, bool, Sender<()>),
+    LetGo(Arc<[SocketAddr]>, Vec<Class>, Sender<()>),
     /// That process has ended, and the drain is cancelled: serve again, by these sockets of this
-    /// loop's, and the admin's. Answered by [`ControlEvent::TookUp`].
-    TakeUp(Vec<PublicSocket>, Option<OwnedFd>),
-    /// The server is over: close the admin listener, send what admin peers are still owed, and end
+    /// loop's, and those of the classes beside. Answered by [`ControlEvent::TookUp`].
+    TakeUp(Vec<PublicSocket>, Vec<(Class, OwnedFd)>),
+    /// The server is over: close all other listeners, send what their peers are still owed, and end
     /// the thread. Answered by [`ControlEvent::Ended`].
     End,
     /// The routes changed: forget lives that ended.

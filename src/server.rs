@@ -1,5 +1,6 @@
 //! The server: binds, loads, wires control and the loops together, and runs them.
 
+mod beside;
 mod descriptors;
 mod handle;
 mod privileges;
@@ -22,14 +23,14 @@ pub use crate::control::{
 };
 pub use crate::event_loop::BindError;
 use crate::{
-    app::{App, Later},
+    app::App,
     config::{AppConfig, Config},
     control::{
-        Admin, AdminApp, AdminRequest, Control, Ended, Facts, Host, Inherited, Input, Listening,
-        Notices, Operator, Predecessor, PutMode, Reloads, ServiceManager, TakeOver, TaskReceiver,
-        TaskSender, Upgrader, load, tasks, unavailable,
+        Admin, Control, Ended, Facts, Host, Inherited, Input, Listening, Notices, Operator,
+        Predecessor, PutMode, Reloads, ServiceManager, TakeOver, TaskReceiver, TaskSender,
+        Upgrader, load, tasks, unavailable,
     },
-    event_loop::{self, AdminSetup, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
+    event_loop::{self, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, Logging, event},
     message::{Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle, Origin},
     metrics::LoopGauges,
@@ -38,8 +39,11 @@ use crate::{
 pub use handle::ServerHandle;
 pub(crate) use privileges::{Account, Privileges};
 
-use descriptors::{connections_max, connections_possible, raise_descriptor_limit};
-use sockets::{AdminSocket, PublicSockets};
+use beside::{Beside, Setups};
+use descriptors::{
+    connections_max, connections_possible, descriptor_limit, raise_descriptor_limit,
+};
+use sockets::PublicSockets;
 
 /// A server that is bound and can be given apps. [`HttpServer::run`] serves them.
 pub struct HttpServer {
@@ -53,8 +57,7 @@ pub struct HttpServer {
     listeners: Vec<ListenerSet>,
     addresses: Vec<SocketAddr>,
     listening: Vec<Listening>,
-    admin: Option<AdminSocket>,
-    admin_token: Option<String>,
+    beside: Beside,
     logging: Option<Logging>,
     epoch: Instant,
     /// What the process before this one hands over, until this one serves.
@@ -146,8 +149,7 @@ impl HttpServer {
             take_over: None,
             predecessor: None,
             is_embedded: true,
-            admin: None,
-            admin_token: None,
+            beside: Beside::default(),
             logging: None,
             epoch,
         })
@@ -179,17 +181,13 @@ impl HttpServer {
         self.control.notify(ServiceManager::from_env());
     }
 
-    /// Opens the listener of the admin API, if the config wants one.
+    /// Opens the listener of the admin API and that of health probes, as far as the config wants
+    /// them.
     ///
     /// # Errors
     /// When the address is in use or the socket cannot be made there.
     pub fn listen_for_admin(&mut self) -> Result<(), ServerError> {
-        let admin = &self.config.admin;
-        if admin.enabled {
-            self.admin_token = admin.read_token().map_err(ServerError::AdminToken)?;
-            let socket = AdminSocket::open(admin, self.take_over.as_mut());
-            self.admin = Some(socket.map_err(ServerError::Bind)?);
-        }
+        self.beside = Beside::open(&self.config.admin, self.take_over.as_mut())?;
         Ok(())
     }
 
@@ -254,7 +252,9 @@ impl HttpServer {
     /// When a loop cannot be set up, or failed while it ran.
     pub fn run(mut self) -> Result<Verdict, ServerError> {
         raise_descriptor_limit();
-        let possible = connections_possible(self.registry.loops());
+        let descriptors = descriptor_limit();
+        let probes = self.beside.health_connections(descriptors);
+        let possible = connections_possible(descriptors, self.registry.loops(), probes);
         let budget = ConnectionBudget::new(
             connections_max(self.config.limits.connections, possible),
             possible,
@@ -263,9 +263,10 @@ impl HttpServer {
         let gauges: Vec<Arc<LoopGauges>> =
             (0..self.registry.loops()).map(|_| Arc::default()).collect();
         let (admin_requests, requests) = crossbeam_channel::unbounded();
+        let beside = self.beside.setups(admin_requests, &self.control, probes);
         let (handles, loops) =
-            self.make_loops(&budget, &gauges, &admin_requests).map_err(ServerError::Setup)?;
-        drop(admin_requests);
+            self.make_loops(&budget, &gauges, &beside).map_err(ServerError::Setup)?;
+        drop(beside);
         let reloads = Arc::<Reloads>::default();
         let admin = Arc::new(self.admin_thread(handles.clone(), gauges.clone(), &reloads));
         let upgrader = self.upgrader(&admin);
@@ -288,14 +289,15 @@ impl HttpServer {
             app_count = self.registry.entries().len() as u64,
             listen = &*listen.join(","),
             loops = handles.len() as u64,
-            admin = self.admin.as_ref().map(|admin| admin.address.as_str()),
+            admin = self.beside.admin.as_ref().map(|admin| admin.address.as_str()),
+            health = self.beside.health_address().as_deref(),
         );
         if let (Some(take_over), Some(before)) = (self.take_over, &self.predecessor) {
             take_over
                 .serve(before, self.control.sender().clone(), handles.clone())
                 .map_err(ServerError::Setup)?;
             self.notices.release();
-            self.admin.iter().for_each(|admin| admin.own_file(&self.config.admin));
+            self.beside.own_files(&self.config.admin);
         }
         let ended = self.control.run(handles, gauges, self.addresses);
         starting.end_for_good();
@@ -318,30 +320,17 @@ impl HttpServer {
         &mut self,
         budget: &ConnectionBudget,
         gauges: &[Arc<LoopGauges>],
-        admin_requests: &Sender<(AdminRequest, Later)>,
+        beside: &Setups,
     ) -> io::Result<(Vec<LoopHandle>, Vec<EventLoop>)> {
         let access = self.logging.as_ref().and_then(Logging::access);
-        let admin_budget = ConnectionBudget::new(ADMIN_CONNECTIONS_MAX, ADMIN_CONNECTIONS_MAX);
         let (mut handles, mut loops) = (Vec::new(), Vec::new());
         for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
             let inputs = self.control.sender().clone();
-            let admin = self.admin.as_ref().map(|admin| {
-                let token = self.admin_token.clone();
-                Ok::<_, io::Error>(AdminSetup {
-                    listener: admin.socket.try_clone()?,
-                    app: Arc::new(AdminApp::new(
-                        admin_requests.clone(),
-                        token,
-                        self.control.stopping(),
-                    )),
-                    budget: admin_budget.clone(),
-                })
-            });
             let (event_loop, handle) = EventLoop::new(LoopSetup {
                 index,
                 registry: Arc::clone(&self.registry),
                 listeners,
-                admin: admin.transpose()?,
+                beside: beside.of_loop()?,
                 config: LoopConfig {
                     limits: self.config.limits.clone(),
                     idle_grace: self.config.server.idle_grace,
@@ -386,7 +375,7 @@ impl HttpServer {
                 try_bind: Box::new(|address| {
                     Ok(event_loop::bind_quietly(address, 1, false).map(drop)?)
                 }),
-                renew_admin: match &self.admin {
+                renew_admin: match &self.beside.admin {
                     Some(admin) => Box::new(admin.renew(self.config.admin.clone())),
                     None => Box::new(|| Ok(None)),
                 },
@@ -404,7 +393,7 @@ impl HttpServer {
     }
 
     fn upgrader(&self, admin: &Arc<Admin>) -> Upgrader {
-        let handed = self.admin.as_ref().map(|admin| admin.handed(&self.config.admin.listen));
+        let handed = self.beside.handed(&self.config.admin);
         // The operator has to end, who would keep it there.
         let admin = Arc::downgrade(admin);
         let generation = Arc::new(move || admin.upgrade()?.generation());
@@ -432,9 +421,6 @@ impl HttpServer {
         }
     }
 }
-
-/// Connections to the admin listener; they do not take the place of others.
-const ADMIN_CONNECTIONS_MAX: usize = 4096;
 
 /// Starts a thread for each loop; all or none.
 fn spawn_loops(

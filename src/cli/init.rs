@@ -86,6 +86,8 @@ access = "off"
 # The commands of `tidegate` find the server by this socket.
 [admin]
 listen = "unix:tidegate.sock"
+# /healthz and /readyz for load balancers on other machines:
+# health_listen = "0.0.0.0:8081"
 
 # An app for each hostname. Exactly one of respond, redirect, files and proxy says what it does.
 [apps."{HOST}"]

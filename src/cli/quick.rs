@@ -188,8 +188,8 @@ fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
             Some(token.text)
         }
     };
-    let (token_file, mode, group) = (None, AdminConfig::MODE, None);
-    Ok(AdminConfig { enabled: true, listen, token, token_file, mode, group })
+    let (token_file, mode, group, health_listen) = (None, AdminConfig::MODE, None, None);
+    Ok(AdminConfig { enabled: true, listen, token, token_file, mode, group, health_listen })
 }
 
 /// Reads one `--listen`.

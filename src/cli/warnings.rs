@@ -61,14 +61,19 @@ pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning
 
 /// Addresses that are none of this machine.
 fn listen(config: &Config, found: &mut Vec<Warning>) {
-    for (index, entry) in config.server.listen.iter().enumerate() {
-        let place = ["server", "listen", &index.to_string(), "address"];
+    let mut look = |place: &[&str], ip: IpAddr| {
         // Without a port of its own nothing is taken from anybody.
-        let bound = UdpSocket::bind(SocketAddr::new(entry.address.ip(), 0));
+        let bound = UdpSocket::bind(SocketAddr::new(ip, 0));
         if bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable) {
-            let text = format!("this machine does not have the address {}", entry.address.ip());
-            found.push(Warning::new(&place, text));
+            let text = format!("this machine does not have the address {ip}");
+            found.push(Warning::new(place, text));
         }
+    };
+    for (index, entry) in config.server.listen.iter().enumerate() {
+        look(&["server", "listen", &index.to_string(), "address"], entry.address.ip());
+    }
+    if let Some(address) = config.admin.health_listen {
+        look(&["admin", "health_listen"], address.ip());
     }
 }
 

@@ -1,4 +1,4 @@
-//! `[admin]`: where a running server is steered from, and who may.
+//! `[admin]`: where a running server is steered from, and who may; and where it is probed.
 //!
 //! Decides what is safe to listen on: a socket file, whose mode protects it, or this machine's own
 //! addresses with a token. Never looks whether the place is free.
@@ -36,6 +36,9 @@ pub struct AdminConfig {
     pub mode: u32,
     /// The group of the socket's file. Default: that of the server.
     pub group: Option<String>,
+    /// Where load balancers ask `/healthz` and `/readyz`, also while `enabled` is false: an address
+    /// that no other listener has. Default: none; the admin listener answers them.
+    pub health_listen: Option<SocketAddr>,
 }
 
 /// Where the admin listener listens.
@@ -64,7 +67,8 @@ impl AdminConfig {
     pub fn in_folder(base: &Path) -> Self {
         let listen = AdminListen::Unix(base.join(Self::SOCKET_NAME));
         let (token, token_file, group) = (None, None, None);
-        Self { enabled: true, listen, token, token_file, mode: Self::MODE, group }
+        let (enabled, mode, health_listen) = (true, Self::MODE, None);
+        Self { enabled, listen, token, token_file, mode, group, health_listen }
     }
 
     /// The token, from its file if it has one. None for a socket.
@@ -84,7 +88,7 @@ impl AdminConfig {
 
 impl fmt::Debug for AdminConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { enabled, listen, token, token_file, mode, group } = self;
+        let Self { enabled, listen, token, token_file, mode, group, health_listen } = self;
         let token = token.as_ref().map(|_| format_args!("(secret)"));
         f.debug_struct("AdminConfig")
             .field("enabled", enabled)
@@ -93,6 +97,7 @@ impl fmt::Debug for AdminConfig {
             .field("token_file", token_file)
             .field("mode", &format_args!("{mode:04o}"))
             .field("group", group)
+            .field("health_listen", health_listen)
             .finish()
     }
 }
@@ -147,7 +152,7 @@ fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (A
         None => Some(default.listen).filter(|_| !is_listen_given),
         Some((text, span)) => {
             let listen = listen(text, base).and_then(|listen| match listen {
-                AdminListen::Tcp(address) if enabled => free(address, taken),
+                AdminListen::Tcp(address) if enabled => free(address, taken).map(|()| listen),
                 _ => Ok(listen),
             });
             let listen = table.keep(&path, span.clone(), listen);
@@ -173,7 +178,11 @@ fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (A
         }
     }
     let listen = listen.unwrap_or_else(|| AdminConfig::in_folder(base).listen);
-    (AdminConfig { enabled, listen, token, token_file, mode, group }, is_listen_given)
+    let admin = Some(&listen).filter(|_| enabled);
+    let health_listen =
+        table.optional("health_listen", |value| health_listen(string(value)?, admin, taken));
+    let admin = AdminConfig { enabled, listen, token, token_file, mode, group, health_listen };
+    (admin, is_listen_given)
 }
 
 fn token_missing(path: &str, span: Span) -> Finding {
@@ -236,19 +245,54 @@ fn check_length(path: &Path) -> Result<(), Fault> {
     Err(fault.help(format!("at most {SOCKET_PATH_BYTES_MAX} bytes are possible")))
 }
 
-fn free(address: SocketAddr, taken: &[ListenConfig]) -> Result<AdminListen, Fault> {
-    let ip = address.ip().to_canonical();
-    let takes = |other: &SocketAddr| {
-        // An address for all of its family takes the port of each one.
-        let for_all = other.ip().is_unspecified() && other.is_ipv4() == ip.is_ipv4();
-        other.port() == address.port() && (for_all || other.ip().to_canonical() == ip)
-    };
-    match taken.iter().map(|listen| listen.address).find(takes) {
-        Some(other) if address.port() != 0 => {
-            Err(Fault::new(format!("is taken: `server.listen` has \"{other}\""))
+/// Where load balancers probe; `admin` is where operators come.
+fn health_listen(
+    text: &str,
+    admin: Option<&AdminListen>,
+    taken: &[ListenConfig],
+) -> Result<SocketAddr, Fault> {
+    let address = text.parse::<SocketAddr>().map_err(|_| no_health_listen(text))?;
+    free(address, taken)?;
+    match admin {
+        Some(AdminListen::Tcp(other)) if collide(address, *other) => {
+            Err(Fault::new(format!("is taken: `admin.listen` has \"{other}\""))
                 .help("write another port"))
         }
-        _ => Ok(AdminListen::Tcp(address)),
+        _ => Ok(address),
+    }
+}
+
+/// Says what was probably meant.
+fn no_health_listen(text: &str) -> Fault {
+    let fault = Fault::new("is no IP address with a port");
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return fault.help(format!("write \"{}\"", SocketAddr::new(ip, 8081)));
+    }
+    let port = text.rsplit_once(':').filter(|(host, _)| ["", "*", "localhost"].contains(host));
+    let (host, port) = match port.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) {
+        Some(("localhost", port)) => ("127.0.0.1", port),
+        Some((_, port)) => ("0.0.0.0", port),
+        None => ("0.0.0.0", 8081),
+    };
+    fault.help(format!("write \"{host}:{port}\""))
+}
+
+/// Whether only one of the two can be listened on.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    // An address for all of its family takes the port of each one.
+    let for_all = |all: SocketAddr, ip: IpAddr| {
+        all.ip().is_unspecified() && all.is_ipv4() == ip.to_canonical().is_ipv4()
+    };
+    let is_same = one.ip().to_canonical() == other.ip().to_canonical();
+    let is_within = for_all(one, other.ip()) || for_all(other, one.ip());
+    one.port() == other.port() && one.port() != 0 && (is_same || is_within)
+}
+
+fn free(address: SocketAddr, taken: &[ListenConfig]) -> Result<(), Fault> {
+    match taken.iter().map(|listen| listen.address).find(|other| collide(address, *other)) {
+        Some(other) => Err(Fault::new(format!("is taken: `server.listen` has \"{other}\""))
+            .help("write another port")),
+        None => Ok(()),
     }
 }
 

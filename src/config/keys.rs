@@ -32,7 +32,7 @@ pub(super) const TABLES: [(&str, &[&str]); 11] = [
         ],
     ),
     ("log", &["level", "format", "path", "access", "access_path"]),
-    ("admin", &["enabled", "listen", "token", "token_file", "mode", "group"]),
+    ("admin", &["enabled", "listen", "token", "token_file", "mode", "group", "health_listen"]),
     (APP, &["aliases", "drain_timeout", "rate_limit", "respond", "redirect", "files", "proxy"]),
     ("respond", &["status", "body", "content_type", "headers", "delay"]),
     ("redirect", &["to", "status"]),

@@ -433,6 +433,7 @@ access_path = "/var/log/access.log"
 enabled = false
 listen = "127.0.0.1:9901"
 token = "0123456789abcdef"
+health_listen = "0.0.0.0:8081"
 
 [apps."www.Example.com."]
 aliases = ["example.com", "*.Example.com"]
@@ -505,6 +506,7 @@ headers = { X-B = "2", X-A = "1" }
                     token_file: None,
                     mode: 0o600,
                     group: None,
+                    health_listen: None,
                 }
             );
             assert!(config.apps.is_empty());
@@ -572,6 +574,7 @@ headers = { X-B = "2", X-A = "1" }
             enabled: false,
             listen: AdminListen::Tcp("127.0.0.1:9901".parse().unwrap()),
             token: Some("0123456789abcdef".to_owned()),
+            health_listen: Some(([0, 0, 0, 0], 8081).into()),
             ..AdminConfig::in_folder(Path::new("/etc/tidegate"))
         };
         assert_eq!(config.admin, admin);
@@ -857,6 +860,12 @@ headers = { X-B = "2", X-A = "1" }
             (&tcp("'[::]:99'"), "3:10", "of this machine alone (write \"[::1]:99\", and"),
             (&tcp("'127.0.0.1:8080'"), "3:10", "is taken: `server.listen` has \"127.0.0.1:8080"),
             (&tcp("true"), "3:10", "`admin.listen` must be a string, not a boolean"),
+            ("health_listen = 8081", "2:17", "`admin.health_listen` must be a string, not an int"),
+            ("health_listen = ':8081'", "2:17", "with a port (write \"0.0.0.0:8081\")"),
+            ("health_listen = 'localhost:81'", "2:17", "with a port (write \"127.0.0.1:81\")"),
+            ("health_listen = '::'", "2:17", "with a port (write \"[::]:8081\")"),
+            ("health_listen = 'unix:a'", "2:17", "is no IP address with a port (write \"0.0.0.0:8"),
+            ("health_listen = '0.0.0.0:8080'", "2:17", "`server.listen` has \"127.0.0.1:8080\""),
         ];
         assert_problems("[admin]", &table);
     }
@@ -905,6 +914,10 @@ headers = { X-B = "2", X-A = "1" }
         }
         let off = config("127.0.0.1:9901", "127.0.0.1:9901") + "\nenabled = false";
         parse(&off).unwrap_or_else(|error| panic!("{error}"));
+        let probed = config("127.0.0.1:80", "127.0.0.1:9901") + "\nhealth_listen = '0.0.0.0:9901'";
+        let found = problems(&probed);
+        assert!(found.len() == 1 && found[0].contains("`admin.listen` has"), "{found:?}");
+        parse(&(probed + "\nenabled = false")).unwrap_or_else(|error| panic!("{error}"));
     }
 
     #[test]

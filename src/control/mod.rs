@@ -40,16 +40,13 @@ mod watchdog;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts};
+pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, HealthApp};
 pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
 pub use emptied::Emptied;
@@ -69,9 +66,9 @@ pub use signals::{EarlySignals, SignalRequest, forward_signals, unblock_all};
 pub(crate) use taking_up::KeptSockets;
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
-    Generation, HandedAdmin, Inherited, InheritedSockets, LAUNCH, NoTakeOver, PassedStop,
-    Predecessor, StopRelay, TakeOver, Totals, UpgradeError, UpgradeOptions, Upgraded, Upgrader,
-    launch,
+    Generation, HandedAdmin, HandedHealth, Inherited, InheritedSockets, LAUNCH, NoTakeOver,
+    PassedStop, Predecessor, StopRelay, TakeOver, Totals, UpgradeError, UpgradeOptions, Upgraded,
+    Upgrader, launch,
 };
 pub(crate) use watchdog::StuckLoop;
 
@@ -398,9 +395,5 @@ impl Control {
         }
         self.close_listeners(reload.close);
         Ok(changed)
-    }
-
-    fn set_stopping(&self, stopping: bool) {
-        self.stopping.store(stopping, Ordering::Release);
     }
 }

@@ -12,7 +12,7 @@
 use std::{
     collections::HashMap,
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -167,9 +167,9 @@ impl Control {
         let_go: &Sender<()>,
         lines: Vec<OwnedFd>,
     ) -> Option<Verdict> {
-        let (listeners, admin) = (kept.addresses(), kept.admin.is_some());
+        let (listeners, beside) = (kept.addresses(), kept.classes());
         self.handed_over = Some(kept.pid);
-        self.command(|| LoopCommand::LetGo(Arc::clone(&listeners), admin, let_go.clone()));
+        self.command(|| LoopCommand::LetGo(Arc::clone(&listeners), beside.clone(), let_go.clone()));
         self.addresses.retain(|address| !listeners.contains(address));
         self.give_connections(lines);
         if self.stop.is_none() {
@@ -205,7 +205,8 @@ impl Control {
         shutdown_delay: Duration,
         timeout: Duration,
     ) {
-        self.set_stopping(true);
+        // In an upgrade the other process serves: a probe that reaches this one is told so.
+        self.stopping.store(!matches!(cause, Cause::Upgrade), Ordering::Release);
         if let Some(before) = &self.predecessor {
             before.say_goodbye();
         }
@@ -368,7 +369,8 @@ mod tests {
         control.on_input(Input::Loop(1, failed));
         assert!(commands.is_empty() && control.stop.is_none());
         let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
-        let kept = Box::new(KeptSockets { listeners: vec![vec![listener()]], admin: None, pid: 7 });
+        let listeners = vec![vec![listener()]];
+        let kept = Box::new(KeptSockets { listeners, admin: None, health: None, pid: 7 });
         control.on_input(Input::HandedOver { kept, let_go, lines: Vec::new() });
         let commands: Vec<_> = commands.try_iter().collect();
         let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));

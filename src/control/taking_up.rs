@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -10,7 +11,10 @@ use std::{
 use super::{
     Control, HandedAdmin, Sockets, Verdict, drains::DrainName, lives::milliseconds, notices::notice,
 };
-use crate::{logging::event, message::LoopCommand};
+use crate::{
+    logging::event,
+    message::{Class, LoopCommand},
+};
 
 /// Sockets that another process serves, kept open by this one.
 pub(crate) struct KeptSockets {
@@ -18,6 +22,8 @@ pub(crate) struct KeptSockets {
     pub(crate) listeners: Vec<Sockets>,
     /// The admin's, if the other process serves it.
     pub(crate) admin: Option<HandedAdmin>,
+    /// That of the health listener, if the other process serves it.
+    pub(crate) health: Option<Arc<OwnedFd>>,
     /// The other process.
     pub(crate) pid: u32,
 }
@@ -26,6 +32,16 @@ impl KeptSockets {
     pub(super) fn addresses(&self) -> Arc<[SocketAddr]> {
         let first = |sockets: &Sockets| sockets.first().map(|socket| socket.address);
         self.listeners.iter().filter_map(first).collect()
+    }
+
+    /// The classes that the other process serves, beside the public one.
+    pub(super) fn classes(&self) -> Vec<Class> {
+        self.beside().map(|(class, _)| class).collect()
+    }
+
+    fn beside(&self) -> impl Iterator<Item = (Class, &Arc<OwnedFd>)> {
+        let admin = self.admin.as_ref().map(|admin| (Class::Admin, &admin.socket));
+        admin.into_iter().chain(self.health.as_ref().map(|socket| (Class::Health, socket)))
     }
 
     /// Whether the admin socket's file is the other process's to remove.
@@ -64,7 +80,6 @@ impl Control {
         self.handed_over = None;
         self.relay.close();
         self.tell_watchers(DrainName::Stop);
-        self.set_stopping(false);
         let addresses = kept.addresses();
         self.addresses.extend(addresses.iter());
         kept.leave_admin_file(false);
@@ -92,6 +107,8 @@ impl Control {
         let loops = self.loops.len();
         let mut of_loops: Vec<Sockets> = (0..loops).map(|_| Vec::new()).collect();
         let heir = self.watch.first_alive().unwrap_or(0);
+        let beside: Vec<_> =
+            kept.beside().map(|(class, socket)| (class, Arc::clone(socket))).collect();
         for sockets in kept.listeners {
             for (index, socket) in sockets.into_iter().enumerate() {
                 let index = index % loops;
@@ -100,11 +117,14 @@ impl Control {
             }
         }
         for (index, sockets) in of_loops.into_iter().enumerate() {
-            let admin = kept.admin.as_ref().and_then(|admin| {
-                let cloned = admin.socket.try_clone();
-                cloned.inspect_err(|error| event!(Error, "admin_not_served", error:% = error)).ok()
+            let beside = beside.iter().filter_map(|(class, socket)| match socket.try_clone() {
+                Ok(socket) => Some((*class, socket)),
+                Err(error) => {
+                    event!(Error, "not_served_again", address = class.name(), error:% = error);
+                    None
+                }
             });
-            if self.command_one(index, LoopCommand::TakeUp(sockets, admin)) {
+            if self.command_one(index, LoopCommand::TakeUp(sockets, beside.collect())) {
                 self.taking_up.insert(index);
             }
         }

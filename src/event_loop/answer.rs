@@ -10,17 +10,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
-    LoopContext,
-    connection::{Class, Connection},
-    in_flight::InFlight,
-    later::Awaited,
+    LoopContext, class::refusal, connection::Connection, in_flight::InFlight, later::Awaited,
     own_answers,
 };
 use crate::{
     app::{App, COPIED_BYTES_MAX, Context, OnContent, Peer, Reply, Segment},
     http::{Method, Refused, RequestHead, Response},
     logging::{End, event},
-    message::{AppGuard, AppLife},
+    message::{AppGuard, AppLife, Class},
     registry::Refusal,
 };
 
@@ -54,9 +51,6 @@ impl Parked {
     }
 }
 
-/// What the admin is called where a host stands.
-const ADMIN: &str = "admin";
-
 impl Connection {
     /// Answers a request, or parks it. One that cannot be served belongs to its app all the same.
     pub(super) fn answer(
@@ -66,8 +60,8 @@ impl Connection {
         cx: &mut LoopContext,
     ) {
         self.wait_anew = true;
-        if self.class == Class::Admin {
-            return self.answer_by_admin(head, refused, cx);
+        if self.class != Class::Public {
+            return self.answer_beside(head, refused, cx);
         }
         let own_answer = if own_answers::is_server_options(head) {
             own_answers::server_options()
@@ -130,19 +124,25 @@ impl Connection {
         self.answer_or_park(reply, cx);
     }
 
-    /// Admin requests hold no app's life, and are not in the access log.
-    fn answer_by_admin(
+    /// Requests of the classes beside the public one hold no app's life, and are not in the access
+    /// log.
+    fn answer_beside(
         &mut self,
         head: &RequestHead<'_>,
         refused: Option<Refused>,
         cx: &mut LoopContext,
     ) {
-        let Some(app) = cx.admin_app.clone() else { return };
+        let Some(app) = cx.side_apps[self.class].clone() else { return };
         self.begin_exchange(Some(head), None, cx);
-        if let Some(refused) = refused {
+        if self.class == Class::Health {
+            self.exchange.close_after();
+        }
+        if let Some(refused) = refusal(self.class, head).or(refused) {
+            // The peer may send on, and nothing of it is read as content.
+            self.exchange.refuse(refused);
             return self.respond(own_answers::refused(refused), cx);
         }
-        let reply = self.ask_app(&*app, ADMIN, head, cx);
+        let reply = self.ask_app(&*app, self.class.name(), head, cx);
         if reply.status() == Some(401) {
             // A stranger's connection keeps no place.
             self.exchange.close_after();
@@ -220,7 +220,7 @@ impl Connection {
     /// Who answers the last exchange, for the log of events.
     pub(super) fn app_host(&self) -> &str {
         let guard = self.in_flight.last().and_then(|flight| flight.guard.as_ref());
-        guard.map_or(ADMIN, |guard| guard.entry().host())
+        guard.map_or(self.class.name(), |guard| guard.entry().host())
     }
 
     /// A piece of the request's content; dropped unless the app wants it.

@@ -168,12 +168,12 @@ fn group_of(sockets: &[OwnedFd]) -> io::Result<ListenGroup> {
     Ok(ListenGroup { size: distinct.len() as u32, ..ListenGroup::default() })
 }
 
-/// Binds the admin's TCP address: one socket, of which each loop takes a dup. The address that
-/// comes back is the real one.
+/// Binds a TCP address that is not public: one socket, of which each loop takes a dup. The address
+/// that comes back is the real one.
 ///
 /// # Errors
 /// As [`bind_address`].
-pub(crate) fn bind_admin(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
+pub(crate) fn bind_one(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), BindError> {
     let bind = || {
         let listener = TcpListener::from(listen(tcp_socket(address, false)?)?);
         Ok((listener.local_addr()?, listener.into()))
@@ -539,8 +539,8 @@ mod tests {
         let set = bind_address(([127, 0, 0, 1], 0).into(), 3, false).unwrap();
         let bound = set[0].address;
         assert!(bound.port() > 0 && set.iter().all(|socket| socket.address == bound));
-        assert!(bind_admin(bound).is_err());
-        let (admin, _socket) = bind_admin(([127, 0, 0, 1], 0).into()).unwrap();
+        assert!(bind_one(bound).is_err());
+        let (admin, _socket) = bind_one(([127, 0, 0, 1], 0).into()).unwrap();
         assert!(bind_address(admin, 1, false).is_err());
     }
 

@@ -2,8 +2,8 @@
 
 use mio::Token;
 
-use super::{LoopContext, connection::Class};
-use crate::message::StopRules;
+use super::LoopContext;
+use crate::message::{Class, StopRules};
 
 /// How public connections end; nothing, as long as there is no stop.
 #[derive(Default)]

@@ -32,6 +32,7 @@ use super::{
     LoopContext,
     answer::Parked,
     buffers::InputBuffer,
+    class::linger_windows,
     forward::Forwarding,
     in_flight::InFlight,
     listener::ConnectionPermit,
@@ -42,6 +43,7 @@ use crate::{
     app::{OneUpstream, Peer},
     http::{Event, Exchange, Phase},
     logging::End,
+    message::Class,
     registry::AppId,
 };
 use moving::Place;
@@ -86,15 +88,6 @@ pub(super) struct Connection {
     window_start: u64,
     windows: u8,
     permit: ConnectionPermit,
-}
-
-/// Who is served by what, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// By the registry's apps, until a stop.
-    Public,
-    /// By the admin app, until the end.
-    Admin,
 }
 
 /// A connection as it was accepted.
@@ -145,9 +138,6 @@ pub(super) enum Fate {
 
 /// Reads and writes of one connection before others get their turn.
 const STEPS_PER_TURN: usize = 16;
-
-/// Windows that a peer who keeps sending may linger.
-const LINGER_WINDOWS_MAX: u8 = 15;
 
 impl Connection {
     pub(super) fn new(token: Token, newcomer: Newcomer, cx: &mut LoopContext) -> Self {
@@ -387,7 +377,7 @@ impl Connection {
             Wait::Sending | Wait::HalfClosed => return Fate::Gone,
             Wait::Lingering => {
                 self.windows += 1;
-                if self.windows > LINGER_WINDOWS_MAX || !self.moves(self.received_total) {
+                if self.windows > linger_windows(self.class) || !self.moves(self.received_total) {
                     return Fate::Gone;
                 }
             }

@@ -17,7 +17,7 @@ use std::{
 use mio::Events;
 
 use super::{Connection, EVENTS_MAX, Fate, ListenerSet, LoopContext, Running, listener::Listener};
-use crate::message::ControlEvent;
+use crate::message::{Class, ControlEvent};
 
 /// A loop that has failed this often fails at every turn.
 const FAILURES_MAX: usize = 3;
@@ -77,8 +77,7 @@ impl Running {
         self.held.clear();
         self.cx.holds_requests = false;
         self.cx.upstreams.close_idle();
-        self.public.look_anew();
-        self.admin.look_anew();
+        self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.look_anew());
         self.giving.look_anew();
         self.taking.look_anew();
         let counts = &mut self.cx.counts;
@@ -92,7 +91,7 @@ impl Running {
     fn die(mut self, error: String) -> DeadLoop {
         // What cannot even be cut is dropped.
         let _ = catch_unwind(AssertUnwindSafe(|| self.cut += self.cut(|_| true)));
-        let listeners = self.public.take(|_| true);
+        let listeners = self.acceptors[Class::Public].take(|_| true);
         self.cx.gauges.publish(&self.cx.counts);
         self.cx.gauges.end_turn();
         let listeners = listeners.into_iter().filter_map(Listener::into_public).collect();

@@ -110,9 +110,11 @@ impl Connection {
     }
 
     /// Whether no answer is on its way.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self, cx: &LoopContext) -> bool {
         let is_awaited = matches!(self.parked.as_deref(), Some(Parked::Later(_)));
-        self.output.is_empty() && !is_awaited
+        // Who came just before another process took over has to be answered, too.
+        let is_new = cx.closing.has_successor && self.is_new();
+        self.output.is_empty() && !is_awaited && !is_new
     }
 }
 

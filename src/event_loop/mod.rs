@@ -16,14 +16,16 @@
 //! any ──fails──► the same       control begins a stop; or dead, in `failure`
 //! ```
 //! An upgrade is a stop before which `LetGo` takes the listeners away that another process serves.
-//! Connections are of two classes. All of this is about public ones; admin connections have their
-//! own listener, app, budget and limits, and go on until the end: they tell of the stop.
+//! Connections are of three classes ([`Class`]). All of this is about public ones. Those of
+//! operators and of probes have a listener, an app, a budget and limits of their own ([`class`]),
+//! and go on until the end: they tell of the stop.
 
 mod accept;
 mod answer;
 mod bind;
 mod buffers;
 mod busy;
+mod class;
 mod clock;
 mod closing;
 mod connection;
@@ -59,9 +61,9 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker, event::Event, unix::So
 
 pub use bind::BindError;
 pub(crate) use bind::{
-    ListenerSet, UnixAccess, UnixSocketFile, adopt, bind_address, bind_admin, bind_quietly,
-    bind_unix,
+    ListenerSet, UnixAccess, UnixSocketFile, adopt, bind_address, bind_one, bind_quietly, bind_unix,
 };
+pub(crate) use class::SideSetup;
 pub(crate) use failure::DeadLoop;
 pub(crate) use listener::ConnectionBudget;
 
@@ -70,7 +72,7 @@ use crate::{
     config, http,
     logging::{AccessWriter, event},
     message::{
-        Apps, ControlEvent, ExchangeNumber, HostedApp, LoopCommand, LoopConfig, LoopHandle,
+        Apps, Class, ControlEvent, ExchangeNumber, HostedApp, LoopCommand, LoopConfig, LoopHandle,
         PublicSocket, UpstreamDrainId,
     },
     metrics::{LoopCounts, LoopGauges},
@@ -78,9 +80,10 @@ use crate::{
 };
 use accept::{Acceptor, watch};
 use buffers::BufferPool;
+use class::{ClassLimits, PerClass};
 use clock::{Clock, milliseconds};
 use closing::Closing;
-use connection::{Class, Connection, Fate, Newcomer, Ready};
+use connection::{Connection, Fate, Newcomer, Ready};
 use hand_over::{Giving, Taking};
 use listener::Listener;
 use slots::Slots;
@@ -95,8 +98,8 @@ pub(crate) struct LoopSetup {
     pub(crate) registry: Arc<Apps>,
     /// Its own public sockets.
     pub(crate) listeners: ListenerSet,
-    /// The admin's part; none if it is off.
-    pub(crate) admin: Option<AdminSetup>,
+    /// The classes beside the public one, those that are on.
+    pub(crate) beside: Vec<SideSetup>,
     /// What can change while it runs.
     pub(crate) config: LoopConfig,
     /// The process's public connections.
@@ -107,16 +110,6 @@ pub(crate) struct LoopSetup {
     pub(crate) gauges: Arc<LoopGauges>,
     /// Called with what control is to know.
     pub(crate) report: Box<dyn Fn(ControlEvent) + Send>,
-}
-
-/// How a loop serves the admin.
-pub(crate) struct AdminSetup {
-    /// This loop's dup of the one socket, or a socket of its own.
-    pub(crate) listener: OwnedFd,
-    /// What answers every request on it.
-    pub(crate) app: Arc<dyn App>,
-    /// The process's admin connections.
-    pub(crate) budget: ConnectionBudget,
 }
 
 /// One event loop.
@@ -195,9 +188,9 @@ struct LoopContext {
     buffers: BufferPool,
     clock: Clock,
     timers: Timers,
-    public: ClassLimits,
-    admin: ClassLimits,
-    admin_app: Option<Arc<dyn App>>,
+    limits: PerClass<ClassLimits>,
+    /// None for the public, and for what is off.
+    side_apps: PerClass<Option<Arc<dyn App>>>,
     idle_grace: Duration,
     closing: Closing,
     access: Option<AccessWriter>,
@@ -221,17 +214,10 @@ struct LoopContext {
     dateless: http::Opening,
 }
 
-/// What connections of one class may take.
-struct ClassLimits {
-    http: http::Limits,
-    times: config::Limits,
-}
-
 struct Running {
     poll: Poll,
     commands: Receiver<LoopCommand>,
-    public: Acceptor,
-    admin: Acceptor,
+    acceptors: PerClass<Acceptor>,
     /// Listeners there have been: tokens are not used again, for events can be late.
     listener_count: usize,
     connections: Slots<Connection>,
@@ -270,21 +256,22 @@ impl Running {
         handle: LoopHandle,
         setup: LoopSetup,
     ) -> io::Result<Self> {
-        let LoopSetup { config, admin, .. } = setup;
-        // Without the admin nothing ever takes a place of its budget.
-        let no_budget = || ConnectionBudget::new(0, 0);
-        let admin_budget = admin.as_ref().map_or_else(no_budget, |admin| admin.budget.clone());
+        let LoopSetup { config, beside, .. } = setup;
+        let of = |class| beside.iter().find(|side| side.class == class);
+        let acceptors = PerClass::new(|class| match (class, of(class)) {
+            (Class::Public, _) => Acceptor::new(setup.budget.clone()),
+            (_, Some(side)) => Acceptor::new(side.budget.clone()),
+            // Nothing ever takes a place of it.
+            (_, None) => Acceptor::new(ConnectionBudget::new(0, 0)),
+        });
         let mut cx = LoopContext {
             index: setup.index,
             view: RegistryView::new(setup.registry, setup.index),
             buffers: BufferPool::new(input_bytes(&config.limits)),
             clock: Clock::new(setup.epoch),
             timers: Timers::default(),
-            public: ClassLimits::new(config.limits),
-            // Whatever a config sets for the public, the admin can be reached: with 16 KiB of head,
-            // 100 fields and 1 MiB of content.
-            admin: ClassLimits::new(config::Limits::default()),
-            admin_app: admin.as_ref().map(|admin| Arc::clone(&admin.app)),
+            limits: PerClass::new(|class| ClassLimits::of(class, &config.limits)),
+            side_apps: PerClass::new(|class| of(class).map(|side| Arc::clone(&side.app))),
             idle_grace: config.idle_grace,
             closing: Closing::default(),
             access: config.access,
@@ -303,8 +290,7 @@ impl Running {
         let mut running = Self {
             poll,
             commands,
-            public: Acceptor::new(setup.budget),
-            admin: Acceptor::new(admin_budget),
+            acceptors,
             listener_count: 0,
             connections: Slots::new(),
             again: VecDeque::new(),
@@ -327,8 +313,8 @@ impl Running {
         for socket in setup.listeners {
             running.add_public(socket)?;
         }
-        if let Some(admin) = admin {
-            running.add_admin(admin.listener)?;
+        for SideSetup { class, listener, .. } in beside {
+            running.add_beside(class, listener)?;
         }
         Ok(running)
     }
@@ -346,7 +332,7 @@ impl Running {
             self.cx.gauges.begin_turn(self.cx.clock.now_ns());
             let commanded = self.handle_events(events);
             self.accept_all();
-            let closed = self.public.take_empty();
+            let closed = self.acceptors[Class::Public].take_empty();
             closed.iter().for_each(Listener::stay_gated);
             self.close_listeners(closed);
             // A deadline that came while the kernel was asked, or since, has to wait for the next
@@ -381,7 +367,7 @@ impl Running {
             self.report_left_upstreams();
         }
         self.cx.reports.drain(..).for_each(&self.report);
-        let empty = self.public.is_empty() && self.cx.public_connections() == 0;
+        let empty = self.acceptors[Class::Public].is_empty() && self.cx.public_connections() == 0;
         if self.finishing && empty && !self.emptied {
             self.emptied = true;
             (self.report)(ControlEvent::Emptied { cut: self.cut });
@@ -395,17 +381,12 @@ impl Running {
     fn timeout(&self) -> Option<Duration> {
         let moves = self.giving.has_work() || self.taking.has_work();
         let has_work = self.cut_command.is_some() || !self.again.is_empty() || moves;
-        if has_work || self.public.somebody_waits() || self.admin.somebody_waits() {
+        if has_work || self.acceptors.values().any(Acceptor::somebody_waits) {
             return Some(Duration::ZERO);
         }
-        let due = [
-            self.cx.timers.next(),
-            self.public.again_ms(),
-            self.admin.again_ms(),
-            self.end_ms,
-            Some(self.release_idle_ms),
-        ];
-        let next = due.into_iter().flatten().min()?;
+        let due = [self.cx.timers.next(), self.end_ms, Some(self.release_idle_ms)];
+        let pauses = self.acceptors.values().map(Acceptor::again_ms);
+        let next = due.into_iter().chain(pauses).flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
 
@@ -422,8 +403,7 @@ impl Running {
             match event.token() {
                 WAKER => commanded = true,
                 listener if listener.0 & LISTENER_BIT != 0 => {
-                    self.public.on_ready(listener);
-                    self.admin.on_ready(listener);
+                    self.acceptors.iter_mut().for_each(|(_, known)| known.on_ready(listener));
                     self.giving.on_ready(listener);
                     self.taking.on_ready(listener);
                 }
@@ -508,15 +488,19 @@ impl Running {
     fn drop_connection(&mut self, token: Token) {
         if let Some(connection) = self.connections.remove(token) {
             connection.abort(&mut self.cx);
-            self.public.end_pause();
-            self.admin.end_pause();
+            self.end_pauses();
         }
     }
 
+    /// A place or a descriptor has become free, whose ever it was.
+    fn end_pauses(&mut self) {
+        self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.end_pause());
+    }
+
     fn accept_all(&mut self) {
-        let Self { poll, public, admin, connections, cx, .. } = self;
+        let Self { poll, acceptors, connections, cx, .. } = self;
         let now_ms = cx.clock.now_ms();
-        for (acceptor, class) in [(public, Class::Public), (admin, Class::Admin)] {
+        for (class, acceptor) in acceptors.iter_mut() {
             acceptor.accept_all(now_ms, |socket, peer, permit, listener| {
                 let (proxy_protocol, is_deaf) = (listener.proxy_protocol(), listener.is_deaf());
                 let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol, is_deaf };
@@ -579,17 +563,17 @@ impl Running {
     fn add_public(&mut self, socket: PublicSocket) -> io::Result<()> {
         let listener = Listener::public(socket, self.next_listener_token());
         watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
-        self.public.add(listener);
+        self.acceptors[Class::Public].add(listener);
         Ok(())
     }
 
-    /// Admin connections come on this socket; on no other any more.
-    fn add_admin(&mut self, socket: OwnedFd) -> io::Result<()> {
+    /// Connections of a class beside the public one come on this socket; on no other any more.
+    fn add_beside(&mut self, class: Class, socket: OwnedFd) -> io::Result<()> {
         let listener = Listener::new(Arc::new(socket), self.next_listener_token());
         watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
-        let before = self.admin.take(|_| true);
+        let before = self.acceptors[class].take(|_| true);
         self.close_listeners(before);
-        self.admin.add(listener);
+        self.acceptors[class].add(listener);
         Ok(())
     }
 
@@ -601,10 +585,7 @@ impl Running {
 
 impl LoopContext {
     fn limits(&self, class: Class) -> &ClassLimits {
-        match class {
-            Class::Public => &self.public,
-            Class::Admin => &self.admin,
-        }
+        &self.limits[class]
     }
 
     fn public_connections(&self) -> u64 {
@@ -616,7 +597,8 @@ impl LoopContext {
     /// its time. Both classes say the same, so it is no more than the admin's.
     fn tell_idle_time(&mut self) {
         let most = config::Limits::default().keepalive_timeout;
-        let hint_s = self.public.times.keepalive_timeout.min(most).as_secs() * 9 / 10;
+        let hint_s =
+            self.limits[Class::Public].times.keepalive_timeout.min(most).as_secs() * 9 / 10;
         self.clock.set_idle_hint(hint_s);
         self.dateless = http::Opening::dateless().with_idle_hint(hint_s);
     }
@@ -630,22 +612,11 @@ impl LoopContext {
     /// What a new config says holds from here on.
     fn configure(&mut self, config: LoopConfig) {
         self.buffers.set_input_bytes(input_bytes(&config.limits));
-        self.public = ClassLimits::new(config.limits);
+        self.limits[Class::Public] = ClassLimits::new(config.limits);
         self.idle_grace = config.idle_grace;
         self.tell_idle_time();
         // The old one hands its lines over when it is dropped; the new one finishes the records.
         self.access = config.access;
-    }
-}
-
-impl ClassLimits {
-    fn new(limits: config::Limits) -> Self {
-        let http = http::Limits {
-            head_bytes: limits.head_bytes,
-            fields: limits.headers,
-            content_bytes: limits.body_bytes,
-        };
-        Self { http, times: limits }
     }
 }
 

@@ -5,12 +5,10 @@ use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 use crossbeam_channel::Sender;
 use mio::Token;
 
-use super::{
-    Connection, END_GRACE, Fate, Running, clock::milliseconds, closing::Closing, connection::Class,
-};
+use super::{Connection, END_GRACE, Fate, Running, clock::milliseconds, closing::Closing};
 use crate::{
     logging::event,
-    message::{BusyConnection, ControlEvent, LoopCommand, PublicSocket, StopRules},
+    message::{BusyConnection, Class, ControlEvent, LoopCommand, PublicSocket, StopRules},
     registry::AppId,
 };
 
@@ -56,13 +54,15 @@ impl Running {
             }
             LoopCommand::CutAll => self.cut_all(),
             LoopCommand::End => self.end(),
-            LoopCommand::LetGo(addresses, admin, _done) => {
+            LoopCommand::LetGo(addresses, beside, _done) => {
                 let is_named = |of: Option<_>| of.is_some_and(|of| addresses.contains(&of));
-                let mut closed = self.public.take(is_named);
-                closed.extend(self.admin.take(|_| admin));
+                let mut closed = self.acceptors[Class::Public].take(is_named);
+                for class in beside {
+                    closed.extend(self.acceptors[class].take(|_| true));
+                }
                 self.close_listeners(closed);
             }
-            LoopCommand::TakeUp(sockets, admin) => self.take_up(sockets, admin),
+            LoopCommand::TakeUp(sockets, beside) => self.take_up(sockets, beside),
             LoopCommand::Refresh => {
                 self.cx.view.refresh();
                 // Lives that ended took their upstreams with them.
@@ -70,7 +70,7 @@ impl Running {
             }
             LoopCommand::Listen(sockets) => self.listen(sockets),
             LoopCommand::ListenForAdmin(socket) => {
-                if let Err(error) = self.add_admin(socket) {
+                if let Err(error) = self.add_beside(Class::Admin, socket) {
                     let index = self.cx.index;
                     event!(Error, "admin_not_listening", loop_index = index, error:% = error);
                 }
@@ -80,7 +80,7 @@ impl Running {
                 (self.report)(ControlEvent::ListenersGated(addresses));
             }
             LoopCommand::CloseListeners(addresses) => {
-                self.public.begin_closing(|address| addresses.contains(&address));
+                self.acceptors[Class::Public].begin_closing(|address| addresses.contains(&address));
             }
             LoopCommand::Configure(config, _done) => {
                 self.cx.configure(*config);
@@ -119,24 +119,26 @@ impl Running {
     }
 
     pub(super) fn finish(&mut self) {
-        self.public.begin_closing(|_| true);
+        self.acceptors[Class::Public].begin_closing(|_| true);
         self.finishing = true;
     }
 
     /// The drain is cancelled.
-    fn take_up(&mut self, sockets: Vec<PublicSocket>, admin: Option<OwnedFd>) {
+    fn take_up(&mut self, sockets: Vec<PublicSocket>, beside: Vec<(Class, OwnedFd)>) {
         self.cx.closing = Closing::default();
         (self.finishing, self.emptied, self.cut) = (false, false, 0);
         self.listen(sockets);
-        if let Some(Err(error)) = admin.map(|admin| self.add_admin(admin)) {
-            event!(Error, "listener_not_watched", address = "admin", error:% = error);
+        for (class, socket) in beside {
+            if let Err(error) = self.add_beside(class, socket) {
+                event!(Error, "listener_not_watched", address = class.name(), error:% = error);
+            }
         }
         (self.report)(ControlEvent::TookUp);
     }
 
     fn cut_all(&mut self) {
         self.cut += self.cut(|_| true);
-        let closed = self.public.take(|_| true);
+        let closed = self.acceptors[Class::Public].take(|_| true);
         self.close_listeners(closed);
         self.finishing = true;
     }
@@ -144,7 +146,8 @@ impl Running {
     /// The server is over. Public connections have ended, or are cut now.
     fn end(&mut self) {
         self.cut_all();
-        let closed = self.admin.take(|_| true);
+        let beside = self.acceptors.iter_mut().flat_map(|(_, acceptor)| acceptor.take(|_| true));
+        let closed = beside.collect();
         self.close_listeners(closed);
         self.end_ms = Some(self.cx.clock.now_ms() + milliseconds(END_GRACE));
     }
@@ -152,7 +155,11 @@ impl Running {
     /// Drops the connections that are not owed anything, at the end.
     pub(super) fn drop_settled(&mut self) {
         for token in self.connections.tokens() {
-            if self.connections.find(token).is_some_and(|connection| connection.is_settled()) {
+            if self
+                .connections
+                .find(token)
+                .is_some_and(|connection| connection.is_settled(&self.cx))
+            {
                 self.drop_connection(token);
             }
         }
@@ -168,12 +175,12 @@ impl Running {
             self.gate_listeners(|_| true);
         }
         if self.finishing {
-            self.public.begin_closing(|_| true);
+            self.acceptors[Class::Public].begin_closing(|_| true);
         }
     }
 
     fn gate_listeners(&mut self, which: impl Fn(SocketAddr) -> bool) {
-        let sinks = self.public.gate(which);
+        let sinks = self.acceptors[Class::Public].gate(which);
         self.serve(sinks);
     }
 
@@ -216,8 +223,7 @@ impl Running {
     fn cut_connection(&mut self, token: Token) -> Option<u64> {
         self.connections.find(token).filter(|found| found.class == Class::Public)?;
         let connection = self.connections.remove(token)?;
-        self.public.end_pause();
-        self.admin.end_pause();
+        self.end_pauses();
         Some(connection.cut(&mut self.cx))
     }
 }

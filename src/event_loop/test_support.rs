@@ -11,14 +11,14 @@ use mio::{Poll, Token, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
-    Class, Connection, ConnectionBudget, ListenerSet, LoopContext, LoopSetup, Newcomer, Running,
+    Connection, ConnectionBudget, ListenerSet, LoopContext, LoopSetup, Newcomer, Running,
     UpstreamTable,
 };
 use crate::{
     app::{App, Peer},
     config::Limits,
     logging::AccessWriter,
-    message::{HostedApp, LoopConfig, LoopHandle, Origin, StopRules},
+    message::{Class, HostedApp, LoopConfig, LoopHandle, Origin, StopRules},
     registry::AppRegistry,
 };
 
@@ -39,7 +39,7 @@ pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> R
         index: 0,
         registry: Arc::new(AppRegistry::new(1, None)),
         listeners,
-        admin: None,
+        beside: Vec::new(),
         config,
         budget: budget(),
         epoch: Instant::now(),

@@ -20,7 +20,7 @@ use crate::{
     config::{AccessFormat, Limits, LogConfig},
     http::{RequestHead, Response},
     logging::AccessLog,
-    message::{AppLife, BusyConnection, BusyPhase},
+    message::{AppLife, BusyConnection, BusyPhase, StopRules},
     registry::{AppRegistry, NewApp},
 };
 
@@ -85,11 +85,12 @@ impl Rig {
             index: 0,
             registry,
             listeners,
-            admin: Some(AdminSetup {
+            beside: vec![SideSetup {
+                class: Class::Admin,
                 listener: admin_socket,
                 app: Arc::new(Desk("admin", desk)),
                 budget: ConnectionBudget::new(10, usize::MAX),
-            }),
+            }],
             config: config(Limits::default()),
             budget: budget.clone(),
             epoch: Instant::now(),
@@ -253,6 +254,24 @@ fn the_admin_is_served_until_the_end_of_a_stop() {
     rig.expect(ControlEvent::Ended);
     assert!(is_at_end(&mut admin));
     rig.thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn who_came_just_before_another_process_took_over_is_answered_behind_the_end() {
+    let rig = Rig::start();
+    let (mut idle, mut early) = (rig.connect_admin(), rig.connect_admin());
+    assert!(exchange(&mut idle, &get("/")).ends_with("admin"));
+    let (let_go, all_let_go) = crossbeam_channel::bounded(0);
+    rig.send(LoopCommand::LetGo([rig.address].into(), vec![Class::Admin], let_go));
+    assert_eq!(all_let_go.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+    rig.send(LoopCommand::Gate(StopRules { has_successor: true, ..stop_rules() }));
+    rig.expect(ControlEvent::Gated);
+    rig.send(LoopCommand::Finish);
+    rig.expect(ControlEvent::Emptied { cut: 0 });
+    rig.send(LoopCommand::End);
+    assert!(is_at_end(&mut idle));
+    assert!(exchange(&mut early, &get("/")).ends_with("admin"));
+    rig.expect(ControlEvent::Ended);
 }
 
 #[test]
@@ -750,9 +769,9 @@ fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
     let mut peers: Vec<_> = (0..QUEUED).map(|_| TcpStream::connect(last).unwrap()).collect();
     running.finish();
     running.accept_all();
-    let closed = running.public.take_empty();
+    let closed = running.acceptors[Class::Public].take_empty();
     running.close_listeners(closed);
-    assert_eq!(running.public.len(), 1, "the others have nobody waiting");
+    assert_eq!(running.acceptors[Class::Public].len(), 1, "the others have nobody waiting");
     // A handshake that ends only now.
     peers.push(TcpStream::connect(last).unwrap());
     let mut events = Events::with_capacity(EVENTS_MAX);
@@ -760,11 +779,11 @@ fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
         running.poll.poll(&mut events, Some(Duration::from_secs(15))).unwrap();
         assert!(!events.is_empty(), "{} accepted", running.connections.tokens().len());
         running.handle_events(&events);
-        while running.public.somebody_waits() {
+        while running.acceptors[Class::Public].somebody_waits() {
             running.accept_all();
         }
     }
-    let closed = running.public.take_empty();
+    let closed = running.acceptors[Class::Public].take_empty();
     running.close_listeners(closed);
-    assert!(running.public.is_empty());
+    assert!(running.acceptors[Class::Public].is_empty());
 }

@@ -12,15 +12,18 @@ pub(super) fn raise_descriptor_limit() {
     }
 }
 
-/// As many connections as there are descriptors for, beside what is open now: an eighth stays free
-/// for the files of apps and logs.
-pub(super) fn connections_possible(loops: usize) -> usize {
+/// The limit of open files.
+pub(super) fn descriptor_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let descriptors =
-        limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// As many connections as there are descriptors for, beside what is open now and these places of
+/// others: an eighth stays free for the files of apps and logs.
+pub(super) fn connections_possible(descriptors: usize, loops: usize, others: usize) -> usize {
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     // Each loop is going to open an epoll instance, twice, and the descriptors of its waker.
-    let own = open + 4 * loops + descriptors / 8;
+    let own = open + 4 * loops + descriptors / 8 + others;
     descriptors.saturating_sub(own).max(1)
 }
 

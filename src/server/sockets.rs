@@ -116,9 +116,7 @@ impl AdminSocket {
             }
             AdminListen::Tcp(address) => match take_over.take_admin(&configured, |_| Some(())) {
                 Some((socket, ())) => {
-                    let bound = rustix::net::getsockname(&socket).ok();
-                    let bound = bound.and_then(|bound| SocketAddr::try_from(bound).ok());
-                    let address = bound.unwrap_or(*address).to_string();
+                    let address = bound_address(&socket).unwrap_or(*address).to_string();
                     Ok(Self { file: slot(None), socket: Arc::new(socket), address })
                 }
                 None => Self::bind(admin),
@@ -134,7 +132,7 @@ impl AdminSocket {
                 Self { socket: Arc::new(socket), address, file: slot(Some(file)) }
             }
             AdminListen::Tcp(address) => {
-                let (address, socket): (SocketAddr, _) = event_loop::bind_admin(*address)?;
+                let (address, socket): (SocketAddr, _) = event_loop::bind_one(*address)?;
                 Self { socket: Arc::new(socket), address: address.to_string(), file: slot(None) }
             }
         })
@@ -186,6 +184,11 @@ impl Drop for AdminSocket {
         let file = lock(&self.file).take();
         drop(file);
     }
+}
+
+/// Where a TCP socket is bound.
+pub(super) fn bound_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
 }
 
 type FileSlot = Arc<Mutex<Option<UnixSocketFile>>>;

@@ -6,15 +6,13 @@
 //! for a disk to the operator.
 
 mod call;
+mod health;
 mod look_up;
 mod routes;
 mod show;
 mod upstreams;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use crossbeam_channel::Sender;
 use serde::Serialize;
@@ -22,9 +20,10 @@ use serde_json::json;
 
 use crate::{
     app::{App, Context, Later, Peer, Reply},
-    http::{Method, RequestHead, Response},
+    http::{RequestHead, Response},
 };
 
+pub(crate) use health::HealthApp;
 pub(crate) use routes::{Admin, Facts};
 
 /// A request for the admin thread.
@@ -64,21 +63,6 @@ impl AdminApp {
         Self { requests, token, stopping }
     }
 
-    /// What probes ask is answered here, whatever the admin thread is doing.
-    fn probe(&self, request: &RequestHead<'_>) -> Option<Response<'static>> {
-        if !matches!(request.method(), Method::Get | Method::Head) {
-            return None;
-        }
-        match request.path() {
-            "/healthz" => Some(json(200, &json!({ "status": "ok" }))),
-            "/readyz" if self.stopping.load(Ordering::Acquire) => {
-                Some(json(503, &json!({ "status": "stopping" })))
-            }
-            "/readyz" => Some(json(200, &json!({ "status": "ready" }))),
-            _ => None,
-        }
-    }
-
     fn refusal(&self, request: &RequestHead<'_>, context: &Context) -> Option<Response<'static>> {
         let host = request.host().map(|host| host.name());
         if !host.is_none_or(|host| HOSTS.iter().any(|known| host.eq_ignore_ascii_case(known))) {
@@ -106,8 +90,10 @@ impl AdminApp {
 
 impl App for AdminApp {
     fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
-        // Probes come from anywhere and tell nothing that needs a token.
-        let at_once = self.probe(request).or_else(|| self.refusal(request, context));
+        // Probes come from anywhere and tell nothing that needs a token; whatever the admin thread
+        // is doing.
+        let probe = health::probe(request, &self.stopping);
+        let at_once = probe.or_else(|| self.refusal(request, context));
         if let Some(response) = at_once {
             return Reply::Full(response);
         }

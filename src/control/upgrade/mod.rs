@@ -72,7 +72,7 @@ use serde_json::Value;
 pub(crate) use inherited::{Inherited, InheritedSockets};
 pub(crate) use launcher::{LAUNCH, launch};
 pub(crate) use new::{NoTakeOver, TakeOver};
-pub(crate) use old::{HandedAdmin, UpgradeError, Upgraded, Upgrader};
+pub(crate) use old::{HandedAdmin, HandedHealth, UpgradeError, Upgraded, Upgrader};
 pub(crate) use predecessor::Predecessor;
 pub(crate) use relay::{PassedStop, StopRelay};
 
@@ -136,12 +136,17 @@ struct HandedListener {
     /// Systemd has them too.
     is_kept: bool,
     sockets: usize,
+    /// It is the health listener, the last one. An older version takes it for a public one that its
+    /// config does not name, and so leaves it here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_health: bool,
 }
 
 /// What the new process says.
 #[derive(Debug, Serialize, Deserialize)]
 enum FromNew {
-    /// It can serve, on these of the listeners, and on the admin's if so.
+    /// It can serve, on these of the listeners, which the health listener is one of, and on the
+    /// admin's if so.
     Ready {
         listeners: Vec<usize>,
         admin: bool,

@@ -2,6 +2,7 @@
 
 use std::{
     env, fmt, io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -32,6 +33,9 @@ pub(crate) struct TakeOver {
     pub(crate) inherited: Inherited,
     admin: Option<OwnedFd>,
     admin_taken: bool,
+    /// As it is configured, and its socket.
+    health: Option<(SocketAddr, OwnedFd)>,
+    health_taken: bool,
     report: FailureReport,
 }
 
@@ -101,17 +105,29 @@ impl TakeOver {
             Err(error) if is_closed(&error) => return Err(lost(error)),
             Err(error) => return Err(refuse(&mut channel, error.to_string())),
         };
-        let mut inherited = Inherited::default();
+        let (mut inherited, mut health) = (Inherited::default(), None);
         for listener in &handed.listeners {
-            let sockets = descriptors.by_ref().take(listener.sockets).collect();
-            let HandedListener { configured, bound, is_kept, .. } = *listener;
-            inherited.add(configured, InheritedSockets { bound, is_kept, sockets });
+            let mut sockets: Vec<_> = descriptors.by_ref().take(listener.sockets).collect();
+            let HandedListener { configured, bound, is_kept, is_health, .. } = *listener;
+            if is_health {
+                health = sockets.pop().map(|socket| (configured, socket));
+            } else {
+                inherited.add(configured, InheritedSockets { bound, is_kept, sockets });
+            }
         }
         channel.set_timeout(None)?;
         let report = FailureReport(Arc::new(Mutex::new(Some(channel.clone()))));
-        let (admin, admin_taken) = (descriptors.next(), false);
-        let old = Arc::new(old);
-        Ok(Some(Self { channel, old, handed, inherited, admin, admin_taken, report }))
+        Ok(Some(Self {
+            channel,
+            old: Arc::new(old),
+            handed,
+            inherited,
+            admin: descriptors.next(),
+            admin_taken: false,
+            health,
+            health_taken: false,
+            report,
+        }))
     }
 
     /// For whatever goes wrong before this process serves.
@@ -138,6 +154,13 @@ impl TakeOver {
         let admin = self.admin.take()?;
         self.admin_taken = true;
         Some((admin, file))
+    }
+
+    /// Takes the socket of the health listener, if it is configured so.
+    pub(crate) fn take_health(&mut self, configured: SocketAddr) -> Option<OwnedFd> {
+        let (_, socket) = self.health.take_if(|(known, _)| *known == configured)?;
+        self.health_taken = true;
+        Some(socket)
     }
 
     /// Whether an operator has put another app in the place of this one.
@@ -197,7 +220,8 @@ impl TakeOver {
         let HandOver { apps, serving, drained, listeners, .. } = &self.handed;
         let hosts = serving.iter().chain(drained).map(String::as_str);
         let hosts = hosts.filter(|_| apps.is_empty());
-        let addresses = listeners.iter().map(|listener| listener.bound);
+        let public = listeners.iter().filter(|listener| !listener.is_health);
+        let addresses = public.map(|listener| listener.bound);
         match Emptied::check(hosts, addresses, config) {
             Err(lost) if !self.handed.allow_empty => Err(format!(
                 "the config would leave nothing: {lost} \
@@ -215,9 +239,11 @@ impl TakeOver {
     pub(crate) fn say_ready(&mut self, loops: usize, next_app_id: u64) -> io::Result<()> {
         // What is not taken is the old process's to close.
         let left = self.inherited.drop_rest();
-        self.admin = None;
+        (self.admin, self.health) = (None, None);
         let listeners = self.handed.listeners.iter().enumerate();
-        let taken = listeners.filter(|(_, listener)| !left.contains(&listener.bound));
+        let taken = listeners.filter(|(_, listener)| {
+            if listener.is_health { self.health_taken } else { !left.contains(&listener.bound) }
+        });
         let listeners = taken.map(|(index, _)| index).collect();
         let (admin, pid, taking_loops) = (self.admin_taken, std::process::id(), loops);
         let ready = FromNew::Ready { listeners, admin, pid, taking_loops, next_app_id };

@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsString,
     fmt, io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Weak, atomic::AtomicBool},
@@ -34,6 +35,7 @@ pub(crate) struct Upgrader {
     binary: io::Result<PathBuf>,
     arguments: Vec<OsString>,
     pub(in super::super) admin: Option<HandedAdmin>,
+    health: Option<HandedHealth>,
     /// What this process reports while it drains.
     generation: Reporter,
     /// The process before this one.
@@ -55,6 +57,15 @@ pub(crate) struct HandedAdmin {
     pub(crate) file: Option<(u64, u64)>,
     /// By which its file is left to the new process.
     pub(crate) left: Option<Arc<AtomicBool>>,
+}
+
+/// The socket of the health listener.
+#[derive(Clone)]
+pub(crate) struct HandedHealth {
+    pub(crate) configured: SocketAddr,
+    /// Port 0 is the real one here.
+    pub(crate) bound: SocketAddr,
+    pub(crate) socket: Arc<OwnedFd>,
 }
 
 /// What an upgrade came to.
@@ -92,7 +103,7 @@ impl Upgrader {
     /// As this process was started: by this name, in this folder.
     pub(crate) fn new(
         is_embedded: bool,
-        admin: Option<HandedAdmin>,
+        (admin, health): (Option<HandedAdmin>, Option<HandedHealth>),
         predecessor: Option<Arc<Predecessor>>,
         relay: StopRelay,
         generation: Reporter,
@@ -109,6 +120,7 @@ impl Upgrader {
             binary,
             arguments,
             admin,
+            health,
             generation,
             predecessor,
             relay,
@@ -188,9 +200,12 @@ impl Operator {
     fn complete(&self, ready: Ready, leader: Option<u32>, mut channel: Channel) -> Upgraded {
         let Ready { listeners, admin, loops, pid, process, .. } = ready;
         let listening = listeners.iter().filter_map(|index| self.listening.get(*index));
+        let has_health = listeners.contains(&self.listening.len());
+        let health = self.upgrader.health.as_ref().filter(|_| has_health);
         let kept = KeptSockets {
             listeners: listening.map(Listening::sockets).collect(),
             admin: self.upgrader.admin.clone().filter(|_| admin),
+            health: health.map(|health| Arc::clone(&health.socket)),
             pid,
         };
         kept.leave_admin_file(true);
@@ -251,7 +266,20 @@ impl Operator {
                 bound: listening.bound,
                 is_kept: listening.is_kept,
                 sockets: descriptors.len() - before,
+                is_health: false,
             });
+        }
+        if let Some(HandedHealth { configured, bound, socket }) = &self.upgrader.health {
+            let (configured, bound) = (*configured, *bound);
+            let (is_kept, sockets, is_health) = (false, 1, true);
+            handed.listeners.push(HandedListener {
+                configured,
+                bound,
+                is_kept,
+                sockets,
+                is_health,
+            });
+            descriptors.push(Arc::clone(socket));
         }
         if let Some(admin) = &self.upgrader.admin {
             (handed.admin, handed.admin_file) = (Some(admin.configured.clone()), admin.file);

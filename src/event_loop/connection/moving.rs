@@ -6,9 +6,9 @@ use mio::Token;
 
 use super::{
     super::{LoopContext, hand_over::Handed, listener::ConnectionPermit},
-    Class, Connection, Fate, Newcomer, Wait,
+    Connection, Fate, Newcomer, Wait,
 };
-use crate::app::Peer;
+use crate::{app::Peer, message::Class};
 
 /// Where a connection stands while its loop offers some to another process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

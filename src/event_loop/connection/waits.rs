@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use super::{
     super::{LoopContext, clock::milliseconds, gate::RESEND_MAX},
-    Class, Connection,
+    Connection,
 };
-use crate::{app::Peer, http::Phase, metrics::LoopCounts};
+use crate::{app::Peer, http::Phase, message::Class, metrics::LoopCounts};
 
 /// How long a peer of the admin on TCP may take for a request's head. Any user of this machine can
 /// connect there, and must not hold the places that an operator needs; a head is sent at once.
@@ -101,6 +101,12 @@ impl Connection {
         let is_told =
             self.forwarding.as_ref().is_none_or(|forwarding| forwarding.is_told_of_the_end());
         self.ready.read_closed && is_told
+    }
+
+    /// Whether its first request is still to come, or to be read.
+    pub(in super::super) fn is_new(&self) -> bool {
+        let is_first = self.output.queued_total() == 0;
+        is_first && matches!(self.waits_for(), Wait::Fresh | Wait::Head)
     }
 
     pub(super) fn set_deadline(&mut self, cx: &mut LoopContext) {

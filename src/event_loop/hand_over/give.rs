@@ -106,8 +106,7 @@ impl Running {
                 self.with_connection(token, Connection::stay);
             }
         }
-        self.public.end_pause();
-        self.admin.end_pause();
+        self.end_pauses();
         !answered.is_empty()
     }
 

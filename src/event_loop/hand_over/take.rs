@@ -9,7 +9,7 @@ use super::{
     super::{BOTH_WAYS, Connection, Running, accept::watch, listener::ConnectionPermit},
     Handed, NOT_TAKEN, TAKEN, receive_offer,
 };
-use crate::{app::Peer, logging::event};
+use crate::{app::Peer, logging::event, message::Class};
 
 /// The lines by which offers come.
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl Running {
         if is_ending || (self.cx.closing.begun && !self.cx.closing.gives) {
             return None;
         }
-        let mut permit = self.public.take_permit()?;
+        let mut permit = self.acceptors[Class::Public].take_permit()?;
         let peer = facts.peer.map_or(Peer::Unix, Peer::Tcp);
         // Behind a PROXY header the client is known later.
         (facts.awaits_proxy_header || permit.count_for(peer)).then_some(permit)

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     http::Response,
-    message::{ControlEvent, LoopCommand, StopRules},
+    message::{Class, ControlEvent, LoopCommand, StopRules},
 };
 
 const PATIENCE: Timespec = Timespec { tv_sec: 15, tv_nsec: 0 };
@@ -258,7 +258,7 @@ fn a_deadline_moves_with_its_connection() {
     assert!((9_000..=10_000).contains(&facts.left_ms), "{facts:?}: head_timeout");
     facts.left_ms = 1234;
     let socket = connection.socket().try_clone().unwrap();
-    let permit = running.public.take_permit().unwrap();
+    let permit = running.acceptors[Class::Public].take_permit().unwrap();
     let now_ms = running.cx.clock.now_ms();
     let mut taken = Connection::taken(connection.token, &facts, socket, permit, &mut running.cx);
     assert_eq!(taken.deadline_mut().at(), now_ms + 1234);
