@@ -174,10 +174,10 @@ impl<'r> Simulation<'r> {
         match event {
             Event::NeedMore => model.starved = true,
             Event::Closed => assert_eq!(model.reading, Reading::Closed),
-            Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
+            Event::Refused(refused) | Event::Request(_, Some(refused)) => {
                 panic!("{refused:?} after {model:?}");
             }
-            Event::Request(head) => {
+            Event::Request(head, None) => {
                 assert_eq!((model.reading, model.owed), (Reading::Head, None));
                 let plan = &plans[model.requests];
                 plan.check_head(&head);

@@ -686,7 +686,7 @@ fn a_100_that_is_passed_on_lets_the_client_go_on() {
     for interim in [100, 103] {
         let (mut exchange, mut fields) = (Exchange::new(), FieldTable::new());
         let (used, event) = exchange.next_event(input.as_bytes(), &mut fields, &LIMITS);
-        let Event::Request(head) = event else { panic!("{event:?}") };
+        let Event::Request(head, None) = event else { panic!("{event:?}") };
         assert!(used == input.len() && head.expects_continue());
         assert_eq!(head.content(), RequestContent::Length(5));
         let mut out = Vec::new();

@@ -533,7 +533,7 @@ impl Meant {
         let mut exchange = Exchange::new();
         let mut table = FieldTable::new();
         let (_, event) = exchange.next_event(request.as_bytes(), &mut table, &LIMITS);
-        assert!(matches!(event, Event::Request(_)), "{event:?}");
+        assert!(matches!(event, Event::Request(_, None)), "{event:?}");
         let mut response = Response::new(self.status);
         for (name, value) in &self.fields {
             response = response.with_field(name, value);
@@ -646,14 +646,14 @@ proptest! {
                         input.drain(..used);
                         break;
                     }
-                    Event::Request(head) => {
+                    Event::Request(head, None) => {
                         prop_assert_eq!(head.content(), request.content);
                         prop_assert!(!head.expects_continue());
                         exchange.keep_trailers();
                     }
                     Event::Content(piece) => seen.extend_from_slice(piece),
                     Event::ContentEnd => {}
-                    Event::Refused(_) | Event::RefusedRequest(..) | Event::Closed => {
+                    Event::Refused(_) | Event::Request(_, Some(_)) | Event::Closed => {
                         prop_assert!(false, "{event:?}");
                     }
                 }

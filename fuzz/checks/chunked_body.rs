@@ -69,7 +69,7 @@ fn as_request(pieces: &[&[u8]], limits: &Limits) -> Read {
     let (mut exchange, mut fields) = (Exchange::new(), FieldTable::new());
     let head = Limits { head_bytes: REQUEST.len(), fields: 2, ..*limits };
     let (used, event) = exchange.next_event(REQUEST, &mut fields, &head);
-    assert!(matches!(event, Event::Request(_)) && used == REQUEST.len());
+    assert!(matches!(event, Event::Request(_, None)) && used == REQUEST.len());
     exchange.keep_trailers();
     let (mut content, mut done) = (Vec::new(), 0);
     let end = 'end: {

@@ -189,16 +189,16 @@ impl Talk {
             let mut fields = FieldTable::new();
             let (used, event) = self.exchange.next_event(&unread, &mut fields, &self.limits);
             let is_read =
-                matches!(event, Event::Request(_) | Event::Content(_) | Event::ContentEnd);
+                matches!(event, Event::Request(_, None) | Event::Content(_) | Event::ContentEnd);
             assert!(!(is_read && self.over), "{event:?} behind the end");
             let waits = matches!(event, Event::NeedMore | Event::Closed);
             match event {
                 Event::NeedMore => {}
                 Event::Closed => self.over = true,
-                Event::Request(head) => self.requested(&head),
+                Event::Request(head, None) => self.requested(&head),
                 Event::Content(piece) => self.content(piece),
                 Event::ContentEnd => self.content_end(),
-                Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
+                Event::Refused(refused) | Event::Request(_, Some(refused)) => {
                     self.refused(refused);
                 }
             }

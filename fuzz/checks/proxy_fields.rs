@@ -35,7 +35,9 @@ pub fn check(data: &[u8]) {
     let Some((&[choice], wire)) = data.split_first_chunk() else { return };
     let limits = super::limits(0);
     let mut fields = FieldTable::new();
-    if let (_, Event::Request(request)) = Exchange::new().next_event(wire, &mut fields, &limits) {
+    if let (_, Event::Request(request, None)) =
+        Exchange::new().next_event(wire, &mut fields, &limits)
+    {
         check_request(&request, choice);
     }
     let mut fields = FieldTable::new();
@@ -98,7 +100,7 @@ fn check_request(request: &RequestHead<'_>, choice: u8) {
     let (mut fields, mut exchange) = (FieldTable::new(), Exchange::new());
     let limits = super::limits(3);
     match exchange.next_event(&bytes, &mut fields, &limits).1 {
-        Event::Request(again) => assert_eq!(again.method(), request.method()),
+        Event::Request(again, None) => assert_eq!(again.method(), request.method()),
         event => panic!("{event:?}: {}", bytes.escape_ascii()),
     }
     assert_eq!(head.all("host").len(), 1);

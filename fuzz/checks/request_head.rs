@@ -64,12 +64,12 @@ fn read(pieces: &[&[u8]], limits: &Limits) -> Outcome {
         done += used;
         match event {
             Event::NeedMore => assert!(used == 0 || unread.starts_with(b"\r\n") && used == 2),
-            Event::Request(head) => {
+            Event::Request(head, None) => {
                 let mut seen = Seen::of(&head);
                 seen.keeps = keeps(&mut exchange);
                 return Outcome::Head(done, Box::new(seen));
             }
-            Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
+            Event::Refused(refused) | Event::Request(_, Some(refused)) => {
                 let mut fields = FieldTable::new();
                 let behind = exchange.next_event(&unread, &mut fields, limits);
                 assert!(matches!(behind, (0, Event::Closed)), "{behind:?} behind a refusal");

@@ -10,14 +10,18 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
-    LoopContext, class::refusal, connection::Connection, in_flight::InFlight, later::Awaited,
+    LoopContext,
+    class::refusal,
+    connection::Connection,
+    in_flight::{InFlight, Passed},
+    later::Awaited,
     own_answers,
 };
 use crate::{
     app::{App, COPIED_BYTES_MAX, Context, OnContent, Peer, Reply, Segment},
     http::{Method, Refused, RequestHead, Response},
     logging::{End, event},
-    message::{AppGuard, AppLife, Class},
+    message::{AppGuard, AppLife, Class, HostedApp},
     registry::Refusal,
 };
 
@@ -68,19 +72,11 @@ impl Connection {
         } else if head.method() == Method::Trace {
             own_answers::trace()
         } else {
-            let host = head.host().map(|host| host.as_bytes());
-            let mut none = None;
-            let was_held = self.in_flight.last().is_some_and(|flight| flight.guard.is_some());
-            let before = self.in_flight.last_mut().map_or(&mut none, |flight| &mut flight.guard);
-            match cx.view.admit_after(host, before) {
-                Ok(guard) => {
-                    let before = self.in_flight.last();
-                    let before = before.filter(|flight| was_held && flight.guard.is_none());
-                    let passed = before.map(|flight| flight.pass_on(&guard, cx));
+            match self.admit(head, cx) {
+                Ok((guard, passed)) => {
                     // The reply borrows from the app; the seat keeps it alive beside the guard.
                     let seat = guard.seat();
-                    let flight = self.begin_exchange(Some(head), Some(guard), cx);
-                    flight.take_over(passed.unwrap_or_default());
+                    self.begin_exchange(Some(head), Some(guard), passed, cx);
                     return match refused {
                         Some(refused) => self.respond(own_answers::refused(refused), cx),
                         None => self.answer_by_app(seat.entry(), head, cx),
@@ -92,14 +88,33 @@ impl Connection {
                         life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
                     let answer = own_answers::draining(left_ns.div_ceil(1_000_000_000).max(1));
                     // The life counts what it refuses.
-                    self.begin_exchange(Some(head), None, cx);
+                    self.begin_exchange(Some(head), None, Passed::default(), cx);
                     return self.answer_or_park(Reply::Full(answer), cx);
                 }
             }
         };
-        self.begin_exchange(Some(head), None, cx).is_unrouted = true;
+        self.begin_exchange(Some(head), None, Passed::default(), cx).is_unrouted = true;
         let own_answer = refused.map_or(own_answer, own_answers::refused);
         self.answer_or_park(Reply::Full(own_answer), cx);
+    }
+
+    /// Admits a request, with the guard of the exchange before it where that is for the same life.
+    /// What that one is to be counted as then comes beside the guard.
+    fn admit(
+        &mut self,
+        head: &RequestHead<'_>,
+        cx: &mut LoopContext,
+    ) -> Result<(AppGuard, Passed), Refusal<HostedApp>> {
+        let host = head.host().map(|host| host.as_bytes());
+        let (mut before, mut none) =
+            (self.in_flight.last_mut().filter(|flight| flight.guard.is_some()), None);
+        let held = before.as_mut().map_or(&mut none, |flight| &mut flight.guard);
+        let guard = cx.view.admit_after(host, held)?;
+        let passed = match before {
+            Some(flight) if flight.guard.is_none() => flight.pass_on(&guard, cx),
+            _ => Passed::default(),
+        };
+        Ok((guard, passed))
     }
 
     fn answer_by_app(&mut self, life: &AppLife, head: &RequestHead<'_>, cx: &mut LoopContext) {
@@ -133,7 +148,7 @@ impl Connection {
         cx: &mut LoopContext,
     ) {
         let Some(app) = cx.side_apps[self.class].clone() else { return };
-        self.begin_exchange(Some(head), None, cx);
+        self.begin_exchange(Some(head), None, Passed::default(), cx);
         if self.class == Class::Health {
             self.exchange.close_after();
         }
@@ -253,8 +268,10 @@ impl Connection {
     /// Answers what cannot be served. The exchange may have begun (its content is broken).
     pub(super) fn answer_refused(&mut self, refused: Refused, cx: &mut LoopContext) {
         let begun = self.in_flight.last().is_some_and(|flight| !flight.is_answered());
+        let is_public = self.class == Class::Public;
         if !begun {
-            self.begin_exchange(None, None, cx).is_unrouted = self.class == Class::Public;
+            let flight = self.begin_exchange(None, None, Passed::default(), cx);
+            flight.is_unrouted = is_public;
         }
         self.parked = None;
         self.drop_forward(cx);
@@ -268,6 +285,7 @@ impl Connection {
         &mut self,
         head: Option<&RequestHead<'_>>,
         guard: Option<AppGuard>,
+        passed: Passed,
         cx: &mut LoopContext,
     ) -> &mut InFlight {
         let app = guard.as_ref().map(|guard| guard.entry().host());
@@ -277,12 +295,12 @@ impl Connection {
             }
             _ => None,
         };
-        let flight = InFlight::new(guard, record, cx.clock.now_ns());
-        if self.in_flight.last().is_some_and(InFlight::is_spent) {
-            self.in_flight.pop();
+        let flight = InFlight::new(guard, record, passed, cx.clock.now_ns());
+        match self.in_flight.last_mut().filter(|last| last.is_spent()) {
+            Some(spent) => *spent = flight,
+            None => self.in_flight.push(flight),
         }
-        self.in_flight.push(flight);
-        self.in_flight.last_mut().expect("it was pushed")
+        self.in_flight.last_mut().expect("it was put there")
     }
 
     pub(super) fn respond(&mut self, response: Response<'_>, cx: &mut LoopContext) {

@@ -58,6 +58,7 @@ impl InFlight {
     pub(super) fn new(
         guard: Option<AppGuard>,
         record: Option<AccessRecord>,
+        passed: Passed,
         started_ns: u64,
     ) -> Self {
         let (begin, end) = (u64::MAX, u64::MAX);
@@ -65,7 +66,7 @@ impl InFlight {
             guard,
             record,
             request: None,
-            passed: Passed::default(),
+            passed,
             is_unrouted: false,
             status: 0,
             is_broken: false,
@@ -129,11 +130,6 @@ impl InFlight {
         }
         self.count(guard, cx.clock.read_ns(), cx);
         Passed::default()
-    }
-
-    /// This exchange counts those at its end.
-    pub(super) fn take_over(&mut self, passed: Passed) {
-        self.passed = passed;
     }
 
     /// Counts this exchange, and those that it took over, for the life of a guard.

@@ -74,16 +74,15 @@ enum Writing {
 pub enum Event<'a> {
     /// Nothing, until more bytes come or the response is done.
     NeedMore,
-    /// A request. It has to be answered with [`Exchange::respond`].
-    Request(RequestHead<'a>),
+    /// A request whose head is complete and valid. It has to be answered with
+    /// [`Exchange::respond`]: with this status, if it cannot be served.
+    Request(RequestHead<'a>, Option<Refused>),
     /// A piece of the request's content.
     Content(&'a [u8]),
     /// The request's content is complete.
     ContentEnd,
     /// What cannot be served; it has to be answered with this status.
     Refused(Refused),
-    /// The same, of a request whose head is complete and valid.
-    RefusedRequest(RequestHead<'a>, Refused),
     /// Nothing more is read on this connection.
     Closed,
 }
@@ -182,17 +181,16 @@ impl Exchange {
             RequestContent::Length(length) => Framing::Length(length),
             RequestContent::Chunked => Framing::Chunked,
         });
-        if body.left() > limits.content_bytes {
-            return match self.refuse(CONTENT_TOO_LARGE) {
-                Event::Refused(refused) => (0, Event::RefusedRequest(parsed.head, refused)),
-                event => (0, event),
-            };
-        }
+        let is_too_large = body.left() > limits.content_bytes;
         self.writing = Writing::Owed;
         self.awaits_continue = parsed.head.expects_continue;
         let follows = parsed.head.content.follows();
         self.reading = if follows { Reading::Content(body) } else { Reading::Done };
-        (used, Event::Request(parsed.head))
+        if is_too_large {
+            self.read_no_more();
+        }
+        // The event is made in this place alone: with a second one, the head is copied at each.
+        (used, Event::Request(parsed.head, is_too_large.then_some(CONTENT_TOO_LARGE)))
     }
 
     fn content_event<'a>(
@@ -228,14 +226,19 @@ impl Exchange {
     pub fn refuse(&mut self, refused: Refused) -> Event<'static> {
         let answerable = matches!(self.writing, Writing::Idle | Writing::Owed)
             && !matches!(self.reading, Reading::Closed);
-        self.reading = Reading::Closed;
-        self.keep_alive = false;
-        self.peer_closes = false;
+        self.read_no_more();
         if answerable {
             self.writing = Writing::Owed;
             return Event::Refused(refused);
         }
         Event::Closed
+    }
+
+    /// Nothing of this connection is read as a request again.
+    fn read_no_more(&mut self) {
+        self.reading = Reading::Closed;
+        self.keep_alive = false;
+        self.peer_closes = false;
     }
 
     /// The peer has sent its last byte. A request that is complete still gets its answer.

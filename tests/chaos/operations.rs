@@ -265,7 +265,7 @@ impl Operators<'_> {
 
     /// The kernel refuses what a server must be able to go without, where strace is there to do it.
     ///
-    /// Not epoll_wait(2): when strace detaches between the two stops of a call that it refuses, that
+    /// Not epoll_wait(2): when strace detaches between the two stops of a call that it refuses, the
     /// call ends with ENOSYS, which no loop can go on with. A pause makes it end with EINTR, too.
     fn inject_errors(&self, random: &mut Random) {
         let Some(pid) = self.steering() else { return };

@@ -165,13 +165,14 @@ impl Talk {
             let mut fields = FieldTable::new();
             let (used, event) = self.exchange.next_event(&self.input, &mut fields, &self.limits);
             assert!(used <= len, "{used} of {len} bytes used: {}", self.trace());
-            let reads = matches!(event, Event::Request(_) | Event::Content(_) | Event::ContentEnd);
+            let reads =
+                matches!(event, Event::Request(_, None) | Event::Content(_) | Event::ContentEnd);
             assert!(!(reads && self.over), "read behind the end: {}", self.items.len());
             let waits = matches!(event, Event::NeedMore | Event::Closed);
             match event {
                 Event::NeedMore => {}
                 Event::Closed => self.over = true,
-                Event::Request(head) => {
+                Event::Request(head, None) => {
                     let (request, status) = (describe(&head), status_for(&head));
                     self.requested(request, status);
                 }
@@ -180,7 +181,7 @@ impl Talk {
                     self.content(&content);
                 }
                 Event::ContentEnd => self.content_end(),
-                Event::Refused(refused) | Event::RefusedRequest(_, refused) => {
+                Event::Refused(refused) | Event::Request(_, Some(refused)) => {
                     self.refused(refused.status);
                 }
             }

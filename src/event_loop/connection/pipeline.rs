@@ -79,29 +79,29 @@ impl Connection {
                 break;
             }
             let mut fields = FieldTable::new();
-            let (used, event) =
+            // Looked at where it is: a head that is moved out of its event is copied once more.
+            let next =
                 self.exchange.next_event(input.unread(), &mut fields, &cx.limits(self.class).http);
+            let used = next.0;
             self.turn.has_next = cx.is_closing(self.class) && holds_head(&input.unread()[used..]);
-            let (waits, closed) =
-                (matches!(event, Event::NeedMore), matches!(event, Event::Closed));
-            match event {
-                Event::NeedMore | Event::Closed => {}
-                Event::Request(head) => {
+            match &next.1 {
+                Event::Request(head, refused) => {
                     self.turn.requests += 1;
-                    self.answer(&head, None, cx);
+                    self.answer(head, *refused, cx);
                 }
-                Event::RefusedRequest(head, refused) => self.answer(&head, Some(refused), cx),
                 Event::Content(content) => self.collect(content, cx),
                 Event::ContentEnd => self.content_complete(cx),
-                Event::Refused(refused) => self.answer_refused(refused, cx),
+                Event::Refused(refused) => self.answer_refused(*refused, cx),
+                Event::NeedMore => {
+                    input.consume(used);
+                    break;
+                }
+                Event::Closed => {
+                    input.clear();
+                    break;
+                }
             }
             input.consume(used);
-            if closed {
-                input.clear();
-            }
-            if waits || closed {
-                break;
-            }
         }
         self.turn.has_next = false;
         self.input = Some(input);

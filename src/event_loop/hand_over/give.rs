@@ -69,16 +69,17 @@ impl Running {
 
     /// Hears what became of the last offers, and makes the next ones. Once a turn.
     pub(in super::super) fn give(&mut self) {
+        if self.giving.lines.is_empty() {
+            return;
+        }
         self.giving.queue.extend(self.cx.closing.at_rest.drain(..));
         let mut lines = std::mem::take(&mut self.giving.lines);
-        let before = lines.len();
         lines.retain_mut(|line| {
             let goes_on = !std::mem::take(&mut line.ready) || self.hear(line);
             goes_on && (!line.offered.is_empty() || self.offer(line))
         });
-        let ended = before > 0 && lines.is_empty();
         self.giving.lines = lines;
-        if ended {
+        if self.giving.lines.is_empty() {
             self.end_giving();
         }
     }
