@@ -234,11 +234,11 @@ fn duplicate(descriptor: i32) -> io::Result<File> {
 }
 
 /// Why a descriptor of the process can't be a log.
-const NOT_KEPT: &str = "this descriptor would be closed by an upgrade: a log can go only to one that \
-                        the server was started with and that its config named then";
+const NOT_KEPT: &str = "this descriptor would be closed by an upgrade: a log can go only to one \
+                        that the server was started with and that its config named then";
 
-/// Whether execve(2) closes it. Not if that can't be known: then it is not open, which shows when it
-/// is duplicated.
+/// Whether execve(2) closes it. Not if that can't be known: then it is not open, which shows when
+/// it is duplicated.
 fn is_close_on_exec(descriptor: i32) -> bool {
     let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) else {
         return false;
