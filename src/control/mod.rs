@@ -247,12 +247,25 @@ impl Control {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.on_time(),
             };
             if let Some(verdict) = ended {
+                self.pass_unread_stops_on();
                 let totals = self.totals();
                 return if self.failed.is_empty() {
                     Ended::Stopped(verdict, totals)
                 } else {
                     Ended::LoopFailed
                 };
+            }
+        }
+    }
+
+    /// The process that serves is to stop, if a signal has asked for that too late for control.
+    fn pass_unread_stops_on(&self) {
+        self.relay.leave_unread();
+        for input in self.inputs.try_iter() {
+            if let Input::Stop(StopRequest { reason, by: StopAsker::Signal, .. }) = input {
+                self.relay.pass_on(PassedStop { reason, cut: false });
+            } else {
+                input.refuse(&ChangeError::Ended);
             }
         }
     }

@@ -398,6 +398,20 @@ mod tests {
         assert!(!commands.try_iter().any(|command| matches!(command, LoopCommand::Listen(_))));
     }
 
+    #[test]
+    fn a_signal_to_stop_that_comes_too_late_for_control_stops_the_new_process() {
+        let (control, _commands) = control();
+        let passed = control.relay.open();
+        let (relay, inputs) = (control.relay().clone(), control.sender().clone());
+        let reason = "SIGTERM".to_owned();
+        let stop = StopRequest { reason: reason.clone(), timeout: None, by: StopAsker::Signal };
+        inputs.send(Input::Stop(stop)).unwrap();
+        assert!(!relay.is_unread());
+        control.pass_unread_stops_on();
+        assert!(relay.is_unread(), "the next one is passed on by its sender");
+        assert_eq!(passed.try_iter().collect::<Vec<_>>(), [PassedStop { reason, cut: false }]);
+    }
+
     /// A control thread's state with two loops, and what they are told.
     fn control() -> (Control, Receiver<LoopCommand>) {
         let registry = Arc::new(AppRegistry::new(2, None));

@@ -111,10 +111,10 @@ impl ServerHandle {
     pub fn stop(&self, reason: &str) {
         let (reason, by) = (reason.to_owned(), StopAsker::Signal);
         let request = StopRequest { reason: reason.clone(), timeout: None, by };
-        if self.inputs.send(Input::Stop(request)).is_ok() {
+        if self.inputs.send(Input::Stop(request)).is_ok() && !self.relay.is_unread() {
             return;
         }
-        // This process has ended but for the ones around it.
+        // This process has ended but for the ones around it. Passed on twice, it is one stop.
         self.relay.pass_on(PassedStop { reason, cut: false });
         if let Some(before) = &self.predecessor {
             before.cut();

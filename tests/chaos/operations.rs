@@ -267,6 +267,8 @@ impl Operators<'_> {
     ///
     /// Not epoll_wait(2): when strace detaches between the two stops of a call that it refuses, the
     /// call ends with ENOSYS, which no loop can go on with. A pause makes it end with EINTR, too.
+    /// The others may end so: a listener that can't accept pauses, and a file that can't be opened
+    /// fails what needs it.
     fn inject_errors(&self, random: &mut Random) {
         let Some(pid) = self.steering() else { return };
         let inject = random.one(&[
@@ -368,6 +370,13 @@ impl Operators<'_> {
         self.service.signal(pid, Signal::USR2);
         self.pause_for(random.milliseconds(0, 60));
         self.service.signal(pid, Signal::TERM);
+        wait_until(SETTLE, || !self.service.processes().contains(&pid));
+        if !self.service.was_asked_to_stop(pid)
+            && let Some(pid) = self.service.pid()
+        {
+            // The old process was ending: then the signal reached none.
+            self.service.signal(pid, Signal::TERM);
+        }
         self.end_stop(began);
     }
 

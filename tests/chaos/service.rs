@@ -103,6 +103,13 @@ impl Service {
         all_processes().filter(is_ours).collect()
     }
 
+    /// Whether a process has logged that SIGTERM came.
+    pub(crate) fn was_asked_to_stop(&self, pid: Pid) -> bool {
+        let pid = pid.as_raw_nonzero().get();
+        let is_asked = |event: &Value| event["fields"]["reason"] == "SIGTERM";
+        self.events().iter().any(|event| event["pid"] == pid && is_asked(event))
+    }
+
     pub(crate) fn signal(&self, pid: Pid, signal: Signal) {
         // It may have ended meanwhile.
         let _ = kill_process(pid, signal);
@@ -130,19 +137,15 @@ impl Service {
         }
     }
 
-    /// The events of the log from this byte on, and where it ends. Lines that rotation has moved
-    /// away stand before.
+    /// The events of the log in the order of their times, also those that rotation has moved away.
     pub(crate) fn events(&self) -> Vec<Value> {
-        let mut names: Vec<_> = fs::read_dir(self.folder.path())
-            .expect("the folder")
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| is_event_log(path))
-            .collect();
-        names.sort();
-        let text: String =
-            names.iter().map(|path| fs::read_to_string(path).unwrap_or_default()).collect();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let names = fs::read_dir(self.folder.path()).expect("the folder").flatten();
+        let names = names.map(|entry| entry.path()).filter(|path| is_event_log(path));
+        let text: String = names.map(|path| fs::read_to_string(path).unwrap_or_default()).collect();
+        let events = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let mut events: Vec<Value> = events.collect();
+        events.sort_by_cached_key(|event| event["ts"].to_string());
+        events
     }
 }
 

@@ -6,6 +6,9 @@
 //!   └─ it does not:     it is ended, and this process stops
 //! asked after Serving:  passed on to it, until it has ended
 //! ```
+//! - Also while this process ends: a stop that control has not read any more is passed on by
+//!   control as its last act, and from then on by the sender.
+//!
 //! Owned by control, the operator, the signals' thread and the one that reports; none of them waits
 //! here.
 
@@ -34,6 +37,8 @@ pub(crate) struct StopRelay(Arc<Relay>);
 struct Relay {
     /// A stop waits for the end of the hand-over.
     hurried: AtomicBool,
+    /// Control reads nothing any more.
+    is_unread: AtomicBool,
     /// To the thread that talks to the new process, once that serves.
     passed: Mutex<Option<Sender<PassedStop>>>,
 }
@@ -53,8 +58,18 @@ impl StopRelay {
         self.0.hurried.load(Ordering::Acquire)
     }
 
+    /// Control is about to read the rest of what it was sent, and nothing behind that.
+    pub(crate) fn leave_unread(&self) {
+        self.0.is_unread.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether control may not read what it was sent just now.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.0.is_unread.load(Ordering::SeqCst)
+    }
+
     /// The new process serves: what is passed on from now on comes out here.
-    pub(super) fn open(&self) -> Receiver<PassedStop> {
+    pub(in super::super) fn open(&self) -> Receiver<PassedStop> {
         let (sender, passed) = crossbeam_channel::unbounded();
         *self.0.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         passed

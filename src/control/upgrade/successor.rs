@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 
 use super::{
     super::{Input, StopAsker, StopRequest, Verdict},
@@ -54,7 +54,7 @@ impl LastSuccessor {
         // Time-outs are the socket's, not an end's: it is only written to in time.
         channel.set_timeout(None)?;
         channel.set_write_timeout(REPORT_TIMEOUT)?;
-        let successor = Arc::new(Successor(Mutex::new(Some(channel))));
+        let successor = Arc::new(Successor { channel: Mutex::new(Some(channel)), stops });
         *self.lock() = Some(Arc::clone(&successor));
         thread::Builder::new().name("successor".into()).spawn(move || {
             hear(heard, &control, predecessor.as_deref());
@@ -66,16 +66,15 @@ impl LastSuccessor {
         })?;
         thread::Builder::new().name("reports".into()).spawn(move || {
             loop {
-                let message = match stops.recv_timeout(REPORT_EVERY) {
-                    Ok(stop) => FromOld::Stop(stop),
-                    Err(RecvTimeoutError::Disconnected) => return,
-                    Err(RecvTimeoutError::Timeout) => match generation() {
-                        Some(generation) => FromOld::Report(Box::new(generation)),
-                        // All that is left to do here is to pass stops on.
-                        None => continue,
-                    },
+                let goes_on = if successor.is_to_pass_on(REPORT_EVERY) {
+                    successor.pass_stops_on()
+                } else if let Some(generation) = generation() {
+                    successor.say(&FromOld::Report(Box::new(generation)))
+                } else {
+                    // All that is left to do here is to pass stops on.
+                    true
                 };
-                if !successor.say(&message) {
+                if !goes_on {
                     return;
                 }
             }
@@ -88,6 +87,7 @@ impl LastSuccessor {
         if let Some(successor) = self.lock().take() {
             let cut = if let Verdict::Cut(cut) = verdict { cut } else { 0 };
             let verdict = verdict.name().to_owned();
+            successor.pass_stops_on();
             successor.say(&FromOld::Gone(LastWord { verdict, cut, totals }));
         }
     }
@@ -120,21 +120,56 @@ fn hear(mut channel: Channel, control: &Sender<Input>, predecessor: Option<&Pred
 }
 
 /// The new process, which this one reports to.
-struct Successor(Mutex<Option<Channel>>);
+struct Successor {
+    channel: Mutex<Option<Channel>>,
+    /// What is to be passed on. It is taken under the channel's lock: so the last word stands
+    /// behind all that came before it, whichever thread says it.
+    stops: Receiver<PassedStop>,
+}
 
 impl Successor {
+    /// Waits until there is a stop to be passed on, or can be none any more.
+    fn is_to_pass_on(&self, timeout: Duration) -> bool {
+        let mut select = Select::new();
+        select.recv(&self.stops);
+        select.ready_timeout(timeout).is_ok()
+    }
+
+    /// Passes on what there is. Whether there may be more.
+    fn pass_stops_on(&self) -> bool {
+        let mut channel = self.lock();
+        loop {
+            match self.stops.try_recv() {
+                Ok(stop) => {
+                    if !say(&mut channel, &FromOld::Stop(stop)) {
+                        return false;
+                    }
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
     /// Whether it listens. If it does not, it misses nothing. A report that is too long for it is
     /// left out: one of these rows is less than the drain.
     fn say(&self, message: &FromOld) -> bool {
-        let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = channel.as_mut().is_some_and(|channel| match channel.send(message) {
-            Ok(()) => true,
-            Err(error) => error.kind() == io::ErrorKind::FileTooLarge,
-        });
-        if !said {
-            // Half a message may be out: another one behind it would be taken for its end.
-            *channel = None;
-        }
-        said
+        say(&mut self.lock(), message)
     }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Channel>> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn say(channel: &mut Option<Channel>, message: &FromOld) -> bool {
+    let said = channel.as_mut().is_some_and(|channel| match channel.send(message) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::FileTooLarge,
+    });
+    if !said {
+        // Half a message may be out: another one behind it would be taken for its end.
+        *channel = None;
+    }
+    said
 }
