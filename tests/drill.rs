@@ -413,11 +413,18 @@ fn who_leaves_has_a_row_and_sees_what_is_lost_before_it_leaves() {
 
 #[test]
 fn the_drills_own_server_loses_no_request_of_any_kind_of_client() {
-    let account =
-        drill(0, &["--actions=reload,replace,upgrade", "--think=50ms..300ms", "--connections=16"]);
-    for name in
-        ["keep-alive", "with pauses", "one request", "POST", "slow download", "thinking", "leaving"]
-    {
+    let actions = "--actions=reload,replace,remove+add,drain+resume,upgrade,stop+start";
+    let account = drill(0, &[actions, "--think=50ms..300ms", "--connections=16"]);
+    for name in [
+        "keep-alive",
+        "with pauses",
+        "one request",
+        "POST",
+        "slow download",
+        "pipelined",
+        "thinking",
+        "leaving",
+    ] {
         let row = client(&account, name).unwrap_or_else(|| panic!("{name}: {account}"));
         assert!(name == "slow download" || row["sent"].as_u64() > Some(0), "{row}");
     }

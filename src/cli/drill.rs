@@ -78,8 +78,7 @@ pub(super) struct Drill {
     actions: Vec<Action>,
 
     /// The clients there are: keep-alive, paused, fresh, post, slow, pipelined, thinking, leaving.
-    /// Without it: those but pipelined and thinking; with --running or --url the first five
-    /// without post
+    /// Without it: those but thinking; with --running or --url the first five without post
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     clients: Vec<ClientKind>,
 
@@ -225,10 +224,10 @@ impl Drill {
 
     /// The clients that were asked for, or those that suit the server.
     fn kinds(&self) -> Vec<ClientKind> {
-        use ClientKind::{Fresh, Kept, Leaving, Paused, Post, Slow, Thinking};
+        use ClientKind::{Fresh, Kept, Leaving, Paused, Pipelined, Post, Slow, Thinking};
         let is_own = !self.running && self.url.is_none();
         let mut kinds = match self.clients.as_slice() {
-            [] if is_own => vec![Kept, Paused, Fresh, Post, Slow, Leaving],
+            [] if is_own => vec![Kept, Paused, Fresh, Post, Slow, Pipelined, Leaving],
             [] => vec![Kept, Paused, Fresh, Slow],
             asked => asked.to_vec(),
         };
