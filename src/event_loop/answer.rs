@@ -14,6 +14,7 @@ use super::{
     class::refusal,
     connection::Connection,
     in_flight::{InFlight, Passed},
+    io::Mark,
     later::Awaited,
     own_answers,
 };
@@ -189,7 +190,7 @@ impl Connection {
         if !self.exchange.reads_content() || reply.status().is_some_and(|status| status >= 400) {
             return self.give_reply(reply, cx);
         }
-        self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
+        self.exchange.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
         self.parked = Some(Box::new(match reply {
             Reply::Collect(on_content) => Parked::Collect(on_content, Vec::new()),
             reply => Parked::Content(reply.into_owned()),
@@ -202,7 +203,7 @@ impl Connection {
             Reply::Files { head, content } => {
                 let length = content.iter().map(Segment::length).sum();
                 if self.write_head(&head, Some(length), cx) {
-                    self.output.push_segments(content);
+                    self.io.outbox.push_segments(content);
                 }
                 self.end_answer();
             }
@@ -305,7 +306,7 @@ impl Connection {
 
     pub(super) fn respond(&mut self, response: Response<'_>, cx: &mut LoopContext) {
         if self.write_head(&response, Some(response.content().len() as u64), cx) {
-            self.output.push_content(response.into_content());
+            self.io.outbox.push_content(response.into_content());
         }
         self.end_answer();
     }
@@ -321,8 +322,8 @@ impl Connection {
         if self.is_last_answer(cx) {
             self.exchange.close_after();
         }
-        let start = self.output.queued_total();
-        let mut out = self.output.buffer(&mut cx.buffers);
+        let start = self.io.outbox.end();
+        let mut out = self.io.outbox.buffer(&mut cx.buffers);
         let opening = cx.clock.opening();
         let has_content = match length {
             Some(length) => self.exchange.respond(response, length, opening, &mut out),
@@ -348,8 +349,8 @@ impl Connection {
         if self.is_last_answer(cx) && !self.exchange.reads_content() {
             self.exchange.close_after();
         }
-        let start = self.output.queued_total();
-        let mut out = self.output.buffer(&mut cx.buffers);
+        let start = self.io.outbox.end();
+        let mut out = self.io.outbox.buffer(&mut cx.buffers);
         let opening = if has_date { &cx.dateless } else { cx.clock.opening() };
         match length {
             Some(length) => {
@@ -362,15 +363,15 @@ impl Connection {
     }
 
     /// A head was written, from this place of the output on.
-    pub(super) fn note_head(&mut self, status: u16, start: u64) {
+    pub(super) fn note_head(&mut self, status: u16, start: Mark) {
         if let Some(flight) = self.in_flight.last_mut() {
-            (flight.status, flight.begin) = (status, self.output.queued_total());
-            flight.head_bytes = (flight.begin - start) as u32;
+            (flight.status, flight.begin) = (status, self.io.outbox.end());
+            flight.head_bytes = flight.begin.bytes_since(start) as u32;
         }
     }
 
     pub(super) fn end_answer(&mut self) {
-        let end = self.output.queued_total();
+        let end = self.io.outbox.end();
         if let Some(flight) = self.in_flight.last_mut() {
             flight.end = end;
         }
@@ -378,7 +379,7 @@ impl Connection {
 
     /// Lets go of exchanges whose last byte is with the kernel.
     pub(super) fn end_sent_exchanges(&mut self, cx: &mut LoopContext) {
-        let sent = self.output.sent_total();
+        let sent = self.io.outbox.sent();
         let ended = self.in_flight.iter().take_while(|flight| flight.end <= sent).count();
         if ended == 0 {
             return;
@@ -392,7 +393,7 @@ impl Connection {
 
     /// The connection is going: what is in flight does not reach its end.
     pub(super) fn abort(mut self, cx: &mut LoopContext) {
-        let sent = self.output.sent_total();
+        let sent = self.io.outbox.sent();
         self.parked = None;
         self.drop_forward(cx);
         let how = if self.is_cut { End::Cut } else { End::Aborted };

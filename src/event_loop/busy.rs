@@ -21,7 +21,7 @@ impl Connection {
             if !lives.is_empty() && !lives.contains(&life) {
                 continue;
             }
-            let streams = flight.status != 0 && !self.output.is_empty();
+            let streams = flight.status != 0 && !self.io.outbox.is_empty();
             let kept = flight.request.as_deref().and_then(|line| line.split_once(' '));
             let forwarding = self.forwarding.as_ref().filter(|_| !flight.is_answered());
             let forwarded = || forwarding?.request();
@@ -38,7 +38,7 @@ impl Connection {
                     () if self.exchange.reads_content() => BusyPhase::ReadingBody,
                     () => BusyPhase::WaitingForApp,
                 },
-                bytes_sent: flight.bytes_sent(self.output.sent_total()),
+                bytes_sent: flight.bytes_sent(self.io.outbox.sent()),
                 is_tunnel: self.is_tunnel(),
             });
         }

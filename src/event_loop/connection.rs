@@ -25,18 +25,16 @@ mod waits;
 use std::{io, os::fd::OwnedFd};
 
 use mio::Token;
-use rustix::net::{RecvFlags, Shutdown};
 use smallvec::SmallVec;
 
 use super::{
     LoopContext,
     answer::Parked,
-    buffers::InputBuffer,
     class::linger_windows,
     forward::Forwarding,
     in_flight::InFlight,
+    io::{Flushed, InputBuffer, Io, Ready, Received},
     listener::ConnectionPermit,
-    output::{Flushed, Output},
     timers::Deadline,
 };
 use crate::{
@@ -53,19 +51,16 @@ use waits::Wait;
 /// A connection of one loop.
 pub(super) struct Connection {
     pub(super) token: Token,
-    socket: OwnedFd,
+    pub(super) io: Io,
     pub(super) class: Class,
     pub(super) peer: Peer,
     pub(super) exchange: Exchange,
-    input: Option<InputBuffer>,
-    pub(super) output: Output,
     pub(super) in_flight: SmallVec<[InFlight; 1]>,
     pub(super) parked: Option<Box<Parked>>,
     /// The exchange is passed on to an upstream.
     pub(super) forwarding: Option<Box<Forwarding>>,
     /// It is going because a drain has no more patience.
     pub(super) is_cut: bool,
-    ready: Ready,
     /// In the loop's list of those who have work left.
     pub(super) queued: bool,
     /// Bytes were left unread because answers have to go out first.
@@ -81,8 +76,7 @@ pub(super) struct Connection {
     /// A request came since the deadline was set: what is waited for now is a new wait.
     pub(super) wait_anew: bool,
     deadline: Deadline,
-    /// Bytes of the peer, and those of them that were its PROXY header.
-    received_total: u64,
+    /// Bytes of the peer's that were its PROXY header.
     header_bytes: u64,
     /// What the total of the wait's direction was when its window began.
     window_start: u64,
@@ -100,27 +94,6 @@ pub(super) struct Newcomer {
     pub(super) proxy_protocol: bool,
     /// What its peer sent first may have been dropped, and comes again.
     pub(super) is_deaf: bool,
-}
-
-/// What the socket is known to be ready for: edges tell of changes only, so it is remembered.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ready {
-    pub(super) readable: bool,
-    pub(super) writable: bool,
-    /// The peer has closed its side; the end is still to be read.
-    pub(super) read_closed: bool,
-    /// The connection is reset, or lost.
-    pub(super) failed: bool,
-}
-
-impl Ready {
-    /// Remembers what an event told.
-    pub(super) fn add(&mut self, ready: Self) {
-        self.readable |= ready.readable;
-        self.writable |= ready.writable;
-        self.read_closed |= ready.read_closed;
-        self.failed |= ready.failed;
-    }
 }
 
 /// What becomes of a connection after it was looked at.
@@ -159,17 +132,14 @@ impl Connection {
     fn unwatched(token: Token, newcomer: Newcomer) -> Self {
         Self {
             token,
-            socket: newcomer.socket,
+            io: Io::new(newcomer.socket, Ready { writable: true, ..Ready::default() }),
             class: newcomer.class,
             peer: newcomer.peer,
             exchange: Exchange::new(),
-            input: None,
-            output: Output::default(),
             in_flight: SmallVec::new(),
             parked: None,
             forwarding: None,
             is_cut: false,
-            ready: Ready { writable: true, ..Ready::default() },
             queued: false,
             stalled: false,
             turn: Turn::default(),
@@ -180,7 +150,6 @@ impl Connection {
             wait: Wait::Fresh,
             wait_anew: true,
             deadline: Deadline::never(),
-            received_total: 0,
             header_bytes: 0,
             window_start: 0,
             windows: 0,
@@ -189,12 +158,12 @@ impl Connection {
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
-        &self.socket
+        self.io.socket()
     }
 
     /// The socket told of changes.
     pub(super) fn on_ready(&mut self, ready: Ready, cx: &mut LoopContext) -> Fate {
-        self.ready.add(ready);
+        self.io.ready.add(ready);
         self.work_on_event(cx)
     }
 
@@ -234,13 +203,13 @@ impl Connection {
             }
             self.pump(cx);
             // The next request of a pipeline may be here already.
-            let is_free = was_forwarding && self.forwarding.is_none() && self.has_input();
+            let is_free = was_forwarding && self.forwarding.is_none() && self.io.has_input();
             match self.flush(cx) {
                 Ok(Flushed::TurnOver) => return Fate::Again,
                 Ok(Flushed::All | Flushed::Blocked) => {}
                 Err(_) => return Fate::Gone,
             }
-            let sent = self.output.is_empty();
+            let sent = self.io.outbox.is_empty();
             if sent && self.exchange.phase() == Phase::Closed {
                 if self.begin_linger(cx) == Fate::Gone {
                     return Fate::Gone;
@@ -251,55 +220,31 @@ impl Connection {
                 continue;
             }
             let forwarding = self.forwarding.as_ref();
-            if forwarding.is_some_and(|forwarding| forwarding.has_more(&self.output)) {
+            if forwarding.is_some_and(|forwarding| forwarding.has_more(&self.io.outbox)) {
                 continue;
             }
             let is_full = forwarding.is_some_and(|forwarding| !forwarding.takes_more());
             // Content is read beside the sending: a peer may send all of it before it reads.
             let beside =
-                self.exchange.reads_content() && self.output.buffered() <= PIPELINE_BYTES_MAX;
+                self.exchange.reads_content() && self.io.outbox.buffered() <= PIPELINE_BYTES_MAX;
             let wants_more = self.is_tunnel() || (self.exchange.wants_input() && (sent || beside));
             let wants_input = wants_more && !is_full;
-            if self.stalled || !wants_input || !self.ready.readable {
+            if self.stalled || !wants_input || !self.io.ready.readable {
                 // Nothing is read or sent that would run into the error: whoever reset while the
                 // app holds its answer back waits for it no more (I3).
-                return if self.ready.failed { Fate::Gone } else { Fate::Keep };
+                return if self.io.ready.failed { Fate::Gone } else { Fate::Keep };
             }
             if self.has_read_enough() {
                 break;
             }
-            match self.read(cx) {
-                Ok(Some(0)) => self.end_of_input(cx),
-                Ok(Some(_)) => {}
-                Ok(None) => return Fate::Keep,
+            match self.io.receive(&mut cx.buffers) {
+                Ok(Received::Bytes(_)) => {}
+                Ok(Received::Nothing) => return Fate::Keep,
+                Ok(Received::End | Received::Full) => self.end_of_input(cx),
                 Err(_) => return Fate::Gone,
             }
         }
         Fate::Again
-    }
-
-    /// Reads once. `None` when there is nothing now; 0 at the end of the peer's bytes.
-    fn read(&mut self, cx: &mut LoopContext) -> io::Result<Option<usize>> {
-        let input = self.input.get_or_insert_with(|| cx.buffers.take_input());
-        if input.is_full() {
-            cx.buffers.enlarge(input);
-        }
-        let room = input.room();
-        let room_len = room.len();
-        match receive(&self.socket, room)? {
-            Some(len) => {
-                input.fill(len);
-                self.received_total += len as u64;
-                // epoll(7): a short read means that the socket is read empty; only a peer that has
-                // closed has still its end to tell.
-                self.ready.readable = len == room_len || self.ready.read_closed;
-                Ok(Some(len))
-            }
-            None => {
-                self.ready.readable = false;
-                Ok(None)
-            }
-        }
     }
 
     /// Has the connection reset when all that is queued is sent.
@@ -307,43 +252,28 @@ impl Connection {
         self.tears = true;
     }
 
-    fn has_input(&self) -> bool {
-        self.input.as_ref().is_some_and(|input| !input.is_empty())
-    }
-
     /// Whether the kernel takes more for the peer, as far as is known.
     pub(super) fn takes_output(&self) -> bool {
-        self.ready.writable
+        self.io.ready.writable
     }
 
     /// What came for a tunnel.
     pub(super) fn take_tunnel_bytes(&mut self) -> Option<InputBuffer> {
-        self.input.take_if(|input| !input.is_empty())
-    }
-
-    /// Whether the peer has sent its last byte, and it was read.
-    pub(super) fn has_ended(&self) -> bool {
-        self.ready.read_closed && !self.ready.readable
+        self.io.input.take_if(|input| !input.is_empty())
     }
 
     fn end_of_input(&mut self, cx: &mut LoopContext) {
-        self.ready.readable = false;
-        self.ready.read_closed = true;
         if let Event::Refused(refused) = self.exchange.receive_eof() {
             self.answer_refused(refused, cx);
         }
     }
 
     fn flush(&mut self, cx: &mut LoopContext) -> io::Result<Flushed> {
-        if self.output.is_empty() {
-            return Ok(Flushed::All);
+        let had_some = !self.io.outbox.is_empty();
+        let flushed = self.io.flush()?;
+        if had_some {
+            self.end_sent_exchanges(cx);
         }
-        if !self.ready.writable {
-            return Ok(Flushed::Blocked);
-        }
-        let flushed = self.output.flush(&self.socket)?;
-        self.ready.writable = flushed != Flushed::Blocked;
-        self.end_sent_exchanges(cx);
         Ok(flushed)
     }
 
@@ -356,7 +286,7 @@ impl Connection {
         match self.wait {
             // I7: what came in since the last edge was handled is served; else it is closed.
             Wait::Fresh | Wait::Idle => {
-                let is_silent = !matches!(self.read(cx), Ok(Some(1..)));
+                let is_silent = !matches!(self.io.receive(&mut cx.buffers), Ok(Received::Bytes(_)));
                 if self.awaits_proxy_header && self.read_proxy_header(cx) == Fate::Gone {
                     return Fate::Gone;
                 }
@@ -365,7 +295,7 @@ impl Connection {
                 }
             }
             Wait::Head => self.time_out(cx),
-            Wait::Content if self.moves(self.received_total) => {}
+            Wait::Content if self.moves(self.io.received_total()) => {}
             Wait::Content => self.time_out(cx),
             Wait::App => self.answer_parked(cx),
             Wait::Upstream => {
@@ -373,11 +303,13 @@ impl Connection {
                     return Fate::Gone;
                 }
             }
-            Wait::Sending if self.moves(self.output.sent_total()) => {}
+            Wait::Sending if self.moves(self.io.outbox.sent_total()) => {}
             Wait::Sending | Wait::HalfClosed => return Fate::Gone,
             Wait::Lingering => {
                 self.windows += 1;
-                if self.windows > linger_windows(self.class) || !self.moves(self.received_total) {
+                if self.windows > linger_windows(self.class)
+                    || !self.moves(self.io.received_total())
+                {
                     return Fate::Gone;
                 }
             }
@@ -397,10 +329,7 @@ impl Connection {
     }
 
     fn release_buffers(&mut self, cx: &mut LoopContext) {
-        if let Some(input) = self.input.take_if(|input| input.is_empty()) {
-            cx.buffers.give_input(input);
-        }
-        self.output.release(&mut cx.buffers);
+        self.io.release(&mut cx.buffers);
         if self.in_flight.is_empty() && self.in_flight.spilled() {
             self.in_flight = SmallVec::new();
         }
@@ -410,32 +339,32 @@ impl Connection {
     fn begin_linger(&mut self, cx: &mut LoopContext) -> Fate {
         debug_assert!(self.in_flight.is_empty(), "lingering with an exchange in flight");
         if self.tears {
-            self.tear();
+            self.io.reset_at_close();
             return Fate::Gone;
         }
-        let at_end = self.ready.read_closed && !self.ready.readable;
-        let is_done = self.exchange.peer_is_done() && !self.ready.readable;
-        if at_end || is_done || rustix::net::shutdown(&self.socket, Shutdown::Write).is_err() {
+        let at_end = self.io.has_ended();
+        let is_done = self.exchange.peer_is_done() && !self.io.ready.readable;
+        if at_end || is_done || self.io.shutdown_write().is_err() {
             return Fate::Gone;
         }
         self.lingering = true;
-        if let Some(input) = self.input.take() {
+        if let Some(input) = self.io.input.take() {
             cx.buffers.give_input(input);
         }
         // A connection that was never readable may have bytes all the same: the first read tells.
-        self.ready.readable = true;
+        self.io.ready.readable = true;
         Fate::Keep
     }
 
     fn read_out(&mut self, cx: &mut LoopContext) -> Fate {
         while !self.has_read_enough() {
-            if !self.ready.readable {
+            if !self.io.ready.readable {
                 return Fate::Keep;
             }
-            match self.read(cx) {
-                Ok(Some(0)) | Err(_) => return Fate::Gone,
-                Ok(Some(_)) => self.input.as_mut().map_or((), InputBuffer::clear),
-                Ok(None) => return Fate::Keep,
+            match self.io.receive(&mut cx.buffers) {
+                Ok(Received::Bytes(_)) => self.io.input.as_mut().map_or((), InputBuffer::clear),
+                Ok(Received::Nothing) => return Fate::Keep,
+                Ok(Received::End | Received::Full) | Err(_) => return Fate::Gone,
             }
         }
         Fate::Again
@@ -454,7 +383,7 @@ impl Connection {
     /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut; those
     /// of one app that wait on one connection are one.
     pub(super) fn cut(mut self, cx: &mut LoopContext) -> u64 {
-        let sent = self.output.sent_total();
+        let sent = self.io.outbox.sent();
         // First: whoever is told of the end finds that nobody waits any more.
         self.parked = None;
         if let Some(forwarding) = &self.forwarding {
@@ -469,18 +398,6 @@ impl Connection {
     }
 }
 
-/// recv(2), with "not now" as `None`.
-pub(super) fn receive(socket: &OwnedFd, room: &mut [u8]) -> io::Result<Option<usize>> {
-    loop {
-        match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
-            Ok((len, _)) => return Ok(Some(len)),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -491,6 +408,7 @@ mod tests {
     use rustix::net::sockopt::set_socket_send_buffer_size;
 
     use super::{
+        super::io::Mark,
         pipeline::{REQUESTS_PER_TURN, TURN_INPUT_BYTES},
         *,
     };
@@ -511,7 +429,7 @@ mod tests {
         cx: &mut LoopContext,
     ) {
         peer.write_all("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count).as_bytes()).unwrap();
-        wait_readable(&connection.socket);
+        wait_readable(connection.io.socket());
         let mut fate = connection.on_ready(READABLE, cx);
         while fate == Fate::Again {
             fate = connection.work(cx);
@@ -537,17 +455,18 @@ mod tests {
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::connection(cx);
         exchange(&mut connection, &mut peer, 1, cx);
-        let answer_bytes = connection.output.queued_total();
+        let queued = |connection: &Connection| connection.io.outbox.end().bytes_since(Mark::START);
+        let answer_bytes = queued(&connection);
         peer.write_all(REQUEST.repeat(count as usize).as_bytes()).unwrap();
         peer.set_nonblocking(true).unwrap();
         let (mut fate, mut turns) = (Fate::Keep, 0);
-        while connection.output.queued_total() < (count + 1) * answer_bytes {
+        while queued(&connection) < (count + 1) * answer_bytes {
             if fate == Fate::Keep {
-                wait_readable(&connection.socket);
+                wait_readable(connection.io.socket());
             }
-            let before = connection.output.queued_total();
+            let before = queued(&connection);
             fate = connection.on_ready(READABLE, cx);
-            let answered = (connection.output.queued_total() - before) / answer_bytes;
+            let answered = (queued(&connection) - before) / answer_bytes;
             assert!(answered <= REQUESTS_PER_TURN.into(), "{answered} in one turn");
             turns += 1;
             // There is not always something to read.
@@ -569,20 +488,20 @@ mod tests {
         peer.write_all(head.as_bytes()).unwrap();
         peer.write_all(&[b'x'; CONTENT_BYTES]).unwrap();
         let (mut fate, mut full_turns) = (Fate::Keep, 0);
-        while connection.received_total < CONTENT_BYTES as u64 {
+        while connection.io.received_total() < CONTENT_BYTES as u64 {
             if fate == Fate::Keep {
-                wait_readable(&connection.socket);
+                wait_readable(connection.io.socket());
             }
-            let before = connection.received_total;
+            let before = connection.io.received_total();
             fate = connection.on_ready(READABLE, cx);
-            let read = connection.received_total - before;
+            let read = connection.io.received_total() - before;
             assert!(read < TURN_INPUT_BYTES + 64 * 1024, "{read} bytes in one turn");
-            assert!(connection.input.is_none(), "nothing is kept between turns");
+            assert!(connection.io.input.is_none(), "nothing is kept between turns");
             if fate == Fate::Again {
                 full_turns += 1;
                 connection.queued = true;
                 assert_eq!(connection.on_ready(READABLE, cx), Fate::Keep);
-                assert_eq!(connection.received_total, before + read, "its turn is to come");
+                assert_eq!(connection.io.received_total(), before + read, "its turn is to come");
                 connection.queued = false;
             }
         }
@@ -599,7 +518,7 @@ mod tests {
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::connection(cx);
         exchange(&mut connection, &mut peer, 300, cx);
-        assert!(connection.in_flight.is_empty() && connection.input.is_none());
+        assert!(connection.in_flight.is_empty() && connection.io.input.is_none());
         assert!(!connection.in_flight.spilled(), "room for {}", connection.in_flight.capacity());
     }
 
@@ -610,7 +529,7 @@ mod tests {
         let (mut connection, mut peer) = test_support::connection(cx);
         exchange(&mut connection, &mut peer, 1, cx);
         peer.write_all(b"\r\n").unwrap();
-        wait_readable(&connection.socket);
+        wait_readable(connection.io.socket());
         // The deadline comes before the event does. An empty line is no request: it stays idle.
         assert_eq!(come_to_deadline(&mut connection, cx), Some(Fate::Keep));
         assert_eq!((connection.wait, connection.lingering), (Wait::Idle, false));

@@ -17,7 +17,6 @@
 
 mod attempt;
 mod ending;
-mod line;
 mod pace;
 mod tunnel;
 
@@ -27,10 +26,9 @@ use smallvec::SmallVec;
 
 use super::{
     LoopContext,
-    buffers::InputBuffer,
     connection::{Connection, Fate},
-    output::Output,
-    upstreams::Line,
+    io::{BufferPool, Mark, Outbox, Ready, Received},
+    upstream::UpstreamConn,
 };
 use crate::{
     app::{
@@ -43,7 +41,6 @@ use crate::{
         UpstreamExchange,
     },
 };
-use line::{finish_opening, flush, read};
 use pace::Pace;
 
 /// An exchange that is passed on.
@@ -57,15 +54,12 @@ pub(super) struct Forwarding {
     tries: u32,
     /// Why the last one failed that did.
     last_cause: Option<FailureCause>,
-    line: Line,
+    conn: UpstreamConn,
     exchange: UpstreamExchange,
     content: RequestContent,
-    /// To the upstream.
-    output: Output,
-    /// Of the request's head, in `output`.
+    /// Where the request begins in the outbox, and so many bytes of it are its head.
+    begin: Mark,
     head_bytes: usize,
-    /// From the upstream.
-    input: Option<InputBuffer>,
     asked_ns: u64,
     stage: Stage,
     /// The client's content waits for the upstream's 100.
@@ -114,18 +108,18 @@ const READS_PER_TURN: usize = 8;
 impl Forwarding {
     /// Whether the upstream takes more of the request's content.
     pub(super) fn takes_more(&self) -> bool {
-        self.line.is_open && self.output.buffered() <= WAITING_BYTES_MAX
+        self.conn.is_open && self.conn.io.outbox.buffered() <= WAITING_BYTES_MAX
     }
 
     /// Whether something came that the client can take.
-    pub(super) fn has_more(&self, client_output: &Output) -> bool {
-        let is_readable = self.line.is_open && self.line.ready.readable;
-        is_readable && client_output.buffered() <= WAITING_BYTES_MAX
+    pub(super) fn has_more(&self, client_outbox: &Outbox) -> bool {
+        let is_readable = self.conn.is_open && self.conn.io.ready.readable;
+        is_readable && client_outbox.buffered() <= WAITING_BYTES_MAX
     }
 
     /// Has its loop told again how the line is.
     pub(super) fn watch_anew(&self, cx: &LoopContext) -> io::Result<()> {
-        cx.upstreams.watch_anew(&self.line.socket, self.line.token)
+        cx.upstreams.watch_anew(self.conn.io.socket(), self.conn.token)
     }
 
     /// Method and target, as the upstream gets them.
@@ -135,11 +129,16 @@ impl Forwarding {
 
     /// Whether nothing of the request has gone out, and the line takes it.
     pub(super) fn is_unsent(&self) -> bool {
-        self.line.is_open && self.output.sent_total() == 0 && self.line.ready.writable
+        self.conn.is_open && self.nothing_sent() && self.conn.io.ready.writable
+    }
+
+    /// Whether the kernel has no byte of the request.
+    fn nothing_sent(&self) -> bool {
+        self.conn.io.outbox.sent() <= self.begin
     }
 
     pub(super) fn is_opening(&self) -> bool {
-        !self.line.is_open
+        !self.conn.is_open
     }
 
     /// Whether bytes go both ways as they come.
@@ -150,7 +149,7 @@ impl Forwarding {
     /// Whether the next move is the client's: its content is asked for.
     pub(super) fn waits_for_client(&self) -> bool {
         let is_asked_for = !self.awaits_continue && !self.exchange.request_done();
-        self.stage == Stage::Asking && is_asked_for && self.output.is_empty()
+        self.stage == Stage::Asking && is_asked_for && self.conn.io.outbox.is_empty()
     }
 
     /// Whether the upstream knows of the client's end, as far as it is told: in a tunnel.
@@ -182,6 +181,43 @@ impl Forwarding {
         UpstreamFailure::new(cause, text)
     }
 
+    /// Sends what waits for the upstream. One that takes no more may have answered already: an
+    /// error here is reported by the read.
+    fn flush(&mut self) {
+        let io = &mut self.conn.io;
+        if io.outbox.is_empty() || !io.ready.writable {
+            return;
+        }
+        self.moved = true;
+        if io.flush().is_err() {
+            (io.ready.writable, io.ready.readable) = (false, true);
+        }
+    }
+
+    /// Reads once from the upstream.
+    fn receive(&mut self, pool: &mut BufferPool) -> Result<Received, UpstreamFailure> {
+        match self.conn.io.receive(pool) {
+            // A head longer than the limit is refused before this.
+            Ok(Received::Full) => {
+                Err(UpstreamFailure::new(FailureCause::HeadTooLarge, "response head too long"))
+            }
+            Ok(received) => {
+                self.moved |= received != Received::Nothing;
+                Ok(received)
+            }
+            Err(error) => Err(self.lost(&error)),
+        }
+    }
+
+    fn lost(&self, error: &io::Error) -> UpstreamFailure {
+        let cause = match self.stage {
+            Stage::Asking => FailureCause::ResetBeforeAnswer,
+            Stage::Answering => FailureCause::BodyBrokeOff,
+            Stage::Tunnel { .. } => FailureCause::TunnelBrokeOff,
+        };
+        UpstreamFailure::receive(cause, error)
+    }
+
     /// How long the wait may last that it is in.
     pub(super) fn timeout(&self) -> Duration {
         let config = self.forward.config();
@@ -206,7 +242,7 @@ impl Connection {
         {
             // It comes without having been asked for, too.
             forwarding.awaits_continue = false;
-            let mut out = forwarding.output.buffer(&mut cx.buffers);
+            let mut out = forwarding.conn.io.outbox.buffer(&mut cx.buffers);
             forwarding.exchange.write_content(piece, &mut out);
         }
     }
@@ -219,7 +255,7 @@ impl Connection {
             write_request_trailers(kept.fields(), &mut trailers);
         }
         forwarding.awaits_continue = false;
-        let mut out = forwarding.output.buffer(&mut cx.buffers);
+        let mut out = forwarding.conn.io.outbox.buffer(&mut cx.buffers);
         forwarding.exchange.end_content(&trailers, &mut out);
     }
 
@@ -227,13 +263,13 @@ impl Connection {
     pub(super) fn on_line_ready(
         &mut self,
         token: mio::Token,
-        ready: super::connection::Ready,
+        ready: Ready,
         cx: &mut LoopContext,
     ) -> Fate {
         if let Some(forwarding) = &mut self.forwarding
-            && forwarding.line.token == token
+            && forwarding.conn.token == token
         {
-            forwarding.line.ready.add(ready);
+            forwarding.conn.io.ready.add(ready);
         }
         self.work_on_event(cx)
     }
@@ -262,14 +298,14 @@ impl Connection {
         forwarding: &mut Forwarding,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        if !forwarding.line.is_open && !finish_opening(&mut forwarding.line)? {
+        if !forwarding.conn.is_open && !forwarding.conn.finish_opening()? {
             return Ok(false);
         }
         if let Stage::Tunnel { .. } = forwarding.stage {
             return self.pump_tunnel(forwarding, cx);
         }
-        flush(forwarding);
-        if !self.output.is_empty() && forwarding.stage == Stage::Answering {
+        forwarding.flush();
+        if !self.io.outbox.is_empty() && forwarding.stage == Stage::Answering {
             // The client takes less than comes: that is no slowness of the upstream.
             forwarding.pace.restart(cx.clock.now_ms());
         }
@@ -280,14 +316,14 @@ impl Connection {
             if let Stage::Tunnel { .. } = forwarding.stage {
                 return self.pump_tunnel(forwarding, cx);
             }
-            let is_full = self.output.buffered() > WAITING_BYTES_MAX;
-            if is_full || !forwarding.line.ready.readable {
+            let is_full = self.io.outbox.buffered() > WAITING_BYTES_MAX;
+            if is_full || !forwarding.conn.io.ready.readable {
                 break;
             }
-            match read(forwarding, cx)? {
-                Some(0) => return self.end_of_answer(forwarding, cx),
-                Some(len) => forwarding.keep_pace(len, cx.clock.now_ms())?,
-                None => break,
+            match forwarding.receive(&mut cx.buffers)? {
+                Received::Bytes(len) => forwarding.keep_pace(len, cx.clock.now_ms())?,
+                Received::End => return self.end_of_answer(forwarding, cx),
+                Received::Nothing | Received::Full => break,
             }
         }
         Ok(false)
@@ -299,7 +335,7 @@ impl Connection {
         forwarding: &mut Forwarding,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        let Some(mut input) = forwarding.input.take() else { return Ok(false) };
+        let Some(mut input) = forwarding.conn.io.input.take() else { return Ok(false) };
         let limits = cx.limits(self.class).http;
         let ended = loop {
             let mut fields = FieldTable::new();
@@ -309,7 +345,7 @@ impl Connection {
                 UpstreamEvent::NeedMore | UpstreamEvent::Closed => Then::Wait,
                 UpstreamEvent::Interim(head) if head.status() == 100 => {
                     forwarding.awaits_continue = false;
-                    self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
+                    self.exchange.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
                     Then::Interim
                 }
                 UpstreamEvent::Interim(head) => {
@@ -326,7 +362,7 @@ impl Connection {
                     if forwarding.is_tunnel() { Then::Wait } else { Then::GoOn }
                 }
                 UpstreamEvent::Content(piece) => {
-                    let mut out = self.output.buffer(&mut cx.buffers);
+                    let mut out = self.io.outbox.buffer(&mut cx.buffers);
                     self.exchange.write_piece(piece, &mut out);
                     Then::GoOn
                 }
@@ -354,7 +390,7 @@ impl Connection {
         if input.is_empty() {
             cx.buffers.give_input(input);
         } else {
-            forwarding.input = Some(input);
+            forwarding.conn.io.input = Some(input);
         }
         ended
     }
@@ -377,7 +413,7 @@ impl Connection {
     fn write_interim(&mut self, head: &ResponseHead<'_>, cx: &mut LoopContext) {
         let mut lines = Vec::new();
         let _ = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
-        let mut out = self.output.buffer(&mut cx.buffers);
+        let mut out = self.io.outbox.buffer(&mut cx.buffers);
         self.exchange.write_interim(head.status(), &lines, &mut out);
     }
 
@@ -386,8 +422,8 @@ impl Connection {
         let has_date =
             write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
         let stage = if head.is_upgraded() {
-            let start = self.output.queued_total();
-            self.exchange.begin_tunnel(&lines, &mut self.output.buffer(&mut cx.buffers));
+            let start = self.io.outbox.end();
+            self.exchange.begin_tunnel(&lines, &mut self.io.outbox.buffer(&mut cx.buffers));
             self.note_head(101, start);
             Stage::Tunnel { client_ended: false, upstream_ended: false }
         } else {

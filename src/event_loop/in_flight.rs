@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::LoopContext;
+use super::{LoopContext, io::Mark};
 use crate::{
     logging::{AccessRecord, End, Outcome, RequestId},
     message::AppGuard,
@@ -36,10 +36,10 @@ pub(super) struct InFlight {
     /// Bytes of the answer's head.
     pub(super) head_bytes: u32,
     pub(super) started_ns: u64,
-    /// Where the answer's content begins in the connection's output, and where it ends: never, as
+    /// Where the answer's content begins in the connection's outbox, and where it ends; unknown as
     /// long as it is not written.
-    pub(super) begin: u64,
-    pub(super) end: u64,
+    pub(super) begin: Mark,
+    pub(super) end: Mark,
 }
 
 /// Exchanges whose guard has passed on, and which are still to be counted.
@@ -61,7 +61,7 @@ impl InFlight {
         passed: Passed,
         started_ns: u64,
     ) -> Self {
-        let (begin, end) = (u64::MAX, u64::MAX);
+        let (begin, end) = (Mark::UNKNOWN, Mark::UNKNOWN);
         Self {
             guard,
             record,
@@ -94,26 +94,26 @@ impl InFlight {
 
     /// Whether the whole answer is in the connection's output.
     pub(super) fn is_answered(&self) -> bool {
-        self.end != u64::MAX
+        self.end != Mark::UNKNOWN
     }
 
     pub(super) fn remember_request(&mut self, method: &str, target: &str) {
         self.request = Some([method, target].join(" ").into());
     }
 
-    /// Where the head of the answer begins in the connection's output.
-    pub(super) fn head_start(&self) -> u64 {
-        self.begin.saturating_sub(u64::from(self.head_bytes))
+    /// Where the head of the answer begins in the connection's outbox.
+    pub(super) fn head_start(&self) -> Mark {
+        self.begin.before(u64::from(self.head_bytes))
     }
 
     /// The answer was taken back: there is none again.
     pub(super) fn take_back(&mut self) {
-        (self.status, self.head_bytes, self.begin, self.end) = (0, 0, u64::MAX, u64::MAX);
+        (self.status, self.head_bytes, self.begin, self.end) = (0, 0, Mark::UNKNOWN, Mark::UNKNOWN);
     }
 
     /// Bytes of the answer that the kernel has taken, head included.
-    pub(super) fn bytes_sent(&self, sent_total: u64) -> u64 {
-        sent_total.min(self.end).saturating_sub(self.head_start())
+    pub(super) fn bytes_sent(&self, sent: Mark) -> u64 {
+        sent.min(self.end).bytes_since(self.head_start())
     }
 
     /// The guard has passed from this exchange to the next one of its connection. Returns what that
@@ -146,20 +146,14 @@ impl InFlight {
         counters.record(cx.index, counted(self.status), nanos);
     }
 
-    /// The exchange is over at this time, with so many bytes of the connection's output sent.
+    /// The exchange is over at this time, with the connection's outbox sent up to this mark.
     /// Returns whether that cut an exchange of a life.
-    pub(super) fn end(
-        mut self,
-        sent_total: u64,
-        how: End,
-        ended_ns: u64,
-        cx: &mut LoopContext,
-    ) -> bool {
+    pub(super) fn end(mut self, sent: Mark, how: End, ended_ns: u64, cx: &mut LoopContext) -> bool {
         let how = if self.is_broken && how != End::Cut { End::UpstreamBroke } else { how };
         if let (Some(record), Some(access)) = (self.record.take(), &mut cx.access) {
             let outcome = Outcome {
                 status: self.status,
-                bytes: sent_total.min(self.end).saturating_sub(self.begin),
+                bytes: sent.min(self.end).bytes_since(self.begin),
                 duration: Duration::from_nanos(ended_ns.saturating_sub(self.started_ns)),
                 end: how,
             };

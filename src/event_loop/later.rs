@@ -81,9 +81,9 @@ impl Connection {
                 self.respond(response, cx);
             }
             Delivery::Begin(head) => self.begin_stream(&head, cx),
-            Delivery::Piece(_) if self.output.unsent() > STREAM_BYTES_MAX => return Fate::Gone,
+            Delivery::Piece(_) if self.io.outbox.unsent() > STREAM_BYTES_MAX => return Fate::Gone,
             Delivery::Piece(piece) => {
-                let mut out = self.output.buffer(&mut cx.buffers);
+                let mut out = self.io.outbox.buffer(&mut cx.buffers);
                 self.exchange.write_piece(&piece, &mut out);
                 drop(out);
                 // Nothing is no sign of life.
@@ -91,7 +91,7 @@ impl Connection {
             }
             Delivery::End => {
                 self.parked = None;
-                self.exchange.end_stream(&mut self.output.buffer(&mut cx.buffers));
+                self.exchange.end_stream(&mut self.io.outbox.buffer(&mut cx.buffers));
                 self.end_answer();
                 // Not every end is something to send.
                 self.end_sent_exchanges(cx);
@@ -114,7 +114,7 @@ impl Connection {
         let is_awaited = matches!(self.parked.as_deref(), Some(Parked::Later(_)));
         // Who came just before another process took over has to be answered, too.
         let is_new = cx.closing.has_successor && self.is_new();
-        self.output.is_empty() && !is_awaited && !is_new
+        self.io.outbox.is_empty() && !is_awaited && !is_new
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
     use crate::{
         app::{App, Context, Reply},
         event_loop::{
-            connection::Ready,
+            io::Ready,
             test_support::{self, hosted_app, wait_readable},
         },
         http::RequestHead,
@@ -160,9 +160,9 @@ mod tests {
         connection: &mut Connection,
         cx: &mut LoopContext,
     ) -> bool {
-        let before = connection.output.queued_total();
+        let before = connection.io.outbox.end();
         assert_eq!(connection.deliver(number, delivery, cx), Fate::Keep);
-        connection.output.queued_total() > before
+        connection.io.outbox.end() > before
     }
 
     #[test]

@@ -23,7 +23,6 @@
 mod accept;
 mod answer;
 mod bind;
-mod buffers;
 mod busy;
 mod class;
 mod clock;
@@ -34,10 +33,10 @@ mod forward;
 mod gate;
 mod hand_over;
 mod in_flight;
+mod io;
 mod later;
 mod listener;
 mod obey;
-mod output;
 mod own_answers;
 mod slots;
 #[cfg(test)]
@@ -45,11 +44,10 @@ mod test_support;
 #[cfg(test)]
 mod tests;
 mod timers;
-mod upstreams;
+mod upstream;
 
 use std::{
     collections::VecDeque,
-    io,
     os::fd::{AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -79,16 +77,16 @@ use crate::{
     registry::RegistryView,
 };
 use accept::{Acceptor, watch};
-use buffers::BufferPool;
 use class::{ClassLimits, PerClass};
 use clock::{Clock, milliseconds};
 use closing::Closing;
-use connection::{Connection, Fate, Newcomer, Ready};
+use connection::{Connection, Fate, Newcomer};
 use hand_over::{Giving, Taking};
+use io::{BufferPool, Ready};
 use listener::Listener;
 use slots::Slots;
 use timers::Timers;
-use upstreams::{UPSTREAM_BIT, UpstreamTable};
+use upstream::{UPSTREAM_BIT, UpstreamPool};
 
 /// What a loop needs to be made.
 pub(crate) struct LoopSetup {
@@ -127,7 +125,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// epoll's and eventfd's.
-    pub(crate) fn new(setup: LoopSetup) -> io::Result<(Self, LoopHandle)> {
+    pub(crate) fn new(setup: LoopSetup) -> std::io::Result<(Self, LoopHandle)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         // All descriptors are taken here: a loop that has started needs none to go on.
@@ -141,7 +139,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// listen(2)'s.
-    pub(crate) fn begin_listening(&self) -> io::Result<()> {
+    pub(crate) fn begin_listening(&self) -> std::io::Result<()> {
         bind::begin_listening(&self.setup.listeners)
     }
 
@@ -151,7 +149,7 @@ impl EventLoop {
     /// When it fails again and again, or a listener cannot be watched.
     pub(crate) fn run(self) -> Result<(), DeadLoop> {
         let Self { poll, registry, commands, handle, setup } = self;
-        let upstreams = UpstreamTable::new(registry, setup.budget.clone());
+        let upstreams = UpstreamPool::new(registry, setup.budget.clone());
         let running = Running::new(poll, upstreams, commands, handle, setup);
         running.map_err(|error| DeadLoop::of(error.to_string()))?.run()
     }
@@ -205,7 +203,7 @@ struct LoopContext {
     last_number: u64,
     /// By which the loop is told what comes from outside.
     handle: LoopHandle,
-    upstreams: UpstreamTable,
+    upstreams: UpstreamPool,
     /// What control is to know of upstreams, sent at the end of the turn.
     reports: Vec<ControlEvent>,
     /// Events are being handled: a request for an upstream waits for the others.
@@ -251,11 +249,11 @@ struct Running {
 impl Running {
     fn new(
         poll: Poll,
-        upstreams: UpstreamTable,
+        upstreams: UpstreamPool,
         commands: Receiver<LoopCommand>,
         handle: LoopHandle,
         setup: LoopSetup,
-    ) -> io::Result<Self> {
+    ) -> std::io::Result<Self> {
         let LoopSetup { config, beside, .. } = setup;
         let of = |class| beside.iter().find(|side| side.class == class);
         let acceptors = PerClass::new(|class| match (class, of(class)) {
@@ -319,12 +317,12 @@ impl Running {
         Ok(running)
     }
 
-    fn take_turns(&mut self, events: &mut Events) -> io::Result<()> {
+    fn take_turns(&mut self, events: &mut Events) -> std::io::Result<()> {
         loop {
             self.cx.gauges.end_turn();
             match self.poll.poll(events, self.timeout()) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             }
             let asked_ms = self.cx.clock.now_ms();
@@ -560,7 +558,7 @@ impl Running {
         }
     }
 
-    fn add_public(&mut self, socket: PublicSocket) -> io::Result<()> {
+    fn add_public(&mut self, socket: PublicSocket) -> std::io::Result<()> {
         let listener = Listener::public(socket, self.next_listener_token());
         watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
         self.acceptors[Class::Public].add(listener);
@@ -568,7 +566,7 @@ impl Running {
     }
 
     /// Connections of a class beside the public one come on this socket; on no other any more.
-    fn add_beside(&mut self, class: Class, socket: OwnedFd) -> io::Result<()> {
+    fn add_beside(&mut self, class: Class, socket: OwnedFd) -> std::io::Result<()> {
         let listener = Listener::new(Arc::new(socket), self.next_listener_token());
         watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
         let before = self.acceptors[class].take(|_| true);

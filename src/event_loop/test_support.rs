@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     Connection, ConnectionBudget, ListenerSet, LoopContext, LoopSetup, Newcomer, Running,
-    UpstreamTable,
+    UpstreamPool,
 };
 use crate::{
     app::{App, Peer},
@@ -46,7 +46,7 @@ pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> R
         gauges: Arc::default(),
         report: Box::new(|_| {}),
     };
-    let upstreams = UpstreamTable::new(poll.registry().try_clone().expect("epoll"), budget());
+    let upstreams = UpstreamPool::new(poll.registry().try_clone().expect("epoll"), budget());
     Running::new(poll, upstreams, commands, handle, setup).expect("a loop")
 }
 

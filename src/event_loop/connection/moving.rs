@@ -38,7 +38,7 @@ impl Connection {
         let (class, is_deaf) = (Class::Public, false);
         let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol, is_deaf };
         let mut connection = Self::unwatched(token, newcomer);
-        connection.received_total = facts.received;
+        connection.io.begin_at(facts.received);
         connection.wait = connection.waits_for();
         connection.count(cx);
         connection.set_deadline(cx);
@@ -71,7 +71,7 @@ impl Connection {
             return false;
         }
         self.place = Place::Ours;
-        let is_watched = self.is_at_rest() && cx.upstreams.watch_no_more(&self.socket).is_ok();
+        let is_watched = self.is_at_rest() && cx.upstreams.watch_no_more(self.io.socket()).is_ok();
         if is_watched {
             self.place = Place::Offered;
         }
@@ -81,9 +81,9 @@ impl Connection {
     /// Whether nothing of a request or of an answer is in this process.
     fn is_at_rest(&self) -> bool {
         let waits = matches!(self.waits_for(), Wait::Fresh | Wait::Idle);
-        let is_bare = !self.has_input() && self.in_flight.is_empty() && !self.queued;
+        let is_bare = !self.io.has_input() && self.in_flight.is_empty() && !self.queued;
         // One whose peer has closed ends here.
-        waits && is_bare && !self.ready.read_closed && !self.ready.failed
+        waits && is_bare && !self.io.ready.read_closed && !self.io.ready.failed
     }
 
     /// What another process has to know.
@@ -95,10 +95,10 @@ impl Connection {
         let handed = Handed {
             peer,
             awaits_proxy_header: self.awaits_proxy_header,
-            received: self.received_total - self.header_bytes,
+            received: self.io.received_total() - self.header_bytes,
             left_ms: self.deadline.at().saturating_sub(cx.clock.now_ms()),
         };
-        (handed, self.socket.as_fd())
+        (handed, self.io.socket().as_fd())
     }
 
     /// Whether another process may have it.
@@ -119,7 +119,7 @@ impl Connection {
     /// It was not taken: what came meanwhile is told when it is watched.
     pub(in super::super) fn stay(&mut self, cx: &mut LoopContext) -> Fate {
         self.place = Place::Kept;
-        if cx.upstreams.watch_again(&self.socket, self.token).is_err() {
+        if cx.upstreams.watch_again(self.io.socket(), self.token).is_err() {
             return Fate::Gone;
         }
         // A look at its deadline may have passed.

@@ -7,7 +7,10 @@
 use memchr::memmem;
 
 use super::{
-    super::{LoopContext, output::TURN_BYTES},
+    super::{
+        LoopContext,
+        io::{Mark, TURN_BYTES},
+    },
     Connection,
 };
 use crate::http::{Event, FieldTable, Phase};
@@ -28,7 +31,7 @@ pub(super) struct Turn {
     /// A whole head is behind what is being read; only looked for while the server stops.
     has_next: bool,
     /// Bytes that the kernel had before, and those that it had given.
-    sent_before: u64,
+    sent_before: Mark,
     received_before: u64,
 }
 
@@ -37,20 +40,20 @@ impl Connection {
         self.turn = Turn {
             requests: 0,
             has_next: false,
-            sent_before: self.output.sent_total(),
-            received_before: self.received_total,
+            sent_before: self.io.outbox.sent(),
+            received_before: self.io.received_total(),
         };
     }
 
     /// Whether whatever is left has to wait for the next turn.
     pub(super) fn is_turn_over(&self) -> bool {
-        let sent = self.output.sent_total() - self.turn.sent_before;
+        let sent = self.io.outbox.sent().bytes_since(self.turn.sent_before);
         self.turn.requests >= REQUESTS_PER_TURN || sent >= TURN_BYTES
     }
 
     /// Whether the next turn has to read on; what was read is not kept for it.
     pub(super) fn has_read_enough(&self) -> bool {
-        self.received_total - self.turn.received_before >= TURN_INPUT_BYTES
+        self.io.received_total() - self.turn.received_before >= TURN_INPUT_BYTES
     }
 
     /// Whether the answer that begins now is the last one here, because the server stops: what was
@@ -61,18 +64,18 @@ impl Connection {
             return false;
         }
         let stays = !cx.gives_on() || self.is_kept();
-        let is_read_on = self.input.as_ref().is_some_and(|input| holds_head(input.unread()));
+        let is_read_on = self.io.input.as_ref().is_some_and(|input| holds_head(input.unread()));
         stays && !(is_read_on || self.turn.has_next)
     }
 
     /// Takes events out of the unread bytes until they are used up or answers have to go out first.
     pub(super) fn process_input(&mut self, cx: &mut LoopContext) {
         self.stalled = false;
-        let Some(mut input) = self.input.take() else { return };
+        let Some(mut input) = self.io.input.take() else { return };
         loop {
             if self.exchange.phase() == Phase::Head
-                && (self.output.has_segments()
-                    || self.output.buffered() > PIPELINE_BYTES_MAX
+                && (self.io.outbox.has_segments()
+                    || self.io.outbox.buffered() > PIPELINE_BYTES_MAX
                     || self.turn.requests >= REQUESTS_PER_TURN)
             {
                 self.stalled = !input.is_empty();
@@ -104,7 +107,7 @@ impl Connection {
             input.consume(used);
         }
         self.turn.has_next = false;
-        self.input = Some(input);
+        self.io.input = Some(input);
     }
 }
 

@@ -29,7 +29,7 @@ impl Connection {
 
     /// Reads the header, if it is whole; from then on the peer is the one that it names.
     pub(super) fn read_proxy_header(&mut self, cx: &mut LoopContext) -> Fate {
-        let Some(input) = &mut self.input else { return Fate::Keep };
+        let Some(input) = &mut self.io.input else { return Fate::Keep };
         match ProxyHeader::read(input.unread()) {
             ProxyHeader::NeedMore => {}
             ProxyHeader::Header { source, used } => {
@@ -96,7 +96,7 @@ mod tests {
         cx: &mut LoopContext,
     ) -> Fate {
         peer.write_all(bytes).unwrap();
-        wait_readable(&connection.socket);
+        wait_readable(connection.io.socket());
         connection.on_ready(READABLE, cx)
     }
 
@@ -112,7 +112,7 @@ mod tests {
         }
         assert_eq!(connection.peer, Peer::Tcp("192.0.2.7:56324".parse().unwrap()));
         assert_eq!((cx.counts.fresh, cx.counts.busy), (1, 0));
-        assert!(connection.input.is_none(), "it holds no buffer");
+        assert!(connection.io.input.is_none(), "it holds no buffer");
         assert_eq!(receive(&mut connection, &mut peer, b"G", cx), Fate::Keep);
         assert_eq!(connection.wait, Wait::Head);
         let request = b"ET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -130,10 +130,10 @@ mod tests {
             peer.write_all(&LINE[20..]).unwrap();
             peer.write_all(request.as_bytes()).unwrap();
             peer.shutdown(std::net::Shutdown::Write).unwrap();
-            wait_readable(&connection.socket);
+            wait_readable(connection.io.socket());
             let ready = Ready { read_closed: true, ..READABLE };
             assert_eq!(connection.on_ready(ready, cx), Fate::Gone);
-            let (received, header) = (connection.received_total, connection.header_bytes);
+            let (received, header) = (connection.io.received_total(), connection.header_bytes);
             assert_eq!((received - header, header), (request.len() as u64, LINE.len() as u64));
             connection.abort(cx);
             let mut answer = String::new();
@@ -149,9 +149,9 @@ mod tests {
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
         assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
         peer.write_all(&LINE[20..30]).unwrap();
-        wait_readable(&connection.socket);
+        wait_readable(connection.io.socket());
         assert_eq!(connection.on_deadline(cx), Fate::Keep);
-        assert!(connection.lingering && connection.input.is_none());
+        assert!(connection.lingering && connection.io.input.is_none());
         assert_eq!(peer.read(&mut [0]).unwrap(), 0, "closed without an answer");
     }
 
@@ -162,7 +162,7 @@ mod tests {
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
         assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
         peer.write_all(&[&LINE[20..], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat()).unwrap();
-        wait_readable(&connection.socket);
+        wait_readable(connection.io.socket());
         assert_eq!(connection.on_deadline(cx), Fate::Keep);
         assert_eq!((connection.wait, connection.lingering), (Wait::Idle, false));
         assert!(peer.read(&mut [0; 1024]).unwrap() > 0, "it is answered");
@@ -198,7 +198,7 @@ mod tests {
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
         assert_eq!(receive(&mut connection, &mut peer, b"PRO", cx), Fate::Keep);
         peer.write_all(b"XX").unwrap();
-        wait_readable(&connection.socket);
+        wait_readable(connection.io.socket());
         assert_eq!(connection.on_deadline(cx), Fate::Gone);
         assert_eq!(cx.counts.proxy_headers_refused, 2);
     }

@@ -20,7 +20,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{LoopContext, clock::milliseconds, gate::RESEND_MAX},
+    super::{LoopContext, clock::milliseconds, gate::RESEND_MAX, io::Mark},
     Connection,
 };
 use crate::{app::Peer, http::Phase, message::Class, metrics::LoopCounts};
@@ -73,7 +73,7 @@ impl Connection {
         if self.lingering {
             return Wait::Lingering;
         }
-        if !self.output.is_empty() {
+        if !self.io.outbox.is_empty() {
             return Wait::Sending;
         }
         if let Some(forwarding) = &self.forwarding
@@ -88,9 +88,9 @@ impl Connection {
         }
         match self.exchange.phase() {
             Phase::Content => Wait::Content,
-            Phase::Head if self.has_input() && self.awaits_proxy_header => Wait::Fresh,
-            Phase::Head if self.has_input() => Wait::Head,
-            Phase::Head if self.received_total == self.header_bytes => Wait::Fresh,
+            Phase::Head if self.io.has_input() && self.awaits_proxy_header => Wait::Fresh,
+            Phase::Head if self.io.has_input() => Wait::Head,
+            Phase::Head if self.io.received_total() == self.header_bytes => Wait::Fresh,
             Phase::Head => Wait::Idle,
             Phase::Answer | Phase::Closed => Wait::Sending,
         }
@@ -100,12 +100,12 @@ impl Connection {
     fn may_have_left(&self) -> bool {
         let is_told =
             self.forwarding.as_ref().is_none_or(|forwarding| forwarding.is_told_of_the_end());
-        self.ready.read_closed && is_told
+        self.io.ready.read_closed && is_told
     }
 
     /// Whether its first request is still to come, or to be read.
     pub(in super::super) fn is_new(&self) -> bool {
-        let is_first = self.output.queued_total() == 0;
+        let is_first = self.io.outbox.end() == Mark::START;
         is_first && matches!(self.waits_for(), Wait::Fresh | Wait::Head)
     }
 
@@ -120,8 +120,11 @@ impl Connection {
         }
         self.wait = wait;
         self.wait_anew = false;
-        self.window_start =
-            if wait == Wait::Sending { self.output.sent_total() } else { self.received_total };
+        self.window_start = if wait == Wait::Sending {
+            self.io.outbox.sent_total()
+        } else {
+            self.io.received_total()
+        };
         let at = self.due_ms(cx);
         cx.timers.set(&mut self.deadline, self.token, at);
     }

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::{Forwarding, Stage, pace::Pace};
 use crate::{
     app::{Chosen, FailureCause, Forward, UpstreamFailure},
-    event_loop::{LoopContext, connection::Connection, output::Output, upstreams::Line},
+    event_loop::{LoopContext, connection::Connection, upstream::UpstreamConn},
     http::{RequestContent, UpstreamExchange, UpstreamRequest},
     logging::UpstreamUse,
 };
@@ -73,10 +73,10 @@ impl Connection {
 
     /// Opens a line to an upstream and writes the request; goes on to others while that fails.
     fn ask(&mut self, mut attempt: Attempt, mut chosen: Chosen, cx: &mut LoopContext) {
-        let line = loop {
+        let mut conn = loop {
             attempt.tries += 1;
             let failure = match self.open_line(&attempt, &mut chosen, cx) {
-                Ok(line) => break line,
+                Ok(conn) => break conn,
                 Err(failure) => failure,
             };
             self.note_failure(&attempt.forward, &chosen, failure, cx);
@@ -91,12 +91,14 @@ impl Connection {
             chosen = next;
         };
         let awaits_continue = self.exchange.awaits_continue();
-        let (mut output, mut exchange) = write_request(&attempt, &chosen, awaits_continue, cx);
-        let head_bytes = output.buffered();
+        let begin = conn.io.outbox.end();
+        let mut exchange = write_request(&attempt, &chosen, awaits_continue, &mut conn, cx);
+        let outbox = &mut conn.io.outbox;
+        let head_bytes = outbox.buffered();
         if let Some((sent, content)) = attempt.sent {
             // The content that was taken from the client before the line was open.
             exchange.go_on_from(&sent);
-            output.buffer(&mut cx.buffers).extend_from_slice(&content);
+            outbox.buffer(&mut cx.buffers).extend_from_slice(&content);
         }
         let Attempt { forward, content, tried, retries_left, tries, last_cause, .. } = attempt;
         self.wait_anew = true;
@@ -107,12 +109,11 @@ impl Connection {
             retries_left,
             tries,
             last_cause,
-            line,
+            conn,
             exchange,
             content,
-            output,
+            begin,
             head_bytes,
-            input: None,
             asked_ns: cx.clock.now_ns(),
             stage: Stage::Asking,
             awaits_continue,
@@ -128,7 +129,7 @@ impl Connection {
         attempt: &Attempt,
         chosen: &mut Chosen,
         cx: &mut LoopContext,
-    ) -> Result<Line, UpstreamFailure> {
+    ) -> Result<UpstreamConn, UpstreamFailure> {
         let now_ms = cx.clock.now_ms();
         let asks_once = !is_repeatable(&attempt.forward, attempt.content);
         if !attempt.fresh
@@ -153,16 +154,16 @@ impl Connection {
         cx: &mut LoopContext,
     ) {
         let used_for = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
-        let Forwarding { forward, mut chosen, mut tried, line, exchange, content, .. } = forwarding;
+        let nothing_sent = forwarding.nothing_sent();
+        let Forwarding { forward, mut chosen, mut tried, conn, exchange, content, .. } = forwarding;
         let is_closed = matches!(
             failure.cause,
             FailureCause::ClosedBeforeAnswer | FailureCause::ResetBeforeAnswer
         );
-        let is_stale = line.is_used && !exchange.answered() && is_closed;
-        let nothing_sent = forwarding.output.sent_total() == 0;
+        let is_stale = conn.is_used && !exchange.answered() && is_closed;
         let (url_of, mut next) = (chosen.index(), None);
         let mut last_cause = forwarding.last_cause;
-        if !line.is_open && chosen.next_address(cx.clock.now_ns()) {
+        if !conn.is_open && chosen.next_address(cx.clock.now_ns()) {
             next = Some(chosen);
         } else {
             if !is_stale {
@@ -182,7 +183,7 @@ impl Connection {
         }
         let is_repeatable = is_repeatable(&forward, content) && !exchange.answered();
         let sent = nothing_sent
-            .then(|| (exchange, forwarding.output.waiting()[forwarding.head_bytes..].to_vec()));
+            .then(|| (exchange, conn.io.outbox.waiting()[forwarding.head_bytes..].to_vec()));
         let (tries, retries_left) = (forwarding.tries, forwarding.retries_left);
         let fresh = is_stale;
         let mut attempt =
@@ -210,8 +211,9 @@ fn write_request(
     Attempt { forward, content, .. }: &Attempt,
     chosen: &Chosen,
     expects_continue: bool,
+    conn: &mut UpstreamConn,
     cx: &mut LoopContext,
-) -> (Output, UpstreamExchange) {
+) -> UpstreamExchange {
     let request = UpstreamRequest {
         content: *content,
         is_head: forward.is_head(),
@@ -219,10 +221,7 @@ fn write_request(
         expects_continue,
         close: forward.config().idle_connections == 0,
     };
-    let mut output = Output::default();
-    let mut head = output.buffer(&mut cx.buffers);
+    let mut head = conn.io.outbox.buffer(&mut cx.buffers);
     forward.write_head(chosen, &mut head);
-    let exchange = UpstreamExchange::begin(&request, &mut head);
-    drop(head);
-    (output, exchange)
+    UpstreamExchange::begin(&request, &mut head)
 }

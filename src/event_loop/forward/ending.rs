@@ -11,8 +11,6 @@
 
 use std::time::Duration;
 
-use socket2::SockRef;
-
 use super::{Forwarding, Stage};
 use crate::{
     app::{Chosen, FailureCause, Forward, UpstreamFailure, write_response_trailers},
@@ -43,11 +41,11 @@ impl Connection {
     /// The upstream's part is over: the line is kept if it can be.
     pub(super) fn end_forward(&mut self, forwarding: Forwarding, cx: &mut LoopContext) {
         self.note_use(&forwarding.upstream_use(None, cx.clock.now_ns()), cx);
-        let Forwarding { forward, chosen, line, exchange, mut output, input, .. } = forwarding;
+        let Forwarding { forward, chosen, mut conn, exchange, .. } = forwarding;
         chosen.completed();
         let mut trailers = Vec::new();
         write_response_trailers(exchange.trailers().fields(), &mut trailers);
-        self.exchange.end_stream_with(&trailers, &mut self.output.buffer(&mut cx.buffers));
+        self.exchange.end_stream_with(&trailers, &mut self.io.outbox.buffer(&mut cx.buffers));
         self.end_answer();
         self.wait_anew = true;
         if !self.takes_output()
@@ -56,12 +54,13 @@ impl Connection {
         {
             flight.remember_request(method, target);
         }
-        let is_clean = output.is_empty() && input.is_none() && !line.ready.read_closed;
-        output.release(&mut cx.buffers);
+        let io = &mut conn.io;
+        let is_clean = io.outbox.is_empty() && io.input.is_none() && !io.ready.read_closed;
+        io.release(&mut cx.buffers);
         if exchange.reusable() && is_clean && !cx.is_closing(self.class) {
-            cx.upstreams.give(line, forward.config(), &chosen, cx.clock.now_ms());
+            cx.upstreams.give(conn, forward.config(), &chosen, cx.clock.now_ms());
         } else {
-            cx.upstreams.forget(&line);
+            cx.upstreams.forget(&conn);
         }
         // What has nothing to send is over here.
         self.end_sent_exchanges(cx);
@@ -74,7 +73,7 @@ impl Connection {
         failure: UpstreamFailure,
         cx: &mut LoopContext,
     ) {
-        cx.upstreams.forget(&forwarding.line);
+        cx.upstreams.forget(&forwarding.conn);
         match forwarding.stage {
             Stage::Asking => self.ask_again(forwarding, failure, cx),
             Stage::Answering | Stage::Tunnel { .. } => {
@@ -96,9 +95,9 @@ impl Connection {
         self.wait_anew = true;
         let Some(flight) = self.in_flight.last_mut() else { return };
         let head_start = flight.head_start();
-        if head_start >= self.output.sent_total() {
+        if head_start >= self.io.outbox.sent() {
             flight.take_back();
-            self.output.take_back(head_start);
+            self.io.outbox.take_back(head_start);
             self.exchange.take_back();
             return self.respond(failure.cause.response(), cx);
         }
@@ -117,7 +116,7 @@ impl Connection {
             return self.look_at_tunnel(forwarding, cx);
         }
         if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
-            self.exchange.send_continue(&mut self.output.buffer(&mut cx.buffers));
+            self.exchange.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
             self.forwarding = Some(forwarding);
             return Fate::Keep;
         }
@@ -168,17 +167,12 @@ impl Connection {
     pub(in super::super) fn drop_forward(&mut self, cx: &mut LoopContext) {
         if let Some(forwarding) = self.forwarding.take() {
             self.note_use(&forwarding.upstream_use(None, cx.clock.now_ns()), cx);
-            cx.upstreams.forget(&forwarding.line);
+            cx.upstreams.forget(&forwarding.conn);
             if forwarding.stage != Stage::Asking {
-                self.tear();
+                // A mere end could be taken for the answer's.
+                self.io.reset_at_close();
             }
         }
-    }
-
-    /// Has the client see that its answer is not whole: a mere end could be taken for one.
-    pub(in super::super) fn tear(&self) {
-        // The socket is closed in any case.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 
     /// Counts the failure of an upstream, and has it logged.

@@ -3,12 +3,10 @@
 //! It ends with the upstream's side; when the client's ends, the upstream is told, and may still
 //! send what it has.
 
-use rustix::net::Shutdown;
-
-use super::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX, flush, read};
+use super::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX};
 use crate::{
     app::UpstreamFailure,
-    event_loop::{LoopContext, connection::Connection},
+    event_loop::{LoopContext, connection::Connection, io::Received},
 };
 
 impl Connection {
@@ -26,32 +24,32 @@ impl Connection {
             return Ok(false);
         };
         if let Some(bytes) = self.take_tunnel_bytes() {
-            let mut out = forwarding.output.buffer(&mut cx.buffers);
+            let mut out = forwarding.conn.io.outbox.buffer(&mut cx.buffers);
             out.extend_from_slice(bytes.unread());
             drop(out);
             cx.buffers.give_input(bytes);
             forwarding.moved = true;
         }
-        flush(forwarding);
-        if self.has_ended() && !client_ended && forwarding.output.is_empty() {
+        forwarding.flush();
+        if self.io.has_ended() && !client_ended && forwarding.conn.io.outbox.is_empty() {
             client_ended = true;
-            let _ = rustix::net::shutdown(&forwarding.line.socket, Shutdown::Write);
+            let _ = forwarding.conn.io.shutdown_write();
         }
         for _ in 0..READS_PER_TURN {
-            if let Some(input) = forwarding.input.take() {
-                let mut out = self.output.buffer(&mut cx.buffers);
+            if let Some(input) = forwarding.conn.io.input.take() {
+                let mut out = self.io.outbox.buffer(&mut cx.buffers);
                 self.exchange.write_piece(input.unread(), &mut out);
                 drop(out);
                 cx.buffers.give_input(input);
             }
-            let is_full = self.output.buffered() > WAITING_BYTES_MAX;
-            if upstream_ended || is_full || !forwarding.line.ready.readable {
+            let is_full = self.io.outbox.buffered() > WAITING_BYTES_MAX;
+            if upstream_ended || is_full || !forwarding.conn.io.ready.readable {
                 break;
             }
-            match read(forwarding, cx)? {
-                Some(0) => upstream_ended = true,
-                Some(_) => {}
-                None => break,
+            match forwarding.receive(&mut cx.buffers)? {
+                Received::Bytes(_) => {}
+                Received::End => upstream_ended = true,
+                Received::Nothing | Received::Full => break,
             }
         }
         forwarding.stage = Stage::Tunnel { client_ended, upstream_ended };

@@ -16,12 +16,15 @@ use rustix::{io::Errno, net::RecvFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
-    BOTH_WAYS,
-    accept::watch,
-    clock::milliseconds,
-    connection::Ready,
-    listener::ConnectionBudget,
-    slots::{KEY_BITS, Slots},
+    super::{
+        BOTH_WAYS,
+        accept::watch,
+        clock::milliseconds,
+        io::{Io, Ready},
+        listener::ConnectionBudget,
+        slots::{KEY_BITS, Slots},
+    },
+    UpstreamConn,
 };
 use crate::{
     app::{Address, Chosen, FailureCause, KeptLine, PoolKey, UpstreamFailure},
@@ -29,10 +32,10 @@ use crate::{
 };
 
 /// In the tokens of upstreams' connections, and in no others.
-pub(super) const UPSTREAM_BIT: usize = 1 << KEY_BITS;
+pub(in super::super) const UPSTREAM_BIT: usize = 1 << KEY_BITS;
 
 /// A loop's connections to upstreams.
-pub(super) struct UpstreamTable {
+pub(in super::super) struct UpstreamPool {
     registry: Registry,
     slots: Slots<Slot>,
     /// Few keys, compared faster than hashed.
@@ -47,47 +50,34 @@ enum Slot {
 }
 
 struct Idle {
-    socket: OwnedFd,
+    io: Io,
     key: PoolKey,
     kept: KeptLine,
     until_ms: u64,
 }
 
-/// A connection to an upstream that is in use.
-pub(super) struct Line {
-    pub(super) token: Token,
-    pub(super) socket: OwnedFd,
-    /// It has served an exchange before.
-    pub(super) is_used: bool,
-    /// The handshake is over.
-    pub(super) is_open: bool,
-    pub(super) ready: Ready,
-}
-
-impl UpstreamTable {
+impl UpstreamPool {
     /// A table without lines; the budget is the clients'.
-    pub(super) fn new(registry: Registry, budget: ConnectionBudget) -> Self {
+    pub(in super::super) fn new(registry: Registry, budget: ConnectionBudget) -> Self {
         Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget }
     }
 
     /// A connection that was kept, if there is one. `looks`: only one of which a look at the socket
     /// finds that it is still open. The loop may not have got to that event yet, and a request that
     /// is asked once alone has nothing else to save it.
-    pub(super) fn take(
+    pub(in super::super) fn take(
         &mut self,
         chosen: &Chosen,
         client: Token,
         now_ms: u64,
         looks: bool,
-    ) -> Option<Line> {
+    ) -> Option<UpstreamConn> {
         let tokens = self.idle.get_mut(&chosen.pool_key())?;
         while let Some(token) = tokens.pop() {
             let Some(slot) = self.slots.find(strip(token)) else { continue };
             if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(client)) {
-                if idle.until_ms > now_ms && (!looks || is_silent(&idle.socket)) {
-                    let ready = Ready { writable: true, ..Ready::default() };
-                    let socket = idle.socket;
-                    return Some(Line { token, socket, is_used: true, is_open: true, ready });
+                if idle.until_ms > now_ms && (!looks || is_silent(idle.io.socket())) {
+                    return Some(UpstreamConn { token, io: idle.io, is_used: true, is_open: true });
                 }
                 self.slots.remove(strip(token));
             }
@@ -99,11 +89,11 @@ impl UpstreamTable {
     ///
     /// # Errors
     /// When it cannot be opened, as far as that is known at once.
-    pub(super) fn open(
+    pub(in super::super) fn open(
         &mut self,
         address: Address<'_>,
         client: Token,
-    ) -> Result<Line, UpstreamFailure> {
+    ) -> Result<UpstreamConn, UpstreamFailure> {
         let failure = |error: io::Error| UpstreamFailure::connect(&error);
         let mut opened = self.try_open(address, client).map_err(failure);
         let is_own = |failure: &UpstreamFailure| failure.cause == FailureCause::NoDescriptors;
@@ -113,7 +103,7 @@ impl UpstreamTable {
         opened
     }
 
-    fn try_open(&mut self, address: Address<'_>, client: Token) -> io::Result<Line> {
+    fn try_open(&mut self, address: Address<'_>, client: Token) -> io::Result<UpstreamConn> {
         self.budget.note_line();
         let (domain, address) = match address {
             Address::Tcp(address) => (Domain::for_address(address), SockAddr::from(address)),
@@ -134,22 +124,29 @@ impl UpstreamTable {
             watch(registry, &socket, mark(token), BOTH_WAYS).map(|()| Slot::Busy(client))
         })?;
         let ready = Ready { writable: is_open, ..Ready::default() };
-        Ok(Line { token: mark(token), socket, is_used: false, is_open, ready })
+        let io = Io::new(socket, ready);
+        Ok(UpstreamConn { token: mark(token), io, is_used: false, is_open })
     }
 
     /// Keeps a connection for later, unless enough are kept.
-    pub(super) fn give(&mut self, line: Line, config: &ProxyConfig, chosen: &Chosen, now_ms: u64) {
+    pub(in super::super) fn give(
+        &mut self,
+        conn: UpstreamConn,
+        config: &ProxyConfig,
+        chosen: &Chosen,
+        now_ms: u64,
+    ) {
         let key = chosen.pool_key();
         let tokens = self.idle.entry(key).or_default();
-        let Some(slot) = self.slots.find(strip(line.token)) else { return };
+        let Some(slot) = self.slots.find(strip(conn.token)) else { return };
         let has_room = tokens.len() < config.idle_connections;
         let Some(kept) = has_room.then(|| chosen.keep_line()).flatten() else {
-            self.slots.remove(strip(line.token));
+            self.slots.remove(strip(conn.token));
             return;
         };
-        tokens.push(line.token);
+        tokens.push(conn.token);
         *slot = Slot::Idle(Idle {
-            socket: line.socket,
+            io: conn.io,
             key,
             kept,
             until_ms: now_ms.saturating_add(milliseconds(config.idle_timeout)),
@@ -157,15 +154,15 @@ impl UpstreamTable {
     }
 
     /// Forgets a connection that is going to be closed.
-    pub(super) fn forget(&mut self, line: &Line) {
-        self.slots.remove(strip(line.token));
+    pub(in super::super) fn forget(&mut self, conn: &UpstreamConn) {
+        self.slots.remove(strip(conn.token));
     }
 
     /// Has all edges of a socket told again that may be lost, a client's or that of a line.
     ///
     /// # Errors
     /// epoll_ctl(2)'s.
-    pub(super) fn watch_anew(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
+    pub(in super::super) fn watch_anew(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
         self.registry.reregister(&mut SourceFd(&socket.as_raw_fd()), token, BOTH_WAYS)
     }
 
@@ -174,7 +171,7 @@ impl UpstreamTable {
     ///
     /// # Errors
     /// epoll_ctl(2)'s.
-    pub(super) fn watch_no_more(&self, socket: &OwnedFd) -> io::Result<()> {
+    pub(in super::super) fn watch_no_more(&self, socket: &OwnedFd) -> io::Result<()> {
         self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()))
     }
 
@@ -182,12 +179,12 @@ impl UpstreamTable {
     ///
     /// # Errors
     /// epoll_ctl(2)'s.
-    pub(super) fn watch_again(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
+    pub(in super::super) fn watch_again(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
         watch(&self.registry, socket, token, BOTH_WAYS)
     }
 
     /// A socket told of changes. Says whose it is, if it is in use.
-    pub(super) fn on_event(&mut self, token: Token, ready: Ready) -> Option<Token> {
+    pub(in super::super) fn on_event(&mut self, token: Token, ready: Ready) -> Option<Token> {
         match self.slots.find(strip(token))? {
             Slot::Busy(client) => return Some(*client),
             Slot::Idle(_) if !(ready.readable || ready.read_closed || ready.failed) => return None,
@@ -203,12 +200,12 @@ impl UpstreamTable {
     }
 
     /// Closes what has been idle too long, or leads nowhere any more.
-    pub(super) fn sweep(&mut self, now_ms: u64) {
+    pub(in super::super) fn sweep(&mut self, now_ms: u64) {
         self.retain(|idle| idle.until_ms > now_ms && idle.kept.has_use());
     }
 
     /// Closes all idle connections; says whether there were any.
-    pub(super) fn close_idle(&mut self) -> bool {
+    pub(in super::super) fn close_idle(&mut self) -> bool {
         let had_some = !self.idle.is_empty();
         self.retain(|_| false);
         had_some

@@ -4,7 +4,7 @@
 
 /// Bytes that came in and are not read yet: `start..end` of a fixed block.
 #[derive(Debug)]
-pub(super) struct InputBuffer {
+pub(in super::super) struct InputBuffer {
     block: Box<[u8]>,
     start: usize,
     end: usize,
@@ -15,22 +15,22 @@ impl InputBuffer {
         Self { block: vec![0; bytes].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in super::super) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Whether there is no room left.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in super::super) fn is_full(&self) -> bool {
         self.end - self.start == self.block.len()
     }
 
     /// What is not read yet.
-    pub(super) fn unread(&self) -> &[u8] {
+    pub(in super::super) fn unread(&self) -> &[u8] {
         &self.block[self.start..self.end]
     }
 
     /// This many bytes were read.
-    pub(super) fn consume(&mut self, len: usize) {
+    pub(in super::super) fn consume(&mut self, len: usize) {
         self.start += len;
         debug_assert!(self.start <= self.end);
         if self.is_empty() {
@@ -39,12 +39,12 @@ impl InputBuffer {
     }
 
     /// Drops what is not read.
-    pub(super) fn clear(&mut self) {
+    pub(in super::super) fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
     }
 
     /// Room for more, moved together when little is left of it.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub(in super::super) fn room(&mut self) -> &mut [u8] {
         if self.start > 0 && self.end > self.block.len() / 2 {
             self.block.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -53,14 +53,14 @@ impl InputBuffer {
     }
 
     /// This many bytes came in.
-    pub(super) fn fill(&mut self, len: usize) {
+    pub(in super::super) fn fill(&mut self, len: usize) {
         self.end += len;
         debug_assert!(self.end <= self.block.len());
     }
 }
 
 /// A loop's free buffers.
-pub(super) struct BufferPool {
+pub(in super::super) struct BufferPool {
     input_bytes: usize,
     inputs: Vec<InputBuffer>,
     outputs: Vec<Vec<u8>>,
@@ -77,16 +77,16 @@ const OUTPUT_BYTES: usize = 4 * 1024;
 
 impl BufferPool {
     /// A pool whose input buffers hold this many bytes.
-    pub(super) fn new(input_bytes: usize) -> Self {
+    pub(in super::super) fn new(input_bytes: usize) -> Self {
         Self { input_bytes, inputs: Vec::new(), outputs: Vec::new() }
     }
 
-    pub(super) fn take_input(&mut self) -> InputBuffer {
+    pub(in super::super) fn take_input(&mut self) -> InputBuffer {
         self.inputs.pop().unwrap_or_else(|| InputBuffer::new(self.input_bytes))
     }
 
     /// Hands out buffers of this size from here on.
-    pub(super) fn set_input_bytes(&mut self, input_bytes: usize) {
+    pub(in super::super) fn set_input_bytes(&mut self, input_bytes: usize) {
         if input_bytes != self.input_bytes {
             self.input_bytes = input_bytes;
             self.inputs.clear();
@@ -95,7 +95,7 @@ impl BufferPool {
 
     /// Puts what is unread into a buffer of the size that is handed out now, if that is larger: a
     /// head may have been let grow while it came.
-    pub(super) fn enlarge(&mut self, buffer: &mut InputBuffer) {
+    pub(in super::super) fn enlarge(&mut self, buffer: &mut InputBuffer) {
         if buffer.block.len() < self.input_bytes {
             let mut larger = self.take_input();
             let unread = buffer.unread();
@@ -105,18 +105,18 @@ impl BufferPool {
         }
     }
 
-    pub(super) fn give_input(&mut self, mut buffer: InputBuffer) {
+    pub(in super::super) fn give_input(&mut self, mut buffer: InputBuffer) {
         buffer.clear();
         if self.inputs.len() < FREE_MAX && buffer.block.len() == self.input_bytes {
             self.inputs.push(buffer);
         }
     }
 
-    pub(super) fn take_output(&mut self) -> Vec<u8> {
+    pub(in super::super) fn take_output(&mut self) -> Vec<u8> {
         self.outputs.pop().unwrap_or_else(|| Vec::with_capacity(OUTPUT_BYTES))
     }
 
-    pub(super) fn give_output(&mut self, mut buffer: Vec<u8>) {
+    pub(in super::super) fn give_output(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         if self.outputs.len() < FREE_MAX && buffer.capacity() <= OUTPUT_KEPT_BYTES_MAX {
             self.outputs.push(buffer);

@@ -1,5 +1,8 @@
 //! What a connection still has to send: bytes in a buffer, and content that comes from files.
 //!
+//! A [`Mark`] is a place in it: an exchange that keeps the mark behind its last byte sees when the
+//! kernel has that byte.
+//!
 //! Owns the unsent bytes. A batch of answers goes out in one write; a file goes from the page cache
 //! to the socket by sendfile(2), its head held back (MSG_MORE) to travel with it.
 
@@ -15,7 +18,7 @@ use crate::{
 
 /// The unsent part of the answers of one connection, in order.
 #[derive(Default)]
-pub(super) struct Output {
+pub(in super::super) struct Outbox {
     buffer: Vec<u8>,
     sent: usize,
     /// Content behind the buffer; boxed, for few connections have some at a time.
@@ -23,6 +26,28 @@ pub(super) struct Output {
     /// Bytes ever put in, and ever taken by the kernel.
     queued_total: u64,
     sent_total: u64,
+}
+
+/// A place between two bytes of an outbox: it has passed when the kernel has what stands before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(in super::super) struct Mark(u64);
+
+impl Mark {
+    /// A place that is not known yet: no byte that is sent passes it.
+    pub(in super::super) const UNKNOWN: Self = Self(u64::MAX);
+
+    /// In front of the first byte that is ever put in.
+    pub(in super::super) const START: Self = Self(0);
+
+    /// Bytes between an earlier place and this one; 0 if that one is not earlier.
+    pub(in super::super) fn bytes_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The place so many bytes before.
+    pub(in super::super) fn before(self, bytes: u64) -> Self {
+        Self(self.0.saturating_sub(bytes))
+    }
 }
 
 /// Content that is sent from where it is.
@@ -34,7 +59,7 @@ struct Segments {
 
 /// How sending ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flushed {
+pub(in super::super) enum Flushed {
     /// Everything is with the kernel.
     All,
     /// The peer has to read first.
@@ -44,11 +69,11 @@ pub(super) enum Flushed {
 }
 
 /// Bytes of file content that one connection sends before others get their turn.
-pub(super) const TURN_BYTES: u64 = 1024 * 1024;
+pub(in super::super) const TURN_BYTES: u64 = 1024 * 1024;
 
-impl Output {
+impl Outbox {
     /// The buffer to write to; taken from the pool at first.
-    pub(super) fn buffer(&mut self, pool: &mut BufferPool) -> OutputBuffer<'_> {
+    pub(in super::super) fn buffer(&mut self, pool: &mut BufferPool) -> OutboxBuffer<'_> {
         debug_assert!(self.segments.is_none(), "an answer behind one that is not complete");
         if self.buffer.capacity() == 0 {
             self.buffer = pool.take_output();
@@ -57,11 +82,11 @@ impl Output {
             self.buffer.drain(..self.sent);
             self.sent = 0;
         }
-        OutputBuffer { len_before: self.buffer.len(), output: self }
+        OutboxBuffer { len_before: self.buffer.len(), output: self }
     }
 
     /// Adds in-memory content.
-    pub(super) fn push_content(&mut self, content: Bytes<'_>) {
+    pub(in super::super) fn push_content(&mut self, content: Bytes<'_>) {
         let bytes = content.as_slice();
         self.queued_total += bytes.len() as u64;
         if bytes.len() < COPIED_BYTES_MAX {
@@ -73,7 +98,7 @@ impl Output {
     }
 
     /// Adds content that comes from files.
-    pub(super) fn push_segments(&mut self, content: Vec<Segment>) {
+    pub(in super::super) fn push_segments(&mut self, content: Vec<Segment>) {
         let queue: VecDeque<_> = content.into_iter().filter(|part| part.length() > 0).collect();
         self.queued_total += queue.iter().map(Segment::length).sum::<u64>();
         if !queue.is_empty() {
@@ -81,50 +106,55 @@ impl Output {
         }
     }
 
-    /// Takes the bytes from this place of the output on out again. They are in the buffer, and the
-    /// kernel has none of them.
-    pub(super) fn take_back(&mut self, from_total: u64) {
-        debug_assert!(self.sent_total <= from_total && self.segments.is_none(), "bytes are sent");
-        let count = usize::try_from(self.queued_total - from_total).unwrap_or(usize::MAX);
+    /// Takes the bytes from this place on out again. They are in the buffer, and the kernel has
+    /// none of them.
+    pub(in super::super) fn take_back(&mut self, from: Mark) {
+        debug_assert!(self.sent() <= from && self.segments.is_none(), "bytes are sent");
+        let count = usize::try_from(self.end().bytes_since(from)).unwrap_or(usize::MAX);
         self.buffer.truncate(self.buffer.len().saturating_sub(count));
-        self.queued_total = from_total;
+        self.queued_total = from.0;
         if self.sent == self.buffer.len() {
             self.buffer.clear();
             self.sent = 0;
         }
     }
 
-    /// Bytes ever put in: where the answer that was put in last ends.
-    pub(super) fn queued_total(&self) -> u64 {
-        self.queued_total
+    /// The place behind all that was put in so far.
+    pub(in super::super) fn end(&self) -> Mark {
+        Mark(self.queued_total)
     }
 
-    /// Bytes ever taken by the kernel.
-    pub(super) fn sent_total(&self) -> u64 {
+    /// The place behind all that the kernel has.
+    pub(in super::super) fn sent(&self) -> Mark {
+        Mark(self.sent_total)
+    }
+
+    /// Bytes that the kernel ever took.
+    pub(in super::super) fn sent_total(&self) -> u64 {
         self.sent_total
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in super::super) fn is_empty(&self) -> bool {
         self.queued_total == self.sent_total
     }
 
     /// Whether the content of the last answer is still outside the buffer.
-    pub(super) fn has_segments(&self) -> bool {
+    pub(in super::super) fn has_segments(&self) -> bool {
         self.segments.is_some()
     }
 
     /// Bytes that the kernel has not taken.
-    pub(super) fn unsent(&self) -> u64 {
+    pub(in super::super) fn unsent(&self) -> u64 {
         self.queued_total - self.sent_total
     }
 
     /// What waits in the buffer.
-    pub(super) fn waiting(&self) -> &[u8] {
+    pub(in super::super) fn waiting(&self) -> &[u8] {
         &self.buffer[self.sent..]
     }
 
     /// Bytes that wait in the buffer.
-    pub(super) fn buffered(&self) -> usize {
+    pub(in super::super) fn buffered(&self) -> usize {
         self.buffer.len() - self.sent
     }
 
@@ -132,7 +162,7 @@ impl Output {
     ///
     /// # Errors
     /// The socket's; `UnexpectedEof` when a file became shorter than its answer said.
-    pub(super) fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
+    pub(in super::super) fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
         let mut turn_left = TURN_BYTES;
         loop {
             let sent = if self.sent < self.buffer.len() {
@@ -172,7 +202,7 @@ impl Output {
     }
 
     /// Gives the buffer back when nothing is in it.
-    pub(super) fn release(&mut self, pool: &mut BufferPool) {
+    pub(in super::super) fn release(&mut self, pool: &mut BufferPool) {
         if self.buffer.is_empty() && self.buffer.capacity() > 0 {
             pool.give_output(std::mem::take(&mut self.buffer));
         }
@@ -180,12 +210,12 @@ impl Output {
 }
 
 /// The buffer while something is written to it; what was written counts when this is dropped.
-pub(super) struct OutputBuffer<'a> {
-    output: &'a mut Output,
+pub(in super::super) struct OutboxBuffer<'a> {
+    output: &'a mut Outbox,
     len_before: usize,
 }
 
-impl std::ops::Deref for OutputBuffer<'_> {
+impl std::ops::Deref for OutboxBuffer<'_> {
     type Target = Vec<u8>;
 
     fn deref(&self) -> &Vec<u8> {
@@ -193,13 +223,13 @@ impl std::ops::Deref for OutputBuffer<'_> {
     }
 }
 
-impl std::ops::DerefMut for OutputBuffer<'_> {
+impl std::ops::DerefMut for OutboxBuffer<'_> {
     fn deref_mut(&mut self) -> &mut Vec<u8> {
         &mut self.output.buffer
     }
 }
 
-impl Drop for OutputBuffer<'_> {
+impl Drop for OutboxBuffer<'_> {
     fn drop(&mut self) {
         self.output.queued_total += (self.output.buffer.len() - self.len_before) as u64;
     }
@@ -258,17 +288,17 @@ mod tests {
         socket.set_nonblocking(true).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(LENGTH).unwrap();
-        let (mut output, mut read) = (Output::default(), 0);
+        let (mut output, mut read) = (Outbox::default(), 0);
         output.push_segments(vec![Segment::File { file: file.into(), offset: 0, length: LENGTH }]);
         let mut bytes = vec![0; 1 << 20];
         while !output.is_empty() {
             let flushed = output.flush(&socket).unwrap();
-            assert!(output.sent_total() > read, "a turn sent nothing");
+            assert!(output.sent_total > read, "a turn sent nothing");
             if !output.is_empty() {
                 assert_eq!(flushed, Flushed::TurnOver);
                 assert_eq!(output.flush(&socket).unwrap(), Flushed::Blocked);
             }
-            while read < output.sent_total() {
+            while read < output.sent_total {
                 read += peer.read(&mut bytes).unwrap() as u64;
             }
         }
@@ -283,7 +313,7 @@ mod tests {
         let (socket, mut peer) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
         set_socket_send_buffer_size(&socket, ANSWER_BYTES).unwrap();
-        let (mut output, mut pool) = (Output::default(), BufferPool::new(16));
+        let (mut output, mut pool) = (Outbox::default(), BufferPool::new(16));
         let (mut written, mut read) = (Vec::new(), Vec::new());
         let mut room = 0;
         for round in 0..1000_u32 {
@@ -299,9 +329,9 @@ mod tests {
             read.extend_from_slice(&bytes[..taken]);
         }
         assert!(room <= 4 * COPIED_BYTES_MAX, "{room} bytes");
-        assert_eq!(output.queued_total(), written.len() as u64);
+        assert_eq!(output.queued_total, written.len() as u64);
         // What was dropped was sent: nothing is missing, nothing comes twice.
-        assert_eq!(output.sent_total(), (written.len() - output.buffered()) as u64);
+        assert_eq!(output.sent_total, (written.len() - output.buffered()) as u64);
         assert!(written.starts_with(&read));
         assert!(written.ends_with(&output.buffer[output.sent..]));
     }
