@@ -90,7 +90,8 @@ impl Service {
         Pid::from_raw(i32::try_from(self.get("/status")?["pid"].as_i64()?).ok()?)
     }
 
-    /// Its processes that run.
+    /// Its processes that run. One that is ending has no arguments any more, but still its sockets:
+    /// that is known by its parent, which this process is or becomes.
     pub(crate) fn processes(&self) -> Vec<Pid> {
         self.reap();
         let config = self.path("config.toml");
@@ -99,6 +100,7 @@ impl Service {
             let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
             let arguments = fs::read(path).unwrap_or_default();
             arguments.split(|&byte| byte == 0).any(|argument| argument == config)
+                || child_state(*pid).is_some()
         };
         all_processes().filter(is_ours).collect()
     }
@@ -124,16 +126,8 @@ impl Service {
 
     /// Takes in children that have ended, also those whose parent ended before them.
     fn reap(&self) {
-        let own = std::process::id().to_string();
-        for pid in all_processes() {
-            let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
-            let stat = fs::read_to_string(path).unwrap_or_default();
-            let Some((name, columns)) = stat.split_once(") ") else { continue };
-            let mut columns = columns.split(' ');
-            let is_ended = columns.next() == Some("Z") && columns.next() == Some(&own);
-            if is_ended && name.contains("tidegate") {
-                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-            }
+        for pid in all_processes().filter(|pid| child_state(*pid).as_deref() == Some("Z")) {
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }
 
@@ -161,6 +155,16 @@ impl Drop for Service {
 
 fn is_event_log(path: &Path) -> bool {
     path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().contains("events"))
+}
+
+/// The state of a process (proc_pid_stat(5)), if it is a child of this one and a server.
+fn child_state(pid: Pid) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let (name, columns) = stat.split_once(") ")?;
+    let mut columns = columns.split(' ');
+    let (state, parent) = (columns.next()?, columns.next()?);
+    let is_child = parent == std::process::id().to_string() && name.contains("tidegate");
+    is_child.then(|| state.to_owned())
 }
 
 fn all_processes() -> impl Iterator<Item = Pid> {
