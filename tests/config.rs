@@ -328,6 +328,13 @@ fn check_warns_of_what_will_not_work_with_its_place_and_fails_only_if_strict() {
             "this machine does not have the address 192.0.2.1",
         ),
         ("[server]\n".to_owned(), "1:1", "there is no app"),
+        (
+            "server.listen = [\"127.0.0.1:80\"]\n[apps.\"b.test\"]\naliases = [\"c.test\"]\n\
+             redirect.to = \"http://C.test/x\"\n"
+                .to_owned(),
+            "4:15",
+            "c.test is this app itself: clients would be redirected in a loop",
+        ),
     ] {
         let (code, printed) = check(&text, &[]);
         assert_eq!(code, Some(0), "{text}\n{printed}");
@@ -345,9 +352,11 @@ fn check_is_silent_about_what_works() {
     let site = "[apps.site]\nfiles = { root = \"site\" }\n";
     let proxy =
         "[apps.api]\nproxy = { upstreams = [\"http://localhost:9\", \"http://[::1]:9\"] }\n";
+    // Another server answers there: that of https, and that of port 80.
+    let redirects = "[apps.a]\nredirect.to = \"https://a\"\n[apps.b]\nredirect.to = \"http://b\"\n";
     let log = "[log]\npath = \"e.log\"\naccess = \"json\"\naccess_path = \"/dev/null\"\n";
-    let (code, printed) = check(&format!("{log}{site}{proxy}"), &["--strict"]);
-    assert_eq!((code, &*printed), (Some(0), "DIR/config.toml: ok, 2 apps, 1 address\n"));
+    let (code, printed) = check(&format!("{log}{site}{proxy}{redirects}"), &["--strict"]);
+    assert_eq!((code, &*printed), (Some(0), "DIR/config.toml: ok, 4 apps, 1 address\n"));
 }
 
 #[test]

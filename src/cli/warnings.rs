@@ -20,9 +20,10 @@ use rustix::fs::{Access, access};
 use crate::{
     app,
     config::{
-        AccessFormat, AdminListen, AppConfig, AppKind, Config, FilesConfig, UpstreamAddress,
-        Warning,
+        AccessFormat, AdminListen, AppConfig, AppKind, Config, FilesConfig, RedirectConfig,
+        UpstreamAddress, Warning,
     },
+    http::Host,
 };
 
 /// How long all names together may take to resolve.
@@ -52,7 +53,8 @@ pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning
                     }
                 }
             }
-            AppKind::Respond(_) | AppKind::Redirect(_) => {}
+            AppKind::Redirect(redirect) => redirect_loop(config, app, redirect, &mut found),
+            AppKind::Respond(_) => {}
         }
     }
     names(config, &mut found);
@@ -165,6 +167,24 @@ fn root(app: &AppConfig, files: &FilesConfig, base: &Path, found: &mut Vec<Warni
         let place = ["apps", &app.host, "files", "not_found"];
         let text = format!("there is no file {} below the root", page.escape_debug());
         found.push(Warning::new(&place, text));
+    }
+}
+
+/// A redirect whose target is the app itself. With https another server may answer there.
+fn redirect_loop(
+    config: &Config,
+    app: &AppConfig,
+    redirect: &RedirectConfig,
+    found: &mut Vec<Warning>,
+) {
+    let Some(rest) = redirect.to.strip_prefix("http://") else { return };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let Some(target) = Host::parse(authority.as_bytes()) else { return };
+    let (name, port) = (target.name().to_ascii_lowercase(), target.port().unwrap_or(80));
+    let is_port_ours = config.server.listen.iter().any(|entry| entry.address.port() == port);
+    if is_port_ours && (app.host == name || app.aliases.contains(&name)) {
+        let text = format!("{name} is this app itself: clients would be redirected in a loop");
+        found.push(Warning::new(&["apps", &app.host, "redirect", "to"], text));
     }
 }
 

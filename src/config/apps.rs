@@ -12,7 +12,7 @@ use super::{
     error::{Finding, Span},
     hosts::host_pattern,
     keys, proxy,
-    reader::{Meant, Repeats, Syntax, Table, WordOrList, quoted},
+    reader::{ANY_COUNT, Meant, Repeats, Syntax, Table, WordOrList, quoted},
     sections::{absolute_path, wait},
     values::{Fault, boolean, duration, integer, nearest, string},
 };
@@ -82,7 +82,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Apps {
 pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
     let host_span = table.span();
     let host = table.keep(&table.name(), host_span.clone(), host_pattern(table.key()));
-    let aliases = table.list("aliases", host_pattern).unwrap_or_default();
+    let aliases = table.list("aliases", ANY_COUNT, host_pattern).unwrap_or_default();
     let names = host.iter().map(|host| (host, &host_span));
     for (name, span) in names.chain(aliases.iter().map(|(alias, span)| (alias, span))) {
         let repeat = apps.repeats.add(name, span.clone());
@@ -280,8 +280,7 @@ enum Try {
 
 fn tries(table: &mut Table<'_, '_>) -> Tries {
     let mut tries = Tries { endings: Vec::new(), fallback: None };
-    let entries = table.list("try", try_entry).filter(|entries| !entries.is_empty());
-    let Some(entries) = entries else {
+    let Some(entries) = table.list("try", 1..=usize::MAX, try_entry) else {
         return Tries { endings: vec![String::new()], ..tries };
     };
     let last = entries.len().saturating_sub(1);

@@ -1031,6 +1031,7 @@ headers = { X-B = "2", X-A = "1" }
             ("root = ''", "2:8", "`apps.a.files.root` is no path"),
             ("root = '.'\nindex = 'on'", "3:9", "`apps.a.files.index` must be one of \"off\""),
             ("root = '.'\nindex = 3", "3:9", "`apps.a.files.index` must be an array of strings"),
+            ("root = '.'\ntry = []", "3:7", "`apps.a.files.try` must have at least 1 entry"),
             ("root = '.'\ntry = ['/a', '{path}']", "3:8", "`apps.a.files.try[0]` must stand last"),
             ("root = '.'\ntry = ['{path}/x']", "3:8", "`apps.a.files.try[0]` has a slash behind"),
             ("root = '.'\ntry = ['$uri']", "3:8", "`apps.a.files.try[0]` is nothing to try"),

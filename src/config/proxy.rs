@@ -15,7 +15,7 @@ use toml::de::DeValue;
 use super::{
     Cidr,
     admin::socket_path,
-    reader::{Meant, Repeats, Table, quoted},
+    reader::{ANY_COUNT, Meant, Repeats, Table, quoted},
     sections::{TIME_MAX, timeout, wait},
     values::{Fault, Value, boolean, choice, duration, integer, string},
 };
@@ -233,7 +233,7 @@ impl HealthConfig {
 pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Option<ProxyConfig> {
     let upstreams = upstreams(table, base);
     let default = ProxyConfig::new(upstreams.unwrap_or_default());
-    let trusted = table.list("trusted_proxies", Cidr::parse).unwrap_or_default();
+    let trusted = table.list("trusted_proxies", ANY_COUNT, Cidr::parse).unwrap_or_default();
     let proxy = ProxyConfig {
         balance: balance(table, default.balance),
         host: table.or("host", default.host, |value| host_policy(string(value)?)),

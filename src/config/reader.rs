@@ -14,6 +14,9 @@ use super::{
     values::{Fault, Value, choice, nearest, string},
 };
 
+/// Of an array that may be empty.
+pub(super) const ANY_COUNT: RangeInclusive<usize> = 0..=usize::MAX;
+
 /// What the user wrote, for the words of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Syntax {
@@ -182,14 +185,14 @@ impl<'d, 'f> Table<'d, 'f> {
         }
     }
 
-    /// Reads an array of strings, each by `read`, with their places.
+    /// Reads an array of so many strings, each by `read`, with their places.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
+        count: RangeInclusive<usize>,
         read: impl Fn(&'d str) -> Result<T, Fault>,
     ) -> Option<Vec<(T, Span)>> {
-        let items =
-            self.optional(key, |value| array(value, 0..=usize::MAX, "an array of strings"))?;
+        let items = self.optional(key, |value| array(value, count, "an array of strings"))?;
         let mut read_items = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let result = string(item).and_then(&read);
@@ -213,7 +216,7 @@ impl<'d, 'f> Table<'d, 'f> {
             let chosen = self.optional(key, |value| choice(value, &indices))?;
             return Some(WordOrList::Word(words[chosen].1.clone()));
         }
-        self.list(key, read).map(WordOrList::List)
+        self.list(key, ANY_COUNT, read).map(WordOrList::List)
     }
 
     /// Reads an array of so many strings or tables, with their places.
