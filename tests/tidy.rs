@@ -68,6 +68,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// The modules that may ask what time it is.
 const CLOCKS: &[&str] = &["event_loop", "control", "server", "drill", "cli"];
 
+/// The programs of tests: `it` has the modules; the others need a process or a build of their own.
+const TEST_PROGRAMS: &[&str] = &["chaos", "it", "loom", "tidy"];
+
 /// One file of Rust.
 struct Source {
     /// Relative to the folder that was read, with slashes.
@@ -168,6 +171,14 @@ fn tests_never_just_sleep() {
 #[test]
 fn only_the_registry_is_compiled_for_loom() {
     check(&sources("tests"), no_loom_guard);
+}
+
+#[test]
+fn tests_are_modules_of_one_program() {
+    let sources = sources("tests");
+    let paths: Vec<&str> = sources.iter().map(|source| source.path.as_str()).collect();
+    let main = read("tests/it/main.rs");
+    assert_eq!(misplaced_tests(&paths, &main), Vec::<String>::new());
 }
 
 #[test]
@@ -523,10 +534,32 @@ fn sleeps_in_tests(source: &Source) -> Vec<String> {
 }
 
 fn no_loom_guard(source: &Source) -> Vec<String> {
-    let needed = !source.path.contains('/') && source.path != "loom.rs";
+    let needed = is_test_program(&source.path) && source.path != "loom.rs";
     let guarded = source.text.lines().any(|line| line == "#![cfg(not(loom))]");
     let bad = needed && !guarded;
     bad.then(|| source.complain(0, "no #![cfg(not(loom))]")).into_iter().collect()
+}
+
+/// Whether cargo makes a program of this file of `tests`.
+fn is_test_program(path: &str) -> bool {
+    let mut parts = path.split('/').skip(1);
+    parts.next().is_none_or(|name| name == "main.rs" && parts.next().is_none())
+}
+
+/// The test programs that are not in the list, and the files in `it` that its `main` leaves out:
+/// cargo would not compile them.
+fn misplaced_tests(paths: &[&str], main: &str) -> Vec<String> {
+    let is_listed = |path: &str| {
+        let name = path.split(['/', '.']).next().expect("a name");
+        !is_test_program(path) || TEST_PROGRAMS.contains(&name)
+    };
+    let is_declared = |path: &str| {
+        let Some(path) = path.strip_prefix("it/") else { return true };
+        let name = path.split(['/', '.']).next().expect("a name");
+        path == "main.rs" || main.lines().any(|line| line == format!("mod {name};"))
+    };
+    let misplaced = |path: &&&str| !is_listed(path) || !is_declared(path);
+    paths.iter().filter(misplaced).map(|path| (*path).to_owned()).collect()
 }
 
 /// The crates that deny.toml bans.
@@ -823,6 +856,17 @@ fn missing_loom_guards_are_found() {
     assert!(complaints(no_loom_guard, "drain.rs", "//! X\n#![cfg(not(loom))]\n").is_empty());
     assert!(complaints(no_loom_guard, "loom.rs", "//! X\n").is_empty());
     assert!(complaints(no_loom_guard, "support/mod.rs", "//! X\n").is_empty());
+    assert!(complaints(no_loom_guard, "it/drain.rs", "//! X\n").is_empty());
+    assert_eq!(complaints(no_loom_guard, "it/main.rs", "//! X\n").len(), 1);
+}
+
+#[test]
+fn misplaced_tests_are_found() {
+    let main = "//! X\nmod a;\n// mod b;\nmod c;\n";
+    let placed = ["it/a.rs", "it/c/mod.rs", "it/c/d.rs", "it/main.rs", "tidy.rs", "support/x.rs"];
+    assert_eq!(misplaced_tests(&placed, main), Vec::<String>::new());
+    let misplaced = ["it/b.rs", "it/d/mod.rs", "drain.rs", "drain/main.rs"];
+    assert_eq!(misplaced_tests(&misplaced, main), misplaced);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What has to hold for any bytes: one check for each fuzz target.
 //!
-//! The targets and the replay of their corpora (`tests/fuzz_corpus.rs`) include these files, so
+//! The targets and the replay of their corpora (`tests/it/fuzz_corpus.rs`) include these files, so
 //! both check the same. The first bytes of most inputs decide how the rest is run: limits, what is
 //! asked or answered, and where the rest is cut.
 

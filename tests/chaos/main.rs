@@ -14,6 +14,7 @@ mod ledger;
 mod operations;
 mod service;
 #[path = "../support/mod.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "written for `it`")]
 mod support;
 mod traffic;
 

@@ -33,6 +33,7 @@ pub enum End {
 
 /// Why no response came.
 #[derive(Debug)]
+#[allow(dead_code, reason = "a failing test shows it")]
 pub enum Lost {
     /// The connection ended after this many bytes of a response.
     Ended(End, usize),

@@ -4,9 +4,6 @@
 //! Every wait has a deadline, and none is a bare sleep: a test goes on as soon as what it waits for
 //! is there.
 
-// Each test file uses its own part of this.
-#![allow(dead_code, unreachable_pub, unused_imports)]
-
 mod admin;
 mod client;
 mod handshake;
@@ -25,11 +22,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-pub use admin::{Admin, Answer, Events};
+pub use admin::{Admin, Answer};
 pub use client::{Client, End, Lost};
 pub use handshake::Handshake;
 pub use held_loop::HeldLoop;
-pub use load::{Load, LoadKind, Tally};
+pub use load::{Load, LoadKind};
 pub use notify::NotifySocket;
 pub use random::{Random, number_of_environment};
 pub use response::Response;

@@ -31,6 +31,7 @@ impl Random {
     }
 
     /// A number of milliseconds within these bounds.
+    #[allow(dead_code, reason = "only `chaos` needs it")]
     pub fn milliseconds(&mut self, from: usize, to: usize) -> Duration {
         Duration::from_millis((from + self.below(to - from + 1)) as u64)
     }

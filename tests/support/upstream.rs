@@ -300,11 +300,13 @@ impl Line {
     }
 
     /// A number that grows with each request of each connection.
+    #[allow(dead_code, reason = "only `chaos` needs it")]
     pub fn turn(&self) -> usize {
         self.connection + self.nth
     }
 
     /// Reads what is there, at least a byte; nothing at the end.
+    #[allow(dead_code, reason = "only `chaos` needs it")]
     pub fn read_some(&mut self) -> Vec<u8> {
         if self.buffer.is_empty() {
             self.fill();

@@ -1,0 +1,49 @@
+//! The tests that see Tidegate from outside, in one program: a module a subject.
+//!
+//! `cargo test --test it upgrade::` runs one of them. A test shares its process with the others, so
+//! it changes nothing of it: no variable of the environment, no folder, no umask, no handler of a
+//! signal. Two things are alike for all: the process may have all the descriptors it can, and it
+//! adopts orphans. What needs a process of its own is a program of its own, as `chaos` is.
+#![cfg(not(loom))]
+// Nothing depends on this crate.
+#![allow(unreachable_pub)]
+
+mod admin;
+mod attacks;
+mod balance;
+mod cli;
+mod cli_support;
+mod config;
+mod disk;
+mod drain;
+mod drain_log;
+mod drill;
+mod embed;
+mod exchange_support;
+mod faults;
+mod files;
+mod first_minute;
+mod fuzz_corpus;
+mod health;
+mod later;
+mod limits;
+mod logs;
+mod operators;
+mod privileges;
+mod protocol;
+mod proxy;
+mod proxy_protocol;
+mod reload;
+mod service_manager;
+mod signals;
+mod simulate;
+mod smuggling;
+mod stress;
+#[path = "../support/mod.rs"]
+mod support;
+mod transcripts;
+mod upgrade;
+mod upstream;
+mod upstream_drains;
+mod upstream_failures;
+mod watchdog;

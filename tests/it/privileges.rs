@@ -1,0 +1,313 @@
+//! Who the server runs as: root gives way to the user of the config in every thread, and all that a
+//! server does later works as that user too.
+//!
+//! What only root can begin is skipped, and says so, where the tests do not run as root.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use nix::unistd::{Gid, Group, User, geteuid};
+use serde_json::json;
+
+use crate::support::{
+    BINARY, Client, Handshake, PATIENCE, Pid, Server, Setup, Signal, get, get_and_close, run,
+    wait_until,
+};
+
+/// An account that every machine has.
+const NOBODY: &str = "nobody";
+
+/// A bit of CapEff and the like (capabilities(7)).
+const NET_BIND_SERVICE: u64 = 1 << 10;
+
+fn is_root() -> bool {
+    let is_root = geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: only root can become somebody else");
+    }
+    is_root
+}
+
+fn nobody() -> User {
+    User::from_name(NOBODY).expect("a look-up").expect("an account")
+}
+
+/// A setup whose server becomes nobody, in a folder of nobody's.
+fn setup() -> Setup {
+    let setup = Setup::new().server("user = \"nobody\"").named_app("a.test");
+    let user = nobody();
+    chown(setup.dir(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("chown");
+    setup
+}
+
+/// The values of a line of a thread's `/proc/PID/task/TID/status`.
+fn values<'t>(status: &'t str, name: &str) -> Vec<&'t str> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in\n{status}")).split_ascii_whitespace().collect()
+}
+
+fn capabilities(status: &str, name: &str) -> u64 {
+    u64::from_str_radix(values(status, name)[0], 16).expect("hexadecimal")
+}
+
+fn threads(pid: Pid) -> Vec<String> {
+    let folder = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let tasks = fs::read_dir(folder).expect("the process runs").flatten();
+    tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok()).collect()
+}
+
+fn assert_nobody(pid: Pid) {
+    assert_nobody_in(pid, nobody().gid);
+}
+
+/// Every thread is nobody, in this group alone, and has no right of root's but one.
+fn assert_nobody_in(pid: Pid, gid: Gid) {
+    let own = fs::read_to_string("/proc/self/status").expect("status");
+    let (uid, gid) = (nobody().uid.to_string(), gid.to_string());
+    let threads = threads(pid);
+    assert!(threads.len() > 4, "{threads:?}");
+    for status in threads {
+        assert_eq!(values(&status, "Uid"), [&*uid; 4], "{status}");
+        assert_eq!(values(&status, "Gid"), [&*gid; 4], "{status}");
+        assert_eq!(values(&status, "Groups"), [&*gid], "{status}");
+        assert_eq!(values(&status, "NoNewPrivs"), ["1"], "{status}");
+        let effective = capabilities(&status, "CapEff");
+        for name in ["CapPrm", "CapInh", "CapAmb"] {
+            assert_eq!(capabilities(&status, name), effective, "{name} in\n{status}");
+        }
+        assert_eq!(effective, capabilities(&own, "CapPrm") & NET_BIND_SERVICE, "{status}");
+    }
+}
+
+fn ask(address: SocketAddr) -> (u16, String) {
+    let response = Client::connect(address).exchange(get_and_close("a.test", "/"));
+    (response.status, response.text().to_owned())
+}
+
+/// A port that only root, or who has CAP_NET_BIND_SERVICE, can bind; another address each time.
+fn low_port() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., process] = std::process::id().to_be_bytes();
+    let ip = [127, 83, process, NEXT.fetch_add(1, Ordering::Relaxed)];
+    let free = |port: &u16| TcpListener::bind(SocketAddr::from((ip, *port))).is_ok();
+    let port = (600..1024).find(free).expect("a free port below 1024");
+    (ip, port).into()
+}
+
+/// The program where everybody finds it: that of the tests may lie below root's home. A process of
+/// its own copies it, for a child of another test that began meanwhile would keep the file open for
+/// writing, and nobody could run it.
+fn reachable_program(folder: &Path) -> PathBuf {
+    let program = folder.join("tidegate");
+    let copied = Command::new("cp").arg(BINARY).arg(&program).status().expect("cp");
+    assert!(copied.success(), "{copied}");
+    program
+}
+
+fn file_is_there(path: &Path) -> bool {
+    wait_until(PATIENCE, || path.exists())
+}
+
+#[test]
+fn root_gives_way_in_every_thread_and_the_server_works_on() {
+    if !is_root() {
+        return;
+    }
+    let setup = setup().listen(&[&low_port().to_string()]).log("access = \"json\"");
+    let mut server = setup.log("access_path = \"access.log\"").start();
+    let dropped = server.wait_event("privileges_dropped");
+    assert_eq!(dropped.field("user"), Some(NOBODY));
+    assert_nobody(server.pid());
+    assert_eq!(ask(server.address()), (200, "a.test".to_owned()));
+    let log = server.dir().join("access.log");
+    assert!(file_is_there(&log) && file_is_there(&server.dir().join("tidegate.sock")));
+    for path in [&log, &server.dir().join("tidegate.sock")] {
+        assert_eq!(fs::metadata(path).expect("it").uid(), nobody().uid.as_raw(), "{path:?}");
+    }
+    assert_eq!(fs::metadata(server.dir().join("tidegate.sock")).unwrap().mode() & 0o777, 0o600);
+
+    fs::rename(&log, server.dir().join("access.log.1")).expect("rename");
+    server.signal(Signal::USR1);
+    assert!(file_is_there(&log), "it is not opened anew");
+
+    // An address that root alone could bind comes by a reload.
+    let (first, second) = (server.address(), low_port());
+    let text = fs::read_to_string(server.dir().join("config.toml")).expect("config.toml");
+    server.rewrite(&text.replace(&format!("\"{first}\""), &format!("\"{first}\", \"{second}\"")));
+    let done = server.admin().post("/reload");
+    assert_eq!(done["listeners"]["added"], json!([second.to_string()]), "{done}");
+    assert_eq!(ask(second), (200, "a.test".to_owned()));
+    let status = server.admin().call("GET", "/metrics", "");
+    assert_eq!(status.status, 200, "/proc is readable");
+
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(!server.dir().join("tidegate.sock").exists(), "it is nobody's to remove");
+    for event in server.events() {
+        assert!(!["WARN", "ERROR"].contains(&&*event.level), "{event:?}");
+    }
+}
+
+#[test]
+fn the_gate_needs_no_right_of_roots() {
+    if !is_root() {
+        return;
+    }
+    let mut server = setup().server("threads = 2").start();
+    assert_nobody(server.pid());
+    let handshake = Handshake::begin(server.address());
+    server.signal(Signal::TERM);
+    let deadline = Duration::from_millis(150);
+    let is_gated = || Handshake::is_swallowed(server.address(), deadline);
+    assert!(wait_until(PATIENCE, is_gated), "no gate");
+    let mut client = handshake.end();
+    assert_eq!(client.exchange(get("a.test", "/")).text(), "a.test");
+    client.expect_end();
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(server.events().iter().all(|event| event.name != "gate_failed"));
+}
+
+#[test]
+fn an_upgrade_goes_on_as_the_user_with_the_same_capabilities() {
+    if !is_root() {
+        return;
+    }
+    Server::adopt_orphans();
+    let mut server = setup().listen(&[&low_port().to_string()]).start();
+    let program = reachable_program(&server.dir());
+    let before = threads(server.pid()).remove(0);
+    for _ in 0..2 {
+        let path = format!("/upgrade?binary={}", program.display());
+        let done = server.admin().post(&path);
+        let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        server.follow(pid.unwrap_or_else(|| panic!("{done}")));
+        assert_nobody(server.pid());
+        let now = threads(server.pid()).remove(0);
+        assert_eq!(capabilities(&now, "CapEff"), capabilities(&before, "CapEff"));
+        assert_eq!(ask(server.address()), (200, "a.test".to_owned()));
+    }
+    let second = low_port();
+    let text = fs::read_to_string(server.dir().join("config.toml")).expect("config.toml");
+    let first = server.address();
+    server.rewrite(&text.replace(&format!("\"{first}\""), &format!("\"{first}\", \"{second}\"")));
+    let done = server.admin().post("/reload");
+    assert_eq!(done["listeners"]["added"], json!([second.to_string()]), "{done}");
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_orphan(server.pid()), Some(0));
+    assert!(server.events().iter().all(|event| event.name != "gate_failed"));
+}
+
+#[test]
+fn a_server_of_roots_gives_way_at_an_upgrade_that_says_so() {
+    if !is_root() {
+        return;
+    }
+    Server::adopt_orphans();
+    let setup = Setup::new().named_app("a.test");
+    chown(setup.dir(), Some(nobody().uid.as_raw()), None).expect("chown");
+    let mut server = setup.start();
+    assert_eq!(server.wait_event("running_as_root").level, "WARN");
+    let mut open = server.connect();
+    assert_eq!(open.exchange(get("a.test", "/")).status, 200);
+    let text = fs::read_to_string(server.dir().join("config.toml")).expect("config.toml");
+    server.rewrite(&text.replace("[server]\n", "[server]\nuser = \"nobody\"\n"));
+    let done = server.admin().post("/reload");
+    assert_eq!(done["needs_restart"], json!(["server.user"]));
+    let done = server.admin().post("/reload");
+    assert_eq!(done["needs_restart"], json!(["server.user"]), "it holds as little as before");
+    let done = server.admin().post("/upgrade");
+    let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    server.follow(pid.unwrap_or_else(|| panic!("{done}")));
+    assert_nobody(server.pid());
+    assert_eq!(ask(server.address()), (200, "a.test".to_owned()));
+}
+
+#[test]
+fn a_group_takes_the_place_of_the_users_own() {
+    if !is_root() {
+        return;
+    }
+    let server = setup().server("group = \"daemon\"").start();
+    let daemon = Group::from_name("daemon").expect("a look-up").expect("a group");
+    assert_nobody_in(server.pid(), daemon.gid);
+    assert_eq!(ask(server.address()), (200, "a.test".to_owned()));
+}
+
+#[test]
+fn what_the_user_cannot_open_is_said_at_the_start() {
+    if !is_root() {
+        return;
+    }
+    let private = fs::Permissions::from_mode(0o600);
+    let setup = setup().log("path = \"events.log\"").file("events.log", "root's own\n");
+    fs::set_permissions(setup.dir().join("events.log"), private.clone()).expect("mode");
+    let config = setup.write();
+    let (code, printed) = run(&["serve", "--config", config.to_str().expect("text")]);
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("cannot open log") && printed.contains("ermission"), "{printed}");
+    assert_eq!(fs::read(setup.dir().join("events.log")).expect("it"), b"root's own\n");
+
+    let setup = self::setup();
+    fs::set_permissions(setup.write(), private).expect("mode");
+    let server = setup.start();
+    let warned = server.wait_event("config_not_readable");
+    assert!(warned.field("config").is_some_and(|path| path.ends_with("config.toml")), "{warned:?}");
+    let failed = server.admin().call("POST", "/reload", "");
+    assert_eq!(failed.status, 422, "{failed:?}");
+}
+
+#[test]
+fn an_account_that_cannot_be_is_shown_at_its_place() {
+    for (lines, place, words) in [
+        ("user = \"no-such-user\"", "4:8", "`server.user` names no user of this machine"),
+        ("user = \"root\"", "4:8", "`server.user` is root"),
+        (
+            "user = \"nobody\"\ngroup = \"no-such-group\"",
+            "5:9",
+            "`server.group` names no group of this machine",
+        ),
+        ("group = \"nogroup\"", "4:1", "`server.group` is for `server.user` only"),
+    ] {
+        let setup = Setup::new().server("threads = 1").server(lines);
+        let config = setup.write();
+        for command in ["check", "serve"] {
+            let (code, printed) = run(&[command, "--config", config.to_str().expect("text")]);
+            assert_eq!(code, Some(2), "{command}: {printed}");
+            let place = format!("config.toml:{place}");
+            assert!(printed.contains(words) && printed.contains(&place), "{command}: {printed}");
+        }
+    }
+}
+
+#[test]
+fn only_root_becomes_another() {
+    if !is_root() {
+        return;
+    }
+    let setup = setup();
+    let (config, program) = (setup.write(), reachable_program(setup.dir()));
+    // Whose only right is to be somebody else than nobody.
+    let daemon = User::from_name("daemon").expect("a look-up").expect("an account").uid.as_raw();
+    fs::set_permissions(setup.dir(), fs::Permissions::from_mode(0o755)).expect("mode");
+    let as_daemon = |command: &str| {
+        let mut child = Command::new(&program);
+        let output = child.args([command, "--config"]).arg(&config).uid(daemon).gid(daemon);
+        let output = output.output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let words = format!("cannot run as nobody: only root can, and this is uid {daemon}");
+    for (command, expected) in [("serve", 1), ("check", 0)] {
+        let (code, printed) = as_daemon(command);
+        assert_eq!((code, printed.contains(&words)), (Some(expected), true), "{printed}");
+    }
+}
