@@ -38,7 +38,10 @@ fn every_size_arrives_whole() {
     let sizes = [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB, 20 * MIB];
     let mut setup = setup();
     for size in sizes {
-        setup = setup.file(&format!("site/{size}.bin"), pattern(size));
+        let path = format!("site/{size}.bin");
+        setup = setup.file(&path, pattern(size));
+        // The tag of a young file is weak, and becomes strong between two requests.
+        age(&setup.dir().join(path));
     }
     let server = setup.start();
     let mut client = server.connect();
