@@ -79,6 +79,8 @@
 //! ```
 
 #[cfg(not(loom))]
+mod acknowledgement;
+#[cfg(not(loom))]
 pub mod app;
 #[cfg(not(loom))]
 pub mod cli;

@@ -15,6 +15,7 @@ use crossbeam_channel::Sender;
 use mio::{Token, Waker};
 
 use crate::{
+    acknowledgement::Acknowledgement,
     app::{App, Delivery, OneUpstream, Peer, RateLimiter, UpstreamFailure},
     config::{AppConfig, Limits},
     logging::AccessWriter,
@@ -141,8 +142,8 @@ pub(crate) enum LoopCommand {
     CutAll,
     /// Another process serves these public addresses now, and these classes beside them: let go of
     /// their listeners, which stay open there with whoever waits.
-    /// When all loops have dropped the sender, no connection comes here any more.
-    LetGo(Arc<[SocketAddr]>, Vec<Class>, Sender<()>),
+    /// With the last acknowledgement no connection comes here any more.
+    LetGo(Arc<[SocketAddr]>, Vec<Class>, Acknowledgement),
     /// That process has ended, and the drain is cancelled: serve again, by these sockets of this
     /// loop's, and those of the classes beside. Answered by [`ControlEvent::TookUp`].
     TakeUp(Vec<PublicSocket>, Vec<(Class, OwnedFd)>),
@@ -160,8 +161,8 @@ pub(crate) enum LoopCommand {
     /// All loops have gated these: accept until nobody waits, and close them. Connections stay.
     CloseListeners(Arc<[SocketAddr]>),
     /// From here on these hold, also for connections that are open.
-    /// When all loops have dropped the sender, no request is judged by what held before.
-    Configure(Box<LoopConfig>, Sender<()>),
+    /// With the last acknowledgement no request is judged by what held before.
+    Configure(Box<LoopConfig>, Acknowledgement),
     /// Say which connections are busy for these lives, all lives if there are none named.
     ListBusy(Arc<[AppId]>, Sender<Vec<BusyConnection>>),
     /// Ends one connection, if it is there; says how many exchanges that cut.

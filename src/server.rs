@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 pub use crate::control::{
     ChangeError, DrainTicket, EarlySignals, Emptied, ReloadError, ReloadOptions, Reloaded,
@@ -26,9 +26,9 @@ use crate::{
     app::App,
     config::{AppConfig, Config},
     control::{
-        Admin, Control, Ended, Facts, Host, Inherited, Input, Listening, Notices, Operator,
-        Predecessor, PutMode, Reloads, ServiceManager, TakeOver, TaskReceiver, TaskSender,
-        Upgrader, load, tasks, unavailable,
+        Admin, Control, Ended, Facts, Host, Inherited, Input, Listening, LoopReport, LoopThreads,
+        Notices, Operator, Predecessor, PutMode, Reloads, ServiceManager, TakeOver, TaskReceiver,
+        TaskSender, Upgrader, load, tasks, unavailable,
     },
     event_loop::{self, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, Logging, event},
@@ -52,6 +52,8 @@ pub struct HttpServer {
     source: Option<PathBuf>,
     registry: Arc<Apps>,
     control: Control,
+    /// Where control's inputs arrive.
+    inputs: Receiver<Input>,
     notices: Arc<Notices>,
     tasks: (TaskSender, TaskReceiver),
     listeners: Vec<ListenerSet>,
@@ -129,7 +131,7 @@ impl HttpServer {
         let registry = Arc::new(AppRegistry::new(loops, config.server.default_app.clone()));
         let (notices, epoch) = (Arc::<Notices>::default(), Instant::now());
         let tasks = tasks();
-        let control = Control::new(
+        let (control, inputs) = Control::new(
             Arc::clone(&registry),
             Arc::clone(&notices),
             epoch,
@@ -141,6 +143,7 @@ impl HttpServer {
             source: None,
             registry,
             control,
+            inputs,
             notices,
             tasks,
             listeners: of_loops,
@@ -224,7 +227,7 @@ impl HttpServer {
     /// [`ChangeError`] when another app serves the name.
     pub fn add_app(&mut self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
         let app = own_app(host, Arc::new(app), self.registry.loops());
-        self.control.put_app(app, PutMode::Add).map(|begun| begun.life.id())
+        self.control.put_app(app, PutMode::Add, Instant::now()).map(|begun| begun.life.id())
     }
 
     /// Removes an app, draining it.
@@ -232,7 +235,7 @@ impl HttpServer {
     /// # Errors
     /// When there is no such app, or it is being removed already.
     pub fn remove_app(&mut self, host: &str) -> Result<DrainTicket, ChangeError> {
-        self.control.remove_app(host, None)
+        self.control.remove_app(host, None, Instant::now())
     }
 
     /// A handle by which other threads reach the server while it runs.
@@ -299,7 +302,8 @@ impl HttpServer {
             self.notices.release();
             self.beside.own_files(&self.config.admin);
         }
-        let ended = self.control.run(handles, gauges, self.addresses);
+        let loops = LoopThreads { handles, gauges };
+        let ended = self.control.run(&self.inputs, loops, self.addresses);
         starting.end_for_good();
         drop(admin);
         if let Some(before) = &self.predecessor {
@@ -340,7 +344,9 @@ impl HttpServer {
                 epoch: self.epoch,
                 gauges: Arc::clone(&gauges[index]),
                 // Control ends after the loops, so it is there to hear this.
-                report: Box::new(move |event| drop(inputs.send(Input::Loop(index, event)))),
+                report: Box::new(move |event| {
+                    drop(inputs.send(Input::Loop(LoopReport { index, event })));
+                }),
             })?;
             handles.push(handle);
             loops.push(event_loop);
@@ -448,7 +454,8 @@ fn run_loop(index: usize, event_loop: EventLoop, inputs: &Sender<Input>) {
         std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(DeadLoop::panicked(&*panic)));
     if let Err(DeadLoop { error, cut, listeners }) = ran {
         drop(inputs.send(Input::Orphaned(listeners)));
-        drop(inputs.send(Input::Loop(index, ControlEvent::Died { error, cut })));
+        let event = ControlEvent::Died { error, cut };
+        drop(inputs.send(Input::Loop(LoopReport { index, event })));
     }
 }
 

@@ -21,15 +21,32 @@ const FILE_LINES_MAX: usize = 500;
 /// A module and the modules it may import. Who isn't here may import all (`lib`, `main`).
 const IMPORTS: &[(&str, &[&str])] = &[
     ("sync", &[]),
+    ("acknowledgement", &[]),
     ("http", &[]),
     ("config", &["sync", "http"]),
     ("logging", &["sync", "http", "config"]),
     ("app", &["sync", "http", "logging", "config"]),
     ("registry", &["sync"]),
     ("metrics", &["sync"]),
-    ("message", &["sync", "http", "logging", "config", "app", "registry", "metrics"]),
+    (
+        "message",
+        &["sync", "acknowledgement", "http", "logging", "config", "app", "registry", "metrics"],
+    ),
     ("event_loop", &["sync", "http", "logging", "config", "app", "registry", "metrics", "message"]),
-    ("control", &["sync", "http", "logging", "config", "app", "registry", "metrics", "message"]),
+    (
+        "control",
+        &[
+            "sync",
+            "acknowledgement",
+            "http",
+            "logging",
+            "config",
+            "app",
+            "registry",
+            "metrics",
+            "message",
+        ],
+    ),
     (
         "server",
         &[

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::{Control, DrainName};
-use crate::{logging::event, message::LoopCommand};
+use crate::message::LoopCommand;
 
 impl Control {
     /// The deadline of a drain has come.
-    pub(super) fn cut_drain(&mut self, name: DrainName) {
+    pub(super) fn cut_drain(&mut self, name: DrainName, now: Instant) {
         let Some(drain) = self.drains.find(name) else { return };
-        let view = (!drain.cancelled).then(|| drain.view(Instant::now()));
+        let view = (!drain.cancelled).then(|| drain.view(now));
         let (life, upstream) = (drain.life.id(), drain.upstream().cloned());
         if let Some(view) = view {
             self.say_drain_cut(&view, life);
@@ -21,16 +21,13 @@ impl Control {
     }
 
     pub(super) fn command(&self, command: impl Fn() -> LoopCommand) {
-        for index in 0..self.loops.len() {
+        for index in 0..self.loops.count() {
             self.command_one(index, command());
         }
     }
 
     /// Whether the loop is there to obey.
     pub(super) fn command_one(&self, index: usize, command: LoopCommand) -> bool {
-        self.loops[index].send(command).unwrap_or_else(|error| {
-            event!(Error, "loop_not_woken", loop_index = index, error:% = error);
-            true
-        })
+        self.loops.send(index, command)
     }
 }

@@ -97,8 +97,8 @@ impl DrainLog {
 
 impl Control {
     /// A drain begins, with its deadline still whole.
-    pub(super) fn say_drain_started(&mut self, view: &DrainView, life: AppId) {
-        self.drain_log.begin(view, Instant::now());
+    pub(super) fn say_drain_started(&mut self, view: &DrainView, life: AppId, now: Instant) {
+        self.drain_log.begin(view, now);
         phase!(
             self.notices,
             Info,
@@ -170,7 +170,7 @@ impl Control {
         }
         let drains = self.drains.running().filter(|drain| !drain.cancelled);
         let drains = drains.map(|drain| (drain.view(now), Some(drain.life.id())));
-        let stop = self.stop_view().filter(|view| view.verdict.is_none());
+        let stop = self.stop_view(now).filter(|view| view.verdict.is_none());
         let running = drains.chain(stop.map(|view| (view, None))).collect();
         for (view, life) in self.drain_log.news(running, now) {
             let elapsed_ms = milliseconds(view.elapsed);
@@ -204,9 +204,9 @@ impl Control {
     }
 
     /// A stop begins.
-    pub(super) fn say_stop_started(&mut self, reason: &str, timeout: Duration) {
-        let Some(view) = self.stop_view() else { return };
-        self.drain_log.begin(&view, Instant::now());
+    pub(super) fn say_stop_started(&mut self, reason: &str, timeout: Duration, now: Instant) {
+        let Some(view) = self.stop_view(now) else { return };
+        self.drain_log.begin(&view, now);
         notice!(
             self.notices,
             Info,
@@ -227,8 +227,8 @@ impl Control {
     }
 
     /// The deadline of a stop has moved.
-    pub(super) fn say_stop_deadline(&self) {
-        let Some(view) = self.stop_view() else { return };
+    pub(super) fn say_stop_deadline(&self, now: Instant) {
+        let Some(view) = self.stop_view(now) else { return };
         notice!(
             self.notices,
             Info,

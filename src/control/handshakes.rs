@@ -16,6 +16,9 @@ use rustix::thread::MembarrierCommand;
 
 use crate::logging::event;
 
+/// Whether handshakes with these addresses are under way.
+pub(super) type ArePending = Box<dyn Fn(&[SocketAddr]) -> bool + Send>;
+
 /// As [`pending`], of what came before the call; unknown, with a line in the log, counts as no.
 pub(super) fn are_pending(addresses: &[SocketAddr]) -> bool {
     if addresses.is_empty() {

@@ -1,7 +1,7 @@
 //! What reaches the control thread, and how it answers.
 //!
-//! An answer is a function that control calls: whoever asked waits for it ([`ask`]), or has more
-//! done by it. What an upgrade makes control put off is answered when the hand-over is over, so the
+//! A question carries its [`Answer`]: the asker waits for it ([`ask`]), or gives a function that
+//! does more. What an upgrade makes control put off is answered when the hand-over is over, so the
 //! admin thread asks by functions and never waits.
 
 use std::{
@@ -14,64 +14,122 @@ use std::{
 use crossbeam_channel::Sender;
 
 use super::{
-    Begun, ChangeError, DrainName, DrainTicket, DrainView, KeptSockets, LifeChanges, LivesChanged,
-    PutMode, Sockets, StuckLoop, Totals, account::Measured,
+    Answer, Begun, ChangeError, DrainName, DrainTicket, DrainView, KeptSockets, LifeChanges,
+    LivesChanged, PutMode, Sockets, StuckLoop, Totals, account::Measured,
 };
 use crate::{
+    acknowledgement::Acknowledgement,
     config::ServerConfig,
     message::{AppLife, ControlEvent, HostedApp, LoopConfig},
     registry::{AppId, NewApp},
 };
 
-/// Called by control with the outcome. It must not wait: control doesn't.
-pub(crate) type Answer<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
-
-/// What reaches the control thread.
+/// What reaches the control thread. What has parts is a struct of its own.
 pub(crate) enum Input {
-    /// A loop reports.
-    Loop(usize, ControlEvent),
+    Loop(LoopReport),
     /// A loop is dead, and its sockets are for another one.
     Orphaned(Sockets),
     /// The last exchange of a draining life has left.
     Drained(AppId),
-    Put(NewApp<HostedApp>, PutMode, Answer<Begun>),
-    Remove(String, Option<Duration>, Answer<DrainTicket>),
-    Drain(String, Option<Duration>, Answer<DrainTicket>),
-    Resume(String, Option<NewApp<HostedApp>>, Answer<Arc<AppLife>>),
-    /// One upstream of an app, by its URL.
-    DrainUpstream(String, String, Option<Duration>, Answer<DrainName>),
-    ResumeUpstream(String, String, Answer<Arc<AppLife>>),
-    Reload(Box<ReadyReload>, Answer<LivesChanged>),
-    /// A new process is about to serve: from here on nothing changes until that has come about, or
-    /// not. With the lives as they are.
+    Put(PutApp),
+    Remove(RemoveApp),
+    Drain(DrainApp),
+    Resume(ResumeApp),
+    DrainUpstream(DrainUpstream),
+    ResumeUpstream(ResumeUpstream),
+    Reload(Box<ReadyReload>),
+    /// A new process is about to serve: from here on nothing changes until it serves, or fails.
+    /// Answered with the lives as they are.
     BeginHandOver(Answer<Vec<LifeView>>),
-    /// Another process serves these sockets now. The sender is dropped when the loops have let go
-    /// of them.
-    HandedOver {
-        kept: Box<KeptSockets>,
-        let_go: Sender<()>,
-        /// By which it takes connections; none if it takes none.
-        lines: Vec<OwnedFd>,
-    },
-    /// That process has closed these addresses.
+    HandedOver(HandedOver),
+    /// The new process has closed these addresses.
     KeepFewer(Vec<SocketAddr>),
-    /// Its end will be no loss.
+    /// The end of the new process will be no loss.
     KeepNone,
-    /// It has ended.
+    /// The new process has ended.
     SuccessorGone,
-    /// There is no other process.
+    /// There is no new process after all.
     KeptOn,
     /// Admin connections come on this socket from here on.
     ListenForAdmin(Arc<OwnedFd>),
     Stop(StopRequest),
-    /// Tells the drain as soon as it has ended, at the latest then; none if there is no such drain.
-    Watch(DrainName, Instant, Box<dyn FnOnce(Option<DrainView>) + Send>),
+    Watch(DrainWatch),
     Report(Answer<Report>),
     /// How far this process's drain is.
     Progress(Answer<Progress>),
     /// Lives that serve or drain, in the map or outside it.
     Lives(Answer<Vec<LifeView>>),
     Measure(Answer<Measured>),
+}
+
+/// A loop reports.
+pub(crate) struct LoopReport {
+    pub(crate) index: usize,
+    pub(crate) event: ControlEvent,
+}
+
+/// An app is to be served under its host.
+pub(crate) struct PutApp {
+    pub(crate) app: NewApp<HostedApp>,
+    pub(crate) mode: PutMode,
+    pub(crate) answer: Answer<Begun>,
+}
+
+/// An app is to be removed.
+pub(crate) struct RemoveApp {
+    pub(crate) host: String,
+    /// Instead of the app's own drain timeout.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) answer: Answer<DrainTicket>,
+}
+
+/// An app is to drain, and to stay drained until it is resumed.
+pub(crate) struct DrainApp {
+    pub(crate) host: String,
+    /// Instead of the app's own drain timeout.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) answer: Answer<DrainTicket>,
+}
+
+/// A drained app is to serve again.
+pub(crate) struct ResumeApp {
+    pub(crate) host: String,
+    /// What serves from now on, if it was loaded again.
+    pub(crate) app: Option<NewApp<HostedApp>>,
+    pub(crate) answer: Answer<Arc<AppLife>>,
+}
+
+/// One upstream of an app is to drain.
+pub(crate) struct DrainUpstream {
+    pub(crate) host: String,
+    pub(crate) url: String,
+    /// Instead of the app's own drain timeout.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) answer: Answer<DrainName>,
+}
+
+/// A drained upstream is to be used again.
+pub(crate) struct ResumeUpstream {
+    pub(crate) host: String,
+    pub(crate) url: String,
+    pub(crate) answer: Answer<Arc<AppLife>>,
+}
+
+/// Another process serves these sockets now.
+pub(crate) struct HandedOver {
+    pub(crate) kept: Box<KeptSockets>,
+    /// Given when the loops have let go of the sockets.
+    pub(crate) let_go: Acknowledgement,
+    /// By which the new process takes connections; none if it takes none.
+    pub(crate) lines: Vec<OwnedFd>,
+}
+
+/// Shows a drain as soon as it has ended, at the latest at this time.
+pub(crate) struct DrainWatch {
+    pub(crate) drain: DrainName,
+    pub(crate) until: Instant,
+    /// None if there is no such drain.
+    pub(crate) tell: Box<dyn FnOnce(Option<DrainView>) + Send>,
 }
 
 /// The server is to stop.
@@ -89,9 +147,9 @@ pub(crate) enum StopAsker {
     /// A signal, or the program that embeds the server. A second one cuts. Passed on to the process
     /// that serves.
     Signal,
-    /// A request; with `now` it cuts, also at first. It is answered when the stop has begun, or
-    /// refused if another process serves: that one's answer is wanted.
-    Admin { now: bool, answer: Answer<DrainView> },
+    /// An admin request; with `cuts` it cuts, also as the first one. It is answered when the stop
+    /// has begun, or refused if another process serves: then that one has to be asked.
+    Admin { cuts: bool, answer: Answer<DrainView> },
     /// The process before this one, which was asked although it no longer serves. Not counted as a
     /// first request: a signal for the whole process group reaches both.
     Predecessor { cut: bool },
@@ -105,12 +163,13 @@ pub(crate) struct ReadyReload {
     pub(crate) server: ServerConfig,
     /// For each loop; empty if nothing changed that concerns them.
     pub(crate) loops: Vec<LoopConfig>,
-    /// Dropped when all loops have taken theirs.
-    pub(crate) configured: Sender<()>,
+    /// Given when all loops have taken theirs.
+    pub(crate) configured: Acknowledgement,
     /// Addresses to serve too: of each, a socket for every loop.
     pub(crate) listen: Vec<Sockets>,
     /// Addresses to serve no longer.
     pub(crate) close: Vec<SocketAddr>,
+    pub(crate) answer: Answer<LivesChanged>,
 }
 
 /// What control knows and nobody else does.
@@ -162,8 +221,10 @@ impl Input {
     pub(super) fn changes_something(&self) -> bool {
         matches!(
             self,
-            Self::Loop(_, ControlEvent::Failed { .. } | ControlEvent::Died { .. })
-                | Self::Orphaned(..)
+            Self::Loop(LoopReport {
+                event: ControlEvent::Failed { .. } | ControlEvent::Died { .. },
+                ..
+            }) | Self::Orphaned(..)
                 | Self::Put(..)
                 | Self::Remove(..)
                 | Self::Drain(..)
@@ -190,27 +251,30 @@ impl Input {
         )
     }
 
-    /// Says why it is not done; whoever told of something is told nothing.
+    /// Answers why it is not done. A report of what has happened needs no answer.
     pub(super) fn refuse(self, reason: &ChangeError) {
         let reason = reason.clone();
         match self {
-            Self::Put(.., answer) => answer(Err(reason)),
-            Self::Remove(.., answer) | Self::Drain(.., answer) => answer(Err(reason)),
-            Self::Resume(.., answer) | Self::ResumeUpstream(.., answer) => answer(Err(reason)),
-            Self::DrainUpstream(.., answer) => answer(Err(reason)),
-            Self::Reload(_, answer) => answer(Err(reason)),
-            Self::BeginHandOver(answer) | Self::Lives(answer) => answer(Err(reason)),
-            Self::Stop(StopRequest { by: StopAsker::Admin { answer, .. }, .. }) => {
-                answer(Err(reason));
+            Self::Put(PutApp { answer, .. }) => answer.give(Err(reason)),
+            Self::Remove(RemoveApp { answer, .. }) | Self::Drain(DrainApp { answer, .. }) => {
+                answer.give(Err(reason));
             }
-            Self::Report(answer) => answer(Err(reason)),
-            Self::Progress(answer) => answer(Err(reason)),
-            Self::Measure(answer) => answer(Err(reason)),
-            Self::Watch(_, _, tell) => tell(None),
-            Self::Loop(..)
+            Self::Resume(ResumeApp { answer, .. })
+            | Self::ResumeUpstream(ResumeUpstream { answer, .. }) => answer.give(Err(reason)),
+            Self::DrainUpstream(DrainUpstream { answer, .. }) => answer.give(Err(reason)),
+            Self::Reload(reload) => reload.answer.give(Err(reason)),
+            Self::BeginHandOver(answer) | Self::Lives(answer) => answer.give(Err(reason)),
+            Self::Stop(StopRequest { by: StopAsker::Admin { answer, .. }, .. }) => {
+                answer.give(Err(reason));
+            }
+            Self::Report(answer) => answer.give(Err(reason)),
+            Self::Progress(answer) => answer.give(Err(reason)),
+            Self::Measure(answer) => answer.give(Err(reason)),
+            Self::Watch(DrainWatch { tell, .. }) => tell(None),
+            Self::Loop(_)
             | Self::Orphaned(_)
             | Self::Drained(_)
-            | Self::HandedOver { .. }
+            | Self::HandedOver(_)
             | Self::KeepFewer(_)
             | Self::KeepNone
             | Self::SuccessorGone
@@ -235,10 +299,10 @@ pub(crate) fn ask<T: Send + 'static>(
     input: impl FnOnce(Answer<T>) -> Input,
 ) -> Result<T, ChangeError> {
     let (sender, answer) = crossbeam_channel::bounded(1);
-    let tell = move |outcome| {
-        // Whoever asked may have gone; what was asked for is done all the same.
+    let give = move |outcome| {
+        // The asker may have gone; what it asked for is done all the same.
         let _ = sender.send(outcome);
     };
-    send(control, input(Box::new(tell)));
+    send(control, input(Answer::new(give)));
     answer.recv().map_err(|_| ChangeError::Ended)?
 }

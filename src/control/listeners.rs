@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Control, Sockets, gate_plan::GatePlan, handshakes};
+use super::{Control, Sockets, gate_plan::GatePlan};
 use crate::{logging::event, message::LoopCommand};
 
 /// How long loops have to gate.
@@ -31,7 +31,7 @@ impl ClosingListeners {
 }
 
 impl Control {
-    pub(super) fn close_listeners(&mut self, addresses: Vec<SocketAddr>) {
+    pub(super) fn close_listeners(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         if addresses.is_empty() {
             return;
         }
@@ -40,14 +40,18 @@ impl Control {
         }
         let addresses: Arc<[SocketAddr]> = addresses.into();
         self.command(|| LoopCommand::GateListeners(Arc::clone(&addresses)));
-        let plan = GatePlan::begin(self.loops.len());
-        let give_up = Instant::now() + GATE_MAX;
+        let plan = GatePlan::begin(self.loops.count());
+        let give_up = now + GATE_MAX;
         self.closing.push(ClosingListeners { addresses, plan, give_up });
     }
 
     /// A loop has gated these.
-    pub(super) fn on_listeners_gated(&mut self, index: usize, gated: &Arc<[SocketAddr]>) {
-        let now = Instant::now();
+    pub(super) fn on_listeners_gated(
+        &mut self,
+        index: usize,
+        gated: &Arc<[SocketAddr]>,
+        now: Instant,
+    ) {
         let closing = self.closing.iter_mut();
         closing
             .filter(|closing| Arc::ptr_eq(&closing.addresses, gated))
@@ -55,8 +59,7 @@ impl Control {
     }
 
     /// A loop is dead: it gates nothing any more.
-    pub(super) fn gate_for_dead(&mut self, index: usize) {
-        let now = Instant::now();
+    pub(super) fn gate_for_dead(&mut self, index: usize, now: Instant) {
         self.closing.iter_mut().for_each(|closing| closing.plan.on_gated(index, now));
     }
 
@@ -71,7 +74,7 @@ impl Control {
 
     /// Gives every loop a dup of the admin's new socket.
     pub(super) fn listen_for_admin(&self, socket: &OwnedFd) {
-        for index in 0..self.loops.len() {
+        for index in 0..self.loops.count() {
             match socket.try_clone() {
                 Ok(socket) => drop(self.command_one(index, LoopCommand::ListenForAdmin(socket))),
                 Err(error) => {
@@ -88,7 +91,7 @@ impl Control {
                 return true;
             }
             let gated = closing.plan.look().is_some();
-            let pending = gated && handshakes::are_pending(&closing.addresses);
+            let pending = gated && (self.handshakes)(&closing.addresses);
             let over = !gated || closing.plan.on_handshakes(pending, now);
             if over {
                 closed.push(Arc::clone(&closing.addresses));

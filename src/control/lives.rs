@@ -138,6 +138,7 @@ impl Control {
         &mut self,
         mut app: NewApp<HostedApp>,
         mode: PutMode,
+        now: Instant,
     ) -> Result<Begun, ChangeError> {
         let old = self.life_of(&app.host);
         match (&old, mode) {
@@ -163,7 +164,7 @@ impl Control {
         } else {
             notice!(self.notices, Info, "app_added", host = host, id = id, kind = kind);
         }
-        let drain = old.and_then(|old| self.leave_map(&old, Cause::Replace));
+        let drain = old.and_then(|old| self.leave_map(&old, Cause::Replace, now));
         Ok(Begun { life, drain, replaced })
     }
 
@@ -185,9 +186,10 @@ impl Control {
         &mut self,
         host: &str,
         timeout: Option<Duration>,
+        now: Instant,
     ) -> Result<DrainTicket, ChangeError> {
         let life = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
-        self.remove_life(&life, Cause::Remove, timeout)
+        self.remove_life(&life, Cause::Remove, timeout, now)
     }
 
     /// Begins the drain of an app that stays, drained, until it is resumed. One that drains so
@@ -196,11 +198,12 @@ impl Control {
         &mut self,
         host: &str,
         timeout: Option<Duration>,
+        now: Instant,
     ) -> Result<DrainTicket, ChangeError> {
         let life = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
         let id = life.id();
         if !life.drain().draining() {
-            let ticket = self.begin_drain(&life, Cause::Drain, timeout)?.ticket();
+            let ticket = self.begin_drain(&life, Cause::Drain, timeout, now)?.ticket();
             self.drains.pause(id);
             return Ok(ticket);
         }
@@ -210,7 +213,7 @@ impl Control {
         if let Some(drain) = self.drains.find(id) {
             return Ok(drain.ticket());
         }
-        let ended = self.drains.view(id.into(), Instant::now()).and_then(|view| view.verdict);
+        let ended = self.drains.view(id.into(), now).and_then(|view| view.verdict);
         let (sender, verdict) = crossbeam_channel::bounded(1);
         // It is received by whoever gets the ticket.
         let _ = sender.send(ended.unwrap_or(Verdict::Drained));
@@ -223,6 +226,7 @@ impl Control {
         &mut self,
         host: &str,
         app: Option<NewApp<HostedApp>>,
+        now: Instant,
     ) -> Result<Arc<AppLife>, ChangeError> {
         let old = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
         if !old.drain().draining() {
@@ -245,19 +249,19 @@ impl Control {
             id = life.id().as_u64(),
             drain_cancelled = self.drains.find(old.id()).is_some(),
         );
-        self.leave_map(&old, Cause::Replace);
+        self.leave_map(&old, Cause::Replace, now);
         if let Some(drain) = self.drains.find(old.id()) {
             drain.announce(Verdict::Cancelled);
             drain.cancelled = true;
-            let view = drain.view(Instant::now());
-            self.conclude(view, Verdict::Cancelled, old.id());
+            let view = drain.view(now);
+            self.conclude(view, Verdict::Cancelled, old.id(), now);
         }
         Ok(life)
     }
 
     /// Makes the changes of a reload in one step. Whatever happened while it was prepared holds: an
     /// app that was drained meanwhile stays so.
-    pub(super) fn change_lives(&mut self, changes: LifeChanges) -> LivesChanged {
+    pub(super) fn change_lives(&mut self, changes: LifeChanges, now: Instant) -> LivesChanged {
         let is_paused = |life: &NewLife<HostedApp>| {
             life.instead_of.as_ref().is_some_and(|old| self.drains.is_paused(old.id()))
         };
@@ -280,7 +284,7 @@ impl Control {
             match old {
                 Some(old) => {
                     notice!(self.notices, Info, "app_replaced", host = host, id = id, kind = kind);
-                    drains.extend(self.leave_map(&old, Cause::Reload));
+                    drains.extend(self.leave_map(&old, Cause::Reload, now));
                 }
                 // Of one that could not be loaded it was said that it failed.
                 None if life.app().load_error.is_some() => {}
@@ -289,7 +293,7 @@ impl Control {
         }
         for life in changes.remove {
             // One that is being removed already is what the config wants.
-            if let Ok(ticket) = self.remove_life(&life, Cause::Reload, None) {
+            if let Ok(ticket) = self.remove_life(&life, Cause::Reload, None, now) {
                 drains.push(ticket.id());
             }
         }
@@ -315,21 +319,21 @@ impl Control {
         life: &Arc<AppLife>,
         cause: Cause,
         timeout: Option<Duration>,
+        now: Instant,
     ) -> Result<DrainTicket, ChangeError> {
         if !life.drain().draining() {
-            return self.begin_drain(life, cause, timeout).map(Drain::ticket);
+            return self.begin_drain(life, cause, timeout, now).map(Drain::ticket);
         }
         if !self.drains.unpause(life.id()) {
             return Err(ChangeError::BeingRemoved);
         }
-        let now = Instant::now();
         let deadline = now + self.drain_timeout_of(life, timeout);
         let Some(drain) = self.drains.find(life.id()) else {
             // It was drained on demand: there is nothing to wait for.
             let mut drain = Drain::begin(Arc::clone(life), cause, now, deadline);
             let ticket = drain.ticket();
-            self.say_drain_started(&drain.view(now), life.id());
-            self.finish_drain(drain);
+            self.say_drain_started(&drain.view(now), life.id(), now);
+            self.finish_drain(drain, now);
             return Ok(ticket);
         };
         drain.cause = cause;
@@ -381,16 +385,16 @@ impl Control {
 
     /// A life whose place was taken drains outside the map: from now on, or it does already. One
     /// that was drained is gone.
-    fn leave_map(&mut self, old: &Arc<AppLife>, cause: Cause) -> Option<AppId> {
+    fn leave_map(&mut self, old: &Arc<AppLife>, cause: Cause, now: Instant) -> Option<AppId> {
         let was_paused = self.drains.unpause(old.id());
         if !old.drain().draining() {
-            return self.begin_drain(old, cause, None).ok().map(|drain| drain.life.id());
+            return self.begin_drain(old, cause, None, now).ok().map(|drain| drain.life.id());
         }
         if self.drains.find(old.id()).is_some() {
             return Some(old.id());
         }
         if was_paused {
-            self.retire(old);
+            self.retire(old, now);
         }
         None
     }
@@ -400,8 +404,8 @@ impl Control {
         life: &Arc<AppLife>,
         cause: Cause,
         timeout: Option<Duration>,
+        now: Instant,
     ) -> Result<&mut Drain, ChangeError> {
-        let now = Instant::now();
         let timeout = self.drain_timeout_of(life, timeout);
         let start_ns = nanoseconds(now.duration_since(self.epoch));
         let deadline_ns = start_ns.saturating_add(nanoseconds(timeout));
@@ -410,35 +414,35 @@ impl Control {
         let announce = Box::new(move || drop(sender.send(Input::Drained(id))));
         let begun = life.drain().begin_drain(start_ns, deadline_ns, announce);
         begun.map_err(|_| ChangeError::BeingRemoved)?;
-        self.say_drain_started(&drain.view(now), id);
+        self.say_drain_started(&drain.view(now), id, now);
         // In time, also if nothing was in flight: the announcement is a message to this thread.
         Ok(self.drains.insert(drain))
     }
 
     /// Ends a drain, once (I2): what comes after finds no drain of this life.
-    pub(super) fn end_drain(&mut self, name: DrainName) {
+    pub(super) fn end_drain(&mut self, name: DrainName, now: Instant) {
         match self.drains.take(name) {
-            Some(drain) if drain.upstream().is_some() => self.finish_upstream_drain(&drain),
-            Some(drain) => self.finish_drain(drain),
+            Some(drain) if drain.upstream().is_some() => self.finish_upstream_drain(&drain, now),
+            Some(drain) => self.finish_drain(drain, now),
             None => {}
         }
     }
 
     /// A life is gone: the drains of its upstreams end with it, unless they also wait for an older
     /// life or were handed on by one, and what it counted is kept.
-    fn retire(&mut self, life: &AppLife) {
+    fn retire(&mut self, life: &AppLife, now: Instant) {
         for name in self.drains.forget_upstreams(life.id()) {
             let own = self.drains.find(name).filter(|drain| drain.life.id() == life.id());
             let drain = own.and_then(|drain| drain.upstream());
             if drain.is_some_and(|upstream| !upstream.has_older()) {
-                self.end_drain(name);
+                self.end_drain(name, now);
             }
         }
         self.account.retire(life);
     }
 
-    fn finish_drain(&mut self, mut drain: Drain) {
-        let (now, life) = (Instant::now(), Arc::clone(&drain.life));
+    fn finish_drain(&mut self, mut drain: Drain, now: Instant) {
+        let life = Arc::clone(&drain.life);
         let (host, id) = (life.host(), life.id());
         let cut = drain.cut() + life.drain().active_connections();
         if !drain.cancelled {
@@ -458,7 +462,7 @@ impl Control {
             let had_names = self.registry.forget(&life);
             // Loops also keep connections for a proxy app.
             self.routes_changed |= had_names || life.app().app.upstreams().is_some();
-            self.retire(&life);
+            self.retire(&life, now);
             if had_names {
                 let requests = life.drain().requests();
                 let id = id.as_u64();
@@ -473,7 +477,7 @@ impl Control {
             }
         }
         drain.announce(Verdict::of(cut));
-        self.tell_watchers(DrainName::App(id));
+        self.tell_watchers(DrainName::App(id), now);
     }
 
     pub(super) fn drain_timeout_of(&self, life: &AppLife, asked: Option<Duration>) -> Duration {

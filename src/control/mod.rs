@@ -10,6 +10,7 @@
 
 mod account;
 mod admin;
+mod answer;
 mod commands;
 mod drain_log;
 mod drain_plan;
@@ -22,6 +23,7 @@ mod input;
 mod listeners;
 mod lives;
 mod log_watch;
+mod loops;
 mod notices;
 mod operator;
 mod reload;
@@ -47,14 +49,17 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, HealthApp};
+pub(crate) use answer::Answer;
 pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
 pub use emptied::Emptied;
 pub(crate) use input::{
-    Answer, Input, LifeView, Progress, ReadyReload, Report, StopAsker, StopRequest, ask, send,
+    DrainApp, DrainUpstream, DrainWatch, Input, LifeView, LoopReport, Progress, PutApp,
+    ReadyReload, RemoveApp, Report, ResumeApp, ResumeUpstream, StopAsker, StopRequest, ask, send,
 };
 pub use lives::ChangeError;
 pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
+pub(crate) use loops::LoopThreads;
 pub(crate) use notices::Notices;
 pub(crate) use operator::{
     Host, Listening, Operator, PutError, RenewedAdmin, Sockets, load, unavailable,
@@ -75,33 +80,32 @@ pub(crate) use watchdog::StuckLoop;
 use crate::{
     config::ServerConfig,
     logging::Logging,
-    message::{Apps, ControlEvent, LoopCommand, LoopHandle},
-    metrics::LoopGauges,
+    message::{Apps, ControlEvent, LoopCommand},
 };
-use account::Account;
+use account::{Account, Measured};
 use drain_log::DrainLog;
 use drain_plan::DrainStep;
 use drains::Drains;
+use handshakes::ArePending;
 use listeners::ClosingListeners;
 use lives::nanoseconds;
 use log_watch::LogWatch;
+use loops::Loops;
 use notices::notice;
 use service_manager::ServiceReports;
 use stopping::Stop;
 use tasks::Desk;
 use upstreams::UpstreamWatch;
-use views::Watcher;
 use watchdog::LoopWatch;
 
 /// The state of the control thread.
 pub(crate) struct Control {
     registry: Arc<Apps>,
-    loops: Vec<LoopHandle>,
-    /// Where each loop shows what it is doing.
-    gauges: Vec<Arc<LoopGauges>>,
+    loops: Box<dyn Loops>,
+    /// Whether handshakes with these addresses are under way.
+    handshakes: ArePending,
     watch: LoopWatch,
     service: ServiceReports,
-    inputs: Receiver<Input>,
     sender: Sender<Input>,
     notices: Arc<Notices>,
     epoch: Instant,
@@ -109,7 +113,7 @@ pub(crate) struct Control {
     drain_timeout: Duration,
     drains: Drains,
     drain_log: DrainLog,
-    watchers: Vec<Watcher>,
+    watchers: Vec<DrainWatch>,
     /// Where the loops listen.
     addresses: Vec<SocketAddr>,
     /// Listeners that are being closed.
@@ -153,22 +157,22 @@ pub(crate) enum Ended {
 }
 
 impl Control {
-    /// `epoch` is where drain times count from; the loops' clocks begin there too.
+    /// The state before the first input, and where inputs arrive. `epoch` is where drain times
+    /// count from; the loops' clocks begin there too.
     pub(crate) fn new(
         registry: Arc<Apps>,
         notices: Arc<Notices>,
         epoch: Instant,
         server: &ServerConfig,
         desk: Arc<Desk>,
-    ) -> Self {
+    ) -> (Self, Receiver<Input>) {
         let (sender, inputs) = crossbeam_channel::unbounded();
-        Self {
+        let control = Self {
             registry,
-            loops: Vec::new(),
-            gauges: Vec::new(),
+            loops: Box::<LoopThreads>::default(),
+            handshakes: Box::new(handshakes::are_pending),
             watch: LoopWatch::default(),
             service: ServiceReports::default(),
-            inputs,
             sender,
             notices: Arc::clone(&notices),
             epoch,
@@ -194,7 +198,8 @@ impl Control {
             upstreams: UpstreamWatch::new(epoch, notices),
             logs: LogWatch::new(epoch),
             desk,
-        }
+        };
+        (control, inputs)
     }
 
     pub(crate) fn sender(&self) -> &Sender<Input> {
@@ -225,43 +230,63 @@ impl Control {
         &self.relay
     }
 
-    /// Runs until a stop is over.
+    /// Runs until a stop is over: the thread around control. It waits, and knows the time.
     pub(crate) fn run(
         mut self,
-        loops: Vec<LoopHandle>,
-        gauges: Vec<Arc<LoopGauges>>,
+        inputs: &Receiver<Input>,
+        loops: LoopThreads,
         addresses: Vec<SocketAddr>,
     ) -> Ended {
-        self.watch = LoopWatch::begin(loops.len());
-        (self.loops, self.gauges, self.addresses) = (loops, gauges, addresses);
-        self.report_ready(Instant::now());
+        self.begin(Box::new(loops), addresses, Instant::now());
         loop {
-            if self.routes_changed && self.inputs.is_empty() {
-                self.routes_changed = false;
-                self.command(|| LoopCommand::Refresh);
+            if inputs.is_empty() {
+                self.refresh_routes();
             }
-            let ended = match self.inputs.recv_deadline(self.due()) {
-                // Deadlines hold however much there is to do (I5).
-                Ok(input) => self.on_input(input).or_else(|| self.on_time_if_due()),
-                // Disconnected cannot be: the control thread holds a sender itself.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.on_time(),
+            let ended = match inputs.recv_deadline(self.due()) {
+                Ok(input) => {
+                    let now = Instant::now();
+                    // Deadlines hold however much there is to do (I5).
+                    self.on_input(input, now).or_else(|| self.on_time_if_due(Instant::now()))
+                }
+                // Disconnected cannot be: control holds a sender itself.
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    self.on_time(Instant::now())
+                }
             };
             if let Some(verdict) = ended {
-                self.pass_unread_stops_on();
-                let totals = self.totals();
-                return if self.failed.is_empty() {
-                    Ended::Stopped(verdict, totals)
-                } else {
-                    Ended::LoopFailed
-                };
+                self.pass_unread_stops_on(inputs);
+                return self.ended(verdict);
             }
         }
     }
 
+    /// The loops run: begins to watch them, and reports that the server serves.
+    fn begin(&mut self, loops: Box<dyn Loops>, addresses: Vec<SocketAddr>, now: Instant) {
+        self.watch = LoopWatch::begin(loops.count());
+        (self.loops, self.addresses) = (loops, addresses);
+        self.report_ready(now);
+    }
+
+    /// Has the loops look at the routes again, if those have changed. Called when no input waits,
+    /// so that many changes are one look.
+    fn refresh_routes(&mut self) {
+        if std::mem::take(&mut self.routes_changed) {
+            self.command(|| LoopCommand::Refresh);
+        }
+    }
+
+    fn ended(&self, verdict: Verdict) -> Ended {
+        if self.failed.is_empty() {
+            Ended::Stopped(verdict, self.totals())
+        } else {
+            Ended::LoopFailed
+        }
+    }
+
     /// The process that serves is to stop, if a signal has asked for that too late for control.
-    fn pass_unread_stops_on(&self) {
+    fn pass_unread_stops_on(&self, inputs: &Receiver<Input>) {
         self.relay.leave_unread();
-        for input in self.inputs.try_iter() {
+        for input in inputs.try_iter() {
             if let Input::Stop(StopRequest { reason, by: StopAsker::Signal, .. }) = input {
                 self.relay.pass_on(PassedStop { reason, cut: false });
             } else {
@@ -280,7 +305,49 @@ impl Control {
         due.fold(self.watch_due(), Instant::min)
     }
 
-    fn on_input(&mut self, input: Input) -> Option<Verdict> {
+    /// Takes an input in, and answers it if it is a question. With a verdict the server is over.
+    fn on_input(&mut self, input: Input, now: Instant) -> Option<Verdict> {
+        match self.unless_put_off(input)? {
+            Input::Loop(report) => return self.on_loop(report.index, &report.event, now),
+            Input::Stop(request) => return self.stop(request, now),
+            Input::HandedOver(handed) => return self.hand_over(handed, now),
+            Input::KeptOn => return self.make_up_for(now),
+            Input::Drained(life) => self.end_drain(life.into(), now),
+            Input::Orphaned(sockets) => self.give_orphans_away(sockets),
+            Input::KeepFewer(addresses) => self.keep_fewer(&addresses),
+            Input::KeepNone => self.keep_none(),
+            Input::SuccessorGone => self.take_up_again(now),
+            Input::ListenForAdmin(socket) => self.listen_for_admin(&socket),
+            Input::Watch(watch) => self.watch(watch, now),
+            Input::Put(PutApp { app, mode, answer }) => answer.give(self.put_app(app, mode, now)),
+            Input::Remove(RemoveApp { host, timeout, answer }) => {
+                answer.give(self.remove_app(&host, timeout, now));
+            }
+            Input::Drain(DrainApp { host, timeout, answer }) => {
+                answer.give(self.drain_app(&host, timeout, now));
+            }
+            Input::Resume(ResumeApp { host, app, answer }) => {
+                answer.give(self.resume_app(&host, app, now));
+            }
+            Input::DrainUpstream(DrainUpstream { host, url, timeout, answer }) => {
+                answer.give(self.drain_upstream(&host, &url, timeout, now));
+            }
+            Input::ResumeUpstream(ResumeUpstream { host, url, answer }) => {
+                answer.give(self.resume_upstream(&host, &url, now));
+            }
+            Input::Reload(reload) => self.reload(*reload, now),
+            Input::BeginHandOver(answer) => answer.give(self.begin_hand_over(now)),
+            Input::Report(answer) => answer.give(Ok(self.report(now))),
+            Input::Progress(answer) => answer.give(Ok(self.progress(now))),
+            Input::Lives(answer) => answer.give(Ok(self.life_views(now))),
+            Input::Measure(answer) => answer.give(Ok(self.measure(now))),
+        }
+        None
+    }
+
+    /// The input, if it is for now and for this process. While a hand-over is under way, changes
+    /// wait for its end; after it, they are the new process's.
+    fn unless_put_off(&mut self, input: Input) -> Option<Input> {
         if let Some(put_off) = &mut self.put_off
             && input.changes_something()
         {
@@ -296,52 +363,19 @@ impl Control {
             input.refuse(&ChangeError::HandedOver(successor));
             return None;
         }
-        match input {
-            Input::Loop(index, event) => return self.on_loop(index, &event),
-            Input::Orphaned(sockets) => self.give_orphans_away(sockets),
-            Input::Drained(life) => self.end_drain(life.into()),
-            Input::Put(app, mode, answer) => answer(self.put_app(app, mode)),
-            Input::Remove(host, timeout, answer) => answer(self.remove_app(&host, timeout)),
-            Input::Drain(host, timeout, answer) => answer(self.drain_app(&host, timeout)),
-            Input::Resume(host, app, answer) => answer(self.resume_app(&host, app)),
-            Input::DrainUpstream(host, url, timeout, answer) => {
-                answer(self.drain_upstream(&host, &url, timeout));
-            }
-            Input::ResumeUpstream(host, url, answer) => answer(self.resume_upstream(&host, &url)),
-            Input::Reload(reload, answer) => answer(self.reload(*reload)),
-            Input::Stop(request) => return self.stop(request),
-            Input::Watch(drain, until, tell) => self.watch(Watcher { drain, until, tell }),
-            Input::BeginHandOver(answer) => answer(self.begin_hand_over()),
-            Input::HandedOver { kept, let_go, lines } => {
-                return self.hand_over(*kept, &let_go, lines);
-            }
-            Input::KeepFewer(addresses) => self.keep_fewer(&addresses),
-            Input::KeepNone => self.keep_none(),
-            Input::SuccessorGone => self.take_up_again(),
-            Input::KeptOn => return self.make_up_for(),
-            Input::ListenForAdmin(socket) => self.listen_for_admin(&socket),
-            Input::Report(answer) => answer(Ok(self.report())),
-            Input::Progress(answer) => answer(Ok(self.progress())),
-            Input::Lives(answer) => answer(Ok(self.life_views())),
-            Input::Measure(answer) => {
-                let running = self.drains.running().count() as u64;
-                let now_ns = nanoseconds(self.epoch.elapsed());
-                answer(Ok(self.account.measure(&self.all_lives(), running, now_ns)));
-            }
-        }
-        None
+        Some(input)
     }
 
-    fn on_time_if_due(&mut self) -> Option<Verdict> {
-        if self.due() <= Instant::now() { self.on_time() } else { None }
+    fn on_time_if_due(&mut self, now: Instant) -> Option<Verdict> {
+        if self.due() <= now { self.on_time(now) } else { None }
     }
 
-    fn on_time(&mut self) -> Option<Verdict> {
-        let now = Instant::now();
+    /// Does what is due. With a verdict the server is over.
+    fn on_time(&mut self, now: Instant) -> Option<Verdict> {
         for (name, step) in self.drains.on_time(now) {
             match step {
-                DrainStep::Cut => self.cut_drain(name),
-                DrainStep::End => self.end_drain(name),
+                DrainStep::Cut => self.cut_drain(name, now),
+                DrainStep::End => self.end_drain(name, now),
             }
         }
         self.close_gated_listeners(now);
@@ -352,22 +386,21 @@ impl Control {
         self.report_to_manager(now);
         let (due, waiting) = self.watchers.drain(..).partition(|watcher| watcher.until <= now);
         self.watchers = waiting;
-        self.tell(due);
+        self.tell(due, now);
         self.on_stop_time(now)
     }
 
-    fn on_loop(&mut self, index: usize, event: &ControlEvent) -> Option<Verdict> {
+    fn on_loop(&mut self, index: usize, event: &ControlEvent, now: Instant) -> Option<Verdict> {
         let mut stopped = None;
-        let now = Instant::now();
         match event {
-            ControlEvent::ListenersGated(gated) => self.on_listeners_gated(index, gated),
-            ControlEvent::UpstreamLeft(drain) => self.on_upstream_left(*drain),
+            ControlEvent::ListenersGated(gated) => self.on_listeners_gated(index, gated, now),
+            ControlEvent::UpstreamLeft(drain) => self.on_upstream_left(*drain, now),
             ControlEvent::UpstreamFailed(report) => {
                 upstreams::tell_failure(&self.notices, report);
             }
             ControlEvent::Failed { error } => {
                 notice!(self.notices, Error, "loop_failed", loop_index = index, error = &**error);
-                stopped = self.stop_for_failed(index);
+                stopped = self.stop_for_failed(index, now);
             }
             ControlEvent::Died { error, cut } => {
                 let notices = &self.notices;
@@ -380,8 +413,8 @@ impl Control {
                     cut = *cut
                 );
                 self.watch.on_died(index);
-                self.gate_for_dead(index);
-                stopped = self.stop_for_failed(index);
+                self.gate_for_dead(index, now);
+                stopped = self.stop_for_failed(index, now);
             }
             ControlEvent::TookUp => self.on_took_up(index),
             ControlEvent::Gated | ControlEvent::Emptied { .. } | ControlEvent::Ended => {}
@@ -389,24 +422,31 @@ impl Control {
         self.on_stop_loop(index, event, now).or(stopped)
     }
 
-    fn reload(&mut self, reload: ReadyReload) -> Result<LivesChanged, ChangeError> {
+    fn measure(&self, now: Instant) -> Measured {
+        let running = self.drains.running().count() as u64;
+        let now_ns = nanoseconds(now.duration_since(self.epoch));
+        self.account.measure(&self.all_lives(), running, now_ns)
+    }
+
+    fn reload(&mut self, reload: ReadyReload, now: Instant) {
         if self.stop.is_some() {
-            return Err(ChangeError::Stopping);
+            return reload.answer.give(Err(ChangeError::Stopping));
         }
         self.shutdown_delay = reload.server.shutdown_delay;
         self.drain_timeout = reload.server.drain_timeout;
-        let changed = self.change_lives(reload.lives);
+        let changed = self.change_lives(reload.lives, now);
         for (index, config) in reload.loops.into_iter().enumerate() {
             let done = reload.configured.clone();
             self.command_one(index, LoopCommand::Configure(Box::new(config), done));
         }
+        drop(reload.configured);
         for sockets in reload.listen {
             self.addresses.extend(sockets.first().map(|socket| socket.address));
             for (index, socket) in sockets.into_iter().enumerate() {
                 self.command_one(index, LoopCommand::Listen(vec![socket]));
             }
         }
-        self.close_listeners(reload.close);
-        Ok(changed)
+        self.close_listeners(reload.close, now);
+        reload.answer.give(Ok(changed));
     }
 }

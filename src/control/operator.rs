@@ -16,17 +16,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use serde_json::Value;
 
 use super::{
-    Begun, ChangeError, Input, Notices, PutMode, ServiceManager, ask,
+    Begun, ChangeError, Input, Notices, PutApp, PutMode, ResumeApp, ServiceManager, ask,
     notices::notice,
     reload::Reloads,
     tasks::{Desk, Task, TaskReceiver, Tell},
     upgrade::Upgrader,
 };
 use crate::{
+    acknowledgement::{Acknowledgements, Obeyed},
     app::{self, RateLimiter},
     config::{AppConfig, Config, Limits, ListenConfig, Problem},
     logging::{AccessLog, Logging, event},
@@ -218,7 +219,8 @@ impl Operator {
         let config = AppConfig::from_json(host, table, folder).map_err(PutError::Table)?;
         let mut app = self.load(&config, Origin::Admin).map_err(PutError::Load)?;
         app.app.definition = Some(Arc::new(table.clone()));
-        ask(&self.control, |answer| Input::Put(app, mode, answer)).map_err(PutError::Change)
+        ask(&self.control, |answer| Input::Put(PutApp { app, mode, answer }))
+            .map_err(PutError::Change)
     }
 
     /// Resumes with what the config says now, if that is something else than what was drained.
@@ -231,7 +233,8 @@ impl Operator {
         });
         let app = config.map(|config| self.load(config, Origin::Config)).transpose();
         let app = app.map_err(PutError::Load)?;
-        let resume = |answer| Input::Resume(host.to_owned(), app, answer);
+        let host = host.to_owned();
+        let resume = |answer| Input::Resume(ResumeApp { host, app, answer });
         ask(&self.control, resume).map_err(PutError::Change)
     }
 
@@ -249,10 +252,10 @@ impl Operator {
 /// How long loops may take to obey: one that is stuck in an app does not.
 const OBEY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits until all loops have dropped the sender that came with a command.
-pub(super) fn await_loops(all_done: &Receiver<()>) {
-    // Nothing is ever sent.
-    let _ = all_done.recv_timeout(OBEY_TIMEOUT);
+/// Waits until all loops have obeyed a command.
+pub(super) fn await_loops(all: &Acknowledgements) {
+    // A loop that is stuck holds up no operator.
+    let _: Obeyed = all.wait(OBEY_TIMEOUT);
 }
 
 /// Loads an app for this many loops.

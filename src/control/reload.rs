@@ -31,6 +31,7 @@ use super::{
     operator::{Listening, Operator, Sockets, await_loops, unavailable},
 };
 use crate::{
+    acknowledgement::acknowledgement,
     config::{
         AppConfig, Config, ConfigError, ServerConfig,
         diff::{changed_apps, changed_settings},
@@ -247,17 +248,13 @@ impl Operator {
         } else {
             Vec::new()
         };
-        let (configured, all_configured) = crossbeam_channel::bounded(0);
-        let ready = ReadyReload {
-            lives: plan.changes,
-            server: config.server.clone(),
-            loops,
-            configured,
-            listen,
-            close,
+        let (configured, all_configured) = acknowledgement();
+        let (lives, server) = (plan.changes, config.server.clone());
+        let ready = |answer| {
+            let ready = ReadyReload { lives, server, loops, configured, listen, close, answer };
+            Input::Reload(Box::new(ready))
         };
-        let ready = Box::new(ready);
-        let changed = ask(&self.control, |answer| Input::Reload(ready, answer));
+        let changed = ask(&self.control, ready);
         let changed = changed.map_err(ReloadError::Change)?;
         (self.host.set_connections)(&config.limits);
         // Who is told of the reload finds that its settings hold.

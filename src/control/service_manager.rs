@@ -31,7 +31,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sd_notify::NotifyState;
 
 use super::{Control, DrainView, StuckLoop};
-use crate::{logging::event, metrics::LoopCounts};
+use crate::logging::event;
 
 /// How long the manager may take to make room in its queue; drains wait for that.
 const SEND_TIMEOUT: Duration = Duration::from_millis(100);
@@ -281,7 +281,7 @@ impl Control {
         if self.stop.is_some() {
             states.push(NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32));
         }
-        let status = self.status_line();
+        let status = self.status_line(now);
         let has_changed = status != self.service.status;
         if has_changed {
             states.push(NotifyState::Status(&status));
@@ -301,16 +301,15 @@ impl Control {
             return Vec::new();
         }
         self.service.watchdog_due = Some(now + (every / 2).max(WATCHDOG_MIN));
-        let go_on = self.stuck_loops().is_empty();
+        let go_on = self.stuck_loops(now).is_empty();
         go_on.then_some(NotifyState::Watchdog).into_iter().collect()
     }
 
-    fn status_line(&self) -> String {
-        let mut counts = LoopCounts::default();
-        self.gauges.iter().for_each(|gauges| counts += gauges.snapshot());
+    fn status_line(&self, now: Instant) -> String {
+        let counts = self.loops.connections();
         let connections = counts.fresh + counts.busy + counts.idle + counts.lingering;
         let active = self.active_connections();
-        let mut line = match self.stop_view() {
+        let mut line = match self.stop_view(now) {
             None => {
                 let apps = self.registry.entries().len();
                 format!("serving {apps} apps: {connections} connections, {active} active")
@@ -322,7 +321,6 @@ impl Control {
             Some(DrainView { verdict: Some(verdict), .. }) => format!("stopped: {verdict}"),
         };
         let running = self.drains.running().filter(|drain| !drain.cancelled);
-        let now = Instant::now();
         let mut running: Vec<_> = running.map(|drain| drain.view(now)).collect();
         running.sort_by_key(|view| view.remaining);
         if let Some(DrainView { host, active_connections, remaining, .. }) = running.first() {
@@ -332,7 +330,7 @@ impl Control {
         if running.len() > 1 {
             line += &format!("; {} more drains", running.len() - 1);
         }
-        for StuckLoop { index, host, .. } in self.stuck_loops() {
+        for StuckLoop { index, host, .. } in self.stuck_loops(now) {
             let host = host.map(|host| format!(" in {host}")).unwrap_or_default();
             line += &format!("; loop {index} is stuck{host}");
         }

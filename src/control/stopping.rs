@@ -16,16 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::Sender;
-
 use super::{
     ChangeError, Control, LifeView, StopAsker, StopRequest,
     drains::{Cause, DrainName, DrainView, Verdict},
-    handshakes,
+    input::HandedOver,
     lives::milliseconds,
     notices::notice,
     stop_plan::{StopPlan, StopStep},
-    taking_up::KeptSockets,
     upgrade::PassedStop,
 };
 use crate::{
@@ -61,10 +58,10 @@ struct Over {
 }
 
 impl Stop {
-    /// How connections end.
-    fn rules(&self) -> StopRules {
+    /// How connections end from this time on.
+    fn rules(&self, from: Instant) -> StopRules {
         let has_successor = self.cause == Cause::Upgrade;
-        let (from, deadline) = (Instant::now(), self.plan.deadline());
+        let deadline = self.plan.deadline();
         let left = deadline.saturating_duration_since(from);
         let close_from = from + if has_successor { left / 2 } else { Duration::ZERO };
         StopRules { has_successor, close_from, idle_until: deadline - READ_OUT.min(left / 4) }
@@ -79,11 +76,11 @@ impl Stop {
 impl Control {
     /// Begins to stop, or has the stop that is under way go faster. If another process serves, the
     /// stop is that one's too.
-    pub(super) fn stop(&mut self, request: StopRequest) -> Option<Verdict> {
+    pub(super) fn stop(&mut self, request: StopRequest, now: Instant) -> Option<Verdict> {
         let StopRequest { reason, timeout, by } = request;
         if self.stop.is_none() {
             let timeout = timeout.unwrap_or(self.drain_timeout);
-            self.begin_stop(Cause::Stop, &reason, self.shutdown_delay, timeout);
+            self.begin_stop(Cause::Stop, &reason, (self.shutdown_delay, timeout), now);
         }
         self.keep_none();
         let stop = self.stop.as_mut()?;
@@ -93,7 +90,7 @@ impl Control {
         };
         let cuts = match by {
             StopAsker::Signal => repeated,
-            StopAsker::Admin { now, .. } => now,
+            StopAsker::Admin { cuts, .. } => cuts,
             StopAsker::Predecessor { cut } => cut,
             StopAsker::Successor => true,
         };
@@ -101,15 +98,16 @@ impl Control {
             notice!(self.notices, Info, "stop_passed_on", pid = u64::from(pid), reason = &*reason);
             self.relay.pass_on(PassedStop { reason: reason.clone(), cut: cuts });
         }
-        let stopped = if cuts { self.cut_stop(&reason) } else { self.join_stop(repeated, timeout) };
-        if let (StopAsker::Admin { answer, .. }, Some(view)) = (by, self.stop_view()) {
-            answer(Ok(view));
+        let stopped =
+            if cuts { self.cut_stop(&reason, now) } else { self.join_stop(repeated, timeout, now) };
+        if let (StopAsker::Admin { answer, .. }, Some(view)) = (by, self.stop_view(now)) {
+            answer.give(Ok(view));
         }
         stopped
     }
 
     /// Cuts what is in flight, in the process before this one too: this one ends after it.
-    fn cut_stop(&mut self, reason: &str) -> Option<Verdict> {
+    fn cut_stop(&mut self, reason: &str, now: Instant) -> Option<Verdict> {
         if let Some(before) = &self.predecessor {
             before.cut();
         }
@@ -117,74 +115,76 @@ impl Control {
         if stop.over.is_some() {
             return None;
         }
-        let step = stop.plan.cut(Instant::now());
+        let step = stop.plan.cut(now);
         if step.is_some() && self.active_connections() > 0 {
             self.say_stop_cut(reason);
         }
-        self.take_stop_step(step)
+        self.take_stop_step(step, now)
     }
 
-    fn join_stop(&mut self, repeated: bool, timeout: Option<Duration>) -> Option<Verdict> {
-        let now = Instant::now();
+    fn join_stop(
+        &mut self,
+        repeated: bool,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Option<Verdict> {
         let stop = self.stop.as_mut()?;
         if stop.over.is_some() {
             return None;
         }
         if let (true, Some(timeout)) = (repeated, timeout) {
             stop.plan.set_drain_timeout(timeout, now);
-            self.say_stop_deadline();
+            self.say_stop_deadline(now);
         }
         self.on_stop_time(now)
     }
 
     /// A loop has failed: the server stops, as if it were asked to. Nobody has asked, though: the
     /// first who does cuts nothing.
-    pub(super) fn stop_for_failed(&mut self, index: usize) -> Option<Verdict> {
+    pub(super) fn stop_for_failed(&mut self, index: usize, now: Instant) -> Option<Verdict> {
         self.failed.insert(index);
         if self.stop.is_some() {
             return None;
         }
-        self.begin_stop(Cause::LoopFailed, "loop_failed", self.shutdown_delay, self.drain_timeout);
-        self.on_stop_time(Instant::now())
+        let times = (self.shutdown_delay, self.drain_timeout);
+        self.begin_stop(Cause::LoopFailed, "loop_failed", times, now);
+        self.on_stop_time(now)
     }
 
     /// Puts off what changes something, until a new process serves or does not. A stop that has
     /// begun comes first: it gates the very sockets that the new process would serve.
-    pub(super) fn begin_hand_over(&mut self) -> Result<Vec<LifeView>, ChangeError> {
+    pub(super) fn begin_hand_over(&mut self, now: Instant) -> Result<Vec<LifeView>, ChangeError> {
         if self.stop.is_some() {
             return Err(ChangeError::Stopping);
         }
         self.relay.begin();
         self.put_off = Some(Vec::new());
-        Ok(self.life_views())
+        Ok(self.life_views(now))
     }
 
     /// A new process serves these sockets: lets go of them, and stops. What was put off is that
     /// process's to do: a stop is passed on, and an operator is told.
-    pub(super) fn hand_over(
-        &mut self,
-        kept: KeptSockets,
-        let_go: &Sender<()>,
-        lines: Vec<OwnedFd>,
-    ) -> Option<Verdict> {
+    pub(super) fn hand_over(&mut self, handed: HandedOver, now: Instant) -> Option<Verdict> {
+        let HandedOver { kept, let_go, lines } = handed;
         let (listeners, beside) = (kept.addresses(), kept.classes());
         self.handed_over = Some(kept.pid);
         self.command(|| LoopCommand::LetGo(Arc::clone(&listeners), beside.clone(), let_go.clone()));
         self.addresses.retain(|address| !listeners.contains(address));
         self.give_connections(lines);
         if self.stop.is_none() {
-            self.begin_stop(Cause::Upgrade, "upgrade", Duration::ZERO, self.drain_timeout);
-            self.kept = Some(kept);
+            self.begin_stop(Cause::Upgrade, "upgrade", (Duration::ZERO, self.drain_timeout), now);
+            self.kept = Some(*kept);
         }
-        let stopped = self.make_up_for();
-        stopped.or_else(|| self.on_stop_time(Instant::now()))
+        let stopped = self.make_up_for(now);
+        stopped.or_else(|| self.on_stop_time(now))
     }
 
     /// Has each loop offer its connections on its share of the lines.
     fn give_connections(&self, lines: Vec<OwnedFd>) {
-        let mut shares: Vec<_> = self.loops.iter().map(|_| Vec::new()).collect();
+        let loops = self.loops.count();
+        let mut shares: Vec<_> = (0..loops).map(|_| Vec::new()).collect();
         for (index, line) in lines.into_iter().enumerate() {
-            shares[index % self.loops.len()].push(line);
+            shares[index % loops].push(line);
         }
         for (index, lines) in shares.into_iter().enumerate().filter(|(_, lines)| !lines.is_empty())
         {
@@ -193,30 +193,29 @@ impl Control {
     }
 
     /// Does what was put off.
-    pub(super) fn make_up_for(&mut self) -> Option<Verdict> {
+    pub(super) fn make_up_for(&mut self, now: Instant) -> Option<Verdict> {
         let put_off = self.put_off.take().unwrap_or_default();
-        put_off.into_iter().fold(None, |stopped, input| stopped.or(self.on_input(input)))
+        put_off.into_iter().fold(None, |stopped, input| stopped.or(self.on_input(input, now)))
     }
 
     fn begin_stop(
         &mut self,
         cause: Cause,
         reason: &str,
-        shutdown_delay: Duration,
-        timeout: Duration,
+        (shutdown_delay, timeout): (Duration, Duration),
+        now: Instant,
     ) {
         // In an upgrade the other process serves: a probe that reaches this one is told so.
         self.stopping.store(!matches!(cause, Cause::Upgrade), Ordering::Release);
         if let Some(before) = &self.predecessor {
             before.say_goodbye();
         }
-        let begun = Instant::now();
-        let plan = StopPlan::begin(begun, self.loops.len(), shutdown_delay, timeout);
+        let plan = StopPlan::begin(now, self.loops.count(), shutdown_delay, timeout);
         let cut = self.all_lives().iter().map(|life| (life.id(), life.drain().cut())).collect();
         let cut_before = (cut, self.totals().cut_total);
-        self.stop = Some(Stop { plan, cause, begun, asked: false, cut_before, over: None });
-        self.say_stop_started(reason, timeout);
-        self.report_stopping(begun);
+        self.stop = Some(Stop { plan, cause, begun: now, asked: false, cut_before, over: None });
+        self.say_stop_started(reason, timeout, now);
+        self.report_stopping(now);
     }
 
     pub(super) fn on_stop_time(&mut self, now: Instant) -> Option<Verdict> {
@@ -229,7 +228,7 @@ impl Control {
         if step == Some(StopStep::CutAll) && self.active_connections() > 0 {
             self.say_stop_cut("deadline");
         }
-        self.take_stop_step(step)
+        self.take_stop_step(step, now)
     }
 
     pub(super) fn on_stop_loop(
@@ -249,13 +248,13 @@ impl Control {
             return over.running.is_empty().then_some(over.verdict);
         }
         let step = stop.plan.on_loop(index, event, now);
-        self.take_stop_step(step)
+        self.take_stop_step(step, now)
     }
 
     /// The stop as a drain.
-    pub(super) fn stop_view(&self) -> Option<DrainView> {
+    pub(super) fn stop_view(&self, now: Instant) -> Option<DrainView> {
         let stop = self.stop.as_ref()?;
-        let now = stop.over.as_ref().map_or_else(Instant::now, |over| over.at);
+        let now = stop.over.as_ref().map_or(now, |over| over.at);
         let verdict = stop.over.as_ref().map(|over| over.verdict);
         let cut = match verdict {
             None => self.totals().cut_total - stop.cut_before.1,
@@ -276,18 +275,18 @@ impl Control {
         })
     }
 
-    fn take_stop_step(&mut self, step: Option<StopStep>) -> Option<Verdict> {
+    fn take_stop_step(&mut self, step: Option<StopStep>, now: Instant) -> Option<Verdict> {
         match step? {
             StopStep::Gate => {
                 // The stop's gate is for all listeners.
                 self.closing.clear();
-                let rules = self.stop.as_ref()?.rules();
+                let rules = self.stop.as_ref()?.rules(now);
                 self.command(|| LoopCommand::Gate(rules));
             }
             StopStep::LookForHandshakes => {
-                let pending = handshakes::are_pending(&self.addresses);
-                let step = self.stop.as_mut()?.plan.on_handshakes(pending, Instant::now());
-                return self.take_stop_step(step);
+                let pending = (self.handshakes)(&self.addresses);
+                let step = self.stop.as_mut()?.plan.on_handshakes(pending, now);
+                return self.take_stop_step(step, now);
             }
             StopStep::Finish => {
                 self.say_stop_gated();
@@ -295,7 +294,7 @@ impl Control {
             }
             StopStep::CutAll => self.command(|| LoopCommand::CutAll),
             StopStep::Over { cut, stuck } => {
-                self.end_stop(cut, &stuck);
+                self.end_stop(cut, &stuck, now);
                 // Nobody is left to wait for when every loop is stuck.
                 let over = self.stop.as_ref()?.over.as_ref()?;
                 return over.running.is_empty().then_some(over.verdict);
@@ -304,31 +303,30 @@ impl Control {
         None
     }
 
-    fn end_stop(&mut self, cut: u64, stuck: &[usize]) {
+    fn end_stop(&mut self, cut: u64, stuck: &[usize], now: Instant) {
         // What a stuck loop still holds ends with the process.
         let held = if stuck.is_empty() { 0 } else { self.active_connections().max(1) };
         let verdict = Verdict::of(cut + held);
-        let held_loops: Vec<_> = stuck.iter().map(|&index| self.held_loop(index)).collect();
+        let held_loops: Vec<_> = stuck.iter().map(|&index| self.held_loop(index, now)).collect();
         self.say_whom_the_stop_cut();
         held_loops.iter().for_each(|held| self.say_loop_held(held));
         // I2: drains that a stuck loop holds up end with the server.
         for name in self.drains.running().map(|drain| drain.name).collect::<Vec<_>>() {
-            self.end_drain(name);
+            self.end_drain(name, now);
         }
         let is_running = |index: &usize| !stuck.contains(index) && !self.watch.is_dead(*index);
-        let running = (0..self.loops.len()).filter(is_running).collect();
-        let at = Instant::now();
+        let running = (0..self.loops.count()).filter(is_running).collect();
         self.keep_none();
         let Some(stop) = &mut self.stop else { return };
-        stop.over = Some(Over { verdict, at, running });
-        if let Some(view) = self.stop_view() {
+        stop.over = Some(Over { verdict, at: now, running });
+        if let Some(view) = self.stop_view(now) {
             self.say_stop_ended(&view, &held_loops);
         }
-        let uptime_ms = milliseconds(self.epoch.elapsed());
+        let uptime_ms = milliseconds(now.duration_since(self.epoch));
         let requests = self.totals().requests_total;
         notice!(self.notices, Info, "server_stop", uptime_ms = uptime_ms, requests = requests);
-        self.report_stopped(at);
-        self.tell_watchers(DrainName::Stop);
+        self.report_stopped(now);
+        self.tell_watchers(DrainName::Stop, now);
         self.notices.close();
         self.command(|| LoopCommand::End);
     }
@@ -355,8 +353,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        acknowledgement::acknowledgement,
         config::ServerConfig,
-        control::{Input, LoopWatch},
+        control::{Input, KeptSockets, LoopReport, LoopThreads, LoopWatch},
         message::{ListenGroup, LoopHandle, PublicSocket},
         registry::AppRegistry,
     };
@@ -364,14 +363,16 @@ mod tests {
     #[test]
     fn a_loop_that_fails_in_a_hand_over_gates_nothing_that_another_process_serves() {
         let (mut control, commands) = control();
-        control.begin_hand_over().unwrap();
+        let now = Instant::now();
+        control.begin_hand_over(now).unwrap();
         let failed = ControlEvent::Failed { error: "panic: a bug".to_owned() };
-        control.on_input(Input::Loop(1, failed));
+        control.on_input(report(1, failed), now);
         assert!(commands.is_empty() && control.stop.is_none());
-        let (let_go, _all_let_go) = crossbeam_channel::bounded(0);
+        let (let_go, _all_let_go) = acknowledgement();
         let listeners = vec![vec![listener()]];
         let kept = Box::new(KeptSockets { listeners, admin: None, health: None, pid: 7 });
-        control.on_input(Input::HandedOver { kept, let_go, lines: Vec::new() });
+        let handed = HandedOver { kept, let_go, lines: Vec::new() };
+        control.on_input(Input::HandedOver(handed), now);
         let commands: Vec<_> = commands.try_iter().collect();
         let is_let_go = |command: &LoopCommand| matches!(command, LoopCommand::LetGo(..));
         assert!(commands[..2].iter().all(is_let_go));
@@ -382,19 +383,20 @@ mod tests {
     #[test]
     fn a_dead_loop_s_listeners_go_to_one_that_lives_and_its_cuts_into_the_verdict() {
         let (mut control, commands) = control();
+        let now = Instant::now();
         let open = listener();
         control.addresses = vec![open.address];
         let died = || ControlEvent::Died { error: "panic: a bug".to_owned(), cut: 3 };
-        control.on_input(Input::Loop(0, died()));
+        control.on_input(report(0, died()), now);
         assert!(matches!(commands.try_recv(), Ok(LoopCommand::Gate(_))));
         commands.try_iter().for_each(drop);
-        control.on_input(Input::Orphaned(vec![open, listener()]));
+        control.on_input(Input::Orphaned(vec![open, listener()]), now);
         let Ok(LoopCommand::Listen(sockets)) = commands.try_recv() else { panic!("none listens") };
         assert_eq!(sockets.len(), 1, "one is nobody's any more");
         assert!(!control.stop.as_ref().is_some_and(|stop| stop.asked), "nobody has asked");
-        let over = control.on_input(Input::Loop(1, died()));
+        let over = control.on_input(report(1, died()), now);
         assert_eq!((over, control.failed.len()), (Some(Verdict::Cut(6)), 2));
-        control.on_input(Input::Orphaned(vec![listener()]));
+        control.on_input(Input::Orphaned(vec![listener()]), now);
         assert!(!commands.try_iter().any(|command| matches!(command, LoopCommand::Listen(_))));
     }
 
@@ -402,12 +404,12 @@ mod tests {
     fn a_signal_to_stop_that_comes_too_late_for_control_stops_the_new_process() {
         let (control, _commands) = control();
         let passed = control.relay.open();
-        let (relay, inputs) = (control.relay().clone(), control.sender().clone());
+        let (relay, (inputs, unread)) = (control.relay().clone(), crossbeam_channel::unbounded());
         let reason = "SIGTERM".to_owned();
         let stop = StopRequest { reason: reason.clone(), timeout: None, by: StopAsker::Signal };
         inputs.send(Input::Stop(stop)).unwrap();
         assert!(!relay.is_unread());
-        control.pass_unread_stops_on();
+        control.pass_unread_stops_on(&unread);
         assert!(relay.is_unread(), "the next one is passed on by its sender");
         assert_eq!(passed.try_iter().collect::<Vec<_>>(), [PassedStop { reason, cut: false }]);
     }
@@ -416,14 +418,19 @@ mod tests {
     fn control() -> (Control, Receiver<LoopCommand>) {
         let registry = Arc::new(AppRegistry::new(2, None));
         let (notices, config) = (Arc::default(), ServerConfig::default());
-        let mut control = Control::new(registry, notices, Instant::now(), &config, Arc::default());
+        let (mut control, _) =
+            Control::new(registry, notices, Instant::now(), &config, Arc::default());
         let poll = Poll::new().unwrap();
         let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let (sender, commands) = crossbeam_channel::unbounded();
-        control.loops = vec![LoopHandle::new(sender, waker); 2];
-        control.gauges = vec![Arc::default(), Arc::default()];
+        let handles = vec![LoopHandle::new(sender, waker); 2];
+        control.loops = Box::new(LoopThreads { handles, gauges: vec![Arc::default(); 2] });
         control.watch = LoopWatch::begin(2);
         (control, commands)
+    }
+
+    fn report(index: usize, event: ControlEvent) -> Input {
+        Input::Loop(LoopReport { index, event })
     }
 
     fn listener() -> PublicSocket {

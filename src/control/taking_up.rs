@@ -68,8 +68,8 @@ impl Control {
     }
 
     /// The new process has ended.
-    pub(super) fn take_up_again(&mut self) {
-        let (Some(kept), Some(mut view)) = (self.kept.take(), self.stop_view()) else { return };
+    pub(super) fn take_up_again(&mut self, now: Instant) {
+        let (Some(kept), Some(mut view)) = (self.kept.take(), self.stop_view(now)) else { return };
         if !self.failed.is_empty() {
             // A server whose loop has failed ends with its drain.
             return;
@@ -79,7 +79,7 @@ impl Control {
         (self.stop, self.cancelled_stop) = (None, Some(view.clone()));
         self.handed_over = None;
         self.relay.close();
-        self.tell_watchers(DrainName::Stop);
+        self.tell_watchers(DrainName::Stop, now);
         let addresses = kept.addresses();
         self.addresses.extend(addresses.iter());
         kept.leave_admin_file(false);
@@ -95,7 +95,7 @@ impl Control {
             elapsed_ms = milliseconds(view.elapsed),
             listen = &*listen.join(","),
         );
-        self.report_ready_again(Instant::now());
+        self.report_ready_again(now);
     }
 
     /// The loop serves again.
@@ -104,7 +104,7 @@ impl Control {
     }
 
     fn command_take_up(&mut self, kept: KeptSockets) {
-        let loops = self.loops.len();
+        let loops = self.loops.count();
         let mut of_loops: Vec<Sockets> = (0..loops).map(|_| Vec::new()).collect();
         let heir = self.watch.first_alive().unwrap_or(0);
         let beside: Vec<_> =

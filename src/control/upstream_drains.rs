@@ -36,6 +36,7 @@ impl Control {
         host: &str,
         url: &str,
         timeout: Option<Duration>,
+        now: Instant,
     ) -> Result<DrainName, ChangeError> {
         let (life, upstream) = self.upstream_of(host, url)?;
         if let Some(drain) = self.drains.upstream_out(life.id(), upstream.index()) {
@@ -44,20 +45,19 @@ impl Control {
         let older = self.all_lives();
         let older = older.iter().filter(|old| old.host() == life.host() && old.id() != life.id());
         let upstream = upstream.with_older(older.filter_map(|old| upstream_in(old, url)));
-        let now = Instant::now();
         let timeout = self.drain_timeout_of(&life, timeout);
         let id = self.drains.take_out(life.id(), upstream.index());
         upstream.drain(nanoseconds(now.duration_since(self.epoch)));
         let watch = || LoopCommand::WatchUpstream(id, upstream.clone());
         // One that has ended holds nothing any more.
-        let waiting = (0..self.loops.len()).filter(|index| self.command_one(*index, watch()));
+        let waiting = (0..self.loops.count()).filter(|index| self.command_one(*index, watch()));
         let waiting = waiting.count();
         let app = life.id();
         let drain = Drain::begin_upstream(id, life, upstream, waiting, (now, now + timeout));
-        self.say_drain_started(&drain.view(now), app);
+        self.say_drain_started(&drain.view(now), app, now);
         self.drains.insert(drain);
         if waiting == 0 {
-            self.end_drain(DrainName::Upstream(id));
+            self.end_drain(DrainName::Upstream(id), now);
         }
         Ok(DrainName::Upstream(id))
     }
@@ -72,11 +72,11 @@ impl Control {
         &mut self,
         host: &str,
         url: &str,
+        now: Instant,
     ) -> Result<Arc<AppLife>, ChangeError> {
         let (life, upstream) = self.upstream_of(host, url)?;
         let name = self.drains.take_in(life.id(), upstream.index());
         let drain = self.drains.take(name.ok_or(ChangeError::NotDrained)?);
-        let now = Instant::now();
         upstream.resume(nanoseconds(now.duration_since(self.epoch)));
         notice!(
             self.notices,
@@ -88,7 +88,7 @@ impl Control {
             drain_cancelled = drain.is_some(),
         );
         if let Some(drain) = drain {
-            self.conclude(drain.view(now), Verdict::Cancelled, life.id());
+            self.conclude(drain.view(now), Verdict::Cancelled, life.id(), now);
         }
         Ok(life)
     }
@@ -107,30 +107,36 @@ impl Control {
 
     /// A loop has no exchange with an upstream that drains. What was cancelled is left by loops
     /// too, and nobody is told again (I2).
-    pub(super) fn on_upstream_left(&mut self, id: UpstreamDrainId) {
+    pub(super) fn on_upstream_left(&mut self, id: UpstreamDrainId, now: Instant) {
         let name = DrainName::Upstream(id);
         if self.drains.find(name).is_some_and(Drain::loop_left) {
-            self.end_drain(name);
+            self.end_drain(name, now);
         }
     }
 
     /// Every loop has left the upstream, or there is nothing more to wait for.
-    pub(super) fn finish_upstream_drain(&mut self, drain: &Drain) {
-        let mut view = drain.view(Instant::now());
+    pub(super) fn finish_upstream_drain(&mut self, drain: &Drain, now: Instant) {
+        let mut view = drain.view(now);
         // What a loop that is stuck still holds.
         view.cut += view.active_connections;
         let verdict = Verdict::of(view.cut);
-        self.conclude(view, verdict, drain.life.id());
+        self.conclude(view, verdict, drain.life.id(), now);
     }
 
     /// A drain has ended so: it is logged, counted and remembered, and who waits for it is told.
-    pub(super) fn conclude(&mut self, mut view: DrainView, verdict: Verdict, life: AppId) {
+    pub(super) fn conclude(
+        &mut self,
+        mut view: DrainView,
+        verdict: Verdict,
+        life: AppId,
+        now: Instant,
+    ) {
         let name = view.name;
         (view.verdict, view.remaining) = (Some(verdict), Duration::ZERO);
         self.say_drain_ended(&view, life);
         self.account.drain_ended(&view);
         self.drains.remember(view);
-        self.tell_watchers(name);
+        self.tell_watchers(name, now);
     }
 
     fn upstream_of(

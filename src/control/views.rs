@@ -2,61 +2,53 @@
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use super::{Control, DrainName, DrainView, LifeView, Progress, Report, Totals};
+use super::{Control, DrainName, DrainView, DrainWatch, LifeView, Progress, Report, Totals};
 use crate::message::AppLife;
 
-/// Somebody who waits for a drain.
-pub(super) struct Watcher {
-    pub(super) drain: DrainName,
-    pub(super) until: Instant,
-    pub(super) tell: Box<dyn FnOnce(Option<DrainView>) + Send>,
-}
-
 impl Control {
-    pub(super) fn watch(&mut self, watcher: Watcher) {
-        let is_over = self.view(watcher.drain).is_none_or(|view| view.verdict.is_some());
-        if is_over || watcher.until <= Instant::now() {
-            return self.tell(vec![watcher]);
+    pub(super) fn watch(&mut self, watcher: DrainWatch, now: Instant) {
+        let is_over = self.view(watcher.drain, now).is_none_or(|view| view.verdict.is_some());
+        if is_over || watcher.until <= now {
+            return self.tell(vec![watcher], now);
         }
         self.watchers.push(watcher);
     }
 
     /// A drain has ended.
-    pub(super) fn tell_watchers(&mut self, drain: DrainName) {
+    pub(super) fn tell_watchers(&mut self, drain: DrainName, now: Instant) {
         let (told, waiting) = self.watchers.drain(..).partition(|watcher| watcher.drain == drain);
         self.watchers = waiting;
-        self.tell(told);
+        self.tell(told, now);
     }
 
-    pub(super) fn tell(&self, watchers: Vec<Watcher>) {
+    pub(super) fn tell(&self, watchers: Vec<DrainWatch>, now: Instant) {
         for watcher in watchers {
-            (watcher.tell)(self.view(watcher.drain));
+            (watcher.tell)(self.view(watcher.drain, now));
         }
     }
 
-    fn view(&self, drain: DrainName) -> Option<DrainView> {
+    fn view(&self, drain: DrainName, now: Instant) -> Option<DrainView> {
         match drain {
-            DrainName::App(_) | DrainName::Upstream(_) => self.drains.view(drain, Instant::now()),
-            DrainName::Stop => self.stop_view().or_else(|| self.cancelled_stop.clone()),
+            DrainName::App(_) | DrainName::Upstream(_) => self.drains.view(drain, now),
+            DrainName::Stop => self.stop_view(now).or_else(|| self.cancelled_stop.clone()),
         }
     }
 
-    pub(super) fn report(&self) -> Report {
+    pub(super) fn report(&self, now: Instant) -> Report {
         Report {
-            stop: self.stop_view(),
+            stop: self.stop_view(now),
             handed_over: self.handed_over,
-            drains: self.drains.views(Instant::now()),
+            drains: self.drains.views(now),
             upstream_drains: self.drains.upstream_drains(),
             addresses: self.addresses.clone(),
             totals: self.totals(),
-            stuck_loops: self.stuck_loops(),
+            stuck_loops: self.stuck_loops(now),
             failed_loops: self.failed.iter().copied().collect(),
         }
     }
 
     /// Looks at every life once: it is asked for several times a second, with any number of apps.
-    pub(super) fn progress(&self) -> Progress {
-        let now = Instant::now();
+    pub(super) fn progress(&self, now: Instant) -> Progress {
         let (mut totals, mut active_connections) = (self.account.totals(), 0);
         let mut busy = Vec::new();
         for life in self.all_lives() {
@@ -68,7 +60,7 @@ impl Control {
                 busy.push(LifeView { drain: self.drains.view_of_life(life.id(), now), life });
             }
         }
-        Progress { stop: self.stop_view(), totals, active_connections, busy }
+        Progress { stop: self.stop_view(now), totals, active_connections, busy }
     }
 
     /// Lives that serve or drain, those in the map first: of each host the newest.
@@ -81,8 +73,7 @@ impl Control {
         lives
     }
 
-    pub(super) fn life_views(&self) -> Vec<LifeView> {
-        let now = Instant::now();
+    pub(super) fn life_views(&self, now: Instant) -> Vec<LifeView> {
         let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
         let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
         self.all_lives().into_iter().map(view).collect()

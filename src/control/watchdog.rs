@@ -113,7 +113,7 @@ impl Control {
             return;
         }
         let now_ns = nanoseconds(now.duration_since(self.epoch));
-        let turns: Vec<_> = self.gauges.iter().map(|gauges| gauges.turn()).collect();
+        let turns: Vec<_> = (0..self.loops.count()).map(|index| self.loops.turn(index)).collect();
         for change in self.watch.look(now_ns, &turns) {
             match change {
                 Change::Stuck(index, turn) => {
@@ -145,8 +145,8 @@ impl Control {
     }
 
     /// The loops that make no progress.
-    pub(super) fn stuck_loops(&self) -> Vec<StuckLoop> {
-        let now_ns = nanoseconds(self.epoch.elapsed());
+    pub(super) fn stuck_loops(&self, now: Instant) -> Vec<StuckLoop> {
+        let now_ns = nanoseconds(now.duration_since(self.epoch));
         let stuck = self.watch.loops.iter().enumerate().filter(|(_, watched)| watched.is_stuck);
         stuck
             .filter_map(|(index, watched)| Some(self.stuck_loop(index, watched.turn?, now_ns)))
@@ -154,9 +154,9 @@ impl Control {
     }
 
     /// What holds up a loop that has not obeyed.
-    pub(super) fn held_loop(&self, index: usize) -> StuckLoop {
-        let now_ns = nanoseconds(self.epoch.elapsed());
-        let turn = self.gauges[index].turn().unwrap_or(Turn { since_ns: now_ns, life: None });
+    pub(super) fn held_loop(&self, index: usize, now: Instant) -> StuckLoop {
+        let now_ns = nanoseconds(now.duration_since(self.epoch));
+        let turn = self.loops.turn(index).unwrap_or(Turn { since_ns: now_ns, life: None });
         self.stuck_loop(index, turn, now_ns)
     }
 

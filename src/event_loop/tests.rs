@@ -9,13 +9,14 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 
 use super::{
     test_support::{self, hosted_app, stop_rules},
     *,
 };
 use crate::{
+    acknowledgement::{Obeyed, acknowledgement},
     app::{Context, Later, Reply},
     config::{AccessFormat, Limits, LogConfig},
     http::{RequestHead, Response},
@@ -111,9 +112,9 @@ impl Rig {
     }
 
     fn configure(&self, config: LoopConfig) {
-        let (done, all_done) = crossbeam_channel::bounded(0);
+        let (done, all_done) = acknowledgement();
         self.send(LoopCommand::Configure(Box::new(config), done));
-        assert_eq!(all_done.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+        assert_eq!(all_done.wait(PATIENCE), Obeyed::ByAll);
     }
 
     pub(super) fn expect(&self, event: ControlEvent) {
@@ -261,9 +262,9 @@ fn who_came_just_before_another_process_took_over_is_answered_behind_the_end() {
     let rig = Rig::start();
     let (mut idle, mut early) = (rig.connect_admin(), rig.connect_admin());
     assert!(exchange(&mut idle, &get("/")).ends_with("admin"));
-    let (let_go, all_let_go) = crossbeam_channel::bounded(0);
+    let (let_go, all_let_go) = acknowledgement();
     rig.send(LoopCommand::LetGo([rig.address].into(), vec![Class::Admin], let_go));
-    assert_eq!(all_let_go.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+    assert_eq!(all_let_go.wait(PATIENCE), Obeyed::ByAll);
     rig.send(LoopCommand::Gate(StopRules { has_successor: true, ..stop_rules() }));
     rig.expect(ControlEvent::Gated);
     rig.send(LoopCommand::Finish);

@@ -8,9 +8,9 @@ use super::own_app;
 use crate::{
     app::App,
     control::{
-        ChangeError, DrainTicket, Input, PassedStop, Predecessor, PutMode, ReloadError,
-        ReloadOptions, Reloaded, StopAsker, StopRelay, StopRequest, Task, TaskSender, Tell,
-        UpgradeOptions, ask,
+        ChangeError, DrainApp, DrainTicket, Input, PassedStop, Predecessor, PutApp, PutMode,
+        ReloadError, ReloadOptions, Reloaded, RemoveApp, ResumeApp, StopAsker, StopRelay,
+        StopRequest, Task, TaskSender, Tell, UpgradeOptions, ask,
     },
     registry::AppId,
 };
@@ -34,7 +34,7 @@ impl ServerHandle {
     /// When an app serves the name, or the server has ended.
     pub fn add_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
         let app = own_app(host, Arc::new(app), self.loops);
-        ask(&self.inputs, |answer| Input::Put(app, PutMode::Add, answer))
+        ask(&self.inputs, |answer| Input::Put(PutApp { app, mode: PutMode::Add, answer }))
             .map(|begun| begun.life.id())
     }
 
@@ -45,7 +45,7 @@ impl ServerHandle {
     /// When no app has this host, or the server has ended.
     pub fn replace_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
         let app = own_app(host, Arc::new(app), self.loops);
-        ask(&self.inputs, |answer| Input::Put(app, PutMode::Replace, answer))
+        ask(&self.inputs, |answer| Input::Put(PutApp { app, mode: PutMode::Replace, answer }))
             .map(|begun| begun.life.id())
     }
 
@@ -55,7 +55,8 @@ impl ServerHandle {
     /// # Errors
     /// When there is no such app, or it is being removed already.
     pub fn remove_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
-        ask(&self.inputs, |answer| Input::Remove(host.into(), None, answer))
+        let host = host.to_owned();
+        ask(&self.inputs, |answer| Input::Remove(RemoveApp { host, timeout: None, answer }))
     }
 
     /// Begins to drain an app that stays: new requests get 503 until it is resumed.
@@ -63,7 +64,8 @@ impl ServerHandle {
     /// # Errors
     /// When there is no such app, or it is being removed.
     pub fn drain_app(&self, host: &str) -> Result<DrainTicket, ChangeError> {
-        ask(&self.inputs, |answer| Input::Drain(host.into(), None, answer))
+        let host = host.to_owned();
+        ask(&self.inputs, |answer| Input::Drain(DrainApp { host, timeout: None, answer }))
     }
 
     /// Has a drained app serve again, as a new life. A drain that is not over is cancelled.
@@ -71,7 +73,9 @@ impl ServerHandle {
     /// # Errors
     /// When there is no such app, or it was not drained.
     pub fn resume_app(&self, host: &str) -> Result<AppId, ChangeError> {
-        ask(&self.inputs, |answer| Input::Resume(host.into(), None, answer)).map(|life| life.id())
+        let host = host.to_owned();
+        ask(&self.inputs, |answer| Input::Resume(ResumeApp { host, app: None, answer }))
+            .map(|life| life.id())
     }
 
     /// Reads the config file again, and changes what differs. It returns when the changes hold;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use percent_encoding::percent_decode_str;
 
-use super::{AdminRequest, error};
+use super::{AdminRequest, answers::error};
 use crate::{
     config::{TIME_MAX, parse_duration},
     http::Response,

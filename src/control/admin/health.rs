@@ -8,7 +8,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{error, json};
+use serde_json::json;
+
+use super::answers::{error, json as json_response};
 use crate::{
     app::{App, Context, Reply},
     http::{Method, RequestHead, Response},
@@ -49,11 +51,11 @@ pub(super) fn probe(request: &RequestHead<'_>, stopping: &AtomicBool) -> Option<
         return None;
     }
     match request.path() {
-        "/healthz" => Some(json(200, &json!({ "status": "ok" }))),
+        "/healthz" => Some(json_response(200, &json!({ "status": "ok" }))),
         "/readyz" if stopping.load(Ordering::Acquire) => {
-            Some(json(503, &json!({ "status": "stopping" })))
+            Some(json_response(503, &json!({ "status": "stopping" })))
         }
-        "/readyz" => Some(json(200, &json!({ "status": "ready" }))),
+        "/readyz" => Some(json_response(200, &json!({ "status": "ready" }))),
         _ => None,
     }
 }

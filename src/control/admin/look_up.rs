@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use super::{
     super::{ChangeError, Generation, Input, LifeView, ask, lives::milliseconds},
     Admin,
-    call::Call,
-    routes::{Answered, SERVER, no_route, ok, refused, refused_app},
+    answers::{Answered, SERVER, ok, refused, refused_app},
     show::{self, Row},
 };
 use crate::{
@@ -22,22 +21,7 @@ use crate::{
 };
 
 impl Admin {
-    /// What only has to be looked up.
-    pub(super) fn look_up(&self, path: &[&str], call: &Call<'_>) -> Answered {
-        match *path {
-            ["status"] => self.status(),
-            ["apps"] => self.apps(),
-            ["apps", host] => self.app(host),
-            ["metrics"] => self.metrics(call.accept),
-            ["drains"] => self.report().and_then(|report| {
-                let drains: Vec<_> = report.drains.iter().map(show::Drain::new).collect();
-                ok(&HashMap::from([("drains", drains)]))
-            }),
-            _ => Err(no_route(path)),
-        }
-    }
-
-    fn status(&self) -> Answered {
+    pub(super) fn status(&self) -> Answered {
         let (lives, report, counts) = (self.lives()?, self.report()?, self.loop_counts());
         let sum =
             |count: fn(&AppLife) -> u64| lives.iter().map(|view| count(&view.life)).sum::<u64>();
@@ -76,7 +60,7 @@ impl Admin {
         }))
     }
 
-    fn apps(&self) -> Answered {
+    pub(super) fn apps(&self) -> Answered {
         let mut lives = self.lives()?;
         lives.sort_by(|a, b| (a.life.host(), a.life.id()).cmp(&(b.life.host(), b.life.id())));
         let now_ns = self.facts.now_ns();
@@ -89,6 +73,12 @@ impl Admin {
             })
         });
         ok(&HashMap::from([("apps", rows.chain(previous).collect::<Vec<_>>())]))
+    }
+
+    pub(super) fn drains(&self) -> Answered {
+        let report = self.report()?;
+        let drains: Vec<_> = report.drains.iter().map(show::Drain::new).collect();
+        ok(&HashMap::from([("drains", drains)]))
     }
 
     /// Processes before this one that still drain.
@@ -116,7 +106,7 @@ impl Admin {
         })
     }
 
-    fn app(&self, host: &str) -> Answered {
+    pub(super) fn app(&self, host: &str) -> Answered {
         let (lives, now_ns) = (self.lives_of(host)?, self.facts.now_ns());
         let rows: Vec<_> = lives.iter().map(|view| Row::new(view, now_ns)).collect();
         let mut answer = json!(rows[0]);
@@ -146,7 +136,7 @@ impl Admin {
         self.registry.find(&name).map_or(name, |life| life.host().to_owned())
     }
 
-    fn metrics(&self, accept: Option<&str>) -> Answered {
+    pub(super) fn metrics(&self, accept: Option<&str>) -> Answered {
         let mut measured =
             ask(&self.control, Input::Measure).map_err(|reason| refused(SERVER, &reason))?;
         let mut unrouted = ExchangeTotals::default();

@@ -5,18 +5,20 @@
 //! waits. What only has to be looked up is answered here; changes go to control, and what may wait
 //! for a disk to the operator.
 
+mod answers;
 mod call;
+mod changes;
+mod connections;
 mod health;
 mod look_up;
 mod routes;
 mod show;
+mod thread;
 mod upstreams;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
 use crossbeam_channel::Sender;
-use serde::Serialize;
-use serde_json::json;
 
 use crate::{
     app::{App, Context, Later, Peer, Reply},
@@ -24,7 +26,9 @@ use crate::{
 };
 
 pub(crate) use health::HealthApp;
-pub(crate) use routes::{Admin, Facts};
+pub(crate) use thread::{Admin, Facts};
+
+use answers::error;
 
 /// A request for the admin thread.
 #[derive(Debug)]
@@ -119,18 +123,6 @@ impl App for AdminApp {
     fn kind(&self) -> &'static str {
         "admin"
     }
-}
-
-/// An answer that says what is wrong, and what to do.
-fn error(status: u16, message: &str) -> Response<'static> {
-    json(status, &json!({ "error": message }))
-}
-
-fn json(status: u16, document: &impl Serialize) -> Response<'static> {
-    // Nothing here can fail to be JSON: no map has keys other than strings.
-    let mut text = serde_json::to_vec(document).unwrap_or_default();
-    text.push(b'\n');
-    Response::json(status, text).with_field("Cache-Control", "no-store")
 }
 
 /// Takes as long for any two texts of one length, so that time tells nothing of a token.

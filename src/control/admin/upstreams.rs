@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    super::{ChangeError, Input, send},
+    super::{Answer, ChangeError, DrainUpstream, Input, ResumeUpstream, send},
+    Admin,
+    answers::{error, json as json_response, refused_app},
     call::Call,
-    error, json as json_response,
-    routes::{Admin, refused_app},
     show,
 };
 use crate::{app::Later, message::AppLife};
@@ -15,8 +15,9 @@ impl Admin {
     /// Begins to take one upstream of an app out. A new life of the app has it out too.
     pub(super) fn drain_upstream(&self, host: &str, call: &Call<'_>, later: Later) {
         let Some(url) = call.value("url") else { return later.respond(no_url()) };
-        self.begin_drain(host, call, later, |timeout, answer| {
-            Input::DrainUpstream(host.to_owned(), url.to_owned(), timeout, answer)
+        let url = url.to_owned();
+        self.begin_drain(host, call, later, |host, timeout, answer| {
+            Input::DrainUpstream(DrainUpstream { host, url, timeout, answer })
         });
     }
 
@@ -34,7 +35,8 @@ impl Admin {
                 Err(reason) => refused_app(&registry, &name, &reason),
             });
         };
-        send(&self.control, Input::ResumeUpstream(host, url, Box::new(tell)));
+        let resume = ResumeUpstream { host, url, answer: Answer::new(tell) };
+        send(&self.control, Input::ResumeUpstream(resume));
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
@@ -173,6 +173,7 @@ impl TakeOver {
     /// # Errors
     /// An app that serves in the old process, and cannot here.
     pub(crate) fn restore(&self, control: &mut Control, folder: &Path) -> Result<(), String> {
+        let now = Instant::now();
         for (host, definition) in &self.handed.apps {
             let failed = |reason: String| format!("{host}: {reason}");
             let config = AppConfig::from_json(host, definition, folder).map_err(|problems| {
@@ -182,7 +183,7 @@ impl TakeOver {
             let mut app = app.map_err(|error| failed(error.to_string()))?;
             // For the process after this one.
             app.app.definition = Some(Arc::new(definition.clone()));
-            let put = control.put_app(app, PutMode::Either);
+            let put = control.put_app(app, PutMode::Either, now);
             put.map_err(|error| failed(error.to_string()))?;
         }
         for host in &self.handed.serving {
@@ -193,12 +194,12 @@ impl TakeOver {
         }
         control.skip_upstream_drains(self.handed.upstream_drains);
         for host in &self.handed.drained {
-            if let Err(error) = control.drain_app(host, None).map(drop) {
+            if let Err(error) = control.drain_app(host, None, now).map(drop) {
                 event!(Warn, "not_drained_again", host = &**host, error:% = error);
             }
         }
         for (host, url) in &self.handed.drained_upstreams {
-            if let Err(error) = control.drain_upstream(host, url, None) {
+            if let Err(error) = control.drain_upstream(host, url, None, now) {
                 let (host, url) = (&**host, &**url);
                 event!(Warn, "not_drained_again", host = host, upstream = url, error:% = error);
             }

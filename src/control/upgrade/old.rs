@@ -14,7 +14,7 @@ use std::{
 use super::{
     super::{
         ChangeError, Input, KeptSockets, LifeView, Listening, Operator, Report, ask, drains::Cause,
-        lives::milliseconds, notices::notice, operator::await_loops,
+        input::HandedOver, lives::milliseconds, notices::notice, operator::await_loops,
     },
     HandOver, HandedListener, MESSAGES, Predecessor, StopRelay, UpgradeOptions,
     channel::Channel,
@@ -23,6 +23,7 @@ use super::{
     successor::{Follower, LastSuccessor, Reporter},
 };
 use crate::{
+    acknowledgement::acknowledgement,
     app::EndpointState,
     logging::event,
     message::{AppLife, Origin},
@@ -213,11 +214,12 @@ impl Operator {
         // manager can wait for.
         self.service.hand_over(leader.unwrap_or(pid));
         notice!(self.notices, Info, "upgrade_handed_over", pid = u64::from(pid));
-        let (let_go, all_let_go) = crossbeam_channel::bounded(0);
+        let (let_go, all_let_go) = acknowledgement();
         // A server that has ended has nothing to let go of.
         let stops = self.upgrader.relay.open();
         let lines = lines::open(&mut channel, self.registry.loops(), loops);
-        drop(self.control.send(Input::HandedOver { kept: Box::new(kept), let_go, lines }));
+        let handed = HandedOver { kept: Box::new(kept), let_go, lines };
+        drop(self.control.send(Input::HandedOver(handed)));
         let follower = Follower {
             channel,
             process,
