@@ -4,8 +4,8 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Event, Exchange, FieldTable, Limits, Opening, Refused, RequestContent, Response, UpstreamEvent,
-    UpstreamExchange, UpstreamRequest,
+    Limits, Refused, RequestContent, Response,
+    h1::{self, ClientEvent, ClientRequest, FieldTable, HeadTemplate, ServerEvent},
 };
 
 use super::{
@@ -66,10 +66,10 @@ enum End {
 }
 
 fn as_request(pieces: &[&[u8]], limits: &Limits) -> Read {
-    let (mut exchange, mut fields) = (Exchange::new(), FieldTable::new());
+    let (mut exchange, mut fields) = (h1::Server::new(), FieldTable::new());
     let head = Limits { head_bytes: REQUEST.len(), fields: 2, ..*limits };
     let (used, event) = exchange.next_event(REQUEST, &mut fields, &head);
-    assert!(matches!(event, Event::Request(_, None)) && used == REQUEST.len());
+    assert!(matches!(event, ServerEvent::Request(_, None)) && used == REQUEST.len());
     exchange.keep_trailers();
     let (mut content, mut done) = (Vec::new(), 0);
     let end = 'end: {
@@ -80,10 +80,10 @@ fn as_request(pieces: &[&[u8]], limits: &Limits) -> Read {
                 piece = &piece[used..];
                 done += used;
                 match event {
-                    Event::NeedMore => break,
-                    Event::Content(bytes) => content.extend_from_slice(bytes),
-                    Event::ContentEnd => break 'end End::Whole(done),
-                    Event::Refused(refused) => break 'end End::Refused(refused),
+                    ServerEvent::NeedMore => break,
+                    ServerEvent::Content(bytes) => content.extend_from_slice(bytes),
+                    ServerEvent::ContentEnd => break 'end End::Whole(done),
+                    ServerEvent::Refused(refused) => break 'end End::Refused(refused),
                     event => panic!("{event:?} within content"),
                 }
             }
@@ -96,7 +96,7 @@ fn as_request(pieces: &[&[u8]], limits: &Limits) -> Read {
     let trailers = exchange.trailers().filter(|_| is_whole).map(|kept| kept.lines().to_vec());
     // Whether it keeps the connection hangs on the content alone.
     let mut out = Vec::new();
-    exchange.respond(&Response::new(204), 0, &Opening::at(UNIX_EPOCH), &mut out);
+    exchange.respond(&Response::new(204), 0, &HeadTemplate::at(UNIX_EPOCH), &mut out);
     let closes = out.ends_with(b"Connection: close\r\n\r\n");
     assert_eq!(closes, matches!(end, End::Refused(_)));
     Read { content, trailers: trailers.unwrap_or_default(), end }
@@ -107,7 +107,7 @@ fn as_response(pieces: &[&[u8]], limits: &Limits) -> Read {
     let mut fields = FieldTable::new();
     let head = Limits { head_bytes: RESPONSE.len(), fields: 2, ..*limits };
     let (used, event) = exchange.next_event(RESPONSE, &mut fields, &head);
-    assert!(matches!(event, UpstreamEvent::Response(_)) && used == RESPONSE.len());
+    assert!(matches!(event, ClientEvent::Response(_)) && used == RESPONSE.len());
     let (mut content, mut done) = (Vec::new(), 0);
     let end = 'end: {
         for mut piece in pieces.iter().copied() {
@@ -117,10 +117,10 @@ fn as_response(pieces: &[&[u8]], limits: &Limits) -> Read {
                 piece = &piece[used..];
                 done += used;
                 match event {
-                    UpstreamEvent::NeedMore => break,
-                    UpstreamEvent::Content(bytes) => content.extend_from_slice(bytes),
-                    UpstreamEvent::End => break 'end End::Whole(done),
-                    UpstreamEvent::Refused(refused) => break 'end End::Refused(refused),
+                    ClientEvent::NeedMore => break,
+                    ClientEvent::Content(bytes) => content.extend_from_slice(bytes),
+                    ClientEvent::End => break 'end End::Whole(done),
+                    ClientEvent::Refused(refused) => break 'end End::Refused(refused),
                     event => panic!("{event:?} within content"),
                 }
             }
@@ -185,16 +185,16 @@ fn write_on(read: &Read) -> Vec<u8> {
     out
 }
 
-fn begin(content: RequestContent, out: &mut Vec<u8>) -> UpstreamExchange {
+fn begin(content: RequestContent, out: &mut Vec<u8>) -> h1::Client {
     out.extend_from_slice(b"PUT / HTTP/1.1\r\nHost: a\r\n");
-    let request = UpstreamRequest {
+    let request = ClientRequest {
         content,
         is_head: false,
         upgrade: false,
         expects_continue: false,
         close: false,
     };
-    UpstreamExchange::begin(&request, out)
+    h1::Client::begin(&request, out)
 }
 
 fn lines(plain: &Chunked) -> Vec<u8> {

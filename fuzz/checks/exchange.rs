@@ -4,8 +4,8 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Event, Exchange, FieldTable, Limits, Method, Opening, Phase, Refused, RequestContent,
-    RequestHead, Response, UpstreamEvent, UpstreamExchange, UpstreamRequest, Version,
+    Limits, Method, Refused, RequestContent, RequestHead, Response, Version,
+    h1::{self, ClientEvent, ClientRequest, FieldTable, HeadTemplate, ServerEvent, ServerPhase},
 };
 
 use super::in_any_split;
@@ -108,7 +108,7 @@ enum Due {
 }
 
 struct Talk {
-    exchange: Exchange,
+    exchange: h1::Server,
     limits: Limits,
     ways: [u8; 4],
     unread: Vec<u8>,
@@ -129,7 +129,7 @@ struct Outcome {
     items: Vec<Item>,
     answers: Vec<Answer>,
     output: Vec<u8>,
-    phase: Option<Phase>,
+    phase: Option<ServerPhase>,
     unread: usize,
     peer_is_done: bool,
 }
@@ -137,7 +137,7 @@ struct Outcome {
 impl Talk {
     fn new(limits: Limits, ways: [u8; 4]) -> Self {
         Self {
-            exchange: Exchange::new(),
+            exchange: h1::Server::new(),
             limits,
             ways,
             unread: Vec::new(),
@@ -165,19 +165,19 @@ impl Talk {
         }
         self.signalled = true;
         let event = match choice % 5 {
-            0 => Event::NeedMore,
+            0 => ServerEvent::NeedMore,
             1 => self.exchange.receive_eof(),
             2 => self.exchange.time_out(),
             3 => {
                 self.exchange.close_now();
-                Event::NeedMore
+                ServerEvent::NeedMore
             }
             _ => {
                 self.exchange.close_after();
-                Event::NeedMore
+                ServerEvent::NeedMore
             }
         };
-        if let Event::Refused(refused) = event {
+        if let ServerEvent::Refused(refused) = event {
             self.refused(refused);
         }
         self.take_events();
@@ -188,17 +188,19 @@ impl Talk {
             let unread = std::mem::take(&mut self.unread);
             let mut fields = FieldTable::new();
             let (used, event) = self.exchange.next_event(&unread, &mut fields, &self.limits);
-            let is_read =
-                matches!(event, Event::Request(_, None) | Event::Content(_) | Event::ContentEnd);
+            let is_read = matches!(
+                event,
+                ServerEvent::Request(_, None) | ServerEvent::Content(_) | ServerEvent::ContentEnd
+            );
             assert!(!(is_read && self.over), "{event:?} behind the end");
-            let waits = matches!(event, Event::NeedMore | Event::Closed);
+            let waits = matches!(event, ServerEvent::NeedMore | ServerEvent::Closed);
             match event {
-                Event::NeedMore => {}
-                Event::Closed => self.over = true,
-                Event::Request(head, None) => self.requested(&head),
-                Event::Content(piece) => self.content(piece),
-                Event::ContentEnd => self.content_end(),
-                Event::Refused(refused) | Event::Request(_, Some(refused)) => {
+                ServerEvent::NeedMore => {}
+                ServerEvent::Closed => self.over = true,
+                ServerEvent::Request(head, None) => self.requested(&head),
+                ServerEvent::Content(piece) => self.content(piece),
+                ServerEvent::ContentEnd => self.content_end(),
+                ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
                     self.refused(refused);
                 }
             }
@@ -229,7 +231,7 @@ impl Talk {
             Kind::AtOnce => self.answer(way),
             Kind::Stream | Kind::SizedStream => self.begin_stream(way),
             Kind::Interim => {
-                self.write(Exchange::send_continue);
+                self.write(h1::Server::send_continue);
                 self.write(|exchange, out| exchange.write_interim(103, b"X: y\r\n", out));
             }
             Kind::AfterContent | Kind::Tunnel | Kind::Held | Kind::HeldStream => {}
@@ -264,21 +266,24 @@ impl Talk {
         self.over = true;
         self.seen.items.push(Item::Refused(refused));
         self.answer(Way { kind: Kind::AtOnce, status: refused.status, len: 5, closes: false });
-        assert_eq!(self.exchange.phase(), Phase::Closed);
+        assert_eq!(self.exchange.phase(), ServerPhase::Closed);
     }
 
     /// Does what is due when nothing more is read before it. Says whether there was anything.
     fn go_on(&mut self) -> bool {
         let phase = self.exchange.phase();
-        assert_eq!(self.exchange.wants_input(), matches!(phase, Phase::Head | Phase::Content));
+        assert_eq!(
+            self.exchange.wants_input(),
+            matches!(phase, ServerPhase::Head | ServerPhase::Content)
+        );
         match self.due {
             Due::Nothing => {
-                assert!(phase != Phase::Answer, "an answer that nobody asked for");
+                assert!(phase != ServerPhase::Answer, "an answer that nobody asked for");
                 return false;
             }
-            _ if phase == Phase::Content => return false,
+            _ if phase == ServerPhase::Content => return false,
             Due::Answer(way) => {
-                assert_eq!(phase, Phase::Answer);
+                assert_eq!(phase, ServerPhase::Answer);
                 match way.kind {
                     Kind::Held | Kind::HeldStream if !self.signalled => return false,
                     Kind::HeldStream => self.begin_stream(way),
@@ -291,7 +296,7 @@ impl Talk {
         true
     }
 
-    fn write(&mut self, write: impl FnOnce(&mut Exchange, &mut Vec<u8>)) {
+    fn write(&mut self, write: impl FnOnce(&mut h1::Server, &mut Vec<u8>)) {
         write(&mut self.exchange, &mut self.seen.output);
         self.seen.items.push(Item::Output(self.seen.output.len()));
     }
@@ -342,7 +347,7 @@ impl Talk {
         let (content, is_head) = (CONTENT.to_vec(), false);
         self.seen.answers.push(Answer { status: 101, is_head, content });
         self.due = Due::Nothing;
-        assert_eq!(self.exchange.phase(), Phase::Closed);
+        assert_eq!(self.exchange.phase(), ServerPhase::Closed);
     }
 
     fn end_stream(&mut self) {
@@ -359,7 +364,7 @@ impl Talk {
         let phase = self.exchange.phase();
         self.seen.phase = Some(phase);
         // Of what is refused, nobody cares how much was read.
-        self.seen.unread = if phase == Phase::Closed { 0 } else { self.unread.len() };
+        self.seen.unread = if phase == ServerPhase::Closed { 0 } else { self.unread.len() };
         self.seen.peer_is_done = self.exchange.peer_is_done();
         self.seen
     }
@@ -374,7 +379,7 @@ impl Outcome {
             let (closes, behind) = answer.read(rest);
             rest = behind;
             assert!(is_last || !closes, "an answer behind the last one");
-            assert!(!closes || self.phase == Some(Phase::Closed) || answer.status == 101);
+            assert!(!closes || self.phase == Some(ServerPhase::Closed) || answer.status == 101);
         }
         // Only hints may stand before an answer that is still due.
         let mut upstream = begin(false, false);
@@ -394,7 +399,7 @@ impl Answer {
             content = std::mem::take(&mut output).to_vec();
         } else if !upstream.response_done() {
             assert!(output.is_empty() && closes);
-            assert!(matches!(upstream.receive_eof(), UpstreamEvent::End));
+            assert!(matches!(upstream.receive_eof(), ClientEvent::End));
         }
         assert_eq!(content, self.content);
         (closes, output)
@@ -402,23 +407,23 @@ impl Answer {
 }
 
 /// Status and content of a response, if its head is there, and whether it says that it is the last.
-fn take(upstream: &mut UpstreamExchange, rest: &mut &[u8]) -> (Option<(u16, Vec<u8>)>, bool) {
+fn take(upstream: &mut h1::Client, rest: &mut &[u8]) -> (Option<(u16, Vec<u8>)>, bool) {
     const LIMITS: Limits = Limits { head_bytes: 4096, fields: 64, content_bytes: 0 };
     let (mut response, mut closes) = (None, false);
     loop {
         let mut fields = FieldTable::new();
         let (used, event) = upstream.next_event(rest, &mut fields, &LIMITS);
         match event {
-            UpstreamEvent::NeedMore | UpstreamEvent::Closed | UpstreamEvent::End => {
+            ClientEvent::NeedMore | ClientEvent::Closed | ClientEvent::End => {
                 *rest = &rest[used..];
                 return (response, closes);
             }
-            UpstreamEvent::Interim(head) => assert!([100, 103].contains(&head.status())),
-            UpstreamEvent::Response(head) => {
+            ClientEvent::Interim(head) => assert!([100, 103].contains(&head.status())),
+            ClientEvent::Response(head) => {
                 closes = head.field("connection") == Some(b"close");
                 response = Some((head.status(), Vec::new()));
             }
-            UpstreamEvent::Content(piece) => {
+            ClientEvent::Content(piece) => {
                 response.as_mut().expect("a response").1.extend_from_slice(piece);
             }
             event => panic!("{event:?} of our own answers"),
@@ -427,21 +432,21 @@ fn take(upstream: &mut UpstreamExchange, rest: &mut &[u8]) -> (Option<(u16, Vec<
     }
 }
 
-fn begin(is_head: bool, upgrade: bool) -> UpstreamExchange {
-    let request = UpstreamRequest {
+fn begin(is_head: bool, upgrade: bool) -> h1::Client {
+    let request = ClientRequest {
         content: RequestContent::None,
         is_head,
         upgrade,
         expects_continue: false,
         close: false,
     };
-    UpstreamExchange::begin(&request, &mut b"X / HTTP/1.1\r\nHost: a\r\n".to_vec())
+    h1::Client::begin(&request, &mut b"X / HTTP/1.1\r\nHost: a\r\n".to_vec())
 }
 
 fn response(status: u16) -> Response<'static> {
     Response::new(status).with_field("X", "y")
 }
 
-fn opening() -> Opening {
-    Opening::at(UNIX_EPOCH)
+fn opening() -> HeadTemplate {
+    HeadTemplate::at(UNIX_EPOCH)
 }

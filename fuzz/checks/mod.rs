@@ -19,7 +19,7 @@ pub mod upstream_response;
 
 use std::fmt::Debug;
 
-use tidegate::http::{FieldTable, Limits};
+use tidegate::http::{Limits, h1::FieldTable};
 
 /// Panics where something does not hold.
 pub type Check = fn(&[u8]);

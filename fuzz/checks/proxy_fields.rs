@@ -11,7 +11,10 @@ use std::{
 use tidegate::{
     app::{App, Context, Peer, Proxy, Reply},
     config::{AppKind, Config},
-    http::{Event, Exchange, FieldTable, RequestHead, ResponseHead, UpstreamEvent},
+    http::{
+        RequestHead, ResponseHead,
+        h1::{self, ClientEvent, FieldTable, ServerEvent},
+    },
 };
 
 use super::{oracle::Head, upstream_response::Asked};
@@ -35,15 +38,15 @@ pub fn check(data: &[u8]) {
     let Some((&[choice], wire)) = data.split_first_chunk() else { return };
     let limits = super::limits(0);
     let mut fields = FieldTable::new();
-    if let (_, Event::Request(request, None)) =
-        Exchange::new().next_event(wire, &mut fields, &limits)
+    if let (_, ServerEvent::Request(request, None)) =
+        h1::Server::new().next_event(wire, &mut fields, &limits)
     {
         check_request(&request, choice);
     }
     let mut fields = FieldTable::new();
     let mut exchange = Asked::Upgrade.begin();
     match exchange.next_event(wire, &mut fields, &limits).1 {
-        UpstreamEvent::Response(head) | UpstreamEvent::Interim(head) => check_response(&head),
+        ClientEvent::Response(head) | ClientEvent::Interim(head) => check_response(&head),
         _ => {}
     }
 }
@@ -97,10 +100,10 @@ fn check_request(request: &RequestHead<'_>, choice: u8) {
     let lines = [format!("{method} {target} HTTP/1.1"), "OPTIONS * HTTP/1.1".to_owned()];
     assert!(lines.iter().any(|line| line == start_line), "{start_line}");
     // Our own server takes it for a request with the same host, and keeps the connection.
-    let (mut fields, mut exchange) = (FieldTable::new(), Exchange::new());
+    let (mut fields, mut exchange) = (FieldTable::new(), h1::Server::new());
     let limits = super::limits(3);
     match exchange.next_event(&bytes, &mut fields, &limits).1 {
-        Event::Request(again, None) => assert_eq!(again.method(), request.method()),
+        ServerEvent::Request(again, None) => assert_eq!(again.method(), request.method()),
         event => panic!("{event:?}: {}", bytes.escape_ascii()),
     }
     assert_eq!(head.all("host").len(), 1);

@@ -4,8 +4,8 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Event, Exchange, FieldTable, Limits, Opening, Refused, RequestContent, RequestHead, Response,
-    Version,
+    Limits, Refused, RequestContent, RequestHead, Response, Version,
+    h1::{self, FieldTable, HeadTemplate, ServerEvent},
 };
 
 use super::{in_any_split, oracle};
@@ -55,7 +55,7 @@ struct Seen {
 }
 
 fn read(pieces: &[&[u8]], limits: &Limits) -> Outcome {
-    let (mut exchange, mut unread, mut done) = (Exchange::new(), Vec::new(), 0);
+    let (mut exchange, mut unread, mut done) = (h1::Server::new(), Vec::new(), 0);
     for piece in pieces {
         unread.extend_from_slice(piece);
         let mut fields = FieldTable::new();
@@ -63,16 +63,16 @@ fn read(pieces: &[&[u8]], limits: &Limits) -> Outcome {
         assert!(used <= unread.len());
         done += used;
         match event {
-            Event::NeedMore => assert!(used == 0 || unread.starts_with(b"\r\n") && used == 2),
-            Event::Request(head, None) => {
+            ServerEvent::NeedMore => assert!(used == 0 || unread.starts_with(b"\r\n") && used == 2),
+            ServerEvent::Request(head, None) => {
                 let mut seen = Seen::of(&head);
                 seen.keeps = keeps(&mut exchange);
                 return Outcome::Head(done, Box::new(seen));
             }
-            Event::Refused(refused) | Event::Request(_, Some(refused)) => {
+            ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
                 let mut fields = FieldTable::new();
                 let behind = exchange.next_event(&unread, &mut fields, limits);
-                assert!(matches!(behind, (0, Event::Closed)), "{behind:?} behind a refusal");
+                assert!(matches!(behind, (0, ServerEvent::Closed)), "{behind:?} behind a refusal");
                 return Outcome::Refused(refused);
             }
             event => panic!("{event:?} before a head"),
@@ -82,9 +82,9 @@ fn read(pieces: &[&[u8]], limits: &Limits) -> Outcome {
     Outcome::NeedMore
 }
 
-fn keeps(exchange: &mut Exchange) -> bool {
+fn keeps(exchange: &mut h1::Server) -> bool {
     let mut out = Vec::new();
-    exchange.respond(&Response::new(204), 0, &Opening::at(UNIX_EPOCH), &mut out);
+    exchange.respond(&Response::new(204), 0, &HeadTemplate::at(UNIX_EPOCH), &mut out);
     !oracle::Head::read(&out).list("connection").contains(&b"close".to_vec())
 }
 

@@ -2,8 +2,8 @@
 //! has, and a connection is kept only behind a response whose end is beyond doubt.
 
 use tidegate::http::{
-    FieldTable, Limits, Refused, RequestContent, ResponseContent, ResponseHead, UpstreamEvent,
-    UpstreamExchange, UpstreamRequest, Version,
+    Limits, Refused, RequestContent, ResponseContent, ResponseHead, Version,
+    h1::{self, ClientEvent, ClientRequest, FieldTable},
 };
 
 use super::{
@@ -39,16 +39,16 @@ impl Asked {
         [Self::Get, Self::Head, Self::Upgrade, Self::Put][usize::from(choice % 4)]
     }
 
-    pub fn begin(self) -> UpstreamExchange {
+    pub fn begin(self) -> h1::Client {
         let is_put = self == Self::Put;
-        let request = UpstreamRequest {
+        let request = ClientRequest {
             content: if is_put { RequestContent::Length(5) } else { RequestContent::None },
             is_head: self == Self::Head,
             upgrade: self == Self::Upgrade,
             expects_continue: is_put,
             close: false,
         };
-        UpstreamExchange::begin(&request, &mut b"X / HTTP/1.1\r\nHost: a\r\n".to_vec())
+        h1::Client::begin(&request, &mut b"X / HTTP/1.1\r\nHost: a\r\n".to_vec())
     }
 }
 
@@ -84,7 +84,7 @@ struct Outcome {
 }
 
 struct Talk {
-    exchange: UpstreamExchange,
+    exchange: h1::Client,
     limits: Limits,
     unread: Vec<u8>,
     used: usize,
@@ -104,21 +104,19 @@ impl Talk {
             let (used, event) = self.exchange.next_event(&self.unread, &mut fields, &self.limits);
             let end = self.used + used;
             let item = match event {
-                UpstreamEvent::NeedMore | UpstreamEvent::Closed => None,
-                UpstreamEvent::Interim(head) => {
+                ClientEvent::NeedMore | ClientEvent::Closed => None,
+                ClientEvent::Interim(head) => {
                     assert!(matches!(head.status(), 100 | 102..=199));
                     Some(Item::Head(end, Seen::of(&head)))
                 }
-                UpstreamEvent::Response(head) => {
+                ClientEvent::Response(head) => {
                     assert!(head.status() >= 200 || head.is_upgraded());
                     Some(Item::Head(end, Seen::of(&head)))
                 }
-                UpstreamEvent::Content(bytes) => Some(Item::Content(bytes.to_vec())),
-                UpstreamEvent::End => {
-                    Some(Item::End(end, self.exchange.trailers().lines().to_vec()))
-                }
-                UpstreamEvent::Refused(refused) => Some(Item::Refused(refused)),
-                UpstreamEvent::Truncated => panic!("cut off without an end"),
+                ClientEvent::Content(bytes) => Some(Item::Content(bytes.to_vec())),
+                ClientEvent::End => Some(Item::End(end, self.exchange.trailers().lines().to_vec())),
+                ClientEvent::Refused(refused) => Some(Item::Refused(refused)),
+                ClientEvent::Truncated => panic!("cut off without an end"),
             };
             self.used = end;
             self.unread.drain(..used);
@@ -145,9 +143,9 @@ impl Talk {
     fn end(&mut self, ends: bool) {
         if ends {
             match self.exchange.receive_eof() {
-                UpstreamEvent::End => self.push(Item::End(self.used, Vec::new())),
-                UpstreamEvent::Truncated => self.push(Item::Truncated),
-                UpstreamEvent::Closed => {}
+                ClientEvent::End => self.push(Item::End(self.used, Vec::new())),
+                ClientEvent::Truncated => self.push(Item::Truncated),
+                ClientEvent::Closed => {}
                 event => panic!("{event:?} at the end of the connection"),
             }
         }

@@ -31,7 +31,8 @@ use super::{
     plan::{ClientKind, Target},
 };
 use crate::http::{
-    FieldTable, Limits, RequestContent, UpstreamEvent, UpstreamExchange, UpstreamRequest,
+    Limits, RequestContent,
+    h1::{self, ClientEvent, ClientRequest, FieldTable},
 };
 
 /// What an answer's head may measure.
@@ -54,9 +55,9 @@ pub(super) struct Connection {
     state: State,
     kind: ClientKind,
     /// Of the request that goes on, or the last one.
-    exchange: UpstreamExchange,
+    exchange: h1::Client,
     /// Of the requests that were sent behind it.
-    behind: VecDeque<UpstreamExchange>,
+    behind: VecDeque<h1::Client>,
     leaves: Option<Leave>,
     status: u16,
     out: Vec<u8>,
@@ -332,15 +333,15 @@ impl Connection {
             let (used, event) = self.exchange.next_event(&self.input[at..], &mut fields, &LIMITS);
             at += used;
             match event {
-                UpstreamEvent::NeedMore | UpstreamEvent::Closed => break,
-                UpstreamEvent::Response(head) => self.status = head.status,
-                UpstreamEvent::Interim(_) | UpstreamEvent::Content(_) => {}
-                UpstreamEvent::End => {
+                ClientEvent::NeedMore | ClientEvent::Closed => break,
+                ClientEvent::Response(head) => self.status = head.status,
+                ClientEvent::Interim(_) | ClientEvent::Content(_) => {}
+                ClientEvent::End => {
                     self.input.drain(..at);
                     return Some(self.answered());
                 }
-                UpstreamEvent::Truncated => return Some(self.fail("closed")),
-                UpstreamEvent::Refused(refused) => {
+                ClientEvent::Truncated => return Some(self.fail("closed")),
+                ClientEvent::Refused(refused) => {
                     let said = format!("not HTTP/1.1: {}", refused.reason);
                     return Some(self.fail(&said));
                 }
@@ -353,7 +354,7 @@ impl Connection {
 
     fn receive_eof(&mut self) -> Progress {
         match self.exchange.receive_eof() {
-            UpstreamEvent::End => self.answered(),
+            ClientEvent::End => self.answered(),
             _ => self.fail("closed"),
         }
     }
@@ -409,7 +410,7 @@ impl Connection {
 fn write_batch(
     Batch { kind, target, .. }: Batch<'_>,
     out: &mut Vec<u8>,
-) -> (UpstreamExchange, VecDeque<UpstreamExchange>) {
+) -> (h1::Client, VecDeque<h1::Client>) {
     let mut write = || {
         let mut one = Vec::new();
         let exchange = write_head(kind, target, &mut one);
@@ -420,7 +421,7 @@ fn write_batch(
 }
 
 /// Writes the head of a request, and of a POST the first half of its content.
-fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> UpstreamExchange {
+fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> h1::Client {
     let is_post = kind == ClientKind::Post;
     let method = if is_post { "POST" } else { "GET" };
     let Target { host, path, .. } = target;
@@ -430,14 +431,14 @@ fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> UpstreamE
     );
     out.extend_from_slice(head.as_bytes());
     let length = 2 * HALF.len() as u64;
-    let request = UpstreamRequest {
+    let request = ClientRequest {
         content: if is_post { RequestContent::Length(length) } else { RequestContent::None },
         is_head: false,
         upgrade: false,
         expects_continue: false,
         close: matches!(kind, ClientKind::Fresh | ClientKind::Leaving),
     };
-    let mut exchange = UpstreamExchange::begin(&request, out);
+    let mut exchange = h1::Client::begin(&request, out);
     if is_post {
         exchange.write_content(&HALF, out);
     }

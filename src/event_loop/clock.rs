@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::http::Opening;
+use crate::http::h1::HeadTemplate;
 
 /// The time of this turn.
 pub(super) struct Clock {
@@ -13,7 +13,7 @@ pub(super) struct Clock {
     wall: SystemTime,
     /// The wall clock as it was last read, and when.
     wall_read: (SystemTime, Instant),
-    opening: Opening,
+    opening: HeadTemplate,
     /// What answers say of idle connections, in seconds.
     idle_hint_s: u64,
 }
@@ -25,7 +25,7 @@ impl Clock {
     /// A clock that counts milliseconds and nanoseconds from `epoch`.
     pub(super) fn new(epoch: Instant) -> Self {
         let (now, wall) = (Instant::now(), SystemTime::now());
-        let opening = Opening::at(wall);
+        let opening = HeadTemplate::at(wall);
         let mut clock = Self {
             epoch,
             now,
@@ -54,7 +54,7 @@ impl Clock {
         }
         self.wall = SystemTime::now();
         if seconds(self.wall) != seconds(read) {
-            self.opening = Opening::at(self.wall).with_idle_hint(self.idle_hint_s);
+            self.opening = HeadTemplate::at(self.wall).with_idle_hint(self.idle_hint_s);
         }
         self.wall_read = (self.wall, self.now);
     }
@@ -97,11 +97,11 @@ impl Clock {
     /// Has answers tell this of idle connections.
     pub(super) fn set_idle_hint(&mut self, seconds: u64) {
         self.idle_hint_s = seconds;
-        self.opening = Opening::at(self.wall).with_idle_hint(seconds);
+        self.opening = HeadTemplate::at(self.wall).with_idle_hint(seconds);
     }
 
     /// What opens the responses of this second.
-    pub(super) fn opening(&self) -> &Opening {
+    pub(super) fn opening(&self) -> &HeadTemplate {
         &self.opening
     }
 }

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     app::{OneUpstream, Peer},
-    http::{Event, Exchange, Phase},
+    http::h1::{self, ServerEvent, ServerPhase},
     logging::End,
     message::Class,
     registry::AppId,
@@ -54,7 +54,7 @@ pub(super) struct Connection {
     pub(super) io: Io,
     pub(super) class: Class,
     pub(super) peer: Peer,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: h1::Server,
     pub(super) in_flight: SmallVec<[InFlight; 1]>,
     pub(super) parked: Option<Box<Parked>>,
     /// The exchange is passed on to an upstream.
@@ -135,7 +135,7 @@ impl Connection {
             io: Io::new(newcomer.socket, Ready { writable: true, ..Ready::default() }),
             class: newcomer.class,
             peer: newcomer.peer,
-            exchange: Exchange::new(),
+            exchange: h1::Server::new(),
             in_flight: SmallVec::new(),
             parked: None,
             forwarding: None,
@@ -210,7 +210,7 @@ impl Connection {
                 Err(_) => return Fate::Gone,
             }
             let sent = self.io.outbox.is_empty();
-            if sent && self.exchange.phase() == Phase::Closed {
+            if sent && self.exchange.phase() == ServerPhase::Closed {
                 if self.begin_linger(cx) == Fate::Gone {
                     return Fate::Gone;
                 }
@@ -263,7 +263,7 @@ impl Connection {
     }
 
     fn end_of_input(&mut self, cx: &mut LoopContext) {
-        if let Event::Refused(refused) = self.exchange.receive_eof() {
+        if let ServerEvent::Refused(refused) = self.exchange.receive_eof() {
             self.answer_refused(refused, cx);
         }
     }
@@ -319,7 +319,7 @@ impl Connection {
     }
 
     fn time_out(&mut self, cx: &mut LoopContext) {
-        if let Event::Refused(refused) = self.exchange.time_out() {
+        if let ServerEvent::Refused(refused) = self.exchange.time_out() {
             self.answer_refused(refused, cx);
         }
     }

@@ -37,8 +37,8 @@ use crate::{
     },
     config::DrainTunnels,
     http::{
-        Bytes, FieldTable, RequestContent, Response, ResponseContent, ResponseHead, UpstreamEvent,
-        UpstreamExchange,
+        Bytes, RequestContent, Response, ResponseContent, ResponseHead,
+        h1::{self, ClientEvent, FieldTable},
     },
 };
 use pace::Pace;
@@ -55,7 +55,7 @@ pub(super) struct Forwarding {
     /// Why the last one failed that did.
     last_cause: Option<FailureCause>,
     conn: UpstreamConn,
-    exchange: UpstreamExchange,
+    exchange: h1::Client,
     content: RequestContent,
     /// Where the request begins in the outbox, and so many bytes of it are its head.
     begin: Mark,
@@ -342,17 +342,17 @@ impl Connection {
             let exchange = &mut forwarding.exchange;
             let (used, event) = exchange.next_event(input.unread(), &mut fields, &limits);
             let then = match event {
-                UpstreamEvent::NeedMore | UpstreamEvent::Closed => Then::Wait,
-                UpstreamEvent::Interim(head) if head.status() == 100 => {
+                ClientEvent::NeedMore | ClientEvent::Closed => Then::Wait,
+                ClientEvent::Interim(head) if head.status() == 100 => {
                     forwarding.awaits_continue = false;
                     self.exchange.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
                     Then::Interim
                 }
-                UpstreamEvent::Interim(head) => {
+                ClientEvent::Interim(head) => {
                     self.write_interim(&head, cx);
                     Then::Interim
                 }
-                UpstreamEvent::Response(head) => {
+                ClientEvent::Response(head) => {
                     let latency = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
                     forwarding.chosen.succeeded(Duration::from_nanos(latency));
                     forwarding.awaits_continue = false;
@@ -361,17 +361,17 @@ impl Connection {
                     forwarding.stage = self.write_answer_head(&head, cx);
                     if forwarding.is_tunnel() { Then::Wait } else { Then::GoOn }
                 }
-                UpstreamEvent::Content(piece) => {
+                ClientEvent::Content(piece) => {
                     let mut out = self.io.outbox.buffer(&mut cx.buffers);
                     self.exchange.write_piece(piece, &mut out);
                     Then::GoOn
                 }
-                UpstreamEvent::End => Then::End,
-                UpstreamEvent::Refused(refused) => {
+                ClientEvent::End => Then::End,
+                ClientEvent::Refused(refused) => {
                     let is_behind_head = forwarding.stage != Stage::Asking;
                     Then::Fail(UpstreamFailure::refused(refused, is_behind_head))
                 }
-                UpstreamEvent::Truncated => Then::Fail(forwarding.ended_early()),
+                ClientEvent::Truncated => Then::Fail(forwarding.ended_early()),
             };
             input.consume(used);
             match then {
@@ -405,7 +405,7 @@ impl Connection {
             return Ok(true);
         }
         match forwarding.exchange.receive_eof() {
-            UpstreamEvent::End => Ok(true),
+            ClientEvent::End => Ok(true),
             _ => Err(forwarding.ended_early()),
         }
     }

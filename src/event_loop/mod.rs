@@ -209,7 +209,7 @@ struct LoopContext {
     /// Events are being handled: a request for an upstream waits for the others.
     holds_requests: bool,
     /// For answers that bring their own date.
-    dateless: http::Opening,
+    dateless: http::h1::HeadTemplate,
 }
 
 struct Running {
@@ -282,7 +282,7 @@ impl Running {
             upstreams,
             reports: Vec::new(),
             holds_requests: false,
-            dateless: http::Opening::dateless(),
+            dateless: http::h1::HeadTemplate::dateless(),
         };
         cx.tell_idle_time();
         let mut running = Self {
@@ -598,7 +598,7 @@ impl LoopContext {
         let hint_s =
             self.limits[Class::Public].times.keepalive_timeout.min(most).as_secs() * 9 / 10;
         self.clock.set_idle_hint(hint_s);
-        self.dateless = http::Opening::dateless().with_idle_hint(hint_s);
+        self.dateless = http::h1::HeadTemplate::dateless().with_idle_hint(hint_s);
     }
 
     /// A name for an exchange that is parked.

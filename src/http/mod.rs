@@ -1,42 +1,15 @@
-//! HTTP/1.1 and 1.0 (RFC 9110, RFC 9112), sans-IO: bytes in, bytes out.
+//! HTTP, sans-IO: bytes in, bytes out.
 //!
-//! No sockets, no clock, no locks. What two parsers could read in two ways is refused.
+//! `message` has what all versions share, [`h1`] is HTTP/1.1 and 1.0, and a PROXY header may come
+//! before either. No sockets, no clock, no locks.
 
-mod body;
-mod coding;
-mod exchange;
-mod fields;
-mod head;
-mod head_scan;
-mod host;
-mod method;
+pub mod h1;
+mod message;
 mod proxy_protocol;
-mod request;
-mod response;
-mod target;
-mod trailers;
-mod upstream;
 
-pub use exchange::{Event, Exchange, Phase};
-pub use fields::FieldTable;
-pub use head::{RequestContent, RequestHead, ResponseContent, ResponseHead, Version};
-pub use host::{Host, is_host_name};
-pub use method::Method;
-pub use proxy_protocol::ProxyHeader;
-pub use request::Refused;
-pub use response::{
-    Bytes, Opening, Response, is_field_name, is_field_value, is_framing_field, reason_phrase,
+pub use message::{
+    Bytes, Host, Limits, Method, Refused, RequestContent, RequestHead, Response, ResponseContent,
+    ResponseHead, Trailers, Version, is_field_name, is_field_value, is_framing_field, is_host_name,
+    reason_phrase,
 };
-pub use trailers::Trailers;
-pub use upstream::{UpstreamEvent, UpstreamExchange, UpstreamRequest};
-
-/// What a message may measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of a head.
-    pub head_bytes: usize,
-    /// Fields of a head; at most [`FieldTable::LEN`].
-    pub fields: usize,
-    /// Bytes of a request's content.
-    pub content_bytes: u64,
-}
+pub use proxy_protocol::ProxyHeader;

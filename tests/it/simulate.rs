@@ -5,7 +5,10 @@
 
 use std::{env, thread};
 
-use tidegate::http::{Event, Exchange, FieldTable, Limits, Phase, Response};
+use tidegate::http::{
+    Limits, Response,
+    h1::{self, FieldTable, ServerEvent, ServerPhase},
+};
 
 use crate::exchange_support::{
     DATE, Item, Moment, Random, Step, Talk, opening, pieces,
@@ -78,7 +81,7 @@ struct Simulation<'r> {
     /// Bytes that the peer has still to send, and those that are not read.
     unsent: Vec<u8>,
     unread: Vec<u8>,
-    exchange: Exchange,
+    exchange: h1::Server,
     model: Model,
 }
 
@@ -123,7 +126,7 @@ impl<'r> Simulation<'r> {
             starved: false,
             ended: false,
         };
-        Self { random, plans, unsent, unread: Vec::new(), exchange: Exchange::new(), model }
+        Self { random, plans, unsent, unread: Vec::new(), exchange: h1::Server::new(), model }
     }
 
     fn run(mut self) {
@@ -146,7 +149,7 @@ impl<'r> Simulation<'r> {
         }
         self.check_outcome();
         self.exchange.receive_eof();
-        assert_eq!(self.exchange.phase(), Phase::Closed);
+        assert_eq!(self.exchange.phase(), ServerPhase::Closed);
         assert!(!self.exchange.wants_input());
     }
 
@@ -170,12 +173,12 @@ impl<'r> Simulation<'r> {
         let (used, event) = exchange.next_event(unread, &mut fields, &LIMITS);
         assert!(used <= len);
         match event {
-            Event::NeedMore => model.starved = true,
-            Event::Closed => assert_eq!(model.reading, Reading::Closed),
-            Event::Refused(refused) | Event::Request(_, Some(refused)) => {
+            ServerEvent::NeedMore => model.starved = true,
+            ServerEvent::Closed => assert_eq!(model.reading, Reading::Closed),
+            ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
                 panic!("{refused:?} after {model:?}");
             }
-            Event::Request(head, None) => {
+            ServerEvent::Request(head, None) => {
                 assert_eq!((model.reading, model.owed), (Reading::Head, None));
                 let plan = &plans[model.requests];
                 plan.check_head(&head);
@@ -187,14 +190,14 @@ impl<'r> Simulation<'r> {
                 let reads = plan.has_content();
                 model.reading = if reads { Reading::Content } else { Reading::Done };
             }
-            Event::Content(content) => {
+            ServerEvent::Content(content) => {
                 assert_eq!(model.reading, Reading::Content);
                 assert!(!content.is_empty());
                 model.holds_back = false;
                 model.content.extend_from_slice(content);
                 assert!(plans[model.requests - 1].content.starts_with(&model.content));
             }
-            Event::ContentEnd => {
+            ServerEvent::ContentEnd => {
                 assert_eq!(model.reading, Reading::Content);
                 assert_eq!(model.content, plans[model.requests - 1].content);
                 model.holds_back = false;
@@ -271,21 +274,21 @@ impl<'r> Simulation<'r> {
             _ => self.exchange.time_out(),
         };
         match (event, model.reading) {
-            (Event::Refused(refused), Reading::Content) if owed => {
+            (ServerEvent::Refused(refused), Reading::Content) if owed => {
                 model.owed = Some(refused.status);
                 model.reading = Reading::Closed;
             }
-            (Event::Refused(refused), Reading::Head | Reading::Done) => {
+            (ServerEvent::Refused(refused), Reading::Head | Reading::Done) => {
                 assert_eq!(refused.status, 408);
                 model.owed = Some(408);
                 model.reading = Reading::Closed;
             }
-            (Event::Closed, Reading::Content) => {
+            (ServerEvent::Closed, Reading::Content) => {
                 assert!(!owed, "a request was lost: {model:?}");
                 model.reading = Reading::Closed;
             }
-            (Event::Closed, Reading::Done) => {}
-            (Event::Closed, _) => model.reading = Reading::Closed,
+            (ServerEvent::Closed, Reading::Done) => {}
+            (ServerEvent::Closed, _) => model.reading = Reading::Closed,
             (event, _) => panic!("{event:?} after {model:?}"),
         }
         model.keep = false;
@@ -294,10 +297,10 @@ impl<'r> Simulation<'r> {
     fn check_phase(&self) {
         let model = &self.model;
         let phase = match (model.reading, model.owed) {
-            (Reading::Head, _) => Phase::Head,
-            (Reading::Content, _) => Phase::Content,
-            (Reading::Done, _) | (Reading::Closed, Some(_)) => Phase::Answer,
-            (Reading::Closed, None) => Phase::Closed,
+            (Reading::Head, _) => ServerPhase::Head,
+            (Reading::Content, _) => ServerPhase::Content,
+            (Reading::Done, _) | (Reading::Closed, Some(_)) => ServerPhase::Answer,
+            (Reading::Closed, None) => ServerPhase::Closed,
         };
         assert_eq!(self.exchange.phase(), phase, "{model:?}");
         let wants = matches!(model.reading, Reading::Head | Reading::Content);

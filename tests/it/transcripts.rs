@@ -14,7 +14,9 @@
 //! ```
 
 use tidegate::http::{
-    Event, Exchange, FieldTable, Limits, RequestContent, Response, reason_phrase,
+    Limits, RequestContent, Response,
+    h1::{self, FieldTable, ServerEvent},
+    reason_phrase,
 };
 
 use crate::exchange_support::{DATE, Moment, Random, Step, Talk, opening, pieces};
@@ -682,9 +684,9 @@ fn a_tunnel_reads_no_requests() {
 fn a_100_that_is_passed_on_lets_the_client_go_on() {
     let input = head!("PUT /x", "Expect: 100-continue", "Content-Length: 5");
     for interim in [100, 103] {
-        let (mut exchange, mut fields) = (Exchange::new(), FieldTable::new());
+        let (mut exchange, mut fields) = (h1::Server::new(), FieldTable::new());
         let (used, event) = exchange.next_event(input.as_bytes(), &mut fields, &LIMITS);
-        let Event::Request(head, None) = event else { panic!("{event:?}") };
+        let ServerEvent::Request(head, None) = event else { panic!("{event:?}") };
         assert!(used == input.len() && head.expects_continue());
         assert_eq!(head.content(), RequestContent::Length(5));
         let mut out = Vec::new();
@@ -697,7 +699,7 @@ fn a_100_that_is_passed_on_lets_the_client_go_on() {
         assert!(exchange.reads_content() && !out.ends_with(b"close\r\n\r\n"));
     }
     // Answered without it, the client may send its content or not; too late for a 100 then.
-    let (mut exchange, mut fields, mut out) = (Exchange::new(), FieldTable::new(), Vec::new());
+    let (mut exchange, mut fields, mut out) = (h1::Server::new(), FieldTable::new(), Vec::new());
     exchange.next_event(input.as_bytes(), &mut fields, &LIMITS);
     exchange.respond(&Response::new(204), 0, &opening(), &mut out);
     exchange.send_continue(&mut out);
@@ -710,7 +712,7 @@ fn trailers_of_a_request_are_kept_for_who_wants_them() {
     let content = "2\r\nhi\r\n0\r\nA: b\r\nHost: c\r\nD:\r\n\r\n";
     for (keeps, kept) in [(true, Some("A: b\r\nD:\r\n")), (false, None)] {
         for cut in 1..content.len() {
-            let (mut exchange, mut ended) = (Exchange::new(), false);
+            let (mut exchange, mut ended) = (h1::Server::new(), false);
             let mut fields = FieldTable::new();
             exchange.next_event(head.as_bytes(), &mut fields, &LIMITS);
             if keeps {
@@ -720,7 +722,7 @@ fn trailers_of_a_request_are_kept_for_who_wants_them() {
                 while !ended && !piece.is_empty() {
                     let mut fields = FieldTable::new();
                     let (used, event) = exchange.next_event(piece, &mut fields, &LIMITS);
-                    ended = matches!(event, Event::ContentEnd);
+                    ended = matches!(event, ServerEvent::ContentEnd);
                     piece = &piece[used..];
                 }
             }

@@ -15,8 +15,8 @@
 
 use proptest::prelude::*;
 use tidegate::http::{
-    Event, Exchange, FieldTable, Limits, RequestContent, Response, ResponseContent, UpstreamEvent,
-    UpstreamExchange, UpstreamRequest, Version,
+    Limits, RequestContent, Response, ResponseContent, Version,
+    h1::{self, ClientEvent, ClientRequest, FieldTable, ServerEvent},
 };
 
 use crate::exchange_support::{Random, opening, pieces};
@@ -36,16 +36,16 @@ enum Asked {
 }
 
 impl Asked {
-    fn begin(self, out: &mut Vec<u8>) -> UpstreamExchange {
+    fn begin(self, out: &mut Vec<u8>) -> h1::Client {
         out.extend_from_slice(b"X / HTTP/1.1\r\nHost: a\r\n");
-        let request = UpstreamRequest {
+        let request = ClientRequest {
             content: if self == Put { RequestContent::Length(5) } else { RequestContent::None },
             is_head: self == Head,
             upgrade: self == Upgrade,
             expects_continue: self == Put,
             close: false,
         };
-        UpstreamExchange::begin(&request, out)
+        h1::Client::begin(&request, out)
     }
 }
 
@@ -394,7 +394,7 @@ fn any_number_of_interim_responses_comes_before_the_final_one() {
 #[test]
 fn a_request_is_written_with_its_framing_alone() {
     let head: &[u8] = b"PUT / HTTP/1.1\r\nHost: a\r\n";
-    let request = UpstreamRequest {
+    let request = ClientRequest {
         content: RequestContent::None,
         is_head: false,
         upgrade: false,
@@ -405,22 +405,22 @@ fn a_request_is_written_with_its_framing_alone() {
     for (request, written) in [
         (request, "\r\n"),
         (
-            UpstreamRequest { content: RequestContent::Length(0), ..request },
+            ClientRequest { content: RequestContent::Length(0), ..request },
             "Content-Length: 0\r\n\r\n",
         ),
         (
-            UpstreamRequest { content: length, ..request },
+            ClientRequest { content: length, ..request },
             "Content-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
         ),
         (
-            UpstreamRequest { content: chunked, expects_continue: false, ..request },
+            ClientRequest { content: chunked, expects_continue: false, ..request },
             "Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\nA: b\r\n\r\n",
         ),
-        (UpstreamRequest { upgrade: true, ..request }, "Connection: upgrade\r\n\r\n"),
-        (UpstreamRequest { close: true, ..request }, "Connection: close\r\n\r\n"),
+        (ClientRequest { upgrade: true, ..request }, "Connection: upgrade\r\n\r\n"),
+        (ClientRequest { close: true, ..request }, "Connection: close\r\n\r\n"),
     ] {
         let mut out = head.to_vec();
-        let mut exchange = UpstreamExchange::begin(&request, &mut out);
+        let mut exchange = h1::Client::begin(&request, &mut out);
         let has_content = request.content.follows();
         assert_eq!(exchange.request_done(), !has_content);
         assert_eq!(exchange.awaits_continue(), has_content && request.expects_continue);
@@ -449,14 +449,14 @@ fn a_request_that_would_be_framed_twice_is_a_bug_of_ours() {
     {
         let begun = std::panic::catch_unwind(|| {
             let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}");
-            let request = UpstreamRequest {
+            let request = ClientRequest {
                 content: RequestContent::None,
                 is_head: false,
                 upgrade: false,
                 expects_continue: false,
                 close: false,
             };
-            UpstreamExchange::begin(&request, &mut head.into_bytes())
+            h1::Client::begin(&request, &mut head.into_bytes())
         });
         assert!(begun.is_err(), "{field:?}");
     }
@@ -486,7 +486,7 @@ fn what_stands_behind_a_101_is_left_to_the_tunnel() {
     let (rest, trace) = take(&mut exchange, input, LIMITS);
     assert_eq!((&*rest, &*trace), (&b"\x81\x00"[..], "[101 none] "));
     assert!(!exchange.response_done() && !exchange.reusable());
-    assert!(matches!(exchange.receive_eof(), UpstreamEvent::Closed));
+    assert!(matches!(exchange.receive_eof(), ClientEvent::Closed));
 }
 
 /// A response, as it is meant.
@@ -528,10 +528,10 @@ impl Meant {
         let method = if is_head { "HEAD" } else { "GET" };
         let version = if self.is_http10 { "1.0" } else { "1.1" };
         let request = format!("{method} / HTTP/{version}\r\nHost: a\r\n\r\n");
-        let mut exchange = Exchange::new();
+        let mut exchange = h1::Server::new();
         let mut table = FieldTable::new();
         let (_, event) = exchange.next_event(request.as_bytes(), &mut table, &LIMITS);
-        assert!(matches!(event, Event::Request(_, None)), "{event:?}");
+        assert!(matches!(event, ServerEvent::Request(_, None)), "{event:?}");
         let mut response = Response::new(self.status);
         for (name, value) in &self.fields {
             response = response.with_field(name, value);
@@ -598,7 +598,7 @@ proptest! {
             let mut table = FieldTable::new();
             let (used, event) = exchange.next_event(&wire[at..], &mut table, &limits);
             at += used;
-            if let UpstreamEvent::Response(head) = event {
+            if let ClientEvent::Response(head) = event {
                 prop_assert_eq!(head.version(), Version::Http11);
                 let own = |name: &str| name.starts_with("X-");
                 let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
@@ -617,7 +617,7 @@ proptest! {
         seed: u64,
     ) {
         let content = pieces.concat();
-        let request = UpstreamRequest {
+        let request = ClientRequest {
             content: match is_sized {
                 true => RequestContent::Length(content.len() as u64),
                 false => RequestContent::Chunked,
@@ -628,11 +628,11 @@ proptest! {
             close: false,
         };
         let mut wire = b"PUT /x HTTP/1.1\r\nHost: a\r\n".to_vec();
-        let mut upstream = UpstreamExchange::begin(&request, &mut wire);
+        let mut upstream = h1::Client::begin(&request, &mut wire);
         pieces.iter().for_each(|piece| upstream.write_content(piece, &mut wire));
         upstream.end_content(b"X-Sum: 5\r\nHost: b\r\n", &mut wire);
         prop_assert!(upstream.request_done());
-        let (mut exchange, mut input, mut seen) = (Exchange::new(), Vec::new(), Vec::new());
+        let (mut exchange, mut input, mut seen) = (h1::Server::new(), Vec::new(), Vec::new());
         for piece in self::pieces(&wire, &Random::new(seed).cuts(wire.len())) {
             input.extend_from_slice(piece);
             loop {
@@ -640,18 +640,20 @@ proptest! {
                 let limits = Limits { content_bytes: 1000, ..LIMITS };
                 let (used, event) = exchange.next_event(&input, &mut table, &limits);
                 match event {
-                    Event::NeedMore => {
+                    ServerEvent::NeedMore => {
                         input.drain(..used);
                         break;
                     }
-                    Event::Request(head, None) => {
+                    ServerEvent::Request(head, None) => {
                         prop_assert_eq!(head.content(), request.content);
                         prop_assert!(!head.expects_continue());
                         exchange.keep_trailers();
                     }
-                    Event::Content(piece) => seen.extend_from_slice(piece),
-                    Event::ContentEnd => {}
-                    Event::Refused(_) | Event::Request(_, Some(_)) | Event::Closed => {
+                    ServerEvent::Content(piece) => seen.extend_from_slice(piece),
+                    ServerEvent::ContentEnd => {}
+                    ServerEvent::Refused(_)
+                    | ServerEvent::Request(_, Some(_))
+                    | ServerEvent::Closed => {
                         prop_assert!(false, "{event:?}");
                     }
                 }
@@ -755,9 +757,9 @@ fn trace_of(asked: Asked, limits: Limits, input: &[u8], cuts: &[usize], ends: bo
     }
     if ends {
         trace += match exchange.receive_eof() {
-            UpstreamEvent::End => ". ",
-            UpstreamEvent::Truncated => "~ ",
-            UpstreamEvent::Closed => "",
+            ClientEvent::End => ". ",
+            ClientEvent::Truncated => "~ ",
+            ClientEvent::Closed => "",
             other => panic!("{other:?}"),
         };
     }
@@ -781,18 +783,18 @@ fn ends_in_content(trace: &str) -> bool {
 }
 
 /// Takes all events out. Returns the bytes that were left, and the trace of the events.
-fn take(exchange: &mut UpstreamExchange, input: &[u8], limits: Limits) -> (Vec<u8>, String) {
+fn take(exchange: &mut h1::Client, input: &[u8], limits: Limits) -> (Vec<u8>, String) {
     let (mut rest, mut trace) = (input, String::new());
     for _ in 0..2 * input.len() + 4 {
         let mut fields = FieldTable::new();
         let (used, event) = exchange.next_event(rest, &mut fields, &limits);
         assert!(used <= rest.len());
         match event {
-            UpstreamEvent::NeedMore | UpstreamEvent::Closed => {
+            ClientEvent::NeedMore | ClientEvent::Closed => {
                 return (rest[used..].to_vec(), trace);
             }
-            UpstreamEvent::Interim(head) => trace += &format!("({}) ", head.status()),
-            UpstreamEvent::Response(head) => {
+            ClientEvent::Interim(head) => trace += &format!("({}) ", head.status()),
+            ClientEvent::Response(head) => {
                 assert_eq!(head.is_upgraded(), head.status() == 101);
                 trace += &match (head.content(), head.content_length()) {
                     (ResponseContent::None, Some(len)) => {
@@ -804,7 +806,7 @@ fn take(exchange: &mut UpstreamExchange, input: &[u8], limits: Limits) -> (Vec<u
                     (ResponseContent::UntilClose, _) => format!("[{} close] ", head.status()),
                 };
             }
-            UpstreamEvent::Content(content) => {
+            ClientEvent::Content(content) => {
                 assert!(!content.is_empty());
                 if ends_in_content(&trace) {
                     trace.pop();
@@ -813,7 +815,7 @@ fn take(exchange: &mut UpstreamExchange, input: &[u8], limits: Limits) -> (Vec<u
                 }
                 trace += &format!("{} ", show(content));
             }
-            UpstreamEvent::End => {
+            ClientEvent::End => {
                 let trailers = exchange.trailers().fields();
                 let trailers: Vec<_> = trailers
                     .map(|(name, value)| format!("{name}: {}", value.escape_ascii()))
@@ -823,11 +825,11 @@ fn take(exchange: &mut UpstreamExchange, input: &[u8], limits: Limits) -> (Vec<u
                     false => format!(".{{{}}} ", trailers.join(", ")),
                 };
             }
-            UpstreamEvent::Refused(refused) => {
+            ClientEvent::Refused(refused) => {
                 assert!([431, 502].contains(&refused.status), "{refused:?}");
                 trace += &format!("!{} ", refused.reason);
             }
-            UpstreamEvent::Truncated => panic!("cut off without an end"),
+            ClientEvent::Truncated => panic!("cut off without an end"),
         }
         rest = &rest[used..];
     }

@@ -12,7 +12,10 @@ use super::*;
 use crate::{
     app::test_support::{context, request},
     config::{AppKind, Config},
-    http::{Event, Exchange, FieldTable, Limits, RequestContent, Version},
+    http::{
+        Limits, RequestContent, Version,
+        h1::{self, FieldTable, ServerEvent},
+    },
 };
 
 const MS: u64 = 1_000_000;
@@ -848,10 +851,10 @@ fn the_app_shows_its_upstreams_and_they_end_with_its_last_request() {
 
 /// Parses a head as the server does; nothing if it refuses it.
 fn parsed<T>(bytes: &[u8], then: impl FnOnce(&RequestHead<'_>) -> T) -> Option<T> {
-    let (mut exchange, mut table) = (Exchange::new(), FieldTable::new());
+    let (mut exchange, mut table) = (h1::Server::new(), FieldTable::new());
     let limits = Limits { head_bytes: 1 << 16, fields: 256, content_bytes: 1 << 16 };
     match exchange.next_event(bytes, &mut table, &limits) {
-        (used, Event::Request(head, None)) => {
+        (used, ServerEvent::Request(head, None)) => {
             assert_eq!(used, bytes.len(), "one request and no more");
             Some(then(&head))
         }

@@ -16,7 +16,10 @@ use mio::{
 use crate::{
     app::Endpoint,
     config::{HealthConfig, HostPolicy},
-    http::{FieldTable, Limits, RequestContent, UpstreamEvent, UpstreamExchange, UpstreamRequest},
+    http::{
+        Limits, RequestContent,
+        h1::{self, ClientEvent, ClientRequest, FieldTable},
+    },
 };
 
 /// More of an answer than this is not read.
@@ -32,7 +35,7 @@ pub(super) struct Probe {
     stream: Stream,
     request: Vec<u8>,
     written: usize,
-    exchange: UpstreamExchange,
+    exchange: h1::Client,
     /// What the exchange has not taken yet.
     answer: Vec<u8>,
     /// To be tried if this one cannot be connected to.
@@ -75,14 +78,14 @@ impl Probe {
              Accept: */*\r\n"
         );
         let mut request = head.into_bytes();
-        let framing = UpstreamRequest {
+        let framing = ClientRequest {
             content: RequestContent::None,
             is_head: false,
             upgrade: false,
             expects_continue: false,
             close: true,
         };
-        let exchange = UpstreamExchange::begin(&framing, &mut request);
+        let exchange = h1::Client::begin(&framing, &mut request);
         Ok(Self {
             token,
             stream: stream.map_err(|error| format!("connect: {error}"))?,
@@ -152,16 +155,16 @@ impl Probe {
             let mut fields = FieldTable::new();
             let (used, event) = self.exchange.next_event(&self.answer, &mut fields, &LIMITS);
             match event {
-                UpstreamEvent::Interim(_) | UpstreamEvent::Content(_) => {}
-                UpstreamEvent::Response(head) => self.status = Some(head.status()),
-                UpstreamEvent::NeedMore => {
+                ClientEvent::Interim(_) | ClientEvent::Content(_) => {}
+                ClientEvent::Response(head) => self.status = Some(head.status()),
+                ClientEvent::NeedMore => {
                     self.answer.drain(..used);
                     return Ok(self.read > ANSWER_BYTES_MAX);
                 }
-                UpstreamEvent::End | UpstreamEvent::Truncated | UpstreamEvent::Closed => {
+                ClientEvent::End | ClientEvent::Truncated | ClientEvent::Closed => {
                     return Ok(true);
                 }
-                UpstreamEvent::Refused(refused) => {
+                ClientEvent::Refused(refused) => {
                     return Err(io::Error::other(format!("no HTTP answer: {}", refused.reason)));
                 }
             }

@@ -13,7 +13,7 @@ use super::{
     },
     Connection,
 };
-use crate::http::{Event, FieldTable, Phase};
+use crate::http::h1::{FieldTable, ServerEvent, ServerPhase};
 
 /// Requests that one connection begins before others get their turn: about 30 microseconds.
 pub(super) const REQUESTS_PER_TURN: u32 = 32;
@@ -73,7 +73,7 @@ impl Connection {
         self.stalled = false;
         let Some(mut input) = self.io.input.take() else { return };
         loop {
-            if self.exchange.phase() == Phase::Head
+            if self.exchange.phase() == ServerPhase::Head
                 && (self.io.outbox.has_segments()
                     || self.io.outbox.buffered() > PIPELINE_BYTES_MAX
                     || self.turn.requests >= REQUESTS_PER_TURN)
@@ -88,18 +88,18 @@ impl Connection {
             let used = next.0;
             self.turn.has_next = cx.is_closing(self.class) && holds_head(&input.unread()[used..]);
             match &next.1 {
-                Event::Request(head, refused) => {
+                ServerEvent::Request(head, refused) => {
                     self.turn.requests += 1;
                     self.answer(head, *refused, cx);
                 }
-                Event::Content(content) => self.collect(content, cx),
-                Event::ContentEnd => self.content_complete(cx),
-                Event::Refused(refused) => self.answer_refused(*refused, cx),
-                Event::NeedMore => {
+                ServerEvent::Content(content) => self.collect(content, cx),
+                ServerEvent::ContentEnd => self.content_complete(cx),
+                ServerEvent::Refused(refused) => self.answer_refused(*refused, cx),
+                ServerEvent::NeedMore => {
                     input.consume(used);
                     break;
                 }
-                Event::Closed => {
+                ServerEvent::Closed => {
                     input.clear();
                     break;
                 }

@@ -23,7 +23,7 @@ use super::{
     super::{LoopContext, clock::milliseconds, gate::RESEND_MAX, io::Mark},
     Connection,
 };
-use crate::{app::Peer, http::Phase, message::Class, metrics::LoopCounts};
+use crate::{app::Peer, http::h1::ServerPhase, message::Class, metrics::LoopCounts};
 
 /// How long a peer of the admin on TCP may take for a request's head. Any user of this machine can
 /// connect there, and must not hold the places that an operator needs; a head is sent at once.
@@ -87,12 +87,12 @@ impl Connection {
             return if has_left { Wait::HalfClosed } else { Wait::App };
         }
         match self.exchange.phase() {
-            Phase::Content => Wait::Content,
-            Phase::Head if self.io.has_input() && self.awaits_proxy_header => Wait::Fresh,
-            Phase::Head if self.io.has_input() => Wait::Head,
-            Phase::Head if self.io.received_total() == self.header_bytes => Wait::Fresh,
-            Phase::Head => Wait::Idle,
-            Phase::Answer | Phase::Closed => Wait::Sending,
+            ServerPhase::Content => Wait::Content,
+            ServerPhase::Head if self.io.has_input() && self.awaits_proxy_header => Wait::Fresh,
+            ServerPhase::Head if self.io.has_input() => Wait::Head,
+            ServerPhase::Head if self.io.received_total() == self.header_bytes => Wait::Fresh,
+            ServerPhase::Head => Wait::Idle,
+            ServerPhase::Answer | ServerPhase::Closed => Wait::Sending,
         }
     }
 

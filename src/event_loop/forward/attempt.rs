@@ -12,7 +12,10 @@ use super::{Forwarding, Stage, pace::Pace};
 use crate::{
     app::{Chosen, FailureCause, Forward, UpstreamFailure},
     event_loop::{LoopContext, connection::Connection, upstream::UpstreamConn},
-    http::{RequestContent, UpstreamExchange, UpstreamRequest},
+    http::{
+        RequestContent,
+        h1::{self, ClientRequest},
+    },
     logging::UpstreamUse,
 };
 
@@ -27,7 +30,7 @@ struct Attempt {
     /// A kept line was closed by its upstream: the next one is to be new.
     fresh: bool,
     /// The state of an exchange of which no byte went out, and its content so far.
-    sent: Option<(UpstreamExchange, Vec<u8>)>,
+    sent: Option<(h1::Client, Vec<u8>)>,
 }
 
 impl Attempt {
@@ -213,8 +216,8 @@ fn write_request(
     expects_continue: bool,
     conn: &mut UpstreamConn,
     cx: &mut LoopContext,
-) -> UpstreamExchange {
-    let request = UpstreamRequest {
+) -> h1::Client {
+    let request = ClientRequest {
         content: *content,
         is_head: forward.is_head(),
         upgrade: forward.asks_upgrade(),
@@ -223,5 +226,5 @@ fn write_request(
     };
     let mut head = conn.io.outbox.buffer(&mut cx.buffers);
     forward.write_head(chosen, &mut head);
-    UpstreamExchange::begin(&request, &mut head)
+    h1::Client::begin(&request, &mut head)
 }

@@ -8,15 +8,16 @@ pub mod plan;
 use std::{fmt, time::UNIX_EPOCH};
 
 use tidegate::http::{
-    Bytes, Event, Exchange, FieldTable, Limits, Opening, Phase, RequestHead, Response, Version,
+    Bytes, Limits, RequestHead, Response, Version,
+    h1::{self, FieldTable, HeadTemplate, ServerEvent, ServerPhase},
 };
 
 /// The date of every answer.
 pub const DATE: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 
 /// What opens every response here.
-pub fn opening() -> Opening {
-    Opening::at(UNIX_EPOCH)
+pub fn opening() -> HeadTemplate {
+    HeadTemplate::at(UNIX_EPOCH)
 }
 
 /// When the scripted app answers.
@@ -87,7 +88,7 @@ impl fmt::Display for Item {
 
 /// An exchange, the bytes it has not read, and what came out of it.
 pub struct Talk {
-    exchange: Exchange,
+    exchange: h1::Server,
     limits: Limits,
     moment: Moment,
     input: Vec<u8>,
@@ -101,7 +102,7 @@ pub struct Talk {
 impl Talk {
     pub fn new(moment: Moment, limits: Limits) -> Self {
         Self {
-            exchange: Exchange::new(),
+            exchange: h1::Server::new(),
             limits,
             moment,
             input: Vec::new(),
@@ -129,15 +130,15 @@ impl Talk {
             Step::TimeOut => self.exchange.time_out(),
             Step::CloseNow => {
                 self.exchange.close_now();
-                Event::NeedMore
+                ServerEvent::NeedMore
             }
             Step::CloseAfter => {
                 self.exchange.close_after();
-                Event::NeedMore
+                ServerEvent::NeedMore
             }
             Step::Answer => {
                 self.respond();
-                Event::NeedMore
+                ServerEvent::NeedMore
             }
             Step::Begin
             | Step::BeginSized(_)
@@ -147,10 +148,10 @@ impl Talk {
             | Step::End
             | Step::EndWith(_) => {
                 self.stream(step);
-                Event::NeedMore
+                ServerEvent::NeedMore
             }
         };
-        if let Event::Refused(refused) = event {
+        if let ServerEvent::Refused(refused) = event {
             self.refused(refused.status);
         }
         self.take_events();
@@ -162,30 +163,32 @@ impl Talk {
             let mut fields = FieldTable::new();
             let (used, event) = self.exchange.next_event(&self.input, &mut fields, &self.limits);
             assert!(used <= len, "{used} of {len} bytes used: {}", self.trace());
-            let reads =
-                matches!(event, Event::Request(_, None) | Event::Content(_) | Event::ContentEnd);
+            let reads = matches!(
+                event,
+                ServerEvent::Request(_, None) | ServerEvent::Content(_) | ServerEvent::ContentEnd
+            );
             assert!(!(reads && self.over), "read behind the end: {}", self.items.len());
-            let waits = matches!(event, Event::NeedMore | Event::Closed);
+            let waits = matches!(event, ServerEvent::NeedMore | ServerEvent::Closed);
             match event {
-                Event::NeedMore => {}
-                Event::Closed => self.over = true,
-                Event::Request(head, None) => {
+                ServerEvent::NeedMore => {}
+                ServerEvent::Closed => self.over = true,
+                ServerEvent::Request(head, None) => {
                     let (request, status) = (describe(&head), status_for(&head));
                     self.requested(request, status);
                 }
-                Event::Content(content) => {
+                ServerEvent::Content(content) => {
                     let content = content.to_vec();
                     self.content(&content);
                 }
-                Event::ContentEnd => self.content_end(),
-                Event::Refused(refused) | Event::Request(_, Some(refused)) => {
+                ServerEvent::ContentEnd => self.content_end(),
+                ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
                     self.refused(refused.status);
                 }
             }
             self.input.drain(..used);
             if waits {
                 let answers = self.moment == Moment::WhenWaiting && self.owed.is_some();
-                if !answers || self.exchange.phase() != Phase::Answer {
+                if !answers || self.exchange.phase() != ServerPhase::Answer {
                     return;
                 }
                 self.respond();

@@ -5,27 +5,25 @@
 
 use std::io::Write as _;
 
-use super::response::write_content_length;
-
 /// How the content of a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub(super) enum BodyEncoder {
     /// As it is; so many bytes are left.
     Length(u64),
     Chunked,
     /// As it is, until the connection ends.
     UntilClose,
     /// Not at all: the answer to HEAD, 204 and 304.
-    Left,
+    Omitted,
 }
 
-impl Coding {
+impl BodyEncoder {
     /// Writes the field that tells how the content is framed.
     pub(super) fn write_field(self, out: &mut Vec<u8>) {
         match self {
             Self::Length(length) => write_content_length(length, out),
             Self::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-            Self::UntilClose | Self::Left => {}
+            Self::UntilClose | Self::Omitted => {}
         }
     }
 
@@ -46,7 +44,7 @@ impl Coding {
                 }
             }
             Self::UntilClose => out.extend_from_slice(piece),
-            Self::Left => {}
+            Self::Omitted => {}
         }
     }
 
@@ -65,9 +63,15 @@ impl Coding {
                 out.extend_from_slice(b"\r\n");
                 true
             }
-            Self::UntilClose | Self::Left => true,
+            Self::UntilClose | Self::Omitted => true,
         }
     }
+}
+
+pub(super) fn write_content_length(length: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Content-Length: ");
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -77,13 +81,13 @@ mod tests {
     #[test]
     fn each_coding_writes_its_pieces_and_its_end() {
         for (mut coding, written) in [
-            (Coding::Length(12), "Content-Length: 12\r\n|0123456789ab|"),
+            (BodyEncoder::Length(12), "Content-Length: 12\r\n|0123456789ab|"),
             (
-                Coding::Chunked,
+                BodyEncoder::Chunked,
                 "Transfer-Encoding: chunked\r\n|c\r\n0123456789ab\r\n|0\r\nA: b\r\n\r\n",
             ),
-            (Coding::UntilClose, "|0123456789ab|"),
-            (Coding::Left, "||"),
+            (BodyEncoder::UntilClose, "|0123456789ab|"),
+            (BodyEncoder::Omitted, "||"),
         ] {
             let mut out = Vec::new();
             coding.write_field(&mut out);

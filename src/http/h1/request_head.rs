@@ -16,36 +16,21 @@ use std::mem::MaybeUninit;
 use httparse::Header;
 
 use super::{
-    Limits,
-    body::Framing,
-    fields::{BAD_FIELD, FieldTable, FramingFields, field_error},
-    head::{RequestContent, RequestHead, Version},
+    field_table::FieldTable,
+    framing::{BAD_FIELD, Framing, FramingFields, field_error},
     head_scan::{Fault, HeadScan, Scan, has_strict_lines},
-    host::Host,
-    method::Method,
-    response::{is_field_name, is_token_byte},
-    target::TargetForm,
 };
-
-/// Why a message is refused. Its connection is closed; a client gets its answer before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The status of the answer.
-    pub status: u16,
-    /// What is wrong, for the answer's content.
-    pub reason: &'static str,
-}
-
-pub(super) const fn refused(status: u16, reason: &'static str) -> Refused {
-    Refused { status, reason }
-}
+use crate::http::message::{
+    Host, Limits, Method, Refused, RequestContent, RequestHead, TargetForm, Version, refused,
+    syntax::{is_field_name, is_token_byte},
+};
 
 const BAD_REQUEST_LINE: Refused = refused(400, "malformed request line");
 const BAD_HOST: Refused = refused(400, "malformed Host");
 
 /// A head and what it says about its message and connection.
 #[derive(Debug)]
-pub(super) struct Parsed<'a> {
+pub(super) struct ParsedRequest<'a> {
     pub(super) head: RequestHead<'a>,
     pub(super) keep_alive: bool,
 }
@@ -57,7 +42,7 @@ pub(super) fn read<'h, 'b: 'h>(
     input: &'b [u8],
     fields: &'h mut FieldTable<'b>,
     limits: &Limits,
-) -> Result<Option<(usize, Parsed<'h>)>, Refused> {
+) -> Result<Option<(usize, ParsedRequest<'h>)>, Refused> {
     if scan.is_untouched()
         && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
     {
@@ -182,7 +167,7 @@ impl<'h> Syntax<'h> {
 
 /// Checks what the syntax leaves open.
 #[inline(always)]
-fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
+fn check<'h>(syntax: &Syntax<'h>) -> Result<ParsedRequest<'h>, Refused> {
     let &Syntax { method, target, version, fields } = syntax;
     let known = KnownFields::collect(fields, version)?;
     let method = Method::from_token(method);
@@ -207,7 +192,7 @@ fn check<'h>(syntax: &Syntax<'h>) -> Result<Parsed<'h>, Refused> {
         expects_continue: known.expects_continue && content.follows(),
         fields,
     };
-    Ok(Parsed { head, keep_alive: known.framing.keeps_alive(version) })
+    Ok(ParsedRequest { head, keep_alive: known.framing.keeps_alive(version) })
 }
 
 fn syntax_error(error: httparse::Error) -> Refused {
@@ -399,7 +384,7 @@ mod tests {
             let limits = Limits { head_bytes: 1000, fields: 8, content_bytes: 0 };
             let mut fields = FieldTable::new();
             let read = read(&mut HeadScan::default(), head.as_bytes(), &mut fields, &limits);
-            let (_, Parsed { head, .. }) = read.unwrap().expect("a whole head");
+            let (_, ParsedRequest { head, .. }) = read.unwrap().expect("a whole head");
             assert_eq!((head.content(), head.expects_continue()), (content, expects), "{lines:?}");
         }
     }

@@ -8,12 +8,13 @@ use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig};
 
-use super::super::{
-    FieldTable, Limits, Refused, ResponseContent, ResponseHead, Version,
-    body::{Framing, is_text_byte},
-    fields::{BAD_FIELD, FramingFields, field_error},
+use super::{
+    field_table::FieldTable,
+    framing::{BAD_FIELD, Framing, FramingFields, field_error},
     head_scan::{Fault, HeadScan, Scan, has_strict_lines},
-    request::refused,
+};
+use crate::http::message::{
+    Limits, Refused, ResponseContent, ResponseHead, Version, refused, syntax::is_text_byte,
 };
 
 const BAD_STATUS_LINE: Refused = refused(502, "malformed status line");
@@ -28,7 +29,7 @@ const PROTOCOL: &[u8] = b"HTTP/";
 
 /// A head and what it says about its message and connection.
 #[derive(Debug)]
-pub(super) struct Parsed<'a> {
+pub(super) struct ParsedResponse<'a> {
     pub(super) status: u16,
     reason: &'a str,
     pub(super) version: Version,
@@ -36,7 +37,7 @@ pub(super) struct Parsed<'a> {
     fields: &'a [Header<'a>],
 }
 
-impl<'a> Parsed<'a> {
+impl<'a> ParsedResponse<'a> {
     /// The head, for content that is framed so.
     pub(super) fn head(
         &self,
@@ -64,7 +65,7 @@ pub(super) fn read<'h, 'b: 'h>(
     input: &'b [u8],
     fields: &'h mut FieldTable<'b>,
     limits: &Limits,
-) -> Result<Option<(usize, Parsed<'h>)>, Refused> {
+) -> Result<Option<(usize, ParsedResponse<'h>)>, Refused> {
     if scan.is_untouched()
         && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
     {
@@ -178,7 +179,7 @@ impl<'h> Syntax<'h> {
 }
 
 /// Checks what the syntax leaves open. The fields lie in `head`.
-fn check<'h>(syntax: &Syntax<'h>, head: &[u8]) -> Result<Parsed<'h>, Refused> {
+fn check<'h>(syntax: &Syntax<'h>, head: &[u8]) -> Result<ParsedResponse<'h>, Refused> {
     let &Syntax { status, reason, version, fields } = syntax;
     // Beyond these no status has a meaning (RFC 9110 §15).
     if !(100..=599).contains(&status) {
@@ -188,7 +189,7 @@ fn check<'h>(syntax: &Syntax<'h>, head: &[u8]) -> Result<Parsed<'h>, Refused> {
         return Err(BLANK_BEFORE_COLON);
     }
     let framing = FramingFields::collect(fields, version)?;
-    Ok(Parsed { status, reason, version, framing, fields })
+    Ok(ParsedResponse { status, reason, version, framing, fields })
 }
 
 /// Whether a field frames the message, and a blank stands before its colon: some readers take it

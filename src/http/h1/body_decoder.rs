@@ -1,31 +1,21 @@
-//! The framing of a message's content (RFC 9112 §6, §7), and reading it.
+//! Reading a message's content as its head announced it (RFC 9112 §6, §7).
 //!
 //! Strict where readers disagree: a chunk's size is hexadecimal digits, lines end by CRLF,
 //! extensions hold no control characters and are bounded, trailers have to be field lines and are
 //! dropped unless the caller keeps them. Blanks may stand between a size and its extension
 //! (RFC 9112 §7.1.1: BWS), and behind a size without one in a response: real servers pad. Sizes and
-//! chunks are written new, so nobody reads these lines again. Keeps no bytes, so any split of the
+//! chunks are written new: no other parser reads these lines. Keeps no bytes, so any split of the
 //! input reads the same.
 
-use super::{
-    Limits,
-    request::{Refused, refused},
-    response::is_token_byte,
-    trailers::Trailers,
+use super::framing::Framing;
+use crate::http::message::{
+    Limits, Refused, Trailers, refused,
+    syntax::{is_text_byte, is_token_byte},
 };
-
-/// How the end of a message's content is told (RFC 9112 §6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// This many bytes; without content 0.
-    Length(u64),
-    /// By a last chunk.
-    Chunked,
-}
 
 /// Content that is being read.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(super) struct BodyDecoder {
     state: State,
     /// Blanks may stand at the end of a size line.
     may_pad: bool,
@@ -80,7 +70,7 @@ enum State {
     End,
 }
 
-impl Body {
+impl BodyDecoder {
     pub(super) fn new(framing: Framing) -> Self {
         let (state, left) = match framing {
             Framing::Length(left) => (State::Length, left),
@@ -208,12 +198,6 @@ impl State {
     }
 }
 
-/// What may stand in a field's value, a reason phrase or an extension: no control characters but
-/// the tab.
-pub(super) fn is_text_byte(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,7 +207,7 @@ mod tests {
     /// What is read of the input in pieces of `step` bytes: the content, and how it ends: with the
     /// bytes left unread, or a status.
     fn read(framing: Framing, input: &str, step: usize) -> (String, Result<Option<usize>, u16>) {
-        let mut body = Body::new(framing);
+        let mut body = BodyDecoder::new(framing);
         let mut content = Vec::new();
         let (mut at, mut end) = (0, 0);
         loop {
@@ -326,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_size_counts_when_its_line_is_complete() {
-        let mut body = Body::new(Framing::Chunked);
+        let mut body = BodyDecoder::new(Framing::Chunked);
         for (input, left) in
             [("f", 0), ("f;", 0), ("x", 0), ("\r", 0), ("\n", 255), ("ab", 253), ("c", 252)]
         {
@@ -334,6 +318,6 @@ mod tests {
             assert!(read.is_ok_and(|(used, _)| used == input.len()), "{input:?}");
             assert_eq!(body.left(), left, "{input:?}");
         }
-        assert_eq!(Body::new(Framing::Length(5)).left(), 5);
+        assert_eq!(BodyDecoder::new(Framing::Length(5)).left(), 5);
     }
 }

@@ -6,21 +6,21 @@
 use super::{
     host::Host,
     method::Method,
-    request::{Refused, refused},
+    refused::{Refused, refused},
 };
 
 const BAD_TARGET: Refused = refused(400, "malformed request target");
 
 /// A request target in one of its forms (RFC 9112 §3.2).
-pub(super) struct TargetForm<'a> {
-    pub(super) path: &'a str,
-    pub(super) query: Option<&'a str>,
-    pub(super) authority: Option<Host<'a>>,
+pub(crate) struct TargetForm<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+    pub(crate) authority: Option<Host<'a>>,
 }
 
 impl<'a> TargetForm<'a> {
     #[inline(always)]
-    pub(super) fn parse(method: Method<'_>, target: &'a str) -> Result<Self, Refused> {
+    pub(crate) fn parse(method: Method<'_>, target: &'a str) -> Result<Self, Refused> {
         if target.bytes().any(|byte| byte == b'#' || !byte.is_ascii()) {
             return Err(BAD_TARGET);
         }

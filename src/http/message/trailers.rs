@@ -4,7 +4,7 @@
 //! must not stand in a trailer is dropped, for whoever merges it into the head would be misled by
 //! it. Bounded by the limits to which the content is held that they end.
 
-use super::response::is_framing_field;
+use super::syntax::is_framing_field;
 
 /// The trailer fields of one message.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl Trailers {
     }
 
     /// Takes the next byte of the trailer section in.
-    pub(super) fn push(&mut self, byte: u8) {
+    pub(crate) fn push(&mut self, byte: u8) {
         self.lines.push(byte);
         if byte != b'\n' {
             return;

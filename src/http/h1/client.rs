@@ -18,21 +18,21 @@
 //! - The same bytes in any split give the same events, whose adjacent content is one.
 //! - Holds none of the input; of a request it writes nothing but what it is given and the framing.
 
-mod response_head;
-
 use super::{
-    FieldTable, Limits, Refused, RequestContent, ResponseContent, ResponseHead, Trailers,
-    body::{Body, Framing, Piece},
-    coding::Coding,
-    head::Version,
+    body_decoder::{BodyDecoder, Piece},
+    body_encoder::BodyEncoder,
+    field_table::FieldTable,
+    framing::Framing,
     head_scan::HeadScan,
-    request::refused,
+    response_head::{self, ParsedResponse},
 };
-use response_head::Parsed;
+use crate::http::message::{
+    Limits, Refused, RequestContent, ResponseContent, ResponseHead, Trailers, Version, refused,
+};
 
 /// The protocol state of one exchange with an upstream.
 #[derive(Debug)]
-pub struct UpstreamExchange {
+pub struct Client {
     reading: Reading,
     writing: Writing,
     /// Whether the connection outlives this exchange, as far as is known.
@@ -48,7 +48,7 @@ pub struct UpstreamExchange {
 #[derive(Debug)]
 enum Reading {
     Head(HeadScan),
-    Content(Body),
+    Content(BodyDecoder),
     UntilClose,
     Done,
     Tunnel,
@@ -57,13 +57,13 @@ enum Reading {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writing {
-    Content(Coding),
+    Content(BodyEncoder),
     Done,
 }
 
 /// A request for an upstream, but for its request line and its fields.
 #[derive(Clone, Copy, Debug)]
-pub struct UpstreamRequest {
+pub struct ClientRequest {
     /// The content that follows.
     pub content: RequestContent,
     /// Whether the method is HEAD, whose response has no content.
@@ -78,7 +78,7 @@ pub struct UpstreamRequest {
 
 /// What the input came to.
 #[derive(Debug)]
-pub enum UpstreamEvent<'a> {
+pub enum ClientEvent<'a> {
     /// Nothing, until more bytes come.
     NeedMore,
     /// An interim response (1xx but 101), to be passed on. There can be any number: how many may
@@ -88,7 +88,7 @@ pub enum UpstreamEvent<'a> {
     Response(ResponseHead<'a>),
     /// A piece of the response's content.
     Content(&'a [u8]),
-    /// The response is complete, and with it [`UpstreamExchange::trailers`].
+    /// The response is complete, and with it [`Client::trailers`].
     End,
     /// What came is no response that could be passed on. The status is 431 if it is more than a
     /// limit allows, else 502.
@@ -99,21 +99,21 @@ pub enum UpstreamEvent<'a> {
     Closed,
 }
 
-impl UpstreamExchange {
+impl Client {
     /// Begins an exchange: writes the end of its request's head. `head` has the request line and
     /// the fields, each line ended by CRLF, and nothing else. None of the fields is one that is
     /// written here: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
     ///
     /// # Panics
     /// In debug builds, when the head is not lines ended by CRLF, or frames itself.
-    pub fn begin(request: &UpstreamRequest, head: &mut Vec<u8>) -> Self {
+    pub fn begin(request: &ClientRequest, head: &mut Vec<u8>) -> Self {
         debug_assert!(head.ends_with(b"\r\n") && !head.ends_with(b"\r\n\r\n"), "no lines");
         debug_assert!(!has_framing(head), "framed twice: {}", head.escape_ascii());
         let awaits_continue = request.expects_continue && request.content.follows();
         let coding = match request.content {
-            RequestContent::None => Coding::Left,
-            RequestContent::Length(length) => Coding::Length(length),
-            RequestContent::Chunked => Coding::Chunked,
+            RequestContent::None => BodyEncoder::Omitted,
+            RequestContent::Length(length) => BodyEncoder::Length(length),
+            RequestContent::Chunked => BodyEncoder::Chunked,
         };
         coding.write_field(head);
         for (line, applies) in [
@@ -157,7 +157,7 @@ impl UpstreamExchange {
         match &mut self.writing {
             Writing::Content(coding) => {
                 coding.write(piece, out);
-                if *coding == Coding::Length(0) {
+                if *coding == BodyEncoder::Length(0) {
                     self.writing = Writing::Done;
                 }
             }
@@ -181,14 +181,14 @@ impl UpstreamExchange {
     }
 
     /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
-    /// bytes are done with. To be called until it says [`UpstreamEvent::NeedMore`] or
-    /// [`UpstreamEvent::Closed`], also with an empty input: a response can be complete without it.
+    /// bytes are done with. To be called until it says [`ClientEvent::NeedMore`] or
+    /// [`ClientEvent::Closed`], also with an empty input: a response can be complete without it.
     pub fn next_event<'h, 'b: 'h>(
         &mut self,
         input: &'b [u8],
         fields: &'h mut FieldTable<'b>,
         limits: &Limits,
-    ) -> (usize, UpstreamEvent<'h>) {
+    ) -> (usize, ClientEvent<'h>) {
         match &mut self.reading {
             Reading::Head(scan) => {
                 self.answered |= !input.is_empty();
@@ -197,50 +197,50 @@ impl UpstreamExchange {
                         Ok(event) => (used, event),
                         Err(refused) => (0, self.refuse(refused)),
                     },
-                    Ok(None) => (0, UpstreamEvent::NeedMore),
+                    Ok(None) => (0, ClientEvent::NeedMore),
                     Err(refused) => (0, self.refuse(refused)),
                 }
             }
             Reading::Content(body) => match body.read(input, limits, Some(&mut self.trailers)) {
-                Ok((used, Piece::NeedMore)) => (used, UpstreamEvent::NeedMore),
+                Ok((used, Piece::NeedMore)) => (used, ClientEvent::NeedMore),
                 Ok((used, Piece::Content(len))) => {
-                    (used, UpstreamEvent::Content(&input[used - len..used]))
+                    (used, ClientEvent::Content(&input[used - len..used]))
                 }
                 Ok((used, Piece::End)) => {
                     self.reading = Reading::Done;
                     self.keep_alive &= used == input.len();
-                    (used, UpstreamEvent::End)
+                    (used, ClientEvent::End)
                 }
                 Err(refused) => (0, self.refuse(refused)),
             },
-            Reading::UntilClose if input.is_empty() => (0, UpstreamEvent::NeedMore),
-            Reading::UntilClose => (input.len(), UpstreamEvent::Content(input)),
+            Reading::UntilClose if input.is_empty() => (0, ClientEvent::NeedMore),
+            Reading::UntilClose => (input.len(), ClientEvent::Content(input)),
             Reading::Done => {
                 self.keep_alive &= input.is_empty();
-                (0, UpstreamEvent::Closed)
+                (0, ClientEvent::Closed)
             }
-            Reading::Tunnel | Reading::Failed => (0, UpstreamEvent::Closed),
+            Reading::Tunnel | Reading::Failed => (0, ClientEvent::Closed),
         }
     }
 
     /// The upstream has sent its last byte, and all events before it were taken out. Not for a
     /// connection that was reset: what is cut off by that has no end.
-    pub fn receive_eof(&mut self) -> UpstreamEvent<'static> {
+    pub fn receive_eof(&mut self) -> ClientEvent<'static> {
         self.keep_alive = false;
         match self.reading {
             Reading::UntilClose => {
                 self.reading = Reading::Done;
-                UpstreamEvent::End
+                ClientEvent::End
             }
             Reading::Head(_) | Reading::Content(_) => {
                 self.reading = Reading::Failed;
-                UpstreamEvent::Truncated
+                ClientEvent::Truncated
             }
-            Reading::Done | Reading::Tunnel | Reading::Failed => UpstreamEvent::Closed,
+            Reading::Done | Reading::Tunnel | Reading::Failed => ClientEvent::Closed,
         }
     }
 
-    /// The trailers of the response; complete with [`UpstreamEvent::End`].
+    /// The trailers of the response; complete with [`ClientEvent::End`].
     pub fn trailers(&self) -> &Trailers {
         &self.trailers
     }
@@ -272,7 +272,10 @@ impl UpstreamExchange {
         self.request_done() && self.response_done() && self.keep_alive
     }
 
-    fn begin_response<'h>(&mut self, parsed: &Parsed<'h>) -> Result<UpstreamEvent<'h>, Refused> {
+    fn begin_response<'h>(
+        &mut self,
+        parsed: &ParsedResponse<'h>,
+    ) -> Result<ClientEvent<'h>, Refused> {
         let framing = parsed.framing.framing()?;
         match parsed.status {
             101 => return self.begin_tunnel(parsed, framing),
@@ -280,7 +283,7 @@ impl UpstreamExchange {
                 refuse_content(framing)?;
                 self.awaits_continue &= status != 100;
                 self.reading = Reading::Head(HeadScan::default());
-                return Ok(UpstreamEvent::Interim(parsed.head(framing, ResponseContent::None)));
+                return Ok(ClientEvent::Interim(parsed.head(framing, ResponseContent::None)));
             }
             _ => {}
         }
@@ -300,22 +303,24 @@ impl UpstreamExchange {
             (_, None) => ResponseContent::UntilClose,
         };
         self.reading = match content {
-            ResponseContent::None => Reading::Content(Body::of_response(Framing::Length(0))),
+            ResponseContent::None => Reading::Content(BodyDecoder::of_response(Framing::Length(0))),
             ResponseContent::Length(length) => {
-                Reading::Content(Body::of_response(Framing::Length(length)))
+                Reading::Content(BodyDecoder::of_response(Framing::Length(length)))
             }
-            ResponseContent::Chunked => Reading::Content(Body::of_response(Framing::Chunked)),
+            ResponseContent::Chunked => {
+                Reading::Content(BodyDecoder::of_response(Framing::Chunked))
+            }
             ResponseContent::UntilClose => Reading::UntilClose,
         };
-        Ok(UpstreamEvent::Response(parsed.head(framing, content)))
+        Ok(ClientEvent::Response(parsed.head(framing, content)))
     }
 
     /// RFC 9110 §7.8: only who asked is switched, to what is named, and not within a request.
     fn begin_tunnel<'h>(
         &mut self,
-        parsed: &Parsed<'h>,
+        parsed: &ParsedResponse<'h>,
         framing: Option<Framing>,
-    ) -> Result<UpstreamEvent<'h>, Refused> {
+    ) -> Result<ClientEvent<'h>, Refused> {
         if !self.upgrade || !self.request_done() {
             return Err(refused(502, "a 101 that nobody asked for"));
         }
@@ -325,14 +330,14 @@ impl UpstreamExchange {
         refuse_content(framing)?;
         self.keep_alive = false;
         self.reading = Reading::Tunnel;
-        Ok(UpstreamEvent::Response(parsed.head(framing, ResponseContent::None)))
+        Ok(ClientEvent::Response(parsed.head(framing, ResponseContent::None)))
     }
 
-    fn refuse(&mut self, refused: Refused) -> UpstreamEvent<'static> {
+    fn refuse(&mut self, refused: Refused) -> ClientEvent<'static> {
         self.reading = Reading::Failed;
         self.keep_alive = false;
         let status = if refused.status == 431 { 431 } else { 502 };
-        UpstreamEvent::Refused(Refused { status, ..refused })
+        ClientEvent::Refused(Refused { status, ..refused })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use httparse::Header;
 
-use super::Limits;
+use crate::http::message::Limits;
 
 /// How far a head that is still coming was looked at.
 #[derive(Debug, Default)]

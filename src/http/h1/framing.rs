@@ -3,45 +3,17 @@
 //!
 //! Strict: what two readers could frame in two ways is refused, whichever side sent it.
 
-use std::mem::MaybeUninit;
-
 use httparse::Header;
 
-use super::{
-    body::Framing,
-    head::Version,
-    request::{Refused, refused},
-};
+use crate::http::message::{Refused, Version, refused};
 
-/// Room for the fields of one head; lives on the stack of whoever asks for events. Nothing of it is
-/// written before it is needed.
-pub struct FieldTable<'a> {
-    pub(super) at_once: [MaybeUninit<Header<'a>>; FieldTable::LEN],
-    pub(super) in_pieces: [MaybeUninit<Header<'a>>; FieldTable::LEN],
-    /// For a head of a later minor version; empty, and without memory, for all others.
-    pub(super) later_version: Vec<Header<'a>>,
-}
-
-impl FieldTable<'_> {
-    /// The most fields of a head; [`Limits::fields`] is at most this.
-    ///
-    /// [`Limits::fields`]: super::Limits::fields
-    pub const LEN: usize = 256;
-
-    /// A table without fields.
-    pub fn new() -> Self {
-        Self {
-            at_once: [const { MaybeUninit::uninit() }; Self::LEN],
-            in_pieces: [const { MaybeUninit::uninit() }; Self::LEN],
-            later_version: Vec::new(),
-        }
-    }
-}
-
-impl Default for FieldTable<'_> {
-    fn default() -> Self {
-        Self::new()
-    }
+/// How the end of a message's content is told (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// This many bytes; without content 0.
+    Length(u64),
+    /// By a last chunk.
+    Chunked,
 }
 
 /// What the fields of a head say about its content and its connection.

@@ -1,0 +1,36 @@
+//! Room for the fields of a head.
+
+use std::mem::MaybeUninit;
+
+use httparse::Header;
+
+use crate::http::message::Limits;
+
+/// Room for the fields of one head, on the stack of the caller of `next_event`. Nothing of it is
+/// written before it is needed.
+pub struct FieldTable<'a> {
+    pub(super) at_once: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    pub(super) in_pieces: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    /// For a head of a later minor version; empty, and without memory, for all others.
+    pub(super) later_version: Vec<Header<'a>>,
+}
+
+impl FieldTable<'_> {
+    /// The most fields of a head.
+    pub const LEN: usize = Limits::FIELDS_MAX;
+
+    /// A table without fields.
+    pub fn new() -> Self {
+        Self {
+            at_once: [const { MaybeUninit::uninit() }; Self::LEN],
+            in_pieces: [const { MaybeUninit::uninit() }; Self::LEN],
+            later_version: Vec::new(),
+        }
+    }
+}
+
+impl Default for FieldTable<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

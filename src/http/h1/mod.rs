@@ -1,0 +1,20 @@
+//! HTTP/1.1 and 1.0 (RFC 9112), sans-IO: a [`Server`] reads requests and writes responses, a
+//! [`Client`] writes a request and reads its response.
+//!
+//! No sockets, no clock, no locks. What two parsers could read in two ways is refused.
+
+mod body_decoder;
+mod body_encoder;
+mod client;
+mod field_table;
+mod framing;
+mod head_scan;
+mod head_template;
+mod request_head;
+mod response_head;
+mod server;
+
+pub use client::{Client, ClientEvent, ClientRequest};
+pub use field_table::FieldTable;
+pub use head_template::HeadTemplate;
+pub use server::{Server, ServerEvent, ServerPhase};

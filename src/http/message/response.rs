@@ -1,0 +1,193 @@
+//! What a server says: status, fields and content, before framing.
+//!
+//! A [`Response`] carries no framing: `Content-Length`, `Date` and `Connection` are written by the
+//! exchange, which alone knows the request it answers and the state of its connection.
+
+use std::borrow::Cow;
+
+use super::{
+    bytes::Bytes,
+    syntax::{is_field_name, is_field_value, is_framing_field, is_text_byte},
+};
+
+/// A response: status code, encoded field lines, content.
+#[derive(Clone, Debug)]
+pub struct Response<'a> {
+    status: u16,
+    /// Of a status without a name.
+    reason: Cow<'a, str>,
+    fields: Bytes<'a>,
+    content: Bytes<'a>,
+}
+
+impl<'a> Response<'a> {
+    /// An answer without fields or content.
+    ///
+    /// # Panics
+    /// When `status` is no final status code (200 to 599).
+    pub fn new(status: u16) -> Self {
+        assert!((200..=599).contains(&status), "{status} is no final status code");
+        Self {
+            status,
+            reason: Cow::Borrowed(""),
+            fields: Bytes::Borrowed(b""),
+            content: Bytes::Borrowed(b""),
+        }
+    }
+
+    /// An answer with a JSON document as content.
+    pub fn json(status: u16, document: impl Into<Vec<u8>>) -> Self {
+        Self::new(status).with_field("Content-Type", "application/json").with_content(document)
+    }
+
+    /// Adds a field line.
+    ///
+    /// # Panics
+    /// When the name is no token, the value holds a byte that may not stand in one (RFC 9110 §5.5),
+    /// or the name is one that only the exchange writes (`Content-Length`, `Transfer-Encoding`,
+    /// `Connection`, `Date`): a wrong field splits responses. Check text that comes from outside
+    /// with [`is_field_name`] and [`is_field_value`] first.
+    #[must_use]
+    pub fn with_field(mut self, name: &str, value: &str) -> Self {
+        assert!(is_field_name(name) && !is_framing_field(name), "bad field name {name:?}");
+        assert!(is_field_value(value), "bad value for field {name:?}");
+        let mut fields = match self.fields {
+            Bytes::Owned(fields) => fields,
+            other => other.as_slice().to_vec(),
+        };
+        fields.reserve(name.len() + value.len() + 4);
+        for part in [name, ": ", value, "\r\n"] {
+            fields.extend_from_slice(part.as_bytes());
+        }
+        self.fields = Bytes::Owned(fields);
+        self
+    }
+
+    /// The reason phrase, where the status has no name of its own.
+    ///
+    /// # Panics
+    /// When it holds a byte that may not stand in one (RFC 9112 §4).
+    #[must_use]
+    pub fn with_reason(mut self, reason: &'a str) -> Self {
+        assert!(reason.bytes().all(is_text_byte), "bad reason phrase {reason:?}");
+        self.reason = Cow::Borrowed(reason);
+        self
+    }
+
+    /// Replaces the field lines by ones that were encoded before, each ended by CRLF.
+    #[must_use]
+    pub fn with_encoded_fields(mut self, fields: Bytes<'a>) -> Self {
+        debug_assert!(fields.as_slice().is_empty() || fields.as_slice().ends_with(b"\r\n"));
+        self.fields = fields;
+        self
+    }
+
+    /// Sets the content.
+    #[must_use]
+    pub fn with_content(mut self, content: impl Into<Vec<u8>>) -> Self {
+        self.content = Bytes::Owned(content.into());
+        self
+    }
+
+    /// Sets content that is borrowed from the app, or shared by its cache.
+    #[must_use]
+    pub fn with_content_bytes(mut self, content: Bytes<'a>) -> Self {
+        self.content = content;
+        self
+    }
+
+    /// The status code.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason phrase, for a status without a name.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The encoded field lines, each ended by CRLF.
+    pub fn fields(&self) -> &[u8] {
+        self.fields.as_slice()
+    }
+
+    /// The content.
+    pub fn content(&self) -> &[u8] {
+        self.content.as_slice()
+    }
+
+    /// The content, for who sends it.
+    pub fn into_content(self) -> Bytes<'a> {
+        self.content
+    }
+
+    /// A view of this response that borrows its fields, and content that is not shared.
+    pub fn borrowed(&self) -> Response<'_> {
+        Response {
+            status: self.status,
+            reason: Cow::Borrowed(&self.reason),
+            fields: Bytes::Borrowed(self.fields()),
+            content: self.content.borrowed(),
+        }
+    }
+
+    /// The same response, free of the app's lifetime.
+    pub fn into_owned(self) -> Response<'static> {
+        Response {
+            status: self.status,
+            reason: Cow::Owned(self.reason.into_owned()),
+            fields: self.fields.into_owned(),
+            content: self.content.into_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_lines_are_encoded_in_order() {
+        let response = Response::json(404, "{}").with_field("A", "b\tc").with_field("A", "");
+        assert_eq!(response.fields(), b"Content-Type: application/json\r\nA: b\tc\r\nA: \r\n");
+        assert_eq!((response.status(), response.content()), (404, &b"{}"[..]));
+        let owned = response.borrowed().into_owned();
+        assert_eq!((owned.fields(), owned.content()), (response.fields(), response.content()));
+    }
+
+    #[test]
+    fn fields_that_would_split_a_response_are_refused() {
+        for (name, value) in [
+            ("", "x"),
+            ("A b", "x"),
+            ("A:", "x"),
+            ("A\r\nB", "x"),
+            ("\u{fc}", "x"),
+            ("A", "x\r\nB: y"),
+            ("A", "x\ny"),
+            ("A", "x\0"),
+            ("A", "\x7f"),
+            ("A", " x"),
+            ("A", "x\t"),
+            ("content-length", "5"),
+            ("Transfer-Encoding", "chunked"),
+            ("CONNECTION", "close"),
+            ("Date", "now"),
+            ("Keep-Alive", "5"),
+            ("Upgrade", "h2c"),
+        ] {
+            let usable = is_field_name(name) && is_field_value(value) && !is_framing_field(name);
+            assert!(!usable, "{name:?}: {value:?}");
+            let built = std::panic::catch_unwind(|| Response::new(200).with_field(name, value));
+            assert!(built.is_err(), "{name:?}: {value:?}");
+        }
+        assert!(is_field_value("caf\u{e9} \"x\"; y") && !is_framing_field("Dates"));
+    }
+
+    #[test]
+    fn only_final_statuses_are_answers() {
+        for status in [0, 100, 199, 600] {
+            assert!(std::panic::catch_unwind(|| Response::new(status)).is_err(), "{status}");
+        }
+    }
+}
