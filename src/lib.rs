@@ -36,47 +36,7 @@
 //! - **I10** A removed or unknown host is never answered by another app, unless `default_app`
 //!   names that app.
 //!
-//! # An app of your own
-//!
-//! ```
-//! use std::{io::{Read, Write}, net::TcpStream, path::Path, thread, time::Duration};
-//! use tidegate::{
-//!     app::{App, Context, Reply},
-//!     config::Config,
-//!     http::{RequestHead, Response},
-//!     server::{HttpServer, Verdict},
-//! };
-//!
-//! struct Greeter;
-//!
-//! impl App for Greeter {
-//!     fn handle<'a>(&'a self, request: &RequestHead<'_>, _: &Context) -> Reply<'a> {
-//!         Reply::Full(Response::new(200).with_content(format!("hello from {}", request.path())))
-//!     }
-//! }
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let text = "server = { listen = [\"127.0.0.1:0\"], threads = 1, idle_grace = \"50ms\" }";
-//! let config = Config::parse(text, Path::new("example"), Path::new("."))?;
-//! let mut server = HttpServer::bind(&config)?;
-//! server.add_app("greeter.test", Greeter)?;
-//! let (address, handle) = (server.addresses()[0], server.handle());
-//! let running = thread::spawn(move || server.run());
-//!
-//! let mut client = TcpStream::connect(address)?;
-//! client.write_all(b"GET /me HTTP/1.1\r\nHost: greeter.test\r\nConnection: close\r\n\r\n")?;
-//! let mut answer = String::new();
-//! client.read_to_string(&mut answer)?;
-//! assert!(answer.ends_with("hello from /me"));
-//!
-//! // Removed under traffic: what is in flight is answered, and the ticket says when that is done.
-//! let ticket = handle.remove_app("greeter.test")?;
-//! assert_eq!(ticket.wait(Duration::from_secs(5)), Some(Verdict::Drained));
-//! handle.stop("the example is over");
-//! assert_eq!(running.join().expect("the server runs")?, Verdict::Drained);
-//! # Ok(())
-//! # }
-//! ```
+#![doc = include_str!("../docs/embedding.md")]
 
 #[cfg(not(loom))]
 mod acknowledgement;

@@ -5,13 +5,11 @@
 #![cfg(not(loom))]
 
 use std::{
-    collections::BTreeSet,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
 
-use tidegate::config::{AppKind, Config, HealthConfig, Limits, ProxyConfig};
 use toml::Table;
 
 const COLUMNS_MAX: usize = 100;
@@ -204,107 +202,6 @@ fn there_is_no_async_runtime() {
     assert_eq!(locked_of(&denied_crates(&deny), &lock), Vec::<String>::new());
     let found = locked_of(&denied_crates(&deny), "[[package]]\nname = \"tokio\"\n");
     assert_eq!(found, ["tokio"]);
-}
-
-#[test]
-fn the_limits_in_security_md_are_the_defaults() {
-    let page = read("SECURITY.md");
-    let rows = page.lines().filter_map(|line| {
-        let (key, rest) = line.strip_prefix("| `")?.split_once("` | `")?;
-        Some(format!("limits.{key} = {}\n", rest.split_once('`')?.0))
-    });
-    let text: String = rows.collect();
-    assert!(text.contains("limits.linger_timeout"), "no table of limits:\n{text}");
-    let config = Config::parse(&text, Path::new("SECURITY.md"), Path::new("/"));
-    assert_eq!(config.unwrap_or_else(|error| panic!("{error}")).limits, Limits::default());
-}
-
-/// The block of README.md that has every key of the config.
-fn config_block() -> String {
-    let page = read("README.md");
-    let behind = page.split_once("\n## Configuration\n").expect("a section").1;
-    let block = behind.split_once("```toml\n").expect("a block").1;
-    block.split_once("```").expect("its end").0.to_owned()
-}
-
-/// The keys that the parser knows in a table, as it lists them for one that it does not know.
-fn known_keys(before: &str, behind: &str) -> BTreeSet<String> {
-    let text = format!("{before}zzzzzzzzzzzzzzzzzzzzzzzz = 1{behind}");
-    let error = Config::parse(&text, Path::new("c"), Path::new("/")).expect_err(&text);
-    let help = error.problems().iter().filter_map(|problem| problem.help.as_deref());
-    let known = help.filter_map(|help| help.strip_prefix("known keys: ")).next();
-    known.unwrap_or_else(|| panic!("{error}")).split(", ").map(str::to_owned).collect()
-}
-
-#[test]
-fn readme_has_every_key_of_the_config_and_no_other() {
-    // Keys that are shown in a comment stand there as they would without it.
-    let uncommented = |line: &str| {
-        let key = line.strip_prefix("# ").and_then(|line| line.split_once(" = "));
-        let is_key = key.is_some_and(|(key, _)| !key.contains(' '));
-        if is_key { line[2..].to_owned() } else { line.to_owned() }
-    };
-    let block = config_block();
-    let text: String = block.lines().map(|line| uncommented(line) + "\n").collect();
-    let tree: Table = text.parse().unwrap_or_else(|error| panic!("{error}"));
-    let apps: Vec<&Table> =
-        tree["apps"].as_table().unwrap().values().flat_map(|a| a.as_table()).collect();
-    let keys = |tables: &[&Table]| -> BTreeSet<String> {
-        tables.iter().flat_map(|table| table.keys().cloned()).collect()
-    };
-    let inner = |name: &str| -> Vec<&Table> {
-        apps.iter().filter_map(|app| app.get(name)?.as_table()).collect()
-    };
-    for name in ["server", "limits", "log", "admin"] {
-        let shown = keys(&[tree[name].as_table().expect(name)]);
-        assert_eq!(shown, known_keys(&format!("[{name}]\n"), ""), "[{name}]");
-    }
-    assert_eq!(keys(&apps), known_keys("[apps.a]\n", ""));
-    for name in ["respond", "redirect", "files", "proxy", "rate_limit"] {
-        let known = known_keys(&format!("[apps.a.{name}]\n"), "");
-        assert_eq!(keys(&inner(name)), known, "{name}");
-    }
-    let health: Vec<&Table> =
-        inner("proxy").iter().filter_map(|proxy| proxy.get("health")?.as_table()).collect();
-    assert_eq!(keys(&health), known_keys("[apps.a.proxy.health]\n", ""));
-    // Tables in arrays are shown by one of them.
-    let listen = known_keys("server.listen = [{ ", " }]");
-    let upstream = known_keys("[apps.a]\nproxy.upstreams = [{ ", " }]");
-    for (key, place) in [(listen, "{ address = "), (upstream, "{ url = ")] {
-        let shown = block.split_once(place).expect(place).1.split_once('}').expect("an end").0;
-        let shown = format!("{}{shown}", &place[2..]);
-        let shown: BTreeSet<String> = shown
-            .split(',')
-            .map(|pair| pair.split('=').next().expect("a key").trim().to_owned())
-            .collect();
-        assert_eq!(shown, key);
-    }
-}
-
-#[test]
-fn the_defaults_in_readme_are_the_defaults() {
-    let block = config_block();
-    let parse = |text: &str| {
-        let config = Config::parse(text, Path::new("README.md"), Path::new("/"));
-        config.unwrap_or_else(|error| panic!("{error}"))
-    };
-    let (sections, apps) = block.split_once("\n[apps.").expect("apps");
-    let (shown, default) = (parse(sections), parse(""));
-    assert_eq!(shown.server, default.server);
-    assert_eq!(shown.limits, default.limits);
-    assert_eq!(shown.log, default.log);
-    assert_eq!(shown.admin, default.admin);
-    let kind = |text: &str| parse(&format!("[apps.a]\n{text}\n")).apps.remove(0).kind;
-    for (name, least) in [("respond", "{}"), ("redirect", "{ to = \"https://example.com\" }")] {
-        let line = apps.lines().find(|line| line.starts_with(name)).expect(name);
-        assert_eq!(kind(line), kind(&format!("{name} = {least}")), "{line}");
-    }
-    let (_, proxy) = block.split_once("[apps.\"app.example.com\".proxy]\n").expect("a proxy");
-    let proxy = format!("[apps.\"app.example.com\".proxy]\n{proxy}");
-    let AppKind::Proxy(proxy) = parse(&proxy).apps.remove(0).kind else { panic!("no proxy") };
-    let health = HealthConfig::new("/healthz".to_owned());
-    let default = ProxyConfig::new(proxy.upstreams.clone());
-    assert_eq!(*proxy, ProxyConfig { health: Some(health), ..default });
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! tidegate.toml(5): the man page of the config.
 //!
-//! Its one source is the block in README.md that has every key with its default and a word on it; a
-//! test holds that block against the parser. Here it is only laid out.
+//! Its one source is the block in docs/configuration.md that has every key with its default and a
+//! short explanation; a test compares that block with the parser. Here it is only laid out.
 
 use clap::{Args, ValueEnum};
 use roff::{Roff, bold, roman};
 
 use super::{DONE, failure::Failure, pages, show};
 
-const README: &str = include_str!("../../README.md");
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 
 /// What `man` takes.
 #[derive(Debug, Args)]
@@ -52,9 +52,9 @@ enum Piece<'t> {
     Remark(&'t str),
 }
 
-/// The config block of the README.
+/// The block that has every key.
 fn block() -> &'static str {
-    let behind = README.split_once("\n## Configuration\n").map_or("", |(_, behind)| behind);
+    let behind = CONFIGURATION.split_once("\n## Every key\n").map_or("", |(_, behind)| behind);
     let behind = behind.split_once("```toml\n").map_or("", |(_, behind)| behind);
     behind.split_once("```").map_or("", |(block, _)| block)
 }

@@ -10,7 +10,7 @@ pub(super) fn finding(text: &str) -> Option<Finding> {
     let start = text.len() - text.trim_start().len();
     let end = text[start..].find('\n').map_or(text.len(), |length| start + length);
     let message = format!("this looks like {looks_like}, and the config is TOML");
-    let help = "`tidegate init` writes one to begin with; README.md has every key";
+    let help = "`tidegate init` writes one to begin with; `tidegate man toml` has every key";
     Some(Finding::new(start..end, message).help(help))
 }
 

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -267,79 +267,4 @@ fn a_server_is_found_after_its_admin_address_changed_in_the_config() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(server.0.wait().expect("its end").code(), Some(0));
     place.run(&["status"]).expect_failure(1, &["second.sock; is it running?"]);
-}
-
-/// The lines of README's tour for a second shell, on this port.
-fn tour(port: u16) -> String {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
-    let readme = readme.expect("README.md");
-    let (_, tour) = readme.split_once("\n## A tour\n").expect("a tour");
-    let (tour, _) = tour.split_once("\n## ").expect("its end");
-    let blocks = tour.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.collect::<String>().replace(":8080", &format!(":{port}"))
-}
-
-/// Two shells paste it in folders of their own.
-#[test]
-fn the_tour_of_the_readme_works_as_it_is_pasted() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let binaries = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().expect("a folder");
-    for shell in ["bash", "zsh"] {
-        if Command::new(shell).arg("-c").arg("true").output().is_err() {
-            // Not every machine has zsh.
-            continue;
-        }
-        let place = Place::new();
-        let port =
-            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
-        let config = fs::read_to_string(folder.join("config.toml")).expect("config.toml");
-        let config = config.replace(":8080", &format!(":{port}"));
-        fs::write(place.work().join("config.toml"), config).expect("a file");
-        let copied =
-            Command::new("cp").arg("-r").arg(folder.join("site")).arg(place.work()).status();
-        assert!(copied.expect("cp").success());
-        let mut server =
-            Served(place.command(&[]).stderr(Stdio::null()).spawn().expect("the server starts"));
-        assert!((0..400).any(|_| place.run(&["status"]).code == Some(0)), "it does not serve");
-        let tour = tour(port);
-        // Interactive shells take no comments behind a command without being told to.
-        assert!(!tour.contains(" # "), "{tour}");
-        let tour = tour.replace("$PWD/target/debug", &binaries.display().to_string());
-        let output = Command::new(shell)
-            .args(["-c", &format!("{tour}\nwait")])
-            .current_dir(place.work())
-            .env_remove("TIDEGATE_ADMIN")
-            .output()
-            .expect("a shell");
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        for expected in [
-            "Hello, World!",
-            "308 Permanent Redirect",
-            "kept=yes",
-            "206 Partial Content",
-            "404 Not Found",
-            "No app configured for this host",
-            "shop.localhost: added",
-            "/export",
-            "shop.localhost: drained in",
-            "hello.localhost: resumed",
-            "hello.localhost: replaced",
-            "upgraded: pid",
-            "config.toml: ok",
-            "1 changed",
-            "tidegate_requests_total",
-            "502 Bad Gateway",
-            "worth the wait",
-            "server: ended",
-            "did you mean `threads`",
-            "exit code 2",
-        ] {
-            assert!(said.contains(expected), "{shell}: {expected:?} isn't in\n{said}");
-        }
-        assert_eq!(said.matches("exit code 0").count(), 2, "{shell}:\n{said}");
-        for wrong in ["not found\n", "unexpected argument", "parse error", "no matches"] {
-            assert!(!said.contains(wrong), "{shell}: {wrong:?} is in\n{said}");
-        }
-        assert_eq!(server.0.wait().expect("its end").code(), Some(0));
-    }
 }

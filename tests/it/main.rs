@@ -15,6 +15,7 @@ mod cli;
 mod cli_support;
 mod config;
 mod disk;
+mod documents;
 mod drain;
 mod drain_log;
 mod drill;

@@ -303,10 +303,10 @@ mod tests {
 
     #[test]
     fn the_documents_name_every_cause() {
-        let readme = include_str!("../../../README.md");
+        let page = include_str!("../../../docs/proxying.md");
         for (index, cause) in FailureCause::ALL.into_iter().enumerate() {
             assert_eq!(cause as usize, index, "{cause:?}");
-            assert!(readme.contains(&format!("`{}`", cause.name())), "{}", cause.name());
+            assert!(page.contains(&format!("`{}`", cause.name())), "{}", cause.name());
         }
     }
 
