@@ -19,8 +19,9 @@ use crate::support::{self, BINARY, wait_until};
 /// How long a block may take; long, because a busy machine is no failure.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The ports that the documents name. Those of the test are free ones.
-const PORTS: [u16; 4] = [8080, 8081, 9000, 9001];
+/// The ports that the documents name; the test takes free ones instead. A command that takes a
+/// default port has to name it.
+const PORTS: [u16; 5] = [8000, 8080, 8081, 9000, 9001];
 
 /// A line of the test's own in a shell's output.
 const MARK: &str = "=== the test's mark";
