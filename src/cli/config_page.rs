@@ -111,10 +111,9 @@ fn config_page() -> String {
          the Debian package has it at /etc/tidegate/config.toml. It is TOML. Paths in it are \
          relative to the file. Durations are written as \"500ms\", \"30s\" or \"1m30s\", sizes as \
          \"16KiB\". An unknown key is an error.",
-        "tidegate check says all that is wrong with it, and what this machine lacks for it; \
-         tidegate reload --dry-run says what a reload would do; tidegate reload, or SIGHUP, takes \
-         it up.",
-        "Below is every key with its default. One that is marked (example) is not set by default.",
+        "tidegate check reports every mistake in it, and what this machine lacks for it. tidegate \
+         reload --dry-run says what a reload would do; tidegate reload, or SIGHUP, applies it.",
+        "Below is every key with its default. A key marked (example) has no default.",
     ] {
         page.text([roman(text)]);
         page.control("PP", []);
