@@ -3,18 +3,22 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Write},
-    os::unix::fs::{PermissionsExt, symlink},
-    path::{Path, PathBuf},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        process::CommandExt,
+    },
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::Duration,
 };
 
+use rustix::process::kill_process_group;
 use tempfile::TempDir;
 
 use super::page::{Block, ROOT};
-use crate::support::{self, BINARY, wait_until};
+use crate::support::{self, BINARY, Pid, Signal, wait_until};
 
 /// How long a block may take; long, because a busy machine is no failure.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -117,8 +121,9 @@ impl Session {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
+            .process_group(0)
             .spawn();
-        let mut server = Server { child: child.expect("bash"), dir: self.dir.path().to_owned() };
+        let mut server = Server { child: child.expect("bash") };
         let text = || fs::read_to_string(&log).expect("its log");
         let serves = wait_until(PATIENCE, || {
             text().contains("multi_app_ready") || server.child.try_wait().is_ok_and(|e| e.is_some())
@@ -142,21 +147,15 @@ impl Drop for Session {
     }
 }
 
-/// A server in the background. An upgrade may have put another process in its place.
+/// A server in the background. An upgrade may have put another process of its group in its place.
 struct Server {
     child: Child,
-    dir: PathBuf,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for folder in [self.dir.clone(), self.dir.join("site")] {
-            let mut stop = command(BINARY, &folder);
-            drop(stop.args(["stop", "--now"]).output());
-        }
-        if !wait_until(PATIENCE, || self.child.try_wait().is_ok_and(|ended| ended.is_some())) {
-            drop(self.child.kill());
-        }
+        // The page may have stopped it.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         drop(self.child.wait());
     }
 }
