@@ -16,22 +16,19 @@ impl Connection {
         cx: &LoopContext,
         rows: &mut Vec<BusyConnection>,
     ) {
-        for flight in &self.in_flight {
+        for exchange in &self.exchanges {
+            let flight = &exchange.flight;
             let Some(life) = flight.life() else { continue };
             if !lives.is_empty() && !lives.contains(&life) {
                 continue;
             }
             let streams = flight.status != 0 && !self.io.outbox.is_empty();
-            let kept = flight.request.as_deref().and_then(|line| line.split_once(' '));
-            let forwarding = self.forwarding.as_ref().filter(|_| !flight.is_answered());
-            let forwarded = || forwarding?.request();
-            let request = kept.or_else(forwarded);
             rows.push(BusyConnection {
                 loop_index: cx.index,
                 token: self.token,
                 life,
                 peer: self.peer,
-                request: request.map(|(method, target)| (method.into(), target.into())),
+                request: exchange.request().map(|(method, target)| (method.into(), target.into())),
                 age: Duration::from_nanos(cx.clock.now_ns().saturating_sub(flight.started_ns)),
                 phase: match () {
                     () if flight.is_answered() || streams => BusyPhase::Sending,

@@ -17,6 +17,7 @@
 //! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
 //!   (RFC 9112 §9.6).
 
+mod admit;
 mod moving;
 mod pipeline;
 mod proxy_header;
@@ -29,19 +30,17 @@ use smallvec::SmallVec;
 
 use super::{
     LoopContext,
-    answer::Parked,
     class::linger_windows,
-    forward::Forwarding,
-    in_flight::InFlight,
+    exchange::{Delivered, Effect, Exchange, Forwarding, Outgoing, TimedOut},
     io::{Flushed, InputBuffer, Io, Ready, Received},
     listener::ConnectionPermit,
     timers::Deadline,
 };
 use crate::{
-    app::{OneUpstream, Peer},
+    app::{Delivery, OneUpstream, Peer},
     http::h1::{self, ServerEvent, ServerPhase},
     logging::End,
-    message::Class,
+    message::{Class, ExchangeNumber},
     registry::AppId,
 };
 use moving::Place;
@@ -55,12 +54,8 @@ pub(super) struct Connection {
     pub(super) class: Class,
     pub(super) peer: Peer,
     pub(super) exchange: h1::Server,
-    pub(super) in_flight: SmallVec<[InFlight; 1]>,
-    pub(super) parked: Option<Box<Parked>>,
-    /// The exchange is passed on to an upstream.
-    pub(super) forwarding: Option<Box<Forwarding>>,
-    /// It is going because a drain has no more patience.
-    pub(super) is_cut: bool,
+    /// Those whose answer is not all with the kernel, in the order of their answers.
+    pub(super) exchanges: SmallVec<[Exchange; 1]>,
     /// In the loop's list of those who have work left.
     pub(super) queued: bool,
     /// Bytes were left unread because answers have to go out first.
@@ -69,7 +64,7 @@ pub(super) struct Connection {
     place: Place,
     lingering: bool,
     /// Its last answer is not whole, and a mere end would not show that.
-    tears: bool,
+    resets_at_end: bool,
     /// The PROXY header, which names the peer, is not whole yet.
     awaits_proxy_header: bool,
     wait: Wait,
@@ -107,6 +102,8 @@ pub(super) enum Fate {
     Held,
     /// It is to be dropped.
     Gone,
+    /// It is to be dropped, for a drain has no more patience.
+    Cut,
 }
 
 /// Reads and writes of one connection before others get their turn.
@@ -136,16 +133,13 @@ impl Connection {
             class: newcomer.class,
             peer: newcomer.peer,
             exchange: h1::Server::new(),
-            in_flight: SmallVec::new(),
-            parked: None,
-            forwarding: None,
-            is_cut: false,
+            exchanges: SmallVec::new(),
             queued: false,
             stalled: false,
             turn: Turn::default(),
             place: Place::Ours,
             lingering: false,
-            tears: false,
+            resets_at_end: false,
             awaits_proxy_header: newcomer.proxy_protocol,
             wait: Wait::Fresh,
             wait_anew: true,
@@ -196,14 +190,17 @@ impl Connection {
             if self.take_input(cx) == Fate::Gone {
                 return Fate::Gone;
             }
-            let forwarding = self.forwarding.as_ref();
-            let was_forwarding = forwarding.is_some();
-            if cx.holds_requests && forwarding.is_some_and(|forwarding| forwarding.is_unsent()) {
-                return Fate::Held;
+            let was_forwarding = match self.forwarding() {
+                Some(forwarding) if cx.holds_requests && forwarding.is_unsent() => {
+                    return Fate::Held;
+                }
+                forwarding => forwarding.is_some(),
+            };
+            if was_forwarding {
+                self.with_exchange(|exchange, out| exchange.pump(out, cx));
             }
-            self.pump(cx);
             // The next request of a pipeline may be here already.
-            let is_free = was_forwarding && self.forwarding.is_none() && self.io.has_input();
+            let is_free = was_forwarding && self.forwarding().is_none() && self.io.has_input();
             match self.flush(cx) {
                 Ok(Flushed::TurnOver) => return Fate::Again,
                 Ok(Flushed::All | Flushed::Blocked) => {}
@@ -219,7 +216,7 @@ impl Connection {
             if is_free || (self.stalled && sent) {
                 continue;
             }
-            let forwarding = self.forwarding.as_ref();
+            let forwarding = self.forwarding();
             if forwarding.is_some_and(|forwarding| forwarding.has_more(&self.io.outbox)) {
                 continue;
             }
@@ -247,19 +244,71 @@ impl Connection {
         Fate::Again
     }
 
-    /// Has the connection reset when all that is queued is sent.
-    pub(super) fn tear_at_end(&mut self) {
-        self.tears = true;
+    /// How its last exchange is with an upstream, if it was passed on to one.
+    pub(super) fn forwarding(&self) -> Option<&Forwarding> {
+        self.exchanges.last().and_then(Exchange::forwarding)
     }
 
-    /// Whether the kernel takes more for the peer, as far as is known.
-    pub(super) fn takes_output(&self) -> bool {
-        self.io.ready.writable
+    /// Whether bytes go both ways as they come.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.forwarding().is_some_and(Forwarding::is_tunnel)
     }
 
-    /// What came for a tunnel.
-    pub(super) fn take_tunnel_bytes(&mut self) -> Option<InputBuffer> {
-        self.io.input.take_if(|input| !input.is_empty())
+    /// Lets the last exchange act, if there is one, and does what it wants of its connection.
+    fn with_exchange<R: Default>(
+        &mut self,
+        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
+    ) -> R {
+        let Some(exchange) = self.exchanges.last_mut() else { return R::default() };
+        let mut out = Outgoing {
+            io: &mut self.io,
+            protocol: &mut self.exchange,
+            token: self.token,
+            class: self.class,
+            peer: self.peer,
+            has_next: self.turn.has_next,
+            is_kept: self.place == Place::Kept,
+            effect: Effect::default(),
+        };
+        let result = act(exchange, &mut out);
+        self.wait_anew |= out.effect.progressed;
+        self.resets_at_end |= out.effect.resets_at_end;
+        result
+    }
+
+    /// The connection that its exchange has to an upstream told of changes.
+    pub(super) fn on_upstream_ready(
+        &mut self,
+        token: Token,
+        ready: Ready,
+        cx: &mut LoopContext,
+    ) -> Fate {
+        if let Some(forwarding) = self.exchanges.last_mut().and_then(Exchange::forwarding_mut) {
+            forwarding.on_ready(token, ready);
+        }
+        self.work_on_event(cx)
+    }
+
+    /// Something came from outside for the exchange of this number.
+    pub(super) fn deliver(
+        &mut self,
+        number: ExchangeNumber,
+        delivery: Delivery,
+        cx: &mut LoopContext,
+    ) -> Fate {
+        match self.with_exchange(|exchange, out| exchange.deliver(number, delivery, out, cx)) {
+            Delivered::Dropped => Fate::Keep,
+            Delivered::TooSlow => Fate::Gone,
+            Delivered::Taken => self.work(cx),
+        }
+    }
+
+    /// Whether no answer is on its way.
+    pub(super) fn is_settled(&self, cx: &LoopContext) -> bool {
+        let is_awaited = self.exchanges.last().is_some_and(Exchange::awaits_delivery);
+        // A peer that came just before another process took over has to be answered, too.
+        let is_new = cx.closing.has_successor && self.is_new();
+        self.io.outbox.is_empty() && !is_awaited && !is_new
     }
 
     fn end_of_input(&mut self, cx: &mut LoopContext) {
@@ -269,11 +318,9 @@ impl Connection {
     }
 
     fn flush(&mut self, cx: &mut LoopContext) -> io::Result<Flushed> {
-        let had_some = !self.io.outbox.is_empty();
         let flushed = self.io.flush()?;
-        if had_some {
-            self.end_sent_exchanges(cx);
-        }
+        // Not every end of an answer is something to send.
+        self.end_sent_exchanges(cx);
         Ok(flushed)
     }
 
@@ -297,10 +344,12 @@ impl Connection {
             Wait::Head => self.time_out(cx),
             Wait::Content if self.moves(self.io.received_total()) => {}
             Wait::Content => self.time_out(cx),
-            Wait::App => self.answer_parked(cx),
+            Wait::App => self.with_exchange(|exchange, out| exchange.on_due(out, cx)),
             Wait::Upstream => {
-                if self.time_out_forward(cx) == Fate::Gone {
-                    return Fate::Gone;
+                match self.with_exchange(|exchange, out| exchange.on_upstream_deadline(out, cx)) {
+                    TimedOut::GoesOn => {}
+                    TimedOut::Idle => return Fate::Gone,
+                    TimedOut::Cut => return Fate::Cut,
                 }
             }
             Wait::Sending if self.moves(self.io.outbox.sent_total()) => {}
@@ -330,15 +379,15 @@ impl Connection {
 
     fn release_buffers(&mut self, cx: &mut LoopContext) {
         self.io.release(&mut cx.buffers);
-        if self.in_flight.is_empty() && self.in_flight.spilled() {
-            self.in_flight = SmallVec::new();
+        if self.exchanges.is_empty() && self.exchanges.spilled() {
+            self.exchanges = SmallVec::new();
         }
     }
 
     /// Nothing more will be said: closes our side, and reads out the peer's.
     fn begin_linger(&mut self, cx: &mut LoopContext) -> Fate {
-        debug_assert!(self.in_flight.is_empty(), "lingering with an exchange in flight");
-        if self.tears {
+        debug_assert!(self.exchanges.is_empty(), "lingering with an exchange in flight");
+        if self.resets_at_end {
             self.io.reset_at_close();
             return Fate::Gone;
         }
@@ -372,26 +421,51 @@ impl Connection {
 
     /// Whether an exchange of this life is in flight here.
     pub(super) fn serves(&self, life: AppId) -> bool {
-        self.in_flight.iter().any(|flight| flight.life() == Some(life))
+        self.exchanges.iter().any(|exchange| exchange.flight.life() == Some(life))
     }
 
     /// Whether its exchange is with this upstream.
     pub(super) fn is_with(&self, upstream: &OneUpstream) -> bool {
-        self.forwarding.as_ref().is_some_and(|forwarding| forwarding.is_with(upstream))
+        self.exchanges.last().is_some_and(|exchange| exchange.is_with(upstream))
+    }
+
+    /// Lets go of exchanges whose last byte is with the kernel.
+    fn end_sent_exchanges(&mut self, cx: &mut LoopContext) {
+        let sent = self.io.outbox.sent();
+        let ended = self.exchanges.iter().take_while(|exchange| exchange.flight.end <= sent);
+        let ended = ended.count();
+        if ended == 0 {
+            return;
+        }
+        // About 25 ns for what a send(2) has sent, which takes a microsecond at least.
+        let now_ns = cx.clock.read_ns();
+        for exchange in self.exchanges.drain(..ended) {
+            exchange.flight.end(sent, End::Complete, now_ns, cx);
+        }
+    }
+
+    /// The connection is going: what is in flight does not reach its end.
+    pub(super) fn abort(self, cx: &mut LoopContext) {
+        self.end_all(End::Aborted, cx);
     }
 
     /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut; those
     /// of one app that wait on one connection are one.
-    pub(super) fn cut(mut self, cx: &mut LoopContext) -> u64 {
-        let sent = self.io.outbox.sent();
-        // First: whoever is told of the end finds that nobody waits any more.
-        self.parked = None;
-        if let Some(forwarding) = &self.forwarding {
+    pub(super) fn cut(self, cx: &mut LoopContext) -> u64 {
+        if let Some(forwarding) = self.forwarding() {
             forwarding.count_cut();
         }
-        self.drop_forward(cx);
+        self.end_all(End::Cut, cx)
+    }
+
+    /// Returns how many exchanges of a life that cut.
+    fn end_all(mut self, how: End, cx: &mut LoopContext) -> u64 {
+        let sent = self.io.outbox.sent();
+        // First: the one who hears of the end finds that no peer waits any more.
+        self.with_exchange(|exchange, out| exchange.abandon(out, cx));
         let now_ns = cx.clock.read_ns();
-        let ends = self.in_flight.drain(..).map(|flight| flight.end(sent, End::Cut, now_ns, cx));
+        let ends =
+            self.exchanges.drain(..).map(|exchange| exchange.flight.end(sent, how, now_ns, cx));
         let cut = ends.filter(|is_cut| *is_cut).count() as u64;
         self.uncount(cx);
         cut
@@ -518,8 +592,8 @@ mod tests {
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::connection(cx);
         exchange(&mut connection, &mut peer, 300, cx);
-        assert!(connection.in_flight.is_empty() && connection.io.input.is_none());
-        assert!(!connection.in_flight.spilled(), "room for {}", connection.in_flight.capacity());
+        assert!(connection.exchanges.is_empty() && connection.io.input.is_none());
+        assert!(!connection.exchanges.spilled(), "room for {}", connection.exchanges.capacity());
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Connection {
             return Fate::Keep;
         }
         let mut watched = cx.upstreams.watch_anew(self.socket(), self.token);
-        if let (Ok(()), Some(forwarding)) = (&watched, &self.forwarding) {
+        if let (Ok(()), Some(forwarding)) = (&watched, self.forwarding()) {
             watched = forwarding.watch_anew(cx);
         }
         if watched.is_err() { Fate::Gone } else { self.work(cx) }

@@ -21,23 +21,19 @@
 //! and go on until the end: they tell of the stop.
 
 mod accept;
-mod answer;
 mod bind;
 mod busy;
 mod class;
 mod clock;
 mod closing;
 mod connection;
+mod exchange;
 mod failure;
-mod forward;
 mod gate;
 mod hand_over;
-mod in_flight;
 mod io;
-mod later;
 mod listener;
 mod obey;
-mod own_answers;
 mod slots;
 #[cfg(test)]
 mod test_support;
@@ -452,7 +448,7 @@ impl Running {
         }
         if let Some(client) = self.cx.upstreams.on_event(token, ready) {
             self.with_connection(client, |connection, cx| {
-                connection.on_line_ready(token, ready, cx)
+                connection.on_upstream_ready(token, ready, cx)
             });
         }
     }
@@ -476,6 +472,12 @@ impl Running {
                 }
             }
             Ok(Fate::Gone) => self.drop_connection(token),
+            Ok(Fate::Cut) => {
+                if let Some(connection) = self.connections.remove(token) {
+                    connection.cut(&mut self.cx);
+                    self.end_pauses();
+                }
+            }
             Err(_) => {
                 event!(Error, "connection_panicked", loop_index = self.cx.index);
                 self.drop_connection(token);

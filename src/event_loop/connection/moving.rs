@@ -81,7 +81,7 @@ impl Connection {
     /// Whether nothing of a request or of an answer is in this process.
     fn is_at_rest(&self) -> bool {
         let waits = matches!(self.waits_for(), Wait::Fresh | Wait::Idle);
-        let is_bare = !self.io.has_input() && self.in_flight.is_empty() && !self.queued;
+        let is_bare = !self.io.has_input() && self.exchanges.is_empty() && !self.queued;
         // One whose peer has closed ends here.
         waits && is_bare && !self.io.ready.read_closed && !self.io.ready.failed
     }
@@ -104,11 +104,6 @@ impl Connection {
     /// Whether another process may have it.
     pub(in super::super) fn is_offered(&self) -> bool {
         self.place == Place::Offered
-    }
-
-    /// Whether it was offered, and not taken.
-    pub(super) fn is_kept(&self) -> bool {
-        self.place == Place::Kept
     }
 
     /// Another process has it.

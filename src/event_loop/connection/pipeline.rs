@@ -4,11 +4,10 @@
 //! turn is over after [`REQUESTS_PER_TURN`], or when [`TURN_INPUT_BYTES`] are read or
 //! [`TURN_BYTES`] of answers are sent, and the loop's other connections come before the rest.
 
-use memchr::memmem;
-
 use super::{
     super::{
         LoopContext,
+        exchange::holds_head,
         io::{Mark, TURN_BYTES},
     },
     Connection,
@@ -29,7 +28,7 @@ pub(super) const PIPELINE_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Turn {
     requests: u32,
     /// A whole head is behind what is being read; only looked for while the server stops.
-    has_next: bool,
+    pub(super) has_next: bool,
     /// Bytes that the kernel had before, and those that it had given.
     sent_before: Mark,
     received_before: u64,
@@ -56,18 +55,6 @@ impl Connection {
         self.io.received_total() - self.turn.received_before >= TURN_INPUT_BYTES
     }
 
-    /// Whether the answer that begins now is the last one here, because the server stops: what was
-    /// read is answered, so none is with a whole head behind it. Where the next process takes the
-    /// connection, none is.
-    pub(in super::super) fn is_last_answer(&self, cx: &LoopContext) -> bool {
-        if !cx.is_closing(self.class) {
-            return false;
-        }
-        let stays = !cx.gives_on() || self.is_kept();
-        let is_read_on = self.io.input.as_ref().is_some_and(|input| holds_head(input.unread()));
-        stays && !(is_read_on || self.turn.has_next)
-    }
-
     /// Takes events out of the unread bytes until they are used up or answers have to go out first.
     pub(super) fn process_input(&mut self, cx: &mut LoopContext) {
         self.stalled = false;
@@ -92,8 +79,12 @@ impl Connection {
                     self.turn.requests += 1;
                     self.answer(head, *refused, cx);
                 }
-                ServerEvent::Content(content) => self.collect(content, cx),
-                ServerEvent::ContentEnd => self.content_complete(cx),
+                ServerEvent::Content(content) => {
+                    self.with_exchange(|exchange, _| exchange.on_content(content, cx));
+                }
+                ServerEvent::ContentEnd => {
+                    self.with_exchange(|exchange, out| exchange.on_content_end(out, cx));
+                }
                 ServerEvent::Refused(refused) => self.answer_refused(*refused, cx),
                 ServerEvent::NeedMore => {
                     input.consume(used);
@@ -109,9 +100,4 @@ impl Connection {
         self.turn.has_next = false;
         self.io.input = Some(input);
     }
-}
-
-/// Whether a request's head is whole in these bytes, if they begin with one.
-fn holds_head(bytes: &[u8]) -> bool {
-    memmem::find(bytes.trim_ascii_start(), b"\r\n\r\n").is_some()
 }

@@ -20,7 +20,13 @@
 use std::time::Duration;
 
 use super::{
-    super::{LoopContext, clock::milliseconds, gate::RESEND_MAX, io::Mark},
+    super::{
+        LoopContext,
+        clock::milliseconds,
+        exchange::{Awaits, Exchange, Forwarding},
+        gate::RESEND_MAX,
+        io::Mark,
+    },
     Connection,
 };
 use crate::{app::Peer, http::h1::ServerPhase, message::Class, metrics::LoopCounts};
@@ -76,15 +82,14 @@ impl Connection {
         if !self.io.outbox.is_empty() {
             return Wait::Sending;
         }
-        if let Some(forwarding) = &self.forwarding
-            && !forwarding.waits_for_client()
-        {
-            return if self.may_have_left() { Wait::HalfClosed } else { Wait::Upstream };
-        }
-        if self.parked.as_ref().is_some_and(|parked| parked.waits_for_app()) {
-            let is_due = self.parked.as_ref().is_some_and(|parked| parked.due_ms().is_some());
-            let has_left = !is_due && self.may_have_left();
-            return if has_left { Wait::HalfClosed } else { Wait::App };
+        match self.exchanges.last().and_then(Exchange::awaits) {
+            Some(Awaits::Time(_)) => return Wait::App,
+            Some(Awaits::App | Awaits::Upstream) if self.may_have_left() => {
+                return Wait::HalfClosed;
+            }
+            Some(Awaits::App) => return Wait::App,
+            Some(Awaits::Upstream) => return Wait::Upstream,
+            None => {}
         }
         match self.exchange.phase() {
             ServerPhase::Content => Wait::Content,
@@ -98,8 +103,7 @@ impl Connection {
 
     /// Whether the peer has closed its side; of a tunnel, and the upstream knows.
     fn may_have_left(&self) -> bool {
-        let is_told =
-            self.forwarding.as_ref().is_none_or(|forwarding| forwarding.is_told_of_the_end());
+        let is_told = self.forwarding().is_none_or(Forwarding::is_told_of_the_end);
         self.io.ready.read_closed && is_told
     }
 
@@ -151,12 +155,15 @@ impl Connection {
             Wait::Sending => times.write_timeout,
             Wait::Lingering => times.linger_timeout,
             Wait::HalfClosed => LEFT_AFTER,
-            Wait::Upstream => match &self.forwarding {
+            Wait::Upstream => match self.forwarding() {
                 Some(forwarding) => forwarding.timeout(),
                 None => return u64::MAX,
             },
             Wait::App => {
-                return self.parked.as_ref().and_then(|parked| parked.due_ms()).unwrap_or(u64::MAX);
+                return match self.exchanges.last().and_then(Exchange::awaits) {
+                    Some(Awaits::Time(due_ms)) => due_ms,
+                    _ => u64::MAX,
+                };
             }
         };
         let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));

@@ -29,7 +29,7 @@ const INTERIM_WINDOW_MS: u64 = 1000;
 
 /// What came, and since when.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pace {
+pub(in super::super) struct Pace {
     /// When the first byte of a head came, or a window of content began.
     begun_ms: Option<u64>,
     /// Content in this window.
@@ -44,7 +44,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// The head is here, and content of this kind follows.
-    pub(super) fn begin_content(
+    pub(in super::super) fn begin_content(
         &mut self,
         content: ResponseContent,
         config: &ProxyConfig,
@@ -56,7 +56,7 @@ impl Pace {
     }
 
     /// A new window of content: the one before does not count.
-    pub(super) fn restart(&mut self, now_ms: u64) {
+    pub(in super::super) fn restart(&mut self, now_ms: u64) {
         (self.begun_ms, self.bytes) = (Some(now_ms), 0);
     }
 
@@ -70,7 +70,11 @@ impl Forwarding {
     ///
     /// # Errors
     /// When that is too little for the time it took.
-    pub(super) fn keep_pace(&mut self, bytes: usize, now_ms: u64) -> Result<(), UpstreamFailure> {
+    pub(in super::super) fn keep_pace(
+        &mut self,
+        bytes: usize,
+        now_ms: u64,
+    ) -> Result<(), UpstreamFailure> {
         let timeout_ms = milliseconds(self.forward.config().answer_timeout);
         let pace = &mut self.pace;
         match self.stage {
@@ -98,7 +102,7 @@ impl Forwarding {
     ///
     /// # Errors
     /// When there are too many of them, or for too long.
-    pub(super) fn take_interim(
+    pub(in super::super) fn take_interim(
         &mut self,
         bytes: usize,
         bytes_max: usize,

@@ -9,42 +9,42 @@
 
 use std::time::Duration;
 
-use super::{LoopContext, io::Mark};
+use super::super::{LoopContext, io::Mark};
 use crate::{
-    logging::{AccessRecord, End, Outcome, RequestId},
+    logging::{AccessRecord, End, Outcome, RequestId, UpstreamUse},
     message::AppGuard,
     registry::AppId,
 };
 
 /// An exchange whose answer is not all with the kernel.
-pub(super) struct InFlight {
+pub(in super::super) struct InFlight {
     /// Holds the app's life; none if no app serves this exchange, or a later one has it.
-    pub(super) guard: Option<AppGuard>,
-    pub(super) record: Option<AccessRecord>,
+    pub(in super::super) guard: Option<AppGuard>,
+    pub(in super::super) record: Option<AccessRecord>,
     /// Method and target, for who looks at what takes long. The one allocation that this costs is
     /// not made for short answers that are written at once: they are most of all, and are gone
     /// before anybody looks.
-    pub(super) request: Option<Box<str>>,
+    pub(in super::super) request: Option<Box<str>>,
     /// Earlier exchanges of this turn that had the guard, and end with this one.
     passed: Passed,
     /// It was refused before any app's life was found for it.
-    pub(super) is_unrouted: bool,
+    pub(in super::super) is_unrouted: bool,
     /// 0 as long as there is no answer.
-    pub(super) status: u16,
+    pub(in super::super) status: u16,
     /// The upstream broke its answer off.
-    pub(super) is_broken: bool,
+    pub(in super::super) is_broken: bool,
     /// Bytes of the answer's head.
-    pub(super) head_bytes: u32,
-    pub(super) started_ns: u64,
+    pub(in super::super) head_bytes: u32,
+    pub(in super::super) started_ns: u64,
     /// Where the answer's content begins in the connection's outbox, and where it ends; unknown as
     /// long as it is not written.
-    pub(super) begin: Mark,
-    pub(super) end: Mark,
+    pub(in super::super) begin: Mark,
+    pub(in super::super) end: Mark,
 }
 
 /// Exchanges whose guard has passed on, and which are still to be counted.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Passed {
+pub(in super::super) struct Passed {
     status: u16,
     /// A turn begins fewer than this holds.
     count: u8,
@@ -55,7 +55,7 @@ pub(super) struct Passed {
 const NO_ANSWER: u16 = 499;
 
 impl InFlight {
-    pub(super) fn new(
+    pub(in super::super) fn new(
         guard: Option<AppGuard>,
         record: Option<AccessRecord>,
         passed: Passed,
@@ -78,47 +78,59 @@ impl InFlight {
     }
 
     /// Its name in the access log, if it has a line there.
-    pub(super) fn id(&self) -> Option<RequestId> {
+    pub(in super::super) fn id(&self) -> Option<RequestId> {
         self.record.as_ref().map(AccessRecord::id)
     }
 
     /// The life that the exchange holds.
-    pub(super) fn life(&self) -> Option<AppId> {
+    pub(in super::super) fn life(&self) -> Option<AppId> {
         self.guard.as_ref().map(AppGuard::id)
     }
 
+    /// The host of the app that it belongs to.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.guard.as_ref().map(|guard| guard.entry().host())
+    }
+
+    /// Has its access line tell of the upstream.
+    pub(super) fn note_upstream(&mut self, used: &UpstreamUse<'_>, cx: &LoopContext) {
+        if let (Some(access), Some(record)) = (&cx.access, &mut self.record) {
+            access.note_upstream(record, used);
+        }
+    }
+
     /// Whether nothing is left to account for: the guard has passed on, and no line is owed.
-    pub(super) fn is_spent(&self) -> bool {
+    pub(in super::super) fn is_spent(&self) -> bool {
         self.guard.is_none() && self.record.is_none() && !self.is_unrouted
     }
 
     /// Whether the whole answer is in the connection's output.
-    pub(super) fn is_answered(&self) -> bool {
+    pub(in super::super) fn is_answered(&self) -> bool {
         self.end != Mark::UNKNOWN
     }
 
-    pub(super) fn remember_request(&mut self, method: &str, target: &str) {
+    pub(in super::super) fn remember_request(&mut self, method: &str, target: &str) {
         self.request = Some([method, target].join(" ").into());
     }
 
     /// Where the head of the answer begins in the connection's outbox.
-    pub(super) fn head_start(&self) -> Mark {
+    pub(in super::super) fn head_start(&self) -> Mark {
         self.begin.before(u64::from(self.head_bytes))
     }
 
     /// The answer was taken back: there is none again.
-    pub(super) fn take_back(&mut self) {
+    pub(in super::super) fn take_back(&mut self) {
         (self.status, self.head_bytes, self.begin, self.end) = (0, 0, Mark::UNKNOWN, Mark::UNKNOWN);
     }
 
     /// Bytes of the answer that the kernel has taken, head included.
-    pub(super) fn bytes_sent(&self, sent: Mark) -> u64 {
+    pub(in super::super) fn bytes_sent(&self, sent: Mark) -> u64 {
         sent.min(self.end).bytes_since(self.head_start())
     }
 
     /// The guard has passed from this exchange to the next one of its connection. Returns what that
     /// one counts at its end. Only exchanges that began in one turn with one status end alike.
-    pub(super) fn pass_on(&self, guard: &AppGuard, cx: &LoopContext) -> Passed {
+    pub(in super::super) fn pass_on(&self, guard: &AppGuard, cx: &LoopContext) -> Passed {
         let Passed { status, count } = self.passed;
         if self.started_ns == cx.clock.now_ns() {
             if count == 0 {
@@ -148,7 +160,13 @@ impl InFlight {
 
     /// The exchange is over at this time, with the connection's outbox sent up to this mark.
     /// Returns whether that cut an exchange of a life.
-    pub(super) fn end(mut self, sent: Mark, how: End, ended_ns: u64, cx: &mut LoopContext) -> bool {
+    pub(in super::super) fn end(
+        mut self,
+        sent: Mark,
+        how: End,
+        ended_ns: u64,
+        cx: &mut LoopContext,
+    ) -> bool {
         let how = if self.is_broken && how != End::Cut { End::UpstreamBroke } else { how };
         if let (Some(record), Some(access)) = (self.record.take(), &mut cx.access) {
             let outcome = Outcome {

@@ -12,23 +12,24 @@
 //!
 //! - Both ways are bounded: a side is read only while the other takes what it sends (I9).
 //! - An exchange is over when the kernel has the last byte for the client, as any other's (I6).
-//! - What is asked again, and where, is in [`attempt`]; how an exchange ends otherwise in
-//!   [`ending`].
+//! - What is asked again, and where, is in `attempt`; how an exchange ends otherwise in `ending`.
 
-mod attempt;
-mod ending;
 mod pace;
 mod tunnel;
 
 use std::{io, time::Duration};
 
+use mio::Token;
 use smallvec::SmallVec;
 
 use super::{
-    LoopContext,
-    connection::{Connection, Fate},
-    io::{BufferPool, Mark, Outbox, Ready, Received},
-    upstream::UpstreamConn,
+    super::{
+        LoopContext,
+        io::{BufferPool, Mark, Outbox, Ready, Received},
+        upstream::UpstreamConn,
+    },
+    in_flight::InFlight,
+    outgoing::Outgoing,
 };
 use crate::{
     app::{
@@ -41,38 +42,38 @@ use crate::{
         h1::{self, ClientEvent, FieldTable},
     },
 };
-use pace::Pace;
+pub(super) use pace::Pace;
 
 /// An exchange that is passed on.
-pub(super) struct Forwarding {
-    forward: Forward,
-    chosen: Chosen,
+pub(in super::super) struct Forwarding {
+    pub(super) forward: Forward,
+    pub(super) chosen: Chosen,
     /// Upstreams that failed for this request.
-    tried: SmallVec<[usize; 4]>,
-    retries_left: u32,
+    pub(super) tried: SmallVec<[usize; 4]>,
+    pub(super) retries_left: u32,
     /// Upstreams that were asked, each try counted.
-    tries: u32,
+    pub(super) tries: u32,
     /// Why the last one failed that did.
-    last_cause: Option<FailureCause>,
-    conn: UpstreamConn,
-    exchange: h1::Client,
-    content: RequestContent,
+    pub(super) last_cause: Option<FailureCause>,
+    pub(super) conn: UpstreamConn,
+    pub(super) exchange: h1::Client,
+    pub(super) content: RequestContent,
     /// Where the request begins in the outbox, and so many bytes of it are its head.
-    begin: Mark,
-    head_bytes: usize,
-    asked_ns: u64,
-    stage: Stage,
+    pub(super) begin: Mark,
+    pub(super) head_bytes: usize,
+    pub(super) asked_ns: u64,
+    pub(super) stage: Stage,
     /// The client's content waits for the upstream's 100.
-    awaits_continue: bool,
+    pub(super) awaits_continue: bool,
     /// Bytes came or went since the deadline was set.
-    moved: bool,
+    pub(super) moved: bool,
     /// When they did last, in the loop's milliseconds.
-    moved_ms: u64,
-    pace: Pace,
+    pub(super) moved_ms: u64,
+    pub(super) pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// No head of an answer was written to the client.
     Asking,
     Answering,
@@ -107,64 +108,59 @@ const READS_PER_TURN: usize = 8;
 
 impl Forwarding {
     /// Whether the upstream takes more of the request's content.
-    pub(super) fn takes_more(&self) -> bool {
+    pub(in super::super) fn takes_more(&self) -> bool {
         self.conn.is_open && self.conn.io.outbox.buffered() <= WAITING_BYTES_MAX
     }
 
     /// Whether something came that the client can take.
-    pub(super) fn has_more(&self, client_outbox: &Outbox) -> bool {
+    pub(in super::super) fn has_more(&self, client_outbox: &Outbox) -> bool {
         let is_readable = self.conn.is_open && self.conn.io.ready.readable;
         is_readable && client_outbox.buffered() <= WAITING_BYTES_MAX
     }
 
     /// Has its loop told again how the line is.
-    pub(super) fn watch_anew(&self, cx: &LoopContext) -> io::Result<()> {
+    pub(in super::super) fn watch_anew(&self, cx: &LoopContext) -> io::Result<()> {
         cx.upstreams.watch_anew(self.conn.io.socket(), self.conn.token)
     }
 
     /// Method and target, as the upstream gets them.
-    pub(super) fn request(&self) -> Option<(&str, &str)> {
+    pub(in super::super) fn request(&self) -> Option<(&str, &str)> {
         self.forward.request()
     }
 
     /// Whether nothing of the request has gone out, and the line takes it.
-    pub(super) fn is_unsent(&self) -> bool {
+    pub(in super::super) fn is_unsent(&self) -> bool {
         self.conn.is_open && self.nothing_sent() && self.conn.io.ready.writable
     }
 
     /// Whether the kernel has no byte of the request.
-    fn nothing_sent(&self) -> bool {
+    pub(super) fn nothing_sent(&self) -> bool {
         self.conn.io.outbox.sent() <= self.begin
     }
 
-    pub(super) fn is_opening(&self) -> bool {
+    pub(in super::super) fn is_opening(&self) -> bool {
         !self.conn.is_open
     }
 
     /// Whether bytes go both ways as they come.
-    pub(super) fn is_tunnel(&self) -> bool {
+    pub(in super::super) fn is_tunnel(&self) -> bool {
         matches!(self.stage, Stage::Tunnel { .. })
     }
 
     /// Whether the next move is the client's: its content is asked for.
-    pub(super) fn waits_for_client(&self) -> bool {
+    pub(in super::super) fn waits_for_client(&self) -> bool {
         let is_asked_for = !self.awaits_continue && !self.exchange.request_done();
         self.stage == Stage::Asking && is_asked_for && self.conn.io.outbox.is_empty()
     }
 
     /// Whether the upstream knows of the client's end, as far as it is told: in a tunnel.
-    pub(super) fn is_told_of_the_end(&self) -> bool {
+    pub(in super::super) fn is_told_of_the_end(&self) -> bool {
         !matches!(self.stage, Stage::Tunnel { client_ended: false, .. })
     }
 
     /// Whether the exchange is with this upstream.
-    pub(super) fn is_with(&self, upstream: &OneUpstream) -> bool {
+    pub(in super::super) fn is_with(&self, upstream: &OneUpstream) -> bool {
         upstream.is_that_of(&self.chosen)
-    }
-
-    /// A drain has no more patience for it.
-    pub(super) fn count_cut(&self) {
-        self.chosen.count_cut();
     }
 
     /// What it is that the upstream has closed the connection, and its answer is not whole.
@@ -219,7 +215,7 @@ impl Forwarding {
     }
 
     /// How long the wait may last that it is in.
-    pub(super) fn timeout(&self) -> Duration {
+    pub(in super::super) fn timeout(&self) -> Duration {
         let config = self.forward.config();
         match self.stage {
             _ if self.is_opening() => config.connect_timeout,
@@ -234,95 +230,71 @@ impl Forwarding {
     }
 }
 
-impl Connection {
+impl Forwarding {
     /// A piece of the request's content.
-    pub(super) fn forward_content(&mut self, piece: &[u8], cx: &mut LoopContext) {
-        if let Some(forwarding) = &mut self.forwarding
-            && !forwarding.exchange.request_done()
-        {
+    pub(super) fn take_content(&mut self, piece: &[u8], cx: &mut LoopContext) {
+        if !self.exchange.request_done() {
             // It comes without having been asked for, too.
-            forwarding.awaits_continue = false;
-            let mut out = forwarding.conn.io.outbox.buffer(&mut cx.buffers);
-            forwarding.exchange.write_content(piece, &mut out);
+            self.awaits_continue = false;
+            let mut to_upstream = self.conn.io.outbox.buffer(&mut cx.buffers);
+            self.exchange.write_content(piece, &mut to_upstream);
         }
     }
 
     /// The request's content is complete.
-    pub(super) fn forward_content_end(&mut self, cx: &mut LoopContext) {
-        let Some(forwarding) = &mut self.forwarding else { return };
+    pub(super) fn end_content(&mut self, out: &Outgoing<'_>, cx: &mut LoopContext) {
         let mut trailers = Vec::new();
-        if let Some(kept) = self.exchange.trailers() {
+        if let Some(kept) = out.protocol.trailers() {
             write_request_trailers(kept.fields(), &mut trailers);
         }
-        forwarding.awaits_continue = false;
-        let mut out = forwarding.conn.io.outbox.buffer(&mut cx.buffers);
-        forwarding.exchange.end_content(&trailers, &mut out);
+        self.awaits_continue = false;
+        let mut to_upstream = self.conn.io.outbox.buffer(&mut cx.buffers);
+        self.exchange.end_content(&trailers, &mut to_upstream);
     }
 
-    /// The line to the upstream told of changes.
-    pub(super) fn on_line_ready(
-        &mut self,
-        token: mio::Token,
-        ready: Ready,
-        cx: &mut LoopContext,
-    ) -> Fate {
-        if let Some(forwarding) = &mut self.forwarding
-            && forwarding.conn.token == token
-        {
-            forwarding.conn.io.ready.add(ready);
-        }
-        self.work_on_event(cx)
-    }
-
-    /// Moves what can be moved between the two sockets.
-    pub(super) fn pump(&mut self, cx: &mut LoopContext) {
-        // Again after a failure: another upstream is asked, as often as retries are left.
-        while let Some(mut forwarding) = self.forwarding.take() {
-            match self.pump_line(&mut forwarding, cx) {
-                Ok(false) => {
-                    if std::mem::take(&mut forwarding.moved) {
-                        (self.wait_anew, forwarding.moved_ms) = (true, cx.clock.now_ms());
-                    }
-                    self.forwarding = Some(forwarding);
-                    break;
-                }
-                Ok(true) => self.end_forward(*forwarding, cx),
-                Err(failure) => self.fail_forward(*forwarding, failure, cx),
-            }
+    /// The connection to the upstream told of changes.
+    pub(in super::super) fn on_ready(&mut self, token: Token, ready: Ready) {
+        if self.conn.token == token {
+            self.conn.io.ready.add(ready);
         }
     }
 
-    /// Returns whether the exchange with the upstream is over.
-    fn pump_line(
+    /// Moves what can be moved between the two sockets. Returns whether the exchange with the
+    /// upstream is over.
+    ///
+    /// # Errors
+    /// The upstream has failed.
+    pub(super) fn pump(
         &mut self,
-        forwarding: &mut Forwarding,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        if !forwarding.conn.is_open && !forwarding.conn.finish_opening()? {
+        if !self.conn.is_open && !self.conn.finish_opening()? {
             return Ok(false);
         }
-        if let Stage::Tunnel { .. } = forwarding.stage {
-            return self.pump_tunnel(forwarding, cx);
+        if self.is_tunnel() {
+            return self.pump_tunnel(out, cx);
         }
-        forwarding.flush();
-        if !self.io.outbox.is_empty() && forwarding.stage == Stage::Answering {
+        self.flush();
+        if !out.io.outbox.is_empty() && self.stage == Stage::Answering {
             // The client takes less than comes: that is no slowness of the upstream.
-            forwarding.pace.restart(cx.clock.now_ms());
+            self.pace.restart(cx.clock.now_ms());
         }
         for _ in 0..READS_PER_TURN {
-            if self.take_events(forwarding, cx)? {
+            if self.take_events(flight, out, cx)? {
                 return Ok(true);
             }
-            if let Stage::Tunnel { .. } = forwarding.stage {
-                return self.pump_tunnel(forwarding, cx);
+            if self.is_tunnel() {
+                return self.pump_tunnel(out, cx);
             }
-            let is_full = self.io.outbox.buffered() > WAITING_BYTES_MAX;
-            if is_full || !forwarding.conn.io.ready.readable {
+            let is_full = out.io.outbox.buffered() > WAITING_BYTES_MAX;
+            if is_full || !self.conn.io.ready.readable {
                 break;
             }
-            match forwarding.receive(&mut cx.buffers)? {
-                Received::Bytes(len) => forwarding.keep_pace(len, cx.clock.now_ms())?,
-                Received::End => return self.end_of_answer(forwarding, cx),
+            match self.receive(&mut cx.buffers)? {
+                Received::Bytes(len) => self.keep_pace(len, cx.clock.now_ms())?,
+                Received::End => return self.end_of_answer(flight, out, cx),
                 Received::Nothing | Received::Full => break,
             }
         }
@@ -332,53 +304,52 @@ impl Connection {
     /// Takes what came as far as the client takes it. Returns whether the answer is complete.
     fn take_events(
         &mut self,
-        forwarding: &mut Forwarding,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        let Some(mut input) = forwarding.conn.io.input.take() else { return Ok(false) };
-        let limits = cx.limits(self.class).http;
+        let Some(mut input) = self.conn.io.input.take() else { return Ok(false) };
+        let limits = cx.limits(out.class).http;
         let ended = loop {
             let mut fields = FieldTable::new();
-            let exchange = &mut forwarding.exchange;
-            let (used, event) = exchange.next_event(input.unread(), &mut fields, &limits);
+            let (used, event) = self.exchange.next_event(input.unread(), &mut fields, &limits);
             let then = match event {
                 ClientEvent::NeedMore | ClientEvent::Closed => Then::Wait,
                 ClientEvent::Interim(head) if head.status() == 100 => {
-                    forwarding.awaits_continue = false;
-                    self.exchange.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
+                    self.awaits_continue = false;
+                    out.protocol.send_continue(&mut out.io.outbox.buffer(&mut cx.buffers));
                     Then::Interim
                 }
                 ClientEvent::Interim(head) => {
-                    self.write_interim(&head, cx);
+                    write_interim(&head, out, cx);
                     Then::Interim
                 }
                 ClientEvent::Response(head) => {
-                    let latency = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
-                    forwarding.chosen.succeeded(Duration::from_nanos(latency));
-                    forwarding.awaits_continue = false;
-                    let config = forwarding.forward.config();
-                    forwarding.pace.begin_content(head.content(), config, cx.clock.now_ms());
-                    forwarding.stage = self.write_answer_head(&head, cx);
-                    if forwarding.is_tunnel() { Then::Wait } else { Then::GoOn }
+                    let latency = cx.clock.now_ns().saturating_sub(self.asked_ns);
+                    self.chosen.succeeded(Duration::from_nanos(latency));
+                    self.awaits_continue = false;
+                    let config = self.forward.config();
+                    self.pace.begin_content(head.content(), config, cx.clock.now_ms());
+                    self.stage = write_answer_head(&head, flight, out, cx);
+                    if self.is_tunnel() { Then::Wait } else { Then::GoOn }
                 }
                 ClientEvent::Content(piece) => {
-                    let mut out = self.io.outbox.buffer(&mut cx.buffers);
-                    self.exchange.write_piece(piece, &mut out);
+                    out.protocol.write_piece(piece, &mut out.io.outbox.buffer(&mut cx.buffers));
                     Then::GoOn
                 }
                 ClientEvent::End => Then::End,
                 ClientEvent::Refused(refused) => {
-                    let is_behind_head = forwarding.stage != Stage::Asking;
+                    let is_behind_head = self.stage != Stage::Asking;
                     Then::Fail(UpstreamFailure::refused(refused, is_behind_head))
                 }
-                ClientEvent::Truncated => Then::Fail(forwarding.ended_early()),
+                ClientEvent::Truncated => Then::Fail(self.ended_early()),
             };
             input.consume(used);
             match then {
                 Then::GoOn => {}
                 Then::Interim => {
                     let now_ms = cx.clock.now_ms();
-                    if let Err(failure) = forwarding.take_interim(used, limits.head_bytes, now_ms) {
+                    if let Err(failure) = self.take_interim(used, limits.head_bytes, now_ms) {
                         break Err(failure);
                     }
                 }
@@ -390,55 +361,61 @@ impl Connection {
         if input.is_empty() {
             cx.buffers.give_input(input);
         } else {
-            forwarding.conn.io.input = Some(input);
+            self.conn.io.input = Some(input);
         }
         ended
     }
 
-    /// The upstream has closed the line.
+    /// The upstream has closed the connection.
     fn end_of_answer(
         &mut self,
-        forwarding: &mut Forwarding,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        if self.take_events(forwarding, cx)? {
+        if self.take_events(flight, out, cx)? {
             return Ok(true);
         }
-        match forwarding.exchange.receive_eof() {
+        match self.exchange.receive_eof() {
             ClientEvent::End => Ok(true),
-            _ => Err(forwarding.ended_early()),
+            _ => Err(self.ended_early()),
         }
     }
+}
 
-    fn write_interim(&mut self, head: &ResponseHead<'_>, cx: &mut LoopContext) {
-        let mut lines = Vec::new();
-        let _ = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
-        let mut out = self.io.outbox.buffer(&mut cx.buffers);
-        self.exchange.write_interim(head.status(), &lines, &mut out);
-    }
+fn write_interim(head: &ResponseHead<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+    let mut lines = Vec::new();
+    let _ = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+    let mut buffer = out.io.outbox.buffer(&mut cx.buffers);
+    out.protocol.write_interim(head.status(), &lines, &mut buffer);
+}
 
-    fn write_answer_head(&mut self, head: &ResponseHead<'_>, cx: &mut LoopContext) -> Stage {
-        let mut lines = cx.buffers.take_output();
-        let has_date =
-            write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
-        let stage = if head.is_upgraded() {
-            let start = self.io.outbox.end();
-            self.exchange.begin_tunnel(&lines, &mut self.io.outbox.buffer(&mut cx.buffers));
-            self.note_head(101, start);
-            Stage::Tunnel { client_ended: false, upstream_ended: false }
-        } else {
-            let fields = Bytes::Borrowed(&lines);
-            let response = Response::new(head.status()).with_reason(head.reason());
-            let response = response.with_encoded_fields(fields);
-            let length = match head.content() {
-                ResponseContent::Length(length) => Some(length),
-                ResponseContent::None => head.content_length(),
-                ResponseContent::Chunked | ResponseContent::UntilClose => None,
-            };
-            self.write_stream_head(&response, length, has_date, cx);
-            Stage::Answering
+/// Writes the head of the answer for the client.
+fn write_answer_head(
+    head: &ResponseHead<'_>,
+    flight: &mut InFlight,
+    out: &mut Outgoing<'_>,
+    cx: &mut LoopContext,
+) -> Stage {
+    let mut lines = cx.buffers.take_output();
+    let has_date = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+    let stage = if head.is_upgraded() {
+        let start = out.io.outbox.end();
+        out.protocol.begin_tunnel(&lines, &mut out.io.outbox.buffer(&mut cx.buffers));
+        out.note_head(101, start, flight);
+        Stage::Tunnel { client_ended: false, upstream_ended: false }
+    } else {
+        let fields = Bytes::Borrowed(&lines);
+        let response = Response::new(head.status()).with_reason(head.reason());
+        let response = response.with_encoded_fields(fields);
+        let length = match head.content() {
+            ResponseContent::Length(length) => Some(length),
+            ResponseContent::None => head.content_length(),
+            ResponseContent::Chunked | ResponseContent::UntilClose => None,
         };
-        cx.buffers.give_output(lines);
-        stage
-    }
+        out.write_stream_head(&response, length, has_date, flight, cx);
+        Stage::Answering
+    };
+    cx.buffers.give_output(lines);
+    stage
 }

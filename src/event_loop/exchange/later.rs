@@ -8,9 +8,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
-    LoopContext,
-    answer::Parked,
-    connection::{Connection, Fate},
+    super::LoopContext,
+    outgoing::Outgoing,
+    parked::Parked,
+    state::{Answering, Exchange},
 };
 use crate::{
     app::{Deliver, Delivery, Later, Waiting},
@@ -19,25 +20,30 @@ use crate::{
     message::{ExchangeNumber, LoopCommand},
 };
 
-/// An exchange whose answer comes from outside, or the rest of it.
-pub(super) struct Awaited {
-    number: ExchangeNumber,
-    /// Goes with the exchange, and with that whoever answers sees that nobody waits any more.
-    _waiting: Waiting,
-}
-
 /// Unsent bytes at which a stream's peer is too slow.
 const STREAM_BYTES_MAX: u64 = 256 * 1024;
 
-impl Connection {
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in super::super) enum Delivered {
+    /// The exchange is not there, or waits for something else.
+    #[default]
+    Dropped,
+    Taken,
+    /// It is a piece of a stream whose peer is too slow.
+    TooSlow,
+}
+
+impl Exchange {
     /// Parks the exchange and hands out the way to answer it.
     pub(super) fn park_for_later(
         &mut self,
         start: Box<dyn FnOnce(Later) + Send>,
+        out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) {
-        let (number, waiting) = (cx.next_number(), Waiting::default());
-        let (token, handle) = (self.token, cx.handle.clone());
+        let waiting = Waiting::default();
+        let (token, number, handle) = (out.token, self.number, cx.handle.clone());
         let deliver: Deliver = Box::new(move |delivery| {
             let sent = handle.send(LoopCommand::Deliver(token, number, delivery));
             sent.unwrap_or_else(|error| {
@@ -46,75 +52,63 @@ impl Connection {
             })
         });
         let later = Later::new(deliver, &waiting);
-        self.parked = Some(Box::new(Parked::Later(Awaited { number, _waiting: waiting })));
-        self.wait_anew = true;
+        self.park(Parked::Later(waiting));
+        out.progress();
         // Whatever becomes of the function, the `Later` answers when it is dropped.
         if catch_unwind(AssertUnwindSafe(|| start(later))).is_err() {
-            event!(Error, "app_panicked", host = self.app_host());
+            event!(Error, "app_panicked", host = self.host(out));
         }
     }
 
-    /// Something came for an exchange that was parked here.
-    pub(super) fn deliver(
+    /// Something came for the exchange of this number.
+    pub(in super::super) fn deliver(
         &mut self,
         number: ExchangeNumber,
         delivery: Delivery,
+        out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
-    ) -> Fate {
-        let is_awaited = match self.parked.as_deref() {
-            Some(Parked::Later(awaited)) => {
-                awaited.number == number
-                    && matches!(delivery, Delivery::Response(_) | Delivery::Begin(_))
-            }
-            Some(Parked::Stream(awaited)) => {
-                awaited.number == number && matches!(delivery, Delivery::Piece(_) | Delivery::End)
-            }
+    ) -> Delivered {
+        let Answering::Parked(parked) = &self.answering else { return Delivered::Dropped };
+        let is_awaited = match **parked {
+            Parked::Later(_) => matches!(delivery, Delivery::Response(_) | Delivery::Begin(_)),
+            Parked::Stream { .. } => matches!(delivery, Delivery::Piece(_) | Delivery::End),
             _ => false,
         };
-        if !is_awaited {
-            return Fate::Keep;
+        if self.number != number || !is_awaited {
+            return Delivered::Dropped;
         }
         match delivery {
             Delivery::Response(response) => {
-                self.parked = None;
-                self.wait_anew = true;
-                self.respond(response, cx);
+                self.answering = Answering::Here;
+                out.progress();
+                self.respond(response, out, cx);
             }
-            Delivery::Begin(head) => self.begin_stream(&head, cx),
-            Delivery::Piece(_) if self.io.outbox.unsent() > STREAM_BYTES_MAX => return Fate::Gone,
+            Delivery::Begin(head) => self.begin_stream(&head, out, cx),
+            Delivery::Piece(_) if out.io.outbox.unsent() > STREAM_BYTES_MAX => {
+                return Delivered::TooSlow;
+            }
             Delivery::Piece(piece) => {
-                let mut out = self.io.outbox.buffer(&mut cx.buffers);
-                self.exchange.write_piece(&piece, &mut out);
-                drop(out);
+                out.protocol.write_piece(&piece, &mut out.io.outbox.buffer(&mut cx.buffers));
                 // Nothing is no sign of life.
-                self.wait_anew |= !piece.is_empty();
+                if !piece.is_empty() {
+                    out.progress();
+                }
             }
             Delivery::End => {
-                self.parked = None;
-                self.exchange.end_stream(&mut self.io.outbox.buffer(&mut cx.buffers));
-                self.end_answer();
-                // Not every end is something to send.
-                self.end_sent_exchanges(cx);
+                self.answering = Answering::Here;
+                out.protocol.end_stream(&mut out.io.outbox.buffer(&mut cx.buffers));
+                self.end_answer(out);
             }
         }
-        self.work(cx)
+        Delivered::Taken
     }
 
-    fn begin_stream(&mut self, head: &Response<'_>, cx: &mut LoopContext) {
-        self.parked = match self.parked.take().map(|parked| *parked) {
-            Some(Parked::Later(awaited)) => Some(Box::new(Parked::Stream(awaited))),
-            parked => parked.map(Box::new),
-        };
-        self.wait_anew = true;
-        self.write_head(head, None, cx);
-    }
-
-    /// Whether no answer is on its way.
-    pub(super) fn is_settled(&self, cx: &LoopContext) -> bool {
-        let is_awaited = matches!(self.parked.as_deref(), Some(Parked::Later(_)));
-        // Who came just before another process took over has to be answered, too.
-        let is_new = cx.closing.has_successor && self.is_new();
-        self.io.outbox.is_empty() && !is_awaited && !is_new
+    fn begin_stream(&mut self, head: &Response<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+        if let Some(Parked::Later(waiting)) = self.unpark_if(|_| true) {
+            self.park(Parked::Stream { _waiting: waiting });
+        }
+        out.progress();
+        out.write_head(head, None, &mut self.flight, cx);
     }
 }
 
@@ -129,6 +123,7 @@ mod tests {
     use crate::{
         app::{App, Context, Reply},
         event_loop::{
+            connection::{Connection, Fate},
             io::Ready,
             test_support::{self, hosted_app, wait_readable},
         },

@@ -1,17 +1,21 @@
 //! Which upstream is asked, and which one next when that fails.
 //!
 //! What is asked again: anything, as long as no byte of it went out; else an idempotent request
-//! without content, as long as no byte of an answer came (RFC 9110 §9.2.2). A kept line that its
-//! upstream had closed is no failure of the upstream.
+//! without content, as long as no byte of an answer came (RFC 9110 §9.2.2). A kept connection that
+//! its upstream had closed is no failure of the upstream.
 
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Forwarding, Stage, pace::Pace};
+use super::{
+    super::{LoopContext, upstream::UpstreamConn},
+    forwarding::{Forwarding, Pace, Stage},
+    outgoing::Outgoing,
+    state::{Answering, Exchange},
+};
 use crate::{
     app::{Chosen, FailureCause, Forward, UpstreamFailure},
-    event_loop::{LoopContext, connection::Connection, upstream::UpstreamConn},
     http::{
         RequestContent,
         h1::{self, ClientRequest},
@@ -27,7 +31,7 @@ struct Attempt {
     retries_left: u32,
     tries: u32,
     last_cause: Option<FailureCause>,
-    /// A kept line was closed by its upstream: the next one is to be new.
+    /// A kept connection was closed by its upstream: the next one is to be new.
     fresh: bool,
     /// The state of an exchange of which no byte went out, and its content so far.
     sent: Option<(h1::Client, Vec<u8>)>,
@@ -41,24 +45,25 @@ impl Attempt {
     }
 }
 
-impl Connection {
+impl Exchange {
     /// Passes a request on.
-    pub(in super::super) fn begin_forward(
+    pub(super) fn begin_forward(
         &mut self,
         forward: Forward,
         content: RequestContent,
+        out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) {
         let chosen = match forward.choose(cx.clock.now_ns(), &[]) {
             Ok(chosen) => chosen,
             Err(none) => {
                 let failure = none.failure();
-                self.note_unserved(&forward, failure, cx);
-                return self.respond(failure.cause.response(), cx);
+                self.note_unserved(&forward, failure, out, cx);
+                return self.respond(failure.cause.response(), out, cx);
             }
         };
         if content.follows() {
-            self.exchange.keep_trailers();
+            out.protocol.keep_trailers();
         }
         let retries_left = forward.config().retries;
         let attempt = Attempt {
@@ -71,41 +76,48 @@ impl Connection {
             fresh: false,
             sent: None,
         };
-        self.ask(attempt, chosen, cx);
+        self.ask(attempt, chosen, out, cx);
     }
 
-    /// Opens a line to an upstream and writes the request; goes on to others while that fails.
-    fn ask(&mut self, mut attempt: Attempt, mut chosen: Chosen, cx: &mut LoopContext) {
+    /// Opens a connection to an upstream and writes the request; goes on to others while that
+    /// fails.
+    fn ask(
+        &mut self,
+        mut attempt: Attempt,
+        mut chosen: Chosen,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
         let mut conn = loop {
             attempt.tries += 1;
-            let failure = match self.open_line(&attempt, &mut chosen, cx) {
+            let failure = match open_connection(&attempt, &mut chosen, out, cx) {
                 Ok(conn) => break conn,
                 Err(failure) => failure,
             };
-            self.note_failure(&attempt.forward, &chosen, failure, cx);
+            self.note_failure(&attempt.forward, &chosen, failure, out, cx);
             attempt.last_cause = Some(failure.cause);
             attempt.tried.push(chosen.index());
             let Some(next) = attempt.next(cx) else {
                 let (url, reason) = (chosen.endpoint().url(), Some(failure.cause.name()));
                 let used = UpstreamUse { url, tries: attempt.tries, time: Duration::ZERO, reason };
-                self.note_use(&used, cx);
-                return self.respond(failure.cause.response(), cx);
+                self.flight.note_upstream(&used, cx);
+                return self.respond(failure.cause.response(), out, cx);
             };
             chosen = next;
         };
-        let awaits_continue = self.exchange.awaits_continue();
+        let awaits_continue = out.protocol.awaits_continue();
         let begin = conn.io.outbox.end();
         let mut exchange = write_request(&attempt, &chosen, awaits_continue, &mut conn, cx);
         let outbox = &mut conn.io.outbox;
         let head_bytes = outbox.buffered();
         if let Some((sent, content)) = attempt.sent {
-            // The content that was taken from the client before the line was open.
+            // The content that was taken from the client before the connection was open.
             exchange.go_on_from(&sent);
             outbox.buffer(&mut cx.buffers).extend_from_slice(&content);
         }
         let Attempt { forward, content, tried, retries_left, tries, last_cause, .. } = attempt;
-        self.wait_anew = true;
-        self.forwarding = Some(Box::new(Forwarding {
+        out.progress();
+        self.answering = Answering::Forwarded(Box::new(Forwarding {
             forward,
             chosen,
             tried,
@@ -126,34 +138,12 @@ impl Connection {
         }));
     }
 
-    /// A line to the upstream, kept or new; its other addresses are tried if it has any.
-    fn open_line(
-        &self,
-        attempt: &Attempt,
-        chosen: &mut Chosen,
-        cx: &mut LoopContext,
-    ) -> Result<UpstreamConn, UpstreamFailure> {
-        let now_ms = cx.clock.now_ms();
-        let asks_once = !is_repeatable(&attempt.forward, attempt.content);
-        if !attempt.fresh
-            && let Some(kept) = cx.upstreams.take(chosen, self.token, now_ms, asks_once)
-        {
-            return Ok(kept);
-        }
-        loop {
-            match cx.upstreams.open(chosen.address(), self.token) {
-                // Ports, and whether there is IPv6 at all, are matters of the address.
-                Err(_) if chosen.next_address(cx.clock.now_ns()) => {}
-                opened => return opened,
-            }
-        }
-    }
-
     /// There is no answer: another upstream is asked, if that is safe.
     pub(super) fn ask_again(
         &mut self,
         forwarding: Forwarding,
         failure: UpstreamFailure,
+        out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) {
         let used_for = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
@@ -170,11 +160,11 @@ impl Connection {
             next = Some(chosen);
         } else {
             if !is_stale {
-                self.note_failure(&forward, &chosen, failure, cx);
+                self.note_failure(&forward, &chosen, failure, out, cx);
                 last_cause = Some(failure.cause);
                 tried.push(url_of);
             }
-            self.note_use(
+            self.flight.note_upstream(
                 &UpstreamUse {
                     url: chosen.endpoint().url(),
                     tries: forwarding.tries,
@@ -192,15 +182,38 @@ impl Connection {
         let mut attempt =
             Attempt { forward, content, tried, retries_left, tries, last_cause, fresh, sent };
         if is_stale && nothing_sent {
-            // That the line was closed before was nobody's failure, and happens once.
+            // That the connection was closed before was nobody's failure, and happens once.
             attempt.retries_left += 1;
         }
         if (nothing_sent || is_repeatable)
             && let Some(next) = next.or_else(|| attempt.next(cx))
         {
-            return self.ask(attempt, next, cx);
+            return self.ask(attempt, next, out, cx);
         }
-        self.respond(failure.cause.response(), cx);
+        self.respond(failure.cause.response(), out, cx);
+    }
+}
+
+/// A connection to the upstream, kept or new; its other addresses are tried if it has any.
+fn open_connection(
+    attempt: &Attempt,
+    chosen: &mut Chosen,
+    out: &Outgoing<'_>,
+    cx: &mut LoopContext,
+) -> Result<UpstreamConn, UpstreamFailure> {
+    let now_ms = cx.clock.now_ms();
+    let asks_once = !is_repeatable(&attempt.forward, attempt.content);
+    if !attempt.fresh
+        && let Some(kept) = cx.upstreams.take(chosen, out.token, now_ms, asks_once)
+    {
+        return Ok(kept);
+    }
+    loop {
+        match cx.upstreams.open(chosen.address(), out.token) {
+            // Ports, and whether there is IPv6 at all, are matters of the address.
+            Err(_) if chosen.next_address(cx.clock.now_ns()) => {}
+            opened => return opened,
+        }
     }
 }
 

@@ -6,44 +6,44 @@ use crate::http::{Refused, RequestHead, Response};
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// A request that cannot be served.
-pub(super) fn refused(refused: Refused) -> Response<'static> {
+pub(in super::super) fn refused(refused: Refused) -> Response<'static> {
     error(refused.status, refused.reason)
 }
 
 /// No app names the host (I10).
-pub(super) fn unknown_host() -> Response<'static> {
+pub(in super::super) fn unknown_host() -> Response<'static> {
     error(404, "No app configured for this host")
 }
 
 /// The app drains for so many seconds more.
-pub(super) fn draining(retry_after_s: u64) -> Response<'static> {
+pub(in super::super) fn draining(retry_after_s: u64) -> Response<'static> {
     let document = format!("{{\"error\":\"Service draining\",\"retry_after_s\":{retry_after_s}}}");
     Response::json(503, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 
 /// The client has used up what the app allows it, for so many seconds more.
-pub(super) fn too_many_requests(retry_after_s: u64) -> Response<'static> {
+pub(in super::super) fn too_many_requests(retry_after_s: u64) -> Response<'static> {
     let document = format!("{{\"error\":\"Too many requests\",\"retry_after_s\":{retry_after_s}}}");
     Response::json(429, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 
 /// The app panicked.
-pub(super) fn internal_error() -> Response<'static> {
+pub(in super::super) fn internal_error() -> Response<'static> {
     error(500, "Internal server error")
 }
 
 /// `OPTIONS *` asks the server, not an app (RFC 9110 §9.3.7).
-pub(super) fn server_options() -> Response<'static> {
+pub(in super::super) fn server_options() -> Response<'static> {
     Response::new(200).with_field("Allow", METHODS)
 }
 
 /// TRACE would echo credentials to whoever can make a browser send it.
-pub(super) fn trace() -> Response<'static> {
+pub(in super::super) fn trace() -> Response<'static> {
     error(405, "TRACE is not served").with_field("Allow", METHODS)
 }
 
 /// Whether the request asks the server as a whole.
-pub(super) fn is_server_options(head: &RequestHead<'_>) -> bool {
+pub(in super::super) fn is_server_options(head: &RequestHead<'_>) -> bool {
     head.path() == "*"
 }
 

@@ -1,0 +1,146 @@
+//! From a request to its exchange: admission to the life of an app, or a refusal.
+//!
+//! I1, I10: every public request for an app goes through [`RegistryView::admit_after`]; a request
+//! of another class never does.
+//!
+//! [`RegistryView::admit_after`]: crate::registry::RegistryView::admit_after
+
+use super::{
+    super::{
+        LoopContext,
+        class::refusal,
+        exchange::{self, Exchange, InFlight, Passed},
+    },
+    Connection,
+};
+use crate::{
+    app::{Peer, Reply},
+    http::{Method, Refused, RequestHead},
+    message::{AppGuard, Class, HostedApp},
+    registry::Refusal,
+};
+
+impl Connection {
+    /// Answers a request, or parks it. One that cannot be served belongs to its app all the same.
+    pub(super) fn answer(
+        &mut self,
+        head: &RequestHead<'_>,
+        refused: Option<Refused>,
+        cx: &mut LoopContext,
+    ) {
+        self.wait_anew = true;
+        if self.class != Class::Public {
+            return self.answer_beside(head, refused, cx);
+        }
+        let own_answer = if exchange::is_server_options(head) {
+            exchange::server_options()
+        } else if head.method() == Method::Trace {
+            exchange::trace()
+        } else {
+            match self.admit(head, cx) {
+                Ok((guard, passed)) => {
+                    // The reply borrows from the app; the seat keeps it alive beside the guard.
+                    let seat = guard.seat();
+                    self.begin_exchange(Some(head), Some(guard), passed, cx);
+                    return self.with_exchange(|exchange, out| match refused {
+                        Some(refused) => exchange.respond(exchange::refused(refused), out, cx),
+                        None => exchange.answer_by_app(seat.entry(), head, out, cx),
+                    });
+                }
+                Err(Refusal::UnknownHost) => exchange::unknown_host(),
+                Err(Refusal::Draining(life)) => {
+                    let left_ns =
+                        life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
+                    let answer = exchange::draining(left_ns.div_ceil(1_000_000_000).max(1));
+                    // The life counts what it refuses.
+                    self.begin_exchange(Some(head), None, Passed::default(), cx);
+                    return self.with_exchange(|exchange, out| {
+                        exchange.answer_or_park(Reply::Full(answer), out, cx);
+                    });
+                }
+            }
+        };
+        self.begin_exchange(Some(head), None, Passed::default(), cx).flight.is_unrouted = true;
+        let own_answer = refused.map_or(own_answer, exchange::refused);
+        self.with_exchange(|exchange, out| {
+            exchange.answer_or_park(Reply::Full(own_answer), out, cx);
+        });
+    }
+
+    /// Admits a request, with the guard of the exchange before it where that is for the same life.
+    /// What that one is to be counted as then comes beside the guard.
+    fn admit(
+        &mut self,
+        head: &RequestHead<'_>,
+        cx: &mut LoopContext,
+    ) -> Result<(AppGuard, Passed), Refusal<HostedApp>> {
+        let host = head.host().map(|host| host.as_bytes());
+        let before = self.exchanges.last_mut().map(|exchange| &mut exchange.flight);
+        let (mut before, mut none) = (before.filter(|flight| flight.guard.is_some()), None);
+        let held = before.as_mut().map_or(&mut none, |flight| &mut flight.guard);
+        let guard = cx.view.admit_after(host, held)?;
+        let passed = match before {
+            Some(flight) if flight.guard.is_none() => flight.pass_on(&guard, cx),
+            _ => Passed::default(),
+        };
+        Ok((guard, passed))
+    }
+
+    /// Requests of the other classes hold no app's life, and are not in the access log.
+    fn answer_beside(
+        &mut self,
+        head: &RequestHead<'_>,
+        refused: Option<Refused>,
+        cx: &mut LoopContext,
+    ) {
+        let Some(app) = cx.side_apps[self.class].clone() else { return };
+        self.begin_exchange(Some(head), None, Passed::default(), cx);
+        if self.class == Class::Health {
+            self.exchange.close_after();
+        }
+        if let Some(refused) = refusal(self.class, head).or(refused) {
+            // The peer may send on, and nothing of it is read as content.
+            self.exchange.refuse(refused);
+            return self.with_exchange(|exchange, out| {
+                exchange.respond(exchange::refused(refused), out, cx);
+            });
+        }
+        self.with_exchange(|exchange, out| exchange.answer_beside(&*app, head, out, cx));
+    }
+
+    /// Answers what cannot be served. The exchange may have begun (its content is broken).
+    pub(super) fn answer_refused(&mut self, refused: Refused, cx: &mut LoopContext) {
+        let last = self.exchanges.last();
+        if last.is_none_or(|exchange| exchange.flight.is_answered()) {
+            let is_unrouted = self.class == Class::Public;
+            let exchange = self.begin_exchange(None, None, Passed::default(), cx);
+            exchange.flight.is_unrouted = is_unrouted;
+        }
+        self.with_exchange(|exchange, out| exchange.refuse(refused, out, cx));
+    }
+
+    /// Takes an exchange into the account. An entry that is spent is used again: a pipeline for one
+    /// app needs one.
+    fn begin_exchange(
+        &mut self,
+        head: Option<&RequestHead<'_>>,
+        guard: Option<AppGuard>,
+        passed: Passed,
+        cx: &mut LoopContext,
+    ) -> &mut Exchange {
+        let app = guard.as_ref().map(|guard| guard.entry().host());
+        let record = match (&mut cx.access, self.peer) {
+            (Some(access), Peer::Tcp(peer)) if self.class == Class::Public => {
+                Some(access.begin(peer.ip(), head, app))
+            }
+            _ => None,
+        };
+        let flight = InFlight::new(guard, record, passed, cx.clock.now_ns());
+        let exchange = Exchange::new(cx.next_number(), flight);
+        match self.exchanges.last_mut().filter(|last| last.flight.is_spent()) {
+            Some(spent) => *spent = exchange,
+            None => self.exchanges.push(exchange),
+        }
+        self.exchanges.last_mut().expect("it was put there")
+    }
+}

@@ -1,0 +1,268 @@
+//! How the exchange with an upstream ends.
+//!
+//! ```text
+//!  asking ──fails──► another upstream (attempt), or 502, 503, 504
+//!  answering ──fails──┬─ no byte of the head with the kernel ─► taken back: 502, 504
+//!                     └─ else what is queued goes out ─► the connection ends, or is reset
+//! ```
+//! - An answer that breaks off is never ended as if it were whole. Where the end of the connection
+//!   does not show that, it is reset.
+//! - It is the upstream's failure: counted, logged, and of weight for an ejection.
+
+use std::time::Duration;
+
+use super::{
+    super::{LoopContext, clock::milliseconds},
+    forwarding::{Forwarding, Stage},
+    in_flight::InFlight,
+    outgoing::Outgoing,
+    state::{Answering, Exchange},
+};
+use crate::{
+    app::{Chosen, FailureCause, Forward, UpstreamFailure, write_response_trailers},
+    config::DrainTunnels,
+    logging::UpstreamUse,
+    message::{ControlEvent, FailureReport},
+};
+
+impl Forwarding {
+    /// What the access line says of it, if it ends now.
+    fn upstream_use(&self, reason: Option<FailureCause>, now_ns: u64) -> UpstreamUse<'_> {
+        UpstreamUse {
+            url: self.chosen.endpoint().url(),
+            tries: self.tries,
+            time: Duration::from_nanos(now_ns.saturating_sub(self.asked_ns)),
+            reason: reason.or(self.last_cause).map(FailureCause::name),
+        }
+    }
+}
+
+/// What the deadline of an upstream comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in super::super) enum TimedOut {
+    /// The exchange goes on, or is answered.
+    #[default]
+    GoesOn,
+    /// It was a tunnel, through which nothing went for long.
+    Idle,
+    /// It was a tunnel, for which a drain has no more patience.
+    Cut,
+}
+
+impl Forwarding {
+    /// Counts that a drain has cut it.
+    pub(in super::super) fn count_cut(&self) {
+        self.chosen.count_cut();
+    }
+
+    /// The exchange ends otherwise: no peer waits for the upstream any more.
+    pub(super) fn abandon(
+        self,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        flight.note_upstream(&self.upstream_use(None, cx.clock.now_ns()), cx);
+        cx.upstreams.forget(&self.conn);
+        if self.stage != Stage::Asking {
+            // The answer is not whole: a mere end could be taken for its end.
+            out.io.reset_at_close();
+        }
+    }
+
+    /// A tunnel ends when nothing went through it for long, or its app has drained for long.
+    fn look_at_tunnel(&self, flight: &InFlight, cx: &LoopContext) -> TimedOut {
+        let idle_ms = cx.clock.now_ms().saturating_sub(self.moved_ms);
+        if self.is_drained_out(flight, cx) {
+            TimedOut::Cut
+        } else if idle_ms >= milliseconds(self.forward.config().tunnel_idle_timeout) {
+            TimedOut::Idle
+        } else {
+            TimedOut::GoesOn
+        }
+    }
+
+    /// Whether the app, or the upstream, has drained for as long as a tunnel may last then.
+    fn is_drained_out(&self, flight: &InFlight, cx: &LoopContext) -> bool {
+        let DrainTunnels::CutAfter(after) = self.forward.config().drain_tunnels else {
+            return false;
+        };
+        let app = flight.guard.as_ref().and_then(|guard| guard.entry().drain().drain_start_ns());
+        let upstream = self.chosen.endpoint().drained_at_ns();
+        let begun_ns = app.into_iter().chain(upstream).min();
+        begun_ns.is_some_and(|begun_ns| {
+            Duration::from_nanos(cx.clock.now_ns().saturating_sub(begun_ns)) >= after
+        })
+    }
+}
+
+impl Exchange {
+    /// Moves what can be moved between the peer and the upstream.
+    pub(in super::super) fn pump(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+        // Again after a failure: another upstream is asked, as often as retries are left.
+        while let Answering::Forwarded(forwarding) = &mut self.answering {
+            match forwarding.pump(&mut self.flight, out, cx) {
+                Ok(false) => {
+                    if std::mem::take(&mut forwarding.moved) {
+                        forwarding.moved_ms = cx.clock.now_ms();
+                        out.progress();
+                    }
+                    break;
+                }
+                Ok(true) => self.end_forward(out, cx),
+                Err(failure) => self.fail_forward(failure, out, cx),
+            }
+        }
+    }
+
+    /// What came of the upstream is no longer needed here: the exchange is its own again.
+    fn take_forwarding(&mut self) -> Option<Forwarding> {
+        match std::mem::replace(&mut self.answering, Answering::Here) {
+            Answering::Forwarded(forwarding) => Some(*forwarding),
+            Answering::Here | Answering::Parked(_) => None,
+        }
+    }
+
+    /// The upstream's part is over: its connection is kept if it can be.
+    fn end_forward(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+        let Some(forwarding) = self.take_forwarding() else { return };
+        self.flight.note_upstream(&forwarding.upstream_use(None, cx.clock.now_ns()), cx);
+        let Forwarding { forward, chosen, mut conn, exchange, .. } = forwarding;
+        chosen.completed();
+        let mut trailers = Vec::new();
+        write_response_trailers(exchange.trailers().fields(), &mut trailers);
+        out.protocol.end_stream_with(&trailers, &mut out.io.outbox.buffer(&mut cx.buffers));
+        self.end_answer(out);
+        out.progress();
+        if !out.io.ready.writable
+            && let Some((method, target)) = forward.request()
+        {
+            self.flight.remember_request(method, target);
+        }
+        let io = &mut conn.io;
+        let is_clean = io.outbox.is_empty() && io.input.is_none() && !io.ready.read_closed;
+        io.release(&mut cx.buffers);
+        if exchange.reusable() && is_clean && !cx.is_closing(out.class) {
+            cx.upstreams.give(conn, forward.config(), &chosen, cx.clock.now_ms());
+        } else {
+            cx.upstreams.forget(&conn);
+        }
+    }
+
+    /// There is no answer, or not all of it.
+    fn fail_forward(
+        &mut self,
+        failure: UpstreamFailure,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        let Some(forwarding) = self.take_forwarding() else { return };
+        cx.upstreams.forget(&forwarding.conn);
+        match forwarding.stage {
+            Stage::Asking => self.ask_again(forwarding, failure, out, cx),
+            Stage::Answering | Stage::Tunnel { .. } => {
+                self.break_off(&forwarding, failure.behind_head(), out, cx);
+            }
+        }
+    }
+
+    /// The answer has begun, and has no end.
+    fn break_off(
+        &mut self,
+        forwarding: &Forwarding,
+        failure: UpstreamFailure,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        self.note_failure(&forwarding.forward, &forwarding.chosen, failure, out, cx);
+        let used = forwarding.upstream_use(Some(failure.cause), cx.clock.now_ns());
+        self.flight.note_upstream(&used, cx);
+        out.progress();
+        let head_start = self.flight.head_start();
+        if head_start >= out.io.outbox.sent() {
+            self.flight.take_back();
+            out.io.outbox.take_back(head_start);
+            out.protocol.take_back();
+            return self.respond(failure.cause.response(), out, cx);
+        }
+        self.flight.is_broken = true;
+        if !out.protocol.break_off() {
+            out.effect.resets_at_end = true;
+        }
+        self.end_answer(out);
+    }
+
+    /// The upstream took too long; or a tunnel is to be looked at.
+    pub(in super::super) fn on_upstream_deadline(
+        &mut self,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> TimedOut {
+        let Answering::Forwarded(forwarding) = &mut self.answering else {
+            return TimedOut::GoesOn;
+        };
+        if forwarding.is_tunnel() {
+            return forwarding.look_at_tunnel(&self.flight, cx);
+        }
+        if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
+            out.protocol.send_continue(&mut out.io.outbox.buffer(&mut cx.buffers));
+            return TimedOut::GoesOn;
+        }
+        let (cause, text) = match forwarding.stage {
+            _ if forwarding.is_opening() => {
+                (FailureCause::ConnectTimeout, "no connection within connect_timeout")
+            }
+            Stage::Asking => (FailureCause::AnswerTimeout, "no answer for answer_timeout"),
+            Stage::Answering | Stage::Tunnel { .. } => {
+                (FailureCause::AnswerTimeout, "no content for answer_timeout")
+            }
+        };
+        self.fail_forward(UpstreamFailure::new(cause, text), out, cx);
+        TimedOut::GoesOn
+    }
+
+    /// Counts the failure of an upstream, and has it logged.
+    pub(super) fn note_failure(
+        &self,
+        forward: &Forward,
+        chosen: &Chosen,
+        failure: UpstreamFailure,
+        out: &Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        let note = chosen.failed(failure, cx.clock.now_ns());
+        if note.unlogged.is_none() && !note.ejected {
+            return;
+        }
+        cx.reports.push(ControlEvent::UpstreamFailed(Box::new(FailureReport {
+            host: self.host(out).to_owned(),
+            upstream: Some(chosen.endpoint().url().to_owned()),
+            failure,
+            unlogged: note.unlogged,
+            ejected_for: note.ejected.then_some(forward.config().eject_for),
+        })));
+    }
+
+    /// The same where there was no upstream to ask.
+    pub(super) fn note_unserved(
+        &mut self,
+        forward: &Forward,
+        failure: UpstreamFailure,
+        out: &Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        let unlogged = forward.note_unserved(failure, cx.clock.now_ns());
+        if unlogged.is_some() {
+            cx.reports.push(ControlEvent::UpstreamFailed(Box::new(FailureReport {
+                host: self.host(out).to_owned(),
+                upstream: None,
+                failure,
+                unlogged,
+                ejected_for: None,
+            })));
+        }
+        let reason = Some(failure.cause.name());
+        self.flight
+            .note_upstream(&UpstreamUse { url: "", tries: 0, time: Duration::ZERO, reason }, cx);
+    }
+}

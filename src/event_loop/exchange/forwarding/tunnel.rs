@@ -1,0 +1,53 @@
+//! A tunnel: after a 101 the bytes go both ways as they come (RFC 9110 §7.8).
+//!
+//! It ends with the upstream's side; when the client's ends, the upstream is told, and may still
+//! send what it has.
+
+use super::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX};
+use crate::{
+    app::UpstreamFailure,
+    event_loop::{LoopContext, exchange::Outgoing, io::Received},
+};
+
+impl Forwarding {
+    pub(super) fn pump_tunnel(
+        &mut self,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> Result<bool, UpstreamFailure> {
+        let Stage::Tunnel { mut client_ended, mut upstream_ended } = self.stage else {
+            return Ok(false);
+        };
+        if let Some(bytes) = out.io.input.take_if(|input| !input.is_empty()) {
+            self.conn.io.outbox.buffer(&mut cx.buffers).extend_from_slice(bytes.unread());
+            cx.buffers.give_input(bytes);
+            self.moved = true;
+        }
+        self.flush();
+        if out.io.has_ended() && !client_ended && self.conn.io.outbox.is_empty() {
+            client_ended = true;
+            // It may have closed already: the read finds that.
+            let _ = self.conn.io.shutdown_write();
+        }
+        for _ in 0..READS_PER_TURN {
+            if let Some(input) = self.conn.io.input.take() {
+                let mut buffer = out.io.outbox.buffer(&mut cx.buffers);
+                out.protocol.write_piece(input.unread(), &mut buffer);
+                drop(buffer);
+                cx.buffers.give_input(input);
+            }
+            let is_full = out.io.outbox.buffered() > WAITING_BYTES_MAX;
+            if upstream_ended || is_full || !self.conn.io.ready.readable {
+                break;
+            }
+            match self.receive(&mut cx.buffers)? {
+                Received::Bytes(_) => {}
+                Received::End => upstream_ended = true,
+                Received::Nothing | Received::Full => break,
+            }
+        }
+        self.stage = Stage::Tunnel { client_ended, upstream_ended };
+        // One that has ended on the upstream's side has nothing to say to the client any more.
+        Ok(upstream_ended)
+    }
+}

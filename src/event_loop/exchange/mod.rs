@@ -1,0 +1,34 @@
+//! Everything of one request, from its complete head until the kernel has the last byte of its
+//! answer.
+//!
+//! ```text
+//!             ┌─ the app answers ──────────────────────────────► written ──sent──► over
+//!  begun ─────┼─ parked: for content, for a time, for `Later` ──────▲
+//!             └─ forwarding: asked of an upstream ──────────────────┘
+//! ```
+//! An exchange acts through [`Outgoing`]: it writes its own answer, and nothing else. What it wants
+//! of its connection it says by an [`Effect`]; it never calls the connection.
+//!
+//! - I3: its [`InFlight`] holds the guard of the app's life, and leaves with it.
+//! - I9: a panic of an app is its exchange's 500.
+
+mod attempt;
+mod ending;
+mod forwarding;
+mod in_flight;
+mod later;
+mod outgoing;
+mod own_answers;
+mod parked;
+mod reply;
+mod state;
+
+pub(super) use ending::TimedOut;
+pub(super) use forwarding::Forwarding;
+pub(super) use in_flight::{InFlight, Passed};
+pub(super) use later::Delivered;
+pub(super) use outgoing::{Effect, Outgoing, holds_head};
+pub(super) use own_answers::{
+    draining, is_server_options, refused, server_options, trace, unknown_host,
+};
+pub(super) use state::{Awaits, Exchange};

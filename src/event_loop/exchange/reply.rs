@@ -1,0 +1,223 @@
+//! From a request to its answer: the app, and what its reply asks of the loop.
+//!
+//! I9: a panic of an app is its exchange's 500.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{
+    super::LoopContext,
+    outgoing::Outgoing,
+    own_answers,
+    parked::Parked,
+    state::{Answering, Exchange},
+};
+use crate::{
+    app::{App, COPIED_BYTES_MAX, Context, OnContent, Reply, Segment},
+    http::{Refused, RequestHead, Response},
+    logging::event,
+    message::AppLife,
+};
+
+impl Exchange {
+    /// Has the app of this life answer.
+    pub(in super::super) fn answer_by_app(
+        &mut self,
+        life: &AppLife,
+        head: &RequestHead<'_>,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        let hosted = life.app();
+        if let Some(limiter) = &hosted.rate_limiter
+            && let Err(wait_s) = limiter.admit(out.peer, cx.clock.now_ns())
+        {
+            let answer = own_answers::too_many_requests(wait_s);
+            return self.answer_or_park(Reply::Full(answer), out, cx);
+        }
+        cx.gauges.ask(life.id().as_u64());
+        let reply = self.ask_app(&*hosted.app, life.host(), head, out, cx);
+        if let Reply::Forward(forward) = reply {
+            return self.begin_forward(forward, head.content(), out, cx);
+        }
+        if !is_short(&reply) || out.protocol.reads_content() {
+            self.flight.remember_request(head.method().as_str(), head.target());
+        }
+        self.answer_or_park(reply, out, cx);
+    }
+
+    /// Has an app of the server's own answer.
+    pub(in super::super) fn answer_beside(
+        &mut self,
+        app: &dyn App,
+        head: &RequestHead<'_>,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        let reply = self.ask_app(app, out.class.name(), head, out, cx);
+        if reply.status() == Some(401) {
+            // A stranger's connection keeps no place.
+            out.protocol.close_after();
+        }
+        self.answer_or_park(reply, out, cx);
+    }
+
+    fn ask_app<'a>(
+        &self,
+        app: &'a dyn App,
+        host: &str,
+        head: &RequestHead<'_>,
+        out: &Outgoing<'_>,
+        cx: &LoopContext,
+    ) -> Reply<'a> {
+        let context = Context {
+            loop_index: cx.index,
+            now: cx.clock.now(),
+            wall: cx.clock.wall(),
+            peer: out.peer,
+            request_id: self.flight.id(),
+        };
+        let reply = catch_unwind(AssertUnwindSafe(|| app.handle(head, &context)));
+        reply.unwrap_or_else(|_| panicked(host))
+    }
+
+    /// Errors are written at once: a client that sends much should not have to send it all. Every
+    /// other answer comes behind the request's content.
+    pub(in super::super) fn answer_or_park(
+        &mut self,
+        reply: Reply<'_>,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        if !out.protocol.reads_content() || reply.status().is_some_and(|status| status >= 400) {
+            return self.give_reply(reply, out, cx);
+        }
+        out.protocol.send_continue(&mut out.io.outbox.buffer(&mut cx.buffers));
+        self.park(match reply {
+            Reply::Collect(on_content) => Parked::Collect(on_content, Vec::new()),
+            reply => Parked::Content(reply.into_owned()),
+        });
+    }
+
+    fn give_reply(&mut self, reply: Reply<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+        match reply {
+            Reply::Full(response) => self.respond(response, out, cx),
+            Reply::Files { head, content } => {
+                let length = content.iter().map(Segment::length).sum();
+                if out.write_head(&head, Some(length), &mut self.flight, cx) {
+                    out.io.outbox.push_segments(content);
+                }
+                self.end_answer(out);
+            }
+            Reply::After(delay, response) => {
+                self.park(Parked::Until(cx.clock.passed_ms(delay), response.into_owned()));
+                out.progress();
+            }
+            Reply::Collect(on_content) => self.give_collected(on_content, &[], out, cx),
+            Reply::Later(start) => self.park_for_later(start, out, cx),
+            // An app passes the request itself on, not what is made of its content.
+            Reply::Forward(_) => self.respond(own_answers::internal_error(), out, cx),
+        }
+    }
+
+    fn give_collected(
+        &mut self,
+        on_content: Box<OnContent>,
+        content: &[u8],
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        if let Some(life) = self.flight.life() {
+            cx.gauges.ask(life.as_u64());
+        }
+        let reply = catch_unwind(AssertUnwindSafe(|| on_content(content)));
+        let reply = match reply {
+            // There is no more content than that.
+            Ok(Reply::Collect(_)) | Err(_) => panicked(self.host(out)),
+            Ok(reply) => reply,
+        };
+        self.give_reply(reply, out, cx);
+    }
+
+    /// A piece of the request's content; dropped unless the app wants it.
+    pub(in super::super) fn on_content(&mut self, content: &[u8], cx: &mut LoopContext) {
+        match &mut self.answering {
+            Answering::Forwarded(forwarding) => forwarding.take_content(content, cx),
+            Answering::Parked(parked) => {
+                if let Parked::Collect(_, collected) = &mut **parked {
+                    collected.extend_from_slice(content);
+                }
+            }
+            Answering::Here => {}
+        }
+    }
+
+    /// The request's content is complete: what waited for it goes on.
+    pub(in super::super) fn on_content_end(
+        &mut self,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        if let Answering::Forwarded(forwarding) = &mut self.answering {
+            return forwarding.end_content(out, cx);
+        }
+        match self.unpark_if(|parked| matches!(parked, Parked::Content(_) | Parked::Collect(..))) {
+            Some(Parked::Content(reply)) => self.give_reply(reply, out, cx),
+            Some(Parked::Collect(on_content, content)) => {
+                self.give_collected(on_content, &content, out, cx);
+            }
+            _ => {}
+        }
+    }
+
+    /// The time of an answer that was held back has come.
+    pub(in super::super) fn on_due(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+        if let Some(Parked::Until(_, response)) =
+            self.unpark_if(|parked| matches!(parked, Parked::Until(..)))
+        {
+            self.respond(response, out, cx);
+        }
+    }
+
+    /// The request cannot be served. It may have begun: its content is broken.
+    pub(in super::super) fn refuse(
+        &mut self,
+        refused: Refused,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        self.abandon(out, cx);
+        out.progress();
+        self.respond(own_answers::refused(refused), out, cx);
+    }
+
+    /// Writes a whole answer.
+    pub(in super::super) fn respond(
+        &mut self,
+        response: Response<'_>,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) {
+        let length = response.content().len() as u64;
+        if out.write_head(&response, Some(length), &mut self.flight, cx) {
+            out.io.outbox.push_content(response.into_content());
+        }
+        self.end_answer(out);
+    }
+}
+
+/// Whether an answer is likely to be gone within this turn.
+fn is_short(reply: &Reply<'_>) -> bool {
+    let length = match reply {
+        Reply::Full(response) => response.content().len() as u64,
+        Reply::Files { content, .. } => content.iter().map(Segment::length).sum(),
+        Reply::After(..) | Reply::Collect(_) | Reply::Later(_) | Reply::Forward(_) => {
+            return false;
+        }
+    };
+    length < COPIED_BYTES_MAX as u64
+}
+
+fn panicked(host: &str) -> Reply<'static> {
+    event!(Error, "app_panicked", host = host);
+    Reply::Full(own_answers::internal_error())
+}
