@@ -379,6 +379,30 @@ fn literals(code: &str) -> BTreeSet<&str> {
 }
 
 #[test]
+fn the_architecture_names_types_and_folders_of_the_code() {
+    let page = Page::read("docs/architecture.md");
+    let code = sources(&["src"]);
+    let names: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric()).collect();
+    let drawn = page.blocks().into_iter().map(|block| block.text);
+    let spans = code_spans(&page.prose()).into_iter().chain(drawn).collect::<Vec<_>>().join("\n");
+    // Names of types have a capital within: `AppId`.
+    let is_type = |word: &&str| {
+        let mut chars = word.chars();
+        let has_capital = chars.next().is_some_and(|c| c.is_ascii_uppercase());
+        has_capital && chars.any(|c| c.is_ascii_uppercase()) && word.contains(char::is_lowercase)
+    };
+    let shown: BTreeSet<&str> =
+        spans.split(|c: char| !c.is_alphanumeric()).filter(is_type).collect();
+    assert!(shown.len() > 20, "{shown:?}");
+    let unknown: Vec<_> = shown.difference(&names).collect();
+    assert!(unknown.is_empty(), "not in the code: {unknown:?}");
+    let paths = spans.split(|c: char| !c.is_alphanumeric() && !"/_.".contains(c));
+    for path in paths.filter(|path| path.starts_with("src/") || path.starts_with("tests/")) {
+        assert!(Path::new(ROOT).join(path).exists(), "{path}");
+    }
+}
+
+#[test]
 fn the_documented_metrics_are_those_of_the_code() {
     let page = Page::read("docs/logs-and-metrics.md");
     let cells = page.first_cells();
