@@ -7,6 +7,7 @@
 use std::io;
 
 use super::{
+    Input, ask,
     operator::Operator,
     reload::{ReloadError, ReloadOptions, Reloaded},
 };
@@ -23,7 +24,8 @@ impl Operator {
         options: ReloadOptions,
     ) -> Result<Reloaded, ReloadError> {
         let mut done = Reloaded { dry_run: true, ..Reloaded::default() };
-        let plan = self.plan_apps(config, options, &mut done)?;
+        let report = ask(&self.control, Input::Report).map_err(ReloadError::Change)?;
+        let plan = self.plan_apps(&report, config, options, &mut done)?;
         for (life, (host, is_new)) in plan.changes.begin.iter().zip(plan.hosts) {
             match &life.app.app.load_error {
                 Some(_) => {}

@@ -159,17 +159,22 @@ pub(crate) enum StopAsker {
 
 /// A reload that is ready: whatever could fail has been done.
 pub(crate) struct ReadyReload {
+    pub(crate) changes: ReloadChanges,
+    /// Given when all loops have taken their settings.
+    pub(crate) configured: Acknowledgement,
+    pub(crate) answer: Answer<LivesChanged>,
+}
+
+/// What a reload puts in place.
+pub(crate) struct ReloadChanges {
     pub(crate) lives: LifeChanges,
     pub(crate) server: ServerConfig,
     /// For each loop; empty if nothing changed that concerns them.
     pub(crate) loops: Vec<LoopConfig>,
-    /// Given when all loops have taken theirs.
-    pub(crate) configured: Acknowledgement,
     /// Addresses to serve too: of each, a socket for every loop.
     pub(crate) listen: Vec<Sockets>,
     /// Addresses to serve no longer.
     pub(crate) close: Vec<SocketAddr>,
-    pub(crate) answer: Answer<LivesChanged>,
 }
 
 /// What control knows and nobody else does.

@@ -126,7 +126,8 @@ pub(crate) struct LifeChanges {
 
 /// What a reload came to.
 pub(crate) struct LivesChanged {
-    /// For each life that was to begin, in that order; none for an app that is drained on demand.
+    /// For each life that was to begin, in that order; none for an app that stays as it is: it is
+    /// drained on demand.
     pub(crate) begun: Vec<Option<Result<Arc<AppLife>, NameTaken>>>,
     /// Lives that drain now.
     pub(crate) drains: Vec<AppId>,
@@ -262,12 +263,12 @@ impl Control {
     /// Makes the changes of a reload in one step. Whatever happened while it was prepared holds: an
     /// app that was drained meanwhile stays so.
     pub(super) fn change_lives(&mut self, changes: LifeChanges, now: Instant) -> LivesChanged {
-        let is_paused = |life: &NewLife<HostedApp>| {
+        let stays = |life: &NewLife<HostedApp>| {
             life.instead_of.as_ref().is_some_and(|old| self.drains.is_paused(old.id()))
         };
-        let paused: Vec<_> = changes.begin.iter().map(is_paused).collect();
-        let begin = changes.begin.into_iter().zip(&paused);
-        let begin = begin.filter(|(_, paused)| !**paused).map(|(life, _)| life);
+        let stay: Vec<_> = changes.begin.iter().map(stays).collect();
+        let begin = changes.begin.into_iter().zip(&stay);
+        let begin = begin.filter(|(_, stays)| !**stays).map(|(life, _)| life);
         let mut begin: Vec<_> = begin.collect();
         let olds: Vec<_> = begin.iter().map(|life| life.instead_of.clone()).collect();
         begin.iter_mut().for_each(|life| self.take_over(life));
@@ -299,7 +300,7 @@ impl Control {
         }
         self.routes_changed = true;
         let mut begun = begun.into_iter();
-        let begun = paused.into_iter().map(|paused| if paused { None } else { begun.next() });
+        let begun = stay.into_iter().map(|stays| if stays { None } else { begun.next() });
         LivesChanged { begun: begun.collect(), drains }
     }
 

@@ -33,6 +33,8 @@ mod stop_plan;
 mod stopping;
 mod taking_up;
 mod tasks;
+#[cfg(test)]
+mod test_support;
 mod upgrade;
 mod upstream_drains;
 mod upstreams;
@@ -429,24 +431,24 @@ impl Control {
     }
 
     fn reload(&mut self, reload: ReadyReload, now: Instant) {
+        let ReadyReload { changes, configured, answer } = reload;
         if self.stop.is_some() {
-            return reload.answer.give(Err(ChangeError::Stopping));
+            return answer.give(Err(ChangeError::Stopping));
         }
-        self.shutdown_delay = reload.server.shutdown_delay;
-        self.drain_timeout = reload.server.drain_timeout;
-        let changed = self.change_lives(reload.lives, now);
-        for (index, config) in reload.loops.into_iter().enumerate() {
-            let done = reload.configured.clone();
-            self.command_one(index, LoopCommand::Configure(Box::new(config), done));
+        self.shutdown_delay = changes.server.shutdown_delay;
+        self.drain_timeout = changes.server.drain_timeout;
+        let changed = self.change_lives(changes.lives, now);
+        for (index, config) in changes.loops.into_iter().enumerate() {
+            self.command_one(index, LoopCommand::Configure(Box::new(config), configured.clone()));
         }
-        drop(reload.configured);
-        for sockets in reload.listen {
+        drop(configured);
+        for sockets in changes.listen {
             self.addresses.extend(sockets.first().map(|socket| socket.address));
             for (index, socket) in sockets.into_iter().enumerate() {
                 self.command_one(index, LoopCommand::Listen(vec![socket]));
             }
         }
-        self.close_listeners(reload.close, now);
-        reload.answer.give(Ok(changed));
+        self.close_listeners(changes.close, now);
+        answer.give(Ok(changed));
     }
 }

@@ -25,8 +25,9 @@ use std::{
 };
 
 use super::{
-    ChangeError, DrainName, Emptied, Input, LifeChanges, LivesChanged, ReadyReload, ask,
+    ChangeError, DrainName, Emptied, Input, LifeChanges, LivesChanged, ReadyReload, Report, ask,
     drains::Cause,
+    input::ReloadChanges,
     notices::notice,
     operator::{Listening, Operator, Sockets, await_loops, unavailable},
 };
@@ -180,6 +181,14 @@ pub(super) struct AppPlan {
     pub(super) hosts: Vec<(String, bool)>,
 }
 
+/// A reload whose changes are loaded and bound, and wait to be put in place.
+pub(super) struct PreparedReload {
+    config: Config,
+    /// As in [`AppPlan`].
+    hosts: Vec<(String, bool)>,
+    done: Reloaded,
+}
+
 impl Operator {
     pub(super) fn reload(&mut self, options: ReloadOptions) -> Result<Reloaded, ReloadError> {
         if options.dry_run {
@@ -228,13 +237,27 @@ impl Operator {
         Config::load_again(path).map_err(ReloadError::Config)
     }
 
-    fn apply(
+    fn apply(&mut self, config: Config, options: ReloadOptions) -> Result<Reloaded, ReloadError> {
+        let report = ask(&self.control, Input::Report).map_err(ReloadError::Change)?;
+        let (prepared, changes) = self.prepare(&report, config, options)?;
+        let (configured, all_configured) = acknowledgement();
+        let ready = |answer| Input::Reload(Box::new(ReadyReload { changes, configured, answer }));
+        let changed = ask(&self.control, ready).map_err(ReloadError::Change)?;
+        let done = self.settle(prepared, changed);
+        // Who is told of the reload finds that its settings hold.
+        await_loops(&all_configured);
+        Ok(done)
+    }
+
+    /// Loads and binds what the config has new: whatever can fail.
+    pub(super) fn prepare(
         &mut self,
-        mut config: Config,
+        report: &Report,
+        config: Config,
         options: ReloadOptions,
-    ) -> Result<Reloaded, ReloadError> {
+    ) -> Result<(PreparedReload, ReloadChanges), ReloadError> {
         let mut done = Reloaded::default();
-        let plan = self.plan_apps(&config, options, &mut done)?;
+        let plan = self.plan_apps(report, &config, options, &mut done)?;
         self.desk.step("binding addresses");
         let (listen, close) = self.change_listeners(&config, &mut done);
         let changed = changed_settings(&self.current, &config);
@@ -248,18 +271,16 @@ impl Operator {
         } else {
             Vec::new()
         };
-        let (configured, all_configured) = acknowledgement();
         let (lives, server) = (plan.changes, config.server.clone());
-        let ready = |answer| {
-            let ready = ReadyReload { lives, server, loops, configured, listen, close, answer };
-            Input::Reload(Box::new(ready))
-        };
-        let changed = ask(&self.control, ready);
-        let changed = changed.map_err(ReloadError::Change)?;
+        let changes = ReloadChanges { lives, server, loops, listen, close };
+        Ok((PreparedReload { config, hosts: plan.hosts, done }, changes))
+    }
+
+    /// Control has put a reload in place: its config holds from now on.
+    pub(super) fn settle(&mut self, prepared: PreparedReload, changed: LivesChanged) -> Reloaded {
+        let PreparedReload { mut config, hosts, mut done } = prepared;
         (self.host.set_connections)(&config.limits);
-        // Who is told of the reload finds that its settings hold.
-        await_loops(&all_configured);
-        done.take_lives(plan.hosts, changed);
+        done.take_lives(hosts, changed);
         // What does not hold stays as it was, so that the next reload says it again, or tries.
         let ServerConfig { user, group, threads, .. } = &self.current.server;
         config.server.threads = *threads;
@@ -270,7 +291,7 @@ impl Operator {
             config.log = self.current.log.clone();
         }
         self.current = config;
-        Ok(done)
+        done
     }
 
     fn loop_config(&self, config: &Config) -> LoopConfig {
@@ -284,11 +305,11 @@ impl Operator {
     /// Compares the apps with the config's, and loads what is new or changed.
     pub(super) fn plan_apps(
         &self,
+        report: &Report,
         config: &Config,
         options: ReloadOptions,
         done: &mut Reloaded,
     ) -> Result<AppPlan, ReloadError> {
-        let report = ask(&self.control, Input::Report).map_err(ReloadError::Change)?;
         if let Some(refusal) = report.refusal() {
             return Err(ReloadError::Change(refusal));
         }

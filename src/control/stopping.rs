@@ -346,18 +346,14 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
-    use crossbeam_channel::Receiver;
-    use mio::{Poll, Token, Waker};
-
-    use super::*;
+    use super::{
+        super::test_support::{app, control, listener, report},
+        *,
+    };
     use crate::{
         acknowledgement::acknowledgement,
-        config::ServerConfig,
-        control::{Input, KeptSockets, LoopReport, LoopThreads, LoopWatch},
-        message::{ListenGroup, LoopHandle, PublicSocket},
-        registry::AppRegistry,
+        control::{Answer, Input, KeptSockets, PutMode, RemoveApp},
+        message::Origin,
     };
 
     #[test]
@@ -412,32 +408,5 @@ mod tests {
         control.pass_unread_stops_on(&unread);
         assert!(relay.is_unread(), "the next one is passed on by its sender");
         assert_eq!(passed.try_iter().collect::<Vec<_>>(), [PassedStop { reason, cut: false }]);
-    }
-
-    /// A control thread's state with two loops, and what they are told.
-    fn control() -> (Control, Receiver<LoopCommand>) {
-        let registry = Arc::new(AppRegistry::new(2, None));
-        let (notices, config) = (Arc::default(), ServerConfig::default());
-        let (mut control, _) =
-            Control::new(registry, notices, Instant::now(), &config, Arc::default());
-        let poll = Poll::new().unwrap();
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        let (sender, commands) = crossbeam_channel::unbounded();
-        let handles = vec![LoopHandle::new(sender, waker); 2];
-        control.loops = Box::new(LoopThreads { handles, gauges: vec![Arc::default(); 2] });
-        control.watch = LoopWatch::begin(2);
-        (control, commands)
-    }
-
-    fn report(index: usize, event: ControlEvent) -> Input {
-        Input::Loop(LoopReport { index, event })
-    }
-
-    fn listener() -> PublicSocket {
-        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
-        let (socket, proxy_protocol) = (Arc::new(socket.into()), Arc::default());
-        let group = Arc::new(ListenGroup { size: 1, ..ListenGroup::default() });
-        PublicSocket { address, socket, is_kept: false, group, proxy_protocol }
     }
 }
