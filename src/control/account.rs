@@ -13,12 +13,17 @@ use crate::{
 };
 
 /// What was counted so far. Every life is begun here once, and retired once.
+///
+/// A life can be gone while a loop that is stuck still holds exchanges of it: what becomes of those
+/// is counted when they end.
 #[derive(Default)]
 pub(super) struct Account {
-    /// Requests of lives that are gone.
-    pub(super) requests: u64,
-    /// Exchanges that were cut of lives that are gone.
-    pub(super) cut: u64,
+    /// Lives that are gone, with exchanges that loops still hold.
+    held: Vec<Arc<AppLife>>,
+    /// Requests of lives that are gone, and not held.
+    requests: u64,
+    /// Exchanges of theirs that were cut.
+    cut: u64,
     ledger: HostLedger,
     drain_seconds: DrainSeconds,
 }
@@ -33,7 +38,8 @@ pub(crate) struct Measured {
 impl Account {
     /// Of lives that are gone.
     pub(super) fn totals(&self) -> Totals {
-        Totals { requests_total: self.requests, cut_total: self.cut }
+        let gone = Totals { requests_total: self.requests, cut_total: self.cut };
+        self.held.iter().fold(gone, |sum, life| sum + totals_of(life))
     }
 
     pub(super) fn begin(&mut self, life: &AppLife) {
@@ -41,11 +47,20 @@ impl Account {
     }
 
     /// A life is gone: what it counted is kept.
-    pub(super) fn retire(&mut self, life: &AppLife) {
-        self.requests += life.drain().requests();
-        self.cut += life.drain().cut();
-        // How its upstreams were is of no use any more.
-        self.ledger.retire(&reading(life, 0));
+    pub(super) fn retire(&mut self, life: &Arc<AppLife>) {
+        self.held.push(Arc::clone(life));
+        self.let_go_of_ended();
+    }
+
+    /// Forgets lives that are gone, as soon as no loop holds an exchange of them.
+    pub(super) fn let_go_of_ended(&mut self) {
+        let has_ended = |life: &mut Arc<AppLife>| life.drain().active_connections() == 0;
+        for life in self.held.extract_if(.., has_ended) {
+            let Totals { requests_total, cut_total } = totals_of(&life);
+            (self.requests, self.cut) = (self.requests + requests_total, self.cut + cut_total);
+            // How its upstreams were is of no use any more.
+            self.ledger.retire(&reading(&life, 0));
+        }
     }
 
     /// A drain of an app has ended with a verdict.
@@ -64,11 +79,15 @@ impl Account {
         now_ns: u64,
     ) -> Measured {
         Measured {
-            hosts: self.ledger.read(lives.iter().map(|life| reading(life, now_ns))),
+            hosts: self.ledger.read(lives.iter().chain(&self.held).map(|it| reading(it, now_ns))),
             drains_running,
             drain_seconds: self.drain_seconds.clone(),
         }
     }
+}
+
+fn totals_of(life: &AppLife) -> Totals {
+    Totals { requests_total: life.drain().requests(), cut_total: life.drain().cut() }
 }
 
 fn reading(life: &AppLife, now_ns: u64) -> LifeReading<'_> {

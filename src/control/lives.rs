@@ -431,7 +431,7 @@ impl Control {
 
     /// A life is gone: the drains of its upstreams end with it, unless they also wait for an older
     /// life or were handed on by one, and what it counted is kept.
-    fn retire(&mut self, life: &AppLife, now: Instant) {
+    fn retire(&mut self, life: &Arc<AppLife>, now: Instant) {
         for name in self.drains.forget_upstreams(life.id()) {
             let own = self.drains.find(name).filter(|drain| drain.life.id() == life.id());
             let drain = own.and_then(|drain| drain.upstream());
@@ -492,4 +492,35 @@ pub(super) fn milliseconds(duration: Duration) -> u64 {
 
 pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Totals,
+            drain_plan::CUT_GRACE,
+            test_support::{app, control},
+        },
+        *,
+    };
+    use crate::registry::RegistryView;
+
+    #[test]
+    fn what_a_loop_cuts_after_the_end_of_a_drain_is_in_the_totals() {
+        let (mut control, _commands) = control();
+        let now = Instant::now();
+        control.put_app(app("a.test", Origin::Admin), PutMode::Add, now).unwrap();
+        let mut view = RegistryView::new(Arc::clone(&control.registry), 0);
+        let Ok(held) = view.admit(Some("a.test")) else { panic!("not admitted") };
+        let ticket = control.remove_app("a.test", Some(Duration::ZERO), now).unwrap();
+        // The loop is stuck: it obeys the cut when the drain was given up.
+        control.on_time(now);
+        control.on_time(now + CUT_GRACE);
+        assert_eq!(ticket.wait(Duration::ZERO), Some(Verdict::Cut(1)));
+        assert_eq!(control.totals(), Totals { requests_total: 1, cut_total: 0 });
+        held.cut();
+        control.on_time(now + CUT_GRACE * 2);
+        assert_eq!(control.totals(), Totals { requests_total: 1, cut_total: 1 });
+    }
 }

@@ -380,6 +380,7 @@ impl Control {
                 DrainStep::End => self.end_drain(name, now),
             }
         }
+        self.account.let_go_of_ended();
         self.close_gated_listeners(now);
         self.watch_loops(now);
         self.watch_logs(now);

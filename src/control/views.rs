@@ -83,10 +83,11 @@ impl Control {
     pub(super) fn totals(&self) -> Totals {
         let lives = self.all_lives();
         let sum = |count: fn(&AppLife) -> u64| lives.iter().map(|life| count(life)).sum::<u64>();
-        Totals {
-            requests_total: sum(|life| life.drain().requests()) + self.account.requests,
-            cut_total: sum(|life| life.drain().cut()) + self.account.cut,
-        }
+        let there = Totals {
+            requests_total: sum(|life| life.drain().requests()),
+            cut_total: sum(|life| life.drain().cut()),
+        };
+        there + self.account.totals()
     }
 
     /// How many loops apps are loaded for.
