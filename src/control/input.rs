@@ -240,6 +240,11 @@ impl Input {
         )
     }
 
+    /// Whether it asks for a change of what is served.
+    pub(super) fn is_change(&self) -> bool {
+        self.is_for_successor() && !matches!(self, Self::Stop(_))
+    }
+
     /// Whether it is for the process that serves, if that is another one.
     pub(super) fn is_for_successor(&self) -> bool {
         matches!(

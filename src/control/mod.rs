@@ -365,6 +365,11 @@ impl Control {
             input.refuse(&ChangeError::HandedOver(successor));
             return None;
         }
+        if self.stop.as_ref().is_some_and(Stop::is_over) && input.is_change() {
+            // A drain that began now would have no end.
+            input.refuse(&ChangeError::Ended);
+            return None;
+        }
         Some(input)
     }
 

@@ -67,6 +67,11 @@ impl Stop {
         StopRules { has_successor, close_from, idle_until: deadline - READ_OUT.min(left / 4) }
     }
 
+    /// Whether it has its verdict: the process is about to end.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
     /// When [`Control::on_stop_time`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         self.over.as_ref().map_or_else(|| self.plan.due(), |over| Some(over.at + END_GRACE))
@@ -408,5 +413,26 @@ mod tests {
         control.pass_unread_stops_on(&unread);
         assert!(relay.is_unread(), "the next one is passed on by its sender");
         assert_eq!(passed.try_iter().collect::<Vec<_>>(), [PassedStop { reason, cut: false }]);
+    }
+
+    #[test]
+    fn a_change_that_comes_after_the_end_of_a_stop_is_refused_for_it_would_have_no_end() {
+        let (mut control, _commands) = control();
+        let now = Instant::now();
+        let stop = |control: &mut Control| {
+            let (reason, by) = ("SIGTERM".to_owned(), StopAsker::Signal);
+            control.on_input(Input::Stop(StopRequest { reason, timeout: None, by }), now)
+        };
+        control.put_app(app("a.test", Origin::Admin), PutMode::Add, now).unwrap();
+        assert_eq!((stop(&mut control), stop(&mut control)), (None, None));
+        for index in 0..2 {
+            control.on_input(report(index, ControlEvent::Emptied { cut: 0 }), now);
+        }
+        assert!(control.stop.as_ref().is_some_and(Stop::is_over));
+        let (sender, answers) = crossbeam_channel::unbounded();
+        let answer = Answer::new(move |begun: Result<_, _>| sender.send(begun.map(drop)).unwrap());
+        let remove = RemoveApp { host: "a.test".to_owned(), timeout: None, answer };
+        control.on_input(Input::Remove(remove), now);
+        assert_eq!(answers.try_iter().collect::<Vec<_>>(), [Err(ChangeError::Ended)]);
     }
 }
