@@ -40,11 +40,12 @@ impl DrainPlan {
         self.due
     }
 
-    /// Moves the deadline, unless it has passed.
-    pub(super) fn set_deadline(&mut self, deadline: Instant) {
+    /// Moves the deadline, unless it has passed: then it stays, and this is false.
+    pub(super) fn set_deadline(&mut self, deadline: Instant) -> bool {
         if !self.cutting {
             self.due = deadline;
         }
+        !self.cutting
     }
 
     /// Time has passed.

@@ -266,10 +266,13 @@ impl Drain {
         }
     }
 
-    /// Another deadline holds from now on.
-    pub(super) fn set_deadline(&mut self, deadline: Instant) {
-        self.deadline = deadline;
-        self.plan.set_deadline(deadline);
+    /// Another deadline holds from now on, unless the one before has passed: what is in flight is
+    /// being cut then. The deadline that holds.
+    pub(super) fn set_deadline(&mut self, deadline: Instant) -> Instant {
+        if self.plan.set_deadline(deadline) {
+            self.deadline = deadline;
+        }
+        self.deadline
     }
 
     /// Exchanges that the deadline ended. What a loop that is stuck in the app holds still counts

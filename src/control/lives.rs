@@ -338,7 +338,7 @@ impl Control {
             return Ok(ticket);
         };
         drain.cause = cause;
-        drain.set_deadline(deadline);
+        let deadline = drain.set_deadline(deadline);
         let (ticket, view) = (drain.ticket(), drain.view(now));
         life.drain().set_drain_deadline_ns(nanoseconds(deadline.duration_since(self.epoch)));
         self.drains.look_at(deadline);
@@ -522,5 +522,21 @@ mod tests {
         held.cut();
         control.on_time(now + CUT_GRACE * 2);
         assert_eq!(control.totals(), Totals { requests_total: 1, cut_total: 1 });
+    }
+
+    #[test]
+    fn a_removal_behind_the_deadline_of_a_drain_gives_no_more_time() {
+        let (mut control, _commands) = control();
+        let now = Instant::now();
+        control.put_app(app("a.test", Origin::Admin), PutMode::Add, now).unwrap();
+        let mut view = RegistryView::new(Arc::clone(&control.registry), 0);
+        let Ok(_held) = view.admit(Some("a.test")) else { panic!("not admitted") };
+        let id = control.drain_app("a.test", Some(Duration::ZERO), now).unwrap().id();
+        control.on_time(now);
+        let ticket = control.remove_app("a.test", Some(Duration::from_secs(30)), now).unwrap();
+        let view = control.drains.view(id.into(), now).unwrap();
+        assert_eq!((view.cause, view.remaining), (Cause::Remove, Duration::ZERO));
+        control.on_time(now + CUT_GRACE);
+        assert_eq!(ticket.wait(Duration::ZERO), Some(Verdict::Cut(1)));
     }
 }
