@@ -262,7 +262,16 @@ impl Control {
 
     /// Makes the changes of a reload in one step. Whatever happened while it was prepared holds: an
     /// app that was drained meanwhile stays so.
-    pub(super) fn change_lives(&mut self, changes: LifeChanges, now: Instant) -> LivesChanged {
+    pub(super) fn change_lives(&mut self, mut changes: LifeChanges, now: Instant) -> LivesChanged {
+        for life in &mut changes.begin {
+            // The app may have got another life since the reload was prepared.
+            let held = self.life_of(&life.app.host);
+            let is_kept = |held: &Arc<AppLife>| {
+                held.app().origin != Origin::Embedder && !self.is_being_removed(held)
+            };
+            let held = held.filter(is_kept);
+            life.instead_of = held.or(life.instead_of.take());
+        }
         let stays = |life: &NewLife<HostedApp>| {
             life.instead_of.as_ref().is_some_and(|old| self.drains.is_paused(old.id()))
         };
@@ -538,5 +547,20 @@ mod tests {
         assert_eq!((view.cause, view.remaining), (Cause::Remove, Duration::ZERO));
         control.on_time(now + CUT_GRACE);
         assert_eq!(ticket.wait(Duration::ZERO), Some(Verdict::Cut(1)));
+    }
+
+    #[test]
+    fn a_life_that_began_while_a_reload_was_prepared_drains_when_that_replaces_it() {
+        let (mut control, _commands) = control();
+        let now = Instant::now();
+        let old = control.put_app(app("a.test", Origin::Config), PutMode::Add, now).unwrap().life;
+        let begin = NewLife { app: app("a.test", Origin::Config), instead_of: Some(old) };
+        let (remove, default_app) = (Vec::new(), None);
+        let changes = LifeChanges { begin: vec![begin], remove, default_app };
+        control.drain_app("a.test", None, now).map(drop).unwrap();
+        let between = control.resume_app("a.test", None, now).unwrap();
+        let changed = control.change_lives(changes, now);
+        assert!(between.drain().draining());
+        assert_eq!(changed.drains, [between.id()]);
     }
 }
