@@ -127,7 +127,7 @@ pub(crate) struct LifeChanges {
 /// What a reload came to.
 pub(crate) struct LivesChanged {
     /// For each life that was to begin, in that order; none for an app that stays as it is: it is
-    /// drained on demand.
+    /// drained on demand, or its new life could not be loaded.
     pub(crate) begun: Vec<Option<Result<Arc<AppLife>, NameTaken>>>,
     /// Lives that drain now.
     pub(crate) drains: Vec<AppId>,
@@ -272,8 +272,12 @@ impl Control {
             let held = held.filter(is_kept);
             life.instead_of = held.or(life.instead_of.take());
         }
+        // What is drained on demand stays so, and what serves is not replaced by a 503 (I8).
         let stays = |life: &NewLife<HostedApp>| {
-            life.instead_of.as_ref().is_some_and(|old| self.drains.is_paused(old.id()))
+            let fails = life.app.app.load_error.is_some();
+            life.instead_of.as_ref().is_some_and(|old| {
+                self.drains.is_paused(old.id()) || (fails && !old.drain().draining())
+            })
         };
         let stay: Vec<_> = changes.begin.iter().map(stays).collect();
         let begin = changes.begin.into_iter().zip(&stay);
@@ -562,5 +566,19 @@ mod tests {
         let changed = control.change_lives(changes, now);
         assert!(between.drain().draining());
         assert_eq!(changed.drains, [between.id()]);
+    }
+
+    #[test]
+    fn an_app_that_cannot_be_loaded_does_not_replace_one_that_came_while_it_was_tried() {
+        let (mut control, _commands) = control();
+        let now = Instant::now();
+        let came = control.put_app(app("a.test", Origin::Admin), PutMode::Add, now).unwrap().life;
+        let mut broken = app("a.test", Origin::Config);
+        broken.app.load_error = Some("no such directory".to_owned());
+        let begin = vec![NewLife { app: broken, instead_of: None }];
+        let changes = LifeChanges { begin, remove: Vec::new(), default_app: None };
+        assert!(matches!(control.change_lives(changes, now).begun[..], [None]));
+        assert!(!came.drain().draining());
+        assert_eq!(control.life_of("a.test").map(|life| life.id()), Some(came.id()));
     }
 }
