@@ -421,6 +421,8 @@ impl Control {
                     cut = *cut
                 );
                 self.watch.on_died(index);
+                // It serves no more, and a stop has not to wait until it does.
+                self.taking_up.remove(&index);
                 self.gate_for_dead(index, now);
                 stopped = self.stop_for_failed(index, now);
             }

@@ -435,4 +435,24 @@ mod tests {
         control.on_input(Input::Remove(remove), now);
         assert_eq!(answers.try_iter().collect::<Vec<_>>(), [Err(ChangeError::Ended)]);
     }
+    #[test]
+    fn a_stop_does_not_wait_for_a_loop_that_died_before_it_took_up_again() {
+        let (mut control, _commands) = control();
+        let now = Instant::now();
+        control.begin_hand_over(now).unwrap();
+        let (let_go, _all_let_go) = acknowledgement();
+        let listeners = vec![vec![listener(), listener()]];
+        let kept = Box::new(KeptSockets { listeners, admin: None, health: None, pid: 7 });
+        let handed = HandedOver { kept, let_go, lines: Vec::new() };
+        control.on_input(Input::HandedOver(handed), now);
+        control.on_input(Input::SuccessorGone, now);
+        assert!(control.stop.is_none(), "taken up again");
+        control.on_input(report(1, ControlEvent::TookUp), now);
+        let died = ControlEvent::Died { error: "panic: a bug".to_owned(), cut: 0 };
+        control.on_input(report(0, died), now);
+        assert!(control.stop.is_some(), "it stops for the dead loop");
+        control.on_input(report(1, ControlEvent::Emptied { cut: 0 }), now);
+        let view = control.stop_view(now).unwrap();
+        assert_eq!(view.verdict, Some(Verdict::Drained));
+    }
 }
