@@ -76,10 +76,16 @@ impl StopPlan {
         self.deadline
     }
 
-    /// Has the deadline come this long after now, or after the gate.
-    pub(super) fn set_drain_timeout(&mut self, drain_timeout: Duration, now: Instant) {
-        let from = if let Phase::Delay { until } = self.phase { until } else { now };
+    /// Has the deadline come this long after now, or after the gate; false if everything is being
+    /// cut already.
+    pub(super) fn set_drain_timeout(&mut self, drain_timeout: Duration, now: Instant) -> bool {
+        let from = match self.phase {
+            Phase::Delay { until } => until,
+            Phase::Gating | Phase::Draining => now,
+            Phase::Cutting { .. } | Phase::Over => return false,
+        };
         (self.drain_timeout, self.deadline) = (drain_timeout, from + drain_timeout);
+        true
     }
 
     /// When [`StopPlan::on_time`] has something to do.
@@ -224,6 +230,7 @@ mod tests {
         let (mut plan, now) = begin(Duration::from_secs(5));
         assert_eq!(plan.cut(now), Some(StopStep::CutAll));
         assert_eq!(plan.cut(now), None);
+        assert!(!plan.set_drain_timeout(DRAIN * 2, now), "nothing is left to wait for");
         assert_eq!(plan.on_loop(0, &ControlEvent::Emptied { cut: 1 }, now), None);
         assert_eq!(plan.on_time(now + CUT_GRACE), Some(StopStep::Over { cut: 1, stuck: vec![1] }));
         assert_eq!(plan.on_time(now + CUT_GRACE), None);

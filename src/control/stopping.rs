@@ -137,8 +137,9 @@ impl Control {
         if stop.over.is_some() {
             return None;
         }
-        if let (true, Some(timeout)) = (repeated, timeout) {
-            stop.plan.set_drain_timeout(timeout, now);
+        if let (true, Some(timeout)) = (repeated, timeout)
+            && stop.plan.set_drain_timeout(timeout, now)
+        {
             self.say_stop_deadline(now);
         }
         self.on_stop_time(now)
@@ -454,5 +455,22 @@ mod tests {
         control.on_input(report(1, ControlEvent::Emptied { cut: 0 }), now);
         let view = control.stop_view(now).unwrap();
         assert_eq!(view.verdict, Some(Verdict::Drained));
+    }
+    #[test]
+    fn a_stop_that_cuts_already_gets_no_later_deadline() {
+        let (mut control, _commands) = control();
+        let now = Instant::now();
+        let stop = |control: &mut Control, timeout, by| {
+            let reason = "test".to_owned();
+            control.on_input(Input::Stop(StopRequest { reason, timeout, by }), now);
+        };
+        for _ in 0..2 {
+            stop(&mut control, None, StopAsker::Signal);
+        }
+        let deadline = control.stop.as_ref().unwrap().plan.deadline();
+        let answer = Answer::new(|_| ());
+        let by = StopAsker::Admin { cuts: false, answer };
+        stop(&mut control, Some(Duration::from_secs(600)), by);
+        assert_eq!(control.stop.as_ref().unwrap().plan.deadline(), deadline);
     }
 }
