@@ -29,6 +29,8 @@ mod operator;
 mod reload;
 mod service_manager;
 mod signals;
+#[cfg(test)]
+mod simulation;
 mod stop_plan;
 mod stopping;
 mod taking_up;

@@ -79,6 +79,13 @@ impl Notices {
         });
     }
 
+    /// Takes what is held back, in order.
+    #[cfg(test)]
+    pub(super) fn take_held(&self) -> Vec<(&'static str, Value)> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.drain(..).map(|notice| (notice.name, notice.fields)).collect()
+    }
+
     /// Tells what was held back, and holds nothing back any more.
     pub(crate) fn release(&self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

@@ -54,7 +54,7 @@ impl StopRelay {
         self.0.hurried.store(true, Ordering::Release);
     }
 
-    pub(super) fn is_hurried(&self) -> bool {
+    pub(in super::super) fn is_hurried(&self) -> bool {
         self.0.hurried.load(Ordering::Acquire)
     }
 

@@ -1,0 +1,487 @@
+//! What operators and other processes ask of control, and how that is answered.
+//!
+//! A reload and an upgrade take several questions, and anything may happen between two of them: so
+//! each stands here as a phase. The operator's own code prepares and settles a reload; only its
+//! thread, which waits, is scripted.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::Receiver;
+
+use super::{
+    super::{
+        Answer, Begun, ChangeError, DrainApp, DrainName, DrainTicket, DrainUpstream, DrainView,
+        DrainWatch, Input, KeptSockets, LivesChanged, PassedStop, PutApp, PutMode, ReadyReload,
+        ReloadError, ReloadOptions, RemoveApp, Report, ResumeApp, ResumeUpstream, StopAsker,
+        StopRequest,
+        input::{HandedOver, ReloadChanges},
+        operator::load,
+        reload::PreparedReload,
+    },
+    ledger::{Named, Said, State},
+    world::World,
+};
+use crate::{
+    acknowledgement::{Acknowledgements, Obeyed, acknowledgement},
+    config::{AppConfig, Config},
+    message::{AppLife, HostedApp, Origin},
+    registry::NewApp,
+};
+
+pub(super) const HOSTS: [&str; 4] = ["a.test", "b.test", "c.test", "*.w.test"];
+const URLS: [&str; 2] = ["http://127.0.0.1:9", "http://127.0.0.1:10"];
+/// The new process.
+const PID: u32 = 7;
+
+/// How long a new process may take from `Go` to `Serving`, and when a stop waits for it.
+const GO_TIMEOUT: Duration = Duration::from_secs(10);
+const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A question, as far as its answer depends on it.
+#[derive(Debug)]
+pub(super) enum Question {
+    Put(String, PutMode),
+    Remove(String),
+    Drain(String),
+    Resume(String),
+    DrainUpstream(String),
+    ResumeUpstream(String),
+    Reload,
+    ReportForReload,
+    BeginHandOver,
+    Stop,
+}
+
+/// What came of a question.
+pub(super) enum Outcome {
+    Begun(Arc<AppLife>),
+    Draining(DrainTicket),
+    UpstreamDraining,
+    UpstreamResumed,
+    Report(Box<Report>),
+    Reloaded(LivesChanged),
+    HandOverBegun,
+    Stopping,
+    Refused(ChangeError),
+}
+
+/// How far a reload is.
+#[derive(Default)]
+pub(super) enum Reload {
+    #[default]
+    None,
+    /// The config is read.
+    Read(Box<Config>, ReloadOptions),
+    Prepared(Box<(PreparedReload, ReloadChanges)>),
+    /// Control has it.
+    Given(Box<PreparedReload>, Acknowledgements),
+}
+
+/// How far an upgrade is.
+#[derive(Default)]
+pub(super) enum Upgrade {
+    #[default]
+    None,
+    /// The new process is ready, and control was asked to hold everything.
+    Ready,
+    /// It was told to go.
+    Going(Instant),
+    /// It serves: stops for it come here.
+    Serving(Receiver<PassedStop>, Acknowledgements),
+}
+
+/// The apps that a config may have: two versions of an answer, two of a proxy, one broken.
+fn templates() -> &'static [AppConfig] {
+    static TEMPLATES: OnceLock<Vec<AppConfig>> = OnceLock::new();
+    TEMPLATES.get_or_init(|| {
+        let text = "
+            [apps.one]\nrespond = { body = '1' }\n[apps.two]\nrespond = { body = '2' }
+            drain_timeout = '700ms'
+            [apps.three.proxy]\nupstreams = ['http://127.0.0.1:9', 'http://127.0.0.1:10']
+            [apps.four.proxy]\nupstreams = ['http://127.0.0.1:9', 'http://127.0.0.1:10']
+            balance = 'least_active'
+            [apps.five]\nfiles = { root = '/nowhere/at/all' }\n";
+        let config = Config::parse(text, "sim.toml".as_ref(), "/".as_ref());
+        config.unwrap_or_else(|error| panic!("{error}")).apps
+    })
+}
+
+impl World {
+    fn template(&mut self, host: &str, may_break: bool) -> AppConfig {
+        let count = templates().len() - usize::from(!may_break);
+        AppConfig { host: host.to_owned(), ..self.random.pick(&templates()[..count]).clone() }
+    }
+
+    pub(super) fn new_app(&mut self, host: &str, origin: Origin) -> NewApp<HostedApp> {
+        let config = self.template(host, false);
+        load(&config, origin, self.registry.loops()).expect("it can be loaded")
+    }
+
+    /// The way back from one question. What operators are told before stands before the answer.
+    fn answer<T: Send + 'static>(
+        &mut self,
+        question: Question,
+        outcome: impl FnOnce(T) -> Outcome + Send + 'static,
+    ) -> Answer<T> {
+        let number = self.questions.len();
+        self.note(|| format!("ask {number}: {question:?}"));
+        self.questions.push(Some(question));
+        let (said, notices) = (Arc::clone(&self.said), Arc::clone(&self.notices));
+        Answer::new(move |answer| {
+            let mut said = said.lock().expect("no run goes on behind a panic");
+            said.extend(notices.take_held().into_iter().map(|(name, it)| Said::Notice(name, it)));
+            said.push(Said::Answer(number, answer.map_or_else(Outcome::Refused, outcome)));
+        })
+    }
+
+    /// An operator asks for something.
+    pub(super) fn ask_something(&mut self) {
+        let host = (*self.random.pick(&HOSTS)).to_owned();
+        let url = (*self.random.pick(&URLS)).to_owned();
+        let millis = self.random.below(2000) as u64;
+        let timeout = self.random.one_in(2).then(|| Duration::from_millis(millis));
+        let input = match self.random.below(24) {
+            0..4 => {
+                let mode = *self.random.pick(&[PutMode::Add, PutMode::Replace, PutMode::Either]);
+                let app = self.new_app(&host, Origin::Admin);
+                let question = Question::Put(host, mode);
+                let answer = self.answer(question, |begun: Begun| Outcome::Begun(begun.life));
+                Input::Put(PutApp { app, mode, answer })
+            }
+            4..7 => {
+                let answer = self.answer(Question::Remove(host.clone()), Outcome::Draining);
+                Input::Remove(RemoveApp { host, timeout, answer })
+            }
+            7..10 => {
+                let answer = self.answer(Question::Drain(host.clone()), Outcome::Draining);
+                Input::Drain(DrainApp { host, timeout, answer })
+            }
+            10..13 => {
+                let app = self.random.one_in(3).then(|| self.new_app(&host, Origin::Config));
+                let answer = self.answer(Question::Resume(host.clone()), Outcome::Begun);
+                Input::Resume(ResumeApp { host, app, answer })
+            }
+            13..16 => {
+                let question = Question::DrainUpstream(host.clone());
+                let answer = self.answer(question, |_| Outcome::UpstreamDraining);
+                Input::DrainUpstream(DrainUpstream { host, url, timeout, answer })
+            }
+            16..18 => {
+                let question = Question::ResumeUpstream(host.clone());
+                let answer = self.answer(question, |_| Outcome::UpstreamResumed);
+                Input::ResumeUpstream(ResumeUpstream { host, url, answer })
+            }
+            18..20 => return self.watch_something(),
+            20..23 => return self.go_on_with_reload(),
+            _ => return self.begin_upgrade(),
+        };
+        self.send(input);
+    }
+
+    fn watch_something(&mut self) {
+        let names = [
+            DrainName::Stop,
+            "1".parse().expect("a name"),
+            "3".parse().expect("a name"),
+            "u1".parse().expect("a name"),
+        ];
+        let drain = *self.random.pick(&names);
+        let until = self.now + Duration::from_millis(self.random.below(5000) as u64);
+        let (said, number) = (Arc::clone(&self.said), self.watches.len());
+        self.note(|| format!("watch {number}: {drain}"));
+        self.watches.push(Some(until));
+        let tell = move |view: Option<DrainView>| {
+            said.lock().expect("no run goes on behind a panic").push(Said::Shown(number, view));
+        };
+        self.send(Input::Watch(DrainWatch { drain, until, tell: Box::new(tell) }));
+    }
+
+    /// A stop is asked for, by one of those who may.
+    pub(super) fn ask_to_stop(&mut self) {
+        let millis = self.random.below(3000) as u64;
+        let timeout = self.random.one_in(3).then(|| Duration::from_millis(millis));
+        let by = match self.random.below(6) {
+            0..4 => StopAsker::Signal,
+            4 => StopAsker::Predecessor { cut: self.random.one_in(3) },
+            _ => {
+                let cuts = self.random.one_in(3);
+                let answer = self.answer(Question::Stop, |_: DrainView| Outcome::Stopping);
+                StopAsker::Admin { cuts, answer }
+            }
+        };
+        self.note(|| "ask to stop".to_owned());
+        self.send(Input::Stop(StopRequest { reason: "test".to_owned(), timeout, by }));
+    }
+
+    /// The next phase of the reload, or a new one.
+    pub(super) fn go_on_with_reload(&mut self) {
+        match std::mem::take(&mut self.reload) {
+            Reload::None => {
+                let allow_empty = self.random.one_in(3);
+                // A config that is wrong reaches no further than the operator.
+                if self.random.one_in(8) {
+                    return;
+                }
+                let config = self.read_disk();
+                let options = ReloadOptions { allow_empty, ..ReloadOptions::default() };
+                self.reload = Reload::Read(Box::new(config), options);
+                let report = |report| Outcome::Report(Box::new(report));
+                let answer = self.answer(Question::ReportForReload, report);
+                self.send(Input::Report(answer));
+            }
+            Reload::Prepared(prepared) => {
+                let (prepared, changes) = *prepared;
+                let (configured, all) = acknowledgement();
+                self.reload = Reload::Given(Box::new(prepared), all);
+                let answer = self.answer(Question::Reload, Outcome::Reloaded);
+                let ready = ReadyReload { changes, configured, answer };
+                self.send(Input::Reload(Box::new(ready)));
+            }
+            waits @ (Reload::Read(..) | Reload::Given(..)) => self.reload = waits,
+        }
+    }
+
+    /// The config file, as chance left it: often much like before, sometimes cut off.
+    fn read_disk(&mut self) -> Config {
+        let mut config = self.operator.current.clone();
+        if self.random.one_in(6) {
+            config.apps.clear();
+        }
+        for host in HOSTS {
+            let known = config.apps.iter().position(|app| app.host == host);
+            match (known, self.random.below(5)) {
+                (Some(index), 0) => drop(config.apps.remove(index)),
+                (Some(index), 1) => config.apps[index] = self.template(host, true),
+                (None, 0 | 1) => {
+                    let app = self.template(host, true);
+                    config.apps.push(app);
+                }
+                _ => {}
+            }
+        }
+        let has_default = config.apps.iter().any(|app| app.host == "a.test");
+        let default_app = (has_default && self.random.one_in(3)).then(|| "a.test".to_owned());
+        config.server.default_app = default_app;
+        config.server.drain_timeout =
+            Duration::from_millis(500 * (1 + self.random.below(6) as u64));
+        config.server.shutdown_delay = Duration::from_millis(100 * self.random.below(5) as u64);
+        if self.random.one_in(3) {
+            config.limits.headers += 1;
+        }
+        config
+    }
+
+    /// A new process gets ready, or fails; the old one serves meanwhile as if nothing happened.
+    fn begin_upgrade(&mut self) {
+        if matches!(self.upgrade, Upgrade::None) && !self.random.one_in(4) {
+            self.upgrade = Upgrade::Ready;
+            let answer = self.answer(Question::BeginHandOver, |_| Outcome::HandOverBegun);
+            self.send(Input::BeginHandOver(answer));
+        }
+    }
+
+    /// When the new process has to have spoken.
+    pub(super) fn upgrade_due(&self) -> Option<Instant> {
+        let Upgrade::Going(since) = self.upgrade else { return None };
+        let hurried = self.control.relay().is_hurried();
+        Some(since + if hurried { HURRIED_TIMEOUT } else { GO_TIMEOUT })
+    }
+
+    /// The new process says something, or is silent for too long.
+    pub(super) fn go_on_with_upgrade(&mut self) {
+        let is_late = self.upgrade_due().is_some_and(|due| due <= self.now);
+        match std::mem::take(&mut self.upgrade) {
+            Upgrade::Going(_) if is_late || self.random.one_in(4) => {
+                self.note(|| "the new process fails".to_owned());
+                self.send(Input::KeptOn);
+            }
+            Upgrade::Going(since) if self.random.one_in(2) => self.upgrade = Upgrade::Going(since),
+            Upgrade::Going(_) => {
+                self.note(|| "the new process serves".to_owned());
+                let (let_go, all) = acknowledgement();
+                self.upgrade = Upgrade::Serving(self.control.relay().open(), all);
+                let listeners = self.sockets.iter().map(|address| self.sockets_of(*address));
+                let listeners = listeners.collect();
+                let kept = KeptSockets { listeners, admin: None, health: None, pid: PID };
+                let lines = Vec::new();
+                self.send(Input::HandedOver(HandedOver { kept: Box::new(kept), let_go, lines }));
+            }
+            Upgrade::Serving(stops, all) => {
+                self.upgrade = Upgrade::Serving(stops, all);
+                let addresses = self.sockets.clone();
+                let what = self.random.below(6);
+                self.note(|| format!("the new process says {what}"));
+                match what {
+                    0 => self.send(Input::KeepFewer(addresses)),
+                    1 => self.send(Input::KeepNone),
+                    2 => {
+                        let (reason, timeout) = ("the new process".to_owned(), None);
+                        let by = StopAsker::Successor;
+                        self.send(Input::Stop(StopRequest { reason, timeout, by }));
+                    }
+                    _ => {
+                        self.successor_ends();
+                    }
+                }
+            }
+            waits @ (Upgrade::None | Upgrade::Ready) => self.upgrade = waits,
+        }
+    }
+
+    fn successor_ends(&mut self) {
+        if let Upgrade::Serving(stops, _) = std::mem::take(&mut self.upgrade) {
+            self.received_stops += stops.try_iter().count();
+            // What is passed on to it from here on is lost with it.
+            self.lost_successor = Some(stops);
+            self.send(Input::SuccessorGone);
+        }
+    }
+
+    /// Control has answered.
+    pub(super) fn on_answer(&mut self, number: usize, outcome: Outcome) {
+        let question = self.questions[number].take();
+        let question = question.unwrap_or_else(|| panic!("question {number} is answered twice"));
+        if let Outcome::Refused(reason) = &outcome {
+            self.note(|| format!("answer {number}: {question:?} is refused: {reason}"));
+            self.check_refusal(&question, reason);
+        } else {
+            self.note(|| format!("answer {number}: {question:?} is done"));
+            self.check_done(&question);
+        }
+        match outcome {
+            Outcome::Begun(life) => self.oracle.on_begun(&life),
+            Outcome::Draining(ticket) => self.oracle.on_ticket(ticket),
+            Outcome::Report(report) => self.prepare_reload(&report),
+            Outcome::Reloaded(changed) => self.settle_reload(changed),
+            Outcome::HandOverBegun => self.upgrade = Upgrade::Going(self.now),
+            Outcome::Refused(_) => match question {
+                Question::Reload | Question::ReportForReload => self.reload = Reload::None,
+                Question::BeginHandOver => self.upgrade = Upgrade::None,
+                _ => {}
+            },
+            Outcome::UpstreamDraining | Outcome::UpstreamResumed | Outcome::Stopping => {}
+        }
+    }
+
+    fn named(&self, host: &str) -> Option<Named> {
+        self.oracle.names.get(host).copied()
+    }
+
+    /// Whether it may be refused for this reason.
+    fn check_refusal(&self, question: &Question, reason: &ChangeError) {
+        let state = |host: &str| self.named(host).map(|named| named.state);
+        let is_right = match (question, reason) {
+            (_, ChangeError::HandedOver(pid)) => *pid == PID && self.handed_over,
+            (_, ChangeError::Ended) => self.is_over,
+            (Question::Reload | Question::BeginHandOver, ChangeError::Stopping) => {
+                self.oracle.stop.is_some()
+            }
+            (
+                Question::Put(host, PutMode::Replace)
+                | Question::Remove(host)
+                | Question::Drain(host)
+                | Question::Resume(host)
+                | Question::DrainUpstream(host)
+                | Question::ResumeUpstream(host),
+                ChangeError::UnknownHost,
+            ) => state(host).is_none(),
+            (Question::Put(host, PutMode::Add), ChangeError::NameTaken(_)) => {
+                matches!(state(host), Some(State::Serving | State::Paused))
+            }
+            (
+                Question::Put(host, PutMode::Replace)
+                | Question::Remove(host)
+                | Question::Drain(host)
+                | Question::Resume(host),
+                ChangeError::BeingRemoved,
+            ) => state(host) == Some(State::Removing),
+            (Question::Resume(host), ChangeError::NotDrained) => {
+                state(host) == Some(State::Serving)
+            }
+            (Question::ResumeUpstream(host), ChangeError::NotDrained)
+            | (
+                Question::DrainUpstream(host) | Question::ResumeUpstream(host),
+                ChangeError::UnknownUpstream(_),
+            ) => state(host).is_some(),
+            _ => false,
+        };
+        assert!(is_right, "{question:?} is refused: {reason}");
+    }
+
+    /// Whether it may be done.
+    fn check_done(&self, question: &Question) {
+        let state = |host: &str| self.named(host).map(|named| named.state);
+        let is_right = match question {
+            Question::Put(_, PutMode::Either) | Question::Stop | Question::ReportForReload => true,
+            // What it found before is in the names already.
+            Question::Put(host, _) => state(host) == Some(State::Serving),
+            Question::Remove(host) => matches!(state(host), Some(State::Removing) | None),
+            Question::Drain(host) => state(host) == Some(State::Paused),
+            Question::Resume(host) => state(host) == Some(State::Serving),
+            Question::DrainUpstream(host) | Question::ResumeUpstream(host) => state(host).is_some(),
+            Question::Reload | Question::BeginHandOver => self.oracle.stop.is_none(),
+        };
+        assert!(is_right, "{question:?} is done");
+    }
+
+    fn prepare_reload(&mut self, report: &Report) {
+        let Reload::Read(config, options) = std::mem::take(&mut self.reload) else {
+            panic!("a report for no reload");
+        };
+        let before = self.oracle.names.clone();
+        let lives = self.registry.entries().len();
+        let empties = |names: &std::collections::HashMap<String, Named>| {
+            let stays = |host: &String| config.apps.iter().any(|app| app.host == *host);
+            let is_leaving = |named: &Named| named.state == State::Removing;
+            let mut known = names.iter().filter(|(_, named)| !is_leaving(named));
+            known.clone().count() > 0 && !known.any(|(host, _)| stays(host))
+        };
+        let empties = empties(&before);
+        match self.operator.prepare(report, *config, options) {
+            Ok(prepared) => {
+                assert!(options.allow_empty || !empties, "a config takes all apps away");
+                self.reload = Reload::Prepared(Box::new(prepared));
+            }
+            Err(ReloadError::Emptied(_)) => assert!(empties && !options.allow_empty),
+            Err(ReloadError::Change(ChangeError::Stopping)) => {
+                assert!(self.oracle.stop.is_some() && !self.handed_over);
+            }
+            Err(ReloadError::Change(ChangeError::HandedOver(_))) => assert!(self.handed_over),
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(self.registry.entries().len(), lives, "a reload that is prepared changes");
+    }
+
+    fn settle_reload(&mut self, changed: LivesChanged) {
+        let Reload::Given(prepared, all) = std::mem::take(&mut self.reload) else {
+            panic!("an answer to no reload");
+        };
+        for life in changed.begun.iter().flatten().flatten() {
+            self.oracle.on_begun(life);
+        }
+        let done = self.operator.settle(*prepared, changed);
+        self.oracle.default_app.clone_from(&self.operator.current.server.default_app);
+        self.settings.push(all);
+        // I8: what the reload does not name is as it was.
+        for (host, before) in std::mem::take(&mut self.names_before) {
+            let is_named = [&done.added, &done.changed, &done.removed];
+            let is_named = is_named.iter().any(|hosts| hosts.contains(&host));
+            // An app that was being removed, and is wanted again, begins with a 503.
+            let fails = done.failed.iter().any(|(failed, _)| *failed == host);
+            let is_named = is_named || fails && before.state == State::Removing;
+            if !is_named {
+                assert_eq!(self.named(&host), Some(before), "I8: {host} was changed: {done:?}");
+            }
+        }
+    }
+
+    /// Settings that all loops have taken are acknowledged.
+    pub(super) fn check_acknowledged(&mut self) {
+        for all in self.settings.drain(..) {
+            assert_eq!(all.wait(Duration::ZERO), Obeyed::ByAll, "an acknowledgement is lost");
+        }
+    }
+}
