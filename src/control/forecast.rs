@@ -9,7 +9,7 @@ use std::io;
 use super::{
     Input, ask,
     operator::Operator,
-    reload::{ReloadError, ReloadOptions, Reloaded},
+    reloaded::{ReloadError, ReloadOptions, Reloaded},
 };
 use crate::config::{Config, ListenConfig, diff::changed_settings};
 

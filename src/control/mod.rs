@@ -11,6 +11,7 @@
 mod account;
 mod admin;
 mod answer;
+mod change_error;
 mod commands;
 mod drain_log;
 mod drain_plan;
@@ -27,6 +28,7 @@ mod loops;
 mod notices;
 mod operator;
 mod reload;
+mod reloaded;
 mod service_manager;
 mod signals;
 #[cfg(test)]
@@ -54,6 +56,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, HealthApp};
 pub(crate) use answer::Answer;
+pub use change_error::ChangeError;
+pub(crate) use change_error::PutError;
 pub(crate) use drains::{DrainName, DrainView};
 pub use drains::{DrainTicket, Verdict};
 pub use emptied::Emptied;
@@ -61,15 +65,12 @@ pub(crate) use input::{
     DrainApp, DrainUpstream, DrainWatch, Input, LifeView, LoopReport, Progress, PutApp,
     ReadyReload, RemoveApp, Report, ResumeApp, ResumeUpstream, StopAsker, StopRequest, ask, send,
 };
-pub use lives::ChangeError;
 pub(crate) use lives::{Begun, LifeChanges, LivesChanged, PutMode};
 pub(crate) use loops::LoopThreads;
 pub(crate) use notices::Notices;
-pub(crate) use operator::{
-    Host, Listening, Operator, PutError, RenewedAdmin, Sockets, load, unavailable,
-};
-pub(crate) use reload::Reloads;
-pub use reload::{ReloadError, ReloadOptions, Reloaded};
+pub(crate) use operator::{Host, Listening, Operator, RenewedAdmin, Sockets, load, unavailable};
+pub(crate) use reloaded::Reloads;
+pub use reloaded::{ReloadError, ReloadOptions, Reloaded};
 pub(crate) use service_manager::{ServiceManager, is_stored};
 pub use signals::{EarlySignals, SignalRequest, forward_signals, unblock_all};
 pub(crate) use taking_up::KeptSockets;

@@ -20,36 +20,20 @@ use crossbeam_channel::Sender;
 use serde_json::Value;
 
 use super::{
-    Begun, ChangeError, Input, Notices, PutApp, PutMode, ResumeApp, ServiceManager, ask,
+    Begun, Input, Notices, PutApp, PutError, PutMode, ResumeApp, ServiceManager, ask,
     notices::notice,
-    reload::Reloads,
+    reloaded::Reloads,
     tasks::{Desk, Task, TaskReceiver, Tell},
     upgrade::Upgrader,
 };
 use crate::{
     acknowledgement::{Acknowledgements, Obeyed},
     app::{self, RateLimiter},
-    config::{AppConfig, Config, Limits, ListenConfig, Problem},
+    config::{AppConfig, Config, Limits, ListenConfig},
     logging::{AccessLog, Logging, event},
     message::{AppLife, Apps, HostedApp, ListenGroup, Origin, PublicSocket},
     registry::NewApp,
 };
-
-/// Why an app cannot be put under a host.
-#[derive(Debug)]
-pub(crate) enum PutError {
-    /// What is wrong with its table.
-    Table(Vec<Problem>),
-    /// It cannot be loaded.
-    Load(String),
-    Change(ChangeError),
-}
-
-impl From<ChangeError> for PutError {
-    fn from(reason: ChangeError) -> Self {
-        Self::Change(reason)
-    }
-}
 
 /// The sockets of one address, one for each loop.
 pub(crate) type Sockets = Vec<PublicSocket>;

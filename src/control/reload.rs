@@ -17,155 +17,31 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt, io,
+    io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use super::{
-    ChangeError, DrainName, Emptied, Input, LifeChanges, LivesChanged, ReadyReload, Report, ask,
+    DrainName, Emptied, Input, LifeChanges, LivesChanged, ReadyReload, Report, ask,
     drains::Cause,
     input::ReloadChanges,
     notices::notice,
     operator::{Listening, Operator, Sockets, await_loops, unavailable},
+    reloaded::{ReloadError, ReloadOptions, Reloaded},
 };
 use crate::{
     acknowledgement::acknowledgement,
     config::{
-        AppConfig, Config, ConfigError, ServerConfig,
+        AppConfig, Config, ServerConfig,
         diff::{changed_apps, changed_settings},
     },
     logging::{AccessLog, event},
     message::{AppLife, HostedApp, LoopConfig, Origin},
-    registry::{AppId, NewApp, NewLife},
+    registry::{NewApp, NewLife},
 };
-
-/// Why a reload changed nothing.
-#[derive(Debug)]
-pub enum ReloadError {
-    /// The server was not started from a config file.
-    NoFile,
-    /// The file cannot be read, or is wrong.
-    Config(ConfigError),
-    /// Every app or every address would go, and the options do not allow that.
-    Emptied(Emptied),
-    /// The server stops, or has ended.
-    Change(ChangeError),
-}
-
-impl ReloadError {
-    /// In one line: of a config's problems, the first.
-    fn summary(&self) -> String {
-        let Self::Config(error) = self else { return self.to_string() };
-        let first = error.problems().first().map_or("", |problem| &problem.message);
-        let line = error.problems().first().map_or(0, |problem| problem.line);
-        match error.problems().len() - 1 {
-            0 => format!("line {line}: {first}"),
-            more => format!("line {line}: {first}; and {more} more"),
-        }
-    }
-}
-
-impl From<ChangeError> for ReloadError {
-    fn from(reason: ChangeError) -> Self {
-        Self::Change(reason)
-    }
-}
-
-impl fmt::Display for ReloadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoFile => f.write_str("the server was not started from a config file"),
-            Self::Config(error) => error.fmt(f),
-            Self::Emptied(lost) => write!(f, "the config would leave nothing to serve: {lost}"),
-            Self::Change(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ReloadError {}
-
-/// How a reload is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReloadOptions {
-    /// Whether every app, or every address, may go. A config that was cut off in the middle of a
-    /// write looks so; without this the reload fails and changes nothing. Default: no.
-    pub allow_empty: bool,
-    /// Whether to find out what would be done, and change nothing. Default: no.
-    pub dry_run: bool,
-}
-
-/// What a reload did, or what a dry run found that it would do.
-#[derive(Debug, Default)]
-pub struct Reloaded {
-    /// Whether nothing was changed: it was a dry run.
-    pub dry_run: bool,
-    /// Hosts of new apps.
-    pub added: Vec<String>,
-    /// Hosts of apps that have a new life.
-    pub changed: Vec<String>,
-    /// Hosts of apps that the config no longer names.
-    pub removed: Vec<String>,
-    /// How many apps stayed as they were.
-    pub unchanged: usize,
-    /// Hosts of apps that could not be loaded, and why. One that served before goes on so.
-    pub failed: Vec<(String, String)>,
-    /// Lives that drain now.
-    pub drains: Vec<AppId>,
-    /// Addresses that are listened on now.
-    pub listening: Vec<SocketAddr>,
-    /// Addresses that are no longer listened on.
-    pub closed: Vec<SocketAddr>,
-    /// Addresses that cannot be listened on, and why.
-    pub not_listening: Vec<(SocketAddr, String)>,
-    /// Logs that could not be changed, and why.
-    pub log_errors: Vec<String>,
-    /// Settings that changed and hold now.
-    pub settings: Vec<&'static str>,
-    /// Settings that changed in the file, and hold after a restart.
-    pub needs_restart: Vec<&'static str>,
-}
-
-/// How the last reload went.
-#[derive(Clone, Debug)]
-pub(crate) struct LastReload {
-    pub(crate) at: SystemTime,
-    pub(crate) error: Option<String>,
-}
-
-/// What has been reloaded so far, for whoever shows it.
-#[derive(Debug, Default)]
-pub(crate) struct Reloads {
-    state: Mutex<ReloadCounts>,
-}
-
-/// How often, and how the last one went.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ReloadCounts {
-    pub(crate) ok: u64,
-    pub(crate) failed: u64,
-    pub(crate) last: Option<LastReload>,
-    pub(crate) last_ok_at: Option<SystemTime>,
-}
-
-impl Reloads {
-    pub(crate) fn counts(&self) -> ReloadCounts {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn add(&self, error: Option<String>) {
-        let at = SystemTime::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if error.is_none() {
-            (state.ok, state.last_ok_at) = (state.ok + 1, Some(at));
-        } else {
-            state.failed += 1;
-        }
-        state.last = Some(LastReload { at, error });
-    }
-}
 
 /// How long the loops may take to close an address: they wait for handshakes.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
@@ -474,39 +350,5 @@ impl AppPlan {
     fn begin(&mut self, app: NewApp<HostedApp>, instead_of: Option<Arc<AppLife>>) {
         self.hosts.push((app.host.clone(), instead_of.is_none()));
         self.changes.begin.push(NewLife { app, instead_of });
-    }
-}
-
-impl Reloaded {
-    /// What of it failed, and why; all else holds.
-    fn failures(&self) -> impl Iterator<Item = String> {
-        let apps = self.failed.iter().map(|(host, error)| format!("{host}: {error}"));
-        let addresses = self.not_listening.iter();
-        let addresses = addresses.map(|(address, error)| format!("{address}: {error}"));
-        apps.chain(addresses).chain(self.log_errors.iter().cloned())
-    }
-
-    /// In one line: of the failures, the first; none if there are none.
-    fn failure_summary(&self) -> Option<String> {
-        let first = self.failures().next()?;
-        Some(match self.failures().count() - 1 {
-            0 => first,
-            more => format!("{first}; and {more} more failed"),
-        })
-    }
-
-    /// Takes in how the lives began that were planned for these hosts.
-    fn take_lives(&mut self, hosts: Vec<(String, bool)>, changed: LivesChanged) {
-        for ((host, is_new), begun) in hosts.into_iter().zip(changed.begun) {
-            match begun {
-                // Drained on demand.
-                None => self.unchanged += 1,
-                Some(Ok(life)) if life.app().load_error.is_some() => {}
-                Some(Ok(_)) if is_new => self.added.push(host),
-                Some(Ok(_)) => self.changed.push(host),
-                Some(Err(taken)) => self.failed.push((host, taken.to_string())),
-            }
-        }
-        self.drains = changed.drains;
     }
 }

@@ -23,11 +23,10 @@ use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
 use super::{
-    Begun, ChangeError, Control, PutMode,
+    Begun, ChangeError, Control, PutError, PutMode,
     lives::milliseconds,
     notices::notice,
-    operator::PutError,
-    reload::{ReloadError, ReloadOptions, Reloaded},
+    reloaded::{ReloadError, ReloadOptions, Reloaded},
     upgrade::{UpgradeError, UpgradeOptions, Upgraded},
 };
 use crate::message::AppLife;

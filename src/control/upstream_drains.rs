@@ -16,9 +16,9 @@ use std::{
 };
 
 use super::{
-    Control,
+    ChangeError, Control,
     drains::{Drain, DrainName, DrainView, Verdict},
-    lives::{ChangeError, nanoseconds},
+    lives::nanoseconds,
     notices::notice,
 };
 use crate::{
