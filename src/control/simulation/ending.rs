@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     super::{Input, StopAsker, StopRequest, Verdict},
-    operators::Upgrade,
+    asked::Upgrade,
     oracle::LATE_MAX,
     scripted_loop::ScriptedLoop,
     world::World,

@@ -4,7 +4,7 @@ use std::{sync::Weak, time::Instant};
 
 use serde_json::Value;
 
-use super::{super::DrainView, operators::Outcome};
+use super::{super::DrainView, asked::Outcome};
 use crate::message::AppLife;
 
 /// What control says, in its order.

@@ -6,7 +6,7 @@
 //! ```
 //! - [`board`]: the loops as control reaches them, a queue of commands each.
 //! - [`scripted_loop`]: obeys as `event_loop` does, but slowly, or not at all, and holds exchanges.
-//! - [`operators`]: what is asked of control, reloads and upgrades in phases.
+//! - [`operators`]: they ask, by what stands in [`asked`]; reloads and upgrades in phases.
 //! - [`oracle`]: what has to be true, by what operators and clients were told; it knows nothing of
 //!   how control keeps its drains.
 //!
@@ -17,6 +17,7 @@
 //! A failing seed is printed with what happened; `TIDEGATE_SEED=…` runs that one alone, and
 //! `TIDEGATE_RUNS=…` changes how many there are.
 
+mod asked;
 mod board;
 mod ending;
 mod ledger;

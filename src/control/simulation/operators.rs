@@ -9,29 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::Receiver;
-
 use super::{
     super::{
-        Answer, Begun, ChangeError, DrainApp, DrainName, DrainTicket, DrainUpstream, DrainView,
-        DrainWatch, Input, KeptSockets, LivesChanged, PassedStop, PutApp, PutMode, ReadyReload,
-        ReloadError, ReloadOptions, RemoveApp, Report, ResumeApp, ResumeUpstream, StopAsker,
-        StopRequest,
-        input::{HandedOver, ReloadChanges},
+        Answer, Begun, ChangeError, DrainApp, DrainName, DrainUpstream, DrainView, DrainWatch,
+        Input, KeptSockets, LivesChanged, PutApp, PutMode, ReadyReload, ReloadError, ReloadOptions,
+        RemoveApp, Report, ResumeApp, ResumeUpstream, StopAsker, StopRequest, input::HandedOver,
         operator::load,
-        reload::PreparedReload,
     },
+    asked::{HOSTS, Outcome, Question, Reload, Upgrade},
     ledger::{Named, Said, State},
     world::World,
 };
 use crate::{
-    acknowledgement::{Acknowledgements, Obeyed, acknowledgement},
+    acknowledgement::{Obeyed, acknowledgement},
     config::{AppConfig, Config},
-    message::{AppLife, HostedApp, Origin},
+    message::{HostedApp, Origin},
     registry::NewApp,
 };
 
-pub(super) const HOSTS: [&str; 4] = ["a.test", "b.test", "c.test", "*.w.test"];
 const URLS: [&str; 2] = ["http://127.0.0.1:9", "http://127.0.0.1:10"];
 /// The new process.
 const PID: u32 = 7;
@@ -39,59 +34,6 @@ const PID: u32 = 7;
 /// How long a new process may take from `Go` to `Serving`, and when a stop waits for it.
 const GO_TIMEOUT: Duration = Duration::from_secs(10);
 const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A question, as far as its answer depends on it.
-#[derive(Debug)]
-pub(super) enum Question {
-    Put(String, PutMode),
-    Remove(String),
-    Drain(String),
-    Resume(String),
-    DrainUpstream(String),
-    ResumeUpstream(String),
-    Reload,
-    ReportForReload,
-    BeginHandOver,
-    Stop,
-}
-
-/// What came of a question.
-pub(super) enum Outcome {
-    Begun(Arc<AppLife>),
-    Draining(DrainTicket),
-    UpstreamDraining,
-    UpstreamResumed,
-    Report(Box<Report>),
-    Reloaded(LivesChanged),
-    HandOverBegun,
-    Stopping,
-    Refused(ChangeError),
-}
-
-/// How far a reload is.
-#[derive(Default)]
-pub(super) enum Reload {
-    #[default]
-    None,
-    /// The config is read.
-    Read(Box<Config>, ReloadOptions),
-    Prepared(Box<(PreparedReload, ReloadChanges)>),
-    /// Control has it.
-    Given(Box<PreparedReload>, Acknowledgements),
-}
-
-/// How far an upgrade is.
-#[derive(Default)]
-pub(super) enum Upgrade {
-    #[default]
-    None,
-    /// The new process is ready, and control was asked to hold everything.
-    Ready,
-    /// It was told to go.
-    Going(Instant),
-    /// It serves: stops for it come here.
-    Serving(Receiver<PassedStop>, Acknowledgements),
-}
 
 /// The apps that a config may have: two versions of an answer, two of a proxy, one broken.
 fn templates() -> &'static [AppConfig] {

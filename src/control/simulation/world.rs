@@ -21,9 +21,9 @@ use super::{
         Upgrader, Verdict, tasks::Desk,
     },
     Random,
+    asked::{HOSTS, Question, Reload, Upgrade},
     board::Board,
     ledger::{Named, Said},
-    operators::{HOSTS, Question, Reload, Upgrade},
     oracle::{LATE_MAX, Oracle},
     scripted_loop::{Asked, Deed, ScriptedLoop},
 };
