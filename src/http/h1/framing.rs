@@ -102,17 +102,6 @@ impl FramingFields {
     }
 }
 
-pub(super) const BAD_FIELD: Refused = refused(400, "malformed header field");
-
-/// What is wrong with a head's fields, if it is they that the parser did not like.
-pub(super) fn field_error(error: httparse::Error) -> Option<Refused> {
-    match error {
-        httparse::Error::TooManyHeaders => Some(refused(431, "more fields than limits.headers")),
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => Some(BAD_FIELD),
-        _ => None,
-    }
-}
-
 fn parse_content_length(value: &[u8]) -> Result<u64, Refused> {
     const BAD: Refused = refused(400, "malformed Content-Length");
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {

@@ -3,8 +3,6 @@
 //! Holds no bytes: the caller keeps the input until the head is complete. What is found here is
 //! found by its position, whatever the split: a bare LF, a line or a head that is too long.
 
-use httparse::Header;
-
 use crate::http::message::Limits;
 
 /// How far a head that is still coming was looked at.
@@ -81,17 +79,6 @@ impl HeadScan {
     pub(super) fn is_untouched(&self) -> bool {
         self.scanned == 0 && !self.blank_line_seen
     }
-}
-
-/// Whether every line of a head that httparse took is ended by CRLF: it takes a bare LF too. Where
-/// lines begin tells: each has to stand behind a CRLF.
-#[inline(always)]
-pub(super) fn has_strict_lines(head: &[u8], fields: &[Header<'_>]) -> bool {
-    let is_behind_crlf = |field: &Header<'_>| {
-        let start = field.name.as_ptr().addr() - head.as_ptr().addr();
-        head[..start].ends_with(b"\r\n")
-    };
-    head.ends_with(b"\r\n\r\n") && fields.iter().all(is_behind_crlf)
 }
 
 #[cfg(test)]

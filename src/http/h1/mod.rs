@@ -10,6 +10,7 @@ mod field_table;
 mod framing;
 mod head_scan;
 mod head_template;
+mod parse;
 mod request_head;
 mod response_head;
 mod server;

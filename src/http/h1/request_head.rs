@@ -1,24 +1,21 @@
 //! From the bytes of a request head to a [`RequestHead`], or to the reason why it is refused.
 //!
-//! httparse checks the syntax of the field lines; what it lets through although two parsers could
-//! read it in two ways is refused here: bare LF, several or odd Content-Lengths, Content-Length
-//! beside Transfer-Encoding, a doubtful Host, targets of the wrong form. Holds no bytes: the caller
-//! keeps the input until the head is complete.
+//! `parse` reads the syntax. What it lets through although two parsers could read it in two ways is
+//! refused here: several or odd Content-Lengths, Content-Length beside Transfer-Encoding, a
+//! doubtful Host, targets of the wrong form.
 //!
-//! From [`read`] to the app a head goes through five functions. They are inlined by force: moved
+//! From [`read`] to the app a head goes through six functions. They are inlined by force: moved
 //! through memory at each, it cost a third of the time of a pipelined request.
-//!
-//! What is found early (a bare LF, a byte that begins no request) is found by its position alone,
-//! everything else when the head is complete: so any split of the same bytes ends the same way.
 
 use std::mem::MaybeUninit;
 
-use httparse::Header;
+use httparse::{Header, Status};
 
 use super::{
     field_table::FieldTable,
-    framing::{BAD_FIELD, Framing, FramingFields, field_error},
-    head_scan::{Fault, HeadScan, Scan, has_strict_lines},
+    framing::{Framing, FramingFields},
+    head_scan::{Fault, HeadScan},
+    parse::{self, StartLine, Syntax},
 };
 use crate::http::message::{
     Host, Limits, Method, Refused, RequestContent, RequestHead, TargetForm, Version, refused,
@@ -28,7 +25,7 @@ use crate::http::message::{
 const BAD_REQUEST_LINE: Refused = refused(400, "malformed request line");
 const BAD_HOST: Refused = refused(400, "malformed Host");
 
-/// A head and what it says about its message and connection.
+/// A head and what it says about its connection.
 #[derive(Debug)]
 pub(super) struct ParsedRequest<'a> {
     pub(super) head: RequestHead<'a>,
@@ -43,68 +40,90 @@ pub(super) fn read<'h, 'b: 'h>(
     fields: &'h mut FieldTable<'b>,
     limits: &Limits,
 ) -> Result<Option<(usize, ParsedRequest<'h>)>, Refused> {
-    if scan.is_untouched()
-        && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
-    {
-        return Ok(Some((len, check(&syntax)?)));
+    // It may become the empty line that is skipped.
+    if matches!(input, [b'\r']) && !scan.blank_line_seen() {
+        return Ok(None);
     }
-    match input {
-        // It may become the empty line that is skipped.
-        [b'\r'] if !scan.blank_line_seen() => return Ok(None),
-        [first, ..] if !is_token_byte(*first) => return Err(BAD_REQUEST_LINE),
-        _ => {}
+    match parse::read(scan, input, fields, limits)? {
+        Some((len, syntax)) => Ok(Some((len, check(&syntax)?))),
+        None => Ok(None),
     }
-    let Scan::Complete(len) = scan.look(input, limits).map_err(fault)? else { return Ok(None) };
-    let head = &input[..len];
-    let (request_line, lines) = scan.start_line_and_rest(head);
-    let syntax = match version(request_line)? {
-        Announced::Known => {
-            let mut request = httparse::Request::new(&mut []);
-            let room = &mut fields.in_pieces[..limits.fields.min(FieldTable::LEN)];
-            match request.parse_with_uninit_headers(head, room) {
-                Ok(httparse::Status::Complete(_)) => Syntax::of(request),
-                Ok(httparse::Status::Partial) => return Err(BAD_FIELD),
-                Err(error) => return Err(syntax_error(error)),
-            }
-        }
-        Announced::Later => {
-            fields.later_version.resize(limits.fields, httparse::EMPTY_HEADER);
-            parse_later_version(request_line, lines, &mut fields.later_version)?
-        }
-    };
-    Ok(Some((len, check(&syntax)?)))
 }
 
-/// Parses a head that came whole, if nothing has to be said about its syntax; `None` sends the
-/// caller the long way round, which alone refuses. Leading empty lines, which httparse skips, are
-/// left to the long way too.
-#[inline(always)]
-fn parse_at_once<'h, 'b: 'h>(
-    input: &'b [u8],
-    room: &'h mut [MaybeUninit<Header<'b>>],
-    limits: &Limits,
-) -> Option<(usize, Syntax<'h>)> {
-    if !input.first().copied().is_some_and(is_token_byte) {
-        return None;
+struct RequestLine<'b> {
+    method: &'b str,
+    target: &'b str,
+}
+
+impl<'b> StartLine<'b> for RequestLine<'b> {
+    const MALFORMED: Refused = BAD_REQUEST_LINE;
+
+    #[inline(always)]
+    fn begins(input: &[u8]) -> bool {
+        input.first().copied().is_some_and(is_token_byte)
     }
-    let mut request = httparse::Request::new(&mut []);
-    let room = &mut room[..limits.fields.min(FieldTable::LEN)];
-    let Ok(httparse::Status::Complete(len)) = request.parse_with_uninit_headers(input, room) else {
-        return None;
-    };
-    let is_strict = len <= limits.head_bytes && has_strict_lines(&input[..len], request.headers);
-    is_strict.then(|| (len, Syntax::of(request)))
+
+    #[inline(always)]
+    fn parse<'h>(
+        head: &'b [u8],
+        room: &'h mut [MaybeUninit<Header<'b>>],
+    ) -> httparse::Result<(usize, Syntax<'h, Self>)>
+    where
+        'b: 'h,
+    {
+        let mut request = httparse::Request::new(&mut []);
+        let Status::Complete(len) = request.parse_with_uninit_headers(head, room)? else {
+            return Ok(Status::Partial);
+        };
+        let httparse::Request { method, path, version, headers } = request;
+        let start_line =
+            Self { method: method.unwrap_or_default(), target: path.unwrap_or_default() };
+        let version = parse::version(version);
+        Ok(Status::Complete((len, Syntax { start_line, version, fields: headers })))
+    }
+
+    fn of_later_version(line: &'b [u8]) -> Result<Option<Self>, Refused> {
+        match announced_version(line)? {
+            Announced::Known => Ok(None),
+            Announced::Later => Self::parse_by_hand(line).map(Some),
+        }
+    }
+
+    fn fault(fault: Fault) -> Refused {
+        match fault {
+            Fault::BareLf => refused(400, "line not ended by CRLF"),
+            Fault::StartLineTooLong => refused(414, "request line longer than limits.head_bytes"),
+            Fault::HeadTooLong => refused(431, "request head longer than limits.head_bytes"),
+        }
+    }
+}
+
+impl<'b> RequestLine<'b> {
+    fn parse_by_hand(line: &'b [u8]) -> Result<Self, Refused> {
+        let text = std::str::from_utf8(line).map_err(|_| BAD_REQUEST_LINE)?;
+        let mut parts = text.split(' ');
+        let (Some(method), Some(target), Some(_), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(BAD_REQUEST_LINE);
+        };
+        let is_target = !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_field_name(method) || !is_target {
+            return Err(BAD_REQUEST_LINE);
+        }
+        Ok(Self { method, target })
+    }
 }
 
 /// What a request line says of its version.
 enum Announced {
-    /// 1.1 or 1.0, as the parser knows them.
+    /// 1.1 or 1.0, as httparse knows them.
     Known,
-    /// A later minor version of 1, which is read as 1.1 (RFC 9110 §2.5).
+    /// A later minor version of 1.
     Later,
 }
 
-fn version(request_line: &[u8]) -> Result<Announced, Refused> {
+fn announced_version(request_line: &[u8]) -> Result<Announced, Refused> {
     match request_line {
         [.., b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor] => match (major, minor) {
             (b'1', b'0' | b'1') => Ok(Announced::Known),
@@ -118,57 +137,10 @@ fn version(request_line: &[u8]) -> Result<Announced, Refused> {
     }
 }
 
-/// The parser knows two versions, so this one's request line is taken apart by hand.
-fn parse_later_version<'h, 'b: 'h>(
-    request_line: &'b [u8],
-    lines: &'b [u8],
-    room: &'h mut [Header<'b>],
-) -> Result<Syntax<'h>, Refused> {
-    let text = std::str::from_utf8(request_line).map_err(|_| BAD_REQUEST_LINE)?;
-    let mut parts = text.split(' ');
-    let (Some(method), Some(target), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(BAD_REQUEST_LINE);
-    };
-    let is_target = !target.is_empty() && target.bytes().all(|byte| byte.is_ascii_graphic());
-    if !is_field_name(method) || !is_target {
-        return Err(BAD_REQUEST_LINE);
-    }
-    match httparse::parse_headers(lines, room) {
-        Ok(httparse::Status::Complete((_, fields))) => {
-            Ok(Syntax { method, target, version: Version::Http11, fields })
-        }
-        Ok(httparse::Status::Partial) => Err(BAD_FIELD),
-        Err(error) => Err(syntax_error(error)),
-    }
-}
-
-/// A head whose syntax stands.
-struct Syntax<'a> {
-    method: &'a str,
-    target: &'a str,
-    version: Version,
-    fields: &'a [Header<'a>],
-}
-
-impl<'h> Syntax<'h> {
-    /// What a parse that was completed found.
-    fn of<'b: 'h>(request: httparse::Request<'h, 'b>) -> Self {
-        let httparse::Request { method, path, version, headers } = request;
-        Self {
-            method: method.unwrap_or_default(),
-            target: path.unwrap_or_default(),
-            version: if version == Some(0) { Version::Http10 } else { Version::Http11 },
-            fields: headers,
-        }
-    }
-}
-
 /// Checks what the syntax leaves open.
 #[inline(always)]
-fn check<'h>(syntax: &Syntax<'h>) -> Result<ParsedRequest<'h>, Refused> {
-    let &Syntax { method, target, version, fields } = syntax;
+fn check<'h>(syntax: &Syntax<'h, RequestLine<'h>>) -> Result<ParsedRequest<'h>, Refused> {
+    let &Syntax { start_line: RequestLine { method, target }, version, fields } = syntax;
     let known = KnownFields::collect(fields, version)?;
     let method = Method::from_token(method);
     let form = TargetForm::parse(method, target)?;
@@ -193,18 +165,6 @@ fn check<'h>(syntax: &Syntax<'h>) -> Result<ParsedRequest<'h>, Refused> {
         fields,
     };
     Ok(ParsedRequest { head, keep_alive: known.framing.keeps_alive(version) })
-}
-
-fn syntax_error(error: httparse::Error) -> Refused {
-    field_error(error).unwrap_or(BAD_REQUEST_LINE)
-}
-
-fn fault(fault: Fault) -> Refused {
-    match fault {
-        Fault::BareLf => refused(400, "line not ended by CRLF"),
-        Fault::StartLineTooLong => refused(414, "request line longer than limits.head_bytes"),
-        Fault::HeadTooLong => refused(431, "request head longer than limits.head_bytes"),
-    }
 }
 
 /// The fields that decide about the message and the connection.
@@ -292,7 +252,7 @@ mod tests {
             ("GET", Err(400)),
             ("", Err(400)),
         ] {
-            let found = version(line.as_bytes()).map_err(|refused| refused.status);
+            let found = announced_version(line.as_bytes()).map_err(|refused| refused.status);
             assert_eq!(found.map(|found| matches!(found, Announced::Later)), is_later, "{line:?}");
         }
     }
@@ -307,7 +267,7 @@ mod tests {
         };
         let in_pieces = || {
             let mut scan = HeadScan::default();
-            scan.look(&head.as_bytes()[..1], &limits).map_err(fault)?;
+            scan.look(&head.as_bytes()[..1], &limits).map_err(RequestLine::fault)?;
             read_on(&mut scan)
         };
         let at_once = || read_on(&mut HeadScan::default());

@@ -1,17 +1,17 @@
 //! From the bytes of a response head to what it says, or to the reason why it is refused.
 //!
-//! As for requests, httparse checks the syntax of the lines, and what it lets through is refused
-//! here: bare LF, an empty line before the status line, a status code that is none. A head that
-//! came whole is parsed at once; the long way round alone refuses.
+//! `parse` reads the syntax. What it lets through is refused here: a status code that is none, and
+//! a blank before the colon of a field that frames the message.
 
 use std::mem::MaybeUninit;
 
-use httparse::{Header, ParserConfig};
+use httparse::{Header, ParserConfig, Status};
 
 use super::{
     field_table::FieldTable,
-    framing::{BAD_FIELD, Framing, FramingFields, field_error},
-    head_scan::{Fault, HeadScan, Scan, has_strict_lines},
+    framing::{Framing, FramingFields},
+    head_scan::{Fault, HeadScan},
+    parse::{self, StartLine, Syntax},
 };
 use crate::http::message::{
     Limits, Refused, ResponseContent, ResponseHead, Version, refused, syntax::is_text_byte,
@@ -66,121 +66,96 @@ pub(super) fn read<'h, 'b: 'h>(
     fields: &'h mut FieldTable<'b>,
     limits: &Limits,
 ) -> Result<Option<(usize, ParsedResponse<'h>)>, Refused> {
-    if scan.is_untouched()
-        && let Some((len, syntax)) = parse_at_once(input, &mut fields.at_once, limits)
-    {
-        return Ok(Some((len, check(&syntax, input)?)));
-    }
-    let begun = input.len().min(PROTOCOL.len());
-    if input[..begun] != PROTOCOL[..begun] {
-        return Err(BAD_STATUS_LINE);
-    }
-    let Scan::Complete(len) = scan.look(input, limits).map_err(fault)? else { return Ok(None) };
-    let head = &input[..len];
-    let (status_line, lines) = scan.start_line_and_rest(head);
-    let syntax = if let Some(rest) = later_version(status_line) {
-        fields.later_version.resize(limits.fields, httparse::EMPTY_HEADER);
-        parse_later_version(rest, (head, lines), &mut fields.later_version)?
-    } else {
-        let mut response = httparse::Response::new(&mut []);
-        let room = &mut fields.in_pieces[..limits.fields.min(FieldTable::LEN)];
-        match parse(&mut response, head, room) {
-            Ok(httparse::Status::Complete(_)) => Syntax::of(response),
-            Ok(httparse::Status::Partial) => return Err(BAD_FIELD),
-            Err(error) => return Err(syntax_error(error, head)),
-        }
-    };
-    Ok(Some((len, check(&syntax, head)?)))
-}
-
-/// Parses a head that came whole, if nothing has to be said about its syntax.
-fn parse_at_once<'h, 'b: 'h>(
-    input: &'b [u8],
-    room: &'h mut [MaybeUninit<Header<'b>>],
-    limits: &Limits,
-) -> Option<(usize, Syntax<'h>)> {
-    if !input.starts_with(PROTOCOL) {
-        return None;
-    }
-    let mut response = httparse::Response::new(&mut []);
-    let room = &mut room[..limits.fields.min(FieldTable::LEN)];
-    let Ok(httparse::Status::Complete(len)) = parse(&mut response, input, room) else {
-        return None;
-    };
-    let is_strict = len <= limits.head_bytes && has_strict_lines(&input[..len], response.headers);
-    is_strict.then(|| (len, Syntax::of(response)))
-}
-
-fn parse<'h, 'b>(
-    response: &mut httparse::Response<'h, 'b>,
-    input: &'b [u8],
-    room: &'h mut [MaybeUninit<Header<'b>>],
-) -> httparse::Result<usize> {
-    // RFC 9112 §5.1: a proxy removes blanks before a colon. Where that frames, it is refused.
-    let mut config = ParserConfig::default();
-    config.allow_spaces_after_header_name_in_responses(true);
-    config.parse_response_with_uninit_headers(response, input, room)
-}
-
-/// What stands behind a later minor version of 1, which the parser does not know.
-fn later_version(status_line: &[u8]) -> Option<&[u8]> {
-    match status_line.strip_prefix(b"HTTP/1.") {
-        Some([b'2'..=b'9', b' ', rest @ ..]) => Some(rest),
-        _ => None,
+    match parse::read(scan, input, fields, limits)? {
+        Some((len, syntax)) => Ok(Some((len, check(&syntax, input)?))),
+        None => Ok(None),
     }
 }
 
-/// Such a response is read as 1.1 (RFC 9110 §2.5); its status line is taken apart by hand.
-fn parse_later_version<'h, 'b: 'h>(
-    code_and_reason: &'b [u8],
-    (head, lines): (&'b [u8], &'b [u8]),
-    room: &'h mut [Header<'b>],
-) -> Result<Syntax<'h>, Refused> {
-    let (code, reason) = code_and_reason.split_at_checked(3).ok_or(BAD_STATUS_LINE)?;
-    let reason = match reason {
-        [] => reason,
-        [b' ', reason @ ..] => reason,
-        _ => return Err(BAD_STATUS_LINE),
-    };
-    if !code.iter().all(u8::is_ascii_digit) || !reason.iter().copied().all(is_text_byte) {
-        return Err(BAD_STATUS_LINE);
-    }
-    let status = code.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-    let reason = std::str::from_utf8(reason).ok().filter(|reason| reason.is_ascii());
-    let reason = reason.unwrap_or_default();
-    match httparse::parse_headers(lines, room) {
-        Ok(httparse::Status::Complete((_, fields))) => {
-            Ok(Syntax { status, reason, version: Version::Http11, fields })
-        }
-        Ok(httparse::Status::Partial) => Err(BAD_FIELD),
-        Err(error) => Err(syntax_error(error, head)),
-    }
-}
-
-/// A head whose syntax stands.
-struct Syntax<'a> {
+struct StatusLine<'b> {
     status: u16,
-    reason: &'a str,
-    version: Version,
-    fields: &'a [Header<'a>],
+    reason: &'b str,
 }
 
-impl<'h> Syntax<'h> {
-    /// What a parse that was completed found.
-    fn of<'b: 'h>(response: httparse::Response<'h, 'b>) -> Self {
+impl<'b> StartLine<'b> for StatusLine<'b> {
+    const MALFORMED: Refused = BAD_STATUS_LINE;
+
+    fn begins(input: &[u8]) -> bool {
+        let begun = input.len().min(PROTOCOL.len());
+        input[..begun] == PROTOCOL[..begun]
+    }
+
+    fn parse<'h>(
+        head: &'b [u8],
+        room: &'h mut [MaybeUninit<Header<'b>>],
+    ) -> httparse::Result<(usize, Syntax<'h, Self>)>
+    where
+        'b: 'h,
+    {
+        // RFC 9112 §5.1: a proxy removes blanks before a colon. Where that frames, it is refused.
+        let mut config = ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(true);
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = config.parse_response_with_uninit_headers(&mut response, head, room)?;
+        let Status::Complete(len) = parsed else { return Ok(Status::Partial) };
         let httparse::Response { version, code, reason, headers } = response;
-        Self {
-            status: code.unwrap_or_default(),
-            reason: reason.unwrap_or_default(),
-            version: if version == Some(0) { Version::Http10 } else { Version::Http11 },
-            fields: headers,
+        let start_line =
+            Self { status: code.unwrap_or_default(), reason: reason.unwrap_or_default() };
+        let version = parse::version(version);
+        Ok(Status::Complete((len, Syntax { start_line, version, fields: headers })))
+    }
+
+    fn of_later_version(line: &'b [u8]) -> Result<Option<Self>, Refused> {
+        match line.strip_prefix(b"HTTP/1.") {
+            Some([b'2'..=b'9', b' ', rest @ ..]) => Self::parse_by_hand(rest).map(Some),
+            _ => Ok(None),
         }
+    }
+
+    fn special_error(error: httparse::Error, head: &[u8]) -> Option<Refused> {
+        let is_folded = || head.windows(3).any(|bytes| matches!(bytes, b"\r\n " | b"\r\n\t"));
+        match error {
+            httparse::Error::HeaderName if is_folded() => Some(FOLDED),
+            httparse::Error::Version => {
+                Some(refused(502, "only HTTP/1.1 and HTTP/1.0 are spoken here"))
+            }
+            _ => None,
+        }
+    }
+
+    fn fault(fault: Fault) -> Refused {
+        match fault {
+            Fault::BareLf => refused(502, "line not ended by CRLF"),
+            Fault::StartLineTooLong | Fault::HeadTooLong => {
+                refused(431, "response head longer than limits.head_bytes")
+            }
+        }
+    }
+}
+
+impl<'b> StatusLine<'b> {
+    fn parse_by_hand(code_and_reason: &'b [u8]) -> Result<Self, Refused> {
+        let (code, reason) = code_and_reason.split_at_checked(3).ok_or(BAD_STATUS_LINE)?;
+        let reason = match reason {
+            [] => reason,
+            [b' ', reason @ ..] => reason,
+            _ => return Err(BAD_STATUS_LINE),
+        };
+        if !code.iter().all(u8::is_ascii_digit) || !reason.iter().copied().all(is_text_byte) {
+            return Err(BAD_STATUS_LINE);
+        }
+        let status = code.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+        let reason = std::str::from_utf8(reason).ok().filter(|reason| reason.is_ascii());
+        Ok(Self { status, reason: reason.unwrap_or_default() })
     }
 }
 
 /// Checks what the syntax leaves open. The fields lie in `head`.
-fn check<'h>(syntax: &Syntax<'h>, head: &[u8]) -> Result<ParsedResponse<'h>, Refused> {
-    let &Syntax { status, reason, version, fields } = syntax;
+fn check<'h>(
+    syntax: &Syntax<'h, StatusLine<'h>>,
+    head: &[u8],
+) -> Result<ParsedResponse<'h>, Refused> {
+    let &Syntax { start_line: StatusLine { status, reason }, version, fields } = syntax;
     // Beyond these no status has a meaning (RFC 9110 §15).
     if !(100..=599).contains(&status) {
         return Err(refused(502, "a status that is not 100 to 599"));
@@ -202,22 +177,4 @@ fn is_loose_framing(field: &Header<'_>, head: &[u8]) -> bool {
     };
     let end = || field.name.as_ptr().addr() - head.as_ptr().addr() + field.name.len();
     frames && head.get(end()) != Some(&b':')
-}
-
-fn syntax_error(error: httparse::Error, head: &[u8]) -> Refused {
-    let is_folded = || head.windows(3).any(|bytes| matches!(bytes, b"\r\n " | b"\r\n\t"));
-    match error {
-        httparse::Error::HeaderName if is_folded() => FOLDED,
-        httparse::Error::Version => refused(502, "only HTTP/1.1 and HTTP/1.0 are spoken here"),
-        error => field_error(error).unwrap_or(BAD_STATUS_LINE),
-    }
-}
-
-fn fault(fault: Fault) -> Refused {
-    match fault {
-        Fault::BareLf => refused(502, "line not ended by CRLF"),
-        Fault::StartLineTooLong | Fault::HeadTooLong => {
-            refused(431, "response head longer than limits.head_bytes")
-        }
-    }
 }

@@ -1,0 +1,158 @@
+//! From the bytes of a head to its start line and fields: what requests and responses share.
+//!
+//! httparse checks the syntax of the lines. A head that came whole is parsed at once, if it has
+//! nothing to refuse. Any other goes the long way: its end is found first, by [`HeadScan`], and
+//! then the whole head is parsed. The long way alone refuses, so any split of the same bytes ends
+//! the same way.
+//!
+//! What the syntax leaves open is checked by `request_head` and `response_head`. Holds no bytes:
+//! the caller keeps the input until the head is complete.
+
+use std::mem::MaybeUninit;
+
+use httparse::{Header, Status};
+
+use super::{
+    field_table::FieldTable,
+    head_scan::{Fault, HeadScan, Scan},
+};
+use crate::http::message::{Limits, Refused, Version, refused};
+
+const BAD_FIELD: Refused = refused(400, "malformed header field");
+
+/// A start line, and what it decides about its head: a request line or a status line.
+pub(super) trait StartLine<'b>: Sized {
+    /// The answer to a start line that cannot be read.
+    const MALFORMED: Refused;
+
+    /// Whether a head can begin with these bytes.
+    fn begins(input: &[u8]) -> bool;
+
+    /// Parses a head with httparse. Returns its length too.
+    fn parse<'h>(
+        head: &'b [u8],
+        room: &'h mut [MaybeUninit<Header<'b>>],
+    ) -> httparse::Result<(usize, Syntax<'h, Self>)>
+    where
+        'b: 'h;
+
+    /// Reads the start line of a later minor version of 1, which httparse does not know and which
+    /// is read as 1.1 (RFC 9110 §2.5). `None` for a version that httparse knows.
+    fn of_later_version(line: &'b [u8]) -> Result<Option<Self>, Refused>;
+
+    /// The answer to an error that means something of its own in this kind of head.
+    fn special_error(_error: httparse::Error, _head: &[u8]) -> Option<Refused> {
+        None
+    }
+
+    /// The answer to wrong lines.
+    fn fault(fault: Fault) -> Refused;
+}
+
+/// A head whose syntax is right.
+pub(super) struct Syntax<'h, L> {
+    pub(super) start_line: L,
+    pub(super) version: Version,
+    pub(super) fields: &'h [Header<'h>],
+}
+
+/// Reads a head, if it is complete. Returns its length too.
+// Inlined by force, as what it calls: `request_head` says why.
+#[inline(always)]
+pub(super) fn read<'h, 'b: 'h, L: StartLine<'b>>(
+    scan: &mut HeadScan,
+    input: &'b [u8],
+    fields: &'h mut FieldTable<'b>,
+    limits: &Limits,
+) -> Result<Option<(usize, Syntax<'h, L>)>, Refused> {
+    if scan.is_untouched()
+        && let Some(parsed) = parse_at_once(input, &mut fields.at_once, limits)
+    {
+        return Ok(Some(parsed));
+    }
+    if !input.is_empty() && !L::begins(input) {
+        return Err(L::MALFORMED);
+    }
+    let Scan::Complete(len) = scan.look(input, limits).map_err(L::fault)? else { return Ok(None) };
+    let head = &input[..len];
+    let (start_line, lines) = scan.start_line_and_rest(head);
+    let syntax = match L::of_later_version(start_line)? {
+        None => parse_whole(head, &mut fields.in_pieces, limits)?,
+        Some(start_line) => {
+            fields.later_version.resize(limits.fields, httparse::EMPTY_HEADER);
+            parse_fields(start_line, (head, lines), &mut fields.later_version)?
+        }
+    };
+    Ok(Some((len, syntax)))
+}
+
+/// Parses a head that came whole, if nothing has to be said about its syntax; `None` sends the
+/// caller the long way. Leading empty lines, which httparse skips, are left to the long way too.
+#[inline(always)]
+fn parse_at_once<'h, 'b: 'h, L: StartLine<'b>>(
+    input: &'b [u8],
+    room: &'h mut [MaybeUninit<Header<'b>>],
+    limits: &Limits,
+) -> Option<(usize, Syntax<'h, L>)> {
+    if input.is_empty() || !L::begins(input) {
+        return None;
+    }
+    let room = &mut room[..limits.fields.min(FieldTable::LEN)];
+    let Ok(Status::Complete((len, syntax))) = L::parse(input, room) else { return None };
+    let is_strict = len <= limits.head_bytes && has_strict_lines(&input[..len], syntax.fields);
+    is_strict.then_some((len, syntax))
+}
+
+/// Parses a head whose end was found.
+fn parse_whole<'h, 'b: 'h, L: StartLine<'b>>(
+    head: &'b [u8],
+    room: &'h mut [MaybeUninit<Header<'b>>],
+    limits: &Limits,
+) -> Result<Syntax<'h, L>, Refused> {
+    let room = &mut room[..limits.fields.min(FieldTable::LEN)];
+    match L::parse(head, room) {
+        Ok(Status::Complete((_, syntax))) => Ok(syntax),
+        Ok(Status::Partial) => Err(BAD_FIELD),
+        Err(error) => Err(refusal::<L>(error, head)),
+    }
+}
+
+/// Parses the field lines behind a start line of a later version.
+fn parse_fields<'h, 'b: 'h, L: StartLine<'b>>(
+    start_line: L,
+    (head, lines): (&'b [u8], &'b [u8]),
+    room: &'h mut [Header<'b>],
+) -> Result<Syntax<'h, L>, Refused> {
+    match httparse::parse_headers(lines, room) {
+        Ok(Status::Complete((_, fields))) => {
+            Ok(Syntax { start_line, version: Version::Http11, fields })
+        }
+        Ok(Status::Partial) => Err(BAD_FIELD),
+        Err(error) => Err(refusal::<L>(error, head)),
+    }
+}
+
+/// The answer to a head that httparse does not take.
+fn refusal<'b, L: StartLine<'b>>(error: httparse::Error, head: &[u8]) -> Refused {
+    L::special_error(error, head).unwrap_or(match error {
+        httparse::Error::TooManyHeaders => refused(431, "more fields than limits.headers"),
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => BAD_FIELD,
+        _ => L::MALFORMED,
+    })
+}
+
+/// The version of a message that httparse parsed.
+pub(super) fn version(minor: Option<u8>) -> Version {
+    if minor == Some(0) { Version::Http10 } else { Version::Http11 }
+}
+
+/// Whether every line of a head that httparse took is ended by CRLF: it takes a bare LF too. Each
+/// line has to begin behind a CRLF.
+#[inline(always)]
+fn has_strict_lines(head: &[u8], fields: &[Header<'_>]) -> bool {
+    let is_behind_crlf = |field: &Header<'_>| {
+        let start = field.name.as_ptr().addr() - head.as_ptr().addr();
+        head[..start].ends_with(b"\r\n")
+    };
+    head.ends_with(b"\r\n\r\n") && fields.iter().all(is_behind_crlf)
+}
