@@ -61,7 +61,11 @@ mod tests {
             panic!("not a whole response")
         };
         assert!(response.content().is_empty() || response.status() == 400);
-        format!("{} {}", response.status(), String::from_utf8_lossy(response.fields()).trim_end())
+        format!(
+            "{} {}",
+            response.status(),
+            String::from_utf8_lossy(response.fields().lines()).trim_end()
+        )
     }
 
     #[test]

@@ -79,7 +79,7 @@ mod tests {
                 panic!("{method}: not a whole response")
             };
             assert_eq!(response.status(), 200);
-            assert_eq!(response.fields(), b"Content-Type: text/plain\r\nX-Tide: out\r\n");
+            assert_eq!(response.fields().lines(), b"Content-Type: text/plain\r\nX-Tide: out\r\n");
             assert_eq!(response.content(), b"Hello, World!");
             assert_eq!(response.content().as_ptr(), app.response.content().as_ptr());
         }
@@ -116,6 +116,6 @@ mod tests {
         let headers = Vec::new();
         let app =
             Respond::new(&RespondConfig { status: 204, body: String::new(), headers, ..config() });
-        assert_eq!(app.response.fields(), b"");
+        assert_eq!(app.response.fields().lines(), b"");
     }
 }

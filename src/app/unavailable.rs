@@ -36,6 +36,6 @@ mod tests {
         };
         assert_eq!(response.status(), 503);
         assert_eq!(response.content(), br#"{"error":"App failed to load"}"#);
-        assert_eq!(response.fields(), b"Content-Type: application/json\r\n");
+        assert_eq!(response.fields().lines(), b"Content-Type: application/json\r\n");
     }
 }

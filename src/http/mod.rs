@@ -8,8 +8,8 @@ mod message;
 mod proxy_protocol;
 
 pub use message::{
-    Bytes, Host, Limits, Method, Refused, RequestContent, RequestHead, Response, ResponseContent,
-    ResponseHead, Trailers, Version, is_field_name, is_field_value, is_framing_field, is_host_name,
-    reason_phrase,
+    Bytes, Fields, Host, Limits, Method, Refused, RequestContent, RequestHead, Response,
+    ResponseContent, ResponseHead, Trailers, Version, is_field_name, is_field_value,
+    is_framing_field, is_host_name, reason_phrase,
 };
 pub use proxy_protocol::ProxyHeader;

@@ -276,7 +276,7 @@ impl App for Files {
             }
             _ => {
                 let refusal = error_response(405);
-                let fields = [ALLOW, refusal.fields()].concat();
+                let fields = [ALLOW, refusal.fields().lines()].concat();
                 Reply::Full(refusal.with_encoded_fields(Bytes::Owned(fields)))
             }
         }

@@ -105,7 +105,7 @@ impl Answer {
         };
         Self {
             status: head.status(),
-            fields: String::from_utf8(head.fields().to_vec()).unwrap(),
+            fields: String::from_utf8(head.fields().lines().to_vec()).unwrap(),
             content: String::from_utf8(content).unwrap(),
         }
     }
@@ -197,7 +197,7 @@ fn small_and_empty_files_come_from_memory_and_large_ones_from_the_file() {
 fn a_hit_shares_what_the_cache_holds() {
     let site = Site::new(&[("index.html", "i")]);
     let address = || match site.app.handle(&request("GET", "/", &[]), &site.context) {
-        Reply::Full(response) => (response.fields().as_ptr(), response.content().as_ptr()),
+        Reply::Full(response) => (response.fields().lines().as_ptr(), response.content().as_ptr()),
         _ => panic!("not whole"),
     };
     assert_eq!(address(), address());

@@ -3,6 +3,7 @@
 //! Knows no framing, no connection and no wire format.
 
 mod bytes;
+mod fields;
 mod head;
 mod host;
 mod limits;
@@ -18,6 +19,7 @@ pub(super) use refused::refused;
 pub(super) use target::TargetForm;
 
 pub use bytes::Bytes;
+pub use fields::Fields;
 pub use head::{RequestContent, RequestHead, ResponseContent, ResponseHead, Version};
 pub use host::{Host, is_host_name};
 pub use limits::Limits;

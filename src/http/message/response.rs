@@ -5,10 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{
-    bytes::Bytes,
-    syntax::{is_field_name, is_field_value, is_framing_field, is_text_byte},
-};
+use super::{bytes::Bytes, fields::Fields, syntax::is_text_byte};
 
 /// A response: status code, encoded field lines, content.
 #[derive(Clone, Debug)]
@@ -16,7 +13,7 @@ pub struct Response<'a> {
     status: u16,
     /// Of a status without a name.
     reason: Cow<'a, str>,
-    fields: Bytes<'a>,
+    fields: Fields<'a>,
     content: Bytes<'a>,
 }
 
@@ -30,7 +27,7 @@ impl<'a> Response<'a> {
         Self {
             status,
             reason: Cow::Borrowed(""),
-            fields: Bytes::Borrowed(b""),
+            fields: Fields::NONE,
             content: Bytes::Borrowed(b""),
         }
     }
@@ -40,26 +37,13 @@ impl<'a> Response<'a> {
         Self::new(status).with_field("Content-Type", "application/json").with_content(document)
     }
 
-    /// Adds a field line.
+    /// Adds a field.
     ///
     /// # Panics
-    /// When the name is no token, the value holds a byte that may not stand in one (RFC 9110 §5.5),
-    /// or the name is one that only the exchange writes (`Content-Length`, `Transfer-Encoding`,
-    /// `Connection`, `Date`): a wrong field splits responses. Check text that comes from outside
-    /// with [`is_field_name`] and [`is_field_value`] first.
+    /// As [`Fields::push`].
     #[must_use]
     pub fn with_field(mut self, name: &str, value: &str) -> Self {
-        assert!(is_field_name(name) && !is_framing_field(name), "bad field name {name:?}");
-        assert!(is_field_value(value), "bad value for field {name:?}");
-        let mut fields = match self.fields {
-            Bytes::Owned(fields) => fields,
-            other => other.as_slice().to_vec(),
-        };
-        fields.reserve(name.len() + value.len() + 4);
-        for part in [name, ": ", value, "\r\n"] {
-            fields.extend_from_slice(part.as_bytes());
-        }
-        self.fields = Bytes::Owned(fields);
+        self.fields.push(name, value);
         self
     }
 
@@ -77,8 +61,7 @@ impl<'a> Response<'a> {
     /// Replaces the field lines by ones that were encoded before, each ended by CRLF.
     #[must_use]
     pub fn with_encoded_fields(mut self, fields: Bytes<'a>) -> Self {
-        debug_assert!(fields.as_slice().is_empty() || fields.as_slice().ends_with(b"\r\n"));
-        self.fields = fields;
+        self.fields = Fields::from_lines(fields);
         self
     }
 
@@ -106,9 +89,9 @@ impl<'a> Response<'a> {
         &self.reason
     }
 
-    /// The encoded field lines, each ended by CRLF.
-    pub fn fields(&self) -> &[u8] {
-        self.fields.as_slice()
+    /// The fields.
+    pub fn fields(&self) -> &Fields<'a> {
+        &self.fields
     }
 
     /// The content.
@@ -126,7 +109,7 @@ impl<'a> Response<'a> {
         Response {
             status: self.status,
             reason: Cow::Borrowed(&self.reason),
-            fields: Bytes::Borrowed(self.fields()),
+            fields: self.fields.borrowed(),
             content: self.content.borrowed(),
         }
     }
@@ -144,15 +127,24 @@ impl<'a> Response<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::syntax::{is_field_name, is_field_value, is_framing_field},
+        *,
+    };
 
     #[test]
     fn field_lines_are_encoded_in_order() {
         let response = Response::json(404, "{}").with_field("A", "b\tc").with_field("A", "");
-        assert_eq!(response.fields(), b"Content-Type: application/json\r\nA: b\tc\r\nA: \r\n");
+        assert_eq!(
+            response.fields().lines(),
+            b"Content-Type: application/json\r\nA: b\tc\r\nA: \r\n"
+        );
         assert_eq!((response.status(), response.content()), (404, &b"{}"[..]));
         let owned = response.borrowed().into_owned();
-        assert_eq!((owned.fields(), owned.content()), (response.fields(), response.content()));
+        assert_eq!(
+            (owned.fields().lines(), owned.content()),
+            (response.fields().lines(), response.content())
+        );
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! must not stand in a trailer is dropped, for whoever merges it into the head would be misled by
 //! it. Bounded by the limits to which the content is held that they end.
 
-use super::syntax::is_framing_field;
+use super::{
+    fields::{decode_line, decode_lines},
+    syntax::is_framing_field,
+};
 
 /// The trailer fields of one message.
 #[derive(Debug, Default)]
@@ -22,7 +25,7 @@ impl Trailers {
 
     /// All fields, as name and value, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.lines().split_inclusive(|byte| *byte == b'\n').filter_map(split_line)
+        decode_lines(self.lines())
     }
 
     /// Takes the next byte of the trailer section in.
@@ -31,16 +34,11 @@ impl Trailers {
         if byte != b'\n' {
             return;
         }
-        match split_line(&self.lines[self.line_start..]) {
+        match decode_line(&self.lines[self.line_start..]) {
             Some((name, _)) if is_trailer_field(name) => self.line_start = self.lines.len(),
             _ => self.lines.truncate(self.line_start),
         }
     }
-}
-
-fn split_line(line: &[u8]) -> Option<(&str, &[u8])> {
-    let colon = memchr::memchr(b':', line)?;
-    Some((std::str::from_utf8(&line[..colon]).ok()?, line[colon + 1..].trim_ascii()))
 }
 
 /// Whether a field may stand in a trailer: it neither frames nor routes the message, nor says how

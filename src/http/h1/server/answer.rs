@@ -65,7 +65,7 @@ impl Server {
         self.begin_answer();
         let has_content = has_content(response.status());
         template.write(response, out);
-        out.extend_from_slice(response.fields());
+        out.extend_from_slice(response.fields().lines());
         if has_content {
             write_content_length(content_length, out);
         }
@@ -117,7 +117,7 @@ impl Server {
         self.keep_alive &= !(has_content && coding == BodyEncoder::UntilClose);
         self.begin_answer();
         template.write(response, out);
-        out.extend_from_slice(response.fields());
+        out.extend_from_slice(response.fields().lines());
         if has_content {
             coding.write_field(out);
         }
