@@ -12,10 +12,11 @@ use serde::de::DeserializeOwned;
 
 use super::{
     address::{self, Address, Found, Token},
-    client::{Answer as RawAnswer, Call, Client, ClientError, Stream},
+    client::{Answer as RawAnswer, Client, ClientError},
     failure::{Failure, Refusal},
     running,
     show::{self, Reader},
+    wire::{Call, Stream},
 };
 
 /// How long the server may take for an answer.

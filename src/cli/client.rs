@@ -1,13 +1,12 @@
 //! A small blocking HTTP/1.1 client for the admin listener.
 //!
 //! Owns one connection and keeps it for the next call as long as the server does: a server that
-//! stops may take no new ones. Never waits without a limit; heads and contents have bounds.
+//! stops may take no new ones. Never waits without a limit; answers have bounds.
 
 use std::{
     error::Error,
-    fmt::{self, Write as _},
-    io::{self, BufReader, ErrorKind, Read, Write},
-    mem::MaybeUninit,
+    fmt,
+    io::{self, ErrorKind, Read},
     thread,
     time::{Duration, Instant},
 };
@@ -16,14 +15,11 @@ use socket2::{Socket, Type};
 
 use super::{
     address::Address,
-    content::{Content, Head, read_head},
+    wire::{Call, Stream, TimedSocket, Wire},
 };
 
 /// The largest answer that is taken: some hundred thousand connections.
-const CONTENT_BYTES_MAX: u64 = 256 << 20;
-
-/// How long an event stream may be silent; the server sends a comment every 15 s.
-const SILENCE_MAX: Duration = Duration::from_secs(45);
+const CONTENT_BYTES_MAX: usize = 256 << 20;
 
 /// How often a server that should end is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -31,16 +27,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The connection to a server.
 pub(super) struct Client {
     address: Address,
-    wire: Option<Wire>,
-}
-
-/// A request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Call<'a> {
-    pub(super) method: &'static str,
-    pub(super) path: &'a str,
-    pub(super) token: Option<&'a str>,
-    pub(super) content: Option<&'a [u8]>,
+    /// The connection that is kept for the next call.
+    kept: Option<TimedSocket>,
 }
 
 /// The answer to a [`Call`].
@@ -50,13 +38,10 @@ pub(super) struct Answer {
     pub(super) content: Vec<u8>,
 }
 
-/// The content of an answer, as it comes.
-pub(super) type Stream = BufReader<Content<Wire>>;
-
 impl Client {
     /// A client that connects at the first call.
     pub(super) fn new(address: Address) -> Self {
-        Self { address, wire: None }
+        Self { address, kept: None }
     }
 
     /// Where it connects to.
@@ -70,17 +55,17 @@ impl Client {
         call: &Call<'_>,
         patience: Duration,
     ) -> Result<Answer, ClientError> {
-        let Some(wire) = self.wire.take() else {
-            let wire = self.connect(patience)?;
-            return self.exchange(wire, call, patience);
+        let Some(kept) = self.kept.take() else {
+            let socket = self.connect(patience)?;
+            return self.exchange(socket, call, patience);
         };
-        let done = self.exchange(wire, call, patience);
+        let done = self.exchange(kept, call, patience);
         match &done {
             // A kept connection may be closed by the server at any time. Only what changes nothing
             // may be sent twice.
             Err(error) if matches!(error.trouble, Trouble::Lost) && call.method == "GET" => {
-                let wire = self.connect(patience).map_err(|_| self.error(Trouble::Lost))?;
-                self.exchange(wire, call, patience)
+                let socket = self.connect(patience).map_err(|_| self.error(Trouble::Lost))?;
+                self.exchange(socket, call, patience)
             }
             _ => done,
         }
@@ -94,24 +79,24 @@ impl Client {
         tick: Duration,
         mut is_waited_for: impl FnMut() -> bool,
     ) -> Result<Answer, ClientError> {
-        let mut wire = match self.wire.take() {
-            Some(wire) => wire,
+        let socket = match self.kept.take() {
+            Some(kept) => kept,
             None => self.connect(tick)?,
         };
-        write(&mut wire, call, tick).map_err(|error| self.io(error))?;
-        while !wire.get_mut().wait(tick).map_err(|error| self.io(error))? {
+        let mut wire = Wire::send(socket, call, tick).map_err(|error| self.io(error))?;
+        while !wire.wait(tick).map_err(|error| self.io(error))? {
             if !is_waited_for() {
                 return Err(self.error(Trouble::Silent));
             }
         }
-        wire.get_mut().limit = Limit::Silence(SILENCE_MAX);
-        let head = read_head(&mut wire).map_err(|error| self.io(error))?;
-        self.take(wire, &head)
+        wire.limit_silence();
+        let status = wire.read_head().map_err(|error| self.io(error))?;
+        self.take(wire, status)
     }
 
     /// Forgets the kept connection: the next call makes a new one.
     pub(super) fn hang_up(&mut self) {
-        self.wire = None;
+        self.kept = None;
     }
 
     /// Sends a request whose answer has no end. An answer other than 200 is taken whole.
@@ -120,13 +105,13 @@ impl Client {
         call: &Call<'_>,
         patience: Duration,
     ) -> Result<Result<Stream, Answer>, ClientError> {
-        let mut wire = self.connect(patience)?;
-        let head = send(&mut wire, call, patience).map_err(|error| self.io(error))?;
-        if head.status != 200 {
-            return self.take(wire, &head).map(Err);
+        let socket = self.connect(patience)?;
+        let (mut wire, status) = send(socket, call, patience).map_err(|error| self.io(error))?;
+        if status != 200 {
+            return self.take(wire, status).map(Err);
         }
-        wire.get_mut().limit = Limit::Silence(SILENCE_MAX);
-        Ok(Ok(BufReader::new(Content::new(wire, head.framing))))
+        wire.limit_silence();
+        Ok(Ok(Stream::new(wire)))
     }
 
     /// The error of reading a stream.
@@ -146,10 +131,10 @@ impl Client {
     /// any more; false when `patience` is over first.
     pub(super) fn wait_for_end(&mut self, patience: Duration, is_gone: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + patience;
-        if let Some(mut wire) = self.wire.take() {
-            wire.get_mut().limit = Limit::Until(deadline);
+        if let Some(mut kept) = self.kept.take() {
+            kept.limit_until(deadline);
             // However it ends, the look at the process below decides.
-            let _ = io::copy(&mut wire.take(CONTENT_BYTES_MAX), &mut io::sink());
+            let _ = io::copy(&mut kept.take(CONTENT_BYTES_MAX as u64), &mut io::sink());
         }
         loop {
             let listens = || !self.connect(patience).is_err_and(|error| error.is_gone());
@@ -165,35 +150,34 @@ impl Client {
 
     fn exchange(
         &mut self,
-        mut wire: Wire,
+        socket: TimedSocket,
         call: &Call<'_>,
         patience: Duration,
     ) -> Result<Answer, ClientError> {
-        let head = send(&mut wire, call, patience).map_err(|error| self.io(error))?;
-        self.take(wire, &head)
+        let (wire, status) = send(socket, call, patience).map_err(|error| self.io(error))?;
+        self.take(wire, status)
     }
 
     /// Takes an answer's content, and keeps the connection if the server does.
-    fn take(&mut self, mut wire: Wire, head: &Head) -> Result<Answer, ClientError> {
+    fn take(&mut self, mut wire: Wire, status: u16) -> Result<Answer, ClientError> {
         let mut content = Vec::new();
-        let reader = Content::new(&mut wire, head.framing);
-        let mut bounded = reader.take(CONTENT_BYTES_MAX + 1);
-        let length = bounded.read_to_end(&mut content).map_err(|error| self.io(error))?;
-        if length as u64 > CONTENT_BYTES_MAX {
-            return Err(self.error(Trouble::TooLarge));
+        while wire.read_content(&mut content).map_err(|error| self.io(error))? {
+            if content.len() > CONTENT_BYTES_MAX {
+                return Err(self.error(Trouble::TooLarge));
+            }
         }
-        self.wire = head.is_kept.then_some(wire);
-        Ok(Answer { status: head.status, content })
+        self.kept = wire.into_kept();
+        Ok(Answer { status, content })
     }
 
-    fn connect(&self, patience: Duration) -> Result<Wire, ClientError> {
+    fn connect(&self, patience: Duration) -> Result<TimedSocket, ClientError> {
         let connect = || {
             let (domain, address) = self.address.socket_address()?;
             let socket = Socket::new(domain, Type::STREAM, None)?;
             // It holds for connect too, in which a unix socket waits for room in the queue.
             socket.set_write_timeout(Some(patience))?;
             socket.connect(&address)?;
-            Ok(Wire::with_capacity(64 << 10, TimedSocket::new(socket)))
+            Ok(TimedSocket::new(socket))
         };
         connect().map_err(|error: io::Error| {
             self.error(match error.kind() {
@@ -294,97 +278,16 @@ impl fmt::Display for ClientError {
 
 impl Error for ClientError {}
 
-/// A buffered connection.
-pub(super) type Wire = BufReader<TimedSocket>;
-
 /// Sends a request and reads the head of the answer; both may take `patience`.
-fn send(wire: &mut Wire, call: &Call<'_>, patience: Duration) -> io::Result<Head> {
-    write(wire, call, patience)?;
-    read_head(wire)
-}
-
-/// Sends a request within this time, which holds for reading too.
-fn write(wire: &mut Wire, call: &Call<'_>, patience: Duration) -> io::Result<()> {
-    let timed = wire.get_mut();
-    timed.limit = Limit::Until(Instant::now() + patience);
-    timed.socket.set_write_timeout(Some(patience))?;
-    if let Err(error) = timed.socket.write_all(&request(call)) {
-        // Who refuses a request may answer and close before all of it came.
-        let is_cut = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
-        if !is_cut {
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-/// A socket that is read within a limit.
-pub(super) struct TimedSocket {
-    socket: Socket,
-    limit: Limit,
-}
-
-enum Limit {
-    /// All must have come by then.
-    Until(Instant),
-    /// Something must come every so often.
-    Silence(Duration),
-}
-
-impl TimedSocket {
-    fn new(socket: Socket) -> Self {
-        Self { socket, limit: Limit::Silence(SILENCE_MAX) }
-    }
-
-    /// Whether there is something to read, be it the end, within this time.
-    fn wait(&self, time: Duration) -> io::Result<bool> {
-        self.socket.set_read_timeout(Some(time))?;
-        match self.socket.peek(&mut [MaybeUninit::uninit()]) {
-            Ok(_) => Ok(true),
-            Err(error) => match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(false),
-                _ => Err(error),
-            },
-        }
-    }
-}
-
-impl Read for TimedSocket {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let left = match self.limit {
-            Limit::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
-            Limit::Silence(longest) => longest,
-        };
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        self.socket.set_read_timeout(Some(left))?;
-        self.socket.read(bytes)
-    }
-}
-
-/// The bytes of a request.
-fn request(call: &Call<'_>) -> Vec<u8> {
-    let Call { method, path, token, content } = call;
-    let agent = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
-    let mut head =
-        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {agent}\r\n");
-    if let Some(token) = token {
-        let _ = write!(head, "Authorization: Bearer {token}\r\n");
-    }
-    if content.is_some() {
-        head += "Content-Type: application/json\r\n";
-    }
-    if *method != "GET" {
-        let _ = write!(head, "Content-Length: {}\r\n", content.map_or(0, <[u8]>::len));
-    }
-    head += "\r\n";
-    [head.as_bytes(), content.unwrap_or_default()].concat()
+fn send(socket: TimedSocket, call: &Call<'_>, patience: Duration) -> io::Result<(Wire, u16)> {
+    let mut wire = Wire::send(socket, call, patience)?;
+    let status = wire.read_head()?;
+    Ok((wire, status))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixListener, path::Path};
+    use std::{io::Write as _, os::unix::net::UnixListener, path::Path};
 
     use proptest::{collection::vec, prelude::*};
 
@@ -392,10 +295,12 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(15);
 
-    /// What the client makes of a server that sends these bytes in such pieces, and closes.
-    fn outcome(folder: &Path, bytes: &[u8], piece: usize) -> Result<(u16, Vec<u8>), String> {
+    /// What the client makes of a server that sends these bytes in such pieces, and closes; and
+    /// whether it keeps the connection.
+    fn answer(folder: &Path, bytes: &[u8], piece: usize) -> (Result<(u16, Vec<u8>), String>, bool) {
         let path = folder.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
+        let mut client = Client::new(Address::Unix(path.clone()));
         let answer = thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut peer, _) = listener.accept().unwrap();
@@ -409,10 +314,15 @@ mod tests {
                 bytes.chunks(piece).try_for_each(|piece| peer.write_all(piece)).ok();
             });
             let call = Call { method: "POST", path: "/x", token: None, content: None };
-            Client::new(Address::Unix(path.clone())).call(&call, PATIENCE)
+            client.call(&call, PATIENCE)
         });
         std::fs::remove_file(path).unwrap();
-        answer.map(|it| (it.status, it.content)).map_err(|error| error.to_string())
+        let answer = answer.map(|it| (it.status, it.content)).map_err(|error| error.to_string());
+        (answer, client.kept.is_some())
+    }
+
+    fn outcome(folder: &Path, bytes: &[u8], piece: usize) -> Result<(u16, Vec<u8>), String> {
+        answer(folder, bytes, piece).0
     }
 
     /// Parts of answers, and bytes that are none.
@@ -449,6 +359,64 @@ mod tests {
                 prop_assert!(content.len() <= bytes.len());
             }
             prop_assert_eq!(in_pieces, whole);
+        }
+    }
+
+    #[test]
+    fn content_ends_by_length_by_chunks_or_with_the_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        for (bytes, is_kept) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: x, Close\r\n\r\nhello", false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello", false),
+            ("HTTP/1.1 200 OK\r\n\r\nhello", false),
+            ("HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\n\r\nhello", false),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n\
+                 2;x=y\r\nhe\r\n03\r\nllo\r\n0\r\nA: b\r\n\r\n",
+                true,
+            ),
+        ] {
+            for piece in [1, 7, bytes.len()] {
+                let (answer, keeps) = answer(folder.path(), bytes.as_bytes(), piece);
+                assert_eq!(answer, Ok((200, b"hello".to_vec())), "{bytes}");
+                // What stands behind an answer may come after it was taken.
+                let may_keep = bytes.ends_with("more") && piece < bytes.len();
+                assert!(keeps == is_kept || may_keep, "{bytes} by {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_ends_too_early_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let short = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell";
+        for bytes in (0..whole.len()).map(|end| &whole[..end]).chain([short]) {
+            let error = outcome(folder.path(), bytes.as_bytes(), 4096).unwrap_err();
+            assert!(error.contains("was lost before the answer"), "{bytes:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_http_is_refused_with_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (bytes, fault) in [
+            ("SSH-2.0-OpenSSH_9.6\r\n", "it does not speak HTTP"),
+            ("HTTP/1.1 2x0 OK\r\n\r\n", "malformed status line"),
+            ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "malformed Content-Length"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", "transfer coding"),
+            (&format!("{head}xyz\r\n"), "malformed chunk size"),
+            (&format!("{head}1\r\nab\r\n"), "malformed chunk"),
+            (&format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(100_000)), "too long"),
+            (&format!("{head}1;{}", "x".repeat(100_000)), "too long"),
+            (&format!("{head}0\r\n{}", "A: b\r\n".repeat(1_000)), "too many fields"),
+        ] {
+            let error = outcome(folder.path(), bytes.as_bytes(), 4096).unwrap_err();
+            let is_told = error.contains("is no Tidegate") && error.contains(fault);
+            assert!(is_told, "{bytes:.60}: {error}");
         }
     }
 }

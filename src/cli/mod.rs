@@ -10,7 +10,6 @@ mod apps;
 mod check;
 mod client;
 mod config_page;
-mod content;
 mod drains;
 mod drill;
 mod events;
@@ -31,6 +30,7 @@ mod stop;
 mod upgrade;
 mod wait;
 mod warnings;
+mod wire;
 
 use std::{env, path::Path, process::ExitCode};
 

@@ -1,0 +1,287 @@
+//! One request to the admin listener and its answer, over a blocking socket.
+//!
+//! Never waits without a limit; the answer's head has bounds, and its content is handed on in
+//! pieces. `http::h1` says what the bytes mean. What is no HTTP gives `InvalidData`, and an answer
+//! that ends too early `UnexpectedEof`.
+
+use std::{
+    fmt::Write as _,
+    io::{self, BufRead, ErrorKind, Read, Write},
+    mem::MaybeUninit,
+    time::{Duration, Instant},
+};
+
+use socket2::Socket;
+
+use crate::http::{
+    Limits, Refused, RequestContent,
+    h1::{self, ClientEvent, ClientRequest, FieldTable},
+};
+
+/// How long an event stream may be silent; the server sends a comment every 15 s.
+const SILENCE_MAX: Duration = Duration::from_secs(45);
+
+/// What an answer's head may measure. Its content is bounded by the reader.
+const LIMITS: Limits = Limits { head_bytes: 64 << 10, fields: 100, content_bytes: 0 };
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) method: &'static str,
+    pub(super) path: &'a str,
+    pub(super) token: Option<&'a str>,
+    pub(super) content: Option<&'a [u8]>,
+}
+
+/// A connection on which a request was sent.
+pub(super) struct Wire {
+    socket: TimedSocket,
+    exchange: h1::Client,
+    /// What was read; the bytes before `used` are done with.
+    input: Vec<u8>,
+    used: usize,
+}
+
+/// A part of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The head, with its status.
+    Head(u16),
+    Content,
+    End,
+}
+
+impl Wire {
+    /// Sends a request within this time, which holds for reading the answer too.
+    pub(super) fn send(
+        mut socket: TimedSocket,
+        call: &Call<'_>,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        let (request, exchange) = request(call);
+        socket.limit = Limit::Until(Instant::now() + patience);
+        socket.socket.set_write_timeout(Some(patience))?;
+        if let Err(error) = socket.socket.write_all(&request) {
+            // A server that refuses a request may answer and close before all of it came.
+            let is_cut = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+            if !is_cut {
+                return Err(error);
+            }
+        }
+        Ok(Self { socket, exchange, input: Vec::new(), used: 0 })
+    }
+
+    /// Whether a part of the answer, or its end, comes within this time.
+    pub(super) fn wait(&self, time: Duration) -> io::Result<bool> {
+        self.socket.wait(time)
+    }
+
+    /// From now on the answer may take as long as it likes, but no longer pauses.
+    pub(super) fn limit_silence(&mut self) {
+        self.socket.limit = Limit::Silence(SILENCE_MAX);
+    }
+
+    /// Reads the head of the answer, and returns its status.
+    pub(super) fn read_head(&mut self) -> io::Result<u16> {
+        let part = self.read_part(&mut Vec::new());
+        let is_foreign = !self.input[self.used..].starts_with(b"HTTP/");
+        match part {
+            Ok(Part::Head(status)) => Ok(status),
+            Err(error) if error.kind() == ErrorKind::InvalidData && is_foreign => {
+                Err(not_http("it does not speak HTTP"))
+            }
+            Ok(Part::Content | Part::End) => Err(not_http("its answer has no head")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a piece of the answer's content, behind what is in `content`; false at its end.
+    pub(super) fn read_content(&mut self, content: &mut Vec<u8>) -> io::Result<bool> {
+        Ok(self.read_part(content)? != Part::End)
+    }
+
+    /// The connection, if it can take another request.
+    pub(super) fn into_kept(self) -> Option<TimedSocket> {
+        self.exchange.reusable().then_some(self.socket)
+    }
+
+    fn read_part(&mut self, content: &mut Vec<u8>) -> io::Result<Part> {
+        loop {
+            let mut fields = FieldTable::new();
+            let input = &self.input[self.used..];
+            let (used, event) = self.exchange.next_event(input, &mut fields, &LIMITS);
+            let part = match event {
+                ClientEvent::NeedMore => None,
+                ClientEvent::Interim(_) => {
+                    self.used += used;
+                    continue;
+                }
+                ClientEvent::Response(head) => Some(Part::Head(head.status())),
+                ClientEvent::Content(piece) => {
+                    content.extend_from_slice(piece);
+                    Some(Part::Content)
+                }
+                ClientEvent::End | ClientEvent::Closed => Some(Part::End),
+                ClientEvent::Refused(refused) => return Err(not_http(fault(refused))),
+                ClientEvent::Truncated => return Err(ErrorKind::UnexpectedEof.into()),
+            };
+            self.used += used;
+            match part {
+                Some(part) => return Ok(part),
+                None if self.receive()? => {}
+                None => match self.exchange.receive_eof() {
+                    ClientEvent::End => return Ok(Part::End),
+                    _ => return Err(ErrorKind::UnexpectedEof.into()),
+                },
+            }
+        }
+    }
+
+    /// Reads more of the answer; false at the end of the connection.
+    fn receive(&mut self) -> io::Result<bool> {
+        self.input.drain(..self.used);
+        self.used = 0;
+        let unread = self.input.len();
+        self.input.resize(unread + READ_BYTES, 0);
+        let read = loop {
+            match self.socket.read(&mut self.input[unread..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.input.truncate(unread + *read.as_ref().unwrap_or(&0));
+        Ok(read? > 0)
+    }
+}
+
+/// The content of an answer, as it comes.
+pub(super) struct Stream {
+    wire: Wire,
+    piece: Vec<u8>,
+    used: usize,
+}
+
+impl Stream {
+    /// The content of an answer whose head was read.
+    pub(super) fn new(wire: Wire) -> Self {
+        Self { wire, piece: Vec::new(), used: 0 }
+    }
+}
+
+impl BufRead for Stream {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.used == self.piece.len() {
+            self.piece.clear();
+            self.used = 0;
+            self.wire.read_content(&mut self.piece)?;
+        }
+        Ok(&self.piece[self.used..])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.used += bytes;
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(bytes)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+/// A socket that is read within a limit.
+pub(super) struct TimedSocket {
+    socket: Socket,
+    limit: Limit,
+}
+
+enum Limit {
+    /// All must have come by then.
+    Until(Instant),
+    /// Something must come every so often.
+    Silence(Duration),
+}
+
+impl TimedSocket {
+    /// A socket that is connected.
+    pub(super) fn new(socket: Socket) -> Self {
+        Self { socket, limit: Limit::Silence(SILENCE_MAX) }
+    }
+
+    /// From now on all must have come by then.
+    pub(super) fn limit_until(&mut self, deadline: Instant) {
+        self.limit = Limit::Until(deadline);
+    }
+
+    /// Whether there is something to read, be it the end, within this time.
+    fn wait(&self, time: Duration) -> io::Result<bool> {
+        self.socket.set_read_timeout(Some(time))?;
+        match self.socket.peek(&mut [MaybeUninit::uninit()]) {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl Read for TimedSocket {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let left = match self.limit {
+            Limit::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            Limit::Silence(longest) => longest,
+        };
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.socket.set_read_timeout(Some(left))?;
+        self.socket.read(bytes)
+    }
+}
+
+/// The bytes of a request, and the exchange that it begins.
+fn request(call: &Call<'_>) -> (Vec<u8>, h1::Client) {
+    let Call { method, path, token, content } = call;
+    let agent = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
+    let mut head =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {agent}\r\n");
+    if let Some(token) = token {
+        let _ = write!(head, "Authorization: Bearer {token}\r\n");
+    }
+    if content.is_some() {
+        head += "Content-Type: application/json\r\n";
+    }
+    let content = content.unwrap_or_default();
+    let framing = ClientRequest {
+        content: match *method {
+            "GET" => RequestContent::None,
+            _ => RequestContent::Length(content.len() as u64),
+        },
+        is_head: false,
+        upgrade: false,
+        expects_continue: false,
+        close: false,
+    };
+    let mut request = head.into_bytes();
+    let mut exchange = h1::Client::begin(&framing, &mut request);
+    exchange.write_content(content, &mut request);
+    (request, exchange)
+}
+
+/// What is wrong with an answer. The limits that a refusal names are those of a server's config.
+fn fault(refused: Refused) -> &'static str {
+    match refused.status {
+        431 => "its answer has too many fields, or too long ones",
+        _ => refused.reason,
+    }
+}
+
+fn not_http(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what)
+}
