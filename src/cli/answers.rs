@@ -221,6 +221,8 @@ pub(super) struct Drain {
     pub(super) remaining_ms: u64,
     /// Of a stop: the process that stops. Servers of older versions do not say it.
     pub(super) pid: Option<i32>,
+    /// Of a stop: how long that process may stay for older ones, which still drain.
+    pub(super) older_ms: Option<u64>,
 }
 
 impl Drain {

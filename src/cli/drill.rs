@@ -11,6 +11,7 @@ use std::{
     fs,
     io::{self, IsTerminal},
     net::{SocketAddr, ToSocketAddrs},
+    num::NonZeroUsize,
     path::PathBuf,
     sync::{
         Arc,
@@ -92,8 +93,8 @@ pub(super) struct Drill {
     think: Option<(Duration, Duration)>,
 
     /// How often to do each of them
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    count: usize,
+    #[arg(long, value_name = "N", default_value = "20")]
+    count: NonZeroUsize,
 
     /// From the beginning of an action to that of the next
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_time)]
@@ -170,14 +171,14 @@ impl Drill {
             timeout: self.timeout,
             settle: MARGIN,
         };
-        let planned = drill::actions(seed, &actions, self.count);
+        let planned = drill::actions(seed, &actions, self.count.get());
         if !self.json || io::stderr().is_terminal() {
             let least = self.every.saturating_mul(u32::try_from(planned.len()).unwrap_or(u32::MAX));
             let plan = Announcement {
                 settings: &settings,
                 before: &before,
                 actions: &actions,
-                count: self.count,
+                count: self.count.get(),
                 least: least + 2 * MARGIN,
                 unknown_to_config: &unknown_to_config,
             };

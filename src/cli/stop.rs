@@ -70,11 +70,14 @@ impl Stop {
         if !admin.prints_json() {
             show::print(&summary(&drain.value))?;
         }
-        if !has_ended(&mut admin, pid) {
+        // It ends after the processes before it, which an upgrade may have left with requests.
+        let older = Duration::from_millis(drain.value.older_ms.unwrap_or_default());
+        let timeout = older.saturating_add(END_TIMEOUT);
+        if !has_ended(&mut admin, pid, timeout) {
             return Err(Failure::Unended(format!(
-                "the server (pid {pid}) is done, but its process is still there after {} s; \
-                 its log may say why",
-                END_TIMEOUT.as_secs()
+                "the server (pid {pid}) is done, but its process is still there after {}; its \
+                 log may say why",
+                show::coarse(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             )));
         }
         admin.print(&drain, |_| format!("server: ended, pid {pid}\n"))?;
@@ -128,17 +131,17 @@ fn successor_of(admin: &mut Admin, pid: i32) -> Option<i32> {
     }
 }
 
-fn has_ended(admin: &mut Admin, pid: i32) -> bool {
+fn has_ended(admin: &mut Admin, pid: i32, timeout: Duration) -> bool {
     let is_gone = || {
         let pid = Pid::from_raw(pid);
         pid.is_some_and(|pid| test_kill_process(pid) == Err(Errno::SRCH))
     };
-    admin.client().wait_for_end(END_TIMEOUT, is_gone)
+    admin.client().wait_for_end(timeout, is_gone)
 }
 
 /// The connection went before the verdict came.
 fn lost(admin: &mut Admin, pid: i32) -> Failure {
-    Failure::Unended(if has_ended(admin, pid) {
+    Failure::Unended(if has_ended(admin, pid, END_TIMEOUT) {
         format!("the server (pid {pid}) has ended without saying how; its log may say it")
     } else {
         format!(

@@ -149,6 +149,10 @@ pub(super) fn summary(drain: &Drain) -> String {
     if drain.refused > 0 {
         text += &format!(", {} refused", drain.refused);
     }
+    if let (Some(_), Some(older_ms)) = (drain.verdict, drain.older_ms) {
+        let left = show::fine(older_ms);
+        text += &format!(", and ends after older processes, which have up to {left}");
+    }
     format!("{}: {text}\n", show::clean(&drain.name()))
 }
 

@@ -160,6 +160,8 @@ pub(crate) struct DrainView {
     pub(crate) elapsed: Duration,
     /// Until the deadline; zero after the end.
     pub(crate) remaining: Duration,
+    /// Of a stop: how long its process may stay for older ones, which still drain after an upgrade.
+    pub(crate) older: Option<Duration>,
 }
 
 /// A drain that is under way.
@@ -297,6 +299,7 @@ impl Drain {
             cut: self.cut(),
             elapsed: now.duration_since(self.begun),
             remaining: self.deadline.saturating_duration_since(now),
+            older: None,
         }
     }
 }

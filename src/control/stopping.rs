@@ -278,6 +278,7 @@ impl Control {
             cut,
             elapsed: now.duration_since(stop.begun),
             remaining: stop.plan.deadline().saturating_duration_since(now),
+            older: self.predecessor.as_ref().and_then(|before| before.time_left()),
         })
     }
 

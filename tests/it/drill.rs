@@ -447,6 +447,7 @@ fn wrong_arguments_are_usage_errors() {
     let url = "--url=http://127.0.0.1:1";
     for (arguments, says) in [
         (&["--actions=fly"][..], "fly"),
+        (&["--count=0"], "--count"),
         (&["--rate=0"], "--rate"),
         (&["--every=5"], "5s"),
         (&["--command=true"], "--url"),

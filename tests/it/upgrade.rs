@@ -709,6 +709,22 @@ fn a_stop_of_the_new_process_waits_for_the_old_one() {
 }
 
 #[test]
+fn the_command_that_stops_waits_for_all_older_processes() {
+    // Longer than it waits for a process that only has to end.
+    let mut server = start_with(Setup::new().app("slow.test", &slow("at last", "11s")));
+    let admin = format!("unix:{}", server.admin().path().display());
+    let mut waiting = begin(&server, "slow.test");
+    upgrade(&mut server);
+    upgrade(&mut server);
+    let (code, text) = run(&["stop", "--admin", &admin]);
+    assert_eq!(code, Some(0), "{text}");
+    let ended = format!("server: ended, pid {}\n", server.pid().as_raw_nonzero());
+    assert!(text.contains("ends after older processes") && text.ends_with(&ended), "{text}");
+    assert_eq!(waiting.response().text(), "at last");
+    assert!(server.wait_exit().success(), "the oldest process");
+}
+
+#[test]
 fn a_second_signal_cuts_both_also_while_the_new_process_drains() {
     for busy in [false, true] {
         let setup =

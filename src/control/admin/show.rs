@@ -182,6 +182,9 @@ pub(super) struct Drain<'a> {
     /// Of a stop: the process that stops.
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
+    /// How long it may stay for processes before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older_ms: Option<u64>,
 }
 
 impl<'a> Drain<'a> {
@@ -202,6 +205,7 @@ impl<'a> Drain<'a> {
             elapsed_ms: milliseconds(view.elapsed),
             remaining_ms: milliseconds(view.remaining),
             pid: (view.name == DrainName::Stop).then(std::process::id),
+            older_ms: view.older.map(milliseconds),
         }
     }
 }

@@ -53,6 +53,13 @@ struct State {
     is_gone: bool,
 }
 
+impl State {
+    fn time_left(&self) -> Option<Duration> {
+        let deadline = self.cut_deadline.into_iter().fold(self.deadline, Instant::min);
+        (!self.is_gone).then(|| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
 impl Predecessor {
     pub(super) fn new(pid: u32, drain_timeout: Duration) -> Self {
         let deadline = Instant::now() + drain_timeout + END_GRACE;
@@ -108,12 +115,15 @@ impl Predecessor {
         self.say(&FromNew::Closed(addresses.to_vec()));
     }
 
+    /// How long it may still take to be gone; `None` when it is.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        self.lock().time_left()
+    }
+
     /// Waits until it is gone, or has no more time for that.
     pub(crate) fn wait_gone(&self) {
         let mut state = self.lock();
-        while !state.is_gone {
-            let deadline = state.cut_deadline.into_iter().fold(state.deadline, Instant::min);
-            let left = deadline.saturating_duration_since(Instant::now());
+        while let Some(left) = state.time_left() {
             if left.is_zero() {
                 event!(Error, "old_process_left", old_pid = state.pid);
                 return;
