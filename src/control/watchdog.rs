@@ -2,8 +2,8 @@
 //!
 //! Each loop marks when it goes to work and when it sleeps. Control compares the marks about once a
 //! second: a loop that is at work on one turn for longer than STUCK_AFTER is stuck, until the turn
-//! ends. Two looks have to see the turn, so that a process that was stopped and goes on has no loop
-//! that is stuck. Nothing here ends a loop: the others go on, and a stop ends without it (I5).
+//! ends. Two looks have to see the turn, and time before a look that came late doesn't count: a
+//! process that was stopped, or had no CPU, and goes on has no loop that is stuck. Nothing here ends a loop: the others go on, and a stop ends without it (I5).
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Between two looks at a loop that is stuck, or may be.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// A look that is so late says that the whole process stood still.
+const LATE: Duration = Duration::from_millis(500);
 
 /// A loop that makes no progress.
 #[derive(Clone, Debug)]
@@ -46,6 +49,8 @@ enum Change {
 pub(super) struct LoopWatch {
     loops: Vec<Watched>,
     due_ns: u64,
+    /// When a look was late last.
+    late_ns: u64,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +65,7 @@ struct Watched {
 
 impl LoopWatch {
     pub(super) fn begin(loops: usize) -> Self {
-        Self { loops: (0..loops).map(|_| Watched::default()).collect(), due_ns: 0 }
+        Self { loops: (0..loops).map(|_| Watched::default()).collect(), ..Self::default() }
     }
 
     /// A loop whose thread has ended within a turn is not stuck.
@@ -80,6 +85,9 @@ impl LoopWatch {
     /// Compares the turns that the loops are at work on now with those of the last look.
     fn look(&mut self, now_ns: u64, turns: &[Option<Turn>]) -> Vec<Change> {
         let mut changes = Vec::new();
+        if self.due_ns > 0 && now_ns >= self.due_ns + nanoseconds(LATE) {
+            self.late_ns = now_ns;
+        }
         self.due_ns = now_ns + nanoseconds(LOOK_EVERY);
         for (index, (watched, &turn)) in self.loops.iter_mut().zip(turns).enumerate() {
             let is_same = |before: Turn| turn.is_some_and(|turn| turn.since_ns == before.since_ns);
@@ -90,7 +98,7 @@ impl LoopWatch {
             }
             watched.turn = turn;
             let Some(turn) = turn.filter(|_| !watched.is_dead) else { continue };
-            let stuck_at = turn.since_ns + nanoseconds(STUCK_AFTER);
+            let stuck_at = turn.since_ns.max(self.late_ns) + nanoseconds(STUCK_AFTER);
             if before.is_some_and(is_same) && stuck_at <= now_ns && !watched.is_stuck {
                 watched.is_stuck = true;
                 changes.push(Change::Stuck(index, turn));
@@ -218,8 +226,11 @@ mod tests {
         let mut watch = LoopWatch::begin(1);
         assert_eq!(watch.look(SECOND, &[None]), []);
         assert_eq!(watch.look(60 * SECOND, &[turn(SECOND)]), [], "nobody saw it work till now");
-        assert_eq!(watch.due_ns, 60 * SECOND + 250 * MS, "it is looked at again soon");
-        assert_eq!(watch.look(watch.due_ns, &[None]), []);
+        let again = 60 * SECOND + 250 * MS;
+        assert_eq!(watch.look(again, &[turn(SECOND)]), [], "it has hardly had time to go on");
+        let stuck = Change::Stuck(0, turn(SECOND).expect("a turn"));
+        assert_eq!(watch.look(watch.due_ns, &[turn(SECOND)]), [stuck], "it has had a second");
+        assert_eq!(watch.due_ns, 61 * SECOND + 250 * MS);
     }
 
     #[test]
