@@ -3,8 +3,8 @@
 //! Each loop marks when it goes to work and when it sleeps. Control compares the marks about once a
 //! second: a loop that is at work on one turn for longer than STUCK_AFTER is stuck, until the turn
 //! ends. Two looks have to see the turn, and time before a look that came late doesn't count: a
-//! process that was stopped, or had no CPU, and goes on has no loop that is stuck. Nothing here ends
-//! a loop: the others go on, and a stop ends without it (I5).
+//! process that was stopped, or had no CPU, and goes on has no loop that is stuck. Nothing here
+//! ends a loop: the others go on, and a stop ends without it (I5).
 
 use std::time::{Duration, Instant};
 
