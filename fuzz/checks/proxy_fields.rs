@@ -111,11 +111,14 @@ fn check_request(request: &RequestHead<'_>, choice: u8) {
     check_origin(request, &head, [1, 2].contains(&which));
 }
 
-/// Nothing that belongs to the client's connection goes on, in any spelling.
+/// Nothing that belongs to the client's connection goes on, in any spelling. What says who asks is
+/// not lost because `Connection` names it: a client could hide itself so.
 fn check_names(request: &RequestHead<'_>, head: &Head<'_>, is_upgrade: bool) {
     let own = |name: &str| {
-        let always = ["host", "via", "date", "forwarded", "x-request-id", "max-forwards"];
-        always.contains(&name) || name.starts_with("x-forwarded-") || name == "upgrade"
+        let always =
+            ["host", "via", "date", "forwarded", "x-request-id", "max-forwards", "upgrade"];
+        let identity = name == "x-real-ip" || name.starts_with("x-forwarded-");
+        always.contains(&name) || identity
     };
     let named: Vec<_> = request
         .fields_named("connection")
