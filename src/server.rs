@@ -2,12 +2,13 @@
 
 mod beside;
 mod descriptors;
+mod error;
 mod handle;
 mod privileges;
 mod sockets;
 
 use std::{
-    fmt, io,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,10 +33,11 @@ use crate::{
     },
     event_loop::{self, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
     logging::{AccessLog, Logging, event},
-    message::{Apps, ControlEvent, HostedApp, LoopCommand, LoopConfig, LoopHandle, Origin},
+    message::{Apps, ControlEvent, LoopCommand, LoopConfig, LoopHandle, Origin},
     metrics::LoopGauges,
-    registry::{AppId, AppRegistry, NewApp},
+    registry::{AppId, AppRegistry},
 };
+pub use error::ServerError;
 pub use handle::ServerHandle;
 pub(crate) use privileges::{Account, Privileges};
 
@@ -43,6 +45,7 @@ use beside::{Beside, Setups};
 use descriptors::{
     connections_max, connections_possible, descriptor_limit, raise_descriptor_limit,
 };
+use handle::own_app;
 use sockets::PublicSockets;
 
 /// A server that is bound and can be given apps. [`HttpServer::run`] serves them.
@@ -66,21 +69,6 @@ pub struct HttpServer {
     take_over: Option<TakeOver>,
     predecessor: Option<Arc<Predecessor>>,
     is_embedded: bool,
-}
-
-/// Why a server cannot run.
-#[derive(Debug)]
-pub enum ServerError {
-    /// An address cannot be listened on.
-    Bind(BindError),
-    /// The admin's token cannot be read, or is wrong.
-    AdminToken(io::Error),
-    /// A loop or its thread could not be set up.
-    Setup(io::Error),
-    /// The process before this one goes on.
-    TakeOver(io::Error),
-    /// A loop failed while the server ran; the others were drained.
-    LoopFailed,
 }
 
 impl HttpServer {
@@ -457,23 +445,4 @@ fn run_loop(index: usize, event_loop: EventLoop, inputs: &Sender<Input>) {
         let event = ControlEvent::Died { error, cut };
         drop(inputs.send(Input::Loop(LoopReport { index, event })));
     }
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bind(error) => error.fmt(f),
-            Self::AdminToken(error) => write!(f, "`admin.token_file`: {error}"),
-            Self::Setup(error) => write!(f, "cannot set up an event loop: {error}"),
-            Self::TakeOver(error) => write!(f, "nothing is taken over: {error}"),
-            Self::LoopFailed => f.write_str("an event loop failed"),
-        }
-    }
-}
-
-impl std::error::Error for ServerError {}
-
-fn own_app(host: &str, app: Arc<dyn App>, loops: usize) -> NewApp<HostedApp> {
-    let app = HostedApp::new(app, Origin::Embedder, loops);
-    NewApp { host: host.to_ascii_lowercase(), aliases: Vec::new(), app }
 }

@@ -12,9 +12,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::case::Case;
-use crate::measure::{Layout, start_load};
+use crate::kind::Kind;
+use crate::layout::Layout;
+use crate::measure::start_load;
 use crate::options::Options;
-use crate::peer::{Kind, Peer, SERVER, Site, program};
+use crate::peer::{Peer, SERVER, Site, program};
 
 /// What allocates: every allocation of the process ends in one of these.
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];

@@ -1,6 +1,6 @@
 //! The cases: what is asked, on how many connections, and against whom it is compared.
 
-use crate::peer::Kind;
+use crate::kind::Kind;
 
 /// Bytes of the two files that are served.
 pub(crate) const FILES: [(&str, usize); 2] = [("1k.txt", 1024), ("128k.txt", 128 * 1024)];
@@ -118,7 +118,7 @@ const PROXY: Case = Case {
 };
 
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 15] = [
+pub(crate) const CASES: [Case; 14] = [
     SMALL,
     Case {
         name: "browser",
@@ -189,13 +189,6 @@ pub(crate) const CASES: [Case; 15] = [
         title: "Small answer with and without an access log, 64 connections",
         base: Kind::Tidegate,
         peers: &[Kind::Tidegate, Kind::Logging],
-        ..SMALL
-    },
-    Case {
-        name: "counting",
-        title: "Small answer with and without drain counts and metrics, 64 connections",
-        base: Kind::Uncounted,
-        peers: &[Kind::Tidegate, Kind::Uncounted],
         ..SMALL
     },
     Case {

@@ -7,6 +7,8 @@
 mod callgrind;
 mod case;
 mod floor;
+mod kind;
+mod layout;
 mod load;
 mod machine;
 mod measure;
@@ -15,6 +17,7 @@ mod options;
 mod paced;
 mod peer;
 mod report;
+mod row;
 mod svg;
 mod syscalls;
 
@@ -28,10 +31,12 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::case::{CASES, Case};
-use crate::measure::{Layout, Sample};
+use crate::kind::Kind;
+use crate::layout::Layout;
 use crate::options::Options;
-use crate::peer::{Kind, Peer, Site};
-use crate::report::{Outcome, Report, Row};
+use crate::peer::{Peer, Site, is_there};
+use crate::report::Report;
+use crate::row::{Outcome, Row, Sample};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -136,7 +141,7 @@ impl Bench<'_> {
         let wanted = |kind: Kind| {
             // The floor sends Tidegate's answer, so it needs Tidegate once.
             let by_floor = kind == Kind::Tidegate && self.options.wants(Kind::Floor);
-            (self.options.wants(kind) && kind.is_there()) || by_floor
+            (self.options.wants(kind) && is_there(kind)) || by_floor
         };
         let mut kinds: Vec<Kind> = Vec::new();
         for &kind in cases.iter().flat_map(|case| case.peers) {
@@ -233,7 +238,7 @@ impl Bench<'_> {
     fn count_allocations(&self, cases: &[&Case], upstream: Option<SocketAddr>) -> io::Result<()> {
         for case in cases {
             for kind in [Kind::Tidegate, Kind::Before, Kind::Logging] {
-                if !case.peers.contains(&kind) || !kind.is_there() {
+                if !case.peers.contains(&kind) || !is_there(kind) {
                     continue;
                 }
                 self.check()?;

@@ -5,11 +5,13 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::case::Case;
+use crate::layout::Layout;
 use crate::load::{Load, Plan};
 use crate::machine;
 use crate::options::Options;
 use crate::paced::{self, Answer};
-use crate::peer::{Kind, Peer};
+use crate::peer::Peer;
+use crate::row::{Latency, Sample};
 
 const WARM_UP: Duration = Duration::from_millis(50);
 /// A window with the server less on its core than this was disturbed, or the load starved.
@@ -24,82 +26,6 @@ const SLICE_ROUNDS: f64 = 5.0;
 const SLICES: usize = 3;
 /// A slice in which one request of a thousand was sent later than this was disturbed.
 const LATE_US_MAX: f64 = 100.0;
-
-/// Who runs where.
-pub(crate) struct Layout {
-    /// The one core of the server.
-    pub(crate) server: usize,
-    /// The cores of the load, none of them the server's.
-    pub(crate) load: Vec<usize>,
-    /// The core of the upstream: no other's, where there are three.
-    pub(crate) upstream: usize,
-}
-
-impl Layout {
-    /// The server on `core` or the last one, the load on any of the others.
-    pub(crate) fn choose(core: Option<usize>) -> io::Result<Layout> {
-        let cores = machine::allowed_cores()?;
-        let server = core.or(cores.last().copied()).unwrap_or(0);
-        if !cores.contains(&server) {
-            return Err(io::Error::other(format!("core {server} is not ours to use")));
-        }
-        let load: Vec<usize> = cores.into_iter().filter(|&core| core != server).collect();
-        let Some(&upstream) = load.last() else {
-            return Err(io::Error::other("needs two cores: one for the server, one for the load"));
-        };
-        Ok(Layout { server, load, upstream })
-    }
-
-    /// The cores that make the load of `case`.
-    fn loading(&self, case: &Case, options: &Options) -> &[usize] {
-        let cores = options.load_cores.unwrap_or(case.load_cores).min(self.load.len());
-        &self.load[..cores]
-    }
-
-    /// The cores of a server, as many as it has loops; the load keeps one.
-    pub(crate) fn serving(&self, kind: Kind) -> Vec<usize> {
-        let more = (kind.loops() - 1).min(self.load.len() - 1);
-        let first = self.load.len() - more;
-        self.load[first..].iter().copied().chain([self.server]).collect()
-    }
-
-    /// All cores that take part in a measurement of `case`.
-    fn in_use(&self, kind: Kind, case: &Case, options: &Options) -> Vec<usize> {
-        let upstream = case.proxied.then_some(self.upstream);
-        let mut cores: Vec<usize> = self.loading(case, options).to_vec();
-        cores.extend(upstream.filter(|core| !cores.contains(core)));
-        cores.extend(self.serving(kind));
-        cores
-    }
-}
-
-/// What one window showed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    /// CPU time of the server per request, microseconds.
-    pub(crate) cpu_us: f64,
-    /// CPU time of the load per request, microseconds.
-    pub(crate) load_cpu_us: f64,
-    pub(crate) requests_per_second: f64,
-    /// Share of the window the server was on its cores, 0 to 1.
-    pub(crate) busy: f64,
-    /// A neighbour of the machine took a core of ours.
-    stolen: bool,
-    /// The server was saturated (at a fixed rate: the load in time; of several loops: however
-    /// busy), and no core was taken.
-    pub(crate) quiet: bool,
-    /// In the cases at a fixed rate.
-    pub(crate) latency: Option<Latency>,
-}
-
-/// Percentiles of one slice, microseconds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Latency {
-    /// From when a request was due until its answer was in: p50, p99, p99.9.
-    pub(crate) us: [f64; 3],
-    /// How late the load sent requests, p99.9.
-    pub(crate) late_us: f64,
-}
 
 /// Loads `peer` with `case` and measures one window.
 pub(crate) fn sample(

@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Parser, value_parser};
 
 use crate::case::CASES;
-use crate::peer::Kind;
+use crate::kind::Kind;
 
 /// CPU time per request of Tidegate, the floor and other servers, side by side.
 #[derive(Debug, Parser)]

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::case::{Case, FILES, FILES_HOST, SMALL_BODY, SMALL_HOST};
+use crate::kind::Kind;
+use crate::layout::Layout;
 use crate::machine;
-use crate::measure::Layout;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -28,81 +28,16 @@ const BEFORE: &str = "before/tidegate";
 /// More than any case opens.
 const CONNECTIONS_MAX: usize = 9000;
 
-/// The servers that are known.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum Kind {
-    /// The least any epoll server can do.
-    Floor,
-    Tidegate,
-    Nginx,
-    H2o,
-    Haproxy,
-    Caddy,
-    /// A server that is nothing but hyper on tokio.
-    Hyper,
-    /// Tidegate with an access log.
-    #[value(skip)]
-    Logging,
-    /// Another build of Tidegate, to compare with: mostly that of the version before.
-    Before,
-    /// Tidegate built to count nothing.
-    #[value(skip)]
-    Uncounted,
-    /// Tidegate with so many apps that all give the small answer.
-    #[value(skip)]
-    Apps(usize),
-    /// Tidegate with so many loops.
-    #[value(skip)]
-    Loops(usize),
+/// Whether there is such a server to measure. Only the build before is a matter of choice.
+pub(crate) fn is_there(kind: Kind) -> bool {
+    kind != Kind::Before || built(BEFORE).is_ok()
 }
 
-impl Kind {
-    pub(crate) fn name(self) -> String {
-        let name = match self {
-            Kind::Floor => "floor",
-            Kind::Tidegate => "tidegate",
-            Kind::Nginx => "nginx",
-            Kind::H2o => "h2o",
-            Kind::Haproxy => "haproxy",
-            Kind::Caddy => "caddy",
-            Kind::Hyper => "hyper",
-            Kind::Logging => "tidegate-logging",
-            Kind::Before => "before",
-            Kind::Uncounted => "tidegate-uncounted",
-            Kind::Apps(apps) => return format!("tidegate-apps-{apps}"),
-            Kind::Loops(loops) => return format!("tidegate-loops-{loops}"),
-        };
-        name.to_owned()
-    }
-
-    /// The server that is meant, however it is set up.
-    pub(crate) fn program(self) -> Kind {
-        match self {
-            Kind::Logging | Kind::Uncounted | Kind::Apps(_) | Kind::Loops(_) => Kind::Tidegate,
-            other => other,
-        }
-    }
-
-    /// Whether there is such a server to measure. Only the build before is a matter of choice.
-    pub(crate) fn is_there(self) -> bool {
-        self != Kind::Before || built(BEFORE).is_ok()
-    }
-
-    pub(crate) fn loops(self) -> usize {
-        if let Kind::Loops(loops) = self { loops } else { 1 }
-    }
-
-    /// How many apps give the small answer.
-    fn apps(self) -> usize {
-        if let Kind::Apps(apps) = self { apps } else { 1 }
-    }
-
-    /// The host of one of them.
-    fn host(self, case: &Case, number: usize) -> String {
-        match self {
-            Kind::Apps(_) => format!("a{number}.localhost"),
-            _ => case.host.to_owned(),
-        }
+/// The host of one of them.
+fn host(kind: Kind, case: &Case, number: usize) -> String {
+    match kind {
+        Kind::Apps(_) => format!("a{number}.localhost"),
+        _ => case.host.to_owned(),
     }
 }
 
@@ -149,12 +84,9 @@ impl Peer {
         let port = free_port()?;
         let command = match kind {
             Kind::Floor => return Err(io::Error::other("the floor needs its answer first")),
-            Kind::Tidegate
-            | Kind::Before
-            | Kind::Logging
-            | Kind::Uncounted
-            | Kind::Apps(_)
-            | Kind::Loops(_) => tidegate(kind, site, port, upstream)?,
+            Kind::Tidegate | Kind::Before | Kind::Logging | Kind::Apps(_) | Kind::Loops(_) => {
+                tidegate(kind, site, port, upstream)?
+            }
             Kind::Nginx => nginx(site, port, upstream)?,
             Kind::H2o => h2o(site, port, upstream)?,
             Kind::Haproxy => haproxy(site, port, upstream)?,
@@ -246,7 +178,7 @@ impl Peer {
     }
 
     fn request(&self, case: &Case, number: usize) -> String {
-        case.request(&self.kind.host(case, number), self.address.port())
+        case.request(&host(self.kind, case, number), self.address.port())
     }
 
     /// Asks once and returns the whole answer, head and body, after checks.
@@ -383,7 +315,6 @@ fn tidegate(
     fs::write(&file, config)?;
     let program = match kind {
         Kind::Before => built(BEFORE)?,
-        Kind::Uncounted => built("uncounted/release/tidegate")?,
         _ => SERVER.into(),
     };
     let mut command = Command::new(program);

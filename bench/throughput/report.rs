@@ -8,60 +8,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::case::Case;
-use crate::measure::{Latency, Layout, Sample};
+use crate::kind::Kind;
+use crate::layout::Layout;
 use crate::options::Options;
-use crate::peer::Kind;
+use crate::row::{Outcome, Row, Sample, median};
 use crate::svg;
-
-/// What came of one server in one case.
-pub(crate) enum Outcome {
-    Measured {
-        answer_bytes: usize,
-        samples: Vec<Sample>,
-    },
-    /// Not measured, and why.
-    Missing(String),
-}
-
-/// One line of a case's table.
-pub(crate) struct Row {
-    pub(crate) kind: Kind,
-    /// Bytes per idle connection, in cases about these.
-    pub(crate) memory: Option<f64>,
-    pub(crate) outcome: Outcome,
-}
-
-impl Row {
-    fn samples(&self) -> &[Sample] {
-        match &self.outcome {
-            Outcome::Measured { samples, .. } => samples,
-            Outcome::Missing(_) => &[],
-        }
-    }
-
-    /// One figure of the quiet rounds; of all, where none was quiet.
-    pub(crate) fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
-        let all = self.quiet() == 0;
-        self.samples().iter().filter(|sample| all || sample.quiet).map(value).collect()
-    }
-
-    /// The median of each percentile and of the load's lateness; `NaN` where none was measured.
-    pub(crate) fn latency(&self, value: impl Fn(&Latency) -> f64) -> f64 {
-        median(self.column(|sample| sample.latency.as_ref().map_or(f64::NAN, &value)))
-    }
-
-    pub(crate) fn is_latency(&self) -> bool {
-        self.samples().iter().any(|sample| sample.latency.is_some())
-    }
-
-    fn quiet_of_all(&self) -> String {
-        format!("{} of {}", self.quiet(), self.samples().len())
-    }
-
-    fn quiet(&self) -> usize {
-        self.samples().iter().filter(|sample| sample.quiet).count()
-    }
-}
 
 /// All that was measured.
 pub(crate) struct Report {
@@ -243,13 +194,4 @@ fn ratio(samples: &[Sample], base: &[Sample]) -> Option<f64> {
     let all = !pairs().any(|(own, base)| own.quiet && base.quiet);
     let quiet = pairs().filter(|(own, base)| all || own.quiet && base.quiet);
     Some(median(quiet.map(|(own, base)| own.cpu_us / base.cpu_us).collect()))
-}
-
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => values[odd / 2],
-        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
-    }
 }

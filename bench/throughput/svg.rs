@@ -5,8 +5,8 @@
 
 use std::fmt::Write;
 
-use crate::peer::Kind;
-use crate::report::{Outcome, Row, median};
+use crate::kind::Kind;
+use crate::row::{Outcome, Row, median};
 
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 150.0;

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::case::Case;
-use crate::measure::{Layout, start_load};
+use crate::layout::Layout;
+use crate::measure::start_load;
 use crate::options::Options;
 use crate::peer::{Peer, Site, program};
 

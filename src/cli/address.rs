@@ -1,23 +1,8 @@
-//! Where the server listens for commands, and the token for it: flag, environment, config, or the
-//! places where a server is that none of them names.
-//!
-//! Never reads the config when the flags or the environment say enough, so that a broken config
-//! keeps nobody from steering the server that runs.
+//! The address of an admin listener, as flags and the environment name it.
 
-use std::{
-    env, fmt, fs, io,
-    net::SocketAddr,
-    os::unix::fs::FileTypeExt,
-    path::{Path, PathBuf},
-};
+use std::{fmt, fs, io, net::SocketAddr, os::unix::fs::FileTypeExt, path::PathBuf};
 
 use socket2::{Domain, SockAddr};
-
-use super::{admin::Place, failure::Failure, run_dir};
-use crate::config::{AdminListen, Config};
-
-const ADMIN_VARIABLE: &str = "TIDEGATE_ADMIN";
-const TOKEN_VARIABLE: &str = "TIDEGATE_TOKEN";
 
 /// The address of an admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +15,7 @@ pub(super) enum Address {
 
 impl Address {
     /// Reads `unix:PATH` or `ADDRESS:PORT`; the error says what is right.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self::Unix(path.into()));
         }
@@ -70,207 +55,9 @@ impl fmt::Display for Address {
     }
 }
 
-/// A token and the place where it was found.
-#[derive(Clone)]
-pub(super) struct Token {
-    pub(super) text: String,
-    pub(super) source: String,
-}
-
-/// Where a server is, and the config that says so.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) address: Address,
-    pub(super) config: Option<PathBuf>,
-}
-
-/// Where a server is looked for that is not named.
-struct Search<'a> {
-    config: &'a Path,
-    /// The folder of servers without a config.
-    run_dir: &'a Path,
-    /// What the package installs.
-    system_config: &'a Path,
-    system_socket: &'a Path,
-}
-
-/// Finds the address: `--admin`, else the environment, else the config, else where servers are
-/// that were started without one, or by the package.
-pub(super) fn find(place: &Place) -> Result<Found, Failure> {
-    if let Some(address) = named(place.admin.as_deref())? {
-        return Ok(Found { address, config: None });
-    }
-    if let Some(config) = place.named_config() {
-        return from_config(config).map(|(found, _)| found);
-    }
-    let search = Search {
-        config: place.config(),
-        run_dir: &run_dir::path(),
-        system_config: Path::new("/etc/tidegate/config.toml"),
-        system_socket: Path::new("/run/tidegate/tidegate.sock"),
-    };
-    search.find()
-}
-
-/// The address that `flag` or the environment names.
-pub(super) fn named(flag: Option<&str>) -> Result<Option<Address>, Failure> {
-    let read = |text: &str, source| {
-        let address = Address::parse(text).map(Some);
-        address.map_err(|error| Failure::Usage(format!("{source}: {error}")))
-    };
-    match (flag, variable(ADMIN_VARIABLE)?) {
-        (Some(flag), _) => read(flag, "--admin"),
-        (None, Some(text)) => read(&text, ADMIN_VARIABLE),
-        (None, None) => Ok(None),
-    }
-}
-
-impl Search<'_> {
-    fn find(&self) -> Result<Found, Failure> {
-        if is_there(self.config) {
-            return from_config(self.config).map(|(found, _)| found);
-        }
-        let without_config = |path: &PathBuf| Address::Unix(path.clone());
-        let live: Vec<Address> =
-            run_dir::live_sockets(self.run_dir).iter().map(without_config).collect();
-        if let [address] = &live[..] {
-            return Ok(Found { address: address.clone(), config: None });
-        }
-        if !live.is_empty() {
-            let names: Vec<String> = live.iter().map(ToString::to_string).collect();
-            return Err(Failure::Usage(format!(
-                "there are {} servers without a config: name one with --admin\n{}",
-                names.len(),
-                names.join("\n")
-            )));
-        }
-        // Its folder or the file may be closed to us, and the socket open.
-        let system = is_there(self.system_config).then(|| from_config(self.system_config));
-        match system {
-            Some(Ok((found, _))) => Ok(found),
-            None | Some(Err(_)) if is_there(self.system_socket) => {
-                Ok(Found { address: Address::Unix(self.system_socket.to_owned()), config: None })
-            }
-            Some(Err(failure)) => Err(failure),
-            None => Err(Failure::Usage(format!(
-                "there is no {} here, no {}, and no server that was started without a config; \
-                 name the server's config with --config FILE, or the server itself with --admin \
-                 unix:PATH or --admin 127.0.0.1:PORT",
-                self.config.display(),
-                self.system_config.display()
-            ))),
-        }
-    }
-}
-
-/// Also when we may not look.
-fn is_there(path: &Path) -> bool {
-    path.try_exists().unwrap_or(false)
-}
-
-/// Finds the token for `address`: the file, else the environment, else the config. A unix socket
-/// needs none.
-pub(super) fn find_token(
-    address: &Address,
-    file: Option<&Path>,
-    config: Option<&Path>,
-) -> Result<Option<Token>, Failure> {
-    if matches!(address, Address::Unix(_)) {
-        return Ok(None);
-    }
-    let (text, source) = if let Some(file) = file {
-        let text = fs::read_to_string(file)
-            .map_err(|error| Failure::Usage(format!("--token-file {}: {error}", file.display())))?;
-        (text, file.display().to_string())
-    } else if let Some(text) = variable(TOKEN_VARIABLE)? {
-        (text, TOKEN_VARIABLE.to_owned())
-    } else if let Some(config) = config
-        && let Ok((_, Some(text))) = from_config(config)
-    {
-        (text, format!("admin.token in {}", config.display()))
-    } else {
-        return Ok(None);
-    };
-    let text = text.trim().to_owned();
-    // It becomes part of a request's head.
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let error = format!("{source}: a token is one word of visible ASCII characters");
-        return Err(Failure::Usage(error));
-    }
-    Ok(Some(Token { text, source }))
-}
-
-/// What the config says: the address and the token.
-fn from_config(path: &Path) -> Result<(Found, Option<String>), Failure> {
-    let usage = |error: &str| {
-        let error = error.strip_prefix("error: ").unwrap_or(error);
-        Failure::Usage(format!(
-            "{error}\nthe server is found by this file: name another one with --config, or the \
-             server itself with --admin unix:PATH or --admin 127.0.0.1:PORT"
-        ))
-    };
-    let admin = Config::load_admin(path).map_err(|error| usage(&error.to_string()))?;
-    if !admin.enabled {
-        return Err(usage(&format!("{}: `admin.enabled` is false", path.display())));
-    }
-    let token = admin.read_token();
-    let address = match admin.listen {
-        AdminListen::Unix(path) => Address::Unix(path),
-        AdminListen::Tcp(address) if address.port() == 0 => {
-            return Err(usage(&format!("{}: `admin.listen` has port 0", path.display())));
-        }
-        AdminListen::Tcp(address) => Address::Tcp(address),
-    };
-    // The file may be closed to us, and --token-file or the environment have the token.
-    Ok((Found { address, config: Some(path.to_owned()) }, token.ok().flatten()))
-}
-
-/// A variable of the environment; an empty one counts as none.
-fn variable(name: &str) -> Result<Option<String>, Failure> {
-    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
-    value.into_string().map(Some).map_err(|_| Failure::Usage(format!("{name} is not UTF-8")))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
-
     use super::*;
-
-    #[test]
-    fn a_server_that_is_not_named_is_found_where_it_can_be() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = |name: &str| dir.path().join(name);
-        let (config, run_dir) = (path("config.toml"), path("run"));
-        let (system_config, system_socket) = (path("system.toml"), path("system.sock"));
-        let search = Search {
-            config: &config,
-            run_dir: &run_dir,
-            system_config: &system_config,
-            system_socket: &system_socket,
-        };
-        let found = |name: &str, config: Option<&Path>| Found {
-            address: Address::Unix(path(name)),
-            config: config.map(Path::to_owned),
-        };
-        let error = search.find().expect_err("nothing is there").to_string();
-        assert!(error.contains("config.toml here") && error.contains("--admin"), "{error}");
-        let _system = UnixListener::bind(&system_socket).expect("a socket");
-        assert_eq!(search.find().expect("it"), found("system.sock", None));
-        // A config that cannot be read, or is wrong, is in nobody's way.
-        fs::write(&system_config, "[admin]\nlisten = 7\n").expect("a file");
-        assert_eq!(search.find().expect("it"), found("system.sock", None));
-        fs::write(&system_config, "[admin]\nlisten = \"unix:x.sock\"\n").expect("a file");
-        assert_eq!(search.find().expect("it"), found("x.sock", Some(&system_config)));
-        fs::create_dir(&run_dir).expect("a folder");
-        let _first = UnixListener::bind(path("run/1.sock")).expect("a socket");
-        assert_eq!(search.find().expect("it"), found("run/1.sock", None));
-        let _second = UnixListener::bind(path("run/2.sock")).expect("a socket");
-        let error = search.find().expect_err("there are two").to_string();
-        assert!(error.contains("run/1.sock\n") && error.ends_with("run/2.sock"), "{error}");
-        fs::write(&config, "").expect("a file");
-        assert_eq!(search.find().expect("it"), found("tidegate.sock", Some(&config)));
-    }
 
     #[test]
     fn addresses_are_read_and_shown_alike() {

@@ -1,7 +1,7 @@
 //! Calls to the server: the options that find it, JSON in and out, its errors as ours.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -11,9 +11,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
 use super::{
-    address::{self, Address, Found, Token},
+    Place,
+    address::Address,
     client::{Answer as RawAnswer, Client, ClientError},
     failure::{Failure, Refusal},
+    locate::{self, Found, Token},
     running,
     show::{self, Reader},
     wire::{Call, Stream},
@@ -22,45 +24,11 @@ use super::{
 /// How long the server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The config's name, if nothing is said.
-pub(super) const DEFAULT_CONFIG: &str = "config.toml";
-
 /// Between two tries to reach the process that an upgrade has handed the server over to.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What must be encoded in a segment of a path: all but the unreserved (RFC 3986 §2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// Where the server and its config are.
-#[derive(Debug, Args)]
-pub(super) struct Place {
-    /// The config file. Without it: ./config.toml; commands to a running server then also look for
-    /// one that was started without a config, and for /etc/tidegate/config.toml
-    #[arg(long, short, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// Where a running server listens for commands: unix:PATH or 127.0.0.1:PORT. Else it is taken
-    /// from TIDEGATE_ADMIN, else from the config
-    #[arg(long, global = true, value_name = "ADDR")]
-    pub(super) admin: Option<String>,
-
-    /// The file with the token for a TCP address. Else it is taken from TIDEGATE_TOKEN, else from
-    /// the config
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
-}
-
-impl Place {
-    /// The config that the server reads.
-    pub(super) fn config(&self) -> &Path {
-        self.named_config().unwrap_or(Path::new(DEFAULT_CONFIG))
-    }
-
-    /// The config that `--config` names.
-    pub(super) fn named_config(&self) -> Option<&Path> {
-        self.config.as_deref()
-    }
-}
 
 /// How the server's answers are shown.
 #[derive(Debug, Default, Args)]
@@ -73,10 +41,10 @@ pub(super) struct ServerOptions {
 impl ServerOptions {
     /// Finds the server; the first call connects to it.
     pub(super) fn admin(&self, place: &Place) -> Result<Admin, Failure> {
-        let Found { address, config } = address::find(place)?;
+        let Found { address, config } = locate::find(place)?;
         let token_file = place.token_file.as_deref();
         let config_of_token = config.as_deref().unwrap_or(place.config());
-        let token = address::find_token(&address, token_file, Some(config_of_token))?;
+        let token = locate::find_token(&address, token_file, Some(config_of_token))?;
         Ok(Admin { client: Client::new(address), token, json: self.json, config })
     }
 }

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::{
-    DONE, Host,
-    admin::{Admin, Place, ServerOptions, app_path, encode},
+    DONE, Host, Place,
+    admin::{Admin, ServerOptions, app_path, encode},
     answers::{
         App as AppAnswer, Apps as AppsAnswer, Connection, Connections, CutAnswer, Row, Upstream,
     },

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{USAGE, admin::Place, show, warnings::warnings};
+use super::{Place, USAGE, report::report, show, warnings::warnings};
 use crate::{
     config::{Config, ConfigError, Source},
     server::Account,
@@ -56,12 +56,12 @@ impl Check {
         let text = format!("{}: ok, {}", source.name().display(), parts.join(", "));
         let is_good = shown.count() == 0 || !self.strict;
         let code = if is_good { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
-        show::print_line(&text).map_or_else(|failure| failure.report(), |_| code)
+        show::print_line(&text).map_or_else(|failure| report(&failure), |_| code)
     }
 }
 
 fn load(source: &Source) -> Result<(Config, Option<Account>), ConfigError> {
-    let config = source.parse()?;
+    let config = Config::of_source(source)?;
     let account = Account::of(&config.server).map_err(|error| {
         let message = format!("`server.{}` {}", error.key, error.predicate);
         source.error(&["server", error.key], message)

@@ -5,8 +5,8 @@ use std::path::Path;
 use clap::Args;
 
 use super::{
-    DONE, Host,
-    admin::{Place, ServerOptions, app_path, encode},
+    DONE, Host, Place,
+    admin::{ServerOptions, app_path, encode},
     answers::Upstreams,
     apps,
     failure::Failure,

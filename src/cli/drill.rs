@@ -23,7 +23,7 @@ use std::{
 use clap::{ArgGroup, Args, value_parser};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::{DONE, FAILED, admin::Place, failure::Failure, show};
+use super::{DONE, FAILED, Place, failure::Failure, show};
 use crate::{
     config::{UnitError, parse_duration},
     drill::{self, Action, Actor, ClientKind, LoadSettings, Pace, Shell, Target},

@@ -9,8 +9,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{
-    DONE,
-    admin::{Admin, Place, ServerOptions},
+    DONE, Place,
+    admin::{Admin, ServerOptions},
     answers::Event,
     failure::Failure,
     show::{self, Reader},

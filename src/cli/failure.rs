@@ -1,11 +1,10 @@
 //! Why a command failed: what is wrong, what to do, and the exit code.
 
-use std::{fmt, io, process::ExitCode};
+use std::{fmt, io};
 
-use anstyle::{AnsiColor, Style};
 use serde::Deserialize;
 
-use super::{FAILED, USAGE, client::ClientError, show};
+use super::{FAILED, USAGE, client::ClientError};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -67,18 +66,6 @@ impl Failure {
     /// Whether another process has to be asked instead, since an upgrade. Nothing was done then.
     pub(super) fn is_for_successor(&self) -> bool {
         matches!(self, Self::Refused { refusal: Refusal { successor: Some(_), .. }, .. })
-    }
-
-    /// Says it on standard error; the exit code.
-    pub(super) fn report(&self) -> ExitCode {
-        if let Self::Refused { json: Some(json), .. } = self {
-            // The error is said below, whoever reads this or not.
-            let _ = show::print_line(json);
-        }
-        let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-        let text = show::clean_lines(&self.to_string());
-        show::note(&format!("{red}tidegate:{red:#} {text}\n"));
-        ExitCode::from(self.code())
     }
 
     /// The exit code.

@@ -9,8 +9,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    DONE,
-    admin::Place,
+    DONE, Place,
     failure::Failure,
     quick::{HOST, QuickApp, QuickListen, quoted},
     show,

@@ -13,33 +13,39 @@ mod config_page;
 mod drains;
 mod drill;
 mod events;
+mod exit_code;
 mod failure;
 mod init;
 mod launch;
+mod locate;
 mod names;
 mod pages;
+mod place;
 mod put;
 mod quick;
 mod reload;
+mod report;
 mod run_dir;
 mod running;
 mod serve;
+mod serve_options;
 mod show;
 mod status;
 mod stop;
+mod times;
 mod upgrade;
 mod wait;
 mod warnings;
 mod wire;
 
-use std::{env, path::Path, process::ExitCode};
+use std::{env, process::ExitCode};
 
-use clap::{Args, CommandFactory, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{
-    config::{Config, ConfigError, UnitError, parse_duration},
-    server::Account,
-};
+use exit_code::{CUT, DONE, FAILED, USAGE};
+use names::Host;
+use place::Place;
+use times::time_argument;
 
 /// Serves many apps on one machine, routed by hostname, and stops without losing a request.
 #[derive(Debug, Parser)]
@@ -54,7 +60,7 @@ struct Arguments {
     command: Option<Command>,
 
     #[command(flatten)]
-    place: admin::Place,
+    place: Place,
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,7 +69,7 @@ enum Command {
     #[command(after_help = "Examples:\n  tidegate serve --config /etc/tidegate/config.toml\n  \
                             tidegate serve --proxy http://127.0.0.1:9000 --listen :8000\n  \
                             tidegate serve --files .")]
-    Serve(serve::Serve),
+    Serve(serve_options::Serve),
     /// Write a config to begin with
     #[command(after_help = "Examples:\n  tidegate init\n  tidegate init --config \
                             shop.toml --files ./site --listen :8000\n  \
@@ -149,31 +155,14 @@ enum Command {
     Man(config_page::Man),
 }
 
-/// The argument that names an app.
-#[derive(Debug, Args)]
-struct Host {
-    /// The app's host, or one of its aliases
-    #[arg(value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
-    name: String,
-}
-
-/// Done or drained.
-const DONE: u8 = 0;
-/// Failed.
-const FAILED: u8 = 1;
-/// Usage or config error.
-const USAGE: u8 = 2;
-/// A deadline, or a second signal, cut exchanges.
-const CUT: u8 = 3;
-
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     if let Some(code) = launch::run() {
         return code;
     }
     let Arguments { command, place } = arguments();
-    let done = match command.unwrap_or(Command::Serve(serve::Serve::default())) {
-        Command::Serve(command) => return command.run(&place),
+    let done = match command.unwrap_or(Command::Serve(serve_options::Serve::default())) {
+        Command::Serve(command) => return serve::run(&command, &place),
         Command::Check(command) => return command.run(&place),
         Command::Init(command) => command.run(&place),
         Command::Version => version(),
@@ -195,7 +184,7 @@ pub fn run() -> ExitCode {
         Command::Hosts => pages::hosts(&place),
         Command::Man(command) => command.run(Arguments::command()),
     };
-    done.map_or_else(|failure| failure.report(), ExitCode::from)
+    done.map_or_else(|failure| report::report(&failure), ExitCode::from)
 }
 
 /// The arguments; a usage error ends the process. What is said of them is cleaned, as all text is.
@@ -209,17 +198,4 @@ fn arguments() -> Arguments {
 fn version() -> Result<u8, failure::Failure> {
     show::print_line(concat!("tidegate ", env!("CARGO_PKG_VERSION")))?;
     Ok(DONE)
-}
-
-/// Loads the config, and looks up who the server is to run as.
-fn load_config(path: &Path) -> Result<(Config, Option<Account>), ConfigError> {
-    let config = Config::load(path)?;
-    let account = Account::of(&config.server)
-        .map_err(|error| Config::server_error(path, error.key, &error.predicate))?;
-    Ok((config, account))
-}
-
-/// Checks a time among the arguments; the server gets it as it is.
-fn duration(text: &str) -> Result<String, UnitError> {
-    parse_duration(text).map(|_| text.to_owned())
 }

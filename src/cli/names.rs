@@ -1,7 +1,17 @@
 //! Names of apps as people write them: case and a trailing dot do not matter, an alias stands for
 //! its app, and a name that is nearly right is told.
 
+use clap::{Args, builder::NonEmptyStringValueParser};
+
 use super::answers::Row;
+
+/// The argument that names an app.
+#[derive(Debug, Args)]
+pub(super) struct Host {
+    /// The app's host, or one of its aliases
+    #[arg(value_name = "HOST", value_parser = NonEmptyStringValueParser::new())]
+    pub(super) name: String,
+}
 
 /// Whether the app answers this host, by its own name, an alias or a wildcard.
 pub(super) fn serves(row: &Row, host: &str) -> bool {

@@ -7,13 +7,7 @@ use clap::{Arg, Args, Command};
 use clap_complete::Shell;
 use roff::{Inline, Roff, bold, italic, roman};
 
-use super::{
-    DONE,
-    admin::{Place, ServerOptions},
-    answers::Apps,
-    failure::Failure,
-    show,
-};
+use super::{DONE, Place, admin::ServerOptions, answers::Apps, failure::Failure, show};
 
 /// Somebody waits at a prompt.
 const PROMPT_PATIENCE: Duration = Duration::from_millis(500);

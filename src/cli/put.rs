@@ -12,12 +12,11 @@ use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 
 use super::{
-    DONE, Host,
-    admin::{Admin, Place, ServerOptions, app_path},
+    DONE, Host, Place,
+    admin::{Admin, ServerOptions, app_path},
     answers::Changed,
-    duration,
     failure::Failure,
-    show,
+    show, time_argument,
     wait::finish_all,
 };
 
@@ -104,7 +103,7 @@ struct AppOptions {
     content_type: Option<String>,
 
     /// How long the answer is held back: 500ms, 2s
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time_argument)]
     #[arg(conflicts_with_all = ["redirect", "files", "proxy", "from"])]
     delay: Option<String>,
 
@@ -113,7 +112,7 @@ struct AppOptions {
     alias: Vec<String>,
 
     /// How long the app's drains may take: 30s, 2m
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time_argument)]
     drain_timeout: Option<String>,
 
     /// How many requests a client may make in a time: 100/1s, 6000/1m
@@ -204,7 +203,7 @@ fn rate(text: &str) -> Result<(u64, String), String> {
     let parts =
         text.split_once('/').and_then(|(requests, per)| Some((requests.parse().ok()?, per)));
     let (requests, per) = parts.ok_or("write a rate such as 100/1s")?;
-    let per = duration(per).map_err(|error| error.to_string())?;
+    let per = time_argument(per).map_err(|error| error.to_string())?;
     Ok((requests, per))
 }
 

@@ -11,12 +11,7 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{
-    address::{self, Address},
-    admin::Place,
-    failure::Failure,
-    run_dir,
-};
+use super::{Place, address::Address, failure::Failure, locate, run_dir};
 use crate::config::{AdminConfig, AdminListen, AppConfig, Config, Limits, LogConfig, ServerConfig};
 
 /// The app's host; as the default app it answers every other host too.
@@ -163,7 +158,7 @@ impl QuickListen {
 
 /// Where the server is steered: as `--admin` or the environment says, else a socket of its own.
 fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
-    let named = address::named(place.admin.as_deref())?;
+    let named = locate::named(place.admin.as_deref())?;
     let listen = match named {
         Some(Address::Unix(path)) => AdminListen::Unix(path::absolute(&path).unwrap_or(path)),
         Some(Address::Tcp(address)) => AdminListen::Tcp(address),
@@ -177,7 +172,7 @@ fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
         AdminListen::Unix(_) => None,
         AdminListen::Tcp(address) => {
             let address = Address::Tcp(*address);
-            let token = address::find_token(&address, place.token_file.as_deref(), None)?;
+            let token = locate::find_token(&address, place.token_file.as_deref(), None)?;
             let Some(token) = token else {
                 return Err(Failure::Usage(
                     "--admin with a TCP address wants a token: --token-file FILE, or \

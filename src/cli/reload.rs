@@ -3,11 +3,7 @@
 use clap::Args;
 
 use super::{
-    DONE, FAILED,
-    admin::{Place, ServerOptions},
-    answers::ReloadAnswer,
-    failure::Failure,
-    show,
+    DONE, FAILED, Place, admin::ServerOptions, answers::ReloadAnswer, failure::Failure, show,
     wait::finish_all,
 };
 

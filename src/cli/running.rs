@@ -11,9 +11,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
-use super::{Arguments, Command};
+use super::{Place, serve_options::Serve};
+
+/// The arguments of a server: those of other commands are none.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(Serve),
+}
 
 /// A process.
 #[derive(Debug)]
@@ -116,7 +131,6 @@ fn config_of(pid: u32) -> Option<PathBuf> {
     let serves = match command {
         None => true,
         Some(Command::Serve(serve)) => serve.reads_config(),
-        Some(_) => false,
     };
     let folder = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     serves.then(|| folder.join(place.config()))

@@ -17,11 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
 use rustix::fs::{Access, access};
 
 use crate::{
-    config::{Config, Source},
+    config::{Config, ConfigError, Source},
     control::{NoTakeOver, TakeOver},
     logging::{self, Logging, LostLines, event},
     server::{
@@ -30,28 +29,7 @@ use crate::{
     },
 };
 
-use super::{
-    CUT, DONE, FAILED, USAGE,
-    admin::Place,
-    failure,
-    quick::{QuickApp, QuickListen},
-    running, show,
-};
-
-/// What `serve` takes.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Without a config")]
-pub(super) struct Serve {
-    #[command(flatten)]
-    app: QuickApp,
-
-    #[command(flatten)]
-    listen: QuickListen,
-
-    /// Start although the config has no app, for `tidegate add`
-    #[arg(long, help_heading = None, conflicts_with_all = ["files", "proxy", "respond"])]
-    allow_empty: bool,
-}
+use super::{CUT, DONE, FAILED, Place, USAGE, failure, running, serve_options::Serve, show};
 
 /// How long the logs may take to be written out at the end, unless another signal asks to stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -141,67 +119,68 @@ struct Plan {
     description: Option<String>,
 }
 
-impl Serve {
-    /// Serves until a signal ends it, from where the process before it stands if there is one.
-    pub(super) fn run(&self, place: &Place) -> ExitCode {
-        // First: whoever knows the process may send some from now on.
-        let signals = EarlySignals::keep().and_then(|kept| unblock_all().map(|()| kept));
-        let take_over = match TakeOver::receive() {
-            Ok(take_over) => take_over,
-            Err(why) => {
-                show::note(&format!("tidegate: {why}\n"));
-                match why {
-                    NoTakeOver::Alone(_) => None,
-                    NoTakeOver::Failed(_) => return ExitCode::from(FAILED),
-                }
+/// Serves until a signal ends it, from where the process before it stands if there is one.
+pub(super) fn run(options: &Serve, place: &Place) -> ExitCode {
+    // First: whoever knows the process may send some from now on.
+    let signals = EarlySignals::keep().and_then(|kept| unblock_all().map(|()| kept));
+    let take_over = match TakeOver::receive() {
+        Ok(take_over) => take_over,
+        Err(why) => {
+            show::note(&format!("tidegate: {why}\n"));
+            match why {
+                NoTakeOver::Alone(_) => None,
+                NoTakeOver::Failed(_) => return ExitCode::from(FAILED),
             }
-        };
-        let before = take_over.as_ref().map(TakeOver::failure_report);
-        let started = signals
-            .map_err(Failure::of)
-            .and_then(|signals| start(self.plan(place, take_over.as_ref())?, take_over, signals));
-        ExitCode::from(match started {
-            Ok(code) => code,
-            Err(Failure { code, text }) => {
-                if let Some(before) = before {
-                    before.fail(&text);
-                }
-                // To standard error, whatever the log is: it may be what failed.
-                say_at_the_end(format!("{text}\n"));
-                code
+        }
+    };
+    let before = take_over.as_ref().map(TakeOver::failure_report);
+    let started = signals
+        .map_err(Failure::of)
+        .and_then(|signals| start(plan(options, place, take_over.as_ref())?, take_over, signals));
+    ExitCode::from(match started {
+        Ok(code) => code,
+        Err(Failure { code, text }) => {
+            if let Some(before) = before {
+                before.fail(&text);
             }
-        })
-    }
+            // To standard error, whatever the log is: it may be what failed.
+            say_at_the_end(format!("{text}\n"));
+            code
+        }
+    })
+}
 
-    /// Whether it serves a config, and not what the arguments alone say.
-    pub(super) fn reads_config(&self) -> bool {
-        !self.app.is_given()
+fn plan(options: &Serve, place: &Place, take_over: Option<&TakeOver>) -> Result<Plan, Failure> {
+    if options.app.is_given() {
+        let config = options.app.config(&options.listen, place)?;
+        let description = Some(options.app.description());
+        return Ok(Plan { config, account: None, file: None, description });
     }
+    let file = place.config();
+    if Source::is_standard_input(file) {
+        return Err(Failure { code: USAGE, text: NO_INPUT.to_owned() });
+    }
+    if place.named_config().is_none() && !file.exists() {
+        return Err(Failure { code: USAGE, text: NO_CONFIG.to_owned() });
+    }
+    let (config, account) =
+        load_config(file).map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
+    if let Some(before) = take_over {
+        before.check_left(&config).map_err(Failure::of)?;
+    }
+    let allow_empty = options.allow_empty || take_over.is_some_and(TakeOver::allows_empty);
+    if config.apps.is_empty() && !allow_empty {
+        return Err(Failure { code: USAGE, text: nothing_to_serve(file) });
+    }
+    Ok(Plan { config, account, file: Some(file.to_owned()), description: None })
+}
 
-    fn plan(&self, place: &Place, take_over: Option<&TakeOver>) -> Result<Plan, Failure> {
-        if self.app.is_given() {
-            let config = self.app.config(&self.listen, place)?;
-            let description = Some(self.app.description());
-            return Ok(Plan { config, account: None, file: None, description });
-        }
-        let file = place.config();
-        if Source::is_standard_input(file) {
-            return Err(Failure { code: USAGE, text: NO_INPUT.to_owned() });
-        }
-        if place.named_config().is_none() && !file.exists() {
-            return Err(Failure { code: USAGE, text: NO_CONFIG.to_owned() });
-        }
-        let (config, account) = super::load_config(file)
-            .map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
-        if let Some(before) = take_over {
-            before.check_left(&config).map_err(Failure::of)?;
-        }
-        let allow_empty = self.allow_empty || take_over.is_some_and(TakeOver::allows_empty);
-        if config.apps.is_empty() && !allow_empty {
-            return Err(Failure { code: USAGE, text: nothing_to_serve(file) });
-        }
-        Ok(Plan { config, account, file: Some(file.to_owned()), description: None })
-    }
+/// Loads the config, and looks up who the server is to run as.
+fn load_config(path: &Path) -> Result<(Config, Option<Account>), ConfigError> {
+    let config = Config::load(path)?;
+    let account = Account::of(&config.server)
+        .map_err(|error| Config::server_error(path, error.key, &error.predicate))?;
+    Ok((config, account))
 }
 
 /// An empty config is more often a mistake, or cut off in a write, than meant.
@@ -235,7 +214,7 @@ fn start(
     }
     let stops = Arc::<AtomicU32>::default();
     mark_strays(&logging);
-    let ended = run(&plan, &logging, take_over, (signals, Arc::clone(&stops)));
+    let ended = run_server(&plan, &logging, take_over, (signals, Arc::clone(&stops)));
     let lost = close(&logging, &stops);
     // Where the log is standard error, that is what hangs.
     if lost.events > 0 && plan.config.log.path.is_some() {
@@ -248,7 +227,7 @@ fn start(
     })
 }
 
-fn run(
+fn run_server(
     plan: &Plan,
     logging: &Logging,
     take_over: Option<TakeOver>,

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::{
-    DONE,
-    admin::{Place, ServerOptions},
+    DONE, Place,
+    admin::ServerOptions,
     answers::{Drain, Generation, Operator, ServerStatus, StuckLoop},
     failure::Failure,
     show::{self, Align, number, plain},

@@ -15,7 +15,8 @@ use rustix::{
 };
 
 use super::{
-    admin::{Admin, Answer, Place, ServerOptions},
+    Place,
+    admin::{Admin, Answer, ServerOptions},
     answers::{Drain, DrainState, ServerStatus},
     failure::Failure,
     show,

@@ -8,12 +8,11 @@ use std::{
 use clap::Args;
 
 use super::{
-    DONE,
-    admin::{Admin, Answer, Place, ServerOptions, encode},
+    DONE, Place,
+    admin::{Admin, Answer, ServerOptions, encode},
     answers::{ServerStatus, UpgradeAnswer},
-    duration,
     failure::Failure,
-    show,
+    show, time_argument,
     wait::{HOLD, LiveLine, Patience, finish},
 };
 use crate::config::{TIME_MAX, parse_duration};
@@ -31,7 +30,7 @@ pub(super) struct Upgrade {
     binary: Option<PathBuf>,
 
     /// How long the new process may take until it serves: 500ms, 30s, 2m
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = TIMEOUT)]
+    #[arg(long, value_name = "TIME", value_parser = time_argument, default_value = TIMEOUT)]
     timeout: String,
 
     /// Wait until the old process has answered all it took

@@ -20,9 +20,9 @@ use super::{
     CUT, DONE, FAILED,
     admin::{Admin, Answer, encode},
     answers::{Connection, Drain, DrainId, DrainState, Verdict},
-    apps, duration,
+    apps,
     failure::Failure,
-    show,
+    show, time_argument,
 };
 
 /// How long the server holds an answer back; so often the line is written anew.
@@ -39,7 +39,7 @@ pub(super) struct EndOptions {
     no_wait: bool,
 
     /// How long the drain may take before it cuts: 500ms, 30s, 2m
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = time_argument)]
     timeout: Option<String>,
 }
 

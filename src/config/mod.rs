@@ -6,6 +6,7 @@
 //! port is found by who uses it (I8).
 
 mod admin;
+mod app_settings;
 mod apps;
 mod cidr;
 pub(crate) mod diff;
@@ -19,18 +20,18 @@ mod punycode;
 mod reader;
 mod regular;
 mod sections;
+mod settings;
 mod source;
 mod syntax;
 mod units;
 mod values;
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::Path;
 
 pub use admin::{AdminConfig, AdminListen};
+pub use app_settings::{
+    AppConfig, AppKind, FilesConfig, RateLimit, RedirectConfig, RespondConfig, Tries,
+};
 pub use cidr::Cidr;
 pub use error::{ConfigError, Problem};
 pub use proxy::{
@@ -38,6 +39,7 @@ pub use proxy::{
     UpstreamConfig,
 };
 pub(crate) use sections::TIME_MAX;
+pub use settings::{AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig};
 pub(crate) use source::{Source, Warning};
 pub use units::{UnitError, parse_duration, parse_size};
 pub(crate) use values::nearest;
@@ -66,7 +68,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or holds anything wrong: all of it at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Source::read(path)?.parse()
+        Self::of_source(&Source::read(path)?)
     }
 
     /// As [`Config::load`], for a server that has the file already, and must not wait for it: only
@@ -75,7 +77,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_again(path: &Path) -> Result<Self, ConfigError> {
-        Source::read_regular(path)?.parse()
+        Self::of_source(&Source::read_regular(path)?)
     }
 
     /// Reads `[admin]` of a regular file, whatever else in it is wrong: a running server can be
@@ -108,6 +110,12 @@ impl Config {
             // It was a pipe, which has been read.
             Err(_) => ConfigError::whole_file(path, &message),
         }
+    }
+
+    /// # Errors
+    /// When the text holds anything wrong: all of it at once.
+    pub(crate) fn of_source(source: &Source) -> Result<Self, ConfigError> {
+        Self::parse(source.text(), source.name(), source.base())
     }
 
     /// Reads the text of a file that messages call `name`. Relative paths start from `base`.
@@ -144,258 +152,9 @@ impl Config {
     }
 }
 
-/// `[server]`: addresses, threads and the times of a stop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerConfig {
-    /// Where to listen: at least one, no two addresses alike. Default: `127.0.0.1:8080`.
-    pub listen: Vec<ListenConfig>,
-    /// The user that the program gives up root for; none that has root's rights. A program that
-    /// embeds the server sees to that itself. Default: none.
-    pub user: Option<String>,
-    /// The group to go with `user`, and only there. Default: none, the user's own.
-    pub group: Option<String>,
-    /// Number of loops; 0 means one per core; at most 1024. Default: 0.
-    pub threads: usize,
-    /// The app that answers hosts no app names; lower case, one of the apps' hosts. Default: none,
-    /// they get 404.
-    pub default_app: Option<String>,
-    /// How long a drain may take before it cuts. Default: 30 s.
-    pub drain_timeout: Duration,
-    /// How long an idle connection may still speak after a stop began. Default: 1 s.
-    pub idle_grace: Duration,
-    /// How long a stop waits, serving as before, between readiness 503 and the gate.
-    /// Default: 0 s.
-    pub shutdown_delay: Duration,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()],
-            user: None,
-            group: None,
-            threads: 0,
-            default_app: None,
-            drain_timeout: Duration::from_secs(30),
-            idle_grace: Duration::from_secs(5),
-            shutdown_delay: Duration::ZERO,
-        }
-    }
-}
-
-/// An entry of `listen`: an address, or `{ address = "…", … }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenConfig {
-    /// The address.
-    pub address: SocketAddr,
-    /// Whether connections begin with a PROXY header, version 1 or 2, which names the client. One
-    /// without it is closed. Default: false.
-    pub proxy_protocol: bool,
-}
-
-impl From<SocketAddr> for ListenConfig {
-    fn from(address: SocketAddr) -> Self {
-        Self { address, proxy_protocol: false }
-    }
-}
-
-/// `[limits]`: sizes, counts and times that no peer can exceed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Open connections of the process, 1 to 10,000,000. Default: 100,000.
-    pub connections: usize,
-    /// Open connections of one client, by its IPv4 address or IPv6 /64, 1 to 10,000,000. Default:
-    /// none, no limit.
-    pub connections_per_ip: Option<usize>,
-    /// Bytes of a request head, 1 KiB to 1 MiB. Default: 16 KiB.
-    pub head_bytes: usize,
-    /// Fields of a request head; 1 to [`Limits::HEADERS_MAX`]. Default: 100.
-    pub headers: usize,
-    /// Bytes of a request's content, 0 to 1 TiB. Default: 1 MiB.
-    pub body_bytes: u64,
-    /// From the first byte of a head to its last; also how long a fresh connection may be silent.
-    /// Default: 10 s.
-    pub head_timeout: Duration,
-    /// How long a request's content may make no real progress. Default: 30 s.
-    pub body_timeout: Duration,
-    /// How long an answer may make no real progress. Default: 30 s.
-    pub write_timeout: Duration,
-    /// How long a connection may be idle between exchanges. Default: 75 s.
-    pub keepalive_timeout: Duration,
-    /// How long a closed connection is read out before it is forgotten (RFC 9112 §9.6).
-    /// Default: 2 s.
-    pub linger_timeout: Duration,
-}
-
-impl Limits {
-    /// The most fields a head can be configured to have.
-    pub const HEADERS_MAX: usize = 256;
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 100_000,
-            connections_per_ip: None,
-            head_bytes: 16 << 10,
-            headers: 100,
-            body_bytes: 1 << 20,
-            head_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-            write_timeout: Duration::from_secs(30),
-            keepalive_timeout: Duration::from_secs(75),
-            linger_timeout: Duration::from_secs(2),
-        }
-    }
-}
-
-/// `[log]`: where and how events and requests are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// The lowest level that is written. Default: info.
-    pub level: log::LevelFilter,
-    /// How events are written. Default: text.
-    pub format: LogFormat,
-    /// The file for events, made absolute. Default: none, standard error.
-    pub path: Option<PathBuf>,
-    /// How requests are written. Default: off.
-    pub access: AccessFormat,
-    /// The file for requests, made absolute. Default: none, standard output.
-    pub access_path: Option<PathBuf>,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            level: log::LevelFilter::Info,
-            format: LogFormat::Text,
-            path: None,
-            access: AccessFormat::Off,
-            access_path: None,
-        }
-    }
-}
-
-/// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// `time LEVEL event key=value …`
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// How requests are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccessFormat {
-    /// Not at all.
-    Off,
-    /// The Combined Log Format, with host, app, duration and request id behind it.
-    Combined,
-    /// One JSON object a line.
-    Json,
-}
-
-/// One app.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AppConfig {
-    /// The host as in the table's name, lower case; a name, an IPv6 literal in brackets, or
-    /// a wildcard `*.example.com`. No two apps share a host or alias.
-    pub host: String,
-    /// Further names and wildcards, lower case. Default: none.
-    pub aliases: Vec<String>,
-    /// Overrides `server.drain_timeout`. Default: none.
-    pub drain_timeout: Option<Duration>,
-    /// How many requests each client may make. Default: none, any number.
-    pub rate_limit: Option<RateLimit>,
-    /// What the app does.
-    pub kind: AppKind,
-}
-
-/// `rate_limit = { … }`: a token bucket for each IPv4 address and IPv6 /64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Requests in each `per`, 1 to 1,000,000.
-    pub requests: u32,
-    /// 1 ms to 1 h.
-    pub per: Duration,
-    /// Requests that may come at once, 1 to 1,000,000. Default: `requests`.
-    pub burst: u32,
-}
-
-/// What an app does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AppKind {
-    /// A fixed answer.
-    Respond(RespondConfig),
-    /// A redirect to another place.
-    Redirect(RedirectConfig),
-    /// A folder of files.
-    Files(FilesConfig),
-    /// Other servers, which requests are passed on to.
-    Proxy(Box<ProxyConfig>),
-}
-
-/// `respond = { … }`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RespondConfig {
-    /// Status code, 200 to 599. Default: 200.
-    pub status: u16,
-    /// The content; empty when the status is 204, 205 or 304, which have none. Default: empty.
-    pub body: String,
-    /// The content's media type. Default: `text/plain`.
-    pub content_type: String,
-    /// Further fields; valid, and none that the server writes itself. Default: none.
-    pub headers: Vec<(String, String)>,
-    /// How long the answer is held back. Default: 0 s.
-    pub delay: Duration,
-}
-
-/// `redirect = { … }`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedirectConfig {
-    /// An absolute `http` or `https` URL without query and fragment, without a slash at its end;
-    /// the request's path and query are put behind it.
-    pub to: String,
-    /// 301, 302, 303, 307 or 308. Default: 308.
-    pub status: u16,
-}
-
-/// `files = { … }`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilesConfig {
-    /// The folder, made absolute from the place of the config file. It may not exist: that is found
-    /// when the app is loaded.
-    pub root: PathBuf,
-    /// Names tried in a directory, in order. Default: `index.html`. None with `index = "off"`.
-    pub index: Vec<String>,
-    /// Whether a directory without such a file is listed, `index = "listing"`.
-    pub listing: bool,
-    /// `try`: what a path names.
-    pub tries: Tries,
-    /// The page for 404, relative to the root and inside it. Default: none.
-    pub not_found: Option<String>,
-    /// Whether precompressed neighbours (`.br`, `.zst`, `.gz`) are sent to who accepts them.
-    /// Default: true.
-    pub precompressed: bool,
-    /// `Cache-Control` for every file. Default: none.
-    pub cache_control: Option<String>,
-    /// Media types by extension (lower case, no dot), before the built-in ones. Default: none.
-    pub types: Vec<(String, String)>,
-}
-
-/// `files.try`: what is looked for, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tries {
-    /// What is put behind the request's path, `"{path}.html"`. Default: nothing, `"{path}"`.
-    pub endings: Vec<String>,
-    /// The file that is sent for all that is not found, relative to the root. Default: none.
-    pub fallback: Option<String>,
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
     use super::*;
 

@@ -13,7 +13,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, ConfigError, admin,
+    ConfigError, admin,
     error::{self, Finding, Span},
     hosts::host_pattern,
     regular::read_regular,
@@ -125,12 +125,6 @@ impl Source {
     /// Where relative paths in it start from.
     pub(crate) fn base(&self) -> &Path {
         &self.base
-    }
-
-    /// # Errors
-    /// When the text holds anything wrong: all of it at once.
-    pub(crate) fn parse(&self) -> Result<Config, ConfigError> {
-        Config::parse(&self.text, &self.name, &self.base)
     }
 
     /// An error at a place.

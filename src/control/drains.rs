@@ -494,7 +494,8 @@ mod tests {
             let address = UpstreamAddress::Tcp { host: "127.0.0.1".to_owned(), port: 9 };
             let config = ProxyConfig::new(vec![UpstreamConfig { address, weight: 1 }]);
             let proxy = Proxy::open(config, 2);
-            let upstream = proxy.upstreams().and_then(|it| it.find(URL)).expect("an upstream");
+            let upstream =
+                proxy.upstreams().and_then(|it| OneUpstream::find(it, URL)).expect("an upstream");
             let app = HostedApp::new(Arc::new(proxy), Origin::Config, 2);
             let app = NewApp { host: host.to_owned(), aliases: Vec::new(), app };
             (self.apps.insert(app).expect("the name is free"), upstream)

@@ -152,5 +152,5 @@ impl Control {
 }
 
 fn upstream_in(life: &AppLife, url: &str) -> Option<OneUpstream> {
-    life.app().app.upstreams()?.find(url)
+    OneUpstream::find(life.app().app.upstreams()?, url)
 }

@@ -234,7 +234,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        app::{App, Chosen, Context, Peer, Proxy, Reply, test_support},
+        app::{App, Chosen, Context, OneUpstream, Peer, Proxy, Reply, test_support},
         config::{AppKind, Config},
         event_loop::test_support::running,
         message::UpstreamDrainId,
@@ -260,7 +260,7 @@ mod tests {
         let (reports, reported) = crossbeam_channel::unbounded();
         running.report = Box::new(move |event| reports.send(event).unwrap());
         let proxy = proxy();
-        let upstream = proxy.upstreams().unwrap().find("http://127.0.0.1:9").unwrap();
+        let upstream = OneUpstream::find(proxy.upstreams().unwrap(), "http://127.0.0.1:9").unwrap();
         let left = |number| ControlEvent::UpstreamLeft(UpstreamDrainId(number));
         let watch = |running: &mut Running, number| {
             running.watched.push((UpstreamDrainId(number), upstream.clone()));

@@ -19,6 +19,7 @@ use super::{
     request_id::{RequestId, RequestIds},
     stamp::Stamp,
     upstream_use::UpstreamUse,
+    values::{micros, push_json_value, push_number},
     worker::Note,
     writer::{LineOptions, LineWriter},
 };
@@ -365,14 +366,6 @@ fn or_dash(part: &[u8]) -> &[u8] {
     if part.is_empty() { b"-" } else { part }
 }
 
-pub(super) fn push_json_value(out: &mut Vec<u8>, value: &[u8]) {
-    if value.is_empty() {
-        out.extend_from_slice(b"null");
-    } else {
-        escape::push_json_string(out, value);
-    }
-}
-
 fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
     let (before_time, rest) = record.text.split_at(record.time_at);
     let (before_status, rest) = rest.split_at(record.outcome_at - record.time_at);
@@ -423,10 +416,6 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-pub(super) fn micros(duration: Duration) -> u64 {
-    duration.as_micros().try_into().unwrap_or(u64::MAX)
-}
-
 /// As `Display` has it; with less work for the common kind.
 fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
@@ -444,10 +433,6 @@ fn push_address(out: &mut Vec<u8>, address: IpAddr) {
             let _ = write!(out, "{address}");
         }
     }
-}
-
-pub(super) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 #[cfg(test)]

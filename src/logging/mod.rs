@@ -16,15 +16,17 @@
 mod access;
 mod escape;
 mod events;
+mod log_error;
 mod output;
 mod request_id;
 mod stamp;
 mod upstream_use;
+mod values;
 mod worker;
 mod writer;
 
 use std::{
-    error, fmt, io, mem,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,6 +34,7 @@ use std::{
 pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome};
 pub(crate) use escape::is_deceptive;
 pub(crate) use events::{EVENT_TARGET, TOLD_TARGET, Tap, event, event_to, log_kept};
+pub use log_error::LogError;
 pub use request_id::RequestId;
 pub(crate) use request_id::RequestIds;
 pub(crate) use upstream_use::UpstreamUse;
@@ -63,22 +66,6 @@ pub struct LostLines {
     pub events: u64,
     /// Of the access log.
     pub access: u64,
-}
-
-/// Why logging can't begin.
-#[derive(Debug)]
-pub enum LogError {
-    /// The output can't be opened.
-    Open {
-        /// The path, or the name of a standard stream.
-        output: String,
-        /// The reason.
-        error: io::Error,
-    },
-    /// A log's thread can't be started.
-    Thread(io::Error),
-    /// The process has a logger already.
-    AlreadyInitialized,
 }
 
 /// Opens the logs and makes them the process's own: from here on `event!` and the macros of `log`
@@ -256,29 +243,10 @@ impl fmt::Debug for Logging {
     }
 }
 
-impl fmt::Display for LogError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open { output, error } => write!(f, "cannot open log {output}: {error}"),
-            Self::Thread(error) => write!(f, "cannot start a log's thread: {error}"),
-            Self::AlreadyInitialized => f.write_str("logging is already initialized"),
-        }
-    }
-}
-
-impl error::Error for LogError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            Self::Open { error, .. } | Self::Thread(error) => Some(error),
-            Self::AlreadyInitialized => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
-        env, fs,
+        env, fs, io,
         path::Path,
         process::{Command, Stdio},
         thread,

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::{
-    access::{micros, push_json_value, push_number},
     escape,
+    values::{micros, push_json_value, push_number},
 };
 
 /// The upstream of a request that was passed on.

@@ -68,10 +68,6 @@ impl ExchangeCounters {
     /// The same, of so many exchanges that are equal in this.
     #[inline]
     pub(crate) fn record_all(&self, loop_index: usize, status: u16, nanos: u64, count: u64) {
-        // As the drain counts: left out of a build for the benchmark.
-        if cfg!(uncounted) {
-            return;
-        }
         let counters = self.loops[loop_index].get_or_init(Box::default);
         add_own(&counters.buckets[bucket_of(&EXCHANGE_BOUNDS, nanos)], count);
         let sum = f64::from_bits(counters.nanos.load(Relaxed)) + nanos as f64 * count as f64;

@@ -14,15 +14,11 @@
 //! A draining word never grows, so each word is done once; who finishes the last word announces
 //! (I2). Loops write only their own word.
 
-use std::{fmt, rc::Rc};
+use std::fmt;
 
-use super::{AppEntry, AppId, Seat};
 use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, Ordering};
 
 const DRAINING: u64 = 1 << 63;
-
-/// A build for the benchmark alone, which shows what counting costs: no drain works in it.
-const UNCOUNTED: bool = cfg!(uncounted);
 
 /// Called once, by whoever brings the last word to zero; it must not block.
 pub type Announce = Box<dyn FnOnce() + Send>;
@@ -132,10 +128,7 @@ impl AppDrainState {
         Ok(())
     }
 
-    fn enter(&self, loop_index: usize) -> Result<(), Draining> {
-        if UNCOUNTED {
-            return Ok(());
-        }
+    pub(super) fn enter(&self, loop_index: usize) -> Result<(), Draining> {
         let word = &self.words[loop_index];
         // Acquire, also where it is refused: who sees the bit sees the routes that were changed
         // before it, and looks again instead of refusing what the new life serves.
@@ -160,10 +153,7 @@ impl AppDrainState {
         Ok(())
     }
 
-    fn enter_again(&self, loop_index: usize) -> Result<(), Draining> {
-        if UNCOUNTED {
-            return Ok(());
-        }
+    pub(super) fn enter_again(&self, loop_index: usize) -> Result<(), Draining> {
         let word = &self.words[loop_index];
         if word.state.load(Ordering::Acquire) & DRAINING != 0 {
             add_own(&word.refused);
@@ -173,15 +163,17 @@ impl AppDrainState {
         Ok(())
     }
 
-    fn leave(&self, loop_index: usize) {
-        if UNCOUNTED {
-            return;
-        }
+    pub(super) fn leave(&self, loop_index: usize) {
         let before = self.words[loop_index].state.fetch_sub(1, Ordering::AcqRel);
         debug_assert!(before & !DRAINING > 0, "left without having entered");
         if before == DRAINING | 1 {
             self.word_done();
         }
+    }
+
+    /// Counts an exchange that a deadline ended.
+    pub(super) fn add_cut(&self) {
+        self.cut.fetch_add(1, Ordering::Relaxed);
     }
 
     fn word_done(&self) {
@@ -202,61 +194,6 @@ impl fmt::Debug for AppDrainState {
             .field("active_connections", &self.active_connections())
             .field("draining", &self.draining())
             .finish_non_exhaustive()
-    }
-}
-
-/// One active connection of one life. It holds its own life, never a hostname (I4), and there is
-/// no way to release it but dropping it (I3).
-#[must_use = "dropping the guard says that the exchange is over"]
-pub struct InFlightGuard<A> {
-    seat: Rc<Seat<A>>,
-}
-
-impl<A> InFlightGuard<A> {
-    pub(super) fn enter(seat: &Rc<Seat<A>>) -> Result<Self, Draining> {
-        seat.entry().drain().enter(seat.loop_index())?;
-        Ok(Self { seat: Rc::clone(seat) })
-    }
-
-    /// Admits a further exchange of the connection that this guard counts already: the connection
-    /// stays counted once, so the word is only read.
-    ///
-    /// # Errors
-    /// [`Draining`] when a drain has begun since (I1).
-    pub fn enter_again(&self) -> Result<(), Draining> {
-        self.entry().drain().enter_again(self.seat.loop_index())
-    }
-
-    /// The life that is held.
-    pub fn entry(&self) -> &AppEntry<A> {
-        self.seat.entry()
-    }
-
-    /// The life's name.
-    pub fn id(&self) -> AppId {
-        self.entry().id()
-    }
-
-    /// The life, for longer than the guard: it keeps the app's memory, but counts nothing.
-    pub fn seat(&self) -> Rc<Seat<A>> {
-        Rc::clone(&self.seat)
-    }
-
-    /// Ends the exchange because a deadline passed: counted as cut, then released.
-    pub fn cut(self) {
-        self.entry().drain().cut.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl<A> Drop for InFlightGuard<A> {
-    fn drop(&mut self) {
-        self.entry().drain().leave(self.seat.loop_index());
-    }
-}
-
-impl<A> fmt::Debug for InFlightGuard<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("InFlightGuard").field(&self.id()).finish()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use super::{AppEntry, AppRegistry, InFlightGuard};
+use super::{AppEntry, AppRegistry, InFlightGuard, Seat};
 use crate::sync::Arc;
 
 /// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory:
@@ -27,24 +27,6 @@ pub struct RegistryView<A> {
 
 /// A host as it was sent, and who answers it.
 type Known<A> = (Rc<[u8]>, Rc<Seat<A>>);
-
-/// A life and the word of it that one loop writes.
-#[derive(Debug)]
-pub struct Seat<A> {
-    entry: Arc<AppEntry<A>>,
-    loop_index: usize,
-}
-
-impl<A> Seat<A> {
-    /// The life.
-    pub fn entry(&self) -> &AppEntry<A> {
-        &self.entry
-    }
-
-    pub(super) fn loop_index(&self) -> usize {
-        self.loop_index
-    }
-}
 
 /// Why a request is not admitted.
 #[derive(Debug)]
@@ -87,7 +69,7 @@ impl<A> RegistryView<A> {
         self.refresh();
         loop {
             let seat = self.seat(host).ok_or(Refusal::UnknownHost)?;
-            match before.as_ref().filter(|guard| guard.id() == seat.entry.id()) {
+            match before.as_ref().filter(|guard| guard.id() == seat.entry().id()) {
                 Some(guard) if guard.enter_again().is_ok() => {
                     if let Some(guard) = before.take() {
                         return Ok(guard);
@@ -102,7 +84,7 @@ impl<A> RegistryView<A> {
             }
             // The seat may be older than a change made since: look at the map again.
             if self.registry.generation() == self.generation {
-                return Err(Refusal::Draining(Arc::clone(&seat.entry)));
+                return Err(Refusal::Draining(seat.life()));
             }
             self.refresh();
         }
@@ -143,7 +125,7 @@ impl<A> RegistryView<A> {
         let text = host.map(|host| std::str::from_utf8(host).unwrap_or_default());
         let entry = self.registry.resolve(text)?;
         let name = Rc::from(host.unwrap_or_default());
-        let seat = Rc::new(Seat { entry, loop_index: self.loop_index });
+        let seat = Rc::new(Seat::new(entry, self.loop_index));
         if self.seats.len() >= SEATS_MAX {
             self.seats.clear();
         }

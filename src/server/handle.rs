@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::own_app;
 use crate::{
     app::App,
     control::{
@@ -12,7 +11,8 @@ use crate::{
         ReloadError, ReloadOptions, Reloaded, RemoveApp, ResumeApp, StopAsker, StopRelay,
         StopRequest, Task, TaskSender, Tell, UpgradeOptions, ask,
     },
-    registry::AppId,
+    message::{HostedApp, Origin},
+    registry::{AppId, NewApp},
 };
 
 /// A way to a running server, for any thread. Calls wait for
@@ -124,4 +124,10 @@ impl ServerHandle {
             before.cut();
         }
     }
+}
+
+/// An app of the program that embeds the server.
+pub(super) fn own_app(host: &str, app: Arc<dyn App>, loops: usize) -> NewApp<HostedApp> {
+    let app = HostedApp::new(app, Origin::Embedder, loops);
+    NewApp { host: host.to_ascii_lowercase(), aliases: Vec::new(), app }
 }

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::Failure;
+use super::failure::Failure;
 
 /// How often an open is tried again while the kernel says that the tree moved under it.
 const OPEN_ATTEMPTS_MAX: usize = 8;

@@ -7,15 +7,19 @@
 use std::fs::File;
 
 use super::{
-    Failure, Files, NOT_FOUND_KEY,
     cache::{Resource, Variant},
     directory::{Directory, Opened, Stamp},
     encoding::{AcceptedCodings, Coding},
+    failure::Failure,
     listing,
     media_type::media_type,
     path::FilePath,
     representation::{FieldsSpec, Representation},
 };
+use crate::config::FilesConfig;
+
+/// The key of the 404 page, which no request path is.
+pub(super) const NOT_FOUND_KEY: &str = "";
 
 /// A file by its name below the root; [`Opened::Regular`] says what stands beside.
 type Named = (Vec<u8>, Option<File>, Stamp);
@@ -23,6 +27,7 @@ type Named = (Vec<u8>, Option<File>, Stamp);
 /// What is looked up, for which request.
 #[derive(Clone, Copy)]
 pub(super) struct LookUp<'a> {
+    pub(super) config: &'a FilesConfig,
     pub(super) key: &'a str,
     pub(super) accepted: AcceptedCodings,
     pub(super) wall_s: i64,
@@ -30,32 +35,31 @@ pub(super) struct LookUp<'a> {
     pub(super) needs_neighbours: bool,
 }
 
-impl Files {
+impl LookUp<'_> {
     /// The file that a key names and its neighbours, with the accepted one loaded. At most two
     /// descriptors are open at a time.
-    pub(super) fn look_up(
+    pub(super) fn run(
         &self,
         root: &Directory,
-        look_up: LookUp<'_>,
         last_known: Option<&Resource>,
     ) -> Result<Resource, Failure> {
-        let LookUp { key, accepted, wall_s, needs_neighbours } = look_up;
+        let Self { config, key, accepted, wall_s, needs_neighbours } = *self;
         let is_error_page = key == NOT_FOUND_KEY;
-        let (name, file, stamp) = match &self.config.not_found {
+        let (name, file, stamp) = match &config.not_found {
             Some(page) if is_error_page => {
                 open_file(root, page.trim_start_matches('/').as_bytes().to_vec())?
             }
             _ => {
                 let path = FilePath::parse(key)?;
                 match self.open_requested(root, &path) {
-                    Err(Failure::NotFound) if path.is_directory && self.config.listing => {
-                        return self.list(root, &path, wall_s);
+                    Err(Failure::NotFound) if path.is_directory && config.listing => {
+                        return self.list(root, &path);
                     }
                     outcome => outcome?,
                 }
             }
         };
-        let is_negotiated = self.config.precompressed && !is_error_page && !is_coded_name(&name);
+        let is_negotiated = config.precompressed && !is_error_page && !is_coded_name(&name);
         let mut found = vec![(Coding::Identity, stamp)];
         let mut chosen = (Coding::Identity, file);
         if is_negotiated {
@@ -72,8 +76,8 @@ impl Files {
             }
         }
         let spec = FieldsSpec {
-            media_type: &media_type(&name, &self.config.types),
-            cache_control: self.config.cache_control.as_deref(),
+            media_type: &media_type(&name, &config.types),
+            cache_control: config.cache_control.as_deref(),
             is_negotiated,
             is_error_page,
         };
@@ -115,7 +119,7 @@ impl Files {
         Err(Failure::NotFound)
     }
 
-    fn list(&self, root: &Directory, path: &FilePath, wall_s: i64) -> Result<Resource, Failure> {
+    fn list(&self, root: &Directory, path: &FilePath) -> Result<Resource, Failure> {
         let page = listing::page(&path.relative, &root.list(&path.relative)?);
         let spec = FieldsSpec {
             media_type: "text/html; charset=utf-8",
@@ -124,7 +128,7 @@ impl Files {
             is_error_page: false,
         };
         let stamp = Stamp::of_listing(page.len() as u64);
-        let loaded = Some(Representation::of_page(page, &spec, wall_s));
+        let loaded = Some(Representation::of_page(page, &spec, self.wall_s));
         Ok(Resource::new(vec![Variant { coding: Coding::Identity, stamp, loaded }]))
     }
 }

@@ -23,6 +23,7 @@ mod cache;
 mod conditional;
 mod directory;
 mod encoding;
+mod failure;
 mod listing;
 mod look_up;
 mod media_type;
@@ -35,8 +36,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::io::Errno;
-
 use crate::{
     config::FilesConfig,
     http::{Bytes, Method, RequestHead, Response, is_field_value},
@@ -44,8 +43,14 @@ use crate::{
 };
 
 use self::{
-    cache::Cache, conditional::Outcome, directory::Directory, encoding::AcceptedCodings,
-    look_up::LookUp, ranges::Ranges, representation::Representation,
+    cache::Cache,
+    conditional::Outcome,
+    directory::Directory,
+    encoding::AcceptedCodings,
+    failure::Failure,
+    look_up::{LookUp, NOT_FOUND_KEY},
+    ranges::Ranges,
+    representation::Representation,
 };
 use super::{App, Context, LoadError, Reply, error_response, per_loop::PerLoop};
 
@@ -68,61 +73,8 @@ struct LoopState {
     log_after: Option<Instant>,
 }
 
-/// Why a request is not answered with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    /// 400: the path can't be read.
-    Malformed,
-    /// 301: a directory, asked for without the slash at its end.
-    IsDirectory,
-    /// 403
-    Forbidden,
-    /// 404
-    NotFound,
-    /// 503: out of descriptors or memory.
-    Exhausted,
-    /// 503: another process has a lease on the file, and was asked to give it up.
-    Leased,
-    /// 500: it changes faster than it can be read.
-    Unsteady,
-    /// 500: the file system failed.
-    Broken(Errno),
-}
-
-impl Failure {
-    fn response(self) -> Response<'static> {
-        match self {
-            Self::Malformed => error_response(400),
-            Self::Forbidden => error_response(403),
-            Self::NotFound | Self::IsDirectory => error_response(404),
-            Self::Exhausted => error_response(503),
-            Self::Leased => error_response(503).with_field("Retry-After", LEASE_RETRY_S),
-            Self::Unsteady | Self::Broken(_) => error_response(500),
-        }
-    }
-
-    fn reason(self) -> &'static str {
-        match self {
-            Self::Malformed => "the path can't be read",
-            Self::IsDirectory => "it is a directory",
-            Self::Forbidden => "permission denied",
-            Self::NotFound => "not found",
-            Self::Exhausted => "out of descriptors or memory",
-            Self::Leased => "another process has a lease on it",
-            Self::Unsteady => "it changes while it is read",
-            Self::Broken(_) => "the file system failed",
-        }
-    }
-}
-
-/// The key of the 404 page, which no request path is.
-const NOT_FOUND_KEY: &str = "";
-
 /// How often a loop logs failures of one app at most.
 const LOG_EVERY: Duration = Duration::from_secs(1);
-
-/// When the holder of a lease is likely to have given it up.
-const LEASE_RETRY_S: &str = "1";
 
 const ALLOW: &[u8] = b"Allow: GET, HEAD, OPTIONS\r\n";
 
@@ -239,12 +191,13 @@ impl Files {
         }
         let root = state.root.as_ref().unwrap_or(&self.root);
         let wall_s = seconds(context.wall);
-        let mut look_up = LookUp { key, accepted, wall_s, needs_neighbours: true };
-        let mut outcome = self.look_up(root, look_up, state.cache.last_known(key));
+        let mut look_up =
+            LookUp { config: &self.config, key, accepted, wall_s, needs_neighbours: true };
+        let mut outcome = look_up.run(root, state.cache.last_known(key));
         if matches!(outcome, Err(Failure::Exhausted)) {
             state.cache.forget_open_files();
             look_up.needs_neighbours = false;
-            outcome = self.look_up(root, look_up, state.cache.last_known(key));
+            outcome = look_up.run(root, state.cache.last_known(key));
         }
         match outcome {
             Ok(resource) => {

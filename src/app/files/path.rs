@@ -13,7 +13,7 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::Failure;
+use super::failure::Failure;
 
 /// What stands for itself in a path (RFC 3986 §2.3), and the slash.
 const ENCODED: &AsciiSet =

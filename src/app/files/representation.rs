@@ -28,7 +28,8 @@ use crate::{
 };
 
 use super::{
-    Failure, conditional::Validators, directory::Stamp, encoding::Coding, ranges::ByteRange,
+    conditional::Validators, directory::Stamp, encoding::Coding, failure::Failure,
+    ranges::ByteRange,
 };
 
 /// The largest content that is held in memory, in bytes.

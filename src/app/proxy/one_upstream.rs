@@ -6,6 +6,7 @@ use super::{
     endpoint::Endpoint,
     upstreams::{Chosen, Upstreams},
 };
+use crate::config::UpstreamAddress;
 
 /// One upstream of one life, for who drains it; together with the same one of older lives of the
 /// app, whose exchanges may still be with it.
@@ -23,8 +24,13 @@ struct Place {
 }
 
 impl OneUpstream {
-    pub(super) fn new(upstreams: Arc<Upstreams>, index: usize) -> Self {
-        Self { own: Place { upstreams, index }, older: Arc::default() }
+    /// The upstream of this URL, written in any way that a config may.
+    pub(crate) fn find(upstreams: &Arc<Upstreams>, url: &str) -> Option<Self> {
+        let written = UpstreamAddress::parse(url).map(|address| address.to_string());
+        let is_it = |own: &str| own == url || written.as_deref() == Some(own);
+        let index = upstreams.endpoints().iter().position(|endpoint| is_it(endpoint.url()))?;
+        let own = Place { upstreams: Arc::clone(upstreams), index };
+        Some(Self { own, older: Arc::default() })
     }
 
     /// Adds those of older lives.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::*;
+use super::{upstreams::NoUpstream, *};
 use crate::{
     app::test_support::{context, request},
     config::{AppKind, Config},
@@ -638,7 +638,7 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
     let upstreams = &proxy.upstreams;
     upstreams.set_health(0, Some("status 500".to_owned()), 0);
     assert_eq!(choices(&proxy, 0, 2), [1, 2]);
-    let second = upstreams.find("http://10.0.0.2:80").expect("an upstream");
+    let second = OneUpstream::find(upstreams, "http://10.0.0.2:80").expect("an upstream");
     second.drain(0);
     for (written, found) in [
         ("http://10.0.0.2", true),
@@ -648,7 +648,11 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
         ("unix:10.0.0.2", false),
         ("", false),
     ] {
-        assert_eq!(upstreams.find(written).map(|it| it.index()), found.then_some(1), "{written}");
+        assert_eq!(
+            OneUpstream::find(upstreams, written).map(|it| it.index()),
+            found.then_some(1),
+            "{written}"
+        );
     }
     assert_eq!(choices(&proxy, 0, 2), [2, 2]);
     upstreams.set_health(2, Some("timeout".to_owned()), 0);
@@ -668,7 +672,9 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
     ];
     assert_eq!(shown, expected);
     for n in [1, 3] {
-        upstreams.find(&format!("http://10.0.0.{n}:80")).expect("an upstream").drain(0);
+        OneUpstream::find(upstreams, &format!("http://10.0.0.{n}:80"))
+            .expect("an upstream")
+            .drain(0);
     }
     assert_eq!(forward(&proxy).choose(0, &[]).unwrap_err(), NoUpstream::Drained);
     second.resume(0);
@@ -749,7 +755,7 @@ fn addresses_take_turns_and_one_that_does_not_open_is_passed_over() {
 fn a_kept_line_is_idle_until_it_goes_and_of_no_use_when_its_upstream_is_drained() {
     let proxy = proxy_to(1, "");
     let idle = || proxy.upstreams.rows(0)[0].idle;
-    let upstream = proxy.upstreams.find("http://10.0.0.1:80").expect("an upstream");
+    let upstream = OneUpstream::find(&proxy.upstreams, "http://10.0.0.1:80").expect("an upstream");
     let chosen = forward(&proxy).choose(0, &[]).unwrap();
     let kept = chosen.keep_line().expect("a line");
     let other = chosen.keep_line().expect("a line");
@@ -772,7 +778,7 @@ fn a_further_life_has_the_state_of_its_upstreams_and_begins_to_count_anew() {
     let chosen = forward(&proxy).choose(0, &[]).unwrap();
     chosen.count_cut();
     chosen.failed(FAILURE, 0);
-    upstreams.find("http://10.0.0.1:80").expect("an upstream").drain(0);
+    OneUpstream::find(upstreams, "http://10.0.0.1:80").expect("an upstream").drain(0);
     upstreams.set_health(1, Some("timeout".to_owned()), 0);
     assert_eq!(upstreams.rows(0)[0].state, EndpointState::Draining);
     let again = App::again(&proxy).expect("another app");
@@ -782,7 +788,7 @@ fn a_further_life_has_the_state_of_its_upstreams_and_begins_to_count_anew() {
     }
     drop(chosen);
     assert_eq!(upstreams.rows(0)[0].state, EndpointState::Drained);
-    assert_eq!(upstreams.find("http://10.0.0.1:80").map(|it| it.cut()), Some(1));
+    assert_eq!(OneUpstream::find(upstreams, "http://10.0.0.1:80").map(|it| it.cut()), Some(1));
 }
 
 #[test]
@@ -790,7 +796,7 @@ fn what_is_known_of_upstreams_is_taken_over_by_url_as_far_as_the_new_life_wants_
     let old = proxy_to(3, "eject_for = '1s'\nhealth = { path = '/' }");
     old.upstreams.set_health(0, Some("timeout".to_owned()), 0);
     fail(&old, 1, 0, 3);
-    old.upstreams.find("http://10.0.0.3").expect("an upstream").drain(0);
+    OneUpstream::find(&old.upstreams, "http://10.0.0.3").expect("an upstream").drain(0);
     let urls = "upstreams = ['http://10.0.0.4', 'http://10.0.0.3', 'http://10.0.0.2', \
                 'http://10.0.0.1']\n";
     let states = |lines: &str, now_ns| {

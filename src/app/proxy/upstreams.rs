@@ -22,10 +22,9 @@ use super::{
     balance::{self, Candidate},
     endpoint::{Endpoint, EndpointRow},
     failure::{FailureCause, FailureLog, UpstreamFailure},
-    one_upstream::OneUpstream,
 };
 use crate::{
-    config::{Balance, ProxyConfig, UpstreamAddress},
+    config::{Balance, ProxyConfig},
     logging::RequestIds,
 };
 
@@ -84,14 +83,6 @@ impl Upstreams {
     /// Each upstream as operators see it.
     pub(crate) fn rows(&self, now_ns: u64) -> Vec<EndpointRow> {
         self.endpoints.iter().map(|endpoint| endpoint.row(now_ns)).collect()
-    }
-
-    /// The upstream of this URL, written in any way that a config may.
-    pub(crate) fn find(self: &Arc<Self>, url: &str) -> Option<OneUpstream> {
-        let written = UpstreamAddress::parse(url).map(|address| address.to_string());
-        let is_it = |own: &str| own == url || written.as_deref() == Some(own);
-        let index = self.endpoints.iter().position(|endpoint| is_it(endpoint.url()))?;
-        Some(OneUpstream::new(Arc::clone(self), index))
     }
 
     /// What the checks say of an upstream from now on; a reason if it is down.

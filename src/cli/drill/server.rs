@@ -11,8 +11,9 @@ use serde_json::{Map, Value};
 
 use crate::{
     cli::{
+        Place,
         address::Address,
-        admin::{Admin, Answer, Place, ServerOptions, app_path},
+        admin::{Admin, Answer, ServerOptions, app_path},
         answers::{Apps, Changed, Drain, DrainState, ReloadAnswer, ServerStatus, Verdict},
         failure::Failure,
         names,

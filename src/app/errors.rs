@@ -1,0 +1,23 @@
+//! The built-in answers of apps with an error status.
+
+use crate::http::{Bytes, Response};
+
+/// What a document in JSON has.
+pub(super) const JSON_FIELDS: &[u8] = b"Content-Type: application/json\r\n";
+
+/// The built-in answer with an error status; it allocates nothing.
+pub(super) fn error_response(status: u16) -> Response<'static> {
+    let document: &[u8] = match status {
+        400 => br#"{"error":"Bad request"}"#,
+        403 => br#"{"error":"Forbidden"}"#,
+        404 => br#"{"error":"Not found"}"#,
+        405 => br#"{"error":"Method not allowed"}"#,
+        412 => br#"{"error":"Precondition failed"}"#,
+        416 => br#"{"error":"Range not satisfiable"}"#,
+        503 => br#"{"error":"Service unavailable"}"#,
+        _ => br#"{"error":"Internal server error"}"#,
+    };
+    Response::new(status)
+        .with_encoded_fields(Bytes::Borrowed(JSON_FIELDS))
+        .with_content_bytes(Bytes::Borrowed(document))
+}

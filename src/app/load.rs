@@ -1,0 +1,19 @@
+//! Apps as a config describes them.
+
+use std::sync::Arc;
+
+use super::{App, Files, LoadError, Proxy, Redirect, Respond};
+use crate::config::AppKind;
+
+/// Loads an app of a configured kind, to be served by `loops` loops.
+///
+/// # Errors
+/// When what the app serves can't be opened. It concerns this app alone (I8).
+pub fn load(kind: &AppKind, loops: usize) -> Result<Arc<dyn App>, LoadError> {
+    Ok(match kind {
+        AppKind::Respond(config) => Arc::new(Respond::new(config)),
+        AppKind::Redirect(config) => Arc::new(Redirect::new(config)),
+        AppKind::Files(config) => Arc::new(Files::open(config.clone(), loops)?),
+        AppKind::Proxy(config) => Arc::new(Proxy::open((**config).clone(), loops)),
+    })
+}

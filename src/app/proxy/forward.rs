@@ -1,0 +1,89 @@
+//! A request that is to be passed on.
+
+use std::sync::Arc;
+
+use super::{
+    endpoint::Endpoint,
+    failure::UpstreamFailure,
+    upstreams::{Chosen, NoUpstream, Seat},
+};
+use crate::config::ProxyConfig;
+
+/// A request that is to be passed on: what the loop needs for that.
+#[derive(Debug)]
+pub struct Forward {
+    pub(super) seat: Arc<Seat>,
+    pub(super) head: Vec<u8>,
+    pub(super) host_gap: Option<usize>,
+    pub(super) key: Option<u64>,
+    pub(super) is_head: bool,
+    pub(super) is_idempotent: bool,
+    pub(super) asks_upgrade: bool,
+}
+
+impl Forward {
+    /// What the app was configured as: times and counts for the loop.
+    pub(crate) fn config(&self) -> &ProxyConfig {
+        self.seat.upstreams().config()
+    }
+
+    /// Chooses an upstream, none of those that failed for this request. `now_ns`: nanoseconds of
+    /// the process's epoch, as everywhere here.
+    pub(crate) fn choose(&self, now_ns: u64, tried: &[usize]) -> Result<Chosen, NoUpstream> {
+        self.seat.choose(self.key, now_ns, tried)
+    }
+
+    /// There was no upstream to ask. If it is to be logged: how many were not since the last one.
+    pub(crate) fn note_unserved(&self, failure: UpstreamFailure, now_ns: u64) -> Option<u64> {
+        self.seat.note_unserved(failure, now_ns)
+    }
+
+    /// Method and target, as the upstream gets them.
+    pub(crate) fn request(&self) -> Option<(&str, &str)> {
+        let line = self.head.split(|byte| *byte == b'\r').next()?;
+        let (method, rest) = str::from_utf8(line).ok()?.split_once(' ')?;
+        Some((method, rest.split_once(' ')?.0))
+    }
+
+    /// Writes request line and fields for this upstream, each line ended by CRLF. What is missing
+    /// is the framing (`Content-Length` or `Transfer-Encoding`), `Connection`, `Expect`, and the
+    /// empty line.
+    pub(crate) fn write_head(&self, chosen: &Chosen, out: &mut Vec<u8>) {
+        let Some(gap) = self.host_gap else { return out.extend_from_slice(&self.head) };
+        let authority = chosen.endpoint().authority().as_bytes();
+        for part in [&self.head[..gap], b"Host: ", authority, b"\r\n", &self.head[gap..]] {
+            out.extend_from_slice(part);
+        }
+    }
+
+    /// Request line and fields as the first upstream would get them, each line ended by CRLF:
+    /// without the framing, `Connection`, `Expect` and the empty line.
+    pub fn upstream_head(&self) -> Vec<u8> {
+        let Some(gap) = self.host_gap else { return self.head.clone() };
+        let endpoints = self.seat.upstreams().endpoints();
+        let authority = endpoints.first().map_or("", Endpoint::authority).as_bytes();
+        [&self.head[..gap], b"Host: ", authority, b"\r\n", &self.head[gap..]].concat()
+    }
+
+    /// Whether the answer has no content, whatever it says (RFC 9110 §9.3.2).
+    pub(crate) fn is_head(&self) -> bool {
+        self.is_head
+    }
+
+    /// Whether the request may be sent twice without harm (RFC 9110 §9.2.2), as far as its method
+    /// says; one of which content is gone may not.
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.is_idempotent
+    }
+
+    /// Whether 101 may be the answer; the head has an `Upgrade` then.
+    pub fn asks_upgrade(&self) -> bool {
+        self.asks_upgrade
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        self.seat.give_head(std::mem::take(&mut self.head));
+    }
+}

@@ -1,0 +1,27 @@
+//! What `tidegate serve` takes.
+
+use clap::Args;
+
+use super::quick::{QuickApp, QuickListen};
+
+/// What `serve` takes.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Without a config")]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub(super) app: QuickApp,
+
+    #[command(flatten)]
+    pub(super) listen: QuickListen,
+
+    /// Start although the config has no app, for `tidegate add`
+    #[arg(long, help_heading = None, conflicts_with_all = ["files", "proxy", "respond"])]
+    pub(super) allow_empty: bool,
+}
+
+impl Serve {
+    /// Whether it serves a config, and not what the arguments alone say.
+    pub(super) fn reads_config(&self) -> bool {
+        !self.app.is_given()
+    }
+}

@@ -1,0 +1,159 @@
+//! What the sections of a config say, with their defaults.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// `[server]`: addresses, threads and the times of a stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where to listen: at least one, no two addresses alike. Default: `127.0.0.1:8080`.
+    pub listen: Vec<ListenConfig>,
+    /// The user that the program gives up root for; none that has root's rights. A program that
+    /// embeds the server sees to that itself. Default: none.
+    pub user: Option<String>,
+    /// The group to go with `user`, and only there. Default: none, the user's own.
+    pub group: Option<String>,
+    /// Number of loops; 0 means one per core; at most 1024. Default: 0.
+    pub threads: usize,
+    /// The app that answers hosts no app names; lower case, one of the apps' hosts. Default: none,
+    /// they get 404.
+    pub default_app: Option<String>,
+    /// How long a drain may take before it cuts. Default: 30 s.
+    pub drain_timeout: Duration,
+    /// How long an idle connection may still speak after a stop began. Default: 1 s.
+    pub idle_grace: Duration,
+    /// How long a stop waits, serving as before, between readiness 503 and the gate.
+    /// Default: 0 s.
+    pub shutdown_delay: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)).into()],
+            user: None,
+            group: None,
+            threads: 0,
+            default_app: None,
+            drain_timeout: Duration::from_secs(30),
+            idle_grace: Duration::from_secs(5),
+            shutdown_delay: Duration::ZERO,
+        }
+    }
+}
+
+/// An entry of `listen`: an address, or `{ address = "…", … }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether connections begin with a PROXY header, version 1 or 2, which names the client. One
+    /// without it is closed. Default: false.
+    pub proxy_protocol: bool,
+}
+
+impl From<SocketAddr> for ListenConfig {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, proxy_protocol: false }
+    }
+}
+
+/// `[limits]`: sizes, counts and times that no peer can exceed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections of the process, 1 to 10,000,000. Default: 100,000.
+    pub connections: usize,
+    /// Open connections of one client, by its IPv4 address or IPv6 /64, 1 to 10,000,000. Default:
+    /// none, no limit.
+    pub connections_per_ip: Option<usize>,
+    /// Bytes of a request head, 1 KiB to 1 MiB. Default: 16 KiB.
+    pub head_bytes: usize,
+    /// Fields of a request head; 1 to [`Limits::HEADERS_MAX`]. Default: 100.
+    pub headers: usize,
+    /// Bytes of a request's content, 0 to 1 TiB. Default: 1 MiB.
+    pub body_bytes: u64,
+    /// From the first byte of a head to its last; also how long a fresh connection may be silent.
+    /// Default: 10 s.
+    pub head_timeout: Duration,
+    /// How long a request's content may make no real progress. Default: 30 s.
+    pub body_timeout: Duration,
+    /// How long an answer may make no real progress. Default: 30 s.
+    pub write_timeout: Duration,
+    /// How long a connection may be idle between exchanges. Default: 75 s.
+    pub keepalive_timeout: Duration,
+    /// How long a closed connection is read out before it is forgotten (RFC 9112 §9.6).
+    /// Default: 2 s.
+    pub linger_timeout: Duration,
+}
+
+impl Limits {
+    /// The most fields a head can be configured to have.
+    pub const HEADERS_MAX: usize = 256;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 100_000,
+            connections_per_ip: None,
+            head_bytes: 16 << 10,
+            headers: 100,
+            body_bytes: 1 << 20,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(75),
+            linger_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// `[log]`: where and how events and requests are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The lowest level that is written. Default: info.
+    pub level: log::LevelFilter,
+    /// How events are written. Default: text.
+    pub format: LogFormat,
+    /// The file for events, made absolute. Default: none, standard error.
+    pub path: Option<PathBuf>,
+    /// How requests are written. Default: off.
+    pub access: AccessFormat,
+    /// The file for requests, made absolute. Default: none, standard output.
+    pub access_path: Option<PathBuf>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: log::LevelFilter::Info,
+            format: LogFormat::Text,
+            path: None,
+            access: AccessFormat::Off,
+            access_path: None,
+        }
+    }
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `time LEVEL event key=value …`
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How requests are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// Not at all.
+    Off,
+    /// The Combined Log Format, with host, app, duration and request id behind it.
+    Combined,
+    /// One JSON object a line.
+    Json,
+}

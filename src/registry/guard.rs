@@ -1,0 +1,87 @@
+//! What is in flight for one life, on one loop.
+
+use std::{fmt, rc::Rc};
+
+use super::{AppEntry, AppId, Draining};
+use crate::sync::Arc;
+
+/// A life and the word of it that one loop writes.
+#[derive(Debug)]
+pub struct Seat<A> {
+    entry: Arc<AppEntry<A>>,
+    loop_index: usize,
+}
+
+impl<A> Seat<A> {
+    pub(super) fn new(entry: Arc<AppEntry<A>>, loop_index: usize) -> Self {
+        Self { entry, loop_index }
+    }
+
+    /// The life.
+    pub fn entry(&self) -> &AppEntry<A> {
+        &self.entry
+    }
+
+    pub(super) fn life(&self) -> Arc<AppEntry<A>> {
+        Arc::clone(&self.entry)
+    }
+
+    pub(super) fn loop_index(&self) -> usize {
+        self.loop_index
+    }
+}
+
+/// One active connection of one life. It holds its own life, never a hostname (I4), and there is
+/// no way to release it but dropping it (I3).
+#[must_use = "dropping the guard says that the exchange is over"]
+pub struct InFlightGuard<A> {
+    seat: Rc<Seat<A>>,
+}
+
+impl<A> InFlightGuard<A> {
+    pub(super) fn enter(seat: &Rc<Seat<A>>) -> Result<Self, Draining> {
+        seat.entry().drain().enter(seat.loop_index())?;
+        Ok(Self { seat: Rc::clone(seat) })
+    }
+
+    /// Admits a further exchange of the connection that this guard counts already: the connection
+    /// stays counted once, so the word is only read.
+    ///
+    /// # Errors
+    /// [`Draining`] when a drain has begun since (I1).
+    pub fn enter_again(&self) -> Result<(), Draining> {
+        self.entry().drain().enter_again(self.seat.loop_index())
+    }
+
+    /// The life that is held.
+    pub fn entry(&self) -> &AppEntry<A> {
+        self.seat.entry()
+    }
+
+    /// The life's name.
+    pub fn id(&self) -> AppId {
+        self.entry().id()
+    }
+
+    /// The life, for longer than the guard: it keeps the app's memory, but counts nothing.
+    pub fn seat(&self) -> Rc<Seat<A>> {
+        Rc::clone(&self.seat)
+    }
+
+    /// Ends the exchange because a deadline passed: counted as cut, then released.
+    pub fn cut(self) {
+        self.entry().drain().add_cut();
+    }
+}
+
+impl<A> Drop for InFlightGuard<A> {
+    fn drop(&mut self) {
+        self.entry().drain().leave(self.seat.loop_index());
+    }
+}
+
+impl<A> fmt::Debug for InFlightGuard<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InFlightGuard").field(&self.id()).finish()
+    }
+}
