@@ -53,6 +53,8 @@ mod drill;
 #[cfg(not(loom))]
 mod event_loop;
 #[cfg(not(loom))]
+mod hosted;
+#[cfg(not(loom))]
 pub mod http;
 #[cfg(not(loom))]
 pub mod logging;

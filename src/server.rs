@@ -32,8 +32,9 @@ use crate::{
         TaskSender, Upgrader, load, tasks, unavailable,
     },
     event_loop::{self, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
+    hosted::{Apps, Origin},
     logging::{AccessLog, Logging, event},
-    message::{Apps, ControlEvent, LoopCommand, LoopConfig, LoopHandle, Origin},
+    message::{ControlEvent, LoopCommand, LoopConfig, LoopHandle},
     metrics::LoopGauges,
     registry::{AppId, AppRegistry},
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Totals, drains::DrainView};
 use crate::{
     app::{EndpointRow, EndpointState, FailureCause},
-    message::AppLife,
+    hosted::AppLife,
     metrics::{
         AnswerSeconds, DrainSeconds, FailureCounts, HostLedger, HostReading, LifeReading,
         UpstreamNow, UpstreamReading, UpstreamTotals,

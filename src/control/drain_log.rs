@@ -23,7 +23,7 @@ use super::{
     notices::notice,
     watchdog::StuckLoop,
 };
-use crate::{message::AppLife, registry::AppId};
+use crate::{hosted::AppLife, registry::AppId};
 
 /// Between two looks at drains that are under way.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);

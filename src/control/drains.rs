@@ -18,11 +18,7 @@ use std::{
 use crossbeam_channel::{Receiver, Sender};
 
 use super::drain_plan::{DrainPlan, DrainStep};
-use crate::{
-    app::OneUpstream,
-    message::{AppLife, UpstreamDrainId},
-    registry::AppId,
-};
+use crate::{app::OneUpstream, hosted::AppLife, message::UpstreamDrainId, registry::AppId};
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -473,7 +469,7 @@ mod tests {
     use crate::{
         app::{App, Proxy},
         config::{ProxyConfig, UpstreamAddress, UpstreamConfig},
-        message::{Apps, HostedApp, Origin},
+        hosted::{Apps, HostedApp, Origin},
         registry::NewApp,
     };
 

@@ -20,7 +20,8 @@ use super::{
 use crate::{
     acknowledgement::Acknowledgement,
     config::ServerConfig,
-    message::{AppLife, ControlEvent, HostedApp, LoopConfig},
+    hosted::{AppLife, HostedApp},
+    message::{ControlEvent, LoopConfig},
     registry::{AppId, NewApp},
 };
 

@@ -23,8 +23,8 @@ use super::{
     notices::notice,
 };
 use crate::{
+    hosted::{AppLife, HostedApp, Origin},
     logging::event,
-    message::{AppLife, HostedApp, Origin},
     registry::{AppId, NameTaken, NewApp, NewLife},
 };
 

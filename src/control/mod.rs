@@ -84,8 +84,9 @@ pub(crate) use watchdog::StuckLoop;
 
 use crate::{
     config::ServerConfig,
+    hosted::Apps,
     logging::Logging,
-    message::{Apps, ControlEvent, LoopCommand},
+    message::{ControlEvent, LoopCommand},
 };
 use account::{Account, Measured};
 use drain_log::DrainLog;

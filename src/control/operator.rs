@@ -30,8 +30,9 @@ use crate::{
     acknowledgement::{Acknowledgements, Obeyed},
     app::{self, RateLimiter},
     config::{AppConfig, Config, Limits, ListenConfig},
+    hosted::{AppLife, Apps, HostedApp, Origin},
     logging::{AccessLog, Logging, event},
-    message::{AppLife, Apps, HostedApp, ListenGroup, Origin, PublicSocket},
+    message::{ListenGroup, PublicSocket},
     registry::NewApp,
 };
 

@@ -38,8 +38,9 @@ use crate::{
         AppConfig, Config, ServerConfig,
         diff::{changed_apps, changed_settings},
     },
+    hosted::{AppLife, HostedApp, Origin},
     logging::{AccessLog, event},
-    message::{AppLife, HostedApp, LoopConfig, Origin},
+    message::LoopConfig,
     registry::{NewApp, NewLife},
 };
 

@@ -360,7 +360,7 @@ mod tests {
     use crate::{
         acknowledgement::acknowledgement,
         control::{Answer, Input, KeptSockets, PutMode, RemoveApp},
-        message::Origin,
+        hosted::Origin,
     };
 
     #[test]

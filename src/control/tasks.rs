@@ -29,7 +29,7 @@ use super::{
     reloaded::{ReloadError, ReloadOptions, Reloaded},
     upgrade::{UpgradeError, UpgradeOptions, Upgraded},
 };
-use crate::message::AppLife;
+use crate::hosted::AppLife;
 
 /// How long a task that a client waits for may wait for its turn; less than the commands wait.
 const WAIT_MAX: Duration = Duration::from_secs(5);

@@ -9,9 +9,8 @@ use super::{Control, Input, LoopReport, LoopThreads, LoopWatch};
 use crate::{
     app::Unavailable,
     config::ServerConfig,
-    message::{
-        ControlEvent, HostedApp, ListenGroup, LoopCommand, LoopHandle, Origin, PublicSocket,
-    },
+    hosted::{HostedApp, Origin},
+    message::{ControlEvent, ListenGroup, LoopCommand, LoopHandle, PublicSocket},
     registry::{AppRegistry, NewApp},
 };
 

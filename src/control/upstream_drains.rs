@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     app::OneUpstream,
-    message::{AppLife, LoopCommand, UpstreamDrainId},
+    hosted::AppLife,
+    message::{LoopCommand, UpstreamDrainId},
     registry::AppId,
 };
 

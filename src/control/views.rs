@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use super::{Control, DrainName, DrainView, DrainWatch, LifeView, Progress, Report, Totals};
-use crate::message::AppLife;
+use crate::hosted::AppLife;
 
 impl Control {
     pub(super) fn watch(&mut self, watcher: DrainWatch, now: Instant) {

@@ -13,7 +13,7 @@ use super::{
     lives::{milliseconds, nanoseconds},
     notices::notice,
 };
-use crate::{message::AppLife, metrics::Turn};
+use crate::{hosted::AppLife, metrics::Turn};
 
 /// How long a loop may be at work on one turn.
 const STUCK_AFTER: Duration = Duration::from_secs(1);

@@ -63,11 +63,13 @@ pub(crate) use listener::ConnectionBudget;
 
 use crate::{
     app::{App, OneUpstream},
-    config, http,
+    config,
+    hosted::{Apps, HostedApp},
+    http,
     logging::{AccessWriter, event},
     message::{
-        Apps, Class, ControlEvent, ExchangeNumber, HostedApp, LoopCommand, LoopConfig, LoopHandle,
-        PublicSocket, UpstreamDrainId,
+        Class, ControlEvent, ExchangeNumber, LoopCommand, LoopConfig, LoopHandle, PublicSocket,
+        UpstreamDrainId,
     },
     metrics::{LoopCounts, LoopGauges},
     registry::RegistryView,

@@ -17,8 +17,9 @@ use super::{
 use crate::{
     app::{App, Peer},
     config::Limits,
+    hosted::{HostedApp, Origin},
     logging::AccessWriter,
-    message::{Class, HostedApp, LoopConfig, LoopHandle, Origin, StopRules},
+    message::{Class, LoopConfig, LoopHandle, StopRules},
     registry::AppRegistry,
 };
 

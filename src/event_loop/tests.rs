@@ -19,9 +19,10 @@ use crate::{
     acknowledgement::{Obeyed, acknowledgement},
     app::{Context, Later, Reply},
     config::{AccessFormat, Limits, LogConfig},
+    hosted::AppLife,
     http::{RequestHead, Response},
     logging::AccessLog,
-    message::{AppLife, BusyConnection, BusyPhase, StopRules},
+    message::{BusyConnection, BusyPhase, StopRules},
     registry::{AppRegistry, NewApp},
 };
 

@@ -11,7 +11,7 @@ use crate::{
         ReloadError, ReloadOptions, Reloaded, RemoveApp, ResumeApp, StopAsker, StopRelay,
         StopRequest, Task, TaskSender, Tell, UpgradeOptions, ask,
     },
-    message::{HostedApp, Origin},
+    hosted::{HostedApp, Origin},
     registry::{AppId, NewApp},
 };
 

@@ -7,7 +7,7 @@ use super::{
     super::{ChangeError, PutError},
     show,
 };
-use crate::{config::nearest, http::Response, message::Apps};
+use crate::{config::nearest, hosted::Apps, http::Response};
 
 /// Of whom an error speaks that is not an app's.
 pub(super) const SERVER: &str = "tidegate";

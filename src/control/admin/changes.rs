@@ -20,7 +20,7 @@ use super::{
     call::Call,
     show::{self, Row},
 };
-use crate::{app::Later, config::TIME_MAX, http::Response, message::AppLife};
+use crate::{app::Later, config::TIME_MAX, hosted::AppLife, http::Response};
 
 /// The longest `?wait=`.
 const WAIT_MAX: Duration = Duration::from_secs(300);

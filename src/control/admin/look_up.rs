@@ -14,9 +14,9 @@ use super::{
     show::{self, Row},
 };
 use crate::{
+    hosted::AppLife,
     http::Response,
     logging::Logging,
-    message::AppLife,
     metrics::{self, ExchangeTotals, Exposition, HostReading, LoopCounts, ProcessUsage, Scrape},
 };
 

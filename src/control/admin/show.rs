@@ -15,8 +15,9 @@ use super::super::{
 use crate::{
     app::{EndpointRow, EndpointState, LastFailure, Peer, RateLimiter},
     config::{ConfigError, Problem},
+    hosted::{AppLife, Origin},
     logging::rfc3339,
-    message::{AppLife, BusyConnection, BusyPhase, Origin},
+    message::{BusyConnection, BusyPhase},
 };
 
 /// A life as it is.

@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{
     app::Later,
+    hosted::Apps,
     http::Response,
     logging::{Logging, event},
-    message::{Apps, LoopHandle},
+    message::LoopHandle,
     metrics::LoopGauges,
 };
 

@@ -9,7 +9,7 @@ use super::{
     call::Call,
     show,
 };
-use crate::{app::Later, message::AppLife};
+use crate::{app::Later, hosted::AppLife};
 
 impl Admin {
     /// Begins to take one upstream of an app out. A new life of the app has it out too.

@@ -8,7 +8,7 @@ use super::super::{
     ChangeError, DrainTicket, LivesChanged, PassedStop, PutMode, ReloadOptions, Report,
     input::ReloadChanges, reload::PreparedReload,
 };
-use crate::{acknowledgement::Acknowledgements, config::Config, message::AppLife};
+use crate::{acknowledgement::Acknowledgements, config::Config, hosted::AppLife};
 
 /// The hosts of a run.
 pub(super) const HOSTS: [&str; 4] = ["a.test", "b.test", "c.test", "*.w.test"];

@@ -5,7 +5,7 @@ use std::{sync::Weak, time::Instant};
 use serde_json::Value;
 
 use super::{super::DrainView, asked::Outcome};
-use crate::message::AppLife;
+use crate::hosted::AppLife;
 
 /// What control says, in its order.
 pub(super) enum Said {

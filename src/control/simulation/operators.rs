@@ -23,7 +23,7 @@ use super::{
 use crate::{
     acknowledgement::{Obeyed, acknowledgement},
     config::{AppConfig, Config},
-    message::{HostedApp, Origin},
+    hosted::{HostedApp, Origin},
     registry::NewApp,
 };
 

@@ -15,7 +15,8 @@ use super::{
     scripted_loop::{Asked, Deed},
 };
 use crate::{
-    message::{AppLife, Apps, ControlEvent},
+    hosted::{AppLife, Apps},
+    message::ControlEvent,
     registry::AppId,
 };
 

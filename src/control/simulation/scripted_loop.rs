@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::board::Board;
 use crate::{
     app::{Chosen, OneUpstream, Peer, Reply, test_support},
-    message::{AppGuard, AppLife, Apps, ControlEvent, HostedApp, LoopCommand, UpstreamDrainId},
+    hosted::{AppGuard, AppLife, Apps, HostedApp},
+    message::{ControlEvent, LoopCommand, UpstreamDrainId},
     metrics::Turn,
     registry::{AppId, Refusal, RegistryView},
 };

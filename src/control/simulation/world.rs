@@ -29,7 +29,8 @@ use super::{
 };
 use crate::{
     config::Config,
-    message::{Apps, ControlEvent, ListenGroup, Origin, PublicSocket},
+    hosted::{Apps, Origin},
+    message::{ControlEvent, ListenGroup, PublicSocket},
     registry::AppRegistry,
 };
 

@@ -20,8 +20,9 @@ use super::{
 };
 use crate::{
     config::{AppConfig, Config},
+    hosted::Origin,
     logging::event,
-    message::{LoopHandle, Origin},
+    message::LoopHandle,
 };
 
 /// What the old process hands over, until this one serves.

@@ -25,8 +25,8 @@ use super::{
 use crate::{
     acknowledgement::acknowledgement,
     app::EndpointState,
+    hosted::{AppLife, Origin},
     logging::event,
-    message::{AppLife, Origin},
 };
 
 /// What an upgrade needs of the process, as it was started.

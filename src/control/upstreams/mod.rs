@@ -22,8 +22,9 @@ use mio::Waker;
 use super::notices::{Notices, notice};
 use crate::{
     app::{Endpoint, Upstreams},
+    hosted::AppLife,
     logging::event,
-    message::{AppLife, FailureReport},
+    message::FailureReport,
 };
 use checks::Checks;
 use resolver::Resolver;

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     app::{Peer, Reply},
+    hosted::{AppGuard, HostedApp},
     http::{Method, Refused, RequestHead},
-    message::{AppGuard, Class, HostedApp},
+    message::Class,
     registry::Refusal,
 };
 

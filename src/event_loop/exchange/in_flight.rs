@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::super::{LoopContext, io::Mark};
 use crate::{
+    hosted::AppGuard,
     logging::{AccessRecord, End, Outcome, RequestId, UpstreamUse},
-    message::AppGuard,
     registry::AppId,
 };
 

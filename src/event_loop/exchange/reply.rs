@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     app::{App, COPIED_BYTES_MAX, Context, OnContent, Reply, Segment},
+    hosted::AppLife,
     http::{Refused, RequestHead, Response},
     logging::event,
-    message::AppLife,
 };
 
 impl Exchange {
