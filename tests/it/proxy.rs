@@ -1291,8 +1291,7 @@ fn answers_keep_their_end_to_end_fields_alone() {
             assert_eq!(response.field(dropped), None, "{head}");
         }
         // The client's connection is another one than the upstream's.
-        assert_eq!(lines(head, "Connection"), ["Connection: keep-alive"]);
-        assert_eq!(lines(head, "Keep-Alive"), ["Keep-Alive: timeout=67"]);
+        assert_eq!((response.field("Connection"), response.field("Keep-Alive")), (None, None));
         assert_eq!(lines(head, "Set-Cookie"), ["Set-Cookie: a=b", "Set-Cookie: c=d"]);
         assert_eq!(lines(head, "Via"), ["Via: 1.1 tidegate"]);
         assert_eq!(lines(head, "Transfer-Encoding"), ["Transfer-Encoding: chunked"]);

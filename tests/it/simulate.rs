@@ -237,7 +237,7 @@ impl<'r> Simulation<'r> {
         assert_eq!(head.contains("\r\nConnection: close"), !keep, "{head}");
         if let Some(plan) = plan.filter(|_| status < 400) {
             assert_eq!(has_content, allows_content && length > 0 && !plan.is_head(), "{head}");
-            let says_keep = keep && plan.is_http10;
+            let says_keep = keep && plan.asks_keep_alive;
             assert_eq!(head.contains("\r\nConnection: keep-alive"), says_keep, "{head}");
         }
     }

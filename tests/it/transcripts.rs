@@ -171,7 +171,7 @@ const VERSIONS: &[Transcript] = &[
             head!("GET /y", "Connection: keep-alive"),
         ),
         "",
-        "[GET /x - 1.0] <200 keep-alive> [GET /y a] <200> Head",
+        "[GET /x - 1.0] <200 keep-alive> [GET /y a] <200 keep-alive> Head",
     ),
     // A higher minor version is read as 1.1, the request behind it too.
     ("GET /x HTTP/1.2\r\nHost: a\r\n\r\n", "", "[GET /x a] <200> Head"),

@@ -61,7 +61,8 @@ impl Connection {
         let Some(mut input) = self.io.input.take() else { return };
         loop {
             if self.exchange.phase() == ServerPhase::Head
-                && (self.io.outbox.has_segments()
+                && (input.is_empty()
+                    || self.io.outbox.has_segments()
                     || self.io.outbox.buffered() > PIPELINE_BYTES_MAX
                     || self.turn.requests >= REQUESTS_PER_TURN)
             {

@@ -61,6 +61,7 @@ impl Exchange {
         self.answer_or_park(reply, out, cx);
     }
 
+    #[inline(always)]
     fn ask_app<'a>(
         &self,
         app: &'a dyn App,
@@ -82,6 +83,7 @@ impl Exchange {
 
     /// Errors are written at once: a client that sends much should not have to send it all. Every
     /// other answer comes behind the request's content.
+    #[inline(always)]
     pub(in super::super) fn answer_or_park(
         &mut self,
         reply: Reply<'_>,
@@ -98,6 +100,7 @@ impl Exchange {
         });
     }
 
+    #[inline(always)]
     fn give_reply(&mut self, reply: Reply<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         match reply {
             Reply::Full(response) => self.respond(response, out, cx),

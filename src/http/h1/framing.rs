@@ -75,6 +75,11 @@ impl FramingFields {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
 
+    /// Whether `Connection` names `keep-alive`, which HTTP/1.1 does without.
+    pub(super) fn asks_keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
     /// RFC 9110 §7.6.1.
     fn connection(&mut self, value: &[u8]) {
         for option in value.split(|byte| *byte == b',') {

@@ -5,16 +5,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::http::message::{Response, reason_phrase};
 
 /// What the heads of all responses of one second share: the status line of a 200, `Date`
-/// (RFC 9110 §6.6.1), and how a head ends on a connection that is kept.
+/// (RFC 9110 §6.6.1), and the end of a head for a client that asks for `keep-alive`.
 #[derive(Clone, Debug)]
 pub struct HeadTemplate {
     /// Status line and `Date` of a 200, the most common status, in one piece.
     ok: Vec<u8>,
-    /// The end of a head on a kept connection, if it states an idle time; else empty.
-    kept: Vec<u8>,
+    /// The end of a head that confirms `keep-alive`.
+    keep_alive: Vec<u8>,
 }
 
 const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
+const KEEP_ALIVE: &[u8] = b"Connection: keep-alive\r\n\r\n";
 
 impl HeadTemplate {
     /// The template for a time of day. `Date` cannot say a year before 1970 or after 9999: then it
@@ -24,12 +25,13 @@ impl HeadTemplate {
         let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = if since.as_secs() < YEAR_10000_S { UNIX_EPOCH + since } else { UNIX_EPOCH };
         let date = httpdate::fmt_http_date(wall);
-        Self { ok: [OK_LINE, b"Date: ", date.as_bytes(), b"\r\n"].concat(), kept: Vec::new() }
+        let ok = [OK_LINE, b"Date: ", date.as_bytes(), b"\r\n"].concat();
+        Self { ok, keep_alive: KEEP_ALIVE.to_vec() }
     }
 
     /// A template without a date, for a response that brings its own.
     pub fn dateless() -> Self {
-        Self { ok: OK_LINE.to_vec(), kept: Vec::new() }
+        Self { ok: OK_LINE.to_vec(), keep_alive: KEEP_ALIVE.to_vec() }
     }
 
     /// Adds a `Keep-Alive` field with the seconds that a connection may be idle
@@ -37,22 +39,18 @@ impl HeadTemplate {
     /// (RFC 9110 §7.6.1).
     #[must_use]
     pub fn with_idle_hint(mut self, seconds: u64) -> Self {
-        self.kept = if seconds == 0 {
-            Vec::new()
-        } else {
-            format!("Connection: keep-alive\r\nKeep-Alive: timeout={seconds}\r\n\r\n").into()
+        self.keep_alive = match seconds {
+            0 => KEEP_ALIVE.to_vec(),
+            _ => format!("Connection: keep-alive\r\nKeep-Alive: timeout={seconds}\r\n\r\n").into(),
         };
         self
     }
 
-    /// The end of a head on a connection that is kept.
+    /// The end of a head for a client that asks for `keep-alive` and gets it. HTTP/1.0 needs the
+    /// word, and the clients that read `Keep-Alive` ask; all others are spared the bytes.
     #[inline]
-    pub(super) fn end_of_kept(&self, is_http10: bool) -> &[u8] {
-        match (self.kept.is_empty(), is_http10) {
-            (false, _) => &self.kept,
-            (true, false) => b"\r\n",
-            (true, true) => b"Connection: keep-alive\r\n\r\n",
-        }
+    pub(super) fn keep_alive(&self) -> &[u8] {
+        &self.keep_alive
     }
 
     #[inline]

@@ -65,11 +65,25 @@ pub(super) fn read<'h, 'b: 'h, L: StartLine<'b>>(
     fields: &'h mut FieldTable<'b>,
     limits: &Limits,
 ) -> Result<Option<(usize, Syntax<'h, L>)>, Refused> {
+    let FieldTable { at_once, in_pieces, later_version } = fields;
     if scan.is_untouched()
-        && let Some(parsed) = parse_at_once(input, &mut fields.at_once, limits)
+        && let Some(parsed) = parse_at_once(input, at_once, limits)
     {
         return Ok(Some(parsed));
     }
+    read_the_long_way(scan, input, (in_pieces, later_version), limits)
+}
+
+/// Reads a head of which more is to come, or that may have to be refused.
+// Cold, so that the code of the common way stays together.
+#[cold]
+#[inline(never)]
+fn read_the_long_way<'h, 'b: 'h, L: StartLine<'b>>(
+    scan: &mut HeadScan,
+    input: &'b [u8],
+    (room, later_version): (&'h mut [MaybeUninit<Header<'b>>], &'h mut Vec<Header<'b>>),
+    limits: &Limits,
+) -> Result<Option<(usize, Syntax<'h, L>)>, Refused> {
     if !input.is_empty() && !L::begins(input) {
         return Err(L::MALFORMED);
     }
@@ -77,10 +91,10 @@ pub(super) fn read<'h, 'b: 'h, L: StartLine<'b>>(
     let head = &input[..len];
     let (start_line, lines) = scan.start_line_and_rest(head);
     let syntax = match L::of_later_version(start_line)? {
-        None => parse_whole(head, &mut fields.in_pieces, limits)?,
+        None => parse_whole(head, room, limits)?,
         Some(start_line) => {
-            fields.later_version.resize(limits.fields, httparse::EMPTY_HEADER);
-            parse_fields(start_line, (head, lines), &mut fields.later_version)?
+            later_version.resize(limits.fields, httparse::EMPTY_HEADER);
+            parse_fields(start_line, (head, lines), later_version)?
         }
     };
     Ok(Some((len, syntax)))

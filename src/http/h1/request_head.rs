@@ -30,6 +30,7 @@ const BAD_HOST: Refused = refused(400, "malformed Host");
 pub(super) struct ParsedRequest<'a> {
     pub(super) head: RequestHead<'a>,
     pub(super) keep_alive: bool,
+    pub(super) asks_keep_alive: bool,
 }
 
 /// Reads a head, if it is complete. Returns its length too.
@@ -164,7 +165,11 @@ fn check<'h>(syntax: &Syntax<'h, RequestLine<'h>>) -> Result<ParsedRequest<'h>, 
         expects_continue: known.expects_continue && content.follows(),
         fields,
     };
-    Ok(ParsedRequest { head, keep_alive: known.framing.keeps_alive(version) })
+    Ok(ParsedRequest {
+        head,
+        keep_alive: known.framing.keeps_alive(version),
+        asks_keep_alive: known.framing.asks_keep_alive(),
+    })
 }
 
 /// The fields that decide about the message and the connection.

@@ -43,6 +43,8 @@ pub struct Server {
     writing: Writing,
     /// Whether the connection outlives this exchange.
     keep_alive: bool,
+    /// The request names `keep-alive`.
+    asks_keep_alive: bool,
     /// The peer said that this request is its last.
     peer_closes: bool,
     /// The client waits for 100 before it sends its content.
@@ -117,6 +119,7 @@ impl Server {
             reading: Reading::Head(HeadScan::default()),
             writing: Writing::Idle,
             keep_alive: true,
+            asks_keep_alive: false,
             peer_closes: false,
             awaits_continue: false,
             is_head: false,
@@ -179,6 +182,7 @@ impl Server {
         self.is_http10 = parsed.head.version == Version::Http10;
         self.peer_closes = !parsed.keep_alive;
         self.keep_alive &= parsed.keep_alive;
+        self.asks_keep_alive = parsed.asks_keep_alive;
         let body = BodyDecoder::new(match parsed.head.content {
             RequestContent::None => Framing::Length(0),
             RequestContent::Length(length) => Framing::Length(length),

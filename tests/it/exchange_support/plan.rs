@@ -11,6 +11,7 @@ pub struct Plan {
     target: String,
     host: Option<&'static str>,
     pub is_http10: bool,
+    pub asks_keep_alive: bool,
     fields: Vec<(String, String)>,
     framing: Framing,
     pub content: Vec<u8>,
@@ -74,6 +75,7 @@ impl Plan {
             fields: Vec::new(),
             framing,
             content: (0..len).map(|_| random.pick(b"\r\n0123;:GET /HTTP\0\xff")).collect(),
+            asks_keep_alive: false,
             keeps: !is_http10,
             holds_back: false,
             status: random.pick(&[200, 200, 200, 204, 206, 304]),
@@ -117,7 +119,7 @@ impl Plan {
             1 => self.add("Connection", "upgrade, x", random),
             2..=5 => {
                 self.add("Connection", "Keep-Alive", random);
-                self.keeps = true;
+                (self.asks_keep_alive, self.keeps) = (true, true);
             }
             _ => {}
         }

@@ -173,10 +173,10 @@ impl Server {
     }
 
     fn end_head(&self, template: &HeadTemplate, out: &mut Vec<u8>) {
-        let end: &[u8] = if self.keep_alive {
-            template.end_of_kept(self.is_http10)
-        } else {
-            b"Connection: close\r\n\r\n"
+        let end: &[u8] = match (self.keep_alive, self.asks_keep_alive) {
+            (true, false) => b"\r\n",
+            (true, true) => template.keep_alive(),
+            (false, _) => b"Connection: close\r\n\r\n",
         };
         out.extend_from_slice(end);
     }
