@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    app::{App, RateLimiter},
+    app::{App, Filters},
     config::AppConfig,
     metrics::ExchangeCounters,
     registry::{AppEntry, AppRegistry, InFlightGuard},
@@ -36,8 +36,8 @@ pub(crate) struct HostedApp {
     pub(crate) origin: Origin,
     /// How long a drain may take; none: as long as the server's.
     pub(crate) drain_timeout: Option<Duration>,
-    /// How many requests each client may make; none: any number.
-    pub(crate) rate_limiter: Option<RateLimiter>,
+    /// What stands around the app.
+    pub(crate) filters: Filters,
     /// How its exchanges ended.
     pub(crate) counters: ExchangeCounters,
 }
@@ -53,7 +53,7 @@ impl HostedApp {
             load_error: None,
             origin,
             drain_timeout: None,
-            rate_limiter: None,
+            filters: Filters::default(),
             counters,
         }
     }
@@ -66,7 +66,7 @@ impl HostedApp {
             definition: self.definition.clone(),
             load_error: self.load_error.clone(),
             drain_timeout: self.drain_timeout,
-            rate_limiter: self.rate_limiter.as_ref().map(RateLimiter::again),
+            filters: self.filters.again(),
             ..Self::new(app, self.origin, loops)
         }
     }

@@ -7,13 +7,12 @@ mod client;
 mod contract;
 mod errors;
 mod files;
+mod filter;
 mod later;
 mod load;
 mod load_error;
 mod per_loop;
-
 mod proxy;
-mod rate_limit;
 mod redirect;
 mod respond;
 #[cfg(test)]
@@ -25,6 +24,9 @@ pub(crate) use contract::COPIED_BYTES_MAX;
 pub use contract::{App, Context, OnContent, Peer, Reply, Segment};
 use errors::{JSON_FIELDS, error_response};
 pub use files::Files;
+#[cfg(test)]
+pub(crate) use filter::test_support::marks;
+pub(crate) use filter::{Arrival, Filters};
 pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
 pub use load::load;
@@ -36,7 +38,6 @@ pub(crate) use proxy::{
     write_response_fields, write_response_trailers,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
-pub(crate) use rate_limit::RateLimiter;
 pub use redirect::Redirect;
 pub use respond::Respond;
 pub use unavailable::Unavailable;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::ProxyConfig;
+use super::{ProxyConfig, filters::FilterConfig};
 
 /// One app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,21 +14,10 @@ pub struct AppConfig {
     pub aliases: Vec<String>,
     /// Overrides `server.drain_timeout`. Default: none.
     pub drain_timeout: Option<Duration>,
-    /// How many requests each client may make. Default: none, any number.
-    pub rate_limit: Option<RateLimit>,
+    /// What stands around the app, whatever its kind. Default: nothing.
+    pub filters: FilterConfig,
     /// What the app does.
     pub kind: AppKind,
-}
-
-/// `rate_limit = { … }`: a token bucket for each IPv4 address and IPv6 /64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// Requests in each `per`, 1 to 1,000,000.
-    pub requests: u32,
-    /// 1 ms to 1 h.
-    pub per: Duration,
-    /// Requests that may come at once, 1 to 1,000,000. Default: `requests`.
-    pub burst: u32,
 }
 
 /// What an app does.

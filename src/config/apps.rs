@@ -8,13 +8,14 @@ use std::{ops::RangeInclusive, path::Path, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AppConfig, AppKind, FilesConfig, RateLimit, RedirectConfig, RespondConfig, Tries,
+    AppConfig, AppKind, FilesConfig, RedirectConfig, RespondConfig, Tries,
     error::{Finding, Span},
+    filters,
     hosts::host_pattern,
     keys, proxy,
     reader::{ANY_COUNT, Meant, Repeats, Syntax, Table, WordOrList, quoted},
     sections::{absolute_path, wait},
-    values::{Fault, boolean, duration, integer, nearest, string},
+    values::{Fault, boolean, integer, nearest, string},
 };
 use crate::http::{Host, is_field_name, is_field_value, is_framing_field};
 
@@ -56,20 +57,10 @@ const REDIRECT_STATUS: [u16; 5] = [301, 302, 303, 307, 308];
 /// Statuses whose answers have no content (RFC 9110 §15.3.5, §15.3.6, §15.4.5).
 const WITHOUT_CONTENT: [u16; 3] = [204, 205, 304];
 
-/// Requests that a limit may be of. With the longest time below, they are far from overflowing.
-const RATE_REQUESTS: RangeInclusive<u32> = 1..=1_000_000;
-
-/// The times that a limit may be for.
-const RATE_PER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
-
 /// The most names that a message lists.
 const NAMES_SHOWN_MAX: usize = 20;
 
 const KINDS: [&str; 4] = ["respond", "redirect", "files", "proxy"];
-
-/// The keys of an app's table.
-const APP_KEYS: [&str; 7] =
-    ["aliases", "drain_timeout", "rate_limit", "respond", "redirect", "files", "proxy"];
 
 /// Reads `[apps]`.
 pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Apps {
@@ -90,11 +81,11 @@ pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
         apps.names.push((name.clone(), host.clone().unwrap_or_default()));
     }
     let drain_timeout = table.optional("drain_timeout", wait);
-    let rate_limit = table.table_meant("rate_limit", meant_rate_limit, rate_limit).flatten();
+    let filters = filters::read(table);
     let kind = kind(table, base);
     if let (Some(host), Some(kind)) = (host, kind) {
         let aliases = aliases.into_iter().map(|(alias, _)| alias).collect();
-        apps.list.push(AppConfig { host, aliases, drain_timeout, rate_limit, kind });
+        apps.list.push(AppConfig { host, aliases, drain_timeout, filters, kind });
     }
 }
 
@@ -106,7 +97,7 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
     places.sort_by_key(|(span, _)| span.start);
     match &places[..] {
         // What is there by another name is an unknown key.
-        [] if !unquoted && table.in_order().iter().all(|(key, ..)| is_app_key(key)) => {
+        [] if !unquoted && table.in_order().iter().all(|(key, ..)| keys::is_of_app(key)) => {
             let message = format!("`{}` has nothing to serve", table.name());
             let help = format!("add one of {}", KINDS.join(", "));
             table.report(Finding::new(table.span(), message).help(help).fragile());
@@ -150,29 +141,6 @@ fn meant_proxy(value: &DeValue<'_>) -> Option<Meant> {
     Some(vec![("upstreams", format!("[{}]", upstreams.join(", ")))])
 }
 
-/// `rate_limit = "100/s"`, or a number.
-fn meant_rate_limit(value: &DeValue<'_>) -> Option<Meant> {
-    let (requests, per) = match value {
-        DeValue::Integer(integer) => (integer.as_str(), "s"),
-        DeValue::String(text) => text.split_once('/').unwrap_or((text, "s")),
-        _ => return None,
-    };
-    let digits = requests.trim().trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
-    let requests = digits.parse::<u32>().ok()?;
-    let per = match per.trim() {
-        "s" | "sec" | "second" => "1s",
-        "m" | "min" | "minute" => "1m",
-        "h" | "hour" => "1h",
-        other => other,
-    };
-    Some(vec![("requests", requests.to_string()), ("per", quoted(per))])
-}
-
-/// Whether an app's table has this key.
-fn is_app_key(key: &str) -> bool {
-    APP_KEYS.contains(&key)
-}
-
 /// Reports `[apps.www.example.com]`, which TOML reads as tables in tables.
 fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
     let mut found = false;
@@ -181,19 +149,19 @@ fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
     }
     for (key, span, value) in table.in_order() {
         let DeValue::Table(inner) = value.get_ref() else { continue };
-        if is_app_key(key) {
+        if keys::is_of_app(key) {
             continue;
         }
         let mut host = format!("{}.{key}", table.key());
         let mut inner: &DeTable<'_> = inner;
         while let Some((key, value)) = inner.iter().next()
-            && let (false, DeValue::Table(next)) = (is_app_key(key.get_ref()), value.get_ref())
+            && let (false, DeValue::Table(next)) = (keys::is_of_app(key.get_ref()), value.get_ref())
         {
             host = format!("{host}.{}", key.get_ref());
             inner = next;
         }
-        let is_app = inner.keys().any(|key| is_app_key(key.get_ref()));
-        let is_slip = nearest(key, APP_KEYS.into_iter()).is_some() || table.key().contains('.');
+        let is_app = inner.keys().any(|key| keys::is_of_app(key.get_ref()));
+        let is_slip = nearest(key, keys::of_app()).is_some() || table.key().contains('.');
         let is_elsewhere = keys::advice("apps.HOST", key).is_some();
         if !is_app && (is_slip || is_elsewhere) {
             // It is reported as an unknown key, with what was meant.
@@ -206,14 +174,6 @@ fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
         found = true;
     }
     found
-}
-
-fn rate_limit(table: &mut Table<'_, '_>) -> Option<RateLimit> {
-    let requests = table.required("requests", |value| integer(value, RATE_REQUESTS));
-    let per = table.required("per", |value| duration(value, RATE_PER));
-    let burst = table.optional("burst", |value| integer(value, RATE_REQUESTS));
-    let (requests, per) = (requests?, per?);
-    Some(RateLimit { requests, per, burst: burst.unwrap_or(requests) })
 }
 
 fn respond(table: &mut Table<'_, '_>) -> RespondConfig {

@@ -2,7 +2,7 @@
 //! name. A test holds the list against what the parser knows.
 
 /// The tables of a config and their keys. A table of an app has its name below the app's.
-pub(super) const TABLES: [(&str, &[&str]); 11] = [
+const TABLES: [(&str, &[&str]); 11] = [
     (
         "server",
         &[
@@ -67,7 +67,7 @@ pub(super) const TABLES: [(&str, &[&str]); 11] = [
 ];
 
 /// The table of an app.
-pub(super) const APP: &str = "apps.\"HOST\"";
+const APP: &str = "apps.\"HOST\"";
 
 /// The tables that stand at the top.
 const TOP: [&str; 4] = ["server", "limits", "log", "admin"];
@@ -105,6 +105,16 @@ const NOT_YET: [(&str, &str); 6] = [
     ("include", "a config is one file in this version"),
     ("compress", "compression on the fly is not in this version: see `files.precompressed`"),
 ];
+
+/// The keys of an app's table.
+pub(super) fn of_app() -> impl Iterator<Item = &'static str> {
+    TABLES.into_iter().filter(|(name, _)| *name == APP).flat_map(|(_, keys)| keys.iter().copied())
+}
+
+/// Whether an app's table has this key.
+pub(super) fn is_of_app(key: &str) -> bool {
+    of_app().any(|known| known == key)
+}
 
 /// What to do about a key that the table `path` does not have, if that is known.
 pub(super) fn advice(path: &str, key: &str) -> Option<String> {

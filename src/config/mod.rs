@@ -11,6 +11,7 @@ mod apps;
 mod cidr;
 pub(crate) mod diff;
 mod error;
+pub mod filters;
 mod foreign;
 mod hosts;
 mod json;
@@ -29,9 +30,7 @@ mod values;
 use std::path::Path;
 
 pub use admin::{AdminConfig, AdminListen};
-pub use app_settings::{
-    AppConfig, AppKind, FilesConfig, RateLimit, RedirectConfig, RespondConfig, Tries,
-};
+pub use app_settings::{AppConfig, AppKind, FilesConfig, RedirectConfig, RespondConfig, Tries};
 pub use cidr::Cidr;
 pub use error::{ConfigError, Problem};
 pub use proxy::{
@@ -348,9 +347,9 @@ headers = { X-B = "2", X-A = "1" }
         assert_eq!(config.apps[0].aliases, ["example.com", "*.example.com"]);
         assert_eq!(config.apps[0].drain_timeout, Some(Duration::from_secs(60)));
         assert_eq!(config.apps[1].drain_timeout, None);
-        let limit = RateLimit { requests: 100, per: Duration::from_secs(60), burst: 100 };
-        assert_eq!(config.apps[0].rate_limit, Some(limit));
-        assert_eq!(config.apps[1].rate_limit, None);
+        let limit = filters::RateLimit { requests: 100, per: Duration::from_secs(60), burst: 100 };
+        assert_eq!(config.apps[0].filters.rate_limit, Some(limit));
+        assert_eq!(config.apps[1].filters.rate_limit, None);
 
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let respond = RespondConfig {

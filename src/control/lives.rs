@@ -317,9 +317,7 @@ impl Control {
         if let (Some(new), Some(old)) = (new.app.upstreams(), before.app.upstreams()) {
             new.take_over(old);
         }
-        if let (Some(new), Some(old)) = (&mut new.rate_limiter, &before.rate_limiter) {
-            new.take_over(old);
-        }
+        new.filters.take_over(&before.filters);
     }
 
     fn note_begun(&mut self, life: &AppLife, before: Option<&AppLife>) {

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     acknowledgement::{Acknowledgements, Obeyed},
-    app::{self, RateLimiter},
+    app::{self, Filters},
     config::{AppConfig, Config, Limits, ListenConfig},
     hosted::{AppLife, Apps, HostedApp, Origin},
     logging::{AccessLog, Logging, event},
@@ -256,7 +256,7 @@ pub(crate) fn load(
     let hosted = HostedApp {
         config: Some(config.clone()),
         drain_timeout: config.drain_timeout,
-        rate_limiter: config.rate_limit.map(RateLimiter::new),
+        filters: Filters::load(&config.filters),
         ..HostedApp::new(app, origin, loops)
     };
     Ok(NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted })

@@ -19,7 +19,7 @@ use crate::{
     acknowledgement::{Obeyed, acknowledgement},
     app::{Context, Later, Reply},
     config::{AccessFormat, Limits, LogConfig},
-    hosted::AppLife,
+    hosted::{AppLife, Apps, HostedApp},
     http::{RequestHead, Response},
     logging::AccessLog,
     message::{BusyConnection, BusyPhase, StopRules},
@@ -59,6 +59,7 @@ pub(super) struct Rig {
     admin: PathBuf,
     /// The admin's socket file, and its folder, unless others have it too.
     _file: Option<(UnixSocketFile, tempfile::TempDir)>,
+    registry: Arc<Apps>,
     life: Arc<AppLife>,
     laters: mpsc::Receiver<Later>,
     pub(super) gauges: Arc<LoopGauges>,
@@ -85,7 +86,7 @@ impl Rig {
         let budget = ConnectionBudget::new(100, usize::MAX);
         let (event_loop, handle) = EventLoop::new(LoopSetup {
             index: 0,
-            registry,
+            registry: Arc::clone(&registry),
             listeners,
             beside: vec![SideSetup {
                 class: Class::Admin,
@@ -105,11 +106,29 @@ impl Rig {
         .unwrap();
         let thread = thread::spawn(move || event_loop.run());
         let _file = None;
-        Self { handle, events, thread, address, admin, _file, life, laters, gauges, budget }
+        Self {
+            handle,
+            events,
+            thread,
+            address,
+            admin,
+            _file,
+            registry,
+            life,
+            laters,
+            gauges,
+            budget,
+        }
     }
 
     pub(super) fn send(&self, command: LoopCommand) {
         assert!(self.handle.send(command).unwrap(), "the loop has ended");
+    }
+
+    /// Has the loop serve a further app.
+    pub(super) fn add(&self, host: &str, app: HostedApp) {
+        let app = NewApp { host: host.to_owned(), aliases: Vec::new(), app };
+        self.registry.insert(app).unwrap();
     }
 
     fn configure(&self, config: LoopConfig) {
@@ -180,7 +199,10 @@ impl Rig {
 
     pub(super) fn end(self) {
         self.send(LoopCommand::End);
-        let events: Vec<_> = self.events.iter().take_while(|e| *e != ControlEvent::Ended).collect();
+        let is_of_the_end =
+            |event: &ControlEvent| !matches!(event, ControlEvent::UpstreamFailed(_));
+        let events = self.events.iter().take_while(|event| *event != ControlEvent::Ended);
+        let events: Vec<_> = events.filter(is_of_the_end).collect();
         assert!(events.len() <= 1, "{events:?}");
         self.thread.join().unwrap().unwrap();
     }

@@ -1,6 +1,7 @@
 //! How lives, drains and reloads look as JSON.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -13,7 +14,7 @@ use super::super::{
     tasks::Desk,
 };
 use crate::{
-    app::{EndpointRow, EndpointState, LastFailure, Peer, RateLimiter},
+    app::{EndpointRow, EndpointState, LastFailure, Peer},
     config::{ConfigError, Problem},
     hosted::{AppLife, Origin},
     logging::rfc3339,
@@ -33,8 +34,9 @@ pub(super) struct Row<'a> {
     requests_total: u64,
     refused: u64,
     cut: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limited: Option<u64>,
+    /// What the app's filters count, by name.
+    #[serde(flatten)]
+    filters: BTreeMap<&'static str, u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     /// Why no request can be answered as it should.
@@ -141,7 +143,7 @@ impl<'a> Row<'a> {
             requests_total: state.requests(),
             refused: state.refused(),
             cut: state.cut(),
-            limited: hosted.rate_limiter.as_ref().map(RateLimiter::limited),
+            filters: hosted.filters.counts().collect(),
             error: hosted.load_error.as_deref(),
             problem: hosted
                 .load_error

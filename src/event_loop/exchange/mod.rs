@@ -22,6 +22,8 @@ mod own_answers;
 mod parked;
 mod reply;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(super) use ending::TimedOut;
 pub(super) use forwarding::Forwarding;

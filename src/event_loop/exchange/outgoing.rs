@@ -59,6 +59,8 @@ impl Outgoing<'_> {
         if self.is_last_answer(cx) {
             self.protocol.close_after();
         }
+        let filtered = filtered(response, flight);
+        let response = filtered.as_ref().unwrap_or(response);
         let start = self.io.outbox.end();
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
         let opening = cx.clock.opening();
@@ -87,6 +89,8 @@ impl Outgoing<'_> {
         if self.is_last_answer(cx) && !self.protocol.reads_content() {
             self.protocol.close_after();
         }
+        let filtered = filtered(response, flight);
+        let response = filtered.as_ref().unwrap_or(response);
         let start = self.io.outbox.end();
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
         let opening = if has_date { &cx.dateless } else { cx.clock.opening() };
@@ -117,6 +121,17 @@ impl Outgoing<'_> {
         let is_read_on = self.io.input.as_ref().is_some_and(|input| holds_head(input.unread()));
         stays && !(is_read_on || self.has_next)
     }
+}
+
+/// The head of an answer as the filters of the exchange's app leave it; none if there are none.
+#[inline]
+fn filtered<'a>(response: &'a Response<'_>, flight: &InFlight) -> Option<Response<'a>> {
+    let filters = &flight.guard.as_ref()?.entry().app().filters;
+    (!filters.is_empty()).then(|| {
+        let mut response = response.borrowed();
+        filters.change(response.status(), response.fields_mut());
+        response
+    })
 }
 
 /// Whether a request's head is whole in these bytes, if they begin with one.

@@ -21,12 +21,6 @@ pub(in super::super) fn draining(retry_after_s: u64) -> Response<'static> {
     Response::json(503, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 
-/// The client has used up what the app allows it, for so many seconds more.
-pub(in super::super) fn too_many_requests(retry_after_s: u64) -> Response<'static> {
-    let document = format!("{{\"error\":\"Too many requests\",\"retry_after_s\":{retry_after_s}}}");
-    Response::json(429, document).with_field("Retry-After", &retry_after_s.to_string())
-}
-
 /// The app panicked.
 pub(in super::super) fn internal_error() -> Response<'static> {
     error(500, "Internal server error")

@@ -12,7 +12,7 @@ use super::{
     state::{Answering, Exchange},
 };
 use crate::{
-    app::{App, COPIED_BYTES_MAX, Context, OnContent, Reply, Segment},
+    app::{App, Arrival, COPIED_BYTES_MAX, Context, OnContent, Reply, Segment},
     hosted::AppLife,
     http::{Refused, RequestHead, Response},
     logging::event,
@@ -28,10 +28,8 @@ impl Exchange {
         cx: &mut LoopContext,
     ) {
         let hosted = life.app();
-        if let Some(limiter) = &hosted.rate_limiter
-            && let Err(wait_s) = limiter.admit(out.peer, cx.clock.now_ns())
-        {
-            let answer = own_answers::too_many_requests(wait_s);
+        let arrival = Arrival { peer: out.peer, now_ns: cx.clock.now_ns() };
+        if let Some(answer) = hosted.filters.answer(head, arrival) {
             return self.answer_or_park(Reply::Full(answer), out, cx);
         }
         cx.gauges.ask(life.id().as_u64());

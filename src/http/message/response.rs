@@ -94,6 +94,11 @@ impl<'a> Response<'a> {
         &self.fields
     }
 
+    /// The fields, to change them.
+    pub fn fields_mut(&mut self) -> &mut Fields<'a> {
+        &mut self.fields
+    }
+
     /// The content.
     pub fn content(&self) -> &[u8] {
         self.content.as_slice()

@@ -9,6 +9,7 @@
 //! by a limit for each of them.
 
 use std::{
+    any::Any,
     collections::{HashMap, hash_map::Entry},
     sync::{
         Arc,
@@ -17,14 +18,17 @@ use std::{
 };
 
 use super::{
-    Peer,
-    client::{Client, PARTS, PerClient},
+    super::client::{Client, PARTS, PerClient},
+    contract::{Arrival, Filter},
 };
-use crate::config::RateLimit;
+use crate::{
+    config::filters::{FilterConfig, RateLimit},
+    http::{RequestHead, Response},
+};
 
 /// The limit of one life of an app.
 #[derive(Debug)]
-pub(crate) struct RateLimiter {
+struct RateLimiter {
     rate: Rate,
     buckets: Arc<PerClient<Buckets>>,
     limited: AtomicU64,
@@ -37,44 +41,63 @@ const CLIENTS_MAX: usize = 100_000;
 /// fills the table should not have each newcomer pay for it.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 
+/// The filter of an app that has such a limit.
+pub(super) fn load(config: &FilterConfig) -> Option<Box<dyn Filter>> {
+    Some(Box::new(RateLimiter::new(config.rate_limit?)))
+}
+
 impl RateLimiter {
-    pub(crate) fn new(limit: RateLimit) -> Self {
+    fn new(limit: RateLimit) -> Self {
         Self { rate: Rate::new(limit), buckets: Arc::default(), limited: AtomicU64::new(0) }
     }
 
-    /// The same limit for a further life: its clients have what they had.
-    pub(crate) fn again(&self) -> Self {
-        let buckets = Arc::clone(&self.buckets);
-        Self { rate: self.rate, buckets, limited: AtomicU64::new(0) }
-    }
-
-    /// Goes on with the buckets of the life before, if these are of the same size and rate.
-    pub(crate) fn take_over(&mut self, before: &Self) {
-        if self.rate == before.rate {
-            self.buckets = Arc::clone(&before.buckets);
-        }
-    }
-
-    /// Admits a request, at this time of the loops' epoch.
+    /// Admits a request.
     ///
     /// # Errors
     /// The whole seconds until there is a place for one more, at least 1.
-    pub(crate) fn admit(&self, peer: Peer, now_ns: u64) -> Result<(), u64> {
-        let client = Client::from(peer);
+    fn admit(&self, arrival: Arrival) -> Result<(), u64> {
+        let client = Client::from(arrival.peer);
         // A lock on the request path: a count for each loop would be exact only if the loops had
         // equal shares of a client's connections. It is held for one look-up, apps without a limit
         // have none, and loops meet only at one sixteenth of the table.
-        let admitted = self.buckets.lock(client).take(client, self.rate, now_ns);
+        let admitted = self.buckets.lock(client).take(client, self.rate, arrival.now_ns);
         admitted.map_err(|wait_ns| {
             self.limited.fetch_add(1, Relaxed);
             wait_ns.div_ceil(1_000_000_000).max(1)
         })
     }
+}
+
+impl Filter for RateLimiter {
+    fn on_request(&self, _: &RequestHead<'_>, arrival: Arrival) -> Option<Response<'static>> {
+        self.admit(arrival).err().map(too_many_requests)
+    }
+
+    /// The clients of the new life have what they had.
+    fn again(&self) -> Box<dyn Filter> {
+        let buckets = Arc::clone(&self.buckets);
+        Box::new(Self { rate: self.rate, buckets, limited: AtomicU64::new(0) })
+    }
+
+    /// Buckets of the same size and rate are kept.
+    fn take_over(&mut self, before: &dyn Any) {
+        if let Some(before) = before.downcast_ref::<Self>()
+            && self.rate == before.rate
+        {
+            self.buckets = Arc::clone(&before.buckets);
+        }
+    }
 
     /// How many requests were refused.
-    pub(crate) fn limited(&self) -> u64 {
-        self.limited.load(Relaxed)
+    fn count(&self) -> Option<(&'static str, u64)> {
+        Some(("limited", self.limited.load(Relaxed)))
     }
+}
+
+/// The client has used up what the app allows it, for so many seconds more.
+fn too_many_requests(retry_after_s: u64) -> Response<'static> {
+    let document = format!("{{\"error\":\"Too many requests\",\"retry_after_s\":{retry_after_s}}}");
+    Response::json(429, document).with_field("Retry-After", &retry_after_s.to_string())
 }
 
 /// A part of the table.
@@ -168,6 +191,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::app::Peer;
 
     const MS: u64 = 1_000_000;
 
@@ -183,8 +207,9 @@ mod tests {
         Client::V4(Ipv4Addr::from(u32::try_from(number).unwrap()))
     }
 
-    fn peer(number: u32) -> Peer {
-        Peer::Tcp((IpAddr::from(Ipv4Addr::from(number)), 1).into())
+    /// A request of this client.
+    fn from(number: u32, now_ns: u64) -> Arrival {
+        Arrival { peer: Peer::Tcp((IpAddr::from(Ipv4Addr::from(number)), 1).into()), now_ns }
     }
 
     /// How many requests a bucket gives in a row.
@@ -257,20 +282,21 @@ mod tests {
     fn loops_share_the_buckets_and_so_do_lives_of_one_rate() {
         let one = RateLimiter::new(limit(1, Duration::from_secs(3), 100));
         let admitted: usize = thread::scope(|scope| {
-            let ask = || (0..1000).filter(|_| one.admit(peer(1), 0).is_ok()).count();
+            let ask = || (0..1000).filter(|_| one.admit(from(1, 0)).is_ok()).count();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
-        assert_eq!((admitted, one.limited()), (100, 3900));
-        assert_eq!(one.admit(peer(2), 0), Ok(()));
-        let again = one.again();
-        assert_eq!((again.admit(peer(1), 0), again.limited()), (Err(3), 1));
-        assert_eq!(again.admit(peer(1), 2_500 * MS), Err(1), "half a second is one of whole ones");
+        assert_eq!((admitted, one.limited.load(Relaxed)), (100, 3900));
+        assert_eq!(one.admit(from(2, 0)), Ok(()));
+        let again: Box<dyn Any> = one.again();
+        let again = again.downcast::<RateLimiter>().unwrap();
+        assert_eq!((again.admit(from(1, 0)), again.limited.load(Relaxed)), (Err(3), 1));
+        assert_eq!(again.admit(from(1, 2_500 * MS)), Err(1), "half a second is one of whole ones");
         let mut same = RateLimiter::new(limit(1, Duration::from_secs(3), 100));
         same.take_over(&one);
-        assert_eq!(same.admit(peer(1), 2_500 * MS), Err(1));
+        assert_eq!(same.admit(from(1, 2_500 * MS)), Err(1));
         let mut other = RateLimiter::new(limit(1, Duration::from_secs(3), 99));
         other.take_over(&one);
-        assert_eq!(other.admit(peer(1), 0), Ok(()));
+        assert_eq!(other.admit(from(1, 0)), Ok(()));
     }
 }

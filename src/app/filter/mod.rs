@@ -1,0 +1,170 @@
+//! Filters: policies of an app that stand around it, whatever its kind.
+//!
+//! ```text
+//! request ──► first ──pass──► … last ──pass──► the app
+//!               └─answer─┐       └─answer─┐       │
+//! response ◄── first ◄────── … last ◄─────────────┘   the server's own answers for the app, too
+//! ```
+//! - **Request side**: a filter lets a request pass, or answers it. Behind an answer neither a
+//!   later filter nor the app sees the request.
+//! - **Response side**: every answer that belongs to the app passes all filters once, from the last
+//!   to the first, when its head is written: the app's, an upstream's, a filter's, and what the
+//!   server says in the app's place (500, 502, 413). A filter sees the status and changes the
+//!   fields. Interim responses and 101 do not pass.
+//! - A filter belongs to one life of its app. A new life takes over what outlives it.
+//!
+//! The order is fixed: [`ALL`]. An app without filters pays one look at an empty list for each
+//! side. A new filter is one file here, its two lines in this one, and its key in `config`
+//! (`filters.rs`, `keys.rs`).
+//!
+//! A filter that changes the content needs a stage in front of the connection's outbox, where every
+//! body goes through one function (`Outgoing::write` of the loops). The first filter that needs it
+//! brings the stage.
+
+mod contract;
+mod rate_limit;
+
+pub(crate) use contract::Arrival;
+use contract::Filter;
+
+use crate::{
+    config::filters::FilterConfig,
+    http::{Fields, RequestHead, Response},
+};
+
+/// All filters, in the order in which a request meets them. Each loads itself if its key is there.
+const ALL: &[Load] = &[rate_limit::load];
+
+type Load = fn(&FilterConfig) -> Option<Box<dyn Filter>>;
+
+/// The filters of one life of an app, in their order.
+#[derive(Default)]
+pub(crate) struct Filters {
+    list: Vec<Box<dyn Filter>>,
+}
+
+impl Filters {
+    /// The filters that a config names.
+    pub(crate) fn load(config: &FilterConfig) -> Self {
+        Self { list: ALL.iter().filter_map(|load| load(config)).collect() }
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The answer of the first filter that does not let a request pass.
+    pub(crate) fn answer(
+        &self,
+        request: &RequestHead<'_>,
+        arrival: Arrival,
+    ) -> Option<Response<'static>> {
+        self.list.iter().find_map(|filter| filter.on_request(request, arrival))
+    }
+
+    /// Has all filters change the fields of an answer of this status.
+    pub(crate) fn change(&self, status: u16, fields: &mut Fields<'_>) {
+        self.list.iter().rev().for_each(|filter| filter.on_response(status, fields));
+    }
+
+    /// The same filters for a further life.
+    pub(crate) fn again(&self) -> Self {
+        Self { list: self.list.iter().map(|filter| filter.again()).collect() }
+    }
+
+    /// Goes on with what the filters of the life before have.
+    pub(crate) fn take_over(&mut self, before: &Self) {
+        for filter in &mut self.list {
+            before.list.iter().for_each(|before| filter.take_over(&**before));
+        }
+    }
+
+    /// What the app's row shows of the filters.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.list.iter().filter_map(|filter| filter.count())
+    }
+}
+
+/// Filters for the tests of other parts.
+#[cfg(test)]
+pub(crate) mod test_support {
+    use super::*;
+
+    /// Answers the request for a path that is its name with 418, and adds its name to each answer.
+    struct Marks(&'static str);
+
+    impl Filter for Marks {
+        fn on_request(&self, request: &RequestHead<'_>, _: Arrival) -> Option<Response<'static>> {
+            (request.path() == self.0).then(|| Response::new(418).with_content(self.0))
+        }
+
+        fn on_response(&self, status: u16, fields: &mut Fields<'_>) {
+            fields.push("Passed", &format!("{} {status}", self.0));
+        }
+
+        fn again(&self) -> Box<dyn Filter> {
+            Box::new(Self(self.0))
+        }
+    }
+
+    /// A filter for each name, in this order.
+    pub(crate) fn marks(names: &[&'static str]) -> Filters {
+        let filter = |name: &&'static str| Box::new(Marks(name)) as Box<dyn Filter>;
+        Filters { list: names.iter().map(filter).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::test_support::request, test_support::marks, *};
+    use crate::{app::Peer, config::filters::RateLimit};
+
+    const ARRIVAL: Arrival = Arrival { peer: Peer::Unix, now_ns: 0 };
+
+    fn fields(filters: &Filters) -> String {
+        let mut fields = Fields::NONE;
+        filters.change(204, &mut fields);
+        String::from_utf8(fields.lines().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_request_meets_the_filters_in_their_order_and_its_answer_the_other_way() {
+        let filters = marks(&["/a", "/b", "/a"]);
+        let status = |path| Some(filters.answer(&request("GET", path, &[]), ARRIVAL)?.status());
+        assert_eq!([status("/a"), status("/b"), status("/c")], [Some(418), Some(418), None]);
+        for filters in [&filters, &filters.again()] {
+            assert_eq!(fields(filters), "Passed: /a 204\r\nPassed: /b 204\r\nPassed: /a 204\r\n");
+        }
+        assert_eq!(fields(&marks(&["/a", "/b"])), "Passed: /b 204\r\nPassed: /a 204\r\n");
+    }
+
+    #[test]
+    fn an_app_without_filters_passes_all_and_shows_none() {
+        let filters = Filters::load(&FilterConfig::default());
+        assert!(filters.is_empty() && filters.counts().next().is_none());
+        assert!(filters.answer(&request("GET", "/", &[]), ARRIVAL).is_none());
+    }
+
+    #[test]
+    fn a_filter_takes_over_from_the_one_of_its_own_kind_wherever_that_stood() {
+        let limit = RateLimit { requests: 1, per: Duration::from_secs(9), burst: 1 };
+        let limited = || Filters::load(&FilterConfig { rate_limit: Some(limit) });
+        let retry_after = |filters: &Filters| {
+            let answer = filters.answer(&request("GET", "/", &[]), ARRIVAL)?;
+            Some(answer.fields().iter().map(|(_, value)| value.to_vec()).last().unwrap())
+        };
+        let mut before = marks(&["/a"]);
+        before.list.extend(limited().list);
+        assert_eq!(retry_after(&before), None);
+        let (mut after, mut apart) = (limited(), limited());
+        after.take_over(&before);
+        apart.take_over(&marks(&["/a"]));
+        assert_eq!(retry_after(&after), Some(b"9".to_vec()));
+        assert_eq!(retry_after(&apart), None);
+        assert_eq!(after.counts().collect::<Vec<_>>(), [("limited", 1)]);
+    }
+}
