@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::ChangeError;
+use super::change_error::ChangeError;
 
 type Give<T> = Box<dyn FnOnce(Result<T, ChangeError>) + Send>;
 

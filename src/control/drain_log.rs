@@ -13,22 +13,22 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    Control,
-    drains::{DrainName, DrainView, Verdict},
-    lives::milliseconds,
-    notices::notice,
-    watchdog::StuckLoop,
+    drain_view::{DrainName, DrainView, Verdict},
+    notices::{Notices, notice},
+    stuck_loop::StuckLoop,
+    time::milliseconds,
 };
 use crate::{hosted::AppLife, registry::AppId};
 
 /// Between two looks at drains that are under way.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// Tells of a phase of an app's drain, or of one of its upstreams'. A macro, for the names of
+/// Logs a phase of the drain of an app, or of one of its upstreams. A macro, for the names of
 /// events are constants.
 macro_rules! phase {
     (
@@ -54,10 +54,12 @@ macro_rules! phase {
 /// The name of the stop's drain.
 const STOP: &str = "stop";
 
-/// What was logged last of each drain that is under way.
-#[derive(Debug, Default)]
+/// The log of all drains.
+#[derive(Debug)]
 pub(super) struct DrainLog {
-    told: HashMap<DrainName, Counts>,
+    notices: Arc<Notices>,
+    /// The counts that were logged last, of each drain that is under way.
+    logged: HashMap<DrainName, Counts>,
     due: Option<Instant>,
 }
 
@@ -75,30 +77,36 @@ impl Counts {
 }
 
 impl DrainLog {
-    /// When [`Control::log_progress`] has something to do.
+    pub(super) fn new(notices: Arc<Notices>) -> Self {
+        Self { notices, logged: HashMap::new(), due: None }
+    }
+
+    /// When [`DrainLog::progress`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
     fn begin(&mut self, view: &DrainView, now: Instant) {
-        self.told.insert(view.name, Counts::of(view));
+        self.logged.insert(view.name, Counts::of(view));
         self.due.get_or_insert(now + PROGRESS_EVERY);
     }
 
-    /// Of the drains that are under way, those that have something new to tell.
-    fn news<T>(&mut self, mut running: Vec<(DrainView, T)>, now: Instant) -> Vec<(DrainView, T)> {
+    /// Of the drains that are under way, those whose counts have changed.
+    fn changed<T>(
+        &mut self,
+        mut running: Vec<(DrainView, T)>,
+        now: Instant,
+    ) -> Vec<(DrainView, T)> {
         self.due = (!running.is_empty()).then_some(now + PROGRESS_EVERY);
         let counts = running.iter().map(|(view, _)| (view.name, Counts::of(view))).collect();
-        let before = std::mem::replace(&mut self.told, counts);
+        let before = std::mem::replace(&mut self.logged, counts);
         running.retain(|(view, _)| before.get(&view.name) != Some(&Counts::of(view)));
         running
     }
-}
 
-impl Control {
-    /// A drain begins, with its deadline still whole.
-    pub(super) fn say_drain_started(&mut self, view: &DrainView, life: AppId, now: Instant) {
-        self.drain_log.begin(view, now);
+    /// A drain begins.
+    pub(super) fn drain_started(&mut self, view: &DrainView, life: AppId, now: Instant) {
+        self.begin(view, now);
         phase!(
             self.notices,
             Info,
@@ -111,7 +119,7 @@ impl Control {
     }
 
     /// A drain goes on with another cause and deadline.
-    pub(super) fn say_drain_deadline(&self, view: &DrainView, life: AppId) {
+    pub(super) fn drain_deadline(&self, view: &DrainView, life: AppId) {
         phase!(
             self.notices,
             Info,
@@ -124,7 +132,7 @@ impl Control {
     }
 
     /// The deadline of a drain has passed.
-    pub(super) fn say_drain_cut(&self, view: &DrainView, life: AppId) {
+    pub(super) fn drain_cut(&self, view: &DrainView, life: AppId) {
         phase!(
             self.notices,
             Warn,
@@ -137,7 +145,7 @@ impl Control {
     }
 
     /// A drain has its verdict.
-    pub(super) fn say_drain_ended(&self, view: &DrainView, life: AppId) {
+    pub(super) fn drain_ended(&self, view: &DrainView, life: AppId) {
         let Some(verdict) = view.verdict else { return };
         macro_rules! ended {
             ($level:ident, $app:literal | $upstream:literal) => {
@@ -163,16 +171,9 @@ impl Control {
         }
     }
 
-    /// Logs how far the drains are that are under way.
-    pub(super) fn log_progress(&mut self, now: Instant) {
-        if self.drain_log.due.is_none_or(|due| now < due) {
-            return;
-        }
-        let drains = self.drains.running().filter(|drain| !drain.cancelled);
-        let drains = drains.map(|drain| (drain.view(now), Some(drain.life.id())));
-        let stop = self.stop_view(now).filter(|view| view.verdict.is_none());
-        let running = drains.chain(stop.map(|view| (view, None))).collect();
-        for (view, life) in self.drain_log.news(running, now) {
+    /// Logs how far these drains are, each with the life that drains; the stop has none.
+    pub(super) fn progress(&mut self, running: Vec<(DrainView, Option<AppId>)>, now: Instant) {
+        for (view, life) in self.changed(running, now) {
             let elapsed_ms = milliseconds(view.elapsed);
             let remaining_ms = milliseconds(view.remaining);
             match life {
@@ -203,10 +204,15 @@ impl Control {
         }
     }
 
-    /// A stop begins.
-    pub(super) fn say_stop_started(&mut self, reason: &str, timeout: Duration, now: Instant) {
-        let Some(view) = self.stop_view(now) else { return };
-        self.drain_log.begin(&view, now);
+    /// A stop begins; its deadline is this long after the delay.
+    pub(super) fn stop_started(
+        &mut self,
+        view: &DrainView,
+        reason: &str,
+        (delay, timeout): (Duration, Duration),
+        now: Instant,
+    ) {
+        self.begin(view, now);
         notice!(
             self.notices,
             Info,
@@ -215,20 +221,18 @@ impl Control {
             reason = reason,
             active_connections = view.active_connections,
             drain_timeout_ms = milliseconds(timeout),
-            delay_ms = milliseconds(self.shutdown_delay),
+            delay_ms = milliseconds(delay),
         );
     }
 
     /// All listeners are gated, and the connections come to their ends.
-    pub(super) fn say_stop_gated(&self) {
-        let active = self.active_connections();
+    pub(super) fn stop_gated(&self, active: u64) {
         let notices = &self.notices;
         notice!(notices, Info, "shutdown_gated", drain = STOP, active_connections = active);
     }
 
     /// The deadline of a stop has moved.
-    pub(super) fn say_stop_deadline(&self, now: Instant) {
-        let Some(view) = self.stop_view(now) else { return };
+    pub(super) fn stop_deadline(&self, view: &DrainView) {
         notice!(
             self.notices,
             Info,
@@ -240,25 +244,25 @@ impl Control {
     }
 
     /// What is in flight is cut.
-    pub(super) fn say_stop_cut(&self, reason: &str) {
+    pub(super) fn stop_cut(&self, reason: &str, active: u64) {
         notice!(
             self.notices,
             Warn,
             "shutdown_cut",
             drain = STOP,
             reason = reason,
-            active_connections = self.active_connections(),
+            active_connections = active,
         );
     }
 
     /// A stop has cut exchanges of this life, or a loop that is stuck holds them.
-    pub(super) fn say_cut_by_stop(&self, life: &AppLife, cut: u64) {
+    pub(super) fn cut_by_stop(&self, life: &AppLife, cut: u64) {
         let (host, id) = (life.host(), life.id().as_u64());
         notice!(self.notices, Warn, "app_cut", host = host, id = id, drain = STOP, cut = cut);
     }
 
     /// A stop is over, and this loop has not obeyed.
-    pub(super) fn say_loop_held(&self, held: &StuckLoop) {
+    pub(super) fn loop_held(&self, held: &StuckLoop) {
         notice!(
             self.notices,
             Error,
@@ -271,12 +275,12 @@ impl Control {
         );
     }
 
-    /// A stop is over.
-    pub(super) fn say_stop_ended(&self, view: &DrainView, held: &[StuckLoop]) {
+    /// A stop is over, with these stuck loops and so many that failed.
+    pub(super) fn stop_ended(&self, view: &DrainView, held: &[StuckLoop], failed: usize) {
         let Some(verdict) = view.verdict else { return };
         let elapsed_ms = milliseconds(view.elapsed);
         let hosts: Vec<_> = held.iter().filter_map(|held| held.host.as_deref()).collect();
-        if !self.failed.is_empty() {
+        if failed > 0 {
             notice!(
                 self.notices,
                 Error,
@@ -287,7 +291,7 @@ impl Control {
                 refused = view.refused,
                 cut = view.cut,
                 stuck_loops = held.len(),
-                failed_loops = self.failed.len(),
+                failed_loops = failed,
             );
         } else if verdict == Verdict::Drained {
             notice!(

@@ -4,18 +4,21 @@
 //! does more. What an upgrade makes control put off is answered when the hand-over is over, so the
 //! admin thread asks by functions and never waits.
 
-use std::{
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use crossbeam_channel::Sender;
 
 use super::{
-    Answer, Begun, ChangeError, DrainName, DrainTicket, DrainView, KeptSockets, LifeChanges,
-    LivesChanged, PutMode, Sockets, StuckLoop, Totals, account::Measured,
+    answer::Answer,
+    change_error::ChangeError,
+    changes::{Begun, LifeChanges, LivesChanged, PutMode},
+    drain_view::{DrainName, DrainTicket, DrainView},
+    kept_sockets::KeptSockets,
+    listening::Sockets,
+    stuck_loop::StuckLoop,
+    tally::Measured,
+    totals::Totals,
+    watchers::DrainWatch,
 };
 use crate::{
     acknowledgement::Acknowledgement,
@@ -123,14 +126,6 @@ pub(crate) struct HandedOver {
     pub(crate) let_go: Acknowledgement,
     /// By which the new process takes connections; none if it takes none.
     pub(crate) lines: Vec<OwnedFd>,
-}
-
-/// Shows a drain as soon as it has ended, at the latest at this time.
-pub(crate) struct DrainWatch {
-    pub(crate) drain: DrainName,
-    pub(crate) until: Instant,
-    /// None if there is no such drain.
-    pub(crate) tell: Box<dyn FnOnce(Option<DrainView>) + Send>,
 }
 
 /// The server is to stop.
@@ -281,7 +276,7 @@ impl Input {
             Self::Report(answer) => answer.give(Err(reason)),
             Self::Progress(answer) => answer.give(Err(reason)),
             Self::Measure(answer) => answer.give(Err(reason)),
-            Self::Watch(DrainWatch { tell, .. }) => tell(None),
+            Self::Watch(DrainWatch { show, .. }) => show(None),
             Self::Loop(_)
             | Self::Orphaned(_)
             | Self::Drained(_)

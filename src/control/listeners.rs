@@ -1,4 +1,5 @@
-//! Listeners that a reload takes away: gated on every loop, then closed.
+//! The public listeners: where the loops listen, and those that a reload takes away, which are
+//! gated on every loop, then closed.
 //!
 //! A loop that is stuck in an app does not gate; the others close their part all the same after
 //! GATE_MAX. The stop has a gate of its own, for all listeners.
@@ -10,81 +11,103 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Control, Sockets, gate_plan::GatePlan};
+use super::{context::Context, gate_plan::GatePlan, handshakes::ArePending, listening::Sockets};
 use crate::{logging::event, message::LoopCommand};
 
 /// How long loops have to gate.
 const GATE_MAX: Duration = Duration::from_secs(1);
 
+/// The public listeners of the loops.
+pub(super) struct Listeners {
+    /// Where the loops listen.
+    pub(super) addresses: Vec<SocketAddr>,
+    closing: Vec<Closing>,
+    /// Whether handshakes with these addresses are under way.
+    pub(super) handshakes: ArePending,
+}
+
 /// Listeners that are being closed.
-pub(super) struct ClosingListeners {
+struct Closing {
     addresses: Arc<[SocketAddr]>,
     plan: GatePlan,
     give_up: Instant,
 }
 
-impl ClosingListeners {
-    /// When [`Control::close_gated_listeners`] has something to do.
-    pub(super) fn due(&self) -> Instant {
+impl Closing {
+    fn due(&self) -> Instant {
         self.plan.look().unwrap_or(self.give_up)
     }
 }
 
-impl Control {
-    pub(super) fn close_listeners(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+impl Listeners {
+    pub(super) fn new(handshakes: ArePending) -> Self {
+        Self { addresses: Vec::new(), closing: Vec::new(), handshakes }
+    }
+
+    /// When [`Listeners::on_time`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.closing.iter().map(Closing::due).min()
+    }
+
+    /// Has the loops listen on one more address, each on its own socket.
+    pub(super) fn listen(&mut self, cx: &Context, sockets: Sockets) {
+        self.addresses.extend(sockets.first().map(|socket| socket.address));
+        for (index, socket) in sockets.into_iter().enumerate() {
+            cx.command_one(index, LoopCommand::Listen(vec![socket]));
+        }
+    }
+
+    /// Has the loops close these addresses, once all of them are gated.
+    pub(super) fn close(&mut self, cx: &Context, addresses: Vec<SocketAddr>, now: Instant) {
         if addresses.is_empty() {
             return;
         }
-        if let Some(before) = &self.predecessor {
-            before.say_closed(&addresses);
-        }
         let addresses: Arc<[SocketAddr]> = addresses.into();
-        self.command(|| LoopCommand::GateListeners(Arc::clone(&addresses)));
-        let plan = GatePlan::begin(self.loops.count());
-        let give_up = now + GATE_MAX;
-        self.closing.push(ClosingListeners { addresses, plan, give_up });
+        cx.command(|| LoopCommand::GateListeners(Arc::clone(&addresses)));
+        let plan = GatePlan::begin(cx.loops.count());
+        self.closing.push(Closing { addresses, plan, give_up: now + GATE_MAX });
+    }
+
+    /// A stop closes all of them, by a gate of its own.
+    pub(super) fn leave_to_stop(&mut self) {
+        self.closing.clear();
+    }
+
+    /// Whether handshakes with any of them are under way.
+    pub(super) fn has_handshakes(&self) -> bool {
+        (self.handshakes)(&self.addresses)
+    }
+
+    /// Another process serves these.
+    pub(super) fn let_go(&mut self, addresses: &[SocketAddr]) {
+        self.addresses.retain(|address| !addresses.contains(address));
     }
 
     /// A loop has gated these.
-    pub(super) fn on_listeners_gated(
-        &mut self,
-        index: usize,
-        gated: &Arc<[SocketAddr]>,
-        now: Instant,
-    ) {
-        let closing = self.closing.iter_mut();
-        closing
+    pub(super) fn on_gated(&mut self, index: usize, gated: &Arc<[SocketAddr]>, now: Instant) {
+        self.closing
+            .iter_mut()
             .filter(|closing| Arc::ptr_eq(&closing.addresses, gated))
             .for_each(|closing| closing.plan.on_gated(index, now));
     }
 
     /// A loop is dead: it gates nothing any more.
-    pub(super) fn gate_for_dead(&mut self, index: usize, now: Instant) {
+    pub(super) fn on_died(&mut self, index: usize, now: Instant) {
         self.closing.iter_mut().for_each(|closing| closing.plan.on_gated(index, now));
     }
 
-    /// Another loop serves whoever waits on the sockets of one that is dead. What is closed by now,
-    /// or another process's, is dropped; so is all of it with the last loop.
-    pub(super) fn give_orphans_away(&self, mut sockets: Sockets) {
+    /// Gives the sockets of a dead loop to another one, for clients that wait on them. Sockets of
+    /// addresses that are closed by now, or another process's, are dropped; so are all sockets when
+    /// the last loop has died.
+    pub(super) fn adopt(&self, cx: &Context, mut sockets: Sockets, heir: Option<usize>) {
         sockets.retain(|socket| self.addresses.contains(&socket.address));
-        if let Some(heir) = self.watch.first_alive() {
-            self.command_one(heir, LoopCommand::Listen(sockets));
+        if let Some(heir) = heir {
+            cx.command_one(heir, LoopCommand::Listen(sockets));
         }
     }
 
-    /// Gives every loop a dup of the admin's new socket.
-    pub(super) fn listen_for_admin(&self, socket: &OwnedFd) {
-        for index in 0..self.loops.count() {
-            match socket.try_clone() {
-                Ok(socket) => drop(self.command_one(index, LoopCommand::ListenForAdmin(socket))),
-                Err(error) => {
-                    event!(Error, "admin_not_listening", loop_index = index, error:% = error);
-                }
-            }
-        }
-    }
-
-    pub(super) fn close_gated_listeners(&mut self, now: Instant) {
+    /// Closes what is gated.
+    pub(super) fn on_time(&mut self, cx: &Context, now: Instant) {
         let mut closed = Vec::new();
         self.closing.retain_mut(|closing| {
             if now < closing.due() {
@@ -99,8 +122,20 @@ impl Control {
             !over
         });
         for addresses in closed {
-            self.command(|| LoopCommand::CloseListeners(Arc::clone(&addresses)));
+            cx.command(|| LoopCommand::CloseListeners(Arc::clone(&addresses)));
             self.addresses.retain(|address| !addresses.contains(address));
+        }
+    }
+}
+
+/// Gives every loop a dup of the admin's new socket.
+pub(super) fn listen_for_admin(cx: &Context, socket: &OwnedFd) {
+    for index in 0..cx.loops.count() {
+        match socket.try_clone() {
+            Ok(socket) => drop(cx.command_one(index, LoopCommand::ListenForAdmin(socket))),
+            Err(error) => {
+                event!(Error, "admin_not_listening", loop_index = index, error:% = error);
+            }
         }
     }
 }

@@ -12,7 +12,10 @@ use std::{
 use log::Level;
 use serde_json::{Value, json};
 
-use super::{Control, Notices, lives::milliseconds, notices::notice};
+use super::{
+    notices::{Notices, notice},
+    time::milliseconds,
+};
 use crate::logging::{Logging, Losses};
 
 /// Between two looks.
@@ -47,6 +50,18 @@ impl LogWatch {
     pub(super) fn new(epoch: Instant) -> Self {
         Self { logging: None, watched: HashMap::new(), due: epoch }
     }
+
+    /// Looks at the logs, if it is time, and reports what has changed.
+    pub(super) fn on_time(&mut self, notices: &Notices, now: Instant) {
+        let Some(logging) = self.logging.as_ref().filter(|_| self.due <= now) else { return };
+        self.due = now + LOOK_EVERY;
+        for (log, losses) in logging.losses() {
+            let watched = self.watched.entry(log).or_default();
+            if let Some(change) = watched.look(&losses, now) {
+                say(notices, log, &losses, &change);
+            }
+        }
+    }
 }
 
 impl Watched {
@@ -72,21 +87,6 @@ impl Watched {
                 (self.losing_since, self.told) = (None, losses.lost);
                 let time = since.map(|since| now.duration_since(since)).unwrap_or_default();
                 Some(Change::Over(lines, time))
-            }
-        }
-    }
-}
-
-impl Control {
-    pub(super) fn watch_logs(&mut self, now: Instant) {
-        let Some(logging) = self.logs.logging.as_ref().filter(|_| self.logs.due <= now) else {
-            return;
-        };
-        self.logs.due = now + LOOK_EVERY;
-        for (log, losses) in logging.losses() {
-            let watched = self.logs.watched.entry(log).or_default();
-            if let Some(change) = watched.look(&losses, now) {
-                say(&self.notices, log, &losses, &change);
             }
         }
     }

@@ -9,10 +9,7 @@ use std::{
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -20,85 +17,24 @@ use crossbeam_channel::Sender;
 use serde_json::Value;
 
 use super::{
-    Begun, Input, Notices, PutApp, PutError, PutMode, ResumeApp, ServiceManager, ask,
-    notices::notice,
+    change_error::PutError,
+    changes::{Begun, PutMode},
+    input::{Input, PutApp, ResumeApp, ask},
+    listening::{Listening, Sockets},
+    load,
+    notices::{Notices, notice},
     reloaded::Reloads,
+    service_manager::ServiceManager,
     tasks::{Desk, Task, TaskReceiver, Tell},
     upgrade::Upgrader,
 };
 use crate::{
     acknowledgement::{Acknowledgements, Obeyed},
-    app::{self, Filters},
-    config::{AppConfig, Config, Limits, ListenConfig},
+    config::{AppConfig, Config, Limits},
     hosted::{AppLife, Apps, HostedApp, Origin},
     logging::{AccessLog, Logging, event},
-    message::{ListenGroup, PublicSocket},
     registry::NewApp,
 };
-
-/// The sockets of one address, one for each loop.
-pub(crate) type Sockets = Vec<PublicSocket>;
-
-/// An address that the loops listen on.
-#[derive(Clone, Debug)]
-pub(crate) struct Listening {
-    /// As it is configured.
-    pub(super) configured: SocketAddr,
-    /// As it is bound: port 0 is a real one here.
-    pub(crate) bound: SocketAddr,
-    /// [`PublicSocket::is_kept`]
-    pub(super) is_kept: bool,
-    /// Its sinks close with it, so it is not held here.
-    group: Weak<ListenGroup>,
-    proxy_protocol: Arc<AtomicBool>,
-    /// The loops' sockets, as long as they are theirs.
-    pub(super) sockets: Vec<Weak<OwnedFd>>,
-}
-
-impl Listening {
-    /// Has the sockets of an address, at least one, behave as configured.
-    pub(crate) fn new(listen: &ListenConfig, sockets: &Sockets) -> Self {
-        let first = &sockets[0];
-        let listening = Self {
-            configured: listen.address,
-            bound: first.address,
-            is_kept: first.is_kept,
-            group: Arc::downgrade(&first.group),
-            proxy_protocol: Arc::clone(&first.proxy_protocol),
-            sockets: sockets.iter().map(|socket| Arc::downgrade(&socket.socket)).collect(),
-        };
-        listening.configure(listen);
-        listening
-    }
-
-    /// The loops' sockets, for loops: as long as somebody has them, they are open.
-    pub(super) fn sockets(&self) -> Sockets {
-        let Some(group) = self.group.upgrade() else { return Vec::new() };
-        let socket = |socket| PublicSocket {
-            address: self.bound,
-            socket,
-            is_kept: self.is_kept,
-            group: Arc::clone(&group),
-            proxy_protocol: Arc::clone(&self.proxy_protocol),
-        };
-        self.sockets.iter().filter_map(Weak::upgrade).map(socket).collect()
-    }
-
-    /// Whether a loop, or a process that may take them up again, has sockets of it.
-    pub(super) fn is_open(&self) -> bool {
-        self.sockets.iter().any(|socket| socket.strong_count() > 0)
-    }
-
-    /// Whether this entry of the config means it: the port that port 0 became can be written out.
-    pub(super) fn is_of(&self, listen: &ListenConfig) -> bool {
-        self.configured == listen.address || self.bound == listen.address
-    }
-
-    /// Has connections that are accepted from here on treated as this says.
-    pub(super) fn configure(&self, listen: &ListenConfig) {
-        self.proxy_protocol.store(listen.proxy_protocol, Ordering::Relaxed);
-    }
-}
 
 /// A socket of the admin that takes the place of one, and its file: device and inode.
 pub(crate) type RenewedAdmin = (Arc<OwnedFd>, (u64, u64));
@@ -230,7 +166,7 @@ impl Operator {
         origin: Origin,
     ) -> Result<NewApp<HostedApp>, String> {
         self.desk.step(format!("loading {}", config.host));
-        load(config, origin, self.registry.loops()).map_err(|error| error.to_string())
+        load::load(config, origin, self.registry.loops()).map_err(|error| error.to_string())
     }
 }
 
@@ -241,33 +177,4 @@ const OBEY_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) fn await_loops(all: &Acknowledgements) {
     // A loop that is stuck holds up no operator.
     let _: Obeyed = all.wait(OBEY_TIMEOUT);
-}
-
-/// Loads an app for this many loops.
-///
-/// # Errors
-/// When what it serves cannot be opened.
-pub(crate) fn load(
-    config: &AppConfig,
-    origin: Origin,
-    loops: usize,
-) -> Result<NewApp<HostedApp>, app::LoadError> {
-    let app = app::load(&config.kind, loops)?;
-    let hosted = HostedApp {
-        config: Some(config.clone()),
-        drain_timeout: config.drain_timeout,
-        filters: Filters::load(&config.filters),
-        ..HostedApp::new(app, origin, loops)
-    };
-    Ok(NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted })
-}
-
-/// What stands in for an app that cannot be loaded: its host stays known, and answers 503.
-pub(crate) fn unavailable(config: &AppConfig, error: String, loops: usize) -> NewApp<HostedApp> {
-    let hosted = HostedApp {
-        load_error: Some(error),
-        drain_timeout: config.drain_timeout,
-        ..HostedApp::new(Arc::new(app::Unavailable), Origin::Config, loops)
-    };
-    NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted }
 }

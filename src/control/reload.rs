@@ -25,12 +25,16 @@ use std::{
 };
 
 use super::{
-    DrainName, Emptied, Input, LifeChanges, LivesChanged, ReadyReload, Report, ask,
-    drains::Cause,
-    input::ReloadChanges,
+    changes::{LifeChanges, LivesChanged},
+    drain_view::{Cause, DrainName},
+    emptied::Emptied,
+    input::{Input, ReadyReload, ReloadChanges, Report, ask},
+    listening::{Listening, Sockets},
+    load::unavailable,
     notices::notice,
-    operator::{Listening, Operator, Sockets, await_loops, unavailable},
+    operator::{Operator, await_loops},
     reloaded::{ReloadError, ReloadOptions, Reloaded},
+    time::milliseconds,
 };
 use crate::{
     acknowledgement::acknowledgement,
@@ -79,7 +83,7 @@ impl Operator {
         let reloading = service.begin_reload();
         let result = self.read_config().and_then(|config| self.apply(config, options));
         drop(reloading);
-        let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed_ms = milliseconds(begun.elapsed());
         match &result {
             Ok(done) => notice!(
                 self.notices,

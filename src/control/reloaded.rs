@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{ChangeError, Emptied, LivesChanged};
+use super::{change_error::ChangeError, changes::LivesChanged, emptied::Emptied};
 use crate::{config::ConfigError, registry::AppId};
 
 /// Why a reload changed nothing.

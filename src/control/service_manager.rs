@@ -30,7 +30,6 @@ use std::{
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sd_notify::NotifyState;
 
-use super::{Control, DrainView, StuckLoop};
 use crate::logging::event;
 
 /// How long the manager may take to make room in its queue; drains wait for that.
@@ -214,7 +213,7 @@ fn address(name: &OsStr) -> io::Result<SocketAddr> {
     }
 }
 
-/// What control has told the manager, and when it has to tell more.
+/// What control has reported to the manager, and when it has to report more.
 #[derive(Debug, Default)]
 pub(super) struct ServiceReports {
     pub(super) manager: Arc<ServiceManager>,
@@ -223,125 +222,95 @@ pub(super) struct ServiceReports {
     watchdog_due: Option<Instant>,
 }
 
+/// What the manager is to know of the server as it is now.
+pub(super) struct ServiceStatus {
+    /// For a person.
+    pub(super) line: String,
+    pub(super) is_stopping: bool,
+    /// Whether every loop makes progress.
+    pub(super) makes_progress: bool,
+}
+
 impl ServiceReports {
-    /// When [`Control::report_to_manager`] has something to do.
+    /// When [`ServiceReports::on_time`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         self.status_due.into_iter().chain(self.watchdog_due).min()
     }
-}
 
-impl Control {
+    /// Whether there is a manager that listens to this process.
+    pub(super) fn is_read(&self) -> bool {
+        self.manager.is_there()
+    }
+
     /// The server serves.
-    pub(super) fn report_ready(&mut self, now: Instant) {
-        if self.service.manager.is_there() {
-            self.service.watchdog_due = self.service.manager.watchdog.map(|_| now);
-            self.tell_manager(now, &[NotifyState::Ready]);
+    pub(super) fn ready(&mut self, status: Option<ServiceStatus>, now: Instant) {
+        if self.manager.is_there() {
+            self.watchdog_due = self.manager.watchdog.map(|_| now);
+            self.report(&[NotifyState::Ready], status, now);
         }
     }
 
-    /// The server serves again, after another process did.
-    pub(super) fn report_ready_again(&mut self, now: Instant) {
-        self.service.manager.take_back();
-        self.service.status.clear();
-        self.report_ready(now);
+    /// This process is the service's main process again.
+    pub(super) fn take_back(&mut self) {
+        self.manager.take_back();
+        self.status.clear();
     }
 
     /// A stop begins.
-    pub(super) fn report_stopping(&mut self, now: Instant) {
-        self.service.manager.is_stopping.store(true, Relaxed);
-        self.tell_manager(now, &[NotifyState::Stopping]);
+    pub(super) fn stopping(&mut self, status: Option<ServiceStatus>, now: Instant) {
+        self.manager.is_stopping.store(true, Relaxed);
+        self.report(&[NotifyState::Stopping], status, now);
     }
 
     /// A stop is over.
-    pub(super) fn report_stopped(&mut self, now: Instant) {
-        self.tell_manager(now, &[]);
+    pub(super) fn stopped(&mut self, status: Option<ServiceStatus>, now: Instant) {
+        self.report(&[], status, now);
     }
 
     /// Gives the signs of life and the counts that are due.
-    pub(super) fn report_to_manager(&mut self, now: Instant) {
-        if self.service.due().is_some_and(|due| due <= now) {
-            let is_due = self.service.status_due.is_some_and(|due| due <= now);
-            if is_due {
-                self.tell_manager(now, &[]);
-            } else {
-                let states = self.sign_of_life(now);
-                self.service.manager.send(&states);
-            }
+    pub(super) fn on_time(&mut self, status: Option<ServiceStatus>, now: Instant) {
+        let Some(status) = status else { return self.stay_silent() };
+        if self.status_due.is_some_and(|due| due <= now) {
+            self.report(&[], Some(status), now);
+        } else {
+            let states = self.sign_of_life(&status, now);
+            self.manager.send(&states);
         }
     }
 
     /// Sends this, the status if it has changed, and what else is due.
-    fn tell_manager(&mut self, now: Instant, states: &[NotifyState<'_>]) {
-        if !self.service.manager.is_there() {
-            (self.service.status_due, self.service.watchdog_due) = (None, None);
-            return;
-        }
+    fn report(&mut self, states: &[NotifyState<'_>], status: Option<ServiceStatus>, now: Instant) {
+        let Some(status) = status else { return self.stay_silent() };
         let mut states = states.to_vec();
-        states.extend(self.sign_of_life(now));
-        if self.stop.is_some() {
+        states.extend(self.sign_of_life(&status, now));
+        if status.is_stopping {
             states.push(NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32));
         }
-        let status = self.status_line(now);
-        let has_changed = status != self.service.status;
-        if has_changed {
-            states.push(NotifyState::Status(&status));
+        // A line break would begin another message; an embedder's hosts are its own.
+        let line = status.line.replace(char::is_control, " ");
+        if line != self.status {
+            states.push(NotifyState::Status(&line));
         }
-        self.service.manager.send(&states);
-        self.service.status = status;
-        self.service.status_due = Some(now + STATUS_EVERY);
+        self.manager.send(&states);
+        self.status = line;
+        self.status_due = Some(now + STATUS_EVERY);
+    }
+
+    /// No manager listens to this process any more.
+    fn stay_silent(&mut self) {
+        (self.status_due, self.watchdog_due) = (None, None);
     }
 
     /// The sign of life, if it is due and every loop makes progress.
-    fn sign_of_life(&mut self, now: Instant) -> Vec<NotifyState<'static>> {
-        let (Some(due), Some(every)) = (self.service.watchdog_due, self.service.manager.watchdog)
-        else {
+    fn sign_of_life(&mut self, status: &ServiceStatus, now: Instant) -> Vec<NotifyState<'static>> {
+        let (Some(due), Some(every)) = (self.watchdog_due, self.manager.watchdog) else {
             return Vec::new();
         };
         if now < due {
             return Vec::new();
         }
-        self.service.watchdog_due = Some(now + (every / 2).max(WATCHDOG_MIN));
-        let go_on = self.stuck_loops(now).is_empty();
-        go_on.then_some(NotifyState::Watchdog).into_iter().collect()
-    }
-
-    fn status_line(&self, now: Instant) -> String {
-        let counts = self.loops.connections();
-        let connections = counts.fresh + counts.busy + counts.idle + counts.lingering;
-        let active = self.active_connections();
-        let mut line = match self.stop_view(now) {
-            None => {
-                let apps = self.registry.entries().len();
-                format!("serving {apps} apps: {connections} connections, {active} active")
-            }
-            Some(DrainView { verdict: None, remaining, .. }) => {
-                let left = remaining.as_secs();
-                format!("stopping: {connections} connections, {active} active, {left} s left")
-            }
-            Some(DrainView { verdict: Some(verdict), .. }) => format!("stopped: {verdict}"),
-        };
-        let running = self.drains.running().filter(|drain| !drain.cancelled);
-        let mut running: Vec<_> = running.map(|drain| drain.view(now)).collect();
-        running.sort_by_key(|view| view.remaining);
-        if let Some(DrainView { host, active_connections, remaining, .. }) = running.first() {
-            let (host, left) = (host.as_deref().unwrap_or_default(), remaining.as_secs());
-            line += &format!("; draining {host}: {active_connections} active, {left} s left");
-        }
-        if running.len() > 1 {
-            line += &format!("; {} more drains", running.len() - 1);
-        }
-        for StuckLoop { index, host, .. } in self.stuck_loops(now) {
-            let host = host.map(|host| format!(" in {host}")).unwrap_or_default();
-            line += &format!("; loop {index} is stuck{host}");
-        }
-        for index in &self.failed {
-            line += &format!("; loop {index} has failed");
-        }
-        if let Some(busy) = self.desk.slow(now) {
-            line += &format!("; changes wait for {}", busy.with);
-        }
-        // A line break would begin another message; an embedder's hosts are its own.
-        line.replace(char::is_control, " ")
+        self.watchdog_due = Some(now + (every / 2).max(WATCHDOG_MIN));
+        status.makes_progress.then_some(NotifyState::Watchdog).into_iter().collect()
     }
 }
 

@@ -23,10 +23,11 @@ use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
 use super::{
-    Begun, ChangeError, Control, PutError, PutMode,
-    lives::milliseconds,
-    notices::notice,
+    change_error::{ChangeError, PutError},
+    changes::{Begun, PutMode},
+    notices::{Notices, notice},
     reloaded::{ReloadError, ReloadOptions, Reloaded},
+    time::milliseconds,
     upgrade::{UpgradeError, UpgradeOptions, Upgraded},
 };
 use crate::hosted::AppLife;
@@ -197,8 +198,17 @@ impl Desk {
         at_work.is_told.then_some(busy)
     }
 
+    /// Reports a task that takes long, and answers clients that have waited for too long.
+    pub(super) fn on_time(&self, notices: &Notices, now: Instant) {
+        if let Some(Busy { with, time, .. }) = self.newly_slow(now) {
+            let for_ms = milliseconds(time);
+            notice!(notices, Warn, "operator_busy", with = &*with, for_ms = for_ms);
+        }
+        self.refuse_overdue(now);
+    }
+
     /// Answers clients that have waited for too long.
-    pub(super) fn refuse_overdue(&self, now: Instant) {
+    fn refuse_overdue(&self, now: Instant) {
         let mut refusals = Vec::new();
         {
             let mut papers = self.papers();
@@ -274,17 +284,6 @@ impl Desk {
 impl Busy {
     fn is_slow(&self) -> bool {
         self.time >= SLOW_AFTER
-    }
-}
-
-impl Control {
-    /// Tells of a task that takes long, and answers clients that have waited for too long.
-    pub(super) fn watch_operator(&mut self, now: Instant) {
-        if let Some(Busy { with, time, .. }) = self.desk.newly_slow(now) {
-            let for_ms = milliseconds(time);
-            notice!(self.notices, Warn, "operator_busy", with = &*with, for_ms = for_ms);
-        }
-        self.desk.refuse_overdue(now);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::TcpListener, sync::Arc, time::Instant};
 use crossbeam_channel::Receiver;
 use mio::{Poll, Token, Waker};
 
-use super::{Control, Input, LoopReport, LoopThreads, LoopWatch};
+use super::{Control, Input, LoopReport, LoopThreads, watchdog::LoopWatch};
 use crate::{
     app::Unavailable,
     config::ServerConfig,
@@ -23,7 +23,7 @@ pub(super) fn control() -> (Control, Receiver<LoopCommand>) {
     let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
     let (sender, commands) = crossbeam_channel::unbounded();
     let handles = vec![LoopHandle::new(sender, waker); 2];
-    control.loops = Box::new(LoopThreads { handles, gauges: vec![Arc::default(); 2] });
+    control.cx.loops = Box::new(LoopThreads { handles, gauges: vec![Arc::default(); 2] });
     control.watch = LoopWatch::begin(2);
     (control, commands)
 }

@@ -1,106 +1,116 @@
-//! What control shows of its drains and lives, and who waits for an end.
+//! What control shows of its parts, as they are at one moment.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::time::{Duration, Instant};
 
-use super::{Control, DrainName, DrainView, DrainWatch, LifeView, Progress, Report, Totals};
-use crate::hosted::AppLife;
+use super::{
+    context::Context,
+    drain_view::{DrainName, DrainView},
+    input::{Progress, Report},
+    listeners::Listeners,
+    lives::Lives,
+    service_manager::ServiceStatus,
+    stop::Stopping,
+    stuck_loop::StuckLoop,
+    succession::Succession,
+    tasks::Desk,
+    watchdog::LoopWatch,
+};
 
-impl Control {
-    pub(super) fn watch(&mut self, watcher: DrainWatch, now: Instant) {
-        let is_over = self.view(watcher.drain, now).is_none_or(|view| view.verdict.is_some());
-        if is_over || watcher.until <= now {
-            return self.tell(vec![watcher], now);
+/// The parts of control.
+pub(super) struct Views<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) lives: &'a Lives,
+    pub(super) listeners: &'a Listeners,
+    pub(super) stopping: &'a Stopping,
+    pub(super) succession: &'a Succession,
+    pub(super) watch: &'a LoopWatch,
+    pub(super) desk: &'a Desk,
+    /// How long older processes may stay.
+    pub(super) older: Option<Duration>,
+    pub(super) now: Instant,
+}
+
+impl Views<'_> {
+    /// The stop as a drain.
+    pub(super) fn stop(&self) -> Option<DrainView> {
+        let stop = self.stopping.stop.as_ref()?;
+        Some(stop.view(self.lives, self.older, self.now))
+    }
+
+    /// A drain as it is now, or as it ended.
+    pub(super) fn drain(&self, name: DrainName) -> Option<DrainView> {
+        match name {
+            DrainName::App(_) | DrainName::Upstream(_) => self.lives.drains.view(name, self.now),
+            DrainName::Stop => self.stop().or_else(|| self.stopping.cancelled.clone()),
         }
-        self.watchers.push(watcher);
     }
 
-    /// A drain has ended.
-    pub(super) fn tell_watchers(&mut self, drain: DrainName, now: Instant) {
-        let (told, waiting) = self.watchers.drain(..).partition(|watcher| watcher.drain == drain);
-        self.watchers = waiting;
-        self.tell(told, now);
-    }
-
-    pub(super) fn tell(&self, watchers: Vec<DrainWatch>, now: Instant) {
-        for watcher in watchers {
-            (watcher.tell)(self.view(watcher.drain, now));
-        }
-    }
-
-    fn view(&self, drain: DrainName, now: Instant) -> Option<DrainView> {
-        match drain {
-            DrainName::App(_) | DrainName::Upstream(_) => self.drains.view(drain, now),
-            DrainName::Stop => self.stop_view(now).or_else(|| self.cancelled_stop.clone()),
-        }
-    }
-
-    pub(super) fn report(&self, now: Instant) -> Report {
+    pub(super) fn report(&self) -> Report {
         Report {
-            stop: self.stop_view(now),
-            handed_over: self.handed_over,
-            drains: self.drains.views(now),
-            upstream_drains: self.drains.upstream_drains(),
-            addresses: self.addresses.clone(),
-            totals: self.totals(),
-            stuck_loops: self.stuck_loops(now),
-            failed_loops: self.failed.iter().copied().collect(),
+            stop: self.stop(),
+            handed_over: self.succession.handed_over,
+            drains: self.lives.drains.views(self.now),
+            upstream_drains: self.lives.drains.upstream_drains(),
+            addresses: self.listeners.addresses.clone(),
+            totals: self.lives.totals(),
+            stuck_loops: self.stuck_loops(),
+            failed_loops: self.stopping.failed.iter().copied().collect(),
         }
     }
 
-    /// Looks at every life once: it is asked for several times a second, with any number of apps.
-    pub(super) fn progress(&self, now: Instant) -> Progress {
-        let (mut totals, mut active_connections) = (self.account.totals(), 0);
-        let mut busy = Vec::new();
-        for life in self.all_lives() {
-            let active = life.drain().active_connections();
-            totals.requests_total += life.drain().requests();
-            totals.cut_total += life.drain().cut();
-            active_connections += active;
-            if active > 0 {
-                busy.push(LifeView { drain: self.drains.view_of_life(life.id(), now), life });
+    pub(super) fn progress(&self) -> Progress {
+        let (totals, active_connections, busy) = self.lives.busy(self.now);
+        Progress { stop: self.stop(), totals, active_connections, busy }
+    }
+
+    /// For the service manager.
+    pub(super) fn service_status(&self) -> ServiceStatus {
+        ServiceStatus {
+            line: self.status_line(),
+            is_stopping: self.stopping.is_under_way(),
+            makes_progress: self.stuck_loops().is_empty(),
+        }
+    }
+
+    fn stuck_loops(&self) -> Vec<StuckLoop> {
+        self.watch.stuck(self.cx, self.lives, self.now)
+    }
+
+    fn status_line(&self) -> String {
+        let counts = self.cx.loops.connections();
+        let connections = counts.fresh + counts.busy + counts.idle + counts.lingering;
+        let active = self.lives.active_connections();
+        let mut line = match self.stop() {
+            None => {
+                let apps = self.lives.app_count();
+                format!("serving {apps} apps: {connections} connections, {active} active")
             }
-        }
-        Progress { stop: self.stop_view(now), totals, active_connections, busy }
-    }
-
-    /// Lives that serve or drain, those in the map first: of each host the newest.
-    pub(super) fn all_lives(&self) -> Vec<Arc<AppLife>> {
-        let mut lives = self.registry.entries();
-        let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();
-        let draining = self.drains.running().filter(|drain| drain.upstream().is_none());
-        let draining = draining.map(|drain| &drain.life);
-        lives.extend(draining.filter(|life| !in_map.contains(&life.id())).map(Arc::clone));
-        lives
-    }
-
-    pub(super) fn life_views(&self, now: Instant) -> Vec<LifeView> {
-        let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
-        let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
-        self.all_lives().into_iter().map(view).collect()
-    }
-
-    /// What this process counted.
-    pub(super) fn totals(&self) -> Totals {
-        let lives = self.all_lives();
-        let sum = |count: fn(&AppLife) -> u64| lives.iter().map(|life| count(life)).sum::<u64>();
-        let there = Totals {
-            requests_total: sum(|life| life.drain().requests()),
-            cut_total: sum(|life| life.drain().cut()),
+            Some(DrainView { verdict: None, remaining, .. }) => {
+                let left = remaining.as_secs();
+                format!("stopping: {connections} connections, {active} active, {left} s left")
+            }
+            Some(DrainView { verdict: Some(verdict), .. }) => format!("stopped: {verdict}"),
         };
-        there + self.account.totals()
-    }
-
-    /// How many loops apps are loaded for.
-    pub(crate) fn loop_count(&self) -> usize {
-        self.registry.loops()
-    }
-
-    /// Why the app of this host could not be loaded, if so.
-    pub(crate) fn load_error_of(&self, host: &str) -> Option<String> {
-        self.registry.find(host)?.app().load_error.clone()
-    }
-
-    pub(super) fn active_connections(&self) -> u64 {
-        self.all_lives().iter().map(|life| life.drain().active_connections()).sum()
+        let mut running: Vec<_> =
+            self.lives.running_drains(self.now).map(|(view, _)| view).collect();
+        running.sort_by_key(|view| view.remaining);
+        if let Some(DrainView { host, active_connections, remaining, .. }) = running.first() {
+            let (host, left) = (host.as_deref().unwrap_or_default(), remaining.as_secs());
+            line += &format!("; draining {host}: {active_connections} active, {left} s left");
+        }
+        if running.len() > 1 {
+            line += &format!("; {} more drains", running.len() - 1);
+        }
+        for StuckLoop { index, host, .. } in self.stuck_loops() {
+            let host = host.map(|host| format!(" in {host}")).unwrap_or_default();
+            line += &format!("; loop {index} is stuck{host}");
+        }
+        for index in &self.stopping.failed {
+            line += &format!("; loop {index} has failed");
+        }
+        if let Some(busy) = self.desk.slow(self.now) {
+            line += &format!("; changes wait for {}", busy.with);
+        }
+        line
     }
 }

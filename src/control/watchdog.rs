@@ -9,9 +9,11 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Control,
-    lives::{milliseconds, nanoseconds},
+    context::Context,
+    lives::Lives,
     notices::notice,
+    stuck_loop::StuckLoop,
+    time::{milliseconds, nanoseconds},
 };
 use crate::{hosted::AppLife, metrics::Turn};
 
@@ -26,17 +28,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A look that is so late says that the whole process stood still.
 const LATE: Duration = Duration::from_millis(500);
-
-/// A loop that makes no progress.
-#[derive(Clone, Debug)]
-pub(crate) struct StuckLoop {
-    pub(crate) index: usize,
-    /// Whose app it asked last; none if the turn asked none.
-    pub(crate) host: Option<String>,
-    pub(crate) life: Option<u64>,
-    /// Since the turn began.
-    pub(crate) time: Duration,
-}
 
 /// What a look at the loops found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,27 +100,26 @@ impl LoopWatch {
         }
         changes
     }
-}
 
-impl Control {
-    /// When [`Control::watch_loops`] has something to do.
-    pub(super) fn watch_due(&self) -> Instant {
-        self.epoch + Duration::from_nanos(self.watch.due_ns)
+    /// When [`LoopWatch::on_time`] has something to do.
+    pub(super) fn due(&self, epoch: Instant) -> Instant {
+        epoch + Duration::from_nanos(self.due_ns)
     }
 
-    pub(super) fn watch_loops(&mut self, now: Instant) {
-        if now < self.watch_due() {
+    /// Looks at the loops, if it is time, and reports what has changed.
+    pub(super) fn on_time(&mut self, cx: &Context, lives: &Lives, now: Instant) {
+        if now < self.due(cx.epoch) {
             return;
         }
-        let now_ns = nanoseconds(now.duration_since(self.epoch));
-        let turns: Vec<_> = (0..self.loops.count()).map(|index| self.loops.turn(index)).collect();
-        for change in self.watch.look(now_ns, &turns) {
+        let now_ns = cx.nanoseconds(now);
+        let turns: Vec<_> = (0..cx.loops.count()).map(|index| cx.loops.turn(index)).collect();
+        for change in self.look(now_ns, &turns) {
             match change {
                 Change::Stuck(index, turn) => {
-                    self.watch.loops[index].host = self.host_of(turn);
-                    let stuck = self.stuck_loop(index, turn, now_ns);
+                    self.loops[index].host = host_of(lives, turn);
+                    let stuck = self.stuck_loop(lives, index, turn, now_ns);
                     notice!(
-                        self.notices,
+                        cx.notices,
                         Error,
                         "loop_stuck",
                         loop_index = index,
@@ -141,49 +131,52 @@ impl Control {
                 Change::Recovered(index, turn) => {
                     let time = Duration::from_nanos(now_ns.saturating_sub(turn.since_ns));
                     let for_ms = milliseconds(time);
-                    notice!(
-                        self.notices,
-                        Info,
-                        "loop_recovered",
-                        loop_index = index,
-                        for_ms = for_ms
-                    );
+                    let notices = &cx.notices;
+                    notice!(notices, Info, "loop_recovered", loop_index = index, for_ms = for_ms);
                 }
             }
         }
     }
 
     /// The loops that make no progress.
-    pub(super) fn stuck_loops(&self, now: Instant) -> Vec<StuckLoop> {
-        let now_ns = nanoseconds(now.duration_since(self.epoch));
-        let stuck = self.watch.loops.iter().enumerate().filter(|(_, watched)| watched.is_stuck);
+    pub(super) fn stuck(&self, cx: &Context, lives: &Lives, now: Instant) -> Vec<StuckLoop> {
+        let now_ns = cx.nanoseconds(now);
+        let stuck = self.loops.iter().enumerate().filter(|(_, watched)| watched.is_stuck);
         stuck
-            .filter_map(|(index, watched)| Some(self.stuck_loop(index, watched.turn?, now_ns)))
+            .filter_map(|(index, watched)| {
+                Some(self.stuck_loop(lives, index, watched.turn?, now_ns))
+            })
             .collect()
     }
 
     /// What holds up a loop that has not obeyed.
-    pub(super) fn held_loop(&self, index: usize, now: Instant) -> StuckLoop {
-        let now_ns = nanoseconds(now.duration_since(self.epoch));
-        let turn = self.loops.turn(index).unwrap_or(Turn { since_ns: now_ns, life: None });
-        self.stuck_loop(index, turn, now_ns)
+    pub(super) fn held(
+        &self,
+        cx: &Context,
+        lives: &Lives,
+        index: usize,
+        now: Instant,
+    ) -> StuckLoop {
+        let now_ns = cx.nanoseconds(now);
+        let turn = cx.loops.turn(index).unwrap_or(Turn { since_ns: now_ns, life: None });
+        self.stuck_loop(lives, index, turn, now_ns)
     }
 
-    fn stuck_loop(&self, index: usize, turn: Turn, now_ns: u64) -> StuckLoop {
-        let known = &self.watch.loops[index];
+    fn stuck_loop(&self, lives: &Lives, index: usize, turn: Turn, now_ns: u64) -> StuckLoop {
+        let known = &self.loops[index];
         StuckLoop {
             index,
-            host: known.host.clone().or_else(|| self.host_of(turn)),
+            host: known.host.clone().or_else(|| host_of(lives, turn)),
             life: turn.life,
             time: Duration::from_nanos(now_ns.saturating_sub(turn.since_ns)),
         }
     }
+}
 
-    fn host_of(&self, turn: Turn) -> Option<String> {
-        let is_asked = |life: &AppLife| Some(life.id().as_u64()) == turn.life;
-        let lives = self.all_lives();
-        lives.iter().find(|life| is_asked(life)).map(|life| life.host().to_owned())
-    }
+/// The host of the app that a turn asked last.
+fn host_of(lives: &Lives, turn: Turn) -> Option<String> {
+    let is_asked = |life: &AppLife| Some(life.id().as_u64()) == turn.life;
+    lives.all().iter().find(|life| is_asked(life)).map(|life| life.host().to_owned())
 }
 
 #[cfg(test)]

@@ -138,14 +138,14 @@ impl Admin {
                 let old_pid = std::process::id();
                 let answer = match (done, wait) {
                     (Ok(Upgraded { pid }), Some(wait)) => {
-                        let tell = move |view: Option<DrainView>| {
+                        let show = move |view: Option<DrainView>| {
                             let mut answer = json!(view.as_ref().map(show::Drain::new));
                             (answer["pid"], answer["old_pid"]) = (json!(pid), json!(old_pid));
                             later.respond(json_response(200, &answer));
                         };
                         let until = Instant::now() + wait;
-                        let (drain, tell) = (DrainName::Stop, Box::new(tell));
-                        let watch = DrainWatch { drain, until, tell };
+                        let (drain, show) = (DrainName::Stop, Box::new(show));
+                        let watch = DrainWatch { drain, until, show };
                         return drop(control.send(Input::Watch(watch)));
                     }
                     (Ok(Upgraded { pid }), None) => {
@@ -232,11 +232,11 @@ fn tell_drain(
     status: u16,
     later: Later,
 ) {
-    let tell = move |view: Option<DrainView>| {
+    let show = move |view: Option<DrainView>| {
         let shown = view.map(|view| json_response(status, &show::Drain::new(&view)));
         later.respond(shown.unwrap_or_else(unknown_drain));
     };
-    send(control, Input::Watch(DrainWatch { drain, until, tell: Box::new(tell) }));
+    send(control, Input::Watch(DrainWatch { drain, until, show: Box::new(show) }));
 }
 
 fn unknown_drain() -> Response<'static> {

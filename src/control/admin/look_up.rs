@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{ChangeError, Generation, Input, LifeView, ask, lives::milliseconds},
+    super::{ChangeError, Generation, Input, LifeView, ask, time::milliseconds},
     Admin,
     answers::{Answered, SERVER, ok, refused, refused_app},
     show::{self, Row},

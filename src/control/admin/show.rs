@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::{
-    DrainName, DrainView, Emptied, LifeView, Reloaded, StuckLoop, Verdict, lives::milliseconds,
-    tasks::Desk,
+    DrainName, DrainView, Emptied, LifeView, Reloaded, StuckLoop, Verdict, tasks::Desk,
+    time::milliseconds,
 };
 use crate::{
     app::{EndpointRow, EndpointState, LastFailure, Peer},

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use crossbeam_channel::Receiver;
 
 use super::super::{
-    ChangeError, DrainTicket, LivesChanged, PassedStop, PutMode, ReloadOptions, Report,
+    ChangeError, DrainTicket, PassedStop, PutMode, ReloadOptions, Report, changes::LivesChanged,
     input::ReloadChanges, reload::PreparedReload,
 };
 use crate::{acknowledgement::Acknowledgements, config::Config, hosted::AppLife};

@@ -56,7 +56,7 @@ impl World {
         let unread_stops = self.inputs.len();
         self.control.pass_unread_stops_on(&self.inputs);
         let (admitted, cut) = self.oracle.totals();
-        let totals = self.control.totals();
+        let totals = self.control.lives.totals();
         assert_eq!(totals.requests_total, admitted, "requests are lost from the totals");
         let stop = self.oracle.stop.as_ref().and_then(|stop| stop.over.as_ref());
         let (_, verdict) = stop.expect("the stop is over");

@@ -23,6 +23,7 @@ mod ending;
 mod ledger;
 mod operators;
 mod oracle;
+mod random;
 mod scripted_loop;
 mod world;
 
@@ -37,32 +38,6 @@ use world::World;
 
 /// Seeds of a usual run.
 const RUNS: u64 = 20_000;
-
-/// The chance of one run (splitmix64).
-#[derive(Clone, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `most`.
-    fn below(&mut self, most: usize) -> usize {
-        (self.next() >> 11) as usize % most
-    }
-
-    fn one_in(&mut self, many: usize) -> bool {
-        self.below(many) == 0
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-}
 
 /// Runs one seed; says what happened in it if it fails.
 fn run(seed: u64) {

@@ -12,9 +12,12 @@ use std::{
 use super::{
     super::{
         Answer, Begun, ChangeError, DrainApp, DrainName, DrainUpstream, DrainView, DrainWatch,
-        Input, KeptSockets, LivesChanged, PutApp, PutMode, ReadyReload, ReloadError, ReloadOptions,
-        RemoveApp, Report, ResumeApp, ResumeUpstream, StopAsker, StopRequest, input::HandedOver,
-        operator::load,
+        Input, PutApp, PutMode, ReloadError, ReloadOptions, RemoveApp, Report, ResumeApp,
+        ResumeUpstream, StopAsker, StopRequest,
+        changes::LivesChanged,
+        input::{HandedOver, ReadyReload},
+        kept_sockets::KeptSockets,
+        load,
     },
     asked::{HOSTS, Outcome, Question, Reload, Upgrade},
     ledger::{Named, Said, State},
@@ -135,10 +138,10 @@ impl World {
         let (said, number) = (Arc::clone(&self.said), self.watches.len());
         self.note(|| format!("watch {number}: {drain}"));
         self.watches.push(Some(until));
-        let tell = move |view: Option<DrainView>| {
+        let show = move |view: Option<DrainView>| {
             said.lock().expect("no run goes on behind a panic").push(Said::Shown(number, view));
         };
-        self.send(Input::Watch(DrainWatch { drain, until, tell: Box::new(tell) }));
+        self.send(Input::Watch(DrainWatch { drain, until, show: Box::new(show) }));
     }
 
     /// A stop is asked for, by one of those who may.

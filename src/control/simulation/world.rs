@@ -17,14 +17,14 @@ use crossbeam_channel::Receiver;
 
 use super::{
     super::{
-        Control, Host, Input, Listening, LoopReport, Notices, Operator, PassedStop, Sockets,
-        Upgrader, Verdict, tasks::Desk,
+        Control, Host, Input, Listening, LoopReport, Notices, Operator, PassedStop, Upgrader,
+        Verdict, listening::Sockets, tasks::Desk,
     },
-    Random,
     asked::{HOSTS, Question, Reload, Upgrade},
     board::Board,
     ledger::{Named, Said},
     oracle::{LATE_MAX, Oracle},
+    random::Random,
     scripted_loop::{Asked, Deed, ScriptedLoop},
 };
 use crate::{
@@ -127,7 +127,7 @@ fn operator(
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (now, loops) = (Instant::now(), 1 + random.below(3));
         let registry = Arc::new(AppRegistry::new(loops, None));
         let notices = Arc::<Notices>::default();
@@ -144,7 +144,7 @@ impl World {
         );
         let are_handshakes_pending = Arc::new(AtomicBool::new(false));
         let pending = Arc::clone(&are_handshakes_pending);
-        control.handshakes = Box::new(move |_| pending.load(Ordering::Relaxed));
+        control.listeners.handshakes = Box::new(move |_| pending.load(Ordering::Relaxed));
         let address = config.server.listen[0].address;
         let operator = operator(&registry, &notices, &control, config, desk);
         let board = Board::new(loops);
@@ -424,7 +424,8 @@ impl World {
         if are_all_awake && self.ended.is_none() {
             self.oracle.check_prompt();
         }
-        let is_quiet = is_idle && are_all_awake && self.control.drains.running().next().is_none();
+        let is_quiet =
+            is_idle && are_all_awake && self.control.lives.drains.running().next().is_none();
         if is_quiet && !matches!(self.upgrade, Upgrade::Going(_) | Upgrade::Ready) {
             self.oracle.check_forgotten(&self.registry);
             self.check_acknowledged();
@@ -433,7 +434,7 @@ impl World {
 
     fn disturb_a_loop(&mut self) {
         let index = self.random.below(self.loops.len());
-        let now_ns = self.now.duration_since(self.control.epoch).as_nanos() as u64;
+        let now_ns = self.now.duration_since(self.control.cx.epoch).as_nanos() as u64;
         let what = self.random.below(10);
         let own = &mut self.loops[index];
         if own.is_stuck() {

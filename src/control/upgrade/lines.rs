@@ -8,7 +8,7 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::{FromOld, channel::Channel};
+use super::{channel::Channel, messages::FromOld};
 use crate::{
     logging::event,
     message::{LoopCommand, LoopHandle},

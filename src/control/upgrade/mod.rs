@@ -53,9 +53,11 @@
 
 mod channel;
 mod container;
+mod handed;
 mod inherited;
 mod launcher;
 mod lines;
+mod messages;
 mod new;
 mod old;
 mod predecessor;
@@ -63,196 +65,13 @@ mod process;
 mod relay;
 mod start;
 mod successor;
+mod upgrader;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
-
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
+pub(crate) use handed::{HandedAdmin, HandedHealth};
 pub(crate) use inherited::{Inherited, InheritedSockets};
 pub(crate) use launcher::{LAUNCH, launch};
+pub(crate) use messages::Generation;
 pub(crate) use new::{NoTakeOver, TakeOver};
-pub(crate) use old::{HandedAdmin, HandedHealth, UpgradeError, Upgraded, Upgrader};
 pub(crate) use predecessor::Predecessor;
 pub(crate) use relay::{PassedStop, StopRelay};
-
-/// By this a process knows that it was started by an upgrade, and by which process
-/// ([`process::Process::named`]).
-const ENVIRONMENT: &str = "TIDEGATE_TAKE_OVER";
-
-/// The version of the messages. Another one is refused, and the old process goes on.
-const MESSAGES: u32 = 2;
-
-/// How an upgrade is done.
-#[derive(Clone, Debug)]
-pub(crate) struct UpgradeOptions {
-    /// Another program than this process is of.
-    pub(crate) binary: Option<PathBuf>,
-    /// How long the new process may take until it serves.
-    pub(crate) timeout: Duration,
-    /// Whether the new process may serve none of the apps or addresses that this one serves.
-    pub(crate) allow_empty: bool,
-}
-
-impl Default for UpgradeOptions {
-    fn default() -> Self {
-        Self { binary: None, timeout: Duration::from_secs(30), allow_empty: false }
-    }
-}
-
-/// What the old process has, and the new one needs.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct HandOver {
-    messages: u32,
-    pid: u32,
-    listeners: Vec<HandedListener>,
-    /// How the admin's socket is configured, if it is handed over; its descriptor comes last.
-    admin: Option<String>,
-    /// Device and inode of the file that this socket is bound to, if it is.
-    admin_file: Option<(u64, u64)>,
-    /// Ids of lives go on from here.
-    next_app_id: u64,
-    /// How many drains of upstreams have got a name. Servers of older versions do not say it.
-    #[serde(default)]
-    upstream_drains: u64,
-    /// Apps that operators have put, as they wrote them.
-    apps: Vec<(String, Value)>,
-    /// Apps that are drained, or drain, until they are resumed.
-    drained: Vec<String>,
-    /// Upstreams that are drained: host and URL.
-    drained_upstreams: Vec<(String, String)>,
-    /// Apps that serve. Where one of them cannot be loaded any more, the upgrade fails.
-    serving: Vec<String>,
-    /// Whether all apps or all addresses may be missing in the new process.
-    #[serde(default)]
-    allow_empty: bool,
-}
-
-/// An address, and how many sockets it has.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct HandedListener {
-    configured: SocketAddr,
-    bound: SocketAddr,
-    /// Systemd has them too.
-    is_kept: bool,
-    sockets: usize,
-    /// It is the health listener, the last one. An older version takes it for a public one that its
-    /// config does not name, and so leaves it here.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    is_health: bool,
-}
-
-/// What the new process says.
-#[derive(Debug, Serialize, Deserialize)]
-enum FromNew {
-    /// It can serve, on these of the listeners, which the health listener is one of, and on the
-    /// admin's if so.
-    Ready {
-        listeners: Vec<usize>,
-        admin: bool,
-        pid: u32,
-        /// So many loops take connections; an older version has none that do.
-        #[serde(default)]
-        taking_loops: usize,
-        /// The ids before this one are used: it may have logged them. An older version does not say
-        /// it.
-        #[serde(default)]
-        next_app_id: u64,
-    },
-    /// It cannot, and ends.
-    Failed(String),
-    /// It accepts connections.
-    Serving,
-    /// The old process is to cut what is in flight.
-    Cut,
-    /// It is closing these addresses.
-    Closed(Vec<SocketAddr>),
-    /// Its end will be no loss: it stops, or has a successor.
-    Goodbye,
-}
-
-/// What the old process says after the hand-over.
-#[derive(Debug, Serialize, Deserialize)]
-enum FromOld {
-    /// Serve.
-    Go,
-    /// The old process goes on without this one.
-    Abort,
-    /// It has connections to offer, on so many lines: their descriptors follow. Said only to a
-    /// process with loops that take them.
-    Lines(usize),
-    /// How far its drain is.
-    Report(Box<Generation>),
-    /// It was asked to stop, but this process serves.
-    Stop(PassedStop),
-    /// Its last word.
-    Gone(LastWord),
-}
-
-/// A process that drains, as it is seen at one moment.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Generation {
-    pub(crate) pid: u32,
-    pub(crate) version: String,
-    pub(crate) active_connections: u64,
-    /// By state, as in its status.
-    pub(crate) connections: Value,
-    pub(crate) elapsed_ms: u64,
-    pub(crate) remaining_ms: u64,
-    /// How long it has said nothing, where that is suspicious.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) silent_ms: Option<u64>,
-    #[serde(flatten)]
-    pub(crate) totals: Totals,
-    /// The rows of its apps that have something in flight.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) apps: Vec<Value>,
-    /// Its own predecessors that are still there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) previous: Vec<Generation>,
-}
-
-impl Generation {
-    /// A process that has not said anything yet.
-    fn unheard(pid: u32) -> Self {
-        Self {
-            pid,
-            version: "unknown".to_owned(),
-            active_connections: 0,
-            connections: Value::Null,
-            elapsed_ms: 0,
-            remaining_ms: 0,
-            silent_ms: None,
-            totals: Totals::default(),
-            apps: Vec::new(),
-            previous: Vec::new(),
-        }
-    }
-}
-
-/// What is counted over all generations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Totals {
-    /// Exchanges admitted.
-    pub(crate) requests_total: u64,
-    /// Exchanges that a deadline ended.
-    pub(crate) cut_total: u64,
-}
-
-impl std::ops::Add for Totals {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            requests_total: self.requests_total + other.requests_total,
-            cut_total: self.cut_total + other.cut_total,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct LastWord {
-    verdict: String,
-    cut: u64,
-    totals: Totals,
-}
+pub(crate) use upgrader::{UpgradeError, UpgradeOptions, Upgraded, Upgrader};

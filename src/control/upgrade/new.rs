@@ -12,11 +12,12 @@ use std::{
 use crossbeam_channel::Sender;
 
 use super::{
-    super::{Control, Emptied, Input, PutMode, load},
-    ENVIRONMENT, FromNew, FromOld, HandOver, HandedListener, Inherited, InheritedSockets, MESSAGES,
-    Predecessor,
+    super::{changes::PutMode, control::Control, emptied::Emptied, input::Input, load::load},
     channel::Channel,
-    process::Process,
+    inherited::{Inherited, InheritedSockets},
+    messages::{FromNew, FromOld, HandOver, HandedListener, MESSAGES},
+    predecessor::Predecessor,
+    process::{ENVIRONMENT, Process},
 };
 use crate::{
     config::{AppConfig, Config},

@@ -1,26 +1,29 @@
 //! The old process's side: it starts the new one and hands over.
 
 use std::{
-    env,
-    ffi::OsString,
-    fmt, io,
-    net::SocketAddr,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    sync::{Arc, Weak, atomic::AtomicBool},
+    sync::{Arc, Weak},
     time::Instant,
 };
 
 use super::{
     super::{
-        ChangeError, Input, KeptSockets, LifeView, Listening, Operator, Report, ask, drains::Cause,
-        input::HandedOver, lives::milliseconds, notices::notice, operator::await_loops,
+        drain_view::Cause,
+        input::{HandedOver, Input, LifeView, Report, ask},
+        kept_sockets::KeptSockets,
+        listening::Listening,
+        notices::notice,
+        operator::{Operator, await_loops},
+        time::milliseconds,
     },
-    HandOver, HandedListener, MESSAGES, Predecessor, StopRelay, UpgradeOptions,
     channel::Channel,
-    container, lines,
-    start::{NewProcess, Ready, Starting},
-    successor::{Follower, LastSuccessor, Reporter},
+    container,
+    handed::HandedHealth,
+    lines,
+    messages::{HandOver, HandedListener, MESSAGES},
+    start::{NewProcess, Ready},
+    successor::Follower,
+    upgrader::{UpgradeError, UpgradeOptions, Upgraded, Upgrader},
 };
 use crate::{
     acknowledgement::acknowledgement,
@@ -28,117 +31,6 @@ use crate::{
     hosted::{AppLife, Origin},
     logging::event,
 };
-
-/// What an upgrade needs of the process, as it was started.
-pub(crate) struct Upgrader {
-    /// A program that embeds the server knows nothing of hand-overs.
-    is_embedded: bool,
-    binary: io::Result<PathBuf>,
-    arguments: Vec<OsString>,
-    pub(in super::super) admin: Option<HandedAdmin>,
-    health: Option<HandedHealth>,
-    /// What this process reports while it drains.
-    generation: Reporter,
-    /// The process before this one.
-    predecessor: Option<Arc<Predecessor>>,
-    relay: StopRelay,
-    /// The new process, until it serves.
-    pub(crate) starting: Arc<Starting>,
-    /// The new process, once it serves: the last one.
-    pub(crate) successor: Arc<LastSuccessor>,
-}
-
-/// The admin's socket.
-#[derive(Clone)]
-pub(crate) struct HandedAdmin {
-    /// As it is configured.
-    pub(crate) configured: String,
-    pub(crate) socket: Arc<OwnedFd>,
-    /// Device and inode of its file.
-    pub(crate) file: Option<(u64, u64)>,
-    /// By which its file is left to the new process.
-    pub(crate) left: Option<Arc<AtomicBool>>,
-}
-
-/// The socket of the health listener.
-#[derive(Clone)]
-pub(crate) struct HandedHealth {
-    pub(crate) configured: SocketAddr,
-    /// Port 0 is the real one here.
-    pub(crate) bound: SocketAddr,
-    pub(crate) socket: Arc<OwnedFd>,
-}
-
-/// What an upgrade came to.
-#[derive(Debug)]
-pub(crate) struct Upgraded {
-    /// The new process.
-    pub(crate) pid: u32,
-}
-
-/// Why there is no upgrade. The old process goes on.
-#[derive(Debug)]
-pub(crate) enum UpgradeError {
-    /// The server stops.
-    Change(ChangeError),
-    /// The new process could not be started, or did not come to serve.
-    Failed(String),
-}
-
-impl From<ChangeError> for UpgradeError {
-    fn from(reason: ChangeError) -> Self {
-        Self::Change(reason)
-    }
-}
-
-impl fmt::Display for UpgradeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Change(reason) => reason.fmt(f),
-            Self::Failed(reason) => f.write_str(reason),
-        }
-    }
-}
-
-impl Upgrader {
-    /// As this process was started: by this name, in this folder.
-    pub(crate) fn new(
-        is_embedded: bool,
-        (admin, health): (Option<HandedAdmin>, Option<HandedHealth>),
-        predecessor: Option<Arc<Predecessor>>,
-        relay: StopRelay,
-        generation: Reporter,
-    ) -> Self {
-        let mut arguments = env::args_os();
-        let name = PathBuf::from(arguments.next().unwrap_or_default());
-        // A name with a path may be a link, whose new end is the new version.
-        let has_path = name.parent().is_some_and(|parent| parent != Path::new(""));
-        let binary = if has_path { std::path::absolute(name) } else { env::current_exe() };
-        let (arguments, starting, successor) =
-            (arguments.collect(), Arc::default(), Arc::default());
-        Self {
-            is_embedded,
-            binary,
-            arguments,
-            admin,
-            health,
-            generation,
-            predecessor,
-            relay,
-            starting,
-            successor,
-        }
-    }
-
-    fn start(&self, binary: Option<PathBuf>) -> Result<(Channel, PathBuf), String> {
-        let own = || self.binary.as_ref().map(Clone::clone).map_err(ToString::to_string);
-        let binary = binary.map_or_else(own, Ok)?;
-        let failed = |error: io::Error| format!("{}: {error}", binary.display());
-        let (channel, theirs) = Channel::pair().map_err(failed)?;
-        self.starting.spawn(&binary, &self.arguments, &theirs).map_err(failed)?;
-        Ok((channel, binary))
-    }
-}
 
 impl Operator {
     /// Has a new process take this one's place. It returns when that serves, and this one drains.

@@ -11,11 +11,16 @@ use std::{
 use crossbeam_channel::Sender;
 
 use super::{
-    super::{Input, StopAsker, StopRequest, lives::milliseconds, send},
-    FromNew, FromOld, Generation, LastWord, PassedStop, Totals,
+    super::{
+        input::{Input, StopAsker, StopRequest, send},
+        time::milliseconds,
+        totals::Totals,
+    },
     channel::Channel,
     lines,
+    messages::{FromNew, FromOld, Generation, LastWord},
     process::Process,
+    relay::PassedStop,
 };
 use crate::{logging::event, message::LoopHandle};
 

@@ -12,6 +12,10 @@ use rustix::{
     process::{Pid, PidfdFlags, getpid, pidfd_open},
 };
 
+/// By this a process knows that it was started by an upgrade, and by which process
+/// ([`Process::named`]).
+pub(super) const ENVIRONMENT: &str = "TIDEGATE_TAKE_OVER";
+
 /// Another process, by its pidfd.
 #[derive(Debug)]
 pub(super) struct Process {

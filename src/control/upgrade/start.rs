@@ -19,11 +19,12 @@ use std::{
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
-    super::ChangeError,
-    ENVIRONMENT, FromNew, FromOld, HandOver, StopRelay,
+    super::change_error::ChangeError,
     channel::Channel,
     launcher::{LAUNCH, Order, Word},
-    process::Process,
+    messages::{FromNew, FromOld, HandOver},
+    process::{ENVIRONMENT, Process},
+    relay::StopRelay,
 };
 
 /// How long the launcher may take to obey. It waits for nothing but the program's exec.

@@ -13,10 +13,16 @@ use std::{
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 
 use super::{
-    super::{Input, StopAsker, StopRequest, Verdict},
-    FromNew, FromOld, Generation, LastWord, PassedStop, Predecessor, Totals,
+    super::{
+        drain_view::Verdict,
+        input::{Input, StopAsker, StopRequest},
+        totals::Totals,
+    },
     channel::Channel,
+    messages::{FromNew, FromOld, Generation, LastWord},
+    predecessor::Predecessor,
     process::Process,
+    relay::PassedStop,
 };
 use crate::logging::event;
 

@@ -15,17 +15,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use mio::{Events, Poll, Token, Waker};
 
 use super::{
-    ChecksHandle, Notices, Watch, notice,
+    super::notices::{Notices, notice},
     probe::{Outcome, Probe},
+    watched::Watch,
 };
 use crate::{
     app::{Endpoint, HealthPlan, Upstreams},
     logging::event,
 };
+
+/// A way to the thread.
+pub(super) struct ChecksHandle {
+    /// None only while it is dropped.
+    watches: Option<Sender<Watch>>,
+    waker: Arc<Waker>,
+}
+
+impl ChecksHandle {
+    pub(super) fn add(&self, watch: Watch) -> io::Result<()> {
+        if let Some(watches) = &self.watches {
+            drop(watches.send(watch));
+        }
+        self.waker.wake()
+    }
+}
+
+impl Drop for ChecksHandle {
+    fn drop(&mut self) {
+        self.watches = None;
+        // A poll that cannot be woken ends with the process.
+        drop(self.waker.wake());
+    }
+}
 
 /// The state of the thread.
 pub(super) struct Checks {

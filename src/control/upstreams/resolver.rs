@@ -12,7 +12,10 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::{Notices, Watch, notice};
+use super::{
+    super::notices::{Notices, notice},
+    watched::Watch,
+};
 use crate::app::{Endpoint, Upstreams};
 
 /// The time to the next look-up while a name has no address.

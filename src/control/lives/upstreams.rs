@@ -16,24 +16,28 @@ use std::{
 };
 
 use super::{
-    ChangeError, Control,
-    drains::{Drain, DrainName, DrainView, Verdict},
-    lives::nanoseconds,
-    notices::notice,
+    super::{
+        change_error::ChangeError,
+        context::Context,
+        drain_view::{DrainName, Verdict},
+        drains::{Drain, upstream_in},
+        notices::notice,
+    },
+    state::Lives,
 };
 use crate::{
     app::OneUpstream,
     hosted::AppLife,
     message::{LoopCommand, UpstreamDrainId},
-    registry::AppId,
 };
 
-impl Control {
+impl Lives {
     /// Begins the drain of one upstream of an app: of the life that serves, and of older ones that
     /// are not over, for whoever is told that it is drained may end it. For one that is out already
     /// this is the drain that took it out.
-    pub(super) fn drain_upstream(
+    pub(in crate::control) fn drain_upstream(
         &mut self,
+        cx: &mut Context,
         host: &str,
         url: &str,
         timeout: Option<Duration>,
@@ -43,34 +47,35 @@ impl Control {
         if let Some(drain) = self.drains.upstream_out(life.id(), upstream.index()) {
             return Ok(drain);
         }
-        let older = self.all_lives();
+        let older = self.all();
         let older = older.iter().filter(|old| old.host() == life.host() && old.id() != life.id());
         let upstream = upstream.with_older(older.filter_map(|old| upstream_in(old, url)));
         let timeout = self.drain_timeout_of(&life, timeout);
         let id = self.drains.take_out(life.id(), upstream.index());
-        upstream.drain(nanoseconds(now.duration_since(self.epoch)));
+        upstream.drain(cx.nanoseconds(now));
         let watch = || LoopCommand::WatchUpstream(id, upstream.clone());
         // One that has ended holds nothing any more.
-        let waiting = (0..self.loops.count()).filter(|index| self.command_one(*index, watch()));
+        let waiting = (0..cx.loops.count()).filter(|index| cx.command_one(*index, watch()));
         let waiting = waiting.count();
         let app = life.id();
         let drain = Drain::begin_upstream(id, life, upstream, waiting, (now, now + timeout));
-        self.say_drain_started(&drain.view(now), app, now);
+        cx.drain_log.drain_started(&drain.view(now), app, now);
         self.drains.insert(drain);
         if waiting == 0 {
-            self.end_drain(DrainName::Upstream(id), now);
+            self.end_drain(cx, DrainName::Upstream(id), now);
         }
         Ok(DrainName::Upstream(id))
     }
 
     /// Names of drains go on behind those of the process before this one.
-    pub(super) fn skip_upstream_drains(&mut self, used: u64) {
+    pub(in crate::control) fn skip_upstream_drains(&mut self, used: u64) {
         self.drains.skip_upstream_drains(used);
     }
 
     /// Takes one upstream of an app back in. A drain of it that is not over is cancelled.
-    pub(super) fn resume_upstream(
+    pub(in crate::control) fn resume_upstream(
         &mut self,
+        cx: &mut Context,
         host: &str,
         url: &str,
         now: Instant,
@@ -78,9 +83,9 @@ impl Control {
         let (life, upstream) = self.upstream_of(host, url)?;
         let name = self.drains.take_in(life.id(), upstream.index());
         let drain = self.drains.take(name.ok_or(ChangeError::NotDrained)?);
-        upstream.resume(nanoseconds(now.duration_since(self.epoch)));
+        upstream.resume(cx.nanoseconds(now));
         notice!(
-            self.notices,
+            cx.notices,
             Info,
             "upstream_resumed",
             host = life.host(),
@@ -89,55 +94,23 @@ impl Control {
             drain_cancelled = drain.is_some(),
         );
         if let Some(drain) = drain {
-            self.conclude(drain.view(now), Verdict::Cancelled, life.id(), now);
+            self.conclude(cx, drain.view(now), Verdict::Cancelled, life.id());
         }
         Ok(life)
     }
 
-    /// A life begins in the place of another: who is out there is out here. The flags are set, for
-    /// the loops know of the new life already.
-    pub(super) fn hand_on_upstreams(&mut self, old: &AppLife, new: &AppLife) {
-        let Some(upstreams) = new.app().app.upstreams() else { return };
-        let endpoints = upstreams.endpoints().iter().enumerate();
-        for (index, endpoint) in endpoints.filter(|(_, endpoint)| endpoint.is_drained()) {
-            if let Some(before) = upstream_in(old, endpoint.url()) {
-                self.drains.hand_on((old.id(), before.index()), (new.id(), index));
-            }
-        }
-    }
-
     /// A loop has no exchange with an upstream that drains. What was cancelled is left by loops
     /// too, and nobody is told again (I2).
-    pub(super) fn on_upstream_left(&mut self, id: UpstreamDrainId, now: Instant) {
-        let name = DrainName::Upstream(id);
-        if self.drains.find(name).is_some_and(Drain::loop_left) {
-            self.end_drain(name, now);
-        }
-    }
-
-    /// Every loop has left the upstream, or there is nothing more to wait for.
-    pub(super) fn finish_upstream_drain(&mut self, drain: &Drain, now: Instant) {
-        let mut view = drain.view(now);
-        // What a loop that is stuck still holds.
-        view.cut += view.active_connections;
-        let verdict = Verdict::of(view.cut);
-        self.conclude(view, verdict, drain.life.id(), now);
-    }
-
-    /// A drain has ended so: it is logged, counted and remembered, and who waits for it is told.
-    pub(super) fn conclude(
+    pub(in crate::control) fn on_upstream_left(
         &mut self,
-        mut view: DrainView,
-        verdict: Verdict,
-        life: AppId,
+        cx: &mut Context,
+        id: UpstreamDrainId,
         now: Instant,
     ) {
-        let name = view.name;
-        (view.verdict, view.remaining) = (Some(verdict), Duration::ZERO);
-        self.say_drain_ended(&view, life);
-        self.account.drain_ended(&view);
-        self.drains.remember(view);
-        self.tell_watchers(name, now);
+        let name = DrainName::Upstream(id);
+        if self.drains.find(name).is_some_and(Drain::loop_left) {
+            self.end_drain(cx, name, now);
+        }
     }
 
     fn upstream_of(
@@ -145,13 +118,9 @@ impl Control {
         host: &str,
         url: &str,
     ) -> Result<(Arc<AppLife>, OneUpstream), ChangeError> {
-        let life = self.life_of(host).ok_or(ChangeError::UnknownHost)?;
+        let life = self.find(host).ok_or(ChangeError::UnknownHost)?;
         let upstream =
             upstream_in(&life, url).ok_or_else(|| ChangeError::UnknownUpstream(url.to_owned()))?;
         Ok((life, upstream))
     }
-}
-
-fn upstream_in(life: &AppLife, url: &str) -> Option<OneUpstream> {
-    OneUpstream::find(life.app().app.upstreams()?, url)
 }

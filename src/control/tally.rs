@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Totals, drains::DrainView};
+use super::{drain_view::DrainView, totals::Totals};
 use crate::{
     app::{EndpointRow, EndpointState, FailureCause},
     hosted::AppLife,
@@ -17,7 +17,7 @@ use crate::{
 /// A life can be gone while a loop that is stuck still holds exchanges of it: what becomes of those
 /// is counted when they end.
 #[derive(Default)]
-pub(super) struct Account {
+pub(super) struct Tally {
     /// Lives that are gone, with exchanges that loops still hold.
     held: Vec<Arc<AppLife>>,
     /// Requests of lives that are gone, and not held.
@@ -35,11 +35,11 @@ pub(crate) struct Measured {
     pub(crate) drain_seconds: DrainSeconds,
 }
 
-impl Account {
+impl Tally {
     /// Of lives that are gone.
     pub(super) fn totals(&self) -> Totals {
         let gone = Totals { requests_total: self.requests, cut_total: self.cut };
-        self.held.iter().fold(gone, |sum, life| sum + totals_of(life))
+        self.held.iter().fold(gone, |sum, life| sum + Totals::of(life.drain()))
     }
 
     pub(super) fn begin(&mut self, life: &AppLife) {
@@ -56,7 +56,7 @@ impl Account {
     pub(super) fn let_go_of_ended(&mut self) {
         let has_ended = |life: &mut Arc<AppLife>| life.drain().active_connections() == 0;
         for life in self.held.extract_if(.., has_ended) {
-            let Totals { requests_total, cut_total } = totals_of(&life);
+            let Totals { requests_total, cut_total } = Totals::of(life.drain());
             (self.requests, self.cut) = (self.requests + requests_total, self.cut + cut_total);
             // How its upstreams were is of no use any more.
             self.ledger.retire(&reading(&life, 0));
@@ -84,10 +84,6 @@ impl Account {
             drain_seconds: self.drain_seconds.clone(),
         }
     }
-}
-
-fn totals_of(life: &AppLife) -> Totals {
-    Totals { requests_total: life.drain().requests(), cut_total: life.drain().cut() }
 }
 
 fn reading(life: &AppLife, now_ns: u64) -> LifeReading<'_> {

@@ -1,0 +1,79 @@
+//! The addresses that the loops listen on, as the operator knows them.
+
+use std::{
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::{
+    config::ListenConfig,
+    message::{ListenGroup, PublicSocket},
+};
+
+/// The sockets of one address, one for each loop.
+pub(crate) type Sockets = Vec<PublicSocket>;
+
+/// An address that the loops listen on.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening {
+    /// As it is configured.
+    pub(super) configured: SocketAddr,
+    /// As it is bound: port 0 is a real one here.
+    pub(crate) bound: SocketAddr,
+    /// [`PublicSocket::is_kept`]
+    pub(super) is_kept: bool,
+    /// Its sinks close with it, so it is not held here.
+    group: Weak<ListenGroup>,
+    proxy_protocol: Arc<AtomicBool>,
+    /// The loops' sockets, as long as they are theirs.
+    pub(super) sockets: Vec<Weak<OwnedFd>>,
+}
+
+impl Listening {
+    /// Has the sockets of an address, at least one, behave as configured.
+    pub(crate) fn new(listen: &ListenConfig, sockets: &Sockets) -> Self {
+        let first = &sockets[0];
+        let listening = Self {
+            configured: listen.address,
+            bound: first.address,
+            is_kept: first.is_kept,
+            group: Arc::downgrade(&first.group),
+            proxy_protocol: Arc::clone(&first.proxy_protocol),
+            sockets: sockets.iter().map(|socket| Arc::downgrade(&socket.socket)).collect(),
+        };
+        listening.configure(listen);
+        listening
+    }
+
+    /// The loops' sockets, for loops: as long as somebody has them, they are open.
+    pub(super) fn sockets(&self) -> Sockets {
+        let Some(group) = self.group.upgrade() else { return Vec::new() };
+        let socket = |socket| PublicSocket {
+            address: self.bound,
+            socket,
+            is_kept: self.is_kept,
+            group: Arc::clone(&group),
+            proxy_protocol: Arc::clone(&self.proxy_protocol),
+        };
+        self.sockets.iter().filter_map(Weak::upgrade).map(socket).collect()
+    }
+
+    /// Whether a loop, or a process that may take them up again, has sockets of it.
+    pub(super) fn is_open(&self) -> bool {
+        self.sockets.iter().any(|socket| socket.strong_count() > 0)
+    }
+
+    /// Whether this entry of the config means it: the port that port 0 became can be written out.
+    pub(super) fn is_of(&self, listen: &ListenConfig) -> bool {
+        self.configured == listen.address || self.bound == listen.address
+    }
+
+    /// Has connections that are accepted from here on treated as this says.
+    pub(super) fn configure(&self, listen: &ListenConfig) {
+        self.proxy_protocol.store(listen.proxy_protocol, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,191 @@
+//! All lives that serve or drain, and how a life begins and ends.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::Sender;
+
+use super::super::{
+    change_error::ChangeError,
+    drain_view::DrainView,
+    drains::Drains,
+    input::{Input, LifeView},
+    tally::{Measured, Tally},
+    totals::Totals,
+    upstreams::UpstreamWatch,
+};
+use crate::{
+    hosted::{AppLife, Apps, HostedApp},
+    registry::{AppId, NewApp, NewLife},
+};
+
+/// The lives of a server, with their drains and counts.
+pub(in crate::control) struct Lives {
+    pub(super) registry: Arc<Apps>,
+    pub(in crate::control) drains: Drains,
+    pub(super) tally: Tally,
+    upstreams: UpstreamWatch,
+    /// Where a life announces that its last exchange has left.
+    pub(super) control: Sender<Input>,
+    /// Of apps that have none of their own.
+    pub(in crate::control) drain_timeout: Duration,
+    /// The routes have changed since the loops were told to look again.
+    pub(super) routes_changed: bool,
+}
+
+impl Lives {
+    pub(in crate::control) fn new(
+        registry: Arc<Apps>,
+        upstreams: UpstreamWatch,
+        control: Sender<Input>,
+        drain_timeout: Duration,
+    ) -> Self {
+        Self {
+            registry,
+            drains: Drains::default(),
+            tally: Tally::default(),
+            upstreams,
+            control,
+            drain_timeout,
+            routes_changed: false,
+        }
+    }
+
+    /// For how many loops apps are loaded.
+    pub(in crate::control) fn loops(&self) -> usize {
+        self.registry.loops()
+    }
+
+    /// How many apps there are.
+    pub(in crate::control) fn app_count(&self) -> usize {
+        self.registry.entries().len()
+    }
+
+    /// Whether the routes have changed since the last call.
+    pub(in crate::control) fn take_routes_changed(&mut self) -> bool {
+        std::mem::take(&mut self.routes_changed)
+    }
+
+    /// Why the app of this host could not be loaded, if so.
+    pub(in crate::control) fn load_error_of(&self, host: &str) -> Option<String> {
+        self.registry.find(host)?.app().load_error.clone()
+    }
+
+    /// The life whose primary host this is.
+    pub(in crate::control) fn find(&self, host: &str) -> Option<Arc<AppLife>> {
+        let host = host.to_ascii_lowercase();
+        self.registry.find(&host).filter(|life| life.host() == host)
+    }
+
+    /// Lives that serve or drain, those in the map first: of each host the newest.
+    pub(in crate::control) fn all(&self) -> Vec<Arc<AppLife>> {
+        let mut lives = self.registry.entries();
+        let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();
+        let draining = self.drains.running().filter(|drain| drain.upstream().is_none());
+        let draining = draining.map(|drain| &drain.life);
+        lives.extend(draining.filter(|life| !in_map.contains(&life.id())).map(Arc::clone));
+        lives
+    }
+
+    pub(in crate::control) fn views(&self, now: Instant) -> Vec<LifeView> {
+        let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
+        let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
+        self.all().into_iter().map(view).collect()
+    }
+
+    /// What this process counted, how much of it is active, and the lives with something in flight.
+    /// Looks at every life once: it is asked for several times a second, with any number of apps.
+    pub(in crate::control) fn busy(&self, now: Instant) -> (Totals, u64, Vec<LifeView>) {
+        let (mut totals, mut active_connections) = (self.tally.totals(), 0);
+        let mut busy = Vec::new();
+        for life in self.all() {
+            let active = life.drain().active_connections();
+            totals = totals + Totals::of(life.drain());
+            active_connections += active;
+            if active > 0 {
+                busy.push(LifeView { drain: self.drains.view_of_life(life.id(), now), life });
+            }
+        }
+        (totals, active_connections, busy)
+    }
+
+    /// What this process counted.
+    pub(in crate::control) fn totals(&self) -> Totals {
+        let lives = self.all();
+        lives.iter().fold(self.tally.totals(), |sum, life| sum + Totals::of(life.drain()))
+    }
+
+    pub(in crate::control) fn active_connections(&self) -> u64 {
+        self.all().iter().map(|life| life.drain().active_connections()).sum()
+    }
+
+    pub(in crate::control) fn measure(&self, now_ns: u64) -> Measured {
+        let running = self.drains.running().count() as u64;
+        self.tally.measure(&self.all(), running, now_ns)
+    }
+
+    /// Forgets lives that are gone, as soon as no loop holds an exchange of them.
+    pub(in crate::control) fn let_go_of_ended(&mut self) {
+        self.tally.let_go_of_ended();
+    }
+
+    /// The drains that run and have no verdict, as they are now.
+    pub(in crate::control) fn running_drains(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (DrainView, AppId)> {
+        let running = self.drains.running().filter(|drain| !drain.cancelled);
+        running.map(move |drain| (drain.view(now), drain.life.id()))
+    }
+
+    /// Whether a life drains for good: not only until it is resumed.
+    pub(super) fn is_being_removed(&self, life: &AppLife) -> bool {
+        life.drain().draining() && !self.drains.is_paused(life.id())
+    }
+
+    /// Registers an app, alone or in the place of a life.
+    pub(super) fn begin(
+        &mut self,
+        app: NewApp<HostedApp>,
+        instead_of: Option<&Arc<AppLife>>,
+    ) -> Result<Arc<AppLife>, ChangeError> {
+        let mut life = NewLife { app, instead_of: instead_of.cloned() };
+        self.take_over(&mut life);
+        // An app that was drained on demand keeps its names.
+        let mut begun = self.registry.update(vec![life], |held| self.is_being_removed(held));
+        let life = begun.pop().expect("one life, one result").map_err(ChangeError::NameTaken)?;
+        self.note_begun(&life, instead_of.map(|old| &**old));
+        self.routes_changed = true;
+        Ok(life)
+    }
+
+    /// What is known of the upstreams and the clients of the life before stays known, but for an
+    /// app that is removed and comes back. It is done before the loops know the new life: none of
+    /// them may ask an upstream that is out.
+    pub(super) fn take_over(&self, life: &mut NewLife<HostedApp>) {
+        let before = life.instead_of.as_ref().filter(|old| !self.is_being_removed(old));
+        let Some(before) = before.map(|old| old.app()) else { return };
+        let new = &mut life.app.app;
+        if let (Some(new), Some(old)) = (new.app.upstreams(), before.app.upstreams()) {
+            new.take_over(old);
+        }
+        new.filters.take_over(&before.filters);
+    }
+
+    /// A life has begun, in the place of another one if there was one.
+    pub(super) fn note_begun(&mut self, life: &AppLife, before: Option<&AppLife>) {
+        self.tally.begin(life);
+        if let Some(before) = before {
+            self.drains.hand_on_all(before, life);
+        }
+        self.upstreams.begin(life);
+    }
+
+    /// How long the drain of a life may take.
+    pub(super) fn drain_timeout_of(&self, life: &AppLife, asked: Option<Duration>) -> Duration {
+        asked.or(life.app().drain_timeout).unwrap_or(self.drain_timeout)
+    }
+}
