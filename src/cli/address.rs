@@ -1,4 +1,4 @@
-//! The address of an admin listener, as flags and the environment name it.
+//! The address of an admin listener, as in flags and the environment.
 
 use std::{fmt, fs, io, net::SocketAddr, os::unix::fs::FileTypeExt, path::PathBuf};
 
@@ -14,7 +14,7 @@ pub(super) enum Address {
 }
 
 impl Address {
-    /// Reads `unix:PATH` or `ADDRESS:PORT`; the error says what is right.
+    /// Reads `unix:PATH` or `ADDRESS:PORT`. The error shows the right form.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
             return Ok(Self::Unix(path.into()));
@@ -22,22 +22,22 @@ impl Address {
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().to_canonical().is_loopback() => Ok(Self::Tcp(address)),
             Ok(_) => Err(format!(
-                "`{text}` is no loopback address; on another machine, run tidegate there or use a \
-                 tunnel to 127.0.0.1"
+                "`{text}` is not a loopback address; run tidegate on that machine, or use a tunnel \
+                 to 127.0.0.1"
             )),
             Err(_) => Err(format!(
-                "`{text}` is no admin address; write unix:/run/tidegate.sock or 127.0.0.1:9901"
+                "`{text}` is not an admin address; write unix:/run/tidegate.sock or 127.0.0.1:9901"
             )),
         }
     }
 
-    /// Whether there is something else at the path.
+    /// Whether the path exists but isn't a socket.
     pub(super) fn is_no_socket(&self) -> bool {
         let Self::Unix(path) = self else { return false };
         fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket())
     }
 
-    /// For a socket.
+    /// The address in the form that a socket needs.
     pub(super) fn socket_address(&self) -> io::Result<(Domain, SockAddr)> {
         match self {
             Self::Unix(path) => Ok((Domain::UNIX, SockAddr::unix(path)?)),
@@ -60,14 +60,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_and_shown_alike() {
+    fn addresses_are_shown_as_they_were_written() {
         for text in ["unix:/run/tidegate.sock", "unix:a", "127.0.0.1:9901", "[::1]:9901"] {
             assert_eq!(Address::parse(text).expect(text).to_string(), text);
         }
     }
 
     #[test]
-    fn other_forms_are_refused_with_the_right_one() {
+    fn an_invalid_address_gets_an_error_with_the_right_form() {
         for text in
             ["", "unix:", "/run/tidegate.sock", "127.0.0.1", "localhost:1", "http://[::1]:1"]
         {
@@ -75,6 +75,6 @@ mod tests {
             assert!(error.contains("write unix:/run/tidegate.sock or 127.0.0.1:9901"), "{error}");
         }
         let error = Address::parse("10.0.0.1:9901").unwrap_err();
-        assert!(error.contains("no loopback address"), "{error}");
+        assert!(error.contains("not a loopback address"), "{error}");
     }
 }

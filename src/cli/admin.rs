@@ -1,4 +1,4 @@
-//! Calls to the server: the options that find it, JSON in and out, its errors as ours.
+//! Calls to the server's admin API: the options for output, JSON requests and answers, errors.
 
 use std::{
     path::PathBuf,
@@ -21,13 +21,13 @@ use super::{
     wire::{Call, Stream},
 };
 
-/// How long the server may take for an answer.
+/// How long an ordinary answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Between two tries to reach the process that an upgrade has handed the server over to.
+/// The pause between attempts to reach the new process during an upgrade.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What must be encoded in a segment of a path: all but the unreserved (RFC 3986 §2.3).
+/// The characters to encode in a path segment: all but the unreserved ones (RFC 3986 §2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How the server's answers are shown.
@@ -39,7 +39,7 @@ pub(super) struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Finds the server; the first call connects to it.
+    /// Finds the server. The first call connects to it.
     pub(super) fn admin(&self, place: &Place) -> Result<Admin, Failure> {
         let Found { address, config } = locate::find(place)?;
         let token_file = place.token_file.as_deref();
@@ -49,16 +49,16 @@ impl ServerOptions {
     }
 }
 
-/// The server, as commands see it.
+/// The server's admin API.
 pub(super) struct Admin {
     client: Client,
     token: Option<Token>,
     json: bool,
-    /// What named the address, until it was looked whether a server is elsewhere.
+    /// The config that named the address; taken when the address turns out to be wrong.
     config: Option<PathBuf>,
 }
 
-/// The server's answer: what we understand of it, and all of it.
+/// The server's answer: the parsed part, and the whole text.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) value: T,
@@ -66,7 +66,7 @@ pub(super) struct Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// The same answer, of which something else is understood.
+    /// The same answer with another parsed part.
     pub(super) fn map<U>(self, map: impl FnOnce(T) -> Option<U>) -> Option<Answer<U>> {
         let Self { value, json } = self;
         Some(Answer { value: map(value)?, json })
@@ -74,17 +74,17 @@ impl<T> Answer<T> {
 }
 
 impl Admin {
-    /// The server at an address that wants no token.
+    /// The server at an address that needs no token.
     pub(super) fn of(address: Address) -> Self {
         Self { client: Client::new(address), token: None, json: false, config: None }
     }
 
-    /// Asks for something; changes nothing.
+    /// Sends a GET, which changes nothing.
     pub(super) fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
         self.call("GET", path, None, PATIENCE)
     }
 
-    /// Asks for something, and lets the server hold the answer back for `wait`.
+    /// Sends a GET whose answer the server may hold back for `wait`.
     pub(super) fn poll<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -93,7 +93,7 @@ impl Admin {
         self.call("GET", path, None, PATIENCE + wait)
     }
 
-    /// Asks for something that is there at once, or not at all.
+    /// Sends a GET that must be answered within this time.
     pub(super) fn fetch_within<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -102,12 +102,12 @@ impl Admin {
         self.call("GET", path, None, patience)
     }
 
-    /// Has something done.
+    /// Sends a POST.
     pub(super) fn post<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
         self.call("POST", path, None, PATIENCE)
     }
 
-    /// Has something done that may take so long.
+    /// Sends a POST that may take this long.
     pub(super) fn post_within<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -116,7 +116,7 @@ impl Admin {
         self.call("POST", path, None, patience)
     }
 
-    /// Puts something in its place.
+    /// Sends a PUT.
     pub(super) fn put<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -125,12 +125,12 @@ impl Admin {
         self.call("PUT", path, Some(json.as_bytes()), PATIENCE)
     }
 
-    /// Takes something away.
+    /// Sends a DELETE.
     pub(super) fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<Answer<T>, Failure> {
         self.call("DELETE", path, None, PATIENCE)
     }
 
-    /// Asks for an answer without end.
+    /// Sends a GET whose answer never ends.
     pub(super) fn stream(&mut self, path: &str) -> Result<Stream, Failure> {
         let stream = |admin: &mut Self| {
             let token = admin.token.as_ref().map(|token| token.text.as_str());
@@ -146,13 +146,13 @@ impl Admin {
         match streamed? {
             Ok(stream) => Ok(stream),
             Err(answer) => Err(match self.text(answer) {
-                Ok(_) => self.foreign("it does not answer with a stream"),
+                Ok(_) => self.foreign("its answer is not a stream"),
                 Err(failure) => failure,
             }),
         }
     }
 
-    /// The same server, by a connection of its own.
+    /// The same server, over a second connection.
     pub(super) fn beside(&self) -> Self {
         let token = self.token.clone();
         let client = Client::new(self.client.address().clone());
@@ -169,7 +169,7 @@ impl Admin {
         self.json
     }
 
-    /// Prints an answer: as JSON, or for people.
+    /// Prints an answer as JSON or as text.
     pub(super) fn print<T>(
         &self,
         answer: &Answer<T>,
@@ -181,13 +181,12 @@ impl Admin {
         show::print(&for_people(&answer.value))
     }
 
-    /// What answers is not what we know.
+    /// An answer that isn't from a Tidegate of this version.
     pub(super) fn foreign(&self, what: &str) -> Failure {
         Failure::Foreign { address: self.client.address().to_string(), what: what.to_owned() }
     }
 
-    /// Has something done whose answer is held back for long; `is_waited_for` is asked every
-    /// `tick`.
+    /// Sends a POST whose answer is held back for a long time. Calls `is_waited_for` every `tick`.
     pub(super) fn post_held<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -209,7 +208,7 @@ impl Admin {
         self.ask(method, path, content, |client, call| client.call(call, patience))
     }
 
-    /// Asks, and when an upgrade has just handed the server over, asks the process that has it.
+    /// Sends a request. If an upgrade has just handed over, sends it to the new process.
     fn ask<T: DeserializeOwned>(
         &mut self,
         method: &'static str,
@@ -229,8 +228,7 @@ impl Admin {
                 answer => answer?,
             };
             match self.text(answer) {
-                // New connections reach the new process as soon as the old one has let go of the
-                // listener.
+                // New connections reach the new process once the old one has closed the listener.
                 Err(failure) if failure.is_for_successor() && Instant::now() < deadline => {
                     self.client.hang_up();
                     thread::sleep(ASK_AGAIN);
@@ -243,8 +241,8 @@ impl Admin {
         Ok(Answer { value, json })
     }
 
-    /// Nobody listens where the config says: finds the server that was started from it when it said
-    /// something else.
+    /// No server listens where the config says: looks for a server that was started from this
+    /// config when it named another address.
     fn follow(&mut self, error: ClientError) -> Result<(), Failure> {
         let Some(config) = self.config.take() else { return Err(error.into()) };
         let servers = running::servers_of(&config);
@@ -259,8 +257,8 @@ impl Admin {
         if let [socket] = sockets[..] {
             let address = Address::Unix(socket.clone());
             show::note(&show::clean(&format!(
-                "tidegate: nobody listens on {}, which {config} names; its server, pid {pid}, was \
-                 started when that was {address}, and is found there until it is restarted",
+                "tidegate: no server listens on {}, which {config} names; its server, pid {pid}, \
+                 was started when the config named {address}, and stays there until a restart",
                 self.client.address()
             )));
             show::note("\n");
@@ -271,14 +269,14 @@ impl Admin {
         let others = sockets.iter().map(|path| format!("unix:{}", path.display()));
         let others = others.chain(server.loopback.iter().map(ToString::to_string));
         Err(Failure::Unended(format!(
-            "{error}\na server that was started from {config} runs as pid {pid}, and listens \
+            "{error}\nthe server with pid {pid} was started from {config} but listens \
              elsewhere: name it with --admin, and its token with --token-file; these are its local \
              addresses: {}",
             others.collect::<Vec<_>>().join(", ")
         )))
     }
 
-    /// The text of a good answer, or the server's error.
+    /// The text of a successful answer, or the server's error.
     fn text(&self, answer: RawAnswer) -> Result<String, Failure> {
         let RawAnswer { status, content } = answer;
         let text = String::from_utf8(content)
@@ -301,12 +299,12 @@ impl Admin {
     }
 }
 
-/// The path of an app, with `behind` it.
+/// The API path of an app, followed by `behind`.
 pub(super) fn app_path(host: &str, behind: &str) -> String {
     format!("/apps/{}{behind}", encode(host))
 }
 
-/// A segment of a path.
+/// Encodes a path segment.
 pub(super) fn encode(segment: &str) -> String {
     utf8_percent_encode(segment, RESERVED).to_string()
 }
@@ -316,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_one_segment_of_a_path() {
+    fn a_host_is_encoded_as_one_path_segment() {
         assert_eq!(app_path("shop.example", "/drain"), "/apps/shop.example/drain");
         assert_eq!(app_path("*.a", ""), "/apps/%2A.a");
         assert_eq!(app_path("[::1]", ""), "/apps/%5B%3A%3A1%5D");

@@ -1,4 +1,4 @@
-//! The server's answers as far as they are shown or acted upon; unknown members are passed over.
+//! The server's answers, as far as commands use them. Unknown members are ignored.
 
 use std::fmt;
 
@@ -19,11 +19,11 @@ pub(super) struct ServerStatus {
     pub(super) connections: ConnectionCounts,
     pub(super) requests_total: u64,
     pub(super) cut_total: u64,
-    /// Absent in what servers said before there were upgrades.
+    /// Absent in answers of servers before upgrades existed.
     #[serde(default)]
     pub(super) previous: Vec<Generation>,
     pub(super) drains: Vec<Drain>,
-    /// Servers of older versions do not tell.
+    /// Absent in answers of older servers.
     #[serde(default)]
     pub(super) operator: Operator,
     #[serde(default)]
@@ -34,7 +34,7 @@ pub(super) struct ServerStatus {
     pub(super) log_lines_lost: LostLines,
 }
 
-/// What the server's operator thread is at.
+/// What the server's operator thread is doing.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Operator {
     pub(super) busy_with: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct Operator {
     pub(super) waiting: u64,
 }
 
-/// A process before the server's that drains still.
+/// An earlier process that still drains after an upgrade.
 #[derive(Debug, Deserialize)]
 pub(super) struct Generation {
     pub(super) pid: u32,
@@ -51,7 +51,7 @@ pub(super) struct Generation {
     pub(super) active_connections: u64,
     pub(super) elapsed_ms: u64,
     pub(super) remaining_ms: u64,
-    /// How long it has said nothing, where that is suspicious.
+    /// How long the process hasn't reported, if that is suspicious.
     pub(super) silent_ms: Option<u64>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Generation {
 pub(super) struct UpgradeAnswer {
     pub(super) pid: u32,
     pub(super) old_pid: u32,
-    /// Of the old process, if it was asked for.
+    /// The old process's drain, if the request waited for it.
     #[serde(flatten)]
     pub(super) drain: Option<Drain>,
 }
@@ -120,10 +120,10 @@ pub(super) struct Row {
     pub(super) elapsed_ms: Option<u64>,
     pub(super) remaining_ms: Option<u64>,
     pub(super) error: Option<String>,
-    /// Why it can answer no request as it should.
+    /// Why the app can't answer requests properly.
     pub(super) problem: Option<String>,
     pub(super) upstreams: Option<Vec<Upstream>>,
-    /// The process before the server's that has it.
+    /// The earlier process that runs this life.
     pub(super) pid: Option<u32>,
 }
 
@@ -142,7 +142,7 @@ pub(super) struct Upstream {
     pub(super) last_failure: Option<LastFailure>,
 }
 
-/// The failure of an upstream that came last.
+/// The upstream's most recent failure.
 #[derive(Debug, Deserialize)]
 pub(super) struct LastFailure {
     pub(super) cause: String,
@@ -184,7 +184,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Method and target, as far as they are known.
+    /// Method and target, as far as known.
     pub(super) fn request(&self) -> String {
         let parts = [&self.method, &self.target].into_iter().flatten();
         parts.map(String::as_str).collect::<Vec<_>>().join(" ")
@@ -219,27 +219,27 @@ pub(super) struct Drain {
     pub(super) cut: u64,
     pub(super) elapsed_ms: u64,
     pub(super) remaining_ms: u64,
-    /// Of a stop: the process that stops. Servers of older versions do not say it.
+    /// For a stop: the process that stops. Absent in answers of older servers.
     pub(super) pid: Option<i32>,
-    /// Of a stop: how long that process may stay for older ones, which still drain.
+    /// For a stop: how long that process may wait for earlier ones that still drain.
     pub(super) older_ms: Option<u64>,
 }
 
 impl Drain {
-    /// Whose drain it is.
+    /// The name of what drains.
     pub(super) fn name(&self) -> String {
         let parts = [Some(self.host.as_deref().unwrap_or("server")), self.upstream.as_deref()];
         parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
-/// The drained life's id, the name of an upstream's drain, or `stop`.
+/// A life's id, the name of an upstream's drain, or `stop`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(super) enum DrainId {
-    /// Of one life.
+    /// The drain of one life.
     Life(u64),
-    /// Of an upstream, or of the whole server.
+    /// The drain of an upstream or of the whole server.
     Named(String),
 }
 
@@ -281,7 +281,7 @@ pub(super) struct ReloadAnswer {
     pub(super) listeners: Listeners,
     pub(super) settings: Vec<String>,
     pub(super) needs_restart: Vec<String>,
-    /// Servers of older versions do not say it.
+    /// Absent in answers of older servers.
     #[serde(default)]
     pub(super) log_errors: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `tidegate apps`, `app` and `cut`: what is served, by whom, and its connections.
+//! `tidegate apps`, `app` and `cut`: the apps, their lives, and their connections.
 
 use clap::Args;
 
@@ -32,7 +32,7 @@ pub(super) struct App {
     #[command(flatten)]
     host: Host,
 
-    /// List its connections, the oldest first
+    /// List the app's connections, oldest first
     #[arg(long)]
     connections: bool,
 
@@ -56,7 +56,7 @@ impl App {
 
 #[derive(Debug, Args)]
 pub(super) struct Cut {
-    /// The connection, as `tidegate app HOST --connections` names it
+    /// The connection's id, as `tidegate app HOST --connections` shows it
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     id: String,
 
@@ -75,7 +75,7 @@ impl Cut {
     }
 }
 
-/// The connections of a host, the oldest first.
+/// The connections of a host, oldest first.
 pub(super) fn connections(
     admin: &mut Admin,
     host: &str,
@@ -113,13 +113,13 @@ fn rows(rows: &[Row]) -> String {
     show::table(&columns, rows.iter().map(row).collect())
 }
 
-/// The state for people: what serves, but can answer no request, is down.
+/// The state as text. A serving app that can answer no request is down.
 fn state(row: &Row) -> Cell {
     let is_down = row.state == "serving" && (row.problem.is_some() || row.error.is_some());
     show::state(if is_down { "down" } else { &row.state })
 }
 
-/// What is special about a life: its drain, or why it can answer no request.
+/// A remark about a life: its drain, or why it can answer no request.
 fn note(row: &Row) -> String {
     let left = row.remaining_ms.filter(|_| row.state == "draining");
     let left = left.map(|left| format!("{} left", show::fine(left)));
@@ -159,7 +159,7 @@ fn app(app: &AppAnswer) -> String {
         text.push('\n');
         text += &upstream_rows(upstreams);
     }
-    // The row above is one of them.
+    // The row above is one of these lives.
     if app.lives.len() > 1 {
         text.push('\n');
         text += &rows(&app.lives);
@@ -196,7 +196,7 @@ pub(super) fn upstream_rows(upstreams: &[Upstream]) -> String {
     show::table(&columns, upstreams.iter().map(row).collect())
 }
 
-/// Why it is not up, and how it failed last.
+/// Why the upstream isn't up, and its last failure.
 fn upstream_note(upstream: &Upstream) -> String {
     let last = upstream
         .last_failure

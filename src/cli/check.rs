@@ -1,4 +1,4 @@
-//! `tidegate check`: whether the config can be served, here.
+//! `tidegate check`: whether the config is valid and will work on this machine.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -13,18 +13,18 @@ use crate::{
 /// What `check` takes.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The config file, as --config; `-` is standard input
+    /// The config file, like --config; `-` is standard input
     #[arg(value_name = "FILE", conflicts_with = "config")]
     file: Option<PathBuf>,
 
-    /// Fail (exit code 2) also for warnings
+    /// Also fail (exit code 2) on warnings
     #[arg(long)]
     strict: bool,
 }
 
 impl Check {
-    /// Prints what the config holds, or all that is wrong with it (exit code 2), and what in it
-    /// will not work on this machine.
+    /// Prints a summary of the config, or all mistakes in it (exit code 2), and warnings about this
+    /// machine.
     pub(super) fn run(&self, place: &Place) -> ExitCode {
         let path = self.file.as_deref().unwrap_or(place.config());
         let loaded = Source::read(path).and_then(|source| {
@@ -39,7 +39,7 @@ impl Check {
             }
         };
         if let Some(Err(reason)) = account.map(|account| account.check_reachable()) {
-            // Whoever starts the server may be root.
+            // This is only a note: the user that starts the server may be root.
             show::note(&format!("tidegate: {reason}\n"));
         }
         let shown = source.show(warnings(&config, path, source.base()));

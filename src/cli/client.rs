@@ -1,7 +1,7 @@
 //! A small blocking HTTP/1.1 client for the admin listener.
 //!
-//! Owns one connection and keeps it for the next call as long as the server does: a server that
-//! stops may take no new ones. Never waits without a limit; answers have bounds.
+//! Owns one connection and keeps it for the next call as long as the server does, because a
+//! stopping server may refuse new ones. Every wait has a limit, and every answer a maximum size.
 
 use std::{
     error::Error,
@@ -18,16 +18,16 @@ use super::{
     wire::{Call, Stream, TimedSocket, Wire},
 };
 
-/// The largest answer that is taken: some hundred thousand connections.
+/// The largest accepted answer; enough for some hundred thousand connections.
 const CONTENT_BYTES_MAX: usize = 256 << 20;
 
-/// How often a server that should end is looked at.
+/// How often a stopping server is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The connection to a server.
 pub(super) struct Client {
     address: Address,
-    /// The connection that is kept for the next call.
+    /// A kept connection for the next call.
     kept: Option<TimedSocket>,
 }
 
@@ -39,17 +39,17 @@ pub(super) struct Answer {
 }
 
 impl Client {
-    /// A client that connects at the first call.
+    /// A client that connects on the first call.
     pub(super) fn new(address: Address) -> Self {
         Self { address, kept: None }
     }
 
-    /// Where it connects to.
+    /// The server's address.
     pub(super) fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Sends a request and takes the whole answer, which may take `patience`.
+    /// Sends a request and reads the whole answer, within `patience`.
     pub(super) fn call(
         &mut self,
         call: &Call<'_>,
@@ -61,8 +61,8 @@ impl Client {
         };
         let done = self.exchange(kept, call, patience);
         match &done {
-            // A kept connection may be closed by the server at any time. Only what changes nothing
-            // may be sent twice.
+            // The server may close a kept connection at any time. Only a request that changes
+            // nothing may be sent again.
             Err(error) if matches!(error.trouble, Trouble::Lost) && call.method == "GET" => {
                 let socket = self.connect(patience).map_err(|_| self.error(Trouble::Lost))?;
                 self.exchange(socket, call, patience)
@@ -71,8 +71,8 @@ impl Client {
         }
     }
 
-    /// Sends a request whose answer is held back for long, and asks `is_waited_for` every `tick`
-    /// until it comes.
+    /// Sends a request whose answer is held back for a long time. Calls `is_waited_for` every
+    /// `tick` until the answer comes.
     pub(super) fn call_held(
         &mut self,
         call: &Call<'_>,
@@ -94,12 +94,12 @@ impl Client {
         self.take(wire, status)
     }
 
-    /// Forgets the kept connection: the next call makes a new one.
+    /// Drops the kept connection; the next call opens a new one.
     pub(super) fn hang_up(&mut self) {
         self.kept = None;
     }
 
-    /// Sends a request whose answer has no end. An answer other than 200 is taken whole.
+    /// Sends a request whose answer never ends. An answer other than 200 is read in full.
     pub(super) fn stream(
         &mut self,
         call: &Call<'_>,
@@ -114,7 +114,7 @@ impl Client {
         Ok(Ok(Stream::new(wire)))
     }
 
-    /// The error of reading a stream.
+    /// An I/O error while reading a stream.
     pub(super) fn io(&self, error: io::Error) -> ClientError {
         self.error(match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Trouble::Silent,
@@ -127,13 +127,13 @@ impl Client {
         })
     }
 
-    /// Waits until the server has closed the kept connection and `is_gone` holds, or nobody listens
-    /// any more; false when `patience` is over first.
+    /// Waits until the server has closed the kept connection and `is_gone` holds, or until nothing
+    /// listens any more. Returns false if `patience` runs out first.
     pub(super) fn wait_for_end(&mut self, patience: Duration, is_gone: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + patience;
         if let Some(mut kept) = self.kept.take() {
             kept.limit_until(deadline);
-            // However it ends, the look at the process below decides.
+            // The check of the process below decides, so an error here doesn't matter.
             let _ = io::copy(&mut kept.take(CONTENT_BYTES_MAX as u64), &mut io::sink());
         }
         loop {
@@ -158,7 +158,7 @@ impl Client {
         self.take(wire, status)
     }
 
-    /// Takes an answer's content, and keeps the connection if the server does.
+    /// Reads an answer's content, and keeps the connection if the server does.
     fn take(&mut self, mut wire: Wire, status: u16) -> Result<Answer, ClientError> {
         let mut content = Vec::new();
         while wire.read_content(&mut content).map_err(|error| self.io(error))? {
@@ -174,7 +174,7 @@ impl Client {
         let connect = || {
             let (domain, address) = self.address.socket_address()?;
             let socket = Socket::new(domain, Type::STREAM, None)?;
-            // It holds for connect too, in which a unix socket waits for room in the queue.
+            // This also limits connect: on a unix socket it waits for room in the backlog.
             socket.set_write_timeout(Some(patience))?;
             socket.connect(&address)?;
             Ok(TimedSocket::new(socket))
@@ -185,7 +185,7 @@ impl Client {
                 ErrorKind::ConnectionRefused if self.address.is_no_socket() => Trouble::NoSocket,
                 ErrorKind::ConnectionRefused => Trouble::Refused,
                 ErrorKind::PermissionDenied => Trouble::Denied,
-                // EINPROGRESS is what a TCP connect gives that takes too long.
+                // A TCP connect that times out fails with EINPROGRESS.
                 _ if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
                     Trouble::Silent
                 }
@@ -199,7 +199,7 @@ impl Client {
     }
 }
 
-/// What went wrong between us and the server.
+/// A failure in the communication with the server.
 #[derive(Debug)]
 pub(super) struct ClientError {
     address: Address,
@@ -220,12 +220,12 @@ enum Trouble {
 }
 
 impl ClientError {
-    /// Whether nobody listens at the address.
+    /// Whether nothing listens at the address.
     pub(super) fn is_absent(&self) -> bool {
         matches!(self.trouble, Trouble::Missing | Trouble::Refused)
     }
 
-    /// Whether there is no server behind the address (any more).
+    /// Whether the address has no server (any more).
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.trouble, Trouble::Missing | Trouble::Refused | Trouble::Lost)
     }
@@ -239,16 +239,16 @@ impl fmt::Display for ClientError {
                 write!(f, "no server is listening on {address}; is it running?")
             }
             (Trouble::NoSocket, _) => {
-                write!(f, "what is at {address} is no socket; check the path")
+                write!(f, "{address} is not a socket; check the path")
             }
             (Trouble::Refused, Address::Unix(_)) => write!(
                 f,
-                "no server is listening on {address}; the socket is stale, left by one that was \
-                 killed: start the server again"
+                "no server is listening on {address}; the socket file was left behind by a server \
+                 that was killed: start the server again"
             ),
             (Trouble::Denied, _) => write!(
                 f,
-                "permission denied on {address}; only the user that runs the server, and root, may \
+                "permission denied on {address}; only root and the user that runs the server may \
                  use it"
             ),
             (Trouble::Silent, _) => write!(
@@ -262,7 +262,7 @@ impl fmt::Display for ClientError {
                  `tidegate status` and its log say more"
             ),
             (Trouble::NotHttp(what), _) => {
-                write!(f, "what listens on {address} is no Tidegate: {what}; check the address")
+                write!(f, "the server on {address} is not a Tidegate: {what}; check the address")
             }
             (Trouble::TooLarge, _) => {
                 write!(
@@ -278,7 +278,7 @@ impl fmt::Display for ClientError {
 
 impl Error for ClientError {}
 
-/// Sends a request and reads the head of the answer; both may take `patience`.
+/// Sends a request and reads the head of the answer, within `patience`.
 fn send(socket: TimedSocket, call: &Call<'_>, patience: Duration) -> io::Result<(Wire, u16)> {
     let mut wire = Wire::send(socket, call, patience)?;
     let status = wire.read_head()?;
@@ -295,8 +295,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(15);
 
-    /// What the client makes of a server that sends these bytes in such pieces, and closes; and
-    /// whether it keeps the connection.
+    /// The client's result for a server that sends these bytes in pieces and closes, and whether
+    /// the client keeps the connection.
     fn answer(folder: &Path, bytes: &[u8], piece: usize) -> (Result<(u16, Vec<u8>), String>, bool) {
         let path = folder.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -310,7 +310,7 @@ mod tests {
                     let length = peer.read(&mut some).unwrap();
                     request.extend_from_slice(&some[..length]);
                 }
-                // The client may be gone behind what it does not take.
+                // The client may close before it has read everything.
                 bytes.chunks(piece).try_for_each(|piece| peer.write_all(piece)).ok();
             });
             let call = Call { method: "POST", path: "/x", token: None, content: None };
@@ -325,7 +325,7 @@ mod tests {
         answer(folder, bytes, piece).0
     }
 
-    /// Parts of answers, and bytes that are none.
+    /// Parts of answers, and invalid bytes.
     fn part() -> impl Strategy<Value = Vec<u8>> {
         let known = [
             "HTTP/1.1 200 OK\r\n",
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn content_ends_by_length_by_chunks_or_with_the_connection() {
+    fn content_ends_by_length_or_last_chunk_or_close() {
         let folder = tempfile::tempdir().unwrap();
         for (bytes, is_kept) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", true),
@@ -381,7 +381,7 @@ mod tests {
             for piece in [1, 7, bytes.len()] {
                 let (answer, keeps) = answer(folder.path(), bytes.as_bytes(), piece);
                 assert_eq!(answer, Ok((200, b"hello".to_vec())), "{bytes}");
-                // What stands behind an answer may come after it was taken.
+                // Bytes after the answer may arrive once the client has read it.
                 let may_keep = bytes.ends_with("more") && piece < bytes.len();
                 assert!(keeps == is_kept || may_keep, "{bytes} by {piece}");
             }
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_ends_too_early_is_lost() {
+    fn a_truncated_answer_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let whole = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
         let short = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell";
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_refused_with_bounds() {
+    fn invalid_http_is_refused_within_limits() {
         let folder = tempfile::tempdir().unwrap();
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         for (bytes, fault) in [
@@ -415,8 +415,8 @@ mod tests {
             (&format!("{head}0\r\n{}", "A: b\r\n".repeat(1_000)), "too many fields"),
         ] {
             let error = outcome(folder.path(), bytes.as_bytes(), 4096).unwrap_err();
-            let is_told = error.contains("is no Tidegate") && error.contains(fault);
-            assert!(is_told, "{bytes:.60}: {error}");
+            let is_right = error.contains("is not a Tidegate") && error.contains(fault);
+            assert!(is_right, "{bytes:.60}: {error}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! tidegate.toml(5): the man page of the config.
 //!
-//! Its one source is the block in docs/configuration.md that has every key with its default and a
-//! short explanation; a test compares that block with the parser. Here it is only laid out.
+//! Made from one source: the block in docs/configuration.md that has every key with its default and
+//! a short explanation. A test compares that block with the parser. This module only does the
+//! layout.
 
 use clap::{Args, ValueEnum};
 use roff::{Roff, bold, roman};
@@ -13,7 +14,7 @@ const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 /// What `man` takes.
 #[derive(Debug, Args)]
 pub(super) struct Man {
-    /// The page
+    /// The man page to print
     #[arg(value_enum, default_value_t = Page::Tidegate)]
     page: Page,
 }
@@ -37,18 +38,18 @@ impl Man {
     }
 }
 
-/// A piece of the block.
+/// A part of the block.
 #[derive(Debug, PartialEq, Eq)]
 enum Piece<'t> {
-    /// `[server]`, with what is said behind it.
+    /// `[server]`, and the comment after it.
     Table(&'t str, String),
     Key {
-        /// `threads = 0`, as it stands there.
+        /// `threads = 0`, as written.
         setting: String,
         is_default: bool,
         about: String,
     },
-    /// A line for itself.
+    /// A comment line of its own.
     Remark(&'t str),
 }
 
@@ -59,13 +60,13 @@ fn block() -> &'static str {
     behind.split_once("```").map_or("", |(block, _)| block)
 }
 
-/// Takes the block apart.
+/// Splits the block into its parts.
 fn pieces(block: &str) -> Vec<Piece<'_>> {
     let mut pieces: Vec<Piece<'_>> = Vec::new();
     for line in block.lines().filter(|line| !line.trim().is_empty()) {
         let indented = line.starts_with(' ');
         if let (true, Some(Piece::Key { setting, about, .. })) = (indented, pieces.last_mut()) {
-            // The key before goes on: its comment, or its value.
+            // Continues the previous key: its comment or its value.
             match line.trim_start().strip_prefix("# ") {
                 Some(more) => *about = format!("{about} {}", more.trim()).trim().to_owned(),
                 None => *setting = format!("{setting} {}", line.trim()),
@@ -86,7 +87,7 @@ fn pieces(block: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// A line before its comment, and the comment.
+/// Splits a line into the setting and its comment.
 fn split_comment(line: &str) -> (&str, &str) {
     match line.split_once("  # ").or_else(|| line.split_once(" # ")) {
         Some((text, about)) => (text.trim(), about.trim()),
@@ -94,7 +95,7 @@ fn split_comment(line: &str) -> (&str, &str) {
     }
 }
 
-/// Without the blanks that align a column.
+/// Removes the blanks that align columns.
 fn squeezed(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -169,7 +170,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn the_block_is_taken_apart_into_tables_keys_and_remarks() {
+    fn the_block_is_split_into_tables_keys_and_remarks() {
         let block = "[a]    # of it\nx = 1   # one,\n        # and more\n# y = \"#\"   # two\n\
                      # exactly one:\nz  = { a = 1,\n      b = 2 }\n";
         let key = |setting: &str, is_default, about: &str| Piece::Key {
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_a_config() {
+    fn the_example_is_a_valid_config() {
         let config = Config::parse(EXAMPLE, Path::new("example"), Path::new("/"));
         assert_eq!(config.unwrap_or_else(|error| panic!("{error}")).apps.len(), 2);
     }

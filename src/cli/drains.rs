@@ -1,4 +1,4 @@
-//! `tidegate remove`, `drain` and `resume`: one app leaves, pauses, comes back.
+//! `tidegate remove`, `drain` and `resume`.
 
 use std::path::Path;
 
@@ -28,14 +28,14 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    /// Takes the app away.
+    /// Removes the app.
     pub(super) fn remove(&self, place: &Place) -> Result<u8, Failure> {
         let mut admin = self.server.admin(place)?;
         let drain = admin.delete(&app_path(&self.host.name, &self.end.query(&[])))?;
         finish(&mut admin, drain, self.end.patience())
     }
 
-    /// Keeps the app's place; or drains one upstream alone.
+    /// Drains the app but keeps its entry, or drains one upstream.
     fn drain(&self, upstream: Option<&str>, place: &Place) -> Result<u8, Failure> {
         let mut admin = self.server.admin(place)?;
         let behind = match upstream {
@@ -56,7 +56,7 @@ pub(super) struct DrainOne {
     #[command(flatten)]
     drain: Drain,
 
-    /// Drain one of its upstreams instead, by its URL; the app goes on with the others
+    /// Drain one of the app's upstreams, named by its URL; the app continues with the others
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
 }
@@ -72,7 +72,7 @@ pub(super) struct Resume {
     #[command(flatten)]
     host: Host,
 
-    /// Bring one of its upstreams back instead, by its URL
+    /// Resume one of the app's upstreams, named by its URL
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
 

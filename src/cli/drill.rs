@@ -1,8 +1,9 @@
-//! `tidegate drill`: a server under load, changed again and again, and an account of every request.
+//! `tidegate drill`: puts a server under load, changes it repeatedly, and accounts for every
+//! request.
 //!
-//! Reads the arguments, finds or starts the server, and prints; the drill itself is elsewhere. The
-//! server is one of three: this binary, started with apps of its own; a Tidegate that runs; or
-//! whatever answers at a URL, with a shell command as the action.
+//! Reads the arguments, finds or starts the server, and prints the result; the drill itself is in
+//! [`crate::drill`]. The server is one of three: this binary, started with apps of its own; a
+//! running Tidegate; or any server at a URL, with a shell command as the action.
 
 mod print;
 mod server;
@@ -32,116 +33,116 @@ use crate::{
 use print::Report;
 use server::{Found, Tidegate};
 
-/// How long those clients think that do, if nothing is said.
+/// The default shortest and longest pause of thinking clients.
 const THINK: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(2500));
 
-/// How long a target may take to say what is there.
+/// The time-out of a request that learns a target's status.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
-/// More targets are counted.
+/// More targets are only counted.
 const TARGETS_SHOWN: usize = 10;
 
-/// How long the load goes on before the first action, and behind the last.
+/// How long the load runs before the first action and after the last.
 const MARGIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 #[command(args_override_self = true, group = ArgGroup::new("live"))]
 pub(super) struct Drill {
-    /// Drill the server that runs and that --config or --admin names, with the apps it has. The
-    /// actions are done to it, also those that refuse requests
+    /// Drill the running server that --config or --admin names, with its own apps. Actions really
+    /// happen to these apps, including those that refuse requests
     #[arg(long, group = "live")]
     running: bool,
 
-    /// Drill whatever answers at this URL: http://ADDRESS:PORT
+    /// Drill any server at this URL: http://ADDRESS:PORT
     #[arg(long, value_name = "URL", group = "live")]
     url: Option<String>,
 
-    /// A host to ask for; can be given several times. Without it, the one in the URL, or with
-    /// --running all that the server serves. Of a server that runs, actions are for these apps
+    /// A host to request; can be repeated. Default: the host in the URL or, with --running, every
+    /// host that the server serves. With --running, actions apply to these apps only
     #[arg(long = "host", value_name = "HOST", requires = "live")]
     hosts: Vec<String>,
 
-    /// What to ask for
+    /// The path to request
     #[arg(long, value_name = "PATH", default_value = "/", requires = "live")]
     path: String,
 
-    /// What to ask for in slow downloads: something large
+    /// The path for slow downloads: something large
     #[arg(long, value_name = "PATH", requires = "live")]
     slow_path: Option<String>,
 
-    /// The action `command`: what the shell is to run
+    /// The shell command for the action `command`
     #[arg(long, value_name = "COMMAND", requires = "url")]
     command: Option<String>,
 
-    /// What to do to the server. Without it: reload, replace, remove+add, drain+resume, upgrade
-    /// and stop+start; with --running reload and replace; with --command that
+    /// What to do to the server. Default: reload, replace, remove+add, drain+resume, upgrade and
+    /// stop+start; with --running: reload and replace; with --command: command
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     actions: Vec<Action>,
 
-    /// The clients there are: keep-alive, paused, fresh, post, slow, pipelined, thinking, leaving.
-    /// Without it: those but thinking; with --running or --url the first five without post
+    /// The kinds of clients: keep-alive, paused, fresh, post, slow, pipelined, thinking, leaving.
+    /// Default: all but thinking; with --running or --url: the first five without post
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     clients: Vec<ClientKind>,
 
-    /// Have clients send POSTs too, to a server that is not the drill's own
+    /// Send POST requests too, to a server that is not the drill's own
     #[arg(long)]
     post: bool,
 
-    /// Have clients think between the requests of their connections, for times between these two:
+    /// Add clients that pause between requests, each time for a random time in this range:
     /// 0.3s..2.5s
     #[arg(long, value_name = "TIME..TIME", value_parser = parse_times)]
     think: Option<(Duration, Duration)>,
 
-    /// How often to do each of them
+    /// How often to run each action
     #[arg(long, value_name = "N", default_value = "20")]
     count: NonZeroUsize,
 
-    /// From the beginning of an action to that of the next
+    /// The time from the beginning of one action to the beginning of the next
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_time)]
     every: Duration,
 
-    /// Requests in a second
+    /// Requests per second
     #[arg(long, value_name = "N", default_value_t = 2000)]
     #[arg(value_parser = value_parser!(u32).range(1..))]
     rate: u32,
 
-    /// Connections that each kind of client keeps
+    /// Connections that each kind of client keeps open
     #[arg(long, value_name = "N", default_value_t = 64)]
     #[arg(value_parser = value_parser!(u16).range(1..))]
     connections: u16,
 
-    /// How far away clients are: how long a request is under way on a kept connection, during
-    /// which the server may close it
+    /// How far away clients are: how long a request on a kept connection travels. The server may
+    /// close the connection in the meantime
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     distance: Duration,
 
-    /// How long a request may take, before it is lost
+    /// How long a request may take before it counts as lost
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
 
-    /// Gives the same requests and the same order of actions again
+    /// Repeat the requests and the order of actions of an earlier drill
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Print the account as JSON, with the story of every request that failed
+    /// Print the result as JSON, with the details of every failed request
     #[arg(long)]
     json: bool,
 
-    /// Draw latency over time, with the actions
+    /// Write a picture to this SVG file: latency over time, with the actions
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
-/// A server that is to be drilled.
+/// The server to drill.
 struct Course {
     address: SocketAddr,
     targets: Vec<Target>,
     actor: Driver,
-    /// Apps that a reload takes back or away, for the config does not know them so.
+    /// Apps that a reload will change back or remove, because the config differs.
     unknown_to_config: Vec<String>,
 }
 
-/// Who does the actions.
+/// Runs the actions.
 enum Driver {
     Shell(Shell),
     Tidegate(Box<Tidegate>),
@@ -187,7 +188,7 @@ impl Drill {
         let pace = Pace { lead: MARGIN, every: self.every };
         let loaded = drill::run(&settings, &before, &planned, pace, actor.actor(), &interrupted);
         let loaded = loaded.map_err(|error| failed(&error))?;
-        // One that is gone is told by what was not accepted.
+        // If the server is gone, the requests that were not accepted show it.
         let after = self.probe(address, &settings.targets);
         let after = after.unwrap_or_else(|_| vec![None; settings.targets.len()]);
         let is_as_before = before.iter().zip(&after).all(|(before, after)| {
@@ -214,16 +215,14 @@ impl Drill {
         Ok(if is_clean { DONE } else { FAILED })
     }
 
-    /// What each target answers now, without a load.
+    /// The status of each target now, without load.
     fn probe(&self, address: SocketAddr, targets: &[Target]) -> Result<Vec<Option<u16>>, Failure> {
         let ask = |target| drill::probe(address, target, self.timeout.min(PROBE_MAX));
         let asked: io::Result<Vec<_>> = targets.iter().map(ask).collect();
-        asked.map_err(|error| {
-            Failure::Unended(format!("no server to be drilled answers at {address}: {error}"))
-        })
+        asked.map_err(|error| Failure::Unended(format!("no server answers at {address}: {error}")))
     }
 
-    /// The clients that were asked for, or those that suit the server.
+    /// The chosen kinds of clients, or the default for this server.
     fn kinds(&self) -> Vec<ClientKind> {
         use ClientKind::{Fresh, Kept, Leaving, Paused, Pipelined, Post, Slow, Thinking};
         let is_own = !self.running && self.url.is_none();
@@ -239,7 +238,7 @@ impl Drill {
         kinds
     }
 
-    /// The actions that were asked for, or those that suit the server.
+    /// The chosen actions, or the default for this server.
     fn actions(&self) -> Result<Vec<Action>, Failure> {
         use Action::{
             Command, DrainResume, Nothing, Reload, RemoveAdd, Replace, StopStart, Upgrade,
@@ -248,12 +247,12 @@ impl Drill {
             Some(_) if self.command.is_some() => ("at a URL", &[Command, Nothing], &[Command]),
             Some(_) => ("at a URL, without --command", &[Nothing], &[Nothing]),
             None if self.running => (
-                "that runs already",
+                "that is already running",
                 &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, Nothing],
                 &[Reload, Replace],
             ),
             None => (
-                "of the drill's own",
+                "of the drill",
                 &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart, Nothing],
                 &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart],
             ),
@@ -264,7 +263,7 @@ impl Drill {
             Some(action) => {
                 let names: Vec<&str> = possible.iter().map(|action| action.name()).collect();
                 Err(Failure::Usage(format!(
-                    "--actions: {} cannot be done to a server {server}; possible: {}",
+                    "--actions: {} is not possible with a server {server}; possible: {}",
                     action.name(),
                     names.join(", ")
                 )))
@@ -293,7 +292,7 @@ impl Drill {
     fn url_targets(&self, url: &str) -> Result<(SocketAddr, Vec<Target>), Failure> {
         let usage =
             |why: &str| Failure::Usage(format!("--url {url}: {why}; write http://127.0.0.1:8080"));
-        let authority = url.strip_prefix("http://").ok_or_else(|| usage("no plain HTTP"))?;
+        let authority = url.strip_prefix("http://").ok_or_else(|| usage("not plain HTTP"))?;
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         if Host::parse(authority.as_bytes()).is_none() {
             return Err(usage("no address"));
@@ -307,17 +306,17 @@ impl Drill {
         Ok((address, self.targets(hosts)?))
     }
 
-    /// What is asked for at these hosts.
+    /// The targets at these hosts.
     fn targets(&self, hosts: &[String]) -> Result<Vec<Target>, Failure> {
         let mut targets = Vec::new();
         for host in hosts {
             if Host::parse(host.as_bytes()).is_none() {
-                return Err(Failure::Usage(format!("--host {host}: no host name")));
+                return Err(Failure::Usage(format!("--host {host}: not a host name")));
             }
             for (path, is_large) in [(Some(&self.path), false), (self.slow_path.as_ref(), true)] {
                 let Some(path) = path else { continue };
                 if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-                    let error = format!("{path}: no path; write /page?key=value");
+                    let error = format!("{path}: not a path; write /page?key=value");
                     return Err(Failure::Usage(error));
                 }
                 let (host, path) = (host.clone(), path.clone());
@@ -328,7 +327,7 @@ impl Drill {
     }
 }
 
-/// What is said beforehand.
+/// What is printed before the drill.
 struct Announcement<'a> {
     settings: &'a LoadSettings,
     before: &'a [Option<u16>],
@@ -345,11 +344,11 @@ impl Announcement<'_> {
         let mut lines = vec![format!("drilling {address}: {rate} requests/s for at least {least}")];
         let asked = targets.iter().zip(self.before).take(TARGETS_SHOWN);
         lines.extend(asked.map(|(Target { host, path, .. }, status)| match status {
-            Some(status) => format!("  asks for {host}{path}, which answers {status}"),
-            None => format!("  asks for {host}{path}, which does not answer"),
+            Some(status) => format!("  requests {host}{path}, which answers {status}"),
+            None => format!("  requests {host}{path}, which does not answer"),
         }));
         if targets.len() > TARGETS_SHOWN {
-            lines.push(format!("  and for {} more", targets.len() - TARGETS_SHOWN));
+            lines.push(format!("  and {} more", targets.len() - TARGETS_SHOWN));
         }
         let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
         let no_post =
@@ -360,11 +359,11 @@ impl Announcement<'_> {
         lines.push(format!("  actions: {}", actions.join(", ")));
         if self.actions.contains(&Action::Reload) && !self.unknown_to_config.is_empty() {
             lines.push(format!(
-                "  a reload takes away, or back to the config, what commands have made: {}",
+                "  a reload removes apps that commands made, or resets them: {}",
                 self.unknown_to_config.join(", ")
             ));
         }
-        lines.push(format!("  --seed {seed} gives the same again; ^C ends it early\n"));
+        lines.push(format!("  --seed {seed} repeats this drill; ^C ends it early\n"));
         lines.iter().map(|line| show::clean(line.trim_end())).collect::<Vec<_>>().join("\n") + "\n"
     }
 }
@@ -377,7 +376,7 @@ impl Driver {
         }
     }
 
-    /// Ends what the drill has started. The log of the server is kept unless all `is_clean`.
+    /// Ends the server that the drill has started. Keeps its log unless all `is_clean`.
     fn end(self, is_clean: bool) -> Result<Option<PathBuf>, Failure> {
         match self {
             Self::Shell(_) => Ok(None),
@@ -394,26 +393,26 @@ fn parse_time(text: &str) -> Result<Duration, UnitError> {
 fn parse_times(text: &str) -> Result<(Duration, Duration), String> {
     let both = text.split_once("..").ok_or("write two times, such as 0.3s..2.5s")?;
     let time = |text: &str| match text.strip_suffix('s').and_then(|seconds| seconds.parse().ok()) {
-        // Fractions of seconds are for thinking alone.
+        // `Duration::try_from_secs_f64` allows fractions of seconds.
         Some(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         None => parse_duration(text).map_err(|error| error.to_string()),
     };
     let (least, most) = (time(both.0)?, time(both.1)?);
     if least > most || most.is_zero() {
-        return Err("the second time has to be the longer one".to_owned());
+        return Err("the second time must be the longer one".to_owned());
     }
     Ok((least, most))
 }
 
-/// What this machine refuses.
+/// An error of this machine, not of the server.
 fn failed(error: &std::io::Error) -> Failure {
     Failure::Unended(format!("the drill failed: {error}"))
 }
 
-/// A drill has many connections.
+/// A drill needs many connections.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // With a lower limit, a connection that cannot be opened says so.
+    // If the limit stays lower, connections that cannot be opened report it.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

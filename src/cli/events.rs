@@ -1,4 +1,4 @@
-//! `tidegate events`: what the server does, as it does it.
+//! `tidegate events`: prints the server's events as they happen.
 
 use std::{
     fmt::Write as _,
@@ -39,14 +39,14 @@ impl Events {
                 return Ok(DONE);
             }
             if length as u64 == LINE_BYTES_MAX {
-                return Err(admin.foreign("its stream has a line without end"));
+                return Err(admin.foreign("a line of its stream is too long"));
             }
             let line = String::from_utf8_lossy(&line);
             let line = line.trim_end_matches(['\r', '\n']);
             if let Some(part) = line.strip_prefix("data:") {
                 data += part.strip_prefix(' ').unwrap_or(part);
                 if data.len() as u64 > LINE_BYTES_MAX {
-                    return Err(admin.foreign("its stream has an event without end"));
+                    return Err(admin.foreign("an event of its stream is too long"));
                 }
             } else if line.is_empty() && !data.is_empty() {
                 if print(&admin, &data)? == Reader::Gone {
@@ -63,7 +63,7 @@ fn print(admin: &Admin, data: &str) -> Result<Reader, Failure> {
         return show::print_line(data);
     }
     let event: Event = serde_json::from_str(data)
-        .map_err(|error| admin.foreign(&format!("an event of its stream: {error}")))?;
+        .map_err(|error| admin.foreign(&format!("invalid event in its stream: {error}")))?;
     show::print_line(&show::clean(&text(&event)))
 }
 

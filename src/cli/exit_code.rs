@@ -1,4 +1,4 @@
-//! How a command ends.
+//! The exit codes of commands.
 
 /// Done or drained.
 pub(super) const DONE: u8 = 0;

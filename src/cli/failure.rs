@@ -1,4 +1,4 @@
-//! Why a command failed: what is wrong, what to do, and the exit code.
+//! Why a command failed: the cause, a remedy, and the exit code.
 
 use std::{fmt, io};
 
@@ -9,46 +9,46 @@ use super::{FAILED, USAGE, client::ClientError};
 /// Why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The arguments, the environment or a file that they name are wrong.
+    /// The arguments, the environment, or a file that they name is invalid.
     Usage(String),
-    /// There is no talking to the server.
+    /// The server can't be reached.
     Client(ClientError),
-    /// What answered is no Tidegate, or one of another version.
+    /// The answer isn't from a Tidegate of this version.
     Foreign {
         /// The address.
         address: String,
         /// What is wrong with its answer.
         what: String,
     },
-    /// The server wants another token; where ours is from.
+    /// The server requires a different token.
     Unauthorized {
         /// The address.
         address: String,
-        /// Where our token is from, if there is one.
+        /// Where our token comes from, if there is one.
         source: Option<String>,
     },
-    /// The server's own error.
+    /// The server's error.
     Refused {
         /// The status of the answer.
         status: u16,
-        /// What it says.
+        /// The error in the answer.
         refusal: Refusal,
-        /// The answer itself, if it is to be printed.
+        /// The answer as JSON, if it is to be printed.
         json: Option<String>,
     },
-    /// The server has not ended as it should, or not said how.
+    /// The server didn't end as it should, or didn't report how it ended.
     Unended(String),
     /// Standard output cannot be written.
     Output(io::Error),
 }
 
-/// An error as the server says it.
+/// An error as the server reports it.
 #[derive(Debug, Deserialize)]
 pub(super) struct Refusal {
     error: String,
     #[serde(default)]
     problems: Vec<Problem>,
-    /// The process that has to be asked instead, since an upgrade.
+    /// The process to send the request to instead, after an upgrade.
     successor: Option<u32>,
 }
 
@@ -63,7 +63,8 @@ struct Problem {
 }
 
 impl Failure {
-    /// Whether another process has to be asked instead, since an upgrade. Nothing was done then.
+    /// Whether another process must get the request instead, after an upgrade. This one did
+    /// nothing.
     pub(super) fn is_for_successor(&self) -> bool {
         matches!(self, Self::Refused { refusal: Refusal { successor: Some(_), .. }, .. })
     }
@@ -83,12 +84,12 @@ impl fmt::Display for Failure {
             Self::Usage(error) | Self::Unended(error) => f.write_str(error),
             Self::Client(error) => error.fmt(f),
             Self::Foreign { address, what } => {
-                write!(f, "what listens on {address} is no Tidegate of this version: {what}")
+                write!(f, "the server on {address} is not a Tidegate of this version: {what}")
             }
             Self::Unauthorized { address, source } => {
                 match source {
                     Some(source) => write!(f, "{address} refuses the token from {source}")?,
-                    None => write!(f, "{address} wants a token, and there is none")?,
+                    None => write!(f, "{address} requires a token, and none was given")?,
                 }
                 f.write_str(
                     "; it is the server's admin.token, taken from --token-file FILE, else from \

@@ -1,4 +1,4 @@
-//! `tidegate init`: writes a config to begin with. Needs no server.
+//! `tidegate init`: writes a first config. Needs no server.
 
 use std::{
     fs::OpenOptions,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config::Config;
 
-/// What the app is, if nothing is said.
+/// The app, unless options name one.
 const DEFAULT_APP: &str = r#"respond = { body = "Hello from Tidegate\n" }"#;
 
 #[derive(Debug, Args)]
@@ -40,15 +40,15 @@ impl Init {
         if let Err(error) = Config::parse(&text, file, folder) {
             return Err(Failure::Usage(error.to_string()));
         }
-        // Never in the place of another file.
+        // Never overwrites a file.
         let written = OpenOptions::new().write(true).create_new(true).open(file);
         let written = written.and_then(|mut file| file.write_all(text.as_bytes()));
         match written {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 return Err(Failure::Unended(format!(
-                    "{name} is there already, and was left as it is; write another one with \
-                     --config FILE"
+                    "{name} already exists and was not changed; choose another file with --config \
+                     FILE"
                 )));
             }
             Err(error) => return Err(Failure::Unended(format!("cannot write {name}: {error}"))),
@@ -58,7 +58,7 @@ impl Init {
             None => String::new(),
         };
         show::print(&show::clean_lines(&format!(
-            "wrote {name}; now:\n  tidegate check{option}\n  tidegate serve{option}"
+            "wrote {name}; next:\n  tidegate check{option}\n  tidegate serve{option}"
         )))?;
         show::print("\n")?;
         Ok(DONE)
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_in_comments_is_right_too() {
+    fn commented_settings_are_valid_too() {
         let text = text("\"127.0.0.1:8080\"", DEFAULT_APP);
         let is_example = |line: &str| line.starts_with('[') || line.split(' ').nth(1) == Some("=");
         let lines = text.lines().map(|line| match line.strip_prefix("# ") {

@@ -1,12 +1,12 @@
-//! The command by which an upgrade starts the new process. It is for the server alone: no help
-//! names it, and clap does not know it.
+//! The command with which an upgrade starts the new process. Only the server uses it, so clap and
+//! the help don't know it.
 
 use std::{env, ffi::OsStr, process::ExitCode};
 
 use super::{DONE, FAILED, USAGE, show};
 use crate::control;
 
-/// Runs the command, if the arguments name it.
+/// Runs the command if the arguments name it.
 pub(super) fn run() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
     if arguments.next().as_deref() != Some(OsStr::new(control::LAUNCH)) {

@@ -1,8 +1,8 @@
-//! Where the server listens for commands, and the token for it: flag, environment, config, or the
-//! places where a server is that none of them names.
+//! Finds the server's admin address and token: from a flag, the environment, the config, or the
+//! default places of servers.
 //!
-//! Never reads the config when the flags or the environment say enough, so that a broken config
-//! keeps nobody from steering the server that runs.
+//! The config isn't read when the flags or the environment name the address. A broken config
+//! therefore never prevents commands to a running server.
 
 use std::{
     env, fs,
@@ -15,32 +15,32 @@ use crate::config::{AdminListen, Config};
 const ADMIN_VARIABLE: &str = "TIDEGATE_ADMIN";
 const TOKEN_VARIABLE: &str = "TIDEGATE_TOKEN";
 
-/// A token and the place where it was found.
+/// A token and its source.
 #[derive(Clone)]
 pub(super) struct Token {
     pub(super) text: String,
     pub(super) source: String,
 }
 
-/// Where a server is, and the config that says so.
+/// The server's admin address, and the config that names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) address: Address,
     pub(super) config: Option<PathBuf>,
 }
 
-/// Where a server is looked for that is not named.
+/// The default places to look for a server.
 struct Search<'a> {
     config: &'a Path,
-    /// The folder of servers without a config.
+    /// The folder with the admin sockets of servers without a config.
     run_dir: &'a Path,
-    /// What the package installs.
+    /// The config that the package installs.
     system_config: &'a Path,
     system_socket: &'a Path,
 }
 
-/// Finds the address: `--admin`, else the environment, else the config, else where servers are
-/// that were started without one, or by the package.
+/// Finds the address: `--admin`, else the environment, else the config, else a server that was
+/// started without a config or by the package.
 pub(super) fn find(place: &Place) -> Result<Found, Failure> {
     if let Some(address) = named(place.admin.as_deref())? {
         return Ok(Found { address, config: None });
@@ -57,7 +57,7 @@ pub(super) fn find(place: &Place) -> Result<Found, Failure> {
     search.find()
 }
 
-/// The address that `flag` or the environment names.
+/// The address in `flag` or in the environment.
 pub(super) fn named(flag: Option<&str>) -> Result<Option<Address>, Failure> {
     let read = |text: &str, source| {
         let address = Address::parse(text).map(Some);
@@ -84,12 +84,12 @@ impl Search<'_> {
         if !live.is_empty() {
             let names: Vec<String> = live.iter().map(ToString::to_string).collect();
             return Err(Failure::Usage(format!(
-                "there are {} servers without a config: name one with --admin\n{}",
+                "{} servers without a config are running: choose one with --admin\n{}",
                 names.len(),
                 names.join("\n")
             )));
         }
-        // Its folder or the file may be closed to us, and the socket open.
+        // The config or its folder may be unreadable while the socket is accessible.
         let system = is_there(self.system_config).then(|| from_config(self.system_config));
         match system {
             Some(Ok((found, _))) => Ok(found),
@@ -98,9 +98,9 @@ impl Search<'_> {
             }
             Some(Err(failure)) => Err(failure),
             None => Err(Failure::Usage(format!(
-                "there is no {} here, no {}, and no server that was started without a config; \
-                 name the server's config with --config FILE, or the server itself with --admin \
-                 unix:PATH or --admin 127.0.0.1:PORT",
+                "there is no {} here, no {}, and no server without a config is running; name the \
+                 server's config with --config FILE, or the server with --admin unix:PATH or \
+                 --admin 127.0.0.1:PORT",
                 self.config.display(),
                 self.system_config.display()
             ))),
@@ -108,13 +108,13 @@ impl Search<'_> {
     }
 }
 
-/// Also when we may not look.
+/// Whether the path exists. True if we lack the permission to look.
 fn is_there(path: &Path) -> bool {
     path.try_exists().unwrap_or(false)
 }
 
-/// Finds the token for `address`: the file, else the environment, else the config. A unix socket
-/// needs none.
+/// Finds the token for `address`: from the file, else the environment, else the config. A unix
+/// socket needs none.
 pub(super) fn find_token(
     address: &Address,
     file: Option<&Path>,
@@ -137,21 +137,21 @@ pub(super) fn find_token(
         return Ok(None);
     };
     let text = text.trim().to_owned();
-    // It becomes part of a request's head.
+    // The token goes into a request head.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let error = format!("{source}: a token is one word of visible ASCII characters");
+        let error = format!("{source}: a token must be visible ASCII characters without spaces");
         return Err(Failure::Usage(error));
     }
     Ok(Some(Token { text, source }))
 }
 
-/// What the config says: the address and the token.
+/// The address and the token in the config.
 fn from_config(path: &Path) -> Result<(Found, Option<String>), Failure> {
     let usage = |error: &str| {
         let error = error.strip_prefix("error: ").unwrap_or(error);
         Failure::Usage(format!(
-            "{error}\nthe server is found by this file: name another one with --config, or the \
-             server itself with --admin unix:PATH or --admin 127.0.0.1:PORT"
+            "{error}\nthis file tells where the server is: name another one with --config, or the \
+             server with --admin unix:PATH or --admin 127.0.0.1:PORT"
         ))
     };
     let admin = Config::load_admin(path).map_err(|error| usage(&error.to_string()))?;
@@ -166,11 +166,11 @@ fn from_config(path: &Path) -> Result<(Found, Option<String>), Failure> {
         }
         AdminListen::Tcp(address) => Address::Tcp(address),
     };
-    // The file may be closed to us, and --token-file or the environment have the token.
+    // The token file may be unreadable while --token-file or the environment provides the token.
     Ok((Found { address, config: Some(path.to_owned()) }, token.ok().flatten()))
 }
 
-/// A variable of the environment; an empty one counts as none.
+/// An environment variable; empty counts as unset.
 fn variable(name: &str) -> Result<Option<String>, Failure> {
     let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     value.into_string().map(Some).map_err(|_| Failure::Usage(format!("{name} is not UTF-8")))
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_is_not_named_is_found_where_it_can_be() {
+    fn a_server_is_found_in_the_default_places() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = |name: &str| dir.path().join(name);
         let (config, run_dir) = (path("config.toml"), path("run"));
@@ -202,7 +202,7 @@ mod tests {
         assert!(error.contains("config.toml here") && error.contains("--admin"), "{error}");
         let _system = UnixListener::bind(&system_socket).expect("a socket");
         assert_eq!(search.find().expect("it"), found("system.sock", None));
-        // A config that cannot be read, or is wrong, is in nobody's way.
+        // An unreadable or invalid config doesn't hide other servers.
         fs::write(&system_config, "[admin]\nlisten = 7\n").expect("a file");
         assert_eq!(search.find().expect("it"), found("system.sock", None));
         fs::write(&system_config, "[admin]\nlisten = \"unix:x.sock\"\n").expect("a file");

@@ -1,6 +1,8 @@
-//! The command line: one file per command or group of alike ones.
+//! The command line: one file per command or group of similar commands.
 //!
-//! `serve` is the server; the others talk to a running one through its admin listener, or need
+//! `serve` runs the server. The other commands talk to a running server through its admin listener,
+//! or need no server. Exit codes: 0 done or drained, 1 failed, 2 usage or config error, 3 exchanges
+//! were cut.
 //! none. Exit codes: 0 done or drained, 1 failed, 2 usage or config error, 3 exchanges were cut.
 
 mod address;
@@ -65,24 +67,24 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the config's apps (the default), or without a config one app, for every host
+    /// Serve the apps of the config (default), or one app from the options below
     #[command(after_help = "Examples:\n  tidegate serve --config /etc/tidegate/config.toml\n  \
                             tidegate serve --proxy http://127.0.0.1:9000 --listen :8000\n  \
                             tidegate serve --files .")]
     Serve(serve_options::Serve),
-    /// Write a config to begin with
+    /// Write a first config
     #[command(after_help = "Examples:\n  tidegate init\n  tidegate init --config \
                             shop.toml --files ./site --listen :8000\n  \
                             tidegate init --proxy http://127.0.0.1:9000")]
     Init(init::Init),
-    /// Check the config and say what is wrong with it
+    /// Check the config and report mistakes in it
     #[command(after_help = "Examples:\n  tidegate check new.toml\n  tidegate check --strict\n  \
                             tidegate check - < new.toml")]
     Check(check::Check),
     /// Print the version
     #[command(after_help = "Example:\n  tidegate version")]
     Version,
-    /// Show the server at a glance
+    /// Show the server's state at a glance
     #[command(after_help = "Example:\n  tidegate status --admin unix:/run/tidegate.sock")]
     Status(status::Status),
     /// List the apps
@@ -100,7 +102,7 @@ enum Command {
                             https://shop.example --status 301"
     )]
     Add(put::Add),
-    /// Put another app in the place of one, without a gap
+    /// Replace an app without a gap
     #[command(
         override_usage = "tidegate replace [OPTIONS] HOST\n         <--respond BODY | \
                           --redirect URL | --files DIR | --proxy URL | --from FILE>",
@@ -108,23 +110,23 @@ enum Command {
                             --status 503\n  tidegate replace shop.example --from app.json --wait"
     )]
     Replace(put::Replace),
-    /// Drain an app and take it away
+    /// Drain an app and remove it
     #[command(after_help = "Example:\n  tidegate remove shop.example --timeout 30s")]
     Remove(drains::Drain),
-    /// Drain an app and keep its place, until `resume`
+    /// Drain an app but keep its entry, until `resume`
     #[command(after_help = "Examples:\n  tidegate drain shop.example --timeout 30s\n  \
                             tidegate drain shop.example --upstream http://10.0.0.7:9000")]
     Drain(drains::DrainOne),
-    /// Bring a drained app back
+    /// Resume a drained app
     #[command(after_help = "Example:\n  tidegate resume shop.example")]
     Resume(drains::Resume),
-    /// Have the server read its config again
+    /// Make the server read its config again
     #[command(after_help = "Examples:\n  tidegate reload --wait\n  tidegate reload --dry-run")]
     Reload(reload::Reload),
-    /// Drain the whole server and end it
+    /// Drain the whole server and stop it
     #[command(after_help = "Example:\n  tidegate stop --timeout 2m")]
     Stop(stop::Stop),
-    /// Put a new process in the server's place, without losing a request
+    /// Replace the server's process with a new one, without losing a request
     #[command(after_help = "Examples:\n  tidegate upgrade --wait\n  \
                             tidegate upgrade --binary ./tidegate-next --timeout 10s")]
     Upgrade(upgrade::Upgrade),
@@ -134,28 +136,28 @@ enum Command {
     /// Print the server's events as they happen, until ^C
     #[command(after_help = "Example:\n  tidegate events --json")]
     Events(events::Events),
-    /// Put a server under load, change it again and again, and account for every request
+    /// Put a server under load, change it repeatedly, and account for every request
     #[command(after_help = "Actions: reload, replace, remove+add, drain+resume, upgrade, \
                             stop+start, command, nothing\n\nExit codes: 0 nothing was lost and \
-                            every action worked, 1 otherwise, 2 usage error\n\nExamples:\n  \
+                            every action succeeded, 1 otherwise, 2 usage error\n\nExamples:\n  \
                             tidegate drill --count 100 --svg drill.svg\n  tidegate drill \
                             --running --actions reload\n  tidegate drill --url \
                             http://127.0.0.1:8080 --host shop.example --command 'nginx -s reload'")]
     Drill(drill::Drill),
-    /// Print the completion script of a shell
+    /// Print the completion script for a shell
     #[command(after_help = "Example:\n  tidegate completions bash \
                             > /etc/bash_completion.d/tidegate")]
     Completions(pages::Completions),
     /// Print the hosts of the apps, for completions
     #[command(hide = true)]
     Hosts,
-    /// Print a man page: tidegate(1), or tidegate.toml(5) of the config
+    /// Print a man page: tidegate(1) for the commands, tidegate.toml(5) for the config
     #[command(after_help = "Examples:\n  tidegate man > /usr/local/share/man/man1/tidegate.1\n  \
                             tidegate man toml > /usr/local/share/man/man5/tidegate.toml.5")]
     Man(config_page::Man),
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command in the arguments.
 pub fn run() -> ExitCode {
     if let Some(code) = launch::run() {
         return code;
@@ -187,7 +189,7 @@ pub fn run() -> ExitCode {
     done.map_or_else(|failure| report::report(&failure), ExitCode::from)
 }
 
-/// The arguments; a usage error ends the process. What is said of them is cleaned, as all text is.
+/// The arguments. A usage error ends the process. Its text is cleaned like all other text.
 fn arguments() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|error| {
         let cleaned = env::args_os().map(|argument| show::clean(&argument.to_string_lossy()));

@@ -1,5 +1,5 @@
-//! Names of apps as people write them: case and a trailing dot do not matter, an alias stands for
-//! its app, and a name that is nearly right is told.
+//! Names of apps as people write them. Case and a trailing dot don't matter, an alias stands for
+//! its app, and for a misspelt name the closest one is suggested.
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 
@@ -13,7 +13,7 @@ pub(super) struct Host {
     pub(super) name: String,
 }
 
-/// Whether the app answers this host, by its own name, an alias or a wildcard.
+/// Whether the app answers this host by its own name, an alias or a wildcard.
 pub(super) fn serves(row: &Row, host: &str) -> bool {
     let host = plain(host);
     let mut names = std::iter::once(&row.host).chain(&row.aliases);
@@ -23,7 +23,7 @@ pub(super) fn serves(row: &Row, host: &str) -> bool {
     })
 }
 
-/// The name as the server has it: in lower case, without a trailing dot.
+/// The name as the server stores it: in lower case, without a trailing dot.
 pub(super) fn plain(host: &str) -> String {
     let lower = host.to_ascii_lowercase();
     match lower.strip_suffix('.') {

@@ -1,5 +1,5 @@
-//! `tidegate completions` and `man`: what packages install beside the binary; and `hosts`, which
-//! the completions ask. None of them needs a server.
+//! `tidegate completions` and `man`, whose output packages install beside the binary, and `hosts`,
+//! which the completions call. `completions` and `man` need no server.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use roff::{Inline, Roff, bold, italic, roman};
 
 use super::{DONE, Place, admin::ServerOptions, answers::Apps, failure::Failure, show};
 
-/// Somebody waits at a prompt.
+/// Short, because the user waits at a prompt.
 const PROMPT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Options that several commands have; the man page explains them once.
+/// Options of several commands; the man page explains them once.
 const SHARED: [&str; 4] = ["json", "no_wait", "timeout", "wait"];
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
-    /// The shell that is to complete commands
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -37,11 +37,11 @@ impl Completions {
     }
 }
 
-/// Prints the hosts of the apps, one a line; nothing if no server answers at once.
+/// Prints the hosts of the apps, one per line; nothing if no server answers quickly.
 pub(super) fn hosts(place: &Place) -> Result<u8, Failure> {
     let admin = ServerOptions::default().admin(place);
     let apps = admin.and_then(|mut admin| admin.fetch_within::<Apps>("/apps", PROMPT_PATIENCE));
-    // A prompt is no place for complaints.
+    // An error message would disturb the prompt.
     let rows = apps.map(|answer| answer.value.apps).unwrap_or_default();
     let mut hosts: Vec<String> = rows.into_iter().map(|row| show::clean(&row.host)).collect();
     hosts.sort();
@@ -50,7 +50,7 @@ pub(super) fn hosts(place: &Place) -> Result<u8, Failure> {
     Ok(DONE)
 }
 
-/// Asks the server that the options on the line name.
+/// Asks the server that the options on the command line name.
 const BASH_HOSTS: &str = r#"_tidegate_with_hosts() {
     _tidegate "$@"
     local word previous= named=() command= hosts
@@ -87,7 +87,7 @@ const ZSH_HOSTS: &str = r#"_tidegate_hosts() {
 }
 "#;
 
-/// The script with a function in the place of what completes the argument HOST.
+/// The script with a function to complete the argument HOST.
 fn with_zsh_hosts(script: &str) -> String {
     let mut text = String::new();
     for line in script.lines() {
@@ -101,7 +101,7 @@ fn with_zsh_hosts(script: &str) -> String {
             None => text += &format!("{line}\n"),
         }
     }
-    // Behind the line that tells zsh what the file is for.
+    // After the line that tells zsh what the file completes.
     match text.split_once('\n') {
         Some((first, rest)) => format!("{first}\n\n{ZSH_HOSTS}{rest}"),
         None => text,
@@ -167,21 +167,21 @@ const DESCRIPTION: [&str; 2] = [
     "Tidegate serves many apps, routed by hostname, in one process. An app can be added, replaced, \
      drained and removed, the config reloaded, and the server stopped or upgraded, under full load \
      without a lost request; each drain ends with a verdict: drained, cut N, or cancelled.",
-    "Without a command it serves the apps of its config. All other commands steer a server that \
-     runs, through its admin listener, or need none. Each command has --help.",
+    "Without a command it serves the apps of its config. The other commands control a running \
+     server through its admin listener, or need no server. Each command has --help.",
 ];
 
 const SHARED_OPTIONS: [(&str, &str); 4] = [
     ("--json", "Print the server's answer as JSON."),
-    ("--no-wait", "remove, drain, stop: return at once; the drain goes on."),
+    ("--no-wait", "remove, drain, stop: return at once; the drain continues."),
     (
         "--wait",
-        "replace, reload, upgrade: wait until the old lives, or the old process, have drained.",
+        "replace, reload, upgrade: wait until the old lives or the old process have drained.",
     ),
     (
         "--timeout TIME",
-        "How long the drain of this one call may take before it cuts: 500ms, 30s, 2m; \
-         upgrade: until the new process serves; drill: how long one request may take.",
+        "How long this drain may take before it cuts exchanges: 500ms, 30s, 2m; upgrade: how long \
+          the new process may take to serve; drill: how long one request may take.",
     ),
 ];
 
@@ -191,16 +191,16 @@ const SECTIONS: [(&str, Entries); 4] = [
     (
         "SIGNALS",
         &[
-            ("TERM, INT", "Drain and stop; a second one cuts what is in flight at once."),
-            ("HUP", "Read the config again, as reload does."),
+            ("TERM, INT", "Drain and stop; a second signal cuts the exchanges in flight at once."),
+            ("HUP", "Read the config again, like reload."),
             ("USR1", "Open the log files again, for log rotation."),
-            ("USR2", "Put a new process in the server's place, as upgrade does."),
+            ("USR2", "Replace the server's process with a new one, like upgrade."),
         ],
     ),
     (
         "ENVIRONMENT",
         &[
-            ("TIDEGATE_ADMIN", "Where the server listens for commands, if --admin is not given."),
+            ("TIDEGATE_ADMIN", "The admin address, if --admin is not given."),
             ("TIDEGATE_TOKEN", "The token for a TCP address, if --token-file is not given."),
             ("NO_COLOR", "No colour on terminals."),
             ("NOTIFY_SOCKET, LISTEN_FDS, WATCHDOG_USEC", "Set by systemd(1)."),
@@ -210,21 +210,21 @@ const SECTIONS: [(&str, Entries); 4] = [
         "FILES",
         &[
             ("./config.toml", "The config, if --config is not given."),
+            ("tidegate.sock", "The default admin socket, in the config's folder."),
             (
-                "tidegate.sock",
-                "The admin socket, in the config's folder, if the config names none.",
+                "/etc/tidegate/config.toml, /run/tidegate/tidegate.sock",
+                "Config and admin socket of the Debian package.",
             ),
-            ("/etc/tidegate/config.toml, /run/tidegate/tidegate.sock", "The package's."),
             (
                 "$XDG_RUNTIME_DIR/tidegate, /tmp/tidegate-UID",
-                "Admin sockets of servers without a config.",
+                "The admin sockets of servers without a config.",
             ),
         ],
     ),
     (
         "EXIT STATUS",
         &[
-            ("0", "Done; drained: every request was answered."),
+            ("0", "Done, or drained: every request was answered."),
             ("1", "Failed: an address in use, no server, an unknown host, a cancelled drain."),
             ("2", "Usage or config error."),
             ("3", "The deadline or a second signal cut exchanges."),
@@ -250,7 +250,7 @@ fn item<const N: usize>(page: &mut Roff, term: [Inline; N], text: &str) {
     page.text([roman(text)]);
 }
 
-/// A command: its arguments, what it does, and the options that are its own.
+/// The section of one command: its arguments, its description, and its own options.
 fn describe(page: &mut Roff, command: &Command) {
     let arguments: Vec<&Arg> = command
         .get_arguments()
@@ -264,8 +264,8 @@ fn describe(page: &mut Roff, command: &Command) {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     item(page, [bold(command.get_name()), italic(names)], &format!("{about}."));
     let same = match command.get_name() {
-        "replace" => "Its options are those of add.",
-        "init" => "Its options are those of serve.",
+        "replace" => "It has the options of add.",
+        "init" => "It has the options of serve.",
         _ => "",
     };
     if command.get_name() == "drill" {

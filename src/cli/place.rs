@@ -1,33 +1,33 @@
-//! The options that say where the server and its config are.
+//! The options that name the server and its config.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-/// The config's name, if nothing is said.
+/// The default name of the config.
 const DEFAULT_CONFIG: &str = "config.toml";
 
-/// Where the server and its config are.
+/// The options that name the server and its config.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The config file. Without it: ./config.toml; commands to a running server then also look for
-    /// one that was started without a config, and for /etc/tidegate/config.toml
+    /// The config file. Default: ./config.toml; commands to a running server also look for a server
+    /// without a config and for /etc/tidegate/config.toml
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Where a running server listens for commands: unix:PATH or 127.0.0.1:PORT. Else it is taken
-    /// from TIDEGATE_ADMIN, else from the config
+    /// The admin address of the running server: unix:PATH or 127.0.0.1:PORT. Default:
+    /// TIDEGATE_ADMIN, else the address in the config
     #[arg(long, global = true, value_name = "ADDR")]
     pub(super) admin: Option<String>,
 
-    /// The file with the token for a TCP address. Else it is taken from TIDEGATE_TOKEN, else from
+    /// The file with the token for a TCP admin address. Default: TIDEGATE_TOKEN, else the token in
     /// the config
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
 }
 
 impl Place {
-    /// The config that the server reads.
+    /// The server's config.
     pub(super) fn config(&self) -> &Path {
         self.named_config().unwrap_or(Path::new(DEFAULT_CONFIG))
     }

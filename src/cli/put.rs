@@ -1,6 +1,6 @@
-//! `tidegate add` and `replace`: an app from the arguments, or from a JSON file.
+//! `tidegate add` and `replace`: an app from the arguments or from a JSON file.
 //!
-//! Never judges the app: the server reads it as it reads its config.
+//! The app isn't validated here: the server validates it like its config.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use super::{
     wait::finish_all,
 };
 
-/// The largest table that is read from a file.
+/// The largest accepted JSON file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ pub(super) struct Replace {
     #[command(flatten)]
     app: AppOptions,
 
-    /// Wait until the old app has answered all it took
+    /// Wait until the old app has answered all its requests
     #[arg(long)]
     wait: bool,
 
@@ -70,7 +70,7 @@ impl Replace {
     }
 }
 
-/// What an app does, and under which names.
+/// An app's kind, settings and names.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("kind").required(true))]
 struct AppOptions {
@@ -86,7 +86,7 @@ struct AppOptions {
     #[arg(long, value_name = "DIR", group = "kind")]
     files: Option<PathBuf>,
 
-    /// Pass requests on to this server, http://HOST:PORT or unix:PATH; may be given more than once
+    /// Forward requests to this server, http://HOST:PORT or unix:PATH; can be repeated
     #[arg(long, value_name = "URL", group = "kind")]
     proxy: Vec<String>,
 
@@ -102,24 +102,24 @@ struct AppOptions {
     #[arg(long, value_name = "TYPE", conflicts_with_all = ["redirect", "files", "proxy", "from"])]
     content_type: Option<String>,
 
-    /// How long the answer is held back: 500ms, 2s
+    /// How long to delay the answer: 500ms, 2s
     #[arg(long, value_name = "TIME", value_parser = time_argument)]
     #[arg(conflicts_with_all = ["redirect", "files", "proxy", "from"])]
     delay: Option<String>,
 
-    /// A further name; may be given more than once
+    /// Another name for the app; can be repeated
     #[arg(long, value_name = "NAME")]
     alias: Vec<String>,
 
-    /// How long the app's drains may take: 30s, 2m
+    /// How long a drain of the app may take before it cuts exchanges: 30s, 2m
     #[arg(long, value_name = "TIME", value_parser = time_argument)]
     drain_timeout: Option<String>,
 
-    /// How many requests a client may make in a time: 100/1s, 6000/1m
+    /// How many requests each client may make per time: 100/1s, 6000/1m
     #[arg(long, value_name = "N/TIME", value_parser = rate)]
     rate_limit: Option<(u64, String)>,
 
-    /// How many of them may come at once; absent: as many as the limit says
+    /// How many of them may come at once. Default: the whole limit
     #[arg(long, value_name = "N", requires = "rate_limit")]
     burst: Option<u64>,
 }
@@ -146,7 +146,7 @@ impl AppOptions {
             table.insert("proxy".to_owned(), json!({ "upstreams": urls? }));
         } else if let Some(file) = &self.from {
             let (text, mut read) = from_file(file)?;
-            // As in a config: relative to the file.
+            // Like in a config, paths are relative to the file.
             let folder = file.parent().unwrap_or(Path::new(""));
             let is_changed = make_paths_absolute(&mut read, folder)?;
             if !is_changed
@@ -154,7 +154,7 @@ impl AppOptions {
                 && self.drain_timeout.is_none()
                 && self.rate_limit.is_none()
             {
-                // As it is: the server may name places in it.
+                // Sent unchanged, so that positions in the server's errors match the file.
                 return Ok(text);
             }
             table = read;
@@ -174,7 +174,7 @@ impl AppOptions {
     }
 }
 
-/// Puts the app in its place and prints what came of it.
+/// Adds or replaces the app and prints the result.
 fn put(admin: &mut Admin, host: &Host, app: &AppOptions, only: &str) -> Result<Changed, Failure> {
     let path = app_path(&host.name, &format!("?only={only}"));
     let answer = admin.put(&path, &app.table()?)?;
@@ -182,7 +182,7 @@ fn put(admin: &mut Admin, host: &Host, app: &AppOptions, only: &str) -> Result<C
     Ok(answer.value)
 }
 
-/// What came of a change, on one line.
+/// The result of a change, on one line.
 pub(super) fn changed(changed: &Changed) -> String {
     let Changed { result, app, drain } = changed;
     let mut text = format!("{}: {result}, {} with id {}", app.host, app.kind, app.id);
@@ -198,7 +198,7 @@ fn set(table: &mut Value, key: &str, value: Option<impl Into<Value>>) {
     }
 }
 
-/// Takes a rate among the arguments apart; the server gets its time as it is.
+/// Splits a rate into its number and its time. The server parses the time.
 fn rate(text: &str) -> Result<(u64, String), String> {
     let parts =
         text.split_once('/').and_then(|(requests, per)| Some((requests.parse().ok()?, per)));
@@ -207,8 +207,8 @@ fn rate(text: &str) -> Result<(u64, String), String> {
     Ok((requests, per))
 }
 
-/// Makes the paths in an app's table absolute that are relative to `folder`: whether there are any.
-/// What is no path there is left to the server, which says what is wrong with it.
+/// Makes paths in an app's table absolute if they are relative to `folder`, and returns whether
+/// there are any. Invalid values stay as they are; the server reports them.
 fn make_paths_absolute(table: &mut Map<String, Value>, folder: &Path) -> Result<bool, Failure> {
     let mut is_changed = false;
     let mut change = |value: &mut Value, new: String| {
@@ -234,7 +234,7 @@ fn make_paths_absolute(table: &mut Map<String, Value>, folder: &Path) -> Result<
     Ok(is_changed)
 }
 
-/// An upstream's URL, with the path of a socket made absolute. `what` names it in errors.
+/// An upstream's URL with an absolute socket path. `what` names it in errors.
 pub(super) fn absolute_url(what: &str, url: &str, folder: &Path) -> Result<String, Failure> {
     match url.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         Some(path) => Ok(format!("unix:{}", absolute_path(what, &folder.join(path))?)),
@@ -242,7 +242,7 @@ pub(super) fn absolute_url(what: &str, url: &str, folder: &Path) -> Result<Strin
     }
 }
 
-/// The server may run in another folder than we.
+/// Made absolute because the server may run in another folder.
 fn absolute_path(what: &str, path: &Path) -> Result<String, Failure> {
     let usage = |why: String| Failure::Usage(format!("{what} {}: {why}", path.display()));
     let absolute = path::absolute(path).map_err(|error| usage(error.to_string()))?;
@@ -250,7 +250,7 @@ fn absolute_path(what: &str, path: &Path) -> Result<String, Failure> {
     text.map_err(|_| usage("the path is not UTF-8, which JSON can't hold".to_owned()))
 }
 
-/// Reads a table: its text, and what it holds.
+/// Reads a JSON file. Returns its text and its table.
 fn from_file(file: &Path) -> Result<(String, Map<String, Value>), Failure> {
     let is_stdin = file == Path::new("-");
     let name = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
@@ -267,7 +267,7 @@ fn from_file(file: &Path) -> Result<(String, Map<String, Value>), Failure> {
     }
     match serde_json::from_str(&text) {
         Ok(table) => Ok((text, table)),
-        Err(error) if !error.is_data() => Err(usage(format!("no valid JSON: {error}"))),
+        Err(error) if !error.is_data() => Err(usage(format!("not valid JSON: {error}"))),
         Err(_) => Err(usage(
             "the app's table must be a JSON object, such as {\"respond\": {\"body\": \"hi\"}}"
                 .to_owned(),

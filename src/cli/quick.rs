@@ -1,5 +1,5 @@
-//! One app from the arguments alone: what `serve` serves without a config, and what `init` writes
-//! into one.
+//! One app from the arguments: served by `serve` without a config, or written into a config by
+//! `init`.
 
 use std::{
     env,
@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use super::{Place, address::Address, failure::Failure, locate, run_dir};
 use crate::config::{AdminConfig, AdminListen, AppConfig, Config, Limits, LogConfig, ServerConfig};
 
-/// The app's host; as the default app it answers every other host too.
+/// The app's host. As the default app it also answers all other hosts.
 pub(super) const HOST: &str = "localhost";
 
-/// The app, of one kind at most.
+/// The app; at most one kind can be given.
 #[derive(Debug, Default, Args)]
 #[group(id = "quick", multiple = false)]
 pub(super) struct QuickApp {
@@ -25,7 +25,7 @@ pub(super) struct QuickApp {
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
 
-    /// Pass requests on to this server, http://HOST:PORT or unix:PATH; may be given more than once
+    /// Forward requests to this server, http://HOST:PORT or unix:PATH; can be repeated
     #[arg(long, value_name = "URL")]
     proxy: Vec<String>,
 
@@ -34,25 +34,25 @@ pub(super) struct QuickApp {
     respond: Option<String>,
 }
 
-/// Where it is served.
+/// The addresses on which it is served.
 #[derive(Debug, Default, Args)]
 pub(super) struct QuickListen {
-    /// Listen here: 127.0.0.1:8080, or :8080 for all addresses of this machine, or 8080; may be
-    /// given more than once. Without it: 127.0.0.1:8080
+    /// Listen on this address: 127.0.0.1:8080, or :8080 or 8080 for all addresses of this machine;
+    /// can be repeated. Default: 127.0.0.1:8080
     #[arg(long, value_name = "ADDR", requires = "quick", value_parser = listen_addresses)]
     listen: Vec<ListenAddresses>,
 }
 
-/// The addresses that one argument stands for.
+/// The addresses that one argument names.
 type ListenAddresses = std::sync::Arc<[SocketAddr]>;
 
 impl QuickApp {
-    /// Whether there is one.
+    /// Whether an app was given.
     pub(super) fn is_given(&self) -> bool {
         self.files.is_some() || self.respond.is_some() || !self.proxy.is_empty()
     }
 
-    /// What it does, in a few words.
+    /// A short description of the app.
     pub(super) fn description(&self) -> String {
         if let Some(folder) = &self.files {
             let folder = path::absolute(folder).unwrap_or_else(|_| folder.clone());
@@ -64,11 +64,11 @@ impl QuickApp {
         }
     }
 
-    /// The config that serves it.
+    /// A config with this app.
     pub(super) fn config(&self, listen: &QuickListen, place: &Place) -> Result<Config, Failure> {
         if let Some(config) = place.named_config() {
             return Err(Failure::Usage(format!(
-                "--config {} cannot be used with --files, --proxy and --respond, which serve \
+                "--config {} cannot be used with --files, --proxy or --respond, which serve \
                  without a config",
                 config.display()
             )));
@@ -85,7 +85,7 @@ impl QuickApp {
         Ok(Config { server, limits, log, admin, apps: vec![app] })
     }
 
-    /// The app. Paths in it start from the current folder.
+    /// The app. Its paths are relative to the current folder.
     fn app(&self) -> Result<AppConfig, Failure> {
         let here = env::current_dir().map_err(|error| {
             Failure::Usage(format!("the current folder can't be found: {error}"))
@@ -116,7 +116,7 @@ impl QuickApp {
         })
     }
 
-    /// The app's line in a config, in a folder from which its paths start.
+    /// The app's line in a config whose paths are relative to `folder`.
     pub(super) fn line(&self, folder: &Path) -> Result<String, Failure> {
         self.app()?;
         let from_config = |text: &str| -> String {
@@ -140,7 +140,7 @@ impl QuickApp {
 }
 
 impl QuickListen {
-    /// All of them; never empty.
+    /// All addresses; never empty.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let mut all: Vec<SocketAddr> = self.listen.iter().flat_map(|some| some.to_vec()).collect();
         if all.is_empty() {
@@ -156,7 +156,7 @@ impl QuickListen {
     }
 }
 
-/// Where the server is steered: as `--admin` or the environment says, else a socket of its own.
+/// The admin address: from `--admin` or the environment, else a socket of its own.
 fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
     let named = locate::named(place.admin.as_deref())?;
     let listen = match named {
@@ -164,7 +164,7 @@ fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
         Some(Address::Tcp(address)) => AdminListen::Tcp(address),
         None => AdminListen::Unix(run_dir::socket_for(first).map_err(|error| {
             Failure::Unended(format!(
-                "no place for the admin socket: {error}; name one with --admin unix:PATH"
+                "cannot create the admin socket: {error}; choose a path with --admin unix:PATH"
             ))
         })?),
     };
@@ -175,7 +175,7 @@ fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
             let token = locate::find_token(&address, place.token_file.as_deref(), None)?;
             let Some(token) = token else {
                 return Err(Failure::Usage(
-                    "--admin with a TCP address wants a token: --token-file FILE, or \
+                    "--admin with a TCP address requires a token: --token-file FILE, or \
                      TIDEGATE_TOKEN"
                         .to_owned(),
                 ));
@@ -187,7 +187,7 @@ fn admin(first: SocketAddr, place: &Place) -> Result<AdminConfig, Failure> {
     Ok(AdminConfig { enabled: true, listen, token, token_file, mode, group, health_listen })
 }
 
-/// Reads one `--listen`.
+/// Reads the value of one `--listen`.
 fn listen_addresses(text: &str) -> Result<ListenAddresses, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok([address].into());
@@ -199,7 +199,7 @@ fn listen_addresses(text: &str) -> Result<ListenAddresses, String> {
     ];
     let places: Vec<SocketAddr> = match host {
         "localhost" => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
-        // A machine without IPv6 has one of them alone.
+        // On a machine without IPv6, only IPv4.
         "" | "*" => {
             everywhere.into_iter().filter(|place| TcpListener::bind(place).is_ok()).collect()
         }
@@ -213,7 +213,7 @@ fn listen_addresses(text: &str) -> Result<ListenAddresses, String> {
     }
 }
 
-/// A basic string of TOML.
+/// The text as a basic string of TOML.
 pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for char in text.chars() {
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_as_people_write_them() {
+    fn all_common_forms_of_addresses_are_accepted() {
         let read = |text| listen_addresses(text).map(|some| some.to_vec());
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000));
         for text in ["127.0.0.1:8000", "8000", "localhost:8000"] {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_quoted_as_toml_reads_it() {
+    fn quoted_text_is_valid_toml() {
         let text = "a \"b\" \\ \n\t\u{1}\u{7f} ü";
         let table: toml::Table = format!("x = {}", quoted(text)).parse().expect("TOML");
         assert_eq!(table["x"].as_str(), Some(text));

@@ -1,4 +1,4 @@
-//! `tidegate reload`: the server reads its config again.
+//! `tidegate reload`: makes the server read its config again.
 
 use clap::Args;
 
@@ -9,15 +9,15 @@ use super::{
 
 #[derive(Debug, Args)]
 pub(super) struct Reload {
-    /// Wait until the old apps have answered all they took
+    /// Wait until the old apps have answered all their requests
     #[arg(long)]
     wait: bool,
 
-    /// Say what a reload would do, and change nothing
+    /// Report what a reload would do, and change nothing
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
 
-    /// Reload also if every app, or every address, goes
+    /// Reload even if no app or no address would be left
     #[arg(long)]
     allow_empty: bool,
 
@@ -73,7 +73,7 @@ fn summary(answer: &ReloadAnswer) -> String {
     text
 }
 
-/// What could not be done, and why: apps, addresses, logs.
+/// What failed and why: apps, addresses, logs.
 fn failures(answer: &ReloadAnswer) -> Vec<String> {
     let ReloadAnswer { failed, listeners, log_errors, .. } = answer;
     let apps = failed.iter().map(|app| format!("{}: {}", app.host, app.error));

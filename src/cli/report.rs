@@ -1,4 +1,4 @@
-//! How the failure of a command is told.
+//! Prints the failure of a command.
 
 use std::process::ExitCode;
 
@@ -6,10 +6,10 @@ use anstyle::{AnsiColor, Style};
 
 use super::{failure::Failure, show};
 
-/// Says it on standard error; the exit code.
+/// Prints the failure on standard error. Returns the exit code.
 pub(super) fn report(failure: &Failure) -> ExitCode {
     if let Failure::Refused { json: Some(json), .. } = failure {
-        // The error is said below, even if this cannot be written.
+        // The error is printed below even if this fails.
         let _ = show::print_line(json);
     }
     let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));

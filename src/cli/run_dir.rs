@@ -1,7 +1,8 @@
-//! The folder of the admin sockets of servers that run without a config.
+//! The folder with the admin sockets of servers without a config.
 //!
-//! It belongs to one user: `$XDG_RUNTIME_DIR/tidegate`, else `/tmp/tidegate-UID`. A folder at that
-//! place that another user owns, or may write to, is never used: commands would obey what is there.
+//! It belongs to one user: `$XDG_RUNTIME_DIR/tidegate`, else `/tmp/tidegate-UID`. A folder that
+//! another user owns or may write to is never used, because that user could put sockets there and
+//! receive our commands.
 
 use std::{
     env, fs, io,
@@ -13,10 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Permissions of the group and of others to write.
+/// The write permissions of group and others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Where the folder is, whether it is there or not.
+/// The path of the folder, which may not exist.
 pub(super) fn path() -> PathBuf {
     let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     match runtime.filter(|path| path.is_absolute()) {
@@ -25,10 +26,10 @@ pub(super) fn path() -> PathBuf {
     }
 }
 
-/// The socket's path for a server whose first address is `address`; makes the folder.
+/// The socket path for a server whose first address is `address`. Creates the folder.
 ///
 /// # Errors
-/// When the folder can't be made, or isn't this user's alone.
+/// If the folder can't be created, or other users may write to it.
 pub(super) fn socket_for(address: SocketAddr) -> io::Result<PathBuf> {
     let folder = path();
     let made = fs::DirBuilder::new().mode(0o700).create(&folder);
@@ -44,7 +45,7 @@ pub(super) fn socket_for(address: SocketAddr) -> io::Result<PathBuf> {
     }
 }
 
-/// The sockets in `folder` on which a server listens.
+/// The sockets in `folder` that have a listening server.
 pub(super) fn live_sockets(folder: &Path) -> Vec<PathBuf> {
     if !is_ours(folder) {
         return Vec::new();
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_others_may_write_to_is_not_used() {
+    fn a_folder_that_other_users_may_write_to_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("run");
         fs::create_dir(&folder).unwrap();

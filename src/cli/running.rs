@@ -1,7 +1,7 @@
-//! Other processes of this machine, as far as /proc shows them: which one listens on an address,
-//! and which servers were started from a config.
+//! Other processes on this machine, as seen in /proc: which one listens on an address, and which
+//! servers were started from a config.
 //!
-//! A help for messages and for finding a server: what cannot be seen is not there.
+//! Used for messages and for finding a server. A process that can't be inspected counts as absent.
 
 use std::{
     borrow::Cow,
@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 
 use super::{Place, serve_options::Serve};
 
-/// The arguments of a server: those of other commands are none.
+/// The arguments of a server process. Those of other commands don't parse.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -35,7 +35,7 @@ enum Command {
 pub(super) struct Process {
     pub(super) pid: u32,
     name: String,
-    /// The config that it serves, if it is a Tidegate.
+    /// The config, if the process is a Tidegate server.
     config: Option<PathBuf>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Process {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) pid: u32,
-    /// The unix sockets on which it listens; usually one, for commands.
+    /// The unix sockets on which it listens; usually just the admin socket.
     pub(super) sockets: Vec<PathBuf>,
     /// The loopback addresses on which it listens.
     pub(super) loopback: Vec<SocketAddr>,
@@ -65,7 +65,7 @@ pub(super) fn listener(address: SocketAddr) -> Option<Process> {
     Some(Process { pid, name: name.trim_end().to_owned(), config: config_of(pid) })
 }
 
-/// The servers that were started from this config.
+/// The running servers that were started from this config.
 pub(super) fn servers_of(config: &Path) -> Vec<Server> {
     let Ok(config) = fs::canonicalize(config) else { return Vec::new() };
     let is_its = |pid: &u32| {
@@ -117,7 +117,7 @@ fn sockets(pid: u32) -> HashSet<u64> {
     links.filter_map(inode).collect()
 }
 
-/// The config of a process that is a Tidegate and serves one.
+/// The config of a process, if it is a Tidegate server with a config.
 fn config_of(pid: u32) -> Option<PathBuf> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     if !name.starts_with("tidegate") {
@@ -136,7 +136,7 @@ fn config_of(pid: u32) -> Option<PathBuf> {
     serves.then(|| folder.join(place.config()))
 }
 
-/// The sockets that listen, with their inodes (proc_net_tcp(5)).
+/// The listening TCP sockets with their inodes (proc_net_tcp(5)).
 fn tcp_listeners() -> Vec<(SocketAddr, u64)> {
     const LISTEN: &str = "0A";
     let mut found = Vec::new();
@@ -151,7 +151,7 @@ fn tcp_listeners() -> Vec<(SocketAddr, u64)> {
     found
 }
 
-/// The unix sockets that listen and have a path (proc(5)).
+/// The listening unix sockets that have a path (proc(5)).
 fn unix_listeners() -> Vec<(PathBuf, u64)> {
     const ACCEPTS: u32 = 0x10000;
     let text = fs::read_to_string("/proc/net/unix").unwrap_or_default();
@@ -169,7 +169,7 @@ fn unix_listeners() -> Vec<(PathBuf, u64)> {
     text.lines().filter_map(read).collect()
 }
 
-/// Reads `0100007F:1F90`: words of four bytes as the machine has them, and the port.
+/// Reads `0100007F:1F90`: four-byte words in the machine's byte order, and the port.
 fn socket_address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_listens_is_found_in_the_kernels_tables() {
+    fn listening_sockets_are_found_in_proc() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             // A machine may have no IPv6.
             let Ok(listener) = TcpListener::bind(address) else { continue };

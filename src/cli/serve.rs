@@ -1,4 +1,5 @@
-//! `tidegate serve`: the server, steered by signals, from a config or from arguments alone.
+//! `tidegate serve`: runs the server until a signal stops it, from a config or from arguments
+//! alone.
 
 use std::{
     env,
@@ -31,32 +32,32 @@ use crate::{
 
 use super::{CUT, DONE, FAILED, Place, USAGE, failure, running, serve_options::Serve, show};
 
-/// How long the logs may take to be written out at the end, unless another signal asks to stop.
+/// How long flushing the logs may take at the end, unless another signal asks to stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether one does.
+/// How often another signal is checked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// How long standard error may take at the end: its reader may stand still.
+/// How long writing to standard error may take at the end: a pipe's reader may hang.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The most URLs that are listed at the start.
+/// The most URLs that are printed at the start.
 const URLS_MAX: usize = 10;
 
-/// What to do without a config.
+/// The help for a missing config.
 const NO_CONFIG: &str = "\
 tidegate: there is no config.toml here
-  tidegate init               writes one to begin with
-  tidegate --config FILE      serves another one
+  tidegate init               writes a first config
+  tidegate --config FILE      serves another config
   tidegate serve --files .    serves this folder, without a config
-  tidegate serve --help       has more, tidegate --help the other commands";
+  tidegate serve --help       shows more options; tidegate --help lists the commands";
 
-/// Why there is no server from standard input.
+/// The error for a config on standard input.
 const NO_INPUT: &str = "\
-tidegate: a server cannot read its config from standard input, for it reads it again at a reload
+tidegate: a server cannot read its config from standard input, because a reload reads it again
   and an upgrade: name a file. `tidegate check -` takes standard input";
 
-/// Why there is no server any more, or never was.
+/// Why the server failed to start or to continue.
 struct Failure {
     code: u8,
     text: String,
@@ -73,7 +74,7 @@ impl From<ServerError> for Failure {
     }
 }
 
-/// What helps where an address cannot be listened on.
+/// A remedy when an address can't be bound.
 fn bind_hint(error: &BindError) -> Option<String> {
     let address: SocketAddr = error.place().parse().ok()?;
     match error.kind() {
@@ -87,9 +88,9 @@ fn bind_hint(error: &BindError) -> Option<String> {
         ErrorKind::PermissionDenied if address.port() < 1024 => {
             let program = env::current_exe().ok()?;
             Some(format!(
-                "a port below 1024 needs the right CAP_NET_BIND_SERVICE: `sudo setcap \
+                "a port below 1024 needs the capability CAP_NET_BIND_SERVICE: `sudo setcap \
                  cap_net_bind_service=+ep {}` gives it to the program, AmbientCapabilities= to a \
-                 systemd unit; or start it as root, with server.user",
+                 systemd unit; or start the server as root, with server.user",
                 program.display()
             ))
         }
@@ -109,19 +110,19 @@ impl Failure {
     }
 }
 
-/// What is to be served.
+/// What to serve.
 struct Plan {
     config: Config,
     account: Option<Account>,
-    /// The file that a reload reads, if the config came from one.
+    /// The file that a reload reads, if there is one.
     file: Option<PathBuf>,
-    /// Said when it is served, if the config came from the arguments.
+    /// Printed at the start, if the app comes from the arguments.
     description: Option<String>,
 }
 
-/// Serves until a signal ends it, from where the process before it stands if there is one.
+/// Serves until a signal stops it. Takes over from the previous process if there is one.
 pub(super) fn run(options: &Serve, place: &Place) -> ExitCode {
-    // First: whoever knows the process may send some from now on.
+    // First of all, because signals may arrive from now on.
     let signals = EarlySignals::keep().and_then(|kept| unblock_all().map(|()| kept));
     let take_over = match TakeOver::receive() {
         Ok(take_over) => take_over,
@@ -143,7 +144,7 @@ pub(super) fn run(options: &Serve, place: &Place) -> ExitCode {
             if let Some(before) = before {
                 before.fail(&text);
             }
-            // To standard error, whatever the log is: it may be what failed.
+            // Printed to standard error even if there is a log: the log may be what failed.
             say_at_the_end(format!("{text}\n"));
             code
         }
@@ -175,7 +176,7 @@ fn plan(options: &Serve, place: &Place, take_over: Option<&TakeOver>) -> Result<
     Ok(Plan { config, account, file: Some(file.to_owned()), description: None })
 }
 
-/// Loads the config, and looks up who the server is to run as.
+/// Loads the config and looks up the user to run as.
 fn load_config(path: &Path) -> Result<(Config, Option<Account>), ConfigError> {
     let config = Config::load(path)?;
     let account = Account::of(&config.server)
@@ -183,11 +184,11 @@ fn load_config(path: &Path) -> Result<(Config, Option<Account>), ConfigError> {
     Ok((config, account))
 }
 
-/// An empty config is more often a mistake, or cut off in a write, than meant.
+/// An empty config is more often a mistake or an interrupted write than intended.
 fn nothing_to_serve(file: &Path) -> String {
     format!(
         "tidegate: {} has no app, so there is nothing to serve\n  \
-         `tidegate init` writes a config to begin with; `tidegate serve --files DIR` needs none\n  \
+         `tidegate init` writes a first config; `tidegate serve --files DIR` needs none\n  \
          `tidegate serve --allow-empty` starts without an app, for `tidegate add`",
         file.display()
     )
@@ -198,25 +199,25 @@ fn start(
     take_over: Option<TakeOver>,
     signals: EarlySignals,
 ) -> Result<u8, Failure> {
-    // Before the logs, which have threads.
+    // Before the logs start their threads.
     let privileges = Privileges::settle(plan.account.take()).map_err(Failure::of)?;
     let logging = logging::init(&plan.config.log).map_err(Failure::of)?;
     panic::set_hook(Box::new(log_panic));
     let (version, pid) = (env!("CARGO_PKG_VERSION"), u64::from(std::process::id()));
     event!(Info, "server_start", version = version, pid = pid);
     privileges.log();
-    // Asked, not opened: a FIFO would wait for another writer.
+    // Only checked, not opened: opening a FIFO would wait for a writer.
     if let Some(file) = &plan.file
         && let Err(error) = access(file, Access::READ_OK)
     {
-        // Root could read it; a reload is going to fail.
+        // Root could read it, but the server's user can't, so a reload will fail.
         event!(Warn, "config_not_readable", config:% = file.display(), error:% = error);
     }
     let stops = Arc::<AtomicU32>::default();
     mark_strays(&logging);
     let ended = run_server(&plan, &logging, take_over, (signals, Arc::clone(&stops)));
     let lost = close(&logging, &stops);
-    // Where the log is standard error, that is what hangs.
+    // If the log is standard error, this write would hang too.
     if lost.events > 0 && plan.config.log.path.is_some() {
         let lines = show::count(usize::try_from(lost.events).unwrap_or(usize::MAX), "line");
         say_at_the_end(format!("tidegate: {lines} of the log could not be written\n"));
@@ -261,26 +262,26 @@ fn run_server(
     server.run().map_err(Failure::from)
 }
 
-/// Marks every descriptor above standard error close-on-exec, so that what the starting process
-/// left open by mistake (a pipe, a lock) goes to no process of an upgrade.
+/// Marks every descriptor above standard error close-on-exec, so that descriptors leaked by the
+/// parent process (a pipe, a lock) reach no process of an upgrade.
 ///
-/// - They stay open in this process: without `unsafe` no descriptor can be closed by its number,
-///   and a number may belong to the log, the config (`--config /dev/fd/3`) or systemd's sockets.
-///   So an old pipe gets its end at the first upgrade, or at the end of the server.
-/// - Systemd's sockets (LISTEN_FDS) are marked too: an upgrade sends them through its channel, and
-///   that is the new process's standard input.
-/// - The descriptor of a log is kept as it is: a new process opens `/dev/fd/3` by the same name.
-/// - A reload refuses a log that names any other number: a new process would not have it, or use
-///   that number for something of its own.
+/// - They stay open in this process: without `unsafe` a descriptor can't be closed by its number,
+///   and a number may belong to the log, the config (`--config /dev/fd/3`) or systemd's sockets. A
+///   leaked pipe therefore closes at the first upgrade or at the server's exit.
+/// - Systemd's sockets (LISTEN_FDS) are marked too: an upgrade passes them through its channel,
+///   which is the new process's standard input.
+/// - The descriptor of a log is not marked: the new process opens `/dev/fd/3` under the same name.
+/// - A reload refuses a log with any other descriptor number: the new process would lack it, or use
+///   that number for something else.
 fn mark_strays(logging: &Logging) {
     let mut kept = logging.descriptors();
-    // It does all in a few calls then.
+    // With sorted numbers it needs only a few calls.
     kept.sort_unstable();
-    // The logs have threads. A child is started by an upgrade only, so none is between.
+    // The log threads never start a process; only an upgrade does, and none is under way yet.
     close_fds::set_fds_cloexec_threadsafe(3, &kept);
 }
 
-/// Waits for the logs to be written out; gives what is lost because they were not. A log can hang.
+/// Waits for the logs to be flushed. Returns the lines lost if that takes too long.
 fn close(logging: &Logging, stops: &AtomicU32) -> LostLines {
     let (begun, before) = (Instant::now(), stops.load(Relaxed));
     while !logging.flush(LOOK_AGAIN) {
@@ -291,21 +292,21 @@ fn close(logging: &Logging, stops: &AtomicU32) -> LostLines {
     LostLines::default()
 }
 
-/// Writes to standard error, which may hang: then without that.
+/// Writes to standard error, but gives up if that hangs.
 fn say_at_the_end(text: String) {
     let (done, is_done) = mpsc::channel();
     let say = move || {
         show::note(&text);
         drop(done);
     };
-    // Without a thread there is no way to say anything.
+    // Without a thread, nothing can be written safely.
     if thread::Builder::new().name("last-words".into()).spawn(say).is_ok() {
-        // Nothing is sent.
+        // The channel closes when the thread has written; nothing is sent through it.
         let _: Result<(), _> = is_done.recv_timeout(LAST_WORDS_TIMEOUT);
     }
 }
 
-/// Has panics told in the log, which holds up no thread; standard error may.
+/// Logs panics. The log never blocks a thread; standard error may.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let place = panic.location().map(ToString::to_string);
@@ -319,7 +320,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 impl Plan {
-    /// Says where it serves: on a terminal, and of what the arguments alone say.
+    /// Prints the URLs on a terminal, and always if the app comes from the arguments.
     fn greet(&self, addresses: &[SocketAddr]) {
         let is_terminal = stderr().is_terminal();
         let mut text = String::new();
@@ -334,16 +335,16 @@ impl Plan {
             text += "^C drains and stops; ^C twice stops at once\n";
         }
         if !text.is_empty() {
-            // At once: the log may have the same terminal.
+            // Written in one go, because the log may share the terminal.
             show::note(&(show::clean_lines(&text) + "\n"));
         }
     }
 
-    /// The URL of each app, as far as they are few.
+    /// The URLs of the apps, unless there are too many.
     fn urls(&self, addresses: &[SocketAddr]) -> String {
         let entries = self.config.server.listen.iter().zip(addresses);
         let mut plain = entries.filter(|(entry, _)| !entry.proxy_protocol);
-        // A client can't speak to the others by itself.
+        // An ordinary client can't speak to the other listeners.
         let Some((_, address)) = plain.next() else { return String::new() };
         let port = match address.port() {
             80 => String::new(),
@@ -360,7 +361,7 @@ impl Plan {
     }
 }
 
-/// An address as clients on this machine may name it.
+/// The address as a client on this machine would write it.
 fn reachable(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         let name = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };

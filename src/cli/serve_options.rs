@@ -1,4 +1,4 @@
-//! What `tidegate serve` takes.
+//! The options of `tidegate serve`.
 
 use clap::Args;
 
@@ -14,13 +14,13 @@ pub(super) struct Serve {
     #[command(flatten)]
     pub(super) listen: QuickListen,
 
-    /// Start although the config has no app, for `tidegate add`
+    /// Start even if the config has no app; add apps later with `tidegate add`
     #[arg(long, help_heading = None, conflicts_with_all = ["files", "proxy", "respond"])]
     pub(super) allow_empty: bool,
 }
 
 impl Serve {
-    /// Whether it serves a config, and not what the arguments alone say.
+    /// Whether the apps come from a config and not from the arguments.
     pub(super) fn reads_config(&self) -> bool {
         !self.app.is_given()
     }

@@ -1,7 +1,7 @@
-//! Output for people: tables, pairs, durations, colour; and how text gets out.
+//! Output for people: tables, pairs, durations and colour.
 //!
-//! Colour is for terminals alone, and not with `NO_COLOR`. What came from elsewhere is cleaned of
-//! characters that deceive. A reader that goes away is no error.
+//! Colour is used only on terminals, and not with `NO_COLOR`. Text from elsewhere is cleaned of
+//! control and invisible characters. A closed standard output is not an error.
 
 use std::{
     fmt::Write as _,
@@ -13,13 +13,13 @@ use anstyle::{AnsiColor, Style};
 use super::failure::Failure;
 use crate::logging::is_deceptive;
 
-/// The width of a terminal that does not say it.
+/// The width if the terminal doesn't report one.
 const COLUMNS: usize = 80;
 
-/// Texts of tables are not made shorter.
+/// Texts in tables are never shortened below this width.
 const TEXT_MIN: usize = 10;
 
-/// Whether somebody still reads standard output.
+/// Whether standard output is still being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reader {
     There,
@@ -41,14 +41,14 @@ pub(super) fn print_line(text: &str) -> Result<Reader, Failure> {
     print(&format!("{text}\n"))
 }
 
-/// Writes text to standard error, in one write so that no other line comes between.
+/// Writes text to standard error, in one write so that other lines can't interleave.
 pub(super) fn note(text: &str) {
-    // There is no other place left to say that this failed.
+    // There is nowhere left to report this failure.
     let _ = anstream::stderr().lock().write_all(text.as_bytes());
 }
 
-/// The text without control characters, which a terminal may obey, and without those that can't be
-/// seen or change how others are shown.
+/// The text without control characters, which a terminal may obey, and without characters that are
+/// invisible or change how others are displayed.
 pub(super) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for char in text.chars() {
@@ -57,12 +57,12 @@ pub(super) fn clean(text: &str) -> String {
     clean
 }
 
-/// The same for a text of several lines.
+/// Like [`clean`], for a text of several lines.
 pub(super) fn clean_lines(text: &str) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
-/// A piece of a table.
+/// A table cell.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     text: String,
@@ -84,7 +84,7 @@ impl Cell {
     }
 }
 
-/// A plain cell.
+/// A cell without colour.
 pub(super) fn plain(text: impl AsRef<str>) -> Cell {
     Cell { text: clean(text.as_ref()), style: Style::new() }
 }
@@ -94,7 +94,7 @@ pub(super) fn number(value: u64) -> Cell {
     plain(value.to_string())
 }
 
-/// A state or kind, in its colour.
+/// A state or kind in its colour.
 pub(super) fn state(name: &str) -> Cell {
     let color = match name {
         "serving" | "ok" | "up" => Some(AnsiColor::Green),
@@ -105,17 +105,17 @@ pub(super) fn state(name: &str) -> Cell {
     Cell { style: Style::new().fg_color(color.map(Into::into)), ..plain(name) }
 }
 
-/// The side to which a column's cells are pushed.
+/// A column's alignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Align {
     Left,
     Right,
 }
 
-/// A column's head and side.
+/// A column's title and alignment.
 pub(super) type Column = (&'static str, Align);
 
-/// The width of the terminal that standard output is, if it is one.
+/// The width of the terminal, if standard output is one.
 fn terminal_width() -> Option<usize> {
     if !io::stdout().is_terminal() {
         return None;
@@ -124,8 +124,8 @@ fn terminal_width() -> Option<usize> {
     Some(if columns == 0 { COLUMNS } else { columns.into() })
 }
 
-/// Lays out a table under its heads, with two spaces between columns. One that is wider than the
-/// terminal loses the columns that say nothing, and then the ends of its longest texts.
+/// Lays out a table under its titles, with two spaces between columns. A table that is wider than
+/// the terminal loses its empty columns, then the ends of its longest texts.
 pub(super) fn table(columns: &[Column], rows: Vec<Vec<Cell>>) -> String {
     table_within(terminal_width().unwrap_or(usize::MAX), columns, rows)
 }
@@ -175,7 +175,7 @@ fn says_nothing(lines: &[Vec<Cell>], column: usize) -> bool {
     lines[1..].iter().all(|line| matches!(line[column].text.as_str(), "" | "0"))
 }
 
-/// Cuts the ends of the longest texts until the lines are narrow enough, or nothing is long.
+/// Shortens the longest texts until the lines fit or no text is long.
 fn shorten(lines: &mut [Vec<Cell>], columns: &[Column], most: usize) {
     while width_of(lines) > most {
         let widths = widths_of(lines);
@@ -191,7 +191,7 @@ fn shorten(lines: &mut [Vec<Cell>], columns: &[Column], most: usize) {
     }
 }
 
-/// Lays out names and values, one pair a line.
+/// Lays out names and values, one pair per line.
 pub(super) fn pairs(pairs: &[(&str, Cell)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let bold = Style::new().bold();
@@ -203,7 +203,7 @@ pub(super) fn pairs(pairs: &[(&str, Cell)]) -> String {
     text
 }
 
-/// A number of things: `1 app`, `2 apps`; the plural takes an `s`, or `es` behind one.
+/// A number of things: `1 app`, `2 apps`; the plural ends in `s`, or `es` after an `s`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     let plural = match thing.ends_with('s') {
         _ if number == 1 => "",
@@ -213,7 +213,7 @@ pub(super) fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{plural}")
 }
 
-/// A time to look at closely: `340 ms`, `12.4 s`, then as [`coarse`].
+/// A precise time: `340 ms`, `12.4 s`, longer times like [`coarse`].
 pub(super) fn fine(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),
@@ -222,7 +222,7 @@ pub(super) fn fine(ms: u64) -> String {
     }
 }
 
-/// An age: `340 ms`, `41 s`, `3 min 5 s`, `2 h 4 min`, `3 d 4 h`.
+/// An approximate time: `340 ms`, `41 s`, `3 min 5 s`, `2 h 4 min`, `3 d 4 h`.
 pub(super) fn coarse(ms: u64) -> String {
     let seconds = ms / 1000;
     let (minutes, hours) = (seconds / 60, seconds / 3600);
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_shown_as_fine_as_they_matter() {
+    fn times_are_shown_with_fitting_precision() {
         let table = [
             (0, "0 ms", "0 ms"),
             (999, "999 ms", "999 ms"),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn one_thing_has_no_plural() {
+    fn the_plural_starts_at_two() {
         let counts = [count(0, "app"), count(1, "app"), count(1, "address"), count(2, "address")];
         assert_eq!(counts, ["0 apps", "1 app", "1 address", "2 addresses"]);
     }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_too_wide_loses_what_says_least() {
+    fn a_table_that_is_too_wide_loses_its_empty_columns_first() {
         let columns = [
             ("HOST", Align::Left),
             ("ACTIVE", Align::Right),

@@ -1,4 +1,4 @@
-//! `tidegate status`: the server at a glance.
+//! `tidegate status`: the server's state at a glance.
 
 use clap::Args;
 
@@ -102,7 +102,7 @@ fn generations(previous: &[Generation]) -> String {
     show::table(&columns, previous.iter().map(row).collect())
 }
 
-/// What changes have to wait for, if there is something.
+/// What the operator thread is busy with, so that changes wait.
 fn operator(operator: &Operator) -> Option<String> {
     let Operator { busy_with, since, for_ms, waiting } = operator;
     let mut text = busy_with.clone()?;

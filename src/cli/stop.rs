@@ -1,7 +1,8 @@
-//! `tidegate stop`: drains the whole server, and says when its process has ended.
+//! `tidegate stop`: drains the whole server and reports when its process has exited.
 //!
-//! The request itself waits for the verdict: between two requests the server could end. Meanwhile
-//! a second connection asks how far the stop is; what it cannot learn is not missed.
+//! The stop request itself waits for the verdict, because between two requests the server could
+//! exit. Meanwhile a second connection asks for the progress; if it fails, only the progress is
+//! missing.
 
 use std::{
     thread,
@@ -26,19 +27,19 @@ use super::{
 };
 use crate::config::TIME_MAX;
 
-/// How long a server may take to end after it has said how its drain ended, or for its verdict when
-/// it no longer says how far it is.
+/// How long a server may take to exit after its verdict, or to give its verdict once it reports no
+/// progress.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a process that has closed our connection may still accept others.
+/// How long a process that has closed our connection may still accept new ones.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between two looks who listens.
+/// The pause between checks of which process listens.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub(super) struct Stop {
-    /// Cut what is in flight at once; also when a stop is under way
+    /// Cut the exchanges in flight now, even if a stop is already under way
     #[arg(long, conflicts_with = "timeout")]
     now: bool,
 
@@ -66,17 +67,17 @@ impl Stop {
             Err(Failure::Client(error)) if error.is_gone() => return Err(lost(&mut admin, pid)),
             ended => ended?,
         };
-        // Another process than the one before, if an upgrade was under way.
+        // The process may have changed if an upgrade was under way.
         let pid = drain.value.pid.unwrap_or(pid);
         if !admin.prints_json() {
             show::print(&summary(&drain.value))?;
         }
-        // It ends after the processes before it, which an upgrade may have left with requests.
+        // The server waits for earlier processes that an upgrade left with requests in flight.
         let older = Duration::from_millis(drain.value.older_ms.unwrap_or_default());
         let timeout = older.saturating_add(END_TIMEOUT);
         if !has_ended(&mut admin, pid, timeout) {
             return Err(Failure::Unended(format!(
-                "the server (pid {pid}) is done, but its process is still there after {}; its \
+                "the server (pid {pid}) has drained, but its process is still there after {}; its \
                  log may say why",
                 show::coarse(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             )));
@@ -86,9 +87,9 @@ impl Stop {
     }
 }
 
-/// Begins the stop, and waits for its end. `pid`: the process that was connected to. When its
-/// connection goes without an answer, and another process is there now, an upgrade has come
-/// between: that one is asked. To be asked twice changes nothing about a stop.
+/// Starts the stop and waits for its end. `pid`: the process that we connected to. If its
+/// connection closes without an answer and another process is there now, an upgrade has come
+/// between, and the new process gets the request. Asking a process twice to stop is harmless.
 fn verdict(admin: &mut Admin, path: &str, mut pid: i32) -> Result<Answer<Drain>, Failure> {
     let (mut beside, line) = (admin.beside(), LiveLine::new());
     let mut give_up = None;
@@ -112,11 +113,11 @@ fn verdict(admin: &mut Admin, path: &str, mut pid: i32) -> Result<Answer<Drain>,
         }
     };
     drop(line);
-    // A server of an older version answers at once.
+    // An older server answers at once.
     until_ended(admin, drain)
 }
 
-/// The process that listens now, if it is another one than this, which closes its listener soon.
+/// The pid of the process that listens now, if it is not `pid`, which will close its listener soon.
 fn successor_of(admin: &mut Admin, pid: i32) -> Option<i32> {
     let deadline = Instant::now() + TAKE_OVER_TIMEOUT;
     loop {
@@ -140,14 +141,14 @@ fn has_ended(admin: &mut Admin, pid: i32, timeout: Duration) -> bool {
     admin.client().wait_for_end(timeout, is_gone)
 }
 
-/// The connection went before the verdict came.
+/// The connection closed before the verdict came.
 fn lost(admin: &mut Admin, pid: i32) -> Failure {
     Failure::Unended(if has_ended(admin, pid, END_TIMEOUT) {
-        format!("the server (pid {pid}) has ended without saying how; its log may say it")
+        format!("the server (pid {pid}) has exited without a verdict; its log may say why")
     } else {
         format!(
             "the server (pid {pid}) has closed the connection before its verdict and is still \
-             there; `tidegate status` and its log say more"
+             running; see `tidegate status` and its log"
         )
     })
 }

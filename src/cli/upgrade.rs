@@ -1,4 +1,4 @@
-//! `tidegate upgrade`: a new process takes the server's place.
+//! `tidegate upgrade`: replaces the server's process with a new one.
 
 use std::{
     path::PathBuf,
@@ -17,27 +17,27 @@ use super::{
 };
 use crate::config::{TIME_MAX, parse_duration};
 
-/// How long the new process may take, if nothing is said.
+/// The default time-out.
 const TIMEOUT: &str = "30s";
 
-/// What the server takes beside, to start the process and to end it.
+/// The extra time for the server to start the process and to end it.
 const MARGIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct Upgrade {
-    /// The program to start; absent: the one that the server was started as
+    /// The program to start. Default: the program that the server was started with
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
 
-    /// How long the new process may take until it serves: 500ms, 30s, 2m
+    /// How long the new process may take to start serving: 500ms, 30s, 2m
     #[arg(long, value_name = "TIME", value_parser = time_argument, default_value = TIMEOUT)]
     timeout: String,
 
-    /// Wait until the old process has answered all it took
+    /// Wait until the old process has answered all its requests
     #[arg(long)]
     wait: bool,
 
-    /// Upgrade also if the config has none of the apps, or none of the addresses, any more
+    /// Upgrade even if the config names no app or no address any more
     #[arg(long)]
     allow_empty: bool,
 
@@ -59,7 +59,7 @@ impl Upgrade {
         }
         let patience = parse_duration(&self.timeout).unwrap_or_default() + MARGIN;
         let answer = if self.wait {
-            // The end of the old process could fall between two requests.
+            // One request for both: the old process could exit between two requests.
             path += &format!("&wait={}s", TIME_MAX.as_secs());
             wait_for_drain(&mut admin, &path, patience)?
         } else {
@@ -72,14 +72,14 @@ impl Upgrade {
         if !self.wait {
             return Ok(DONE);
         }
-        // The connection is still the old process's; one of an older version may still drain.
+        // The connection still leads to the old process.
         let drain = answer.map(|answer| answer.drain);
-        let drain = drain.ok_or_else(|| admin.foreign("it does not say how it drains"))?;
+        let drain = drain.ok_or_else(|| admin.foreign("its answer has no drain"))?;
         finish(&mut admin, drain, Patience::Wait)
     }
 }
 
-/// Upgrades, and waits until the old process has drained.
+/// Starts the upgrade and waits until the old process has drained.
 fn wait_for_drain(
     admin: &mut Admin,
     path: &str,
@@ -88,7 +88,7 @@ fn wait_for_drain(
     let (mut beside, line) = (admin.beside(), LiveLine::new());
     let mut give_up = Instant::now() + patience;
     admin.post_held(path, HOLD, || {
-        // A new connection reaches the new process as soon as that serves.
+        // A new connection reaches the new process as soon as it serves.
         beside.client().hang_up();
         let status = beside.get::<ServerStatus>("/status").ok();
         if let Some(old) = status.iter().flat_map(|status| &status.value.previous).next() {

@@ -1,6 +1,6 @@
-//! Waiting for the end of a drain, with a line on the terminal that says how far it is.
+//! Waits for the end of a drain and shows its progress on the terminal.
 //!
-//! Never waits by a clock of its own: every drain ends by its deadline, and the server says when.
+//! Has no deadline of its own: every drain ends by its deadline, and the server reports the end.
 
 use std::{
     cell::Cell,
@@ -25,26 +25,26 @@ use super::{
     show, time_argument,
 };
 
-/// How long the server holds an answer back; so often the line is written anew.
+/// How long the server holds back an answer; the line is updated at this interval.
 pub(super) const HOLD: Duration = Duration::from_millis(500);
 
-/// The width of a terminal that does not say it.
+/// The width if the terminal doesn't report one.
 const COLUMNS: u16 = 80;
 
-/// How a drain that a command begins is to end.
+/// How to wait for a drain that a command begins.
 #[derive(Debug, Args)]
 pub(super) struct EndOptions {
-    /// Return at once; the drain goes on
+    /// Return at once; the drain continues
     #[arg(long)]
     no_wait: bool,
 
-    /// How long the drain may take before it cuts: 500ms, 30s, 2m
+    /// How long the drain may take before it cuts exchanges: 500ms, 30s, 2m
     #[arg(long, value_name = "TIME", value_parser = time_argument)]
     timeout: Option<String>,
 }
 
 impl EndOptions {
-    /// The part of the target behind the path, with these parameters in it.
+    /// The query part of the target, with these parameters.
     pub(super) fn query(&self, parameters: &[(&str, &str)]) -> String {
         let timeout = self.timeout.iter().map(|timeout| ("timeout", timeout.as_str()));
         let all = parameters.iter().copied().chain(timeout);
@@ -57,14 +57,14 @@ impl EndOptions {
     }
 }
 
-/// Whether to wait for the end of a drain that the command begins.
+/// Whether to wait for the end of the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
     Wait,
     ReturnAtOnce,
 }
 
-/// Waits for the drain's end if `patience` says so, and prints it; the exit code.
+/// Waits for the drain's end if `patience` says so, and prints it. Returns the exit code.
 pub(super) fn finish(
     admin: &mut Admin,
     drain: Answer<Drain>,
@@ -78,7 +78,7 @@ pub(super) fn finish(
     Ok(exit_code(&drain.value))
 }
 
-/// Waits for the ends of drains that began elsewhere, and prints each; the worst exit code.
+/// Waits for the ends of drains that began elsewhere, and prints each. Returns the worst exit code.
 pub(super) fn finish_all(admin: &mut Admin, ids: &[DrainId]) -> Result<u8, Failure> {
     let mut worst = DONE;
     for id in ids {
@@ -95,7 +95,7 @@ pub(super) fn until_ended(
 ) -> Result<Answer<Drain>, Failure> {
     let line = LiveLine::new();
     let interrupted = Arc::new(AtomicBool::new(false));
-    // Without the flag ^C ends the command as it does others.
+    // Without the flag, ^C ends the command in the usual way.
     let flag = signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)).ok();
     while drain.value.state == DrainState::Draining {
         if line.is_shown {
@@ -113,7 +113,7 @@ pub(super) fn until_ended(
     Ok(drain)
 }
 
-/// What becomes of a drain whose command is interrupted.
+/// What an interrupted command reports about the drain.
 fn goes_on(drain: &Drain) -> String {
     let text = summary(drain);
     let host = drain.host.as_deref().unwrap_or_default();
@@ -122,19 +122,17 @@ fn goes_on(drain: &Drain) -> String {
         None => String::new(),
     };
     let further = match drain.cause.as_str() {
-        "stop" => {
-            "`tidegate stop` waits for it again, `tidegate stop --now` cuts what is left".into()
-        }
+        "stop" => "`tidegate stop` waits for it again, `tidegate stop --now` cuts the rest".into(),
         "drain" => format!(
             "`tidegate drain {host}{upstream}` waits for it again, `tidegate resume \
              {host}{upstream}` cancels it"
         ),
-        _ => "`tidegate status` shows how far it is".to_owned(),
+        _ => "`tidegate status` shows its progress".to_owned(),
     };
-    format!("interrupted, and the drain goes on: {}\n{further}", text.trim_end())
+    format!("interrupted, but the drain continues: {}\n{further}", text.trim_end())
 }
 
-/// How a drain ended, or how far it is.
+/// How a drain ended, or its progress.
 pub(super) fn summary(drain: &Drain) -> String {
     let elapsed = show::fine(drain.elapsed_ms);
     let mut text = match drain.verdict {
@@ -151,7 +149,7 @@ pub(super) fn summary(drain: &Drain) -> String {
     }
     if let (Some(_), Some(older_ms)) = (drain.verdict, drain.older_ms) {
         let left = show::fine(older_ms);
-        text += &format!(", and ends after older processes, which have up to {left}");
+        text += &format!("; exits after earlier processes, which have up to {left}");
     }
     format!("{}: {text}\n", show::clean(&drain.name()))
 }
@@ -178,18 +176,18 @@ pub(super) fn progress(drain: &Drain, oldest: Option<&Connection>) -> String {
     text
 }
 
-/// The oldest connection of the life that drains.
+/// The oldest connection of the draining life.
 fn oldest(admin: &mut Admin, drain: &Drain) -> Option<Connection> {
     let (Some(host), DrainId::Life(life)) = (&drain.host, &drain.id) else { return None };
     if drain.active_connections == 0 {
         return None;
     }
-    // An extra: without it the line is shorter. If there is a reason, the next call meets it too.
+    // Optional: without it the line is shorter. If there is an error, the next call meets it too.
     let answer = apps::connections(admin, host).ok()?;
     answer.value.connections.into_iter().find(|connection| connection.app == *life)
 }
 
-/// A line on standard error that is written again and again, if that is a terminal.
+/// A line on standard error that is rewritten in place, if that is a terminal.
 pub(super) struct LiveLine {
     is_shown: bool,
     has_text: Cell<bool>,
@@ -207,15 +205,15 @@ impl LiveLine {
         }
         let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
         let columns = if columns == 0 { COLUMNS } else { columns };
-        // A line that is wrapped can't be written over.
+        // A line that wraps can't be overwritten.
         let text: String = show::clean(text).chars().take(usize::from(columns) - 1).collect();
         Self::write(&format!("\r{text}\u{1b}[K"));
         self.has_text.set(true);
     }
 
-    /// Past what takes colour away, which would take this away too.
+    /// Writes past the filter that strips colour, because it would strip these sequences too.
     fn write(text: &str) {
-        // If it can't be seen, the drain goes on all the same.
+        // If the line can't be shown, the drain continues anyway.
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }

@@ -1,8 +1,8 @@
-//! What in a valid config will not work on this machine: folders that are missing, names that do
-//! not resolve, and the like.
+//! Warnings about a valid config that won't work on this machine: missing folders, names that don't
+//! resolve, and the like.
 //!
-//! A warning is no error: the folder may be there when the server starts, or `check` may run as
-//! another user than the server. Looks, and changes nothing.
+//! A warning is not an error: the folder may exist once the server starts, or `check` may run as
+//! another user than the server. Changes nothing.
 
 use std::{
     collections::HashSet,
@@ -26,18 +26,18 @@ use crate::{
     http::Host,
 };
 
-/// How long all names together may take to resolve.
+/// How long resolving all names may take together.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
 
-/// The names of upstreams that are looked up at most; each takes a thread.
+/// The most upstream names that are resolved; each needs a thread.
 const RESOLVED_MAX: usize = 200;
 
-/// All that will not work of a config that was read from `file` and whose paths start from `base`.
+/// All warnings about a config that was read from `file` and whose paths start from `base`.
 pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning> {
     let mut found = Vec::new();
     if config.apps.is_empty() {
         let warning = Warning::new(&[], "there is no app, so there is nothing to serve");
-        found.push(warning.help("`tidegate serve` starts so only with --allow-empty"));
+        found.push(warning.help("`tidegate serve` needs --allow-empty to start like this"));
     }
     listen(config, &mut found);
     logs(config, &mut found);
@@ -61,10 +61,10 @@ pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning
     found
 }
 
-/// Addresses that are none of this machine.
+/// Listen addresses that this machine doesn't have.
 fn listen(config: &Config, found: &mut Vec<Warning>) {
     let mut look = |place: &[&str], ip: IpAddr| {
-        // Without a port of its own nothing is taken from anybody.
+        // Port 0 takes nothing from other programs.
         let bound = UdpSocket::bind(SocketAddr::new(ip, 0));
         if bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable) {
             let text = format!("this machine does not have the address {ip}");
@@ -93,7 +93,7 @@ fn logs(config: &Config, found: &mut Vec<Warning>) {
     }
 }
 
-/// Why a file cannot be written, or made.
+/// Why a file can't be written or created.
 fn not_writable(path: &Path) -> Option<String> {
     let shown = path.display();
     match fs::metadata(path) {
@@ -106,7 +106,7 @@ fn not_writable(path: &Path) -> Option<String> {
     }
 }
 
-/// Why nothing can be made at a path.
+/// Why nothing can be created at a path.
 fn folder_not_writable(path: &Path) -> Option<String> {
     let folder = path.parent()?;
     let shown = folder.display();
@@ -115,7 +115,7 @@ fn folder_not_writable(path: &Path) -> Option<String> {
             Some(format!("there is no folder {shown}"))
         }
         Err(error) => Some(format!("{shown}: {error}")),
-        Ok(metadata) if !metadata.is_dir() => Some(format!("{shown} is no folder")),
+        Ok(metadata) if !metadata.is_dir() => Some(format!("{shown} is not a folder")),
         Ok(_) if access(folder, Access::WRITE_OK | Access::EXEC_OK).is_err() => {
             Some(format!("the folder {shown} is not writable"))
         }
@@ -131,12 +131,16 @@ fn admin(config: &Config, file: &Path, found: &mut Vec<Warning>) {
     if let AdminListen::Unix(path) = &admin.listen {
         let is_other = fs::metadata(path).is_ok_and(|there| !there.file_type().is_socket());
         let why = if is_other {
-            Some(format!("{} is no socket", path.display()))
+            Some(format!("{} is not a socket", path.display()))
         } else {
             folder_not_writable(path)
         };
         let place = ["admin", "listen"];
-        found.extend(why.map(|why| Warning::new(&place, format!("no admin socket: {why}"))));
+        found.extend(
+            why.map(|why| {
+                Warning::new(&place, format!("the admin socket cannot be created: {why}"))
+            }),
+        );
     }
     let is_for_all = fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
     if admin.token.is_some() && is_for_all {
@@ -146,7 +150,7 @@ fn admin(config: &Config, file: &Path, found: &mut Vec<Warning>) {
     }
 }
 
-/// What a `files` app lacks.
+/// Problems with the folder of a `files` app.
 fn root(app: &AppConfig, files: &FilesConfig, base: &Path, found: &mut Vec<Warning>) {
     let place = ["apps", &app.host, "files", "root"];
     if let Err(error) = app::load(&app.kind, 1) {
@@ -170,7 +174,7 @@ fn root(app: &AppConfig, files: &FilesConfig, base: &Path, found: &mut Vec<Warni
     }
 }
 
-/// A redirect whose target is the app itself. With https another server may answer there.
+/// A redirect to the app itself. With https, another server may answer there.
 fn redirect_loop(
     config: &Config,
     app: &AppConfig,
@@ -188,12 +192,12 @@ fn redirect_loop(
     }
 }
 
-/// What to write for a path that begins with `~`, which only a shell replaces.
+/// The fix for a path that begins with `~`, which only a shell expands.
 fn at_home(path: &Path, base: &Path) -> Option<String> {
     let written = path.strip_prefix(base).ok()?;
     let behind = written.strip_prefix("~").ok()?;
     let home = env::var_os("HOME").map_or_else(|| PathBuf::from("/home/NAME"), PathBuf::from);
-    Some(format!("`~` is a shell's; write \"{}\"", home.join(behind).display()))
+    Some(format!("only a shell expands `~`; write \"{}\"", home.join(behind).display()))
 }
 
 /// Why a proxy cannot connect to a socket.
@@ -201,7 +205,7 @@ fn socket_missing(path: &Path) -> Option<String> {
     let shown = path.display();
     match fs::metadata(path) {
         Ok(there) if there.file_type().is_socket() => None,
-        Ok(_) => Some(format!("{shown} is no socket")),
+        Ok(_) => Some(format!("{shown} is not a socket")),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Some(format!("there is no socket {shown}"))
         }
@@ -209,7 +213,7 @@ fn socket_missing(path: &Path) -> Option<String> {
     }
 }
 
-/// The place of an upstream.
+/// Where the config names an upstream.
 struct UpstreamPlace {
     host: String,
     index: String,
@@ -226,7 +230,7 @@ impl UpstreamPlace {
     }
 }
 
-/// Names of upstreams that do not resolve, and upstreams that are this server itself.
+/// Upstream names that don't resolve, and upstreams that are this server itself.
 fn names(config: &Config, found: &mut Vec<Warning>) {
     let mut wanted: Vec<(UpstreamPlace, String, u16)> = Vec::new();
     for app in &config.apps {
@@ -262,7 +266,7 @@ fn is_part(ip: IpAddr, own: IpAddr) -> bool {
     ip == own || own.is_unspecified() && own.is_ipv4() == ip.is_ipv4() && ip.is_loopback()
 }
 
-/// Looks names up, all at the same time; what takes too long is said to.
+/// Resolves names in parallel. A name that takes too long gets an error.
 fn resolve<'a>(
     names: impl Iterator<Item = &'a String>,
 ) -> Vec<(String, Result<Vec<IpAddr>, String>)> {
@@ -270,7 +274,7 @@ fn resolve<'a>(
     let mut waiting: HashSet<String> = HashSet::new();
     let mut resolved = Vec::new();
     for name in names {
-        // A literal needs nobody to be asked.
+        // A literal address needs no look-up.
         if let Ok(ip) = name.trim_matches(['[', ']']).parse::<IpAddr>() {
             resolved.push((name.clone(), Ok(vec![ip])));
             continue;
@@ -279,7 +283,7 @@ fn resolve<'a>(
         let look_up = move || {
             let found = (asked.as_str(), 0).to_socket_addrs();
             let found = found.map(|found| found.map(|address| address.ip()).collect());
-            // Nobody waits any more for what took too long.
+            // The receiver may have given up on this name.
             let _ = sender.send((asked, found.map_err(|error| error.to_string())));
         };
         if thread::Builder::new().spawn(look_up).is_ok() {

@@ -1,8 +1,8 @@
 //! One request to the admin listener and its answer, over a blocking socket.
 //!
-//! Never waits without a limit; the answer's head has bounds, and its content is handed on in
-//! pieces. `http::h1` says what the bytes mean. What is no HTTP gives `InvalidData`, and an answer
-//! that ends too early `UnexpectedEof`.
+//! Every wait has a limit. The answer's head has a maximum size, and its content is passed on in
+//! pieces. [`crate::http::h1`] parses the bytes. Invalid HTTP gives `InvalidData`, and a truncated
+//! answer `UnexpectedEof`.
 
 use std::{
     fmt::Write as _,
@@ -18,10 +18,10 @@ use crate::http::{
     h1::{self, ClientEvent, ClientRequest, FieldTable},
 };
 
-/// How long an event stream may be silent; the server sends a comment every 15 s.
+/// The longest silence of an event stream; the server sends a comment every 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
 
-/// What an answer's head may measure. Its content is bounded by the reader.
+/// Limits for the head of an answer. The reader limits the content.
 const LIMITS: Limits = Limits { head_bytes: 64 << 10, fields: 100, content_bytes: 0 };
 
 /// Bytes that are read at once.
@@ -40,7 +40,7 @@ pub(super) struct Call<'a> {
 pub(super) struct Wire {
     socket: TimedSocket,
     exchange: h1::Client,
-    /// What was read; the bytes before `used` are done with.
+    /// The input; the bytes before `used` are consumed.
     input: Vec<u8>,
     used: usize,
 }
@@ -55,7 +55,7 @@ enum Part {
 }
 
 impl Wire {
-    /// Sends a request within this time, which holds for reading the answer too.
+    /// Sends a request. `patience` covers reading the answer too.
     pub(super) fn send(
         mut socket: TimedSocket,
         call: &Call<'_>,
@@ -65,7 +65,7 @@ impl Wire {
         socket.limit = Limit::Until(Instant::now() + patience);
         socket.socket.set_write_timeout(Some(patience))?;
         if let Err(error) = socket.socket.write_all(&request) {
-            // A server that refuses a request may answer and close before all of it came.
+            // A server that refuses a request may answer and close before it has read all of it.
             let is_cut = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
             if !is_cut {
                 return Err(error);
@@ -74,12 +74,12 @@ impl Wire {
         Ok(Self { socket, exchange, input: Vec::new(), used: 0 })
     }
 
-    /// Whether a part of the answer, or its end, comes within this time.
+    /// Whether a part of the answer, or its end, arrives within this time.
     pub(super) fn wait(&self, time: Duration) -> io::Result<bool> {
         self.socket.wait(time)
     }
 
-    /// From now on the answer may take as long as it likes, but no longer pauses.
+    /// From now on the answer may take any time, but no silence may exceed the limit.
     pub(super) fn limit_silence(&mut self) {
         self.socket.limit = Limit::Silence(SILENCE_MAX);
     }
@@ -98,12 +98,12 @@ impl Wire {
         }
     }
 
-    /// Reads a piece of the answer's content, behind what is in `content`; false at its end.
+    /// Appends a piece of the answer's content to `content`. Returns false at its end.
     pub(super) fn read_content(&mut self, content: &mut Vec<u8>) -> io::Result<bool> {
         Ok(self.read_part(content)? != Part::End)
     }
 
-    /// The connection, if it can take another request.
+    /// The connection, if it can be used for another request.
     pub(super) fn into_kept(self) -> Option<TimedSocket> {
         self.exchange.reusable().then_some(self.socket)
     }
@@ -140,7 +140,7 @@ impl Wire {
         }
     }
 
-    /// Reads more of the answer; false at the end of the connection.
+    /// Reads more of the answer. Returns false at EOF.
     fn receive(&mut self) -> io::Result<bool> {
         self.input.drain(..self.used);
         self.used = 0;
@@ -157,7 +157,7 @@ impl Wire {
     }
 }
 
-/// The content of an answer, as it comes.
+/// The content of an answer without an end.
 pub(super) struct Stream {
     wire: Wire,
     piece: Vec<u8>,
@@ -165,7 +165,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// The content of an answer whose head was read.
+    /// The content of an answer after its head was read.
     pub(super) fn new(wire: Wire) -> Self {
         Self { wire, piece: Vec::new(), used: 0 }
     }
@@ -194,31 +194,31 @@ impl Read for Stream {
     }
 }
 
-/// A socket that is read within a limit.
+/// A socket whose reads have a limit.
 pub(super) struct TimedSocket {
     socket: Socket,
     limit: Limit,
 }
 
 enum Limit {
-    /// All must have come by then.
+    /// Everything must arrive by then.
     Until(Instant),
-    /// Something must come every so often.
+    /// No silence may be longer.
     Silence(Duration),
 }
 
 impl TimedSocket {
-    /// A socket that is connected.
+    /// Wraps a connected socket.
     pub(super) fn new(socket: Socket) -> Self {
         Self { socket, limit: Limit::Silence(SILENCE_MAX) }
     }
 
-    /// From now on all must have come by then.
+    /// From now on everything must arrive by then.
     pub(super) fn limit_until(&mut self, deadline: Instant) {
         self.limit = Limit::Until(deadline);
     }
 
-    /// Whether there is something to read, be it the end, within this time.
+    /// Whether data or EOF arrives within this time.
     fn wait(&self, time: Duration) -> io::Result<bool> {
         self.socket.set_read_timeout(Some(time))?;
         match self.socket.peek(&mut [MaybeUninit::uninit()]) {
@@ -245,7 +245,7 @@ impl Read for TimedSocket {
     }
 }
 
-/// The bytes of a request, and the exchange that it begins.
+/// The bytes of a request, and the parser for its answer.
 fn request(call: &Call<'_>) -> (Vec<u8>, h1::Client) {
     let Call { method, path, token, content } = call;
     let agent = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
@@ -274,7 +274,7 @@ fn request(call: &Call<'_>) -> (Vec<u8>, h1::Client) {
     (request, exchange)
 }
 
-/// What is wrong with an answer. The limits that a refusal names are those of a server's config.
+/// The error in an answer. The limits that `refused` names are those of a server's config.
 fn fault(refused: Refused) -> &'static str {
     match refused.status {
         431 => "its answer has too many fields, or too long ones",

@@ -1,8 +1,8 @@
-//! Doing the actions, one after the other, beside the load.
+//! Runs the actions one after the other while the load is on.
 //!
-//! Each is marked before it begins and after it has ended, so that whoever reads the marks before
-//! an outcome knows every action that can have had a part in it. How an action is done is up to the
-//! [`Actor`]; a shell command is one.
+//! Each action is marked before it begins and after it has ended. A reader that takes the marks
+//! before an outcome therefore knows every action that can have caused it. An [`Actor`] knows how
+//! to run an action; a shell command is one way.
 
 use std::{
     io::Read,
@@ -16,41 +16,41 @@ use crossbeam_channel::Sender;
 
 use super::plan::Action;
 
-/// How often it is looked whether a wait is over.
+/// How often a wait checks whether it is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// How long a command may take.
+/// The longest time that a command may take.
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 
-/// Who does actions to a server.
+/// Runs actions against a server.
 pub(crate) trait Actor: Send {
-    /// Does it, and waits until it is done. `turn` counts all actions.
+    /// Runs the action and waits until it is done. `turn` counts all actions.
     ///
     /// # Errors
-    /// Why it could not be done.
+    /// Why the action failed.
     fn act(&mut self, action: Action, turn: usize) -> Result<(), String>;
 }
 
-/// A moment, counted from the drill's beginning.
+/// The beginning or end of an action. Times count from the drill's beginning.
 #[derive(Debug)]
 pub(super) enum Mark {
     Begin(Action, Duration),
-    /// With what went wrong.
+    /// With the error if the action failed.
     End(Duration, Option<String>),
-    /// There are no more actions.
+    /// All actions are done.
     Over,
 }
 
-/// When actions are done.
+/// When actions run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Before the first.
+    /// From the drill's beginning to the first action.
     pub(crate) lead: Duration,
-    /// From begin to begin; one that takes longer delays the next.
+    /// From one action's beginning to the next. An action that takes longer delays the next one.
     pub(crate) every: Duration,
 }
 
-/// Does all actions, or those until it is interrupted.
+/// Runs all actions, or stops when it is interrupted.
 pub(super) fn act_all(
     actor: &mut dyn Actor,
     actions: &[Action],
@@ -59,7 +59,7 @@ pub(super) fn act_all(
     marks: &Sender<Mark>,
     interrupted: &AtomicBool,
 ) {
-    // Nobody reads the marks when the load has failed; then it is interrupted too.
+    // If the load has failed, the marks have no reader; the run is interrupted then.
     let mark = |mark| drop(marks.send(mark));
     let mut next = pace.lead;
     for (turn, action) in actions.iter().enumerate() {
@@ -76,7 +76,7 @@ pub(super) fn act_all(
         mark(Mark::End(epoch.elapsed(), error));
         next = begun + pace.every;
     }
-    // The last one counts for as long as the others do.
+    // The last action gets as much time as the others.
     while epoch.elapsed() < next && !interrupted.load(Ordering::Relaxed) {
         thread::sleep(next.saturating_sub(epoch.elapsed()).min(10 * LOOK_AGAIN));
     }
@@ -103,7 +103,8 @@ fn run(command: &str) -> Result<(), String> {
     let mut shell = Command::new("sh");
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = shell.spawn().map_err(|error| format!("sh: {error}"))?;
-    // What it leaves running may hold the pipe: it is read aside, and not waited for.
+    // A process that the command leaves behind may hold the pipe, so a thread reads it without a
+    // join.
     let said = child.stderr.take().map(|mut stderr| {
         let (sender, said) = crossbeam_channel::bounded(1);
         thread::spawn(move || {
@@ -129,7 +130,7 @@ fn run(command: &str) -> Result<(), String> {
     Err(format!("`{command}`: {status}: {last}"))
 }
 
-/// Waits for the end of a child.
+/// Waits for a child to end.
 fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
     let deadline = Instant::now() + COMMAND_MAX;
     loop {
@@ -137,7 +138,7 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
             Ok(Some(status)) => return Ok(status),
             Ok(None) if Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
             Ok(None) => {
-                // It may have ended in this moment.
+                // It may have ended in the meantime.
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(format!("has not ended within {} s", COMMAND_MAX.as_secs()));
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn every_action_is_marked_around() {
+    fn every_action_has_a_mark_before_and_after_it() {
         let (sender, marks) = crossbeam_channel::unbounded();
         let pace = Pace { lead: Duration::ZERO, every: Duration::from_millis(1) };
         let interrupted = AtomicBool::new(false);

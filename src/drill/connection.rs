@@ -1,5 +1,5 @@
-//! One connection of a client: a request at a time, or several at once, and what became of each.
-//! Never blocks.
+//! One connection of a client: sends requests, one or several at a time, and reports the outcome of
+//! each. Never blocks.
 //!
 //! ```text
 //! dial ► Connecting ──established──► Busy ──answer, kept──► Idle ──next request──► Busy
@@ -7,14 +7,14 @@
 //!             └──refused, no answer──► └───cut, reset, no answer──► dropped
 //! Busy:  sending ──all written──► waiting ──first byte──► reading
 //! ```
-//! - A request is never sent twice: what a server loses is told, not mended.
-//! - Before a kept connection is used again it is read: one that the server has closed by then is
-//!   nobody's loss, and another one is used. A client that is far away knows of it later: its
-//!   request is on its way for that long before anything is written or read.
-//! - Whoever has an answer that ends its connection lets the server close first.
-//! - Who pipelines writes all of its requests at once; each has an answer of its own, in order, and
-//!   what the server has not answered when it closes is lost.
-//! - Who leaves closes before the first byte of the answer, or behind it if there is more to come.
+//! - A request is never sent twice: a request that the server loses is reported as lost.
+//! - A kept connection is read before it is used again. If the server has closed it by then,
+//!   nothing is lost: the client uses another connection. A distant client learns of the close
+//!   later: its request travels for `distance` before anything is written or read.
+//! - After an answer that ends the connection, the client lets the server close first.
+//! - A pipelining client writes all of its requests at once and gets the answers in order. Requests
+//!   that are still unanswered when the server closes are lost.
+//! - A leaving client closes before the first byte of the answer, or after it if more is to come.
 
 use std::{
     collections::VecDeque,
@@ -27,7 +27,7 @@ use mio::{Interest, Registry, Token, net::TcpStream};
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    ledger::{Outcome, Phase, Story},
+    outcome::{FailureDetails, RequestOutcome, RequestPhase},
     plan::{ClientKind, Target},
 };
 use crate::http::{
@@ -35,7 +35,7 @@ use crate::http::{
     h1::{self, ClientEvent, ClientRequest, FieldTable},
 };
 
-/// What an answer's head may measure.
+/// Limits for the head of an answer.
 const LIMITS: Limits = Limits { head_bytes: 64 << 10, fields: FieldTable::LEN, content_bytes: 0 };
 
 /// Half of a POST's content.
@@ -44,91 +44,91 @@ const HALF: [u8; 4096] = [b'x'; 4096];
 /// How long a POST pauses in the middle of its content.
 const HALF_PAUSE: Duration = Duration::from_millis(5);
 
-/// What a slow download reads at a time, and how often.
+/// A slow download reads this many bytes at a time, at this interval.
 const PIECE_BYTES: usize = 64 << 10;
 const PIECE_PAUSE: Duration = Duration::from_millis(4);
 
-/// A connection.
+/// A connection of a client.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct DrillConnection {
     stream: TcpStream,
-    state: State,
+    state: ConnectionPhase,
     kind: ClientKind,
-    /// Of the request that goes on, or the last one.
+    /// The current request, or the last one.
     exchange: h1::Client,
-    /// Of the requests that were sent behind it.
+    /// Requests sent after the current one (pipelining).
     behind: VecDeque<h1::Client>,
-    leaves: Option<Leave>,
+    leaves: Option<LeaveAt>,
     status: u16,
     out: Vec<u8>,
     written: usize,
-    /// The server takes no more.
+    /// Set once a write has failed.
     write_error: Option<io::Error>,
     input: Vec<u8>,
     received: u64,
     served: u64,
     dialed: Duration,
     connected: Option<Duration>,
-    /// When a request arrives that a client sends from far away.
+    /// When a request that was sent from far away reaches the server.
     arrival: Duration,
-    /// Nothing goes on before this moment.
+    /// No reads or writes before this moment.
     resume: Option<Duration>,
-    /// What was paused so far.
+    /// The time paused so far.
     paused: Duration,
     port: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ConnectionPhase {
     Connecting,
     Busy,
     Idle,
     Closing,
 }
 
-/// When a client leaves that does.
+/// When a leaving client closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
-    /// When its request is sent.
+pub(super) enum LeaveAt {
+    /// After it has sent the request.
     BeforeAnswer,
-    /// When the answer has begun; it may be whole by then.
+    /// After the answer has begun. The answer may be complete by then.
     WithinAnswer,
 }
 
-/// Requests to be sent at once.
+/// Requests that are sent at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batch<'a> {
     pub(super) kind: ClientKind,
     pub(super) target: &'a Target,
-    pub(super) leaves: Option<Leave>,
+    pub(super) leaves: Option<LeaveAt>,
 }
 
-/// What advancing came to.
+/// The result of [`DrillConnection::advance`].
 #[derive(Debug)]
 pub(super) enum Progress {
-    /// The socket has to be ready first.
+    /// Waiting for the socket to become ready.
     Waiting,
-    /// It goes on at this moment.
+    /// Paused until this moment.
     Until(Duration),
-    /// The request has ended.
-    Done(Outcome, Then),
-    /// The connection has ended, outside of any request.
+    /// A request has ended.
+    Done(RequestOutcome, AfterRequest),
+    /// The connection has closed between requests.
     Closed,
 }
 
-/// What becomes of a connection behind a request.
+/// What happens to the connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum AfterRequest {
     Keep,
-    /// The next answer is waited for.
+    /// Wait for the answer to the next pipelined request.
     GoOn,
-    /// The server may close first.
+    /// Let the server close first.
     Close,
     Drop,
 }
 
-impl Connection {
-    /// Begins to connect, for these requests.
+impl DrillConnection {
+    /// Starts connecting, to send these requests.
     pub(super) fn dial(
         address: SocketAddr,
         batch: Batch<'_>,
@@ -138,7 +138,7 @@ impl Connection {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
         if batch.kind == ClientKind::Slow {
-            // A large buffer would be read slowly by us, and not by the kernel.
+            // With a large buffer the kernel would take the whole answer at once.
             socket.set_recv_buffer_size(PIECE_BYTES)?;
         }
         if let Err(error) = socket.connect(&address.into())
@@ -153,7 +153,7 @@ impl Connection {
         let (exchange, behind) = write_batch(batch, &mut out);
         Ok(Self {
             stream,
-            state: State::Connecting,
+            state: ConnectionPhase::Connecting,
             kind: batch.kind,
             exchange,
             behind,
@@ -174,57 +174,60 @@ impl Connection {
         })
     }
 
-    /// Begins requests on a kept connection; they are under way for `distance`.
+    /// Starts requests on a kept connection. They travel for `distance` first.
     pub(super) fn begin(&mut self, batch: Batch<'_>, now: Duration, distance: Duration) {
         self.out.clear();
         (self.exchange, self.behind) = write_batch(batch, &mut self.out);
         (self.written, self.received, self.resume) = (0, 0, None);
         (self.arrival, self.paused) = (now + distance, distance);
-        self.state = State::Busy;
+        self.state = ConnectionPhase::Busy;
     }
 
-    /// Whether a kept connection can be used again, as far as anybody can know.
+    /// Whether a kept connection is still open, as far as the client can know.
     pub(super) fn is_open(&mut self) -> bool {
         let read = self.stream.read(&mut [0; 1]);
         read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// How long the client itself has paused within the request.
+    /// How long the client has paused within the request.
     pub(super) fn paused(&self) -> Duration {
         self.paused
     }
 
-    /// From now on only the server's end is waited for.
+    /// Waits only for the server's EOF from now on.
     pub(super) fn close(&mut self) {
-        self.state = State::Closing;
+        self.state = ConnectionPhase::Closing;
     }
 
-    /// Goes on as far as the socket lets it. `scratch` is room for what is read.
+    /// Continues as far as the socket allows. `scratch` is the read buffer.
     pub(super) fn advance(&mut self, now: Duration, scratch: &mut [u8]) -> Progress {
         match self.state {
-            State::Busy => {}
-            State::Connecting => match self.established() {
+            ConnectionPhase::Busy => {}
+            ConnectionPhase::Connecting => match self.established() {
                 Ok(true) => {
                     self.connected = Some(now);
-                    self.state = State::Busy;
+                    self.state = ConnectionPhase::Busy;
                 }
                 Ok(false) => return Progress::Waiting,
                 Err(error) => {
                     let reset = error.kind() == ErrorKind::ConnectionReset;
-                    return Progress::Done(self.failure(&error.to_string(), reset), Then::Drop);
+                    return Progress::Done(
+                        self.failure(&error.to_string(), reset),
+                        AfterRequest::Drop,
+                    );
                 }
             },
-            State::Idle | State::Closing => return self.read_out(scratch),
+            ConnectionPhase::Idle | ConnectionPhase::Closing => return self.read_out(scratch),
         }
         if now < self.arrival {
             return Progress::Until(self.arrival);
         }
         self.write(now);
         let is_sent = self.exchange.request_done() && self.written == self.out.len();
-        if self.leaves == Some(Leave::BeforeAnswer) && is_sent {
-            return Progress::Done(Outcome::Left, Then::Drop);
+        if self.leaves == Some(LeaveAt::BeforeAnswer) && is_sent {
+            return Progress::Done(RequestOutcome::Left, AfterRequest::Drop);
         }
-        // The next answer may have come with the last one.
+        // The last read may have brought the next answer too.
         if !self.input.is_empty()
             && let Some(done) = self.receive(&[])
         {
@@ -249,7 +252,7 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     return match (self.write_error.take(), self.resume) {
-                        // With nothing left to be read, the answer does not come any more.
+                        // After a failed write and a drained socket, no answer can follow.
                         (Some(error), _) => self.fail(&error.to_string()),
                         (None, Some(at)) if at > now => Progress::Until(at),
                         _ => Progress::Waiting,
@@ -260,17 +263,18 @@ impl Connection {
         }
     }
 
-    /// How the request ends that has taken too long.
-    pub(super) fn time_out(&self, timeout: Duration) -> Outcome {
+    /// The outcome of a request that has timed out.
+    pub(super) fn time_out(&self, timeout: Duration) -> RequestOutcome {
         self.failure(&format!("nothing for {} s", timeout.as_secs_f64()), false)
     }
 
-    /// Reads outside of a request.
+    /// Reads while no request is in flight.
     fn read_out(&mut self, scratch: &mut [u8]) -> Progress {
         loop {
             match self.stream.read(scratch) {
-                // What nobody asked for is read out behind an answer, and else ends a connection.
-                Ok(1..) if self.state == State::Closing => {}
+                // Surplus bytes are ignored after the final answer; on an idle connection they end
+                // it.
+                Ok(1..) if self.state == ConnectionPhase::Closing => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Progress::Waiting,
                 Ok(_) | Err(_) => return Progress::Closed,
@@ -284,7 +288,7 @@ impl Connection {
         }
         match self.stream.peer_addr() {
             Ok(_) => {
-                // A port that is bound late is known now.
+                // The kernel may choose the port only while connecting.
                 self.port = self.stream.local_addr().map_or(self.port, |own| own.port());
                 Ok(true)
             }
@@ -293,7 +297,7 @@ impl Connection {
         }
     }
 
-    /// Writes what there is; a POST's second half when its pause is over.
+    /// Writes pending bytes, and a POST's second half once its pause is over.
     fn write(&mut self, now: Duration) {
         loop {
             while self.written < self.out.len() && self.write_error.is_none() {
@@ -301,7 +305,7 @@ impl Connection {
                     Ok(written) => self.written += written,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                    // It may have answered before.
+                    // The server may have answered before it failed.
                     Err(error) => self.write_error = Some(error),
                 }
             }
@@ -323,7 +327,7 @@ impl Connection {
         }
     }
 
-    /// Takes a piece of the answer; how the request ended, if it did.
+    /// Handles a piece of the answer. Returns how the request ended, if it did.
     fn receive(&mut self, piece: &[u8]) -> Option<Progress> {
         self.received += piece.len() as u64;
         self.input.extend_from_slice(piece);
@@ -348,8 +352,8 @@ impl Connection {
             }
         }
         self.input.drain(..at);
-        let leaves = self.leaves == Some(Leave::WithinAnswer) && self.received > 0;
-        leaves.then_some(Progress::Done(Outcome::Left, Then::Drop))
+        let leaves = self.leaves == Some(LeaveAt::WithinAnswer) && self.received > 0;
+        leaves.then_some(Progress::Done(RequestOutcome::Left, AfterRequest::Drop))
     }
 
     fn receive_eof(&mut self) -> Progress {
@@ -361,34 +365,36 @@ impl Connection {
 
     fn answered(&mut self) -> Progress {
         let outcome = match self.status {
-            503 => Outcome::Refused,
-            status => Outcome::Answered(status),
+            503 => RequestOutcome::Refused,
+            status => RequestOutcome::Answered(status),
         };
         self.served += 1;
         if let Some(next) = self.behind.pop_front() {
             self.exchange = next;
             self.received = self.input.len() as u64;
-            return Progress::Done(outcome, Then::GoOn);
+            return Progress::Done(outcome, AfterRequest::GoOn);
         }
-        let then = if self.exchange.reusable() { Then::Keep } else { Then::Close };
+        let then = if self.exchange.reusable() { AfterRequest::Keep } else { AfterRequest::Close };
         self.input.clear();
-        self.state = State::Idle;
+        self.state = ConnectionPhase::Idle;
         Progress::Done(outcome, then)
     }
 
     fn fail(&self, said: &str) -> Progress {
-        Progress::Done(self.failure(said, false), Then::Drop)
+        Progress::Done(self.failure(said, false), AfterRequest::Drop)
     }
 
-    /// Where the request stands, as a failure. `reset`: by the peer, while connecting.
-    fn failure(&self, said: &str, reset: bool) -> Outcome {
+    /// The failure of the current request. `reset`: the peer reset the connection while connecting.
+    fn failure(&self, said: &str, reset: bool) -> RequestOutcome {
         let phase = match self.state {
-            State::Connecting => Phase::Connecting,
-            _ if self.received > 0 => Phase::Reading,
-            _ if self.exchange.request_done() && self.written == self.out.len() => Phase::Waiting,
-            _ => Phase::Sending,
+            ConnectionPhase::Connecting => RequestPhase::Connecting,
+            _ if self.received > 0 => RequestPhase::Reading,
+            _ if self.exchange.request_done() && self.written == self.out.len() => {
+                RequestPhase::Waiting
+            }
+            _ => RequestPhase::Sending,
         };
-        let story = Story {
+        let details = FailureDetails {
             phase,
             sent: self.written as u64,
             received: self.received,
@@ -398,15 +404,15 @@ impl Connection {
             port: self.port,
         };
         match phase {
-            // Only who was connected can be reset.
-            Phase::Connecting if !reset => Outcome::NotAccepted(story),
-            Phase::Reading => Outcome::Truncated(story),
-            _ => Outcome::Lost(story),
+            // A reset shows that a connection existed.
+            RequestPhase::Connecting if !reset => RequestOutcome::NotAccepted(details),
+            RequestPhase::Reading => RequestOutcome::Truncated(details),
+            _ => RequestOutcome::Lost(details),
         }
     }
 }
 
-/// Writes requests: the exchange of the first, and of those behind it.
+/// Writes requests. Returns the parser for the first answer and those for the answers after it.
 fn write_batch(
     Batch { kind, target, .. }: Batch<'_>,
     out: &mut Vec<u8>,
@@ -420,7 +426,7 @@ fn write_batch(
     (write(), (1..kind.batch()).map(|_| write()).collect())
 }
 
-/// Writes the head of a request, and of a POST the first half of its content.
+/// Writes a request's head and, for a POST, the first half of its content.
 fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> h1::Client {
     let is_post = kind == ClientKind::Post;
     let method = if is_post { "POST" } else { "GET" };

@@ -1,32 +1,35 @@
-//! The account of a drill: what became of each request, by action and by client.
+//! The ledger of a drill: the outcome of each request, by action and by client.
 //!
-//! Pure: times come in, counted from the drill's beginning. Each request that was sent ends in
-//! exactly one of seven ways, and the sums say so. It is booked under one action: the first that
-//! ran while it was under way, else the last that ended before, else none. An answer was under way
-//! from when it was due, for it may have had to wait; whatever else it came to, from when it was
-//! sent. What was not answered while different actions ran is booked under neither, but apart.
-//! An action is entered before it begins, so no outcome of it can be booked earlier.
+//! Pure: times are parameters, counted from the drill's beginning.
 //!
-//! An answer counts as changed when it comes with another status than the target gave before the
-//! first action: an app that a reload removed is answered, but by a 404. That is no loss, and no
-//! answer as it was either.
+//! Each request ends in exactly one of seven ways, and the sums prove it. It is booked under one
+//! action: the first that ran while the request was in flight, else the last that ended before,
+//! else none. An answered request counts as in flight from the moment it was due, because it may
+//! have had to wait; any other request counts from the moment it was sent. An unanswered request
+//! that overlaps different actions is booked under [`Booking::Several`]. An action is entered
+//! before it begins, so none of its outcomes is booked earlier.
 //!
-//! Latency counts from the moment a request was due, not from when it was sent: a request that had
-//! to wait for its turn has waited. What the client or the app waits by design is taken off.
+//! An answer counts as changed if its status differs from the one that the target gave before the
+//! first action. Example: after a reload removed its app, a target answers 404. Nothing was lost,
+//! but the answer has changed.
+//!
+//! Latency counts from the moment a request was due, not from when it was sent: time spent waiting
+//! for a connection is included. Pauses that the client or the app makes on purpose are subtracted.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
 
 use super::{
+    outcome::{EndedRequest, FailedRequest, FailureDetails, RequestOutcome, RequestPhase, Tally},
     plan::{Action, ClientKind, Target},
     timeline::{LATENCY_MAX_US, Timeline},
 };
 
-/// More stories are counted, and not kept.
-const STORIES_MAX: usize = 100_000;
+/// Failures beyond this number are counted but not kept.
+const FAILURES_MAX: usize = 100_000;
 
-/// The account.
+/// The ledger.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     targets: Vec<Target>,
@@ -35,106 +38,34 @@ pub(crate) struct Ledger {
     actions: BTreeMap<Booking, Group>,
     runs: Vec<Run>,
     statuses: BTreeMap<u16, u64>,
-    /// The status that each target had at first: to what has no content, and to a POST.
+    /// Each target's first status, for requests without content and for POSTs.
     expected: Vec<[Option<u16>; 2]>,
-    /// How often other ones came: by target, whether to a POST, and status.
+    /// How often a different status came, by target, whether it was a POST, and status.
     changes: BTreeMap<(usize, bool, u16), u64>,
-    stories: Vec<Told>,
-    stories_left_out: u64,
-    /// Why requests were not accepted: how far they were, and what the socket said.
-    not_accepted: BTreeMap<(Phase, String), u64>,
-    /// How late requests were looked at.
+    failures: Vec<FailedRequest>,
+    failures_left_out: u64,
+    /// Requests that were not accepted, by phase and socket error.
+    not_accepted: BTreeMap<(RequestPhase, String), u64>,
+    /// How long after its due time each request was handled.
     lateness: Histogram<u64>,
     timeline: Timeline,
 }
 
-/// Where a request is booked.
+/// The action that a request is booked under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Booking {
     /// Before any action.
     Before,
     Under(Action),
-    /// It was not answered, and any of several actions may be why.
+    /// The request was not answered, and several different actions may be the cause.
     Several,
 }
 
-/// What a request came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// An answer that came whole, with its status; but a 503.
-    Answered(u16),
-    /// A 503 that came whole.
-    Refused,
-    /// No connection came about.
-    NotAccepted(Story),
-    /// A connection, and no byte of an answer.
-    Lost(Story),
-    /// An answer that began, and did not end whole.
-    Truncated(Story),
-    /// The client left before the end of the answer, as it meant to.
-    Left,
-}
-
-/// How a request failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Story {
-    pub(crate) phase: Phase,
-    /// Bytes of the request that the kernel took.
-    pub(crate) sent: u64,
-    /// Bytes of the answer.
-    pub(crate) received: u64,
-    /// Requests that the connection had answered before.
-    pub(crate) served: u64,
-    /// How long connecting took, if it ended.
-    pub(crate) connecting: Option<Duration>,
-    /// What the socket said.
-    pub(crate) said: String,
-    /// The client's own; 0 if there was none.
-    pub(crate) port: u16,
-}
-
-/// How far a request was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// All connections of its kind were in use.
-    Queued,
-    Connecting,
-    Sending,
-    Waiting,
-    Reading,
-}
-
-impl Phase {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "waiting for a connection",
-            Self::Connecting => "connecting",
-            Self::Sending => "sending",
-            Self::Waiting => "waiting",
-            Self::Reading => "reading",
-        }
-    }
-}
-
-/// A request that has ended.
-#[derive(Clone, Debug)]
-pub(crate) struct Ended {
-    pub(crate) due: Duration,
-    /// When it was sent, or would have been.
-    pub(crate) begun: Duration,
-    pub(crate) ended: Duration,
-    /// What the client waited by design.
-    pub(crate) pause: Duration,
-    pub(crate) kind: ClientKind,
-    pub(crate) target: usize,
-    pub(crate) outcome: Outcome,
-}
-
-/// Answers of a target that are other ones than at first.
+/// Answers with a different status than the target's first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Changed<'a> {
+pub(crate) struct ChangedStatus<'a> {
     pub(crate) target: &'a Target,
-    /// Its place in the list of targets.
+    /// The target's index.
     pub(crate) at: usize,
     pub(crate) is_post: bool,
     pub(crate) before: Option<u16>,
@@ -142,85 +73,31 @@ pub(crate) struct Changed<'a> {
     pub(crate) count: u64,
 }
 
-/// The story of a request, with all around it.
-#[derive(Clone, Debug)]
-pub(crate) struct Told {
-    pub(crate) result: &'static str,
-    pub(crate) due: Duration,
-    pub(crate) begun: Duration,
-    pub(crate) ended: Duration,
-    pub(crate) kind: ClientKind,
-    pub(crate) target: usize,
-    /// The place of the action in the list of runs.
-    pub(crate) run: Option<usize>,
-    pub(crate) story: Story,
-}
-
-/// An action that was done.
+/// An action that has begun.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) action: Action,
     pub(crate) begun: Duration,
     pub(crate) ended: Option<Duration>,
     pub(crate) error: Option<String>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: Tally,
     pub(crate) worst_us: u64,
 }
 
-/// What requests came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) sent: u64,
-    pub(crate) answered: u64,
-    /// Answered, with another status than before the actions.
-    pub(crate) changed: u64,
-    pub(crate) left: u64,
-    pub(crate) refused: u64,
-    pub(crate) not_accepted: u64,
-    pub(crate) lost: u64,
-    pub(crate) truncated: u64,
-}
-
-impl Counts {
-    /// All that ended.
-    pub(crate) fn ended(&self) -> u64 {
-        let Self { answered, changed, left, refused, not_accepted, lost, truncated, sent: _ } =
-            self;
-        answered + changed + left + refused + not_accepted + lost + truncated
-    }
-
-    /// Lost, whole or in part.
-    pub(crate) fn failed(&self) -> u64 {
-        self.lost + self.truncated
-    }
-
-    fn count(&mut self, outcome: &Outcome, is_changed: bool) {
-        *match outcome {
-            Outcome::Answered(_) if is_changed => &mut self.changed,
-            Outcome::Answered(_) => &mut self.answered,
-            Outcome::Left => &mut self.left,
-            Outcome::Refused => &mut self.refused,
-            Outcome::NotAccepted(_) => &mut self.not_accepted,
-            Outcome::Lost(_) => &mut self.lost,
-            Outcome::Truncated(_) => &mut self.truncated,
-        } += 1;
-    }
-}
-
-/// Requests that have something in common.
+/// The requests of one client kind or action.
 #[derive(Debug)]
 pub(crate) struct Group {
-    pub(crate) counts: Counts,
-    /// Microseconds.
+    pub(crate) counts: Tally,
+    /// In microseconds.
     pub(crate) latency: Histogram<u64>,
 }
 
 impl Group {
     fn new() -> Self {
-        Self { counts: Counts::default(), latency: histogram() }
+        Self { counts: Tally::default(), latency: histogram() }
     }
 
-    fn add(&mut self, outcome: &Outcome, is_changed: bool, latency: Option<u64>) {
+    fn add(&mut self, outcome: &RequestOutcome, is_changed: bool, latency: Option<u64>) {
         self.counts.sent += 1;
         self.counts.count(outcome, is_changed);
         if let Some(latency) = latency {
@@ -230,7 +107,7 @@ impl Group {
 }
 
 impl Ledger {
-    /// An empty account, for requests to `targets`; the picture of it has columns of `column`.
+    /// An empty ledger for requests to `targets`. `column` is the width of a timeline column.
     pub(crate) fn new(targets: Vec<Target>, column: Duration) -> Self {
         Self {
             expected: vec![[None; 2]; targets.len()],
@@ -241,50 +118,50 @@ impl Ledger {
             actions: BTreeMap::new(),
             runs: Vec::new(),
             statuses: BTreeMap::new(),
-            stories: Vec::new(),
-            stories_left_out: 0,
+            failures: Vec::new(),
+            failures_left_out: 0,
             not_accepted: BTreeMap::new(),
             lateness: histogram(),
             timeline: Timeline::new(column),
         }
     }
 
-    /// What a target answers before all actions.
+    /// Sets the status that a target gives before all actions.
     pub(crate) fn expect(&mut self, target: usize, status: u16) {
         self.expected[target][0] = Some(status);
     }
 
-    /// A request is sent, `late` after it was due.
+    /// Enters a request that is sent `late` after it was due.
     pub(crate) fn send(&mut self, kind: ClientKind, late: Duration) {
         self.all.counts.sent += 1;
         self.clients[kind as usize].counts.sent += 1;
         self.lateness.saturating_record(micros(late));
     }
 
-    /// An action is about to begin.
+    /// Enters an action that is about to begin.
     pub(crate) fn begin(&mut self, action: Action, begun: Duration) {
-        let (counts, worst_us) = (Counts::default(), 0);
+        let (counts, worst_us) = (Tally::default(), 0);
         self.runs.push(Run { action, begun, ended: None, error: None, counts, worst_us });
         self.actions.entry(Booking::Under(action)).or_insert_with(Group::new);
     }
 
-    /// The last action has ended.
+    /// Enters the end of the last action.
     pub(crate) fn end(&mut self, ended: Duration, error: Option<String>) {
         if let Some(run) = self.runs.last_mut() {
             (run.ended, run.error) = (Some(ended), error);
         }
     }
 
-    /// A request has ended.
-    pub(crate) fn record(&mut self, request: Ended) {
-        let Ended { due, begun, ended, kind, target, ref outcome, .. } = request;
+    /// Enters the end of a request.
+    pub(crate) fn record(&mut self, request: EndedRequest) {
+        let EndedRequest { due, begun, ended, kind, target, ref outcome, .. } = request;
         let latency = self.latency(&request);
         let is_changed = self.is_changed(&request);
         let run = self.run(match outcome {
-            Outcome::Answered(_) => due,
+            RequestOutcome::Answered(_) => due,
             _ => begun,
         });
-        // How long a slow download takes is up to its client.
+        // The latency of a slow download depends on its client alone.
         let alike = latency.filter(|_| kind != ClientKind::Slow);
         for group in [&mut self.all, &mut self.clients[kind as usize]] {
             group.counts.count(outcome, is_changed);
@@ -305,25 +182,34 @@ impl Ledger {
             run.counts.count(outcome, is_changed);
             run.worst_us = run.worst_us.max(alike.unwrap_or(0));
         }
-        let (result, story) = match request.outcome {
-            Outcome::Answered(status) => {
+        let (result, details) = match request.outcome {
+            RequestOutcome::Answered(status) => {
                 *self.statuses.entry(status).or_default() += 1;
                 return;
             }
-            Outcome::Left => return,
-            Outcome::Refused => return *self.statuses.entry(503).or_default() += 1,
-            Outcome::NotAccepted(Story { phase, said, .. }) => {
+            RequestOutcome::Left => return,
+            RequestOutcome::Refused => return *self.statuses.entry(503).or_default() += 1,
+            RequestOutcome::NotAccepted(FailureDetails { phase, said, .. }) => {
                 *self.not_accepted.entry((phase, said)).or_default() += 1;
                 return;
             }
-            Outcome::Lost(story) => ("lost", story),
-            Outcome::Truncated(story) => ("truncated", story),
+            RequestOutcome::Lost(details) => ("lost", details),
+            RequestOutcome::Truncated(details) => ("truncated", details),
         };
         self.timeline.add_loss(ended);
-        if self.stories.len() == STORIES_MAX {
-            self.stories_left_out += 1;
+        if self.failures.len() == FAILURES_MAX {
+            self.failures_left_out += 1;
         } else {
-            self.stories.push(Told { result, due, begun, ended, kind, target, run, story });
+            self.failures.push(FailedRequest {
+                result,
+                due,
+                begun,
+                ended,
+                kind,
+                target,
+                run,
+                details,
+            });
         }
     }
 
@@ -343,15 +229,14 @@ impl Ledger {
         &self.runs
     }
 
-    /// How often each status came.
+    /// How often each status was received.
     pub(crate) fn statuses(&self) -> &BTreeMap<u16, u64> {
         &self.statuses
     }
 
-    /// Answers with another status than at first: the target, whether to a POST, the status before
-    /// and then, and how often.
-    pub(crate) fn changes(&self) -> impl Iterator<Item = Changed<'_>> {
-        self.changes.iter().map(|((target, is_post, status), count)| Changed {
+    /// Answers with a different status than at first.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = ChangedStatus<'_>> {
+        self.changes.iter().map(|((target, is_post, status), count)| ChangedStatus {
             target: &self.targets[*target],
             at: *target,
             is_post: *is_post,
@@ -361,13 +246,13 @@ impl Ledger {
         })
     }
 
-    /// What was lost or truncated, and how many more there are.
-    pub(crate) fn stories(&self) -> (&[Told], u64) {
-        (&self.stories, self.stories_left_out)
+    /// Requests lost or truncated, and how many more were not kept.
+    pub(crate) fn failures(&self) -> (&[FailedRequest], u64) {
+        (&self.failures, self.failures_left_out)
     }
 
-    /// How often requests were not accepted, by how far they were and what the socket said.
-    pub(crate) fn not_accepted(&self) -> impl Iterator<Item = (Phase, &str, u64)> {
+    /// How often requests were not accepted, by phase and socket error.
+    pub(crate) fn not_accepted(&self) -> impl Iterator<Item = (RequestPhase, &str, u64)> {
         self.not_accepted.iter().map(|((phase, said), count)| (*phase, said.as_str(), *count))
     }
 
@@ -376,7 +261,7 @@ impl Ledger {
         &self.targets[target].host
     }
 
-    /// How late requests were looked at, in microseconds.
+    /// How long after its due time each request was handled, in microseconds.
     pub(crate) fn lateness(&self) -> &Histogram<u64> {
         &self.lateness
     }
@@ -385,15 +270,15 @@ impl Ledger {
         &self.timeline
     }
 
-    /// Whether there was a server, nothing was lost and every action worked.
+    /// Whether the server answered, nothing was lost, and every action succeeded.
     pub(crate) fn is_clean(&self) -> bool {
-        let Counts { answered, changed, refused, .. } = self.all.counts;
+        let Tally { answered, changed, refused, .. } = self.all.counts;
         let failed = self.runs.iter().any(|run| run.error.is_some());
         answered + changed + refused > 0 && self.all.counts.failed() == 0 && !failed
     }
 
     /// # Panics
-    /// When a request has ended twice, or not at all.
+    /// If a request has ended twice or not at all.
     pub(crate) fn assert_sums(&self) {
         let clients = self.clients.iter().map(|group| group.counts);
         let by_action = self.actions.values().map(|group| group.counts);
@@ -404,29 +289,29 @@ impl Ledger {
         assert_eq!(by_action, self.all.counts.sent);
     }
 
-    /// The action that a request is booked under.
+    /// The index of the action that a request is booked under.
     fn run(&self, since: Duration) -> Option<usize> {
         let before = |run: &Run| run.ended.is_some_and(|ended| ended < since);
         let first = self.runs.partition_point(before);
         if first < self.runs.len() { Some(first) } else { first.checked_sub(1) }
     }
 
-    /// `run`: the first action that ran meanwhile; those behind it began before now, and so before
-    /// the end of the request.
-    fn booking(&self, run: Option<usize>, outcome: &Outcome) -> Booking {
+    /// `run`: the first action that overlaps the request. Later actions overlap it too: they have
+    /// begun, and the request ends now.
+    fn booking(&self, run: Option<usize>, outcome: &RequestOutcome) -> Booking {
         let Some(run) = run else { return Booking::Before };
         let action = self.runs[run].action;
         let is_other = |other: &Run| other.action != action;
         match outcome {
-            Outcome::Answered(_) => Booking::Under(action),
+            RequestOutcome::Answered(_) => Booking::Under(action),
             _ if self.runs[run..].iter().any(is_other) => Booking::Several,
             _ => Booking::Under(action),
         }
     }
 
-    /// Whether an answer is another one than at first; the first one of all is what is expected.
-    fn is_changed(&mut self, request: &Ended) -> bool {
-        let Outcome::Answered(status) = request.outcome else { return false };
+    /// Whether the status differs from the first one. The first answer of all sets the expectation.
+    fn is_changed(&mut self, request: &EndedRequest) -> bool {
+        let RequestOutcome::Answered(status) = request.outcome else { return false };
         let is_post = request.kind == ClientKind::Post;
         let expected = &mut self.expected[request.target][usize::from(is_post)];
         let is_changed = *expected.get_or_insert(status) != status;
@@ -436,15 +321,15 @@ impl Ledger {
         is_changed
     }
 
-    /// In microseconds, of what was answered.
-    fn latency(&self, request: &Ended) -> Option<u64> {
-        let Outcome::Answered(_) = request.outcome else { return None };
+    /// The latency of an answered request, in microseconds.
+    fn latency(&self, request: &EndedRequest) -> Option<u64> {
+        let RequestOutcome::Answered(_) = request.outcome else { return None };
         let by_design = self.targets[request.target].delay + request.pause;
         Some(micros(request.ended.saturating_sub(request.due).saturating_sub(by_design)))
     }
 }
 
-/// Three digits of microseconds.
+/// A histogram with three significant digits.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("bounds of a histogram")
 }
@@ -470,18 +355,18 @@ mod tests {
         Ledger::new(vec![target(Duration::ZERO), target(20 * MS)], 100 * MS)
     }
 
-    fn story(phase: Phase) -> Story {
+    fn details(phase: RequestPhase) -> FailureDetails {
         let said = "reset".to_owned();
-        Story { phase, sent: 40, received: 0, served: 0, connecting: None, said, port: 7 }
+        FailureDetails { phase, sent: 40, received: 0, served: 0, connecting: None, said, port: 7 }
     }
 
-    fn ended(due: u32, end: u32, outcome: Outcome) -> Ended {
+    fn ended(due: u32, end: u32, outcome: RequestOutcome) -> EndedRequest {
         let (kind, target, pause) = (ClientKind::Kept, 0, Duration::ZERO);
         let (due, ended) = (due * MS, end * MS);
-        Ended { due, begun: due, ended, pause, kind, target, outcome }
+        EndedRequest { due, begun: due, ended, pause, kind, target, outcome }
     }
 
-    fn record(ledger: &mut Ledger, request: Ended) {
+    fn record(ledger: &mut Ledger, request: EndedRequest) {
         ledger.send(request.kind, Duration::ZERO);
         ledger.record(request);
     }
@@ -490,38 +375,43 @@ mod tests {
     fn every_request_ends_in_one_way() {
         let mut ledger = ledger();
         assert!(!ledger.is_clean(), "nothing was answered");
-        record(&mut ledger, ended(1, 2, Outcome::Answered(200)));
-        record(&mut ledger, ended(1, 2, Outcome::Answered(404)));
-        record(&mut ledger, ended(1, 2, Outcome::Refused));
-        record(&mut ledger, ended(1, 2, Outcome::NotAccepted(story(Phase::Connecting))));
+        record(&mut ledger, ended(1, 2, RequestOutcome::Answered(200)));
+        record(&mut ledger, ended(1, 2, RequestOutcome::Answered(404)));
+        record(&mut ledger, ended(1, 2, RequestOutcome::Refused));
+        record(
+            &mut ledger,
+            ended(1, 2, RequestOutcome::NotAccepted(details(RequestPhase::Connecting))),
+        );
         assert!(ledger.is_clean());
-        record(&mut ledger, ended(1, 2, Outcome::Lost(story(Phase::Waiting))));
-        record(&mut ledger, ended(1, 2, Outcome::Truncated(story(Phase::Reading))));
-        record(&mut ledger, ended(1, 2, Outcome::Left));
+        record(&mut ledger, ended(1, 2, RequestOutcome::Lost(details(RequestPhase::Waiting))));
+        record(&mut ledger, ended(1, 2, RequestOutcome::Truncated(details(RequestPhase::Reading))));
+        record(&mut ledger, ended(1, 2, RequestOutcome::Left));
         ledger.assert_sums();
         let counts = ledger.all().counts;
         assert_eq!((counts.sent, counts.answered, counts.failed()), (7, 1, 2));
         assert_eq!((counts.changed, counts.left), (1, 1));
         assert_eq!(ledger.client(ClientKind::Kept).counts, counts);
-        assert_eq!(ledger.client(ClientKind::Post).counts, Counts::default());
+        assert_eq!(ledger.client(ClientKind::Post).counts, Tally::default());
         assert_eq!(ledger.statuses(), &BTreeMap::from([(200, 1), (404, 1), (503, 1)]));
-        let results: Vec<_> = ledger.stories().0.iter().map(|told| told.result).collect();
+        let results: Vec<_> = ledger.failures().0.iter().map(|told| told.result).collect();
         assert_eq!(results, ["lost", "truncated"]);
         let not_accepted: Vec<_> = ledger.not_accepted().collect();
-        assert_eq!(not_accepted, [(Phase::Connecting, "reset", 1)]);
+        assert_eq!(not_accepted, [(RequestPhase::Connecting, "reset", 1)]);
         assert!(!ledger.is_clean());
     }
 
     #[test]
-    fn an_answer_of_another_status_than_at_first_is_changed_and_not_lost() {
+    fn an_answer_with_a_new_status_is_changed_and_not_lost() {
         let mut ledger = ledger();
         ledger.expect(0, 200);
-        record(&mut ledger, ended(1, 2, Outcome::Answered(404)));
-        record(&mut ledger, ended(2, 3, Outcome::Answered(404)));
-        record(&mut ledger, ended(3, 4, Outcome::Answered(200)));
-        // A POST has its own, which comes first.
-        let post =
-            |status| Ended { kind: ClientKind::Post, ..ended(4, 5, Outcome::Answered(status)) };
+        record(&mut ledger, ended(1, 2, RequestOutcome::Answered(404)));
+        record(&mut ledger, ended(2, 3, RequestOutcome::Answered(404)));
+        record(&mut ledger, ended(3, 4, RequestOutcome::Answered(200)));
+        // A POST has its own expected status: the first one that arrives.
+        let post = |status| EndedRequest {
+            kind: ClientKind::Post,
+            ..ended(4, 5, RequestOutcome::Answered(status))
+        };
         record(&mut ledger, post(405));
         record(&mut ledger, post(405));
         record(&mut ledger, post(502));
@@ -545,25 +435,28 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_booked_under_the_action_that_met_it() {
+    fn a_request_is_booked_under_the_action_that_overlaps_it() {
         let mut ledger = ledger();
-        record(&mut ledger, ended(1, 2, Outcome::Answered(200)));
+        record(&mut ledger, ended(1, 2, RequestOutcome::Answered(200)));
         ledger.begin(Action::Reload, 10 * MS);
-        // Due before the action, and met by it.
-        record(&mut ledger, ended(5, 12, Outcome::Refused));
+        // PlannedRequest before the action and still in flight during it.
+        record(&mut ledger, ended(5, 12, RequestOutcome::Refused));
         ledger.end(20 * MS, None);
-        // Due after its end.
-        record(&mut ledger, ended(25, 26, Outcome::Answered(200)));
+        // PlannedRequest after the action's end.
+        record(&mut ledger, ended(25, 26, RequestOutcome::Answered(200)));
         ledger.begin(Action::StopStart, 30 * MS);
         ledger.end(40 * MS, None);
         ledger.begin(Action::Replace, 50 * MS);
-        // Due while the server was stopped, and answered behind the next action's begin.
-        record(&mut ledger, ended(35, 1035, Outcome::Answered(200)));
+        // PlannedRequest while the server was stopped, answered after the next action's beginning.
+        record(&mut ledger, ended(35, 1035, RequestOutcome::Answered(200)));
         ledger.end(51 * MS, Some("why".to_owned()));
-        // Due while the server was stopped, and sent later.
-        record(&mut ledger, Ended { begun: 60 * MS, ..ended(35, 61, Outcome::Refused) });
+        // PlannedRequest while the server was stopped, sent later.
+        record(
+            &mut ledger,
+            EndedRequest { begun: 60 * MS, ..ended(35, 61, RequestOutcome::Refused) },
+        );
         // Sent while the server was stopped.
-        record(&mut ledger, ended(35, 61, Outcome::Refused));
+        record(&mut ledger, ended(35, 61, RequestOutcome::Refused));
         ledger.assert_sums();
         let sent = |booking| {
             ledger.actions().find(|(own, _)| *own == booking).map(|(_, group)| group.counts.sent)
@@ -580,12 +473,17 @@ mod tests {
     #[test]
     fn latency_counts_from_when_a_request_was_due() {
         let mut ledger = ledger();
-        record(&mut ledger, ended(100, 130, Outcome::Answered(200)));
-        let delayed = Ended { target: 1, pause: 10 * MS, ..ended(0, 35, Outcome::Answered(200)) };
+        record(&mut ledger, ended(100, 130, RequestOutcome::Answered(200)));
+        let delayed = EndedRequest {
+            target: 1,
+            pause: 10 * MS,
+            ..ended(0, 35, RequestOutcome::Answered(200))
+        };
         record(&mut ledger, delayed);
-        let slow = Ended { kind: ClientKind::Slow, ..ended(0, 400, Outcome::Answered(200)) };
+        let slow =
+            EndedRequest { kind: ClientKind::Slow, ..ended(0, 400, RequestOutcome::Answered(200)) };
         record(&mut ledger, slow);
-        record(&mut ledger, ended(0, 9000, Outcome::Refused));
+        record(&mut ledger, ended(0, 9000, RequestOutcome::Refused));
         let latency = &ledger.all().latency;
         assert_eq!((latency.len(), latency.min() / 10, latency.max() / 100), (2, 500, 300));
         assert_eq!(ledger.client(ClientKind::Slow).latency.len(), 1);

@@ -1,13 +1,14 @@
-//! The load: clients on one poll, which send each request when it is due.
+//! The load: clients on one poll, each sending its requests when they are due.
 //!
 //! ```text
-//! loop:  marks of actions ► requests that are due ► what waits for a time ► poll ► sockets
-//! due:   an idle connection of its kind, else a new one, else the queue of its kind
-//! think: each of these clients has a connection, and asks when it has thought
+//! loop:  marks of actions ► requests that are due ► expired pauses ► poll ► sockets
+//! due:   an idle connection for its kind of client, else a new one, else that kind's queue
+//! think: each thinking client has its own connection, and sends again after its pause
 //! ```
-//! - The plan never waits: a request that finds no connection is counted from when it was due.
-//! - An outcome is booked only after all marks of actions that came before it.
-//! - Ends when the actions are over and every request that was sent has ended, at the latest by its
+//! - The plan never waits: the latency of a request that finds no connection counts from its due
+//!   time.
+//! - An outcome is booked only after the marks of all earlier actions.
+//! - The load ends when the actions are over and every request has ended, at the latest by
 //!   time-out.
 
 use std::{
@@ -27,45 +28,47 @@ use slab::Slab;
 
 use super::{
     actions::Mark,
-    connection::{Batch, Connection, Leave, Progress, Then},
-    ledger::{Ended, Ledger, Outcome, Phase, Story},
-    plan::{ClientKind, Due, Requests, Target},
+    connection::{AfterRequest, Batch, DrillConnection, LeaveAt, Progress},
+    ledger::Ledger,
+    outcome::{EndedRequest, FailureDetails, RequestOutcome, RequestPhase},
+    plan::{ClientKind, PlannedRequest, Requests, Target},
+    pool::{Job, Pool, PooledConnection, Work},
     timer::Timer,
 };
 
-/// How often time-outs are looked at.
+/// How often time-outs are checked.
 const SWEEP: Duration = Duration::from_millis(50);
 
-/// How long a server may take to close a connection that it said it would.
+/// How long a server may take to close a connection after it announced the close.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 const TIMER: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 const SCRATCH_BYTES: usize = 256 << 10;
 
-/// What the load is.
+/// The parameters of the load.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadSettings {
     pub(crate) address: SocketAddr,
     pub(crate) targets: Vec<Target>,
-    /// Requests in a second.
+    /// Requests per second.
     pub(crate) rate: u32,
-    /// The clients there are.
+    /// The kinds of clients.
     pub(crate) kinds: Vec<ClientKind>,
-    /// How long those think that do: at least, and at most.
+    /// The shortest and longest pause of a thinking client.
     pub(crate) think: (Duration, Duration),
     pub(crate) seed: u64,
-    /// Kept connections of each kind of client.
+    /// Kept connections for each kind of client.
     pub(crate) connections: usize,
-    /// How long a request on a kept connection is under way.
+    /// How long a request on a kept connection travels to the server.
     pub(crate) distance: Duration,
-    /// How long a request may take.
+    /// The time-out of a request.
     pub(crate) timeout: Duration,
-    /// How long the load goes on behind the last action.
+    /// How long the load continues after the last action.
     pub(crate) settle: Duration,
 }
 
-/// The load, and what it needs.
+/// The running load.
 pub(super) struct Load<'a> {
     settings: &'a LoadSettings,
     epoch: Instant,
@@ -75,13 +78,13 @@ pub(super) struct Load<'a> {
     plan: Peekable<Requests>,
     rng: Rng,
     pools: [Pool; ClientKind::ALL.len()],
-    connections: Slab<Client>,
+    connections: Slab<PooledConnection>,
     wakes: BinaryHeap<Reverse<(Duration, usize)>>,
-    /// When each client that thinks asks again, and on which connection.
+    /// When each thinking client sends its next request, and on which connection.
     thinkers: BinaryHeap<Reverse<(Duration, Option<usize>)>>,
     leavers: u64,
     next_sweep: Duration,
-    /// No request is due behind it.
+    /// No request is due after this.
     end: Option<Duration>,
     marks: Receiver<Mark>,
     ledger: Ledger,
@@ -89,50 +92,12 @@ pub(super) struct Load<'a> {
     scratch: Vec<u8>,
 }
 
-/// The connections of a kind of clients.
-struct Pool {
-    idle: Vec<usize>,
-    /// Idle and busy ones.
-    open: usize,
-    max: usize,
-    queue: VecDeque<Job>,
-}
-
-struct Client {
-    connection: Connection,
-    kind: ClientKind,
-    work: Work,
-}
-
-enum Work {
-    Idle,
-    Job(Job),
-    /// Since then it waits for the server's end.
-    Closing(Duration),
-}
-
-/// A request that was sent.
-#[derive(Clone, Copy, Debug)]
-struct Job {
-    due: Duration,
-    /// When it came up; its time-out counts from then.
-    started: Duration,
-    /// When it was given a connection.
-    begun: Duration,
-    kind: ClientKind,
-    target: usize,
-    /// It and those sent with it that are not answered yet.
-    left: usize,
-    /// The connection of a client that thinks.
-    own: Option<usize>,
-}
-
-/// What a load came to.
-pub(crate) struct Loaded {
+/// The result of a load.
+pub(crate) struct LoadResult {
     pub(crate) ledger: Ledger,
-    /// How long requests were due.
+    /// The time during which requests were due.
     pub(crate) time: Duration,
-    /// Kept connections that the server closed while they were idle.
+    /// Kept connections that the server closed while idle.
     pub(crate) idle_closes: u64,
 }
 
@@ -147,7 +112,7 @@ impl<'a> Load<'a> {
         let timer = Timer::new(poll.registry(), TIMER)?;
         let LoadSettings { seed, rate, targets, connections, kinds, .. } = settings;
         let pool = |kind| {
-            // Whoever does not keep connections may need many at once.
+            // Clients with one request per connection may need many at once.
             let is_fresh = matches!(kind, ClientKind::Fresh | ClientKind::Leaving);
             let max = if is_fresh { 8 * connections } else { *connections };
             Pool { idle: Vec::new(), open: 0, max, queue: VecDeque::new() }
@@ -155,7 +120,7 @@ impl<'a> Load<'a> {
         let mut rng = Rng::with_seed(!seed);
         let thinks = kinds.contains(&ClientKind::Thinking);
         let thinkers = if thinks { *connections } else { 0 };
-        // They begin one by one.
+        // They start at different times.
         let thinkers =
             (0..thinkers).map(|_| Reverse((settings.think.1.mul_f64(rng.f64()), None))).collect();
         Ok(Self {
@@ -180,8 +145,8 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// Runs to the end.
-    pub(super) fn run(mut self, interrupted: &AtomicBool) -> io::Result<Loaded> {
+    /// Runs until the load is over.
+    pub(super) fn run(mut self, interrupted: &AtomicBool) -> io::Result<LoadResult> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             self.now = self.epoch.elapsed();
@@ -209,7 +174,7 @@ impl<'a> Load<'a> {
         }
         self.ledger.assert_sums();
         let time = self.end.unwrap_or(self.now);
-        Ok(Loaded { ledger: self.ledger, time, idle_closes: self.idle_closes })
+        Ok(LoadResult { ledger: self.ledger, time, idle_closes: self.idle_closes })
     }
 
     fn take_marks(&mut self) {
@@ -227,7 +192,7 @@ impl<'a> Load<'a> {
     }
 
     fn is_over(&self) -> bool {
-        let is_busy = |(_, client): (usize, &Client)| matches!(client.work, Work::Job(_));
+        let is_busy = |(_, client): (usize, &PooledConnection)| matches!(client.work, Work::Job(_));
         self.end.is_some_and(|end| end <= self.now)
             && self.pools.iter().all(|pool| pool.queue.is_empty())
             && !self.connections.iter().any(is_busy)
@@ -244,12 +209,12 @@ impl<'a> Load<'a> {
     fn send_due(&mut self) {
         let end = self.end.unwrap_or(Duration::MAX);
         while let Some(due) = self.plan.next_if(|due| due.at <= self.now && due.at < end) {
-            let Due { at, kind, target } = due;
+            let PlannedRequest { at, kind, target } = due;
             self.send(kind, target, at, None);
         }
     }
 
-    /// Of clients that have thought.
+    /// Sends the requests of clients that have finished thinking.
     fn send_thought(&mut self) {
         let end = self.end.unwrap_or(Duration::MAX);
         while let Some(Reverse((at, own))) = self.thinkers.peek().copied()
@@ -266,7 +231,7 @@ impl<'a> Load<'a> {
         let targets = &self.settings.targets;
         let is_small = |at: &usize| !targets[*at].is_large;
         let small: Vec<usize> = (0..targets.len()).filter(is_small).collect();
-        // Large answers are for who reads slowly, unless there are no others.
+        // Large answers are for slow downloads, unless all targets are large.
         self.rng.choice(small).unwrap_or(0)
     }
 
@@ -279,7 +244,7 @@ impl<'a> Load<'a> {
         self.start(Job { due, started: now, begun: now, kind, target, left, own });
     }
 
-    /// Sends a request on a connection of its kind.
+    /// Sends a request on a connection for its kind of client.
     fn start(&mut self, mut job: Job) {
         job.begun = self.epoch.elapsed();
         let batch = self.batch(&job);
@@ -301,14 +266,14 @@ impl<'a> Load<'a> {
         }
         let entry = self.connections.vacant_entry();
         let place = (self.poll.registry(), Token(entry.key()));
-        match Connection::dial(self.settings.address, batch, place, job.begun) {
+        match DrillConnection::dial(self.settings.address, batch, place, job.begun) {
             Ok(connection) => {
                 pool.open += 1;
-                entry.insert(Client { connection, kind: job.kind, work: Work::Job(job) });
+                entry.insert(PooledConnection { connection, kind: job.kind, work: Work::Job(job) });
             }
             Err(error) => {
-                let story = story(Phase::Connecting, &error.to_string());
-                self.record_all(job, Duration::ZERO, &Outcome::NotAccepted(story), None);
+                let details = details(RequestPhase::Connecting, &error.to_string());
+                self.record_all(job, Duration::ZERO, &RequestOutcome::NotAccepted(details), None);
             }
         }
     }
@@ -317,13 +282,17 @@ impl<'a> Load<'a> {
         let Job { kind, target, .. } = *job;
         let leaves = (kind == ClientKind::Leaving).then(|| {
             self.leavers += 1;
-            // Half of them each.
-            if self.leavers.is_multiple_of(2) { Leave::BeforeAnswer } else { Leave::WithinAnswer }
+            // The two ways of leaving alternate.
+            if self.leavers.is_multiple_of(2) {
+                LeaveAt::BeforeAnswer
+            } else {
+                LeaveAt::WithinAnswer
+            }
         });
         Batch { kind, target: &self.settings.targets[target], leaves }
     }
 
-    /// Lets a connection go on that may be gone already.
+    /// Continues a connection, if it still exists.
     fn advance(&mut self, at: usize) {
         let Some(client) = self.connections.get_mut(at) else { return };
         match client.connection.advance(self.now, &mut self.scratch) {
@@ -342,52 +311,62 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// A request of a connection has ended.
-    fn finish(&mut self, at: usize, outcome: Outcome, then: Then) {
+    /// Handles the end of a connection's request.
+    fn finish(&mut self, at: usize, outcome: RequestOutcome, then: AfterRequest) {
         let client = &mut self.connections[at];
         let (kind, pause) = (client.kind, client.connection.paused());
-        if let (Then::GoOn, Work::Job(job)) = (then, &mut client.work) {
+        if let (AfterRequest::GoOn, Work::Job(job)) = (then, &mut client.work) {
             job.left -= 1;
             let job = *job;
             self.record(job, pause, outcome);
             return self.advance(at);
         }
         let work = match then {
-            Then::Keep => Work::Idle,
-            Then::GoOn | Then::Close | Then::Drop => Work::Closing(self.now),
+            AfterRequest::Keep => Work::Idle,
+            AfterRequest::GoOn | AfterRequest::Close | AfterRequest::Drop => {
+                Work::Closing(self.now)
+            }
         };
         if let Work::Job(job) = std::mem::replace(&mut client.work, work) {
-            let own = (then == Then::Keep).then_some(at);
+            let own = (then == AfterRequest::Keep).then_some(at);
             self.record_all(job, pause, &outcome, own);
         }
         let pool = &mut self.pools[kind as usize];
-        if then == Then::Keep {
+        if then == AfterRequest::Keep {
             pool.idle.push(at);
         } else {
             pool.open -= 1;
         }
         match then {
-            Then::Keep | Then::GoOn => {}
-            Then::Close => {
+            AfterRequest::Keep | AfterRequest::GoOn => {}
+            AfterRequest::Close => {
                 self.connections[at].connection.close();
                 self.advance(at);
             }
-            Then::Drop => drop(self.connections.remove(at)),
+            AfterRequest::Drop => drop(self.connections.remove(at)),
         }
         if let Some(job) = self.pools[kind as usize].queue.pop_front() {
             self.start(job);
         }
     }
 
-    /// A request has ended, and with it those that were sent behind it. A client that thinks does
-    /// so from here on, with its `own` connection.
-    fn record_all(&mut self, job: Job, pause: Duration, first: &Outcome, own: Option<usize>) {
+    /// Records the end of a request and of all those pipelined after it. A thinking client starts
+    /// its pause here; `own` is its connection.
+    fn record_all(
+        &mut self,
+        job: Job,
+        pause: Duration,
+        first: &RequestOutcome,
+        own: Option<usize>,
+    ) {
         self.record(job, pause, first.clone());
         let behind = match first {
-            // Of theirs not a byte has come.
-            Outcome::Truncated(story) => {
-                Outcome::Lost(Story { phase: Phase::Waiting, received: 0, ..story.clone() })
-            }
+            // No byte of the later answers has arrived.
+            RequestOutcome::Truncated(details) => RequestOutcome::Lost(FailureDetails {
+                phase: RequestPhase::Waiting,
+                received: 0,
+                ..details.clone()
+            }),
             other => other.clone(),
         };
         for _ in 1..job.left {
@@ -400,14 +379,14 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn record(&mut self, job: Job, pause: Duration, outcome: Outcome) {
+    fn record(&mut self, job: Job, pause: Duration, outcome: RequestOutcome) {
         self.take_marks();
         let Job { due, begun, kind, target, .. } = job;
         let ended = self.epoch.elapsed();
-        self.ledger.record(Ended { due, begun, ended, pause, kind, target, outcome });
+        self.ledger.record(EndedRequest { due, begun, ended, pause, kind, target, outcome });
     }
 
-    /// What waited for its moment.
+    /// Continues the connections with expired pauses.
     fn wake(&mut self) {
         while let Some(Reverse((moment, at))) = self.wakes.peek().copied()
             && moment <= self.now
@@ -417,14 +396,14 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// What has taken too long.
+    /// Ends requests and connections that have timed out.
     fn sweep(&mut self) {
         if self.now < self.next_sweep {
             return;
         }
         self.next_sweep = self.now + SWEEP;
         let (now, timeout) = (self.now, self.settings.timeout);
-        let late = |(at, client): (usize, &Client)| match client.work {
+        let late = |(at, client): (usize, &PooledConnection)| match client.work {
             Work::Job(job) => (job.started + timeout <= now).then_some(at),
             Work::Closing(since) => (since + CLOSING_MAX <= now).then_some(at),
             Work::Idle => None,
@@ -433,7 +412,7 @@ impl<'a> Load<'a> {
         for at in late {
             if let Work::Job(_) = self.connections[at].work {
                 let outcome = self.connections[at].connection.time_out(timeout);
-                self.finish(at, outcome, Then::Drop);
+                self.finish(at, outcome, AfterRequest::Drop);
             } else {
                 self.connections.remove(at);
             }
@@ -441,32 +420,16 @@ impl<'a> Load<'a> {
         for kind in ClientKind::ALL {
             let is_late = |job: &mut Job| job.started + timeout <= now;
             while let Some(job) = self.pools[kind as usize].queue.pop_front_if(is_late) {
-                let story = story(Phase::Queued, "all connections of its kind are in use");
-                self.record_all(job, Duration::ZERO, &Outcome::NotAccepted(story), None);
+                let details =
+                    details(RequestPhase::Queued, "all connections of its kind are in use");
+                self.record_all(job, Duration::ZERO, &RequestOutcome::NotAccepted(details), None);
             }
         }
     }
 }
 
-impl Pool {
-    /// Takes an idle connection out. Who pauses lets all of its connections rest alike, who thinks
-    /// has one of its own.
-    fn pick(&mut self, job: &Job, rng: &mut Rng) -> Option<usize> {
-        match job.kind {
-            ClientKind::Paused => {}
-            ClientKind::Thinking => {
-                let own = self.idle.iter().position(|at| Some(*at) == job.own)?;
-                return Some(self.idle.swap_remove(own));
-            }
-            _ => return self.idle.pop(),
-        }
-        let is_full = self.open == self.max && !self.idle.is_empty();
-        is_full.then(|| self.idle.swap_remove(rng.usize(..self.idle.len())))
-    }
-}
-
-/// Of a request without a connection.
-fn story(phase: Phase, said: &str) -> Story {
+/// The failure of a request that has no connection.
+fn details(phase: RequestPhase, said: &str) -> FailureDetails {
     let said = said.to_owned();
-    Story { phase, sent: 0, received: 0, served: 0, connecting: None, said, port: 0 }
+    FailureDetails { phase, sent: 0, received: 0, served: 0, connecting: None, said, port: 0 }
 }

@@ -1,19 +1,22 @@
-//! The drill: a load of many kinds of clients, actions under it, and an account of every request.
+//! The drill: load from many kinds of clients, actions while it runs, and a ledger of every
+//! request.
 //!
 //! ```text
 //! plan ──requests──► load ─ connections ─ timer ──outcomes──► ledger ─ timeline ► picture
 //!   └───actions────► actions (a thread) ──marks──┘
 //! ```
-//! Plan, ledger, timeline and picture are pure. The load is one thread with one poll; actions run
-//! beside it and say when they begin and end. What an action does is up to an [`Actor`], which the
-//! command line gives.
+//! Plan, ledger, timeline and picture are pure. The load is one thread with one poll. The actions
+//! run on a thread of their own and report when they begin and end. The command line provides the
+//! [`Actor`] that runs them.
 
 mod actions;
 mod connection;
 mod ledger;
 mod load;
+mod outcome;
 mod picture;
 mod plan;
+mod pool;
 mod probe;
 mod server;
 mod timeline;
@@ -27,8 +30,9 @@ use std::{
 };
 
 pub(crate) use actions::{Actor, Pace, Shell};
-pub(crate) use ledger::{Booking, Changed, Counts, Group, Ledger, Run, Told, micros};
-pub(crate) use load::{LoadSettings, Loaded};
+pub(crate) use ledger::{Booking, ChangedStatus, Group, Ledger, Run, micros};
+pub(crate) use load::{LoadResult, LoadSettings};
+pub(crate) use outcome::{FailedRequest, Tally};
 pub(crate) use picture::draw;
 pub(crate) use plan::{Action, ClientKind, Target, actions};
 pub(crate) use probe::probe;
@@ -36,17 +40,17 @@ pub(crate) use server::{OwnServer, apps, is_gone};
 
 use load::Load;
 
-/// The narrowest column of a picture.
+/// The narrowest column in a picture.
 const COLUMN_MIN: Duration = Duration::from_millis(50);
 
-/// As many columns as a picture has that is over when it was planned to.
+/// The number of columns in a picture, if the drill takes as long as planned.
 const COLUMNS: u32 = 400;
 
-/// Puts the load on a server while `actor` does the actions. `expected`: the status that each
-/// target has before, as far as it is known.
+/// Puts the load on a server while `actor` runs the actions. `expected`: each target's status
+/// before the drill, where known.
 ///
 /// # Errors
-/// When this machine refuses what a load needs.
+/// If the system denies a resource that the load needs.
 pub(crate) fn run(
     settings: &LoadSettings,
     expected: &[Option<u16>],
@@ -54,7 +58,7 @@ pub(crate) fn run(
     pace: Pace,
     actor: &mut dyn Actor,
     interrupted: &AtomicBool,
-) -> io::Result<Loaded> {
+) -> io::Result<LoadResult> {
     let count = u32::try_from(actions.len()).unwrap_or(u32::MAX);
     let planned = pace.every.saturating_mul(count) + pace.lead + settings.settle;
     let mut ledger = Ledger::new(settings.targets.clone(), (planned / COLUMNS).max(COLUMN_MIN));
@@ -71,7 +75,7 @@ pub(crate) fn run(
         let act = || actions::act_all(actor, actions, pace, epoch, &sender, interrupted);
         thread::Builder::new().name(name).spawn_scoped(scope, act)?;
         let loaded = load.run(interrupted);
-        // With a load that failed, there is no sense in further actions.
+        // Without a load, further actions are pointless.
         interrupted.fetch_or(loaded.is_err(), Ordering::Relaxed);
         loaded
     })

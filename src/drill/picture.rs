@@ -1,7 +1,7 @@
-//! A drill as a picture: latency over time on a logarithmic scale, the actions below, losses as
-//! crosses. SVG without anything from elsewhere, for light and dark pages.
+//! Draws a drill: latency over time on a logarithmic scale, the actions below, losses as crosses. A
+//! self-contained SVG for light and dark pages.
 //!
-//! Pure: text out of a ledger.
+//! Pure: ledger in, text out.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -14,7 +14,7 @@ const TOP: f64 = 48.0;
 const PLOT: f64 = 300.0;
 const ROW: f64 = 18.0;
 
-/// Losses and actions are drawn one by one; more would only cover each other.
+/// Losses and actions are drawn one by one; more would only overlap.
 const MARKS_MAX: usize = 4000;
 
 const STYLE: &str = "\
@@ -64,7 +64,7 @@ pub(crate) fn draw(ledger: &Ledger, time: Duration) -> String {
     svg + "</svg>\n"
 }
 
-/// A line through the columns, broken where nothing was answered.
+/// A line through the columns, with gaps where nothing was answered.
 fn path(columns: &[Column], width: Duration, scale: &Scale, value: fn(&Column) -> u64) -> String {
     let (mut path, mut next) = (String::new(), None);
     for column in columns {
@@ -76,10 +76,10 @@ fn path(columns: &[Column], width: Duration, scale: &Scale, value: fn(&Column) -
     path
 }
 
-/// Where times and latencies stand.
+/// Maps times and latencies to coordinates.
 struct Scale {
     seconds: f64,
-    /// Powers of ten of microseconds.
+    /// Powers of ten, in microseconds.
     decades: std::ops::RangeInclusive<u32>,
 }
 
@@ -91,7 +91,7 @@ impl Scale {
         Self { seconds: time.as_secs_f64().max(0.001), decades: least..=most.max(least + 1) }
     }
 
-    /// Seconds between lines of the grid.
+    /// Seconds between vertical grid lines.
     fn step(&self) -> f64 {
         let steps = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0];
         let step = steps.into_iter().find(|step| self.seconds / step <= 12.0);
@@ -109,7 +109,7 @@ impl Scale {
     }
 }
 
-/// The kinds of actions that were done, in order.
+/// The kinds of actions that ran, in order.
 fn kinds(ledger: &Ledger) -> Vec<Action> {
     let mut kinds: Vec<Action> = ledger.runs().iter().map(|run| run.action).collect();
     kinds.sort();
@@ -174,7 +174,7 @@ fn grid(svg: &mut String, scale: &Scale) {
     }
 }
 
-/// The actions, a row for each kind.
+/// The actions, one row per kind.
 fn rows(svg: &mut String, ledger: &Ledger, kinds: &[Action], scale: &Scale) {
     for (row, kind) in kinds.iter().enumerate() {
         let y = TOP + PLOT + 30.0 + ROW * row as f64;
@@ -203,7 +203,7 @@ fn rows(svg: &mut String, ledger: &Ledger, kinds: &[Action], scale: &Scale) {
 mod tests {
     use super::*;
     use crate::drill::{
-        ledger::{Ended, Outcome, Phase, Story},
+        outcome::{EndedRequest, FailureDetails, RequestOutcome, RequestPhase},
         plan::{ClientKind, Target},
     };
 
@@ -217,8 +217,8 @@ mod tests {
             delay: Duration::ZERO,
         };
         let mut ledger = Ledger::new(vec![target], 100 * MS);
-        let story = Story {
-            phase: Phase::Waiting,
+        let story = FailureDetails {
+            phase: RequestPhase::Waiting,
             sent: 1,
             received: 0,
             served: 0,
@@ -232,19 +232,19 @@ mod tests {
                 ledger.end((at + 5) * MS, (at == 950).then(|| "why".to_owned()));
             }
             let outcome = match at {
-                500 => Outcome::Lost(story.clone()),
-                _ => Outcome::Answered(200),
+                500 => RequestOutcome::Lost(story.clone()),
+                _ => RequestOutcome::Answered(200),
             };
             let (due, ended) = (at * MS, at * MS + MS / 4 * (at % 7 + 1));
             let (kind, target, pause) = (ClientKind::Kept, 0, Duration::ZERO);
             ledger.send(kind, Duration::ZERO);
-            ledger.record(Ended { due, begun: due, ended, pause, kind, target, outcome });
+            ledger.record(EndedRequest { due, begun: due, ended, pause, kind, target, outcome });
         }
         ledger
     }
 
     #[test]
-    fn a_drill_is_drawn_with_its_actions_and_losses() {
+    fn the_picture_shows_actions_and_losses() {
         let svg = draw(&drilled(), 1000 * MS);
         assert!(svg.contains(">1000 requests, 10 actions: 1 lost, 0 truncated"), "{svg}");
         assert_eq!(svg.matches("<path class=\"line p99\" d=\"M100.0 ").count(), 1, "{svg}");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_broken_where_nothing_was_answered() {
+    fn a_line_has_a_gap_where_nothing_was_answered() {
         let column = |at| Column { at: at * MS, median_us: 10, p99_us: 100, max_us: 1000 };
         let columns = [column(0), column(100), column(300)];
         let scale = Scale::new(&columns, 400 * MS);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drill_of_nothing_is_drawn_too() {
+    fn an_empty_drill_can_be_drawn() {
         let svg = draw(&Ledger::new(Vec::new(), 100 * MS), Duration::ZERO);
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

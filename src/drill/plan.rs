@@ -1,30 +1,30 @@
-//! What a drill is going to do: each request at the moment when it is due, each action in its turn.
+//! The plan of a drill: when each request is due, and the order of the actions.
 //!
-//! Pure: the same seed gives the same plan. An open loop: no request waits for the answer to
-//! another one, so a server that stalls is asked as often as one that does not. The gaps between
-//! requests are exponential, as those between strangers are.
+//! Pure: the same seed gives the same plan. The load is open-loop: no request waits for the answer
+//! to another, so a stalled server gets as many requests as a healthy one. The gaps between
+//! requests are exponential, like those between independent clients.
 
 use std::time::Duration;
 
 use clap::ValueEnum;
 use fastrand::Rng;
 
-/// What is done to the server while it is under load.
+/// What is done to the server under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Action {
-    /// Have it read its config again; of the drill's own server, one app has changed
+    /// Make it read its config again; with the drill's own server, one app has changed
     Reload,
-    /// Put another app in the place of one
+    /// Replace an app
     Replace,
-    /// Take an app away, wait for its drain, add it again
+    /// Remove an app, wait for its drain, add it again
     #[value(name = "remove+add")]
     RemoveAdd,
-    /// Drain an app, wait for the end, resume it
+    /// Drain an app, wait for the end of the drain, resume the app
     #[value(name = "drain+resume")]
     DrainResume,
-    /// Have a new process take over
+    /// Upgrade to a new process
     Upgrade,
-    /// SIGTERM, wait for the end, start it again; for the drill's own server only
+    /// Send SIGTERM, wait for the exit, start the server again; only for the drill's own server
     #[value(name = "stop+start")]
     StopStart,
     /// Run the shell command of --command
@@ -54,19 +54,19 @@ pub(crate) enum ClientKind {
     /// Keeps its connections busy
     #[value(name = "keep-alive")]
     Kept,
-    /// Keeps connections, and pauses between requests: an idle connection is often met
+    /// Keeps connections and pauses between requests, so that connections are often idle
     Paused,
-    /// One connection for each request
+    /// Uses a new connection for each request
     Fresh,
-    /// Sends content, with a pause in its middle
+    /// Sends content, with a pause in the middle
     Post,
     /// Reads a large answer in small pieces
     Slow,
-    /// Sends several requests at once on a kept connection
+    /// Sends several requests at once on a kept connection (pipelining)
     Pipelined,
-    /// Thinks between the requests of its connection, for a time of its own
+    /// Pauses between the requests of its connection, each time for a random time
     Thinking,
-    /// Closes its connection before the answer, or in its middle
+    /// Closes its connection before or during the answer
     Leaving,
 }
 
@@ -100,7 +100,7 @@ impl ClientKind {
         if self == Self::Pipelined { 8 } else { 1 }
     }
 
-    /// Its part of 1,000 that fall due, each a batch. Who thinks has a time of its own.
+    /// Its share of the batches, per mille. Thinking clients aren't planned: they pause instead.
     fn per_mille(self) -> u32 {
         match self {
             Self::Kept => 565,
@@ -115,33 +115,33 @@ impl ClientKind {
     }
 }
 
-/// What can be asked for.
+/// A URL that the load requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) host: String,
     pub(crate) path: String,
-    /// For slow downloads alone.
+    /// Large answers are for slow downloads.
     pub(crate) is_large: bool,
-    /// How long the app holds its answer back by itself.
+    /// How long the app delays its answer on purpose.
     pub(crate) delay: Duration,
 }
 
-/// A request to be made.
+/// A planned request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Due {
-    /// Since the drill began.
+pub(crate) struct PlannedRequest {
+    /// Counted from the drill's beginning.
     pub(crate) at: Duration,
     pub(crate) kind: ClientKind,
-    /// The place in the list of targets.
+    /// The target's index.
     pub(crate) target: usize,
 }
 
-/// All requests of a drill, without end.
+/// All requests of a drill: an endless iterator.
 #[derive(Debug)]
 pub(crate) struct Requests {
     rng: Rng,
     seconds: f64,
-    /// Of what falls due, in a second.
+    /// Batches per second.
     rate: f64,
     kinds: Vec<ClientKind>,
     small: Vec<usize>,
@@ -149,8 +149,8 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Requests of clients of these kinds to `targets`, `rate` in a second. Who downloads slowly
-    /// takes what there is. None, if all of them think.
+    /// Requests from clients of these kinds to `targets`, `rate` per second. Slow downloads use
+    /// large targets, if there are any. Empty if all clients think.
     pub(crate) fn new(seed: u64, rate: u32, targets: &[Target], kinds: &[ClientKind]) -> Self {
         let of_size = |is_large: bool| -> Vec<usize> {
             (0..targets.len()).filter(|at| targets[*at].is_large == is_large).collect()
@@ -170,9 +170,9 @@ impl Requests {
         Self { rng: Rng::with_seed(seed), seconds: 0.0, rate, kinds, small, large }
     }
 
-    /// What a client asks for whose moment is not planned here.
+    /// A target for a client whose requests aren't planned here.
     pub(crate) fn target(&mut self, kind: ClientKind) -> usize {
-        // Who leaves in the middle of an answer needs one that has a middle.
+        // A client that leaves during an answer needs a large one.
         let takes_large =
             kind == ClientKind::Slow || (kind == ClientKind::Leaving && self.rng.bool());
         let targets = if takes_large { &self.large } else { &self.small };
@@ -193,17 +193,17 @@ impl Requests {
 }
 
 impl Iterator for Requests {
-    type Item = Due;
+    type Item = PlannedRequest;
 
-    fn next(&mut self) -> Option<Due> {
+    fn next(&mut self) -> Option<PlannedRequest> {
         self.seconds -= (1.0 - self.rng.f64()).ln() / self.rate.max(f64::MIN_POSITIVE);
         let kind = self.kind()?;
         let target = self.target(kind);
-        Some(Due { at: Duration::from_secs_f64(self.seconds), kind, target })
+        Some(PlannedRequest { at: Duration::from_secs_f64(self.seconds), kind, target })
     }
 }
 
-/// `count` of each action, in an order that mixes them.
+/// `count` of each action, in random order.
 pub(crate) fn actions(seed: u64, kinds: &[Action], count: usize) -> Vec<Action> {
     let mut actions: Vec<Action> =
         kinds.iter().flat_map(|kind| std::iter::repeat_n(*kind, count)).collect();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_its_plan_again() {
+    fn the_same_seed_gives_the_same_plan() {
         let targets = [target("a", false), target("b", false)];
         let plan = |seed| {
             Requests::new(seed, 1000, &targets, &ClientKind::ALL).take(500).collect::<Vec<_>>()
@@ -233,10 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn requests_come_at_their_rate_in_order_and_of_all_kinds() {
+    fn requests_of_all_kinds_come_in_order_and_at_the_rate() {
         let targets = [target("a", false), target("big", true), target("b", false)];
         let requests = Requests::new(1, 2000, &targets, &ClientKind::ALL);
-        let plan: Vec<Due> = requests.take(20_000).collect();
+        let plan: Vec<PlannedRequest> = requests.take(20_000).collect();
         assert!(plan.is_sorted_by_key(|due| due.at));
         let seconds = plan[plan.len() - 1].at.as_secs_f64();
         let requests: usize = plan.iter().map(|due| due.kind.batch()).sum();
@@ -248,16 +248,17 @@ mod tests {
             assert!((expected / 2..=expected * 2).contains(&count), "{kind:?}: {count}");
         }
         let may_be_large = [ClientKind::Slow, ClientKind::Leaving];
-        let is_right = |due: &Due| may_be_large.contains(&due.kind) || due.target != 1;
-        assert!(plan.iter().all(is_right), "large answers are for slow downloads and who leaves");
+        let is_right = |due: &PlannedRequest| may_be_large.contains(&due.kind) || due.target != 1;
+        assert!(plan.iter().all(is_right), "large answers are for slow or leaving clients");
         assert!(plan.iter().all(|due| due.kind != ClientKind::Slow || due.target == 1));
     }
 
     #[test]
-    fn only_clients_of_the_kinds_that_were_asked_for_come_at_the_same_rate() {
+    fn fewer_kinds_of_clients_keep_the_rate() {
         let targets = [target("a", false)];
         let kinds = [ClientKind::Pipelined, ClientKind::Slow];
-        let plan: Vec<Due> = Requests::new(1, 2000, &targets, &kinds).take(2000).collect();
+        let plan: Vec<PlannedRequest> =
+            Requests::new(1, 2000, &targets, &kinds).take(2000).collect();
         assert!(plan.iter().all(|due| kinds.contains(&due.kind)));
         let requests: usize = plan.iter().map(|due| due.kind.batch()).sum();
         let rate = requests as f64 / plan[plan.len() - 1].at.as_secs_f64();
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn without_large_answers_small_ones_are_read_slowly() {
+    fn without_large_answers_slow_downloads_read_small_ones() {
         let targets = [target("a", false)];
         let all = &ClientKind::ALL;
         assert!(Requests::new(1, 10, &targets, all).take(2000).all(|due| due.target == 0));
@@ -276,9 +277,9 @@ mod tests {
     }
 
     #[test]
-    fn each_action_is_done_as_often_as_asked() {
+    fn each_action_runs_as_often_as_requested() {
         let mut planned = actions(3, &[Action::Replace, Action::Reload], 40);
-        assert!(!planned.is_sorted(), "they are mixed");
+        assert!(!planned.is_sorted(), "the order is random");
         planned.sort();
         assert_eq!(planned[..40], [Action::Reload; 40]);
         assert_eq!(planned[40..], [Action::Replace; 40]);

@@ -1,5 +1,5 @@
-//! One request to each target beside the load: what is there to be drilled, and what has become of
-//! it. Blocking, with a limit.
+//! One request to each target apart from the load, to learn the status before and after a drill.
+//! Blocks, with a time-out.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -9,20 +9,20 @@ use std::{
 
 use super::plan::Target;
 
-/// A longer first line is none.
+/// Longer status lines are invalid.
 const LINE_BYTES_MAX: u64 = 1024;
 
-/// Asks for a target: the status of the answer, if there is one within `patience`.
+/// Requests a target. Returns the status of the answer if one arrives within `patience`.
 ///
 /// # Errors
-/// When no connection comes about.
+/// If the connection is not established.
 pub(crate) fn probe(
     address: SocketAddr,
     target: &Target,
     patience: Duration,
 ) -> io::Result<Option<u16>> {
     let stream = TcpStream::connect_timeout(&address, patience)?;
-    // Whatever goes wrong from here on is for the load to meet, and to tell.
+    // The load will meet and report any later failure.
     Ok(ask(stream, target, patience).ok().flatten())
 }
 

@@ -1,7 +1,7 @@
-//! The server that a drill starts: this binary, with a config and a site in a folder of their own.
+//! The server that a drill starts: this binary, with a config and a site in a temporary folder.
 //!
-//! Owns the folder and the process, and ends both. Knows nothing of the admin API but where its
-//! socket is.
+//! Owns the folder and the process, and ends both. Of the admin API it knows only the socket's
+//! path.
 
 use std::{
     env, fs,
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use super::plan::Target;
 
-/// The hosts, each with what its app is; `{n}` stands for how often it was changed.
+/// The hosts and their apps. `{n}` is replaced by the number of changes so far.
 const APPS: [(&str, &str); 4] = [
     ("hello.drill", r#"respond = { body = "Hello, World! {n}\n" }"#),
     ("other.drill", r#"respond = { body = "another app {n}\n" }"#),
@@ -28,23 +28,23 @@ const APPS: [(&str, &str); 4] = [
     ("files.drill", r#"files = { root = "site", cache_control = "max-age={n}" }"#),
 ];
 
-/// How long `delayed.drill` holds an answer back.
+/// How long `delayed.drill` delays an answer.
 const DELAY: Duration = Duration::from_millis(20);
 
 const SMALL_BYTES: usize = 1 << 10;
 const LARGE_BYTES: usize = 4 << 20;
 
-/// Ports that no outgoing connection is given: while nobody listens, one could be connected to
-/// itself.
+/// Ports outside the range for outgoing connections. Otherwise a client could connect to itself
+/// while the server isn't listening.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
-/// How long a server may take to end.
+/// How long a server may take to exit.
 const END_MAX: Duration = Duration::from_secs(40);
 
-/// How often it is looked whether it has.
+/// How often an exit is checked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// The server.
+/// The drill's own server.
 #[derive(Debug)]
 pub(crate) struct OwnServer {
     dir: TempDir,
@@ -54,10 +54,10 @@ pub(crate) struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts one. It may not be ready yet.
+    /// Starts a server. It may not be ready yet.
     ///
     /// # Errors
-    /// When a port, a folder or a process is not to be had.
+    /// If a port, a folder or a process is not available.
     pub(crate) fn start() -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tidegate-drill-").tempdir()?;
         let site = dir.path().join("site");
@@ -87,7 +87,7 @@ impl OwnServer {
         self.dir.path().join("server.log")
     }
 
-    /// What can be asked of it.
+    /// The URLs that the load requests.
     pub(crate) fn targets(&self) -> Vec<Target> {
         let target = |host: &str, path: &str, delay| Target {
             host: host.to_owned(),
@@ -104,10 +104,10 @@ impl OwnServer {
         ]
     }
 
-    /// Changes one app in the config, in turn; its host.
+    /// Changes one app in the config, taking turns. Returns its host.
     ///
     /// # Errors
-    /// When the config cannot be written.
+    /// If the config cannot be written.
     pub(crate) fn change(&mut self, turn: usize) -> io::Result<&'static str> {
         let at = turn % APPS.len();
         self.changes[at] += 1;
@@ -115,16 +115,16 @@ impl OwnServer {
         Ok(APPS[at].0)
     }
 
-    /// Starts it again, when it has ended.
+    /// Starts the process again after its exit.
     ///
     /// # Errors
-    /// When the process cannot be started.
+    /// If the process cannot be started.
     pub(crate) fn spawn(&mut self) -> io::Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new(env::current_exe()?);
         command.args(["serve", "--config"]).arg(self.config_path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        // A ^C on the terminal is for the drill alone.
+        // ^C in the terminal is meant for the drill only.
         command.process_group(0);
         if let Some(ended) = &mut self.child {
             ended.wait()?;
@@ -133,20 +133,20 @@ impl OwnServer {
         Ok(())
     }
 
-    /// Whether the process that was started last has ended.
+    /// Whether the last started process has exited.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Sends SIGTERM to the process that serves now, and waits for its end.
+    /// Sends SIGTERM to the serving process and waits for its exit.
     ///
     /// # Errors
-    /// When it does not end.
+    /// If the process does not exit in time.
     pub(crate) fn stop(&mut self, pid: i32) -> Result<(), String> {
         let process = Pid::from_raw(pid).ok_or("no process")?;
         kill_process(process, Signal::TERM).map_err(|error| format!("SIGTERM: {error}"))?;
         let deadline = Instant::now() + END_MAX;
-        // A process that an upgrade began is nobody's child here; one of ours has to be reaped.
+        // A process that an upgrade started is not our child; one that we started must be reaped.
         while !(self.has_ended_as(pid) || is_gone(pid)) {
             if Instant::now() >= deadline {
                 return Err(format!("has not ended {} s after SIGTERM", END_MAX.as_secs()));
@@ -156,7 +156,7 @@ impl OwnServer {
         Ok(())
     }
 
-    /// Keeps the folder, with the server's log, for whoever wants to know more.
+    /// Keeps the folder with the server's log for inspection.
     pub(crate) fn keep_folder(&mut self) {
         self.dir.disable_cleanup(true);
     }
@@ -176,7 +176,7 @@ impl OwnServer {
             let app = app.replace("{n}", &changes.to_string());
             text += &format!("\n[apps.\"{host}\"]\n{app}\n");
         }
-        // Nobody may read half of it.
+        // The server must never read half of the file.
         let path = self.config_path();
         let draft = path.with_extension("new");
         fs::write(&draft, text)?;
@@ -187,17 +187,17 @@ impl OwnServer {
 impl Drop for OwnServer {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            // Errors mean that it is gone already.
+            // An error means that it has exited already.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// The tables of the apps in a config: what a server can be given again.
+/// The tables of the apps in a config, so that the drill can add the apps again.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// If the file cannot be read.
 pub(crate) fn apps(config: &Path) -> io::Result<Map<String, Value>> {
     let text = fs::read_to_string(config)?;
     let invalid = |error: toml::de::Error| io::Error::new(ErrorKind::InvalidData, error);
@@ -220,7 +220,7 @@ fn free_address() -> io::Result<SocketAddr> {
     Err(last)
 }
 
-/// Whether a process has ended, reaped or not.
+/// Whether a process has exited, reaped or not.
 pub(crate) fn is_gone(pid: i32) -> bool {
     let Ok(line) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
     let state = line.rsplit(") ").next().and_then(|rest| rest.chars().next());
@@ -233,7 +233,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn the_config_is_right_and_its_apps_can_be_read_from_it() {
+    fn the_config_is_valid_and_its_apps_can_be_read() {
         let dir = tempfile::tempdir().expect("a folder");
         let address = free_address().expect("a port");
         let mut server = OwnServer { dir, address, changes: [0; APPS.len()], child: None };
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_ended_is_gone() {
+    fn a_process_that_has_exited_is_gone() {
         assert!(!is_gone(std::process::id().cast_signed()));
         let mut child = Command::new("true").spawn().expect("true");
         child.wait().expect("its end");

@@ -1,18 +1,19 @@
-//! Latency over time, in columns of equal width, and the moments of losses.
+//! Latency over time, in columns of equal width, and the times of losses.
 //!
-//! Pure. Holds a bounded number of columns: when a drill outlives them, they become twice as wide.
+//! Pure. The number of columns is bounded: when a drill needs more, the columns become twice as
+//! wide.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// As many columns as a picture can show.
+/// The most columns that a picture can show.
 const COLUMNS_MAX: usize = 1200;
 
-/// As many losses as a picture can show.
+/// The most losses that a picture can show.
 const LOSSES_MAX: usize = 2000;
 
-/// Longer latencies are told as this one.
+/// Longer latencies are recorded as this one.
 pub(super) const LATENCY_MAX_US: u64 = 600_000_000;
 
 /// The columns.
@@ -23,7 +24,7 @@ pub(crate) struct Timeline {
     losses: Vec<Duration>,
 }
 
-/// One column: latencies in microseconds of the requests that were due in it.
+/// One column: latencies, in microseconds, of the requests that were due in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Column {
     pub(crate) at: Duration,
@@ -57,7 +58,7 @@ impl Timeline {
         }
     }
 
-    /// The columns in which something was due, in order.
+    /// The columns with at least one due request, in order.
     pub(crate) fn columns(&self) -> impl Iterator<Item = Column> {
         let filled = self.columns.iter().enumerate().filter(|(_, column)| !column.is_empty());
         filled.map(|(place, column)| Column {
@@ -68,7 +69,7 @@ impl Timeline {
         })
     }
 
-    /// Of a column.
+    /// The width of a column.
     pub(crate) fn width(&self) -> Duration {
         self.width
     }
@@ -96,7 +97,7 @@ impl Timeline {
     }
 }
 
-/// Two digits are more than a picture shows.
+/// Two significant digits are enough for a picture.
 fn column() -> Histogram<u32> {
     Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).expect("bounds of a histogram")
 }
@@ -130,6 +131,6 @@ mod tests {
         assert!(timeline.columns().count() <= COLUMNS_MAX);
         assert_eq!(timeline.width, 8 * MS);
         let requests: u64 = timeline.columns.iter().map(Histogram::len).sum();
-        assert_eq!(requests, u64::from(count), "none is lost by it");
+        assert_eq!(requests, u64::from(count), "widening loses no request");
     }
 }

@@ -1,4 +1,5 @@
-//! A timer that wakes a poll to the microsecond; the poll's own time-out counts milliseconds.
+//! A timer that wakes a poll with microsecond precision; the poll's own time-out counts
+//! milliseconds.
 
 use std::{io, os::fd::AsRawFd, os::fd::OwnedFd, time::Duration};
 
@@ -22,9 +23,9 @@ impl Timer {
         Ok(Self { descriptor })
     }
 
-    /// Wakes the poll once after `time`, and forgets what was set before.
+    /// Wakes the poll once after `time`. Replaces the previous setting.
     pub(super) fn set(&self, time: Duration) -> io::Result<()> {
-        // Zero would stop it.
+        // Zero would disarm the timer.
         let time = time.max(Duration::from_nanos(1));
         let value = Itimerspec {
             it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },

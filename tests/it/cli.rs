@@ -271,7 +271,7 @@ fn a_removal_waits_until_its_drain_has_ended() {
 fn an_interrupted_wait_says_that_the_drain_goes_on_and_how_to_cancel_it() {
     for (cause, command, hint) in [
         ("drain", "drain", "`tidegate resume shop.example` cancels it"),
-        ("remove", "remove", "`tidegate status` shows how far it is"),
+        ("remove", "remove", "`tidegate status` shows its progress"),
     ] {
         let mut drain = draining("shop.example", 7);
         drain["cause"] = json!(cause);
@@ -289,7 +289,7 @@ fn an_interrupted_wait_says_that_the_drain_goes_on_and_how_to_cancel_it() {
         let output = child.wait_with_output().expect("its output");
         let said = String::from_utf8(output.stderr).expect("UTF-8");
         assert_eq!(output.status.code(), Some(1), "{said}");
-        let goes_on = "the drain goes on: shop.example: draining, 3 active, 12.4 s left";
+        let goes_on = "the drain continues: shop.example: draining, 3 active, 12.4 s left";
         assert!(said.contains(goes_on) && said.contains(hint), "{said}");
     }
 }
@@ -624,12 +624,12 @@ fn a_server_that_stays_after_its_stop_is_told() {
     });
     let ran = fake.run(&["stop"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), "server: drained in 1.2 s, 17 refused\n"));
-    assert!(ran.err.contains("is done, but its process is still there after 10 s"), "{ran:?}");
+    assert!(ran.err.contains("has drained, but its process is still there after 10 s"), "{ran:?}");
 }
 
 #[test]
 fn a_lost_connection_is_an_error_also_after_a_stop() {
-    let texts = ["the server (pid 2000000000) has ended without saying how; its log"];
+    let texts = ["the server (pid 2000000000) has exited without a verdict; its log"];
     stopping_server(None).run(&["stop"]).expect_failure(1, &texts);
 
     let fake = Fake::unix(|seen| match seen.line.as_str() {
@@ -707,11 +707,11 @@ fn no_server_is_said_with_its_address() {
 
     drop(std::os::unix::net::UnixListener::bind(folder.path().join("old.sock")).expect("a socket"));
     let ran = here(&["status", "--admin", "unix:old.sock"]);
-    ran.expect_failure(1, &["no server is listening on unix:old.sock; the socket is stale"]);
+    ran.expect_failure(1, &["no server is listening on unix:old.sock; the socket file was left"]);
 
     fs::write(folder.path().join("file"), "").expect("a file");
     let ran = here(&["status", "--admin", "unix:file"]);
-    ran.expect_failure(1, &["what is at unix:file is no socket; check the path"]);
+    ran.expect_failure(1, &["unix:file is not a socket; check the path"]);
     let long = format!("unix:{}", "x".repeat(200));
     let ran = here(&["status", "--admin", &long]);
     ran.expect_failure(1, &["path must be shorter"]);
@@ -755,8 +755,8 @@ fn the_server_is_found_by_flag_then_environment_then_config() {
 
     let right = "write unix:/run/tidegate.sock or 127.0.0.1:9901";
     let ran = with("", &["apps", "--admin", "localhost:9901"]);
-    ran.expect_failure(2, &["--admin: `localhost:9901` is no admin address", right]);
-    with("x", &["apps"]).expect_failure(2, &["TIDEGATE_ADMIN: `x` is no admin address", right]);
+    ran.expect_failure(2, &["--admin: `localhost:9901` is not an admin address", right]);
+    with("x", &["apps"]).expect_failure(2, &["TIDEGATE_ADMIN: `x` is not an admin address", right]);
 }
 
 #[test]
@@ -784,12 +784,12 @@ fn a_token_goes_to_tcp_addresses_alone() {
     assert_eq!(with("", &["apps"]).code, Some(0));
     file("config.toml", "[sever]");
     let places = "taken from --token-file FILE, else from TIDEGATE_TOKEN, else from the config";
-    with("", &["apps"]).expect_failure(1, &["wants a token, and there is none", places]);
+    with("", &["apps"]).expect_failure(1, &["requires a token, and none was given", places]);
     let ran = with("x", &["apps", "--token-file", "wrong"]);
     ran.expect_failure(1, &["refuses the token from wrong; ", places]);
     with("x", &["apps"]).expect_failure(1, &["refuses the token from TIDEGATE_TOKEN; ", places]);
     let ran = with("", &["apps", "--token-file", "broken"]);
-    ran.expect_failure(2, &["broken: a token is one word"]);
+    ran.expect_failure(2, &["broken: a token must be visible ASCII"]);
     let ran = with("", &["apps", "--token-file", "none"]);
     ran.expect_failure(2, &["--token-file none: No such file"]);
 }
@@ -819,7 +819,7 @@ fn what_is_no_tidegate_is_told_apart() {
     ];
     for (bytes, what) in answers {
         let fake = Fake::unix(move |_| Reply::Bytes(bytes.as_bytes().to_vec()));
-        fake.run(&["apps"]).expect_failure(1, &["what listens on unix:", "is no Tidegate", what]);
+        fake.run(&["apps"]).expect_failure(1, &["the server on unix:", "is not a Tidegate", what]);
     }
 }
 

@@ -295,7 +295,7 @@ fn check_warns_of_what_will_not_work_with_its_place_and_fails_only_if_strict() {
     for (text, place, words) in [
         (files("gone"), "2:18", "DIR/gone: no such directory; requests for a would get 503"),
         (files("config.toml"), "2:18", "DIR/config.toml: not a directory"),
-        (files("~/site"), "2:18", &*format!("`~` is a shell's; write \"{home}/site\"")),
+        (files("~/site"), "2:18", &*format!("only a shell expands `~`; write \"{home}/site\"")),
         (
             "[apps.a.files]\nroot = \"site\"\nnot_found = \"404.html\"\n".to_owned(),
             "3:13",
@@ -307,14 +307,14 @@ fn check_warns_of_what_will_not_work_with_its_place_and_fails_only_if_strict() {
         (log("access = \"json\"\naccess_path = \"l/a\""), "3:15", "there is no folder DIR/l"),
         (log("access_path = \"a.log\""), "2:15", "nothing is written to this log"),
         (admin("listen = \"unix:run/a.sock\""), "2:10", "there is no folder DIR/run"),
-        (admin("listen = \"unix:config.toml\""), "2:10", "DIR/config.toml is no socket"),
+        (admin("listen = \"unix:config.toml\""), "2:10", "DIR/config.toml is not a socket"),
         (
             admin("listen = \"127.0.0.1:9901\"\ntoken = \"0123456789abcdef\""),
             "3:9",
             "every user of this machine can read the token",
         ),
         (proxy("unix:app.sock"), "2:24", "there is no socket DIR/app.sock"),
-        (proxy("unix:config.toml"), "2:24", "DIR/config.toml is no socket"),
+        (proxy("unix:config.toml"), "2:24", "DIR/config.toml is not a socket"),
         (proxy("http://no-such-name.invalid"), "2:24", "no-such-name.invalid has no address"),
         (proxy("http://127.0.0.1:8080"), "2:24", "127.0.0.1:8080 is this server itself"),
         (

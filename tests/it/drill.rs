@@ -274,7 +274,7 @@ fn where_nobody_listens_there_is_no_drill() {
     let url = format!("http://{address}");
     let begun = Instant::now();
     let ran = run(tidegate(dir.path(), &["drill", "--count=100000", "--url", &url]));
-    ran.expect_failure(1, &["no server to be drilled answers at", &address, "refused"]);
+    ran.expect_failure(1, &["no server answers at", &address, "refused"]);
     assert!(begun.elapsed() < PATIENCE / 2, "it goes on for hours");
 }
 
@@ -341,15 +341,15 @@ fn an_app_that_a_reload_takes_away_is_a_row_of_its_own_and_no_loss() {
     let Ran { code, out, err } = run(tidegate(dir.path(), &arguments));
     assert_eq!(code, Some(1), "{out}{err}");
     for text in [
-        "asks for a.test/, which answers 200",
+        "requests a.test/, which answers 200",
         "no POST without --post",
         "actions: 1 × reload",
-        "takes away, or back to the config, what commands have made: added.test",
+        "removes apps that commands made, or resets them: added.test",
     ] {
         assert!(err.contains(text), "{text:?} isn't in {err}");
     }
     assert!(out.contains("\nCHANGED      BEFORE  THEN  ANSWERS  AT LAST\nadded.test/ "), "{out}");
-    let verdict = "nothing was lost; not all answers are what they were before\n";
+    let verdict = "nothing was lost; some answers differ from before\n";
     assert!(out.ends_with(verdict), "{out}");
 }
 
@@ -458,13 +458,16 @@ fn wrong_arguments_are_usage_errors() {
         (&["--host=a.test"], "--url"),
         (&["--running", url], "--running"),
         (&["--actions=command"], "possible: reload"),
-        (&["--running", "--actions=stop+start"], "cannot be done to a server that runs already"),
+        (
+            &["--running", "--actions=stop+start"],
+            "is not possible with a server that is already running",
+        ),
         (&[url, "--actions=reload"], "possible: nothing"),
         (&["--url=https://127.0.0.1"], "write http://"),
         (&["--url=http://a b"], "no address"),
-        (&[url, "--host=a\r\nb"], "no host name"),
-        (&[url, "--path=x"], "no path"),
-        (&[url, "--slow-path=/a b"], "no path"),
+        (&[url, "--host=a\r\nb"], "not a host name"),
+        (&[url, "--path=x"], "not a path"),
+        (&[url, "--slow-path=/a b"], "not a path"),
     ] {
         let Ran { code, out, err } = run(tidegate(dir.path(), &[&["drill"], arguments].concat()));
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {err}");
@@ -523,7 +526,7 @@ fn the_account_is_printed_for_people_with_a_line_for_each_loss() {
         " lost + 0 truncated",
         "nothing  ",
         "keep-alive",
-        "connection with 1 answers before",
+        "connection with 1 earlier answers",
         "bytes sent, 0 received, port ",
         ": closed\n",
         "… and ",

@@ -119,7 +119,7 @@ fn one_app_is_served_without_a_config_for_every_host() {
         let ran = place.run(&["stop"]);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert_eq!(server.0.wait().expect("its end").code(), Some(0));
-        place.run(&["status"]).expect_failure(2, &["no server that was started without a config"]);
+        place.run(&["status"]).expect_failure(2, &["no server without a config"]);
     }
     // A proxy to another one.
     let (_upstream, behind) = place.serve(&["--respond", "behind", "--admin", "unix:behind.sock"]);
@@ -191,10 +191,10 @@ fn a_first_config_is_right_and_never_takes_the_place_of_another() {
     let config = place.work().join("config.toml");
     place
         .run(&["init"])
-        .expect_output(0, "wrote config.toml; now:\n  tidegate check\n  tidegate serve\n");
+        .expect_output(0, "wrote config.toml; next:\n  tidegate check\n  tidegate serve\n");
     place.run(&["check"]).expect_output(0, "config.toml: ok, 1 app, 1 address\n");
     fs::write(&config, "precious").expect("a file");
-    place.run(&["init"]).expect_failure(1, &["config.toml is there already"]);
+    place.run(&["init"]).expect_failure(1, &["config.toml already exists"]);
     assert_eq!(fs::read_to_string(&config).expect("the file"), "precious");
 
     // What it serves can be said; paths hold from the config's folder.
@@ -260,7 +260,7 @@ fn a_server_is_found_after_its_admin_address_changed_in_the_config() {
     let ran = place.run(&["status"]);
     assert!(ran.code == Some(0) && ran.out.contains("serving"), "{ran:?}");
     let pid = format!("pid {}", server.0.id());
-    for text in ["second.sock, which config.toml names", &pid, "first.sock, and is found there"] {
+    for text in ["second.sock, which config.toml names", &pid, "first.sock, and stays there"] {
         assert!(ran.err.contains(text), "{text:?} isn't in {ran:?}");
     }
     let ran = place.run(&["stop"]);

@@ -1,4 +1,4 @@
-//! The account of a drill, for people and as JSON.
+//! The result of a drill, as text and as JSON.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
@@ -8,32 +8,32 @@ use serde_json::{Value, json};
 use crate::{
     cli::show::{self, Align, Cell, Column, number, plain},
     drill::{
-        Booking, Changed, ClientKind, Counts, Group, Ledger, LoadSettings, Loaded, Run, Told,
-        micros,
+        Booking, ChangedStatus, ClientKind, FailedRequest, Group, Ledger, LoadResult, LoadSettings,
+        Run, Tally, micros,
     },
 };
 
-/// More stories are in the JSON.
-const STORIES_SHOWN: usize = 20;
+/// More failures are in the JSON.
+const FAILURES_SHOWN: usize = 20;
 
-/// A generator that looks at 1 request of 1,000 this late is said to be behind.
+/// The load generator counts as behind if 1 request of 1,000 is later than this.
 const LATE_US: u64 = 5_000;
 
-/// What is to be printed.
+/// The result to print.
 pub(super) struct Report<'a> {
-    pub(super) loaded: &'a Loaded,
+    pub(super) loaded: &'a LoadResult,
     pub(super) settings: &'a LoadSettings,
     pub(super) planned: usize,
     pub(super) interrupted: bool,
     pub(super) is_clean: bool,
-    /// What each target answers when all is over.
+    /// The status of each target after the drill.
     pub(super) after: &'a [Option<u16>],
-    /// Where the server's log was left.
+    /// The server's log, if it was kept.
     pub(super) log: Option<&'a Path>,
 }
 
 impl Report<'_> {
-    /// For people.
+    /// The result as text.
     pub(super) fn text(&self) -> String {
         let ledger = self.ledger();
         let mut text = self.summary();
@@ -43,7 +43,7 @@ impl Report<'_> {
         text += &self.clients_table();
         text += &self.changes_table();
         text += &self.failed_actions();
-        text += &self.stories();
+        text += &self.failures();
         if let Some(log) = self.log {
             let _ = writeln!(text, "\nthe server's log: {}", log.display());
         }
@@ -51,10 +51,10 @@ impl Report<'_> {
         text
     }
 
-    /// For machines.
+    /// The result as JSON.
     pub(super) fn json(&self) -> String {
-        let Loaded { ledger, time, idle_closes } = self.loaded;
-        let (stories, left_out) = ledger.stories();
+        let LoadResult { ledger, time, idle_closes } = self.loaded;
+        let (failures, left_out) = ledger.failures();
         let group = |name: &str, key: &str, group: &Group| {
             let mut row = counts_json(&group.counts);
             row[key] = json!(name);
@@ -98,7 +98,7 @@ impl Report<'_> {
             "clients": clients.collect::<Vec<_>>(),
             "changes": self.changes_json(),
             "runs": runs,
-            "stories": stories.iter().map(|told| story_json(ledger, told)).collect::<Vec<_>>(),
+            "stories": failures.iter().map(|one| failure_json(ledger, one)).collect::<Vec<_>>(),
             "stories_left_out": left_out,
             "not_accepted_because": not_accepted.collect::<Vec<_>>(),
             "log": self.log.map(|path| path.display().to_string()),
@@ -116,9 +116,9 @@ impl Report<'_> {
     fn summary(&self) -> String {
         let (ledger, settings) = (self.ledger(), self.settings);
         let all = ledger.all();
-        let Counts { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
+        let Tally { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
             all.counts;
-        // Rarer ways, which are not there in most drills.
+        // Rare outcomes are shown only if there are any.
         let rare = [(changed, "changed"), (left, "left by the client")];
         let rare: String = rare
             .into_iter()
@@ -129,11 +129,8 @@ impl Report<'_> {
         let statuses: Vec<String> =
             statuses.map(|(status, count)| format!("{status} \u{d7} {count}")).collect();
         let late = ledger.lateness();
-        let behind = if self.is_behind() {
-            "; IT FELL BEHIND: latencies hold its own lateness too"
-        } else {
-            ""
-        };
+        let behind =
+            if self.is_behind() { "; IT FELL BEHIND: latencies include its own delay" } else { "" };
         show::pairs(&[
             ("server", plain(settings.address.to_string())),
             (
@@ -181,21 +178,21 @@ impl Report<'_> {
         let failed: Vec<(&Run, &String)> =
             runs.filter_map(|run| run.error.as_ref().map(|error| (run, error))).collect();
         let mut text = String::new();
-        for (run, error) in failed.iter().take(STORIES_SHOWN) {
+        for (run, error) in failed.iter().take(FAILURES_SHOWN) {
             let (at, name) = (seconds(run.begun), run.action.name());
             let _ = write!(text, "\n{at}  {name} failed: {}", show::clean(error));
         }
         text + &more(failed.len(), 0)
     }
 
-    /// A line for each request that was lost or truncated, and why others were not accepted.
-    fn stories(&self) -> String {
-        let (stories, left_out) = self.ledger().stories();
+    /// One line for each lost or truncated request, and the reasons why others were not accepted.
+    fn failures(&self) -> String {
+        let (failures, left_out) = self.ledger().failures();
         let mut text = String::new();
-        for told in stories.iter().take(STORIES_SHOWN) {
-            let _ = write!(text, "\n{}", show::clean(&line(self.ledger(), told)));
+        for failed in failures.iter().take(FAILURES_SHOWN) {
+            let _ = write!(text, "\n{}", show::clean(&line(self.ledger(), failed)));
         }
-        text += &more(stories.len(), left_out);
+        text += &more(failures.len(), left_out);
         for (phase, said, count) in self.ledger().not_accepted() {
             let (phase, said) = (phase.name(), show::clean(said));
             let _ = write!(text, "\n{count} not accepted: {phase}: {said}\n");
@@ -207,7 +204,7 @@ impl Report<'_> {
         let ledger = self.ledger();
         let counts = ledger.all().counts;
         let failed = ledger.runs().iter().filter(|run| run.error.is_some()).count();
-        let Counts { answered, changed, refused, lost, truncated, .. } = counts;
+        let Tally { answered, changed, refused, lost, truncated, .. } = counts;
         let mut verdict = match counts.failed() {
             0 if answered + changed + refused == 0 => "nothing was answered".to_owned(),
             0 => "nothing was lost".to_owned(),
@@ -217,12 +214,12 @@ impl Report<'_> {
             verdict += &format!("; {} failed", show::count(failed, "action"));
         }
         if !self.is_clean && ledger.is_clean() {
-            verdict += "; not all answers are what they were before";
+            verdict += "; some answers differ from before";
         }
         verdict
     }
 
-    /// How long clients think, if any do.
+    /// The pause of thinking clients, if there are any.
     fn think(&self) -> Option<[Duration; 2]> {
         let thinks = self.settings.kinds.contains(&ClientKind::Thinking);
         thinks.then_some(self.settings.think.into())
@@ -236,7 +233,7 @@ impl Report<'_> {
         show::table(&columns, rows.collect())
     }
 
-    /// A row for each other status than a target had at first.
+    /// One row for each status that differs from the target's first one.
     fn changes_table(&self) -> String {
         let columns = [
             ("CHANGED", Align::Left),
@@ -246,7 +243,7 @@ impl Report<'_> {
             ("AT LAST", Align::Right),
         ];
         let status = |status: Option<u16>| plain(status.map_or("-".into(), |it| it.to_string()));
-        let row = |changed: Changed<'_>| {
+        let row = |changed: ChangedStatus<'_>| {
             let method = if changed.is_post { "POST " } else { "" };
             let at_last = if changed.is_post { None } else { self.after[changed.at] };
             vec![
@@ -262,7 +259,7 @@ impl Report<'_> {
     }
 
     fn changes_json(&self) -> Vec<Value> {
-        let row = |changed: Changed<'_>| {
+        let row = |changed: ChangedStatus<'_>| {
             json!({
                 "host": changed.target.host, "path": changed.target.path,
                 "method": if changed.is_post { "POST" } else { "GET" },
@@ -296,9 +293,9 @@ fn columns<const N: usize>(own: [Column; N]) -> Vec<Column> {
     own.into_iter().chain(shared.map(|name| (name, Align::Right))).collect()
 }
 
-/// What [`columns`] shares.
+/// The cells that all tables share, in the order of [`columns`].
 fn cells(group: &Group) -> Vec<Cell> {
-    let Counts { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
+    let Tally { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
         group.counts;
     let counts = [sent, answered, changed, left, refused, not_accepted, lost, truncated];
     let latency = &group.latency;
@@ -321,33 +318,33 @@ fn done_and_failed(ledger: &Ledger, booking: Booking) -> (u64, u64) {
     (done.len() as u64, failed.len() as u64)
 }
 
-/// How a request failed, in a line.
-fn line(ledger: &Ledger, told: &Told) -> String {
-    let story = &told.story;
-    let action = match told.run.map(|at| &ledger.runs()[at]) {
+/// A failed request on one line.
+fn line(ledger: &Ledger, failed: &FailedRequest) -> String {
+    let details = &failed.details;
+    let action = match failed.run.map(|at| &ledger.runs()[at]) {
         None => "before any action".to_owned(),
-        Some(run) => format!("{} {}", relative(told.ended, run.begun), run.action.name()),
+        Some(run) => format!("{} {}", relative(failed.ended, run.begun), run.action.name()),
     };
-    let connection = match (story.served, story.connecting) {
+    let connection = match (details.served, details.connecting) {
         (0, Some(took)) => format!("new connection, made in {}", time(micros(took))),
         (0, None) => "no connection".to_owned(),
-        (served, _) => format!("connection with {served} answers before"),
+        (served, _) => format!("connection with {served} earlier answers"),
     };
     format!(
         "{}  {} ({}): {}, {}, {connection}, {} bytes sent, {} received, port {}: {}",
-        seconds(told.ended),
-        told.result,
+        seconds(failed.ended),
+        failed.result,
         action,
-        told.kind.name(),
-        story.phase.name(),
-        story.sent,
-        story.received,
-        story.port,
-        story.said
+        failed.kind.name(),
+        details.phase.name(),
+        details.sent,
+        details.received,
+        details.port,
+        details.said
     )
 }
 
-/// How long behind an action's begin.
+/// The time since the action's beginning.
 fn relative(at: Duration, begun: Duration) -> String {
     let (sign, apart) = match at.checked_sub(begun) {
         Some(after) => ("after", after),
@@ -357,7 +354,7 @@ fn relative(at: Duration, begun: Duration) -> String {
 }
 
 fn more(found: usize, left_out: u64) -> String {
-    let hidden = found.saturating_sub(STORIES_SHOWN) as u64 + left_out;
+    let hidden = found.saturating_sub(FAILURES_SHOWN) as u64 + left_out;
     match (found, hidden) {
         (0, 0) => String::new(),
         (_, 0) => "\n".to_owned(),
@@ -365,8 +362,8 @@ fn more(found: usize, left_out: u64) -> String {
     }
 }
 
-fn counts_json(counts: &Counts) -> Value {
-    let Counts { sent, answered, changed, left, refused, not_accepted, lost, truncated } = counts;
+fn counts_json(counts: &Tally) -> Value {
+    let Tally { sent, answered, changed, left, refused, not_accepted, lost, truncated } = counts;
     json!({
         "sent": sent, "answered": answered, "changed": changed, "left": left, "refused": refused,
         "not_accepted": not_accepted, "lost": lost, "truncated": truncated,
@@ -390,15 +387,16 @@ fn run_json(run: &Run) -> Value {
     row
 }
 
-fn story_json(ledger: &Ledger, told: &Told) -> Value {
-    let Told { result, due, begun, ended, kind, target, run, story } = told;
+fn failure_json(ledger: &Ledger, failed: &FailedRequest) -> Value {
+    let FailedRequest { result, due, begun, ended, kind, target, run, details } = failed;
     json!({
         "result": result, "client": kind.name(), "host": ledger.host(*target),
         "due_us": micros(*due), "begun_us": micros(*begun), "ended_us": micros(*ended),
-        "connect_us": story.connecting.map(micros),
+        "connect_us": details.connecting.map(micros),
         "run": run, "action": run.map(|at| ledger.runs()[at].action.name()),
-        "phase": story.phase.name(), "bytes_sent": story.sent, "bytes_received": story.received,
-        "answered_before": story.served, "socket": story.said, "local_port": story.port,
+        "phase": details.phase.name(), "bytes_sent": details.sent,
+        "bytes_received": details.received, "answered_before": details.served,
+        "socket": details.said, "local_port": details.port,
     })
 }
 
@@ -413,7 +411,7 @@ fn percentiles(latency: &Histogram<u64>) -> String {
     )
 }
 
-/// A moment of the drill.
+/// A time since the drill's beginning, in seconds.
 fn seconds(at: Duration) -> String {
     format!("{:9.3} s", at.as_secs_f64())
 }
@@ -447,16 +445,16 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_told_from_the_action() {
+    fn times_are_relative_to_the_action() {
         let (early, late) = (Duration::from_millis(5), Duration::from_millis(12));
         assert_eq!(relative(late, early), "7.0 ms after");
         assert_eq!(relative(early, late), "7.0 ms before");
     }
 
     #[test]
-    fn what_is_not_shown_is_counted() {
+    fn failures_that_are_not_shown_are_counted() {
         assert_eq!(more(0, 0), "");
         assert_eq!(more(3, 0), "\n");
-        assert_eq!(more(STORIES_SHOWN + 2, 5), "\n… and 7 more, all in --json\n");
+        assert_eq!(more(FAILURES_SHOWN + 2, 5), "\n… and 7 more, all in --json\n");
     }
 }

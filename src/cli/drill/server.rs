@@ -1,4 +1,4 @@
-//! Actions on a Tidegate, by its admin API; of the drill's own one also a restart.
+//! Runs actions on a Tidegate through its admin API; can also restart the drill's own server.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -22,35 +22,35 @@ use crate::{
     drill::{self, Action, Actor, OwnServer, Target},
 };
 
-/// How long a server may take to be ready, or to be another one.
+/// How long a server may take to become ready, or to be replaced by a new process.
 const READY_MAX: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether it is.
+/// How often readiness is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// How long the server holds the answer about a drain back.
+/// How long the server holds back an answer about a drain.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// The server.
+/// The server under drill.
 pub(super) struct Tidegate {
     admin: Admin,
     own: Option<OwnServer>,
-    /// The apps that are acted upon, by their hosts.
+    /// The apps that actions apply to, by host.
     apps: Vec<(String, Value)>,
 }
 
-/// A server that runs.
+/// A running server.
 pub(super) struct Found {
     pub(super) tidegate: Tidegate,
     pub(super) address: SocketAddr,
-    /// What is to be asked for.
+    /// The hosts to request.
     pub(super) hosts: Vec<String>,
     /// Apps that commands have made.
     pub(super) unknown_to_config: Vec<String>,
 }
 
 impl Tidegate {
-    /// Starts one.
+    /// Starts the drill's own server.
     pub(super) fn start() -> Result<(Self, SocketAddr, Vec<Target>), Failure> {
         let failed = |error| Failure::Unended(format!("the drill's own server: {error}"));
         let server = OwnServer::start().map_err(failed)?;
@@ -63,14 +63,14 @@ impl Tidegate {
         Ok((tidegate, address, targets))
     }
 
-    /// Finds the one that runs, to ask it for `hosts` alone if there are any.
+    /// Finds the running server. The targets are `hosts`, or all of its hosts if that is empty.
     pub(super) fn find(place: &Place, hosts: &[String]) -> Result<Found, Failure> {
         let mut admin = ServerOptions::default().admin(place)?;
         let status = admin.get::<ServerStatus>("/status")?.value;
         let address = status.listen.first().and_then(|text| text.parse().ok());
-        let address = connectable(address.ok_or_else(|| {
-            Failure::Unended("the server listens on no address; there is nothing to ask".into())
-        })?);
+        let address = connectable(
+            address.ok_or_else(|| Failure::Unended("the server listens on no address".into()))?,
+        );
         let tables = match &status.config {
             Some(path) => drill::apps(Path::new(path))
                 .map_err(|error| Failure::Unended(format!("{path}: {error}")))?,
@@ -82,32 +82,30 @@ impl Tidegate {
         if let Some(host) = hosts.iter().find(is_unknown) {
             let near = nearest(host, rows.iter().map(|row| row.host.as_str()));
             let near = near.map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
-            return Err(Failure::Unended(format!(
-                "{host}: no app that serves has this host{near}"
-            )));
+            return Err(Failure::Unended(format!("{host}: no serving app has this host{near}")));
         }
         if !hosts.is_empty() {
             rows.retain(|row| hosts.iter().any(|host| names::serves(row, host)));
         }
         let hosts = match hosts {
-            // Any name that the wildcard stands for.
+            // Any name that matches the wildcard.
             [] => rows.iter().map(|row| row.host.replacen('*', "drill", 1)).collect(),
             hosts => hosts.to_vec(),
         };
         if hosts.is_empty() {
-            return Err(Failure::Unended("the server serves no app to be asked".into()));
+            return Err(Failure::Unended("the server serves no app".into()));
         }
         let (known, unknown): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| row.origin == "config");
         let unknown_to_config = unknown.into_iter().map(|row| row.host).collect();
-        // Who is known by the command line alone cannot be put again as it was.
+        // An app that only a command knows can't be added again in its former state.
         let is_known = |host: &String| known.iter().any(|row| row.host == *host);
         let apps = tables.into_iter().filter(|(host, _)| is_known(host)).collect();
         let tidegate = Self { admin, own: None, apps };
         Ok(Found { tidegate, address, hosts, unknown_to_config })
     }
 
-    /// Ends what was started; the log, if it is kept.
+    /// Stops the server if the drill started it. Returns the folder of the log if it is kept.
     pub(super) fn end(mut self, is_clean: bool) -> Result<Option<PathBuf>, Failure> {
         let stopped = self.stop();
         let Some(mut server) = self.own else { return Ok(None) };
@@ -117,7 +115,7 @@ impl Tidegate {
         server.keep_folder();
         let log = server.log_path();
         match stopped {
-            // It is said in the account what went wrong before.
+            // The result has already reported the earlier failure.
             Err(error) if is_clean => {
                 let log = log.display();
                 Err(Failure::Unended(format!("the drill's own server: {error}; its log: {log}")))
@@ -135,7 +133,7 @@ impl Tidegate {
         }
         match changed {
             Some(host) if !reload.changed.iter().any(|other| other == host) => {
-                Err(format!("{host} was changed in the config, and not by the reload"))
+                Err(format!("{host} was changed in the config, but the reload did not apply it"))
             }
             _ => Ok(()),
         }
@@ -151,7 +149,7 @@ impl Tidegate {
         let (path, table) = self.app(turn)?;
         let drain = value(self.admin.delete::<Drain>(&path))?;
         let drained = self.wait_drained(drain);
-        // Whatever became of the drain, the app comes back.
+        // Whatever the drain's verdict is, the app is added again.
         value(self.admin.put::<Changed>(&format!("{path}?only=add"), &table))?;
         drained
     }
@@ -164,15 +162,18 @@ impl Tidegate {
         drained
     }
 
-    /// Another process serves, and the old one has ended.
+    /// Waits until a new process serves and the old one has exited.
     fn upgrade(&mut self) -> Result<(), String> {
         let old = self.pid()?;
         value(self.admin.post::<Value>("/upgrade"))?;
         let deadline = Instant::now() + READY_MAX;
-        // While one process hands over to the other, there may be no answer.
+        // During the hand-over there may be no answer.
         while !(self.pid().is_ok_and(|pid| pid != old) && drill::is_gone(old)) {
             if Instant::now() >= deadline {
-                return Err(format!("after {} s, process {old} is not gone", READY_MAX.as_secs()));
+                return Err(format!(
+                    "process {old} is still there after {} s",
+                    READY_MAX.as_secs()
+                ));
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -181,7 +182,7 @@ impl Tidegate {
 
     fn restart(&mut self) -> Result<(), String> {
         self.stop()?;
-        let server = self.own.as_mut().ok_or("it was started elsewhere")?;
+        let server = self.own.as_mut().ok_or("the drill didn't start this server")?;
         server.spawn().map_err(|error| error.to_string())?;
         self.admin = Admin::of(Address::Unix(server.admin_socket()));
         self.wait_ready()
@@ -207,9 +208,9 @@ impl Tidegate {
                 if let Some(server) = &mut self.own {
                     server.keep_folder();
                     let log = server.log_path();
-                    return Err(format!("it did not start; its log: {}", log.display()));
+                    return Err(format!("the server did not start; its log: {}", log.display()));
                 }
-                return Err("it is not ready".to_owned());
+                return Err("the server is not ready".to_owned());
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -227,12 +228,12 @@ impl Tidegate {
         }
     }
 
-    /// The path and the table of the app whose turn it is.
+    /// The path and the table of the app for this turn.
     fn app(&self, turn: usize) -> Result<(String, String), String> {
         let (host, table) = self
             .apps
             .get(turn % self.apps.len().max(1))
-            .ok_or("the server's config has no app that serves")?;
+            .ok_or("the server's config has no serving app")?;
         Ok((app_path(host, ""), table.to_string()))
     }
 }
@@ -247,17 +248,17 @@ impl Actor for Tidegate {
             Action::Upgrade => self.upgrade(),
             Action::StopStart => self.restart(),
             Action::Nothing => Ok(()),
-            Action::Command => Err("there is no command".to_owned()),
+            Action::Command => Err("no command was given".to_owned()),
         }
     }
 }
 
-/// What the server answered, or why it did not.
+/// The server's answer, or its error as text.
 fn value<T>(answer: Result<Answer<T>, Failure>) -> Result<T, String> {
     answer.map(|answer| answer.value).map_err(|failure| failure.to_string())
 }
 
-/// Where a client reaches a server that listens everywhere.
+/// The address at which a client reaches a server that listens on all addresses.
 fn connectable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
