@@ -18,6 +18,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender};
 
+pub(crate) use crate::control::StopSignals;
 pub use crate::control::{
     ChangeError, DrainTicket, EarlySignals, Emptied, ReloadError, ReloadOptions, Reloaded,
     SignalRequest, Verdict, forward_signals, unblock_all,

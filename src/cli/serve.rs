@@ -25,8 +25,8 @@ use crate::{
     control::{NoTakeOver, TakeOver},
     logging::{self, Logging, LostLines, event},
     server::{
-        Account, BindError, EarlySignals, HttpServer, Privileges, ServerError, SignalRequest,
-        Verdict, forward_signals, unblock_all,
+        Account, BindError, EarlySignals, HttpServer, Privileges, ServerError, ServerHandle,
+        SignalRequest, StopSignals, Verdict, forward_signals, unblock_all,
     },
 };
 
@@ -135,10 +135,12 @@ pub(super) fn run(options: &Serve, place: &Place) -> ExitCode {
         }
     };
     let before = take_over.as_ref().map(TakeOver::failure_report);
-    let started = signals
-        .map_err(Failure::of)
-        .and_then(|signals| start(plan(options, place, take_over.as_ref())?, take_over, signals));
-    ExitCode::from(match started {
+    let mut last_signals = None;
+    let started = signals.map_err(Failure::of).and_then(|signals| {
+        let plan = plan(options, place, take_over.as_ref())?;
+        start(plan, take_over, signals, &mut last_signals)
+    });
+    let code = match started {
         Ok(code) => code,
         Err(Failure { code, text }) => {
             if let Some(before) = before {
@@ -148,7 +150,12 @@ pub(super) fn run(options: &Serve, place: &Place) -> ExitCode {
             say_at_the_end(format!("{text}\n"));
             code
         }
-    })
+    };
+    // Last: what comes behind this is lost.
+    if let Some(last) = last_signals {
+        last.pass_on();
+    }
+    ExitCode::from(code)
 }
 
 fn plan(options: &Serve, place: &Place, take_over: Option<&TakeOver>) -> Result<Plan, Failure> {
@@ -198,6 +205,7 @@ fn start(
     mut plan: Plan,
     take_over: Option<TakeOver>,
     signals: EarlySignals,
+    last_signals: &mut Option<LastSignals>,
 ) -> Result<u8, Failure> {
     // Before the logs start their threads.
     let privileges = Privileges::settle(plan.account.take()).map_err(Failure::of)?;
@@ -215,7 +223,11 @@ fn start(
     }
     let stops = Arc::<AtomicU32>::default();
     mark_strays(&logging);
-    let ended = run_server(&plan, &logging, take_over, (signals, Arc::clone(&stops)));
+    let signals = (signals, Arc::clone(&stops));
+    let ended = set_up(&plan, &logging, take_over, signals).and_then(|(server, last)| {
+        *last_signals = Some(last);
+        server.run().map_err(Failure::from)
+    });
     let lost = close(&logging, &stops);
     // If the log is standard error, this write would hang too.
     if lost.events > 0 && plan.config.log.path.is_some() {
@@ -228,12 +240,24 @@ fn start(
     })
 }
 
-fn run_server(
+/// The signals that are looked for at the very end.
+struct LastSignals {
+    handle: ServerHandle,
+    stops: StopSignals,
+}
+
+impl LastSignals {
+    fn pass_on(&self) {
+        self.handle.pass_last_stop_on(&self.stops);
+    }
+}
+
+fn set_up(
     plan: &Plan,
     logging: &Logging,
     take_over: Option<TakeOver>,
     (signals, stops): (EarlySignals, Arc<AtomicU32>),
-) -> Result<Verdict, Failure> {
+) -> Result<(HttpServer, LastSignals), Failure> {
     let config = &plan.config;
     let is_first = take_over.is_none();
     let mut server = HttpServer::take_over(config, take_over)?;
@@ -248,6 +272,7 @@ fn run_server(
     if is_first {
         plan.greet(server.addresses());
     }
+    let last = LastSignals { handle: server.handle(), stops: signals.stops() };
     let (handle, logging) = (server.handle(), logging.clone());
     let on_signal = move |request, name: &str| match request {
         SignalRequest::Stop => {
@@ -259,7 +284,7 @@ fn run_server(
         SignalRequest::Upgrade => handle.begin_upgrade(),
     };
     forward_signals(signals, on_signal).map_err(Failure::of)?;
-    server.run().map_err(Failure::from)
+    Ok((server, last))
 }
 
 /// Marks every descriptor above standard error close-on-exec, so that descriptors leaked by the

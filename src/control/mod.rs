@@ -82,12 +82,13 @@ pub(crate) use operator::{Host, Operator, RenewedAdmin};
 pub(crate) use reloaded::Reloads;
 pub use reloaded::{ReloadError, ReloadOptions, Reloaded};
 pub(crate) use service_manager::{ServiceManager, is_stored};
+pub(crate) use signals::StopSignals;
 pub use signals::{EarlySignals, SignalRequest, forward_signals, unblock_all};
 pub(crate) use stuck_loop::StuckLoop;
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, HandedHealth, Inherited, InheritedSockets, LAUNCH, NoTakeOver,
-    PassedStop, Predecessor, StopRelay, TakeOver, UpgradeError, UpgradeOptions, Upgraded, Upgrader,
-    launch,
+    PassedStop, Predecessor, StopRelay, StopTold, TakeOver, UpgradeError, UpgradeOptions, Upgraded,
+    Upgrader, launch,
 };
 pub(crate) use watchers::DrainWatch;

@@ -5,10 +5,16 @@
 //! the same, before the first thread begins. SIGXFSZ, which would end the process when a log
 //! reaches a limit of its size, is caught: write(2) fails instead. SIGPIPE is ignored, by the
 //! standard library. Programs that are started inherit the mask: the server has an empty one.
+//!
+//! A process that ends reads no signal any more, and one to stop may still be for the process after
+//! it. So the handler itself notes those: [`StopSignals`] knows of one before any thread does.
 
 use std::{
     io,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -33,9 +39,36 @@ pub enum SignalRequest {
     Upgrade,
 }
 
+/// The signals that stop the server.
+const STOPS: [i32; 2] = [SIGTERM, SIGINT];
+
 /// Signals that would end a process which has no handler yet, and ask for less than that. They are
 /// kept from the moment on when this is made.
-pub struct EarlySignals(Signals);
+pub struct EarlySignals {
+    kept: Signals,
+    stops: StopSignals,
+}
+
+/// Which of the signals to stop the process has ever been sent, as their handler notes it. The
+/// kernel has the main thread run the handler, if that does not block the signal: what the main
+/// thread reads here is complete.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StopSignals([Arc<AtomicBool>; STOPS.len()]);
+
+impl StopSignals {
+    fn note(&self) -> io::Result<()> {
+        for (signal, has_come) in STOPS.into_iter().zip(&self.0) {
+            flag::register(signal, Arc::clone(has_come))?;
+        }
+        Ok(())
+    }
+
+    /// The name of one that has come.
+    pub(crate) fn any(&self) -> Option<&'static str> {
+        let has_come = |has_come: &Arc<AtomicBool>| has_come.load(Ordering::SeqCst);
+        signal_name(STOPS[self.0.iter().position(has_come)?])
+    }
+}
 
 impl EarlySignals {
     /// To be called before any thread is started: they inherit the mask.
@@ -43,7 +76,7 @@ impl EarlySignals {
     /// # Errors
     /// When the handlers cannot be set up.
     pub fn keep() -> io::Result<Self> {
-        let signals = Signals::new([SIGUSR1, SIGHUP, SIGUSR2])?;
+        let kept = Signals::new([SIGUSR1, SIGHUP, SIGUSR2])?;
         // A handler, whose effect is that the signal's default action is not taken.
         flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
         let handled = [
@@ -55,7 +88,12 @@ impl EarlySignals {
             Signal::SIGXFSZ,
         ];
         SigSet::from_iter(handled).thread_unblock()?;
-        Ok(Self(signals))
+        Ok(Self { kept, stops: StopSignals::default() })
+    }
+
+    /// Knows of the signals to stop that come once these are forwarded.
+    pub(crate) fn stops(&self) -> StopSignals {
+        self.stops.clone()
     }
 }
 
@@ -74,12 +112,13 @@ pub fn unblock_all() -> io::Result<()> {
 /// # Errors
 /// When the handlers or the thread cannot be set up.
 pub fn forward_signals(
-    EarlySignals(mut signals): EarlySignals,
+    EarlySignals { kept: mut signals, stops }: EarlySignals,
     on_signal: impl Fn(SignalRequest, &'static str) + Send + 'static,
 ) -> io::Result<()> {
-    for signal in [SIGTERM, SIGINT] {
+    for signal in STOPS {
         signals.add_signal(signal)?;
     }
+    stops.note()?;
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             let request = match signal {

@@ -9,7 +9,7 @@ use crate::{
     control::{
         ChangeError, DrainApp, DrainTicket, Input, PassedStop, Predecessor, PutApp, PutMode,
         ReloadError, ReloadOptions, Reloaded, RemoveApp, ResumeApp, StopAsker, StopRelay,
-        StopRequest, Task, TaskSender, Tell, UpgradeOptions, ask,
+        StopRequest, StopSignals, StopTold, Task, TaskSender, Tell, UpgradeOptions, ask,
     },
     hosted::{HostedApp, Origin},
     registry::{AppId, NewApp},
@@ -113,16 +113,35 @@ impl ServerHandle {
     /// Begins to stop the server, and returns; a second call cuts what is in flight. `reason` is
     /// for the log. When an upgrade has handed the server over, it is the new process that stops.
     pub fn stop(&self, reason: &str) {
+        self.pass_unread_on(reason);
+    }
+
+    /// The last act of a process whose server has ended: a signal to stop that no thread has been
+    /// woken for is for the process that serves. Returns when that has been told.
+    ///
+    /// To be called by the main thread ([`StopSignals`]). What comes later is lost, until the
+    /// process is gone.
+    pub(crate) fn pass_last_stop_on(&self, stops: &StopSignals) {
+        // One that was passed on before is passed on twice: it is one stop.
+        if let Some(told) = stops.any().and_then(|reason| self.pass_unread_on(reason)) {
+            told.wait();
+        }
+    }
+
+    /// Begins to stop the server; if control reads that no more, the process that serves. Then it
+    /// gives what waits until that has been told.
+    fn pass_unread_on(&self, reason: &str) -> Option<StopTold> {
         let (reason, by) = (reason.to_owned(), StopAsker::Signal);
         let request = StopRequest { reason: reason.clone(), timeout: None, by };
         if self.inputs.send(Input::Stop(request)).is_ok() && !self.relay.is_unread() {
-            return;
+            return None;
         }
         // This process has ended but for the ones around it. Passed on twice, it is one stop.
-        self.relay.pass_on(PassedStop { reason, cut: false });
+        let told = self.relay.pass_on(PassedStop { reason, cut: false });
         if let Some(before) = &self.predecessor {
             before.cut();
         }
+        Some(told)
     }
 }
 

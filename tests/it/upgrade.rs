@@ -15,8 +15,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    self, Answer, Asked, BINARY, Client, Gate, Line, Load, LoadKind, NotifySocket, PATIENCE, Pid,
-    Server, Setup, Signal, Upstream, free_port, get, get_and_close, pattern, run, wait_until,
+    self, Answer, Asked, BINARY, Client, Gate, HeldLoop, Line, Load, LoadKind, NotifySocket,
+    PATIENCE, Pid, Server, Setup, Signal, Upstream, free_port, get, get_and_close, pattern, run,
+    wait_until,
 };
 
 fn respond(body: &str) -> String {
@@ -825,6 +826,25 @@ fn the_old_process_passes_a_signal_on_and_refuses_an_operators_stop() {
         .collect();
     assert_eq!(reasons, ["upgrade", "SIGTERM"]);
     wait_events(&server, "shutdown_drained", 2);
+}
+
+#[test]
+fn a_signal_that_no_thread_of_the_old_process_has_read_by_its_end_stops_the_new_one() {
+    let (_upstream, gate, app) = held();
+    let mut server = start_with(Setup::new().app("slow.test", &app));
+    let old = server.pid();
+    let mut waiting = begin(&server, "slow.test");
+    let Some(signals) = HeldLoop::stop_thread(&server, "signals") else { return };
+    upgrade(&mut server);
+    server.signal_to(old, Signal::TERM);
+    gate.open();
+    assert_eq!(waiting.response().text(), "at last");
+    signals.wait_exit();
+    assert!(server.wait_exit().success(), "the old process");
+    assert_eq!(server.wait_orphan(server.pid()), Some(0));
+    wait_events(&server, "shutdown_drained", 2);
+    let was_read = server.events().iter().any(|event| event.name == "stop_passed_on");
+    assert!(!was_read, "the signals' thread was not held");
 }
 
 #[test]

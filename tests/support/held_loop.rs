@@ -76,7 +76,12 @@ impl HeldLoop {
 
     /// Stops the loop, wherever it is; none where nobody may trace a process.
     fn stop(server: &Server, index: usize) -> Option<Self> {
-        let thread = thread_of(server, &format!("loop-{index}"));
+        Self::stop_thread(server, &format!("loop-{index}"))
+    }
+
+    /// Stops any thread by its name, likewise.
+    pub fn stop_thread(server: &Server, name: &str) -> Option<Self> {
+        let thread = thread_of(server, name);
         match ptrace::seize(thread, Options::empty()) {
             Err(Errno::EPERM | Errno::ENOSYS | Errno::EACCES) => {
                 eprintln!("skipped: ptrace is not permitted");

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use crossbeam_channel::Receiver;
 
 use super::super::{
-    ChangeError, DrainTicket, PassedStop, PutMode, ReloadOptions, Report, changes::LivesChanged,
-    input::ReloadChanges, reload::PreparedReload,
+    ChangeError, DrainTicket, PutMode, ReloadOptions, Report, changes::LivesChanged,
+    input::ReloadChanges, reload::PreparedReload, upgrade::OnItsWay,
 };
 use crate::{acknowledgement::Acknowledgements, config::Config, hosted::AppLife};
 
@@ -63,5 +63,5 @@ pub(super) enum Upgrade {
     /// It was told to go.
     Going(Instant),
     /// It serves: stops for it come here.
-    Serving(Receiver<PassedStop>, Acknowledgements),
+    Serving(Receiver<OnItsWay>, Acknowledgements),
 }

@@ -17,8 +17,8 @@ use crossbeam_channel::Receiver;
 
 use super::{
     super::{
-        Control, Host, Input, Listening, LoopReport, Notices, Operator, PassedStop, Upgrader,
-        Verdict, listening::Sockets, tasks::Desk,
+        Control, Host, Input, Listening, LoopReport, Notices, Operator, Upgrader, Verdict,
+        listening::Sockets, tasks::Desk, upgrade::OnItsWay,
     },
     asked::{HOSTS, Question, Reload, Upgrade},
     board::Board,
@@ -60,7 +60,7 @@ pub(super) struct World {
     /// The addresses that the loops listen on.
     pub(super) sockets: Vec<SocketAddr>,
     pub(super) handed_over: bool,
-    pub(super) lost_successor: Option<Receiver<PassedStop>>,
+    pub(super) lost_successor: Option<Receiver<OnItsWay>>,
     pub(super) passed_stops: usize,
     pub(super) received_stops: usize,
     pub(super) are_handshakes_pending: Arc<AtomicBool>,

@@ -73,5 +73,7 @@ pub(crate) use launcher::{LAUNCH, launch};
 pub(crate) use messages::Generation;
 pub(crate) use new::{NoTakeOver, TakeOver};
 pub(crate) use predecessor::Predecessor;
-pub(crate) use relay::{PassedStop, StopRelay};
+#[cfg(test)]
+pub(super) use relay::OnItsWay;
+pub(crate) use relay::{PassedStop, StopRelay, StopTold};
 pub(crate) use upgrader::{UpgradeError, UpgradeOptions, Upgraded, Upgrader};

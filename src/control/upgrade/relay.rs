@@ -7,18 +7,27 @@
 //! asked after Serving:  passed on to it, until it has ended
 //! ```
 //! - Also while this process ends: a stop that control has not read any more is passed on by
-//!   control as its last act, and from then on by the sender.
+//!   control as its last act, from then on by the sender, and what the signals' thread has not been
+//!   woken for by the process itself, which waits for that as its last act.
 //!
 //! Owned by control, the operator, the signals' thread and the one that reports; none of them waits
 //! here.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender};
 use serde::{Deserialize, Serialize};
+
+use crate::acknowledgement::{Acknowledgement, Acknowledgements, acknowledgement};
+
+/// How long a process that ends waits until another one has been told of a stop.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A stop that another process asks for, because it was asked although it serves no longer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +36,24 @@ pub(crate) struct PassedStop {
     pub(crate) reason: String,
     /// What is in flight is cut.
     pub(crate) cut: bool,
+}
+
+/// A stop on its way to the other process.
+#[derive(Debug)]
+pub(in super::super) struct OnItsWay {
+    pub(in super::super) stop: PassedStop,
+    /// To be dropped when that process has been told, or is gone.
+    pub(in super::super) told: Acknowledgement,
+}
+
+/// Waits until the other process has been told of a stop.
+pub(crate) struct StopTold(Acknowledgements);
+
+impl StopTold {
+    /// Returns then, or when that takes too long.
+    pub(crate) fn wait(&self) {
+        self.0.wait(TELL_TIMEOUT);
+    }
 }
 
 /// The way of stops to the process after this one. Clones are the same way.
@@ -40,7 +67,7 @@ struct Relay {
     /// Control reads nothing any more.
     is_unread: AtomicBool,
     /// To the thread that talks to the new process, once that serves.
-    passed: Mutex<Option<Sender<PassedStop>>>,
+    passed: Mutex<Option<Sender<OnItsWay>>>,
 }
 
 impl StopRelay {
@@ -69,7 +96,7 @@ impl StopRelay {
     }
 
     /// The new process serves: what is passed on from now on comes out here.
-    pub(in super::super) fn open(&self) -> Receiver<PassedStop> {
+    pub(in super::super) fn open(&self) -> Receiver<OnItsWay> {
         let (sender, passed) = crossbeam_channel::unbounded();
         *self.0.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         passed
@@ -80,12 +107,14 @@ impl StopRelay {
         *self.0.passed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Passes a stop on, if another process serves.
-    pub(crate) fn pass_on(&self, stop: PassedStop) {
+    /// Passes a stop on, if another process serves. What it gives waits until that has been told.
+    pub(crate) fn pass_on(&self, stop: PassedStop) -> StopTold {
+        let (told, all_told) = acknowledgement();
         let passed = self.0.passed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(passed) = &*passed {
             // Without the thread there is no new process any more; that was logged.
-            let _ = passed.send(stop);
+            let _ = passed.send(OnItsWay { stop, told });
         }
+        StopTold(all_told)
     }
 }

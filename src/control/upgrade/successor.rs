@@ -22,7 +22,7 @@ use super::{
     messages::{FromNew, FromOld, Generation, LastWord},
     predecessor::Predecessor,
     process::Process,
-    relay::PassedStop,
+    relay::OnItsWay,
 };
 use crate::logging::event;
 
@@ -41,7 +41,7 @@ pub(super) struct Follower {
     pub(super) process: Process,
     pub(super) control: Sender<Input>,
     /// Stops to pass on.
-    pub(super) stops: Receiver<PassedStop>,
+    pub(super) stops: Receiver<OnItsWay>,
     /// The process before this one.
     pub(super) predecessor: Option<Arc<Predecessor>>,
     /// What is reported.
@@ -130,7 +130,7 @@ struct Successor {
     channel: Mutex<Option<Channel>>,
     /// What is to be passed on. It is taken under the channel's lock: so the last word stands
     /// behind all that came before it, whichever thread says it.
-    stops: Receiver<PassedStop>,
+    stops: Receiver<OnItsWay>,
 }
 
 impl Successor {
@@ -146,8 +146,10 @@ impl Successor {
         let mut channel = self.lock();
         loop {
             match self.stops.try_recv() {
-                Ok(stop) => {
-                    if !say(&mut channel, &FromOld::Stop(stop)) {
+                Ok(OnItsWay { stop, told }) => {
+                    let goes_on = say(&mut channel, &FromOld::Stop(stop));
+                    drop(told);
+                    if !goes_on {
                         return false;
                     }
                 }
