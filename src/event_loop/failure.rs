@@ -16,7 +16,7 @@ use std::{
 
 use mio::Events;
 
-use super::{Connection, EVENTS_MAX, Fate, ListenerSet, LoopContext, Running, listener::Listener};
+use super::{Connection, EVENTS_MAX, ListenerSet, LoopContext, Next, Running, listener::Listener};
 use crate::message::{Class, ControlEvent};
 
 /// A loop that has failed this often fails at every turn.
@@ -101,17 +101,17 @@ impl Running {
 
 impl Connection {
     /// Its loop has failed, and may have lost what it knew of this connection.
-    fn look_anew(&mut self, cx: &mut LoopContext) -> Fate {
+    fn look_anew(&mut self, cx: &mut LoopContext) -> Next {
         self.count(cx);
-        self.queued = false;
+        self.replace_queued(false);
         if self.is_offered() {
-            return Fate::Keep;
+            return Next::Wait;
         }
         let mut watched = cx.upstreams.watch_anew(self.socket(), self.token);
         if let (Ok(()), Some(forwarding)) = (&watched, self.forwarding()) {
             watched = forwarding.watch_anew(cx);
         }
-        if watched.is_err() { Fate::Gone } else { self.work(cx) }
+        if watched.is_err() { Next::Drop } else { self.work(cx) }
     }
 }
 

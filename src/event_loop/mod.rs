@@ -22,7 +22,6 @@
 
 mod accept;
 mod bind;
-mod busy;
 mod class;
 mod clock;
 mod closing;
@@ -78,7 +77,7 @@ use accept::{Acceptor, watch};
 use class::{ClassLimits, PerClass};
 use clock::{Clock, milliseconds};
 use closing::Closing;
-use connection::{Connection, Fate, Newcomer};
+use connection::{Connection, Newcomer, Next};
 use hand_over::{Giving, Taking};
 use io::{BufferPool, Ready};
 use listener::Listener;
@@ -417,7 +416,7 @@ impl Running {
         for _ in 0..turns {
             let Some(token) = self.again.pop_front() else { break };
             self.with_connection(token, |connection, cx| {
-                connection.queued = false;
+                connection.replace_queued(false);
                 connection.work(cx)
             });
         }
@@ -460,21 +459,21 @@ impl Running {
     fn with_connection(
         &mut self,
         token: Token,
-        work: impl FnOnce(&mut Connection, &mut LoopContext) -> Fate,
+        work: impl FnOnce(&mut Connection, &mut LoopContext) -> Next,
     ) {
         let Some(connection) = self.connections.find(token) else { return };
         let cx = &mut self.cx;
         let worked = catch_unwind(AssertUnwindSafe(|| work(connection, cx)));
         match worked {
-            Ok(Fate::Keep) => {}
-            Ok(Fate::Held) => self.held.push(token),
-            Ok(Fate::Again) => {
-                if !std::mem::replace(&mut connection.queued, true) {
+            Ok(Next::Wait) => {}
+            Ok(Next::Hold) => self.held.push(token),
+            Ok(Next::Turn) => {
+                if !connection.replace_queued(true) {
                     self.again.push_back(token);
                 }
             }
-            Ok(Fate::Gone) => self.drop_connection(token),
-            Ok(Fate::Cut) => {
+            Ok(Next::Drop) => self.drop_connection(token),
+            Ok(Next::Cut) => {
                 if let Some(connection) = self.connections.remove(token) {
                     connection.cut(&mut self.cx);
                     self.end_pauses();
@@ -533,10 +532,8 @@ impl Running {
     fn handle_timers(&mut self, now: u64) {
         while let Some((look, token)) = self.cx.timers.pop_due(now) {
             self.with_connection(token, |connection, cx| {
-                let mut deadline = *connection.deadline_mut();
-                let due = cx.timers.is_due(&mut deadline, token, look, now);
-                *connection.deadline_mut() = deadline;
-                if due { connection.on_deadline(cx) } else { Fate::Keep }
+                let is_due = connection.is_due(look, now, cx);
+                if is_due { connection.on_deadline(cx) } else { Next::Wait }
             });
         }
         if now >= self.release_idle_ms {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 use crossbeam_channel::Sender;
 use mio::Token;
 
-use super::{Connection, END_GRACE, Fate, Running, clock::milliseconds, closing::Closing};
+use super::{Connection, END_GRACE, Next, Running, clock::milliseconds, closing::Closing};
 use crate::{
     logging::event,
     message::{BusyConnection, Class, ControlEvent, LoopCommand, PublicSocket, StopRules},
@@ -203,7 +203,7 @@ impl Running {
         for token in self.connections.tokens() {
             self.with_connection(token, |connection, cx| {
                 work(connection, cx);
-                Fate::Keep
+                Next::Wait
             });
         }
     }

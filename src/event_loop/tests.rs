@@ -573,8 +573,8 @@ fn events_that_a_failure_swallowed_are_told_again() {
     running.accept_all();
     let [token] = running.connections.tokens()[..] else { panic!("one connection") };
     running.with_connection(token, |connection, _| {
-        connection.queued = true;
-        Fate::Keep
+        connection.replace_queued(true);
+        Next::Wait
     });
     peer.write_all(get("/").as_bytes()).unwrap();
     let mut events = Events::with_capacity(EVENTS_MAX);
@@ -604,7 +604,7 @@ fn so_many_connections_get_a_further_turn_before_the_kernel_is_asked_again() {
         running.accept_all();
     }
     for token in running.connections.tokens() {
-        running.with_connection(token, |_, _| Fate::Again);
+        running.with_connection(token, |_, _| Next::Turn);
     }
     assert_eq!(running.again.len(), COUNT);
     let mut events = Events::with_capacity(EVENTS_MAX);

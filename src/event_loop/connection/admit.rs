@@ -11,7 +11,7 @@ use super::{
         class::refusal,
         exchange::{self, Exchange, InFlight, Passed},
     },
-    Connection,
+    state::Connection,
 };
 use crate::{
     app::{Peer, Reply},
@@ -29,7 +29,6 @@ impl Connection {
         refused: Option<Refused>,
         cx: &mut LoopContext,
     ) {
-        self.wait_anew = true;
         if self.class != Class::Public {
             return self.answer_beside(head, refused, cx);
         }
@@ -96,12 +95,14 @@ impl Connection {
     ) {
         let Some(app) = cx.side_apps[self.class].clone() else { return };
         self.begin_exchange(Some(head), None, Passed::default(), cx);
-        if self.class == Class::Health {
-            self.exchange.close_after();
+        if self.class == Class::Health
+            && let Some(protocol) = self.protocol_mut()
+        {
+            protocol.close_after();
         }
         if let Some(refused) = refusal(self.class, head).or(refused) {
             // The peer may send on, and nothing of it is read as content.
-            self.exchange.refuse(refused);
+            self.protocol_mut().map(|protocol| protocol.refuse(refused));
             return self.with_exchange(|exchange, out| {
                 exchange.respond(exchange::refused(refused), out, cx);
             });
@@ -136,6 +137,7 @@ impl Connection {
             }
             _ => None,
         };
+        self.waits.end();
         let flight = InFlight::new(guard, record, passed, cx.clock.now_ns());
         let exchange = Exchange::new(cx.next_number(), flight);
         match self.exchanges.last_mut().filter(|last| last.flight.is_spent()) {

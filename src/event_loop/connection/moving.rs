@@ -6,23 +6,10 @@ use mio::Token;
 
 use super::{
     super::{LoopContext, hand_over::Handed, listener::ConnectionPermit},
-    Connection, Fate, Newcomer, Wait,
+    state::{Connection, Newcomer, Next, Place, State},
+    waits::{Wait, Waits},
 };
 use crate::{app::Peer, message::Class};
-
-/// Where a connection stands while its loop offers some to another process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Place {
-    /// This loop's, like any.
-    #[default]
-    Ours,
-    /// This loop's, and in the queue of those that are to be offered.
-    Queued,
-    /// Offered: nobody watches it until the answer is there.
-    Offered,
-    /// It was not taken, and stays until it speaks.
-    Kept,
-}
 
 impl Connection {
     /// A connection that another process had.
@@ -39,7 +26,7 @@ impl Connection {
         let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol, is_deaf };
         let mut connection = Self::unwatched(token, newcomer);
         connection.io.begin_at(facts.received);
-        connection.wait = connection.waits_for();
+        connection.waits = Waits::new(connection.waits_for());
         connection.count(cx);
         connection.set_deadline(cx);
         let at = cx.clock.now_ms().saturating_add(facts.left_ms);
@@ -58,7 +45,7 @@ impl Connection {
 
     /// Has it offered, if its loop offers connections, when its turn comes.
     pub(super) fn queue_at_rest(&mut self, cx: &mut LoopContext) {
-        let waits = matches!(self.wait, Wait::Fresh | Wait::Idle);
+        let waits = matches!(self.waits.current(), Wait::Fresh | Wait::Idle);
         if cx.closing.gives && waits && self.class == Class::Public && self.place == Place::Ours {
             self.place = Place::Queued;
             cx.closing.at_rest.push(self.token);
@@ -81,7 +68,7 @@ impl Connection {
     /// Whether nothing of a request or of an answer is in this process.
     fn is_at_rest(&self) -> bool {
         let waits = matches!(self.waits_for(), Wait::Fresh | Wait::Idle);
-        let is_bare = !self.io.has_input() && self.exchanges.is_empty() && !self.queued;
+        let is_bare = !self.io.has_input() && self.exchanges.is_empty() && !self.turn.is_queued;
         // One whose peer has closed ends here.
         waits && is_bare && !self.io.ready.read_closed && !self.io.ready.failed
     }
@@ -94,9 +81,9 @@ impl Connection {
         };
         let handed = Handed {
             peer,
-            awaits_proxy_header: self.awaits_proxy_header,
-            received: self.io.received_total() - self.header_bytes,
-            left_ms: self.deadline.at().saturating_sub(cx.clock.now_ms()),
+            awaits_proxy_header: matches!(self.state, State::Opening),
+            received: self.io.received_total(),
+            left_ms: self.waits.deadline.at().saturating_sub(cx.clock.now_ms()),
         };
         (handed, self.io.socket().as_fd())
     }
@@ -111,15 +98,15 @@ impl Connection {
         self.uncount(cx);
     }
 
-    /// It was not taken: what came meanwhile is told when it is watched.
-    pub(in super::super) fn stay(&mut self, cx: &mut LoopContext) -> Fate {
+    /// It was not taken: what came meanwhile is reported when it is watched.
+    pub(in super::super) fn stay(&mut self, cx: &mut LoopContext) -> Next {
         self.place = Place::Kept;
         if cx.upstreams.watch_again(self.io.socket(), self.token).is_err() {
-            return Fate::Gone;
+            return Next::Drop;
         }
         // A look at its deadline may have passed.
-        let at = self.deadline.at();
-        cx.timers.set(&mut self.deadline, self.token, at);
-        Fate::Keep
+        let at = self.waits.deadline.at();
+        self.waits.set(at, self.token, &mut cx.timers);
+        Next::Wait
     }
 }

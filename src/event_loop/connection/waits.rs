@@ -1,42 +1,9 @@
 //! What a connection waits for, and until when.
-//!
-//! Each wait ends by its own limit; the loop's counts of connections follow the waits.
-//!
-//! A peer that has closed its side may have left, or may only have nothing more to say; until we
-//! send, nothing tells which. What becomes of it:
-//!
-//! | its side ends | then |
-//! |---|---|
-//! | before, or within, a head | nothing is owed: the connection closes |
-//! | within a request's content | 400 |
-//! | while bytes wait for it | they are sent, within `write_timeout` |
-//! | before an answer that is due at a known time | it gets the answer |
-//! | before any other answer, or within one that comes piece by piece | [`LEFT_AFTER`] of silence |
-//! | in a tunnel | the upstream is told; from then on [`LEFT_AFTER`] of silence |
-//!
-//! Every byte either way begins the silence anew. After it the peer has left: its exchange ends as
-//! aborted, the upstream's line closes, and no drain waits. A reset is noticed at once.
 
-use std::time::Duration;
+use mio::Token;
 
-use super::{
-    super::{
-        LoopContext,
-        clock::milliseconds,
-        exchange::{Awaits, Exchange, Forwarding},
-        gate::RESEND_MAX,
-        io::Mark,
-    },
-    Connection,
-};
-use crate::{app::Peer, http::h1::ServerPhase, message::Class, metrics::LoopCounts};
-
-/// How long a peer of the admin on TCP may take for a request's head. Any user of this machine can
-/// connect there, and must not hold the places that an operator needs; a head is sent at once.
-const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long a peer that has closed its side may wait in silence.
-const LEFT_AFTER: Duration = Duration::from_secs(2);
+use super::super::timers::{Deadline, Timers};
+use crate::metrics::LoopCounts;
 
 /// What has to move within a time-out for it to begin again: less is a peer that trickles.
 const WINDOW_BYTES_MIN: u64 = 1024;
@@ -50,164 +17,61 @@ pub(super) enum Wait {
     Content,
     App,
     Upstream,
-    /// For an answer that nobody may wait for: the peer has closed its side.
+    /// For an answer of which the peer may read nothing: it has closed its side.
     HalfClosed,
     Sending,
     Lingering,
 }
 
-impl Connection {
-    /// Whether enough moved in this window of the wait.
+/// The wait of one connection, and its deadline.
+pub(super) struct Waits {
+    current: Wait,
+    pub(super) deadline: Deadline,
+    /// What was waited for has come: the same wait, if it follows, is a new one.
+    is_over: bool,
+    /// The total of bytes in the wait's direction when its window began.
+    window_start: u64,
+}
+
+impl Waits {
+    /// The wait of a connection that begins so; its deadline is to be set.
+    pub(super) fn new(current: Wait) -> Self {
+        Self { current, deadline: Deadline::never(), is_over: true, window_start: 0 }
+    }
+
+    pub(super) fn current(&self) -> Wait {
+        self.current
+    }
+
+    /// What was waited for has come, or its deadline has.
+    pub(super) fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether this is a wait that has its deadline already.
+    pub(super) fn goes_on(&self, wait: Wait) -> bool {
+        wait == self.current && !self.is_over
+    }
+
+    /// Begins a wait in which the total of its direction is this.
+    pub(super) fn begin(&mut self, wait: Wait, total: u64) {
+        (self.current, self.is_over, self.window_start) = (wait, false, total);
+    }
+
+    /// Whether enough moved in this window of the wait, where the total is this now.
     pub(super) fn moves(&self, total: u64) -> bool {
         total - self.window_start >= WINDOW_BYTES_MIN
     }
 
-    /// A stop has begun: a connection without a request ends after the grace, if no other process
-    /// serves.
-    pub(in super::super) fn begin_closing(&mut self, cx: &mut LoopContext) {
-        if self.class != Class::Public || !matches!(self.wait, Wait::Fresh | Wait::Idle) {
-            return;
-        }
-        if cx.closing.has_successor {
-            return self.shorten_to(cx.closing.idle_until_ms, cx);
-        }
-        self.wait_anew = true;
-        self.set_deadline(cx);
-    }
-
-    pub(super) fn waits_for(&self) -> Wait {
-        if self.lingering {
-            return Wait::Lingering;
-        }
-        if !self.io.outbox.is_empty() {
-            return Wait::Sending;
-        }
-        match self.exchanges.last().and_then(Exchange::awaits) {
-            Some(Awaits::Time(_)) => return Wait::App,
-            Some(Awaits::App | Awaits::Upstream) if self.may_have_left() => {
-                return Wait::HalfClosed;
-            }
-            Some(Awaits::App) => return Wait::App,
-            Some(Awaits::Upstream) => return Wait::Upstream,
-            None => {}
-        }
-        match self.exchange.phase() {
-            ServerPhase::Content => Wait::Content,
-            ServerPhase::Head if self.io.has_input() && self.awaits_proxy_header => Wait::Fresh,
-            ServerPhase::Head if self.io.has_input() => Wait::Head,
-            ServerPhase::Head if self.io.received_total() == self.header_bytes => Wait::Fresh,
-            ServerPhase::Head => Wait::Idle,
-            ServerPhase::Answer | ServerPhase::Closed => Wait::Sending,
-        }
-    }
-
-    /// Whether the peer has closed its side; of a tunnel, and the upstream knows.
-    fn may_have_left(&self) -> bool {
-        let is_told = self.forwarding().is_none_or(Forwarding::is_told_of_the_end);
-        self.io.ready.read_closed && is_told
-    }
-
-    /// Whether its first request is still to come, or to be read.
-    pub(in super::super) fn is_new(&self) -> bool {
-        let is_first = self.io.outbox.end() == Mark::START;
-        is_first && matches!(self.waits_for(), Wait::Fresh | Wait::Head)
-    }
-
-    pub(super) fn set_deadline(&mut self, cx: &mut LoopContext) {
-        let wait = self.waits_for();
-        if wait == self.wait && !self.wait_anew {
-            return;
-        }
-        if self.class == Class::Public {
-            *self.wait.count(&mut cx.counts) -= 1;
-            *wait.count(&mut cx.counts) += 1;
-        }
-        self.wait = wait;
-        self.wait_anew = false;
-        self.window_start = if wait == Wait::Sending {
-            self.io.outbox.sent_total()
-        } else {
-            self.io.received_total()
-        };
-        let at = self.due_ms(cx);
-        cx.timers.set(&mut self.deadline, self.token, at);
-    }
-
-    /// A stop's grace may be shorter than it takes the peer to send again what the gate dropped.
-    pub(super) fn wait_for_resent(&mut self, cx: &mut LoopContext) {
-        let at = cx.clock.passed_ms(RESEND_MAX).max(self.deadline.at());
-        cx.timers.set(&mut self.deadline, self.token, at);
-    }
-
-    /// When the wait ends that begins now. What an app does outside the loop has no end of its own.
-    fn due_ms(&self, cx: &LoopContext) -> u64 {
-        let times = &cx.limits(self.class).times;
-        let timeout = match self.wait {
-            Wait::Fresh | Wait::Idle if cx.is_closing(self.class) && !cx.closing.has_successor => {
-                cx.idle_grace
-            }
-            Wait::Fresh | Wait::Head if self.may_be_stranger() => {
-                times.head_timeout.min(STRANGER_HEAD_TIMEOUT)
-            }
-            Wait::Fresh | Wait::Head => times.head_timeout,
-            Wait::Idle => times.keepalive_timeout,
-            Wait::Content => times.body_timeout,
-            Wait::Sending => times.write_timeout,
-            Wait::Lingering => times.linger_timeout,
-            Wait::HalfClosed => LEFT_AFTER,
-            Wait::Upstream => match self.forwarding() {
-                Some(forwarding) => forwarding.timeout(),
-                None => return u64::MAX,
-            },
-            Wait::App => {
-                return match self.exchanges.last().and_then(Exchange::awaits) {
-                    Some(Awaits::Time(due_ms)) => due_ms,
-                    _ => u64::MAX,
-                };
-            }
-        };
-        let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));
-        let is_bare = matches!(self.wait, Wait::Fresh | Wait::Idle);
-        if is_bare && cx.is_closing(self.class) { at.min(cx.closing.idle_until_ms) } else { at }
-    }
-
-    /// Whether nothing but the admin's token tells who it is.
-    fn may_be_stranger(&self) -> bool {
-        self.class == Class::Admin && self.peer != Peer::Unix
-    }
-
-    /// The time-outs have changed. A wait under way keeps its deadline or gets a sooner one: a peer
-    /// must not gain time by every reload.
-    pub(in super::super) fn shorten_deadline(&mut self, cx: &mut LoopContext) {
-        let at = self.due_ms(cx);
-        self.shorten_to(at, cx);
-    }
-
-    /// Has the deadline come then, unless it comes sooner.
-    pub(super) fn shorten_to(&mut self, at: u64, cx: &mut LoopContext) {
-        if at < self.deadline.at() {
-            cx.timers.set(&mut self.deadline, self.token, at);
-        }
-    }
-
-    /// Its state has one more.
-    pub(in super::super) fn count(&self, cx: &mut LoopContext) {
-        if self.class == Class::Public {
-            *self.wait.count(&mut cx.counts) += 1;
-        }
-    }
-
-    /// The connection is going: its state has one less.
-    pub(in super::super) fn uncount(&self, cx: &mut LoopContext) {
-        if self.class == Class::Public {
-            *self.wait.count(&mut cx.counts) -= 1;
-        }
+    /// Sets the deadline.
+    pub(super) fn set(&mut self, at: u64, token: Token, timers: &mut Timers) {
+        timers.set(&mut self.deadline, token, at);
     }
 }
 
 impl Wait {
     /// The count of the connections that wait so.
-    fn count(self, counts: &mut LoopCounts) -> &mut u64 {
+    pub(super) fn count(self, counts: &mut LoopCounts) -> &mut u64 {
         match self {
             Self::Fresh => &mut counts.fresh,
             Self::Idle => &mut counts.idle,

@@ -186,9 +186,7 @@ impl Exchange {
             return self.respond(failure.cause.response(), out, cx);
         }
         self.flight.is_broken = true;
-        if !out.protocol.break_off() {
-            out.effect.resets_at_end = true;
-        }
+        out.protocol.break_off();
         self.end_answer(out);
     }
 

@@ -123,7 +123,7 @@ mod tests {
     use crate::{
         app::{App, Context, Reply},
         event_loop::{
-            connection::{Connection, Fate},
+            connection::{Connection, Next},
             io::Ready,
             test_support::{self, hosted_app, wait_readable},
         },
@@ -156,7 +156,7 @@ mod tests {
         cx: &mut LoopContext,
     ) -> bool {
         let before = connection.io.outbox.end();
-        assert_eq!(connection.deliver(number, delivery, cx), Fate::Keep);
+        assert_eq!(connection.deliver(number, delivery, cx), Next::Wait);
         connection.io.outbox.end() > before
     }
 
@@ -174,7 +174,7 @@ mod tests {
         wait_readable(connection.socket());
         // The deliveries of nobody's exchange come before there is one.
         assert!(!deliver(first, response("early"), &mut connection, cx));
-        assert_eq!(connection.on_ready(ready, cx), Fate::Keep);
+        assert_eq!(connection.on_ready(ready, cx), Next::Wait);
         assert!(!deliver(second, response("not yet"), &mut connection, cx));
         assert!(!deliver(first, piece("without a head"), &mut connection, cx));
         assert!(!deliver(first, Delivery::End, &mut connection, cx));

@@ -37,8 +37,6 @@ pub(in super::super) struct Outgoing<'a> {
 pub(in super::super) struct Effect {
     /// Something came or went: what is waited for now is a new wait.
     pub(in super::super) progressed: bool,
-    /// The answer is not whole, and a mere end would not show that: a reset has to.
-    pub(in super::super) resets_at_end: bool,
 }
 
 impl Outgoing<'_> {

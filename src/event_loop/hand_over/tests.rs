@@ -253,16 +253,16 @@ fn without_a_line_connections_stay_until_they_speak_and_no_grace_ends_them() {
 #[test]
 fn a_deadline_moves_with_its_connection() {
     let mut running = test_support::running(Vec::new(), None);
-    let (mut connection, _peer) = test_support::connection(&mut running.cx);
+    let (connection, _peer) = test_support::connection(&mut running.cx);
     let (mut facts, _) = connection.handed(&running.cx);
     assert!((9_000..=10_000).contains(&facts.left_ms), "{facts:?}: head_timeout");
     facts.left_ms = 1234;
     let socket = connection.socket().try_clone().unwrap();
     let permit = running.acceptors[Class::Public].take_permit().unwrap();
     let now_ms = running.cx.clock.now_ms();
-    let mut taken = Connection::taken(connection.token, &facts, socket, permit, &mut running.cx);
-    assert_eq!(taken.deadline_mut().at(), now_ms + 1234);
-    assert_ne!(taken.deadline_mut().at(), connection.deadline_mut().at());
+    let taken = Connection::taken(connection.token, &facts, socket, permit, &mut running.cx);
+    assert_eq!(taken.due_at(), now_ms + 1234);
+    assert_ne!(taken.due_at(), connection.due_at());
 }
 
 /// Facts as the old process sends them, or beyond what there can be.

@@ -94,6 +94,11 @@ impl Io {
         self.received_total = received_total;
     }
 
+    /// So many bytes came before what the total counts.
+    pub(in super::super) fn discount(&mut self, bytes: usize) {
+        self.received_total -= bytes as u64;
+    }
+
     pub(in super::super) fn has_input(&self) -> bool {
         self.input.as_ref().is_some_and(|input| !input.is_empty())
     }

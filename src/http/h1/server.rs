@@ -45,6 +45,8 @@ pub struct Server {
     keep_alive: bool,
     /// The request names `keep-alive`.
     asks_keep_alive: bool,
+    /// The last response is not whole, and the end of the connection does not show that.
+    ends_by_reset: bool,
     /// The peer said that this request is its last.
     peer_closes: bool,
     /// The client waits for 100 before it sends its content.
@@ -120,6 +122,7 @@ impl Server {
             writing: Writing::Idle,
             keep_alive: true,
             asks_keep_alive: false,
+            ends_by_reset: false,
             peer_closes: false,
             awaits_continue: false,
             is_head: false,

@@ -190,22 +190,27 @@ impl Server {
         self.writing = Writing::Owed;
     }
 
-    /// Gives a stream up that has no end: nothing more is read or written. Returns whether the end
-    /// of the connection shows that the response is not whole (RFC 9112 §8). Otherwise only a reset
-    /// does.
+    /// Gives a stream up that has no end: nothing more is read or written. Where the end of the
+    /// connection does not show that the response is not whole (RFC 9112 §8), only a reset does.
     ///
     /// # Panics
     /// In debug builds, when there is no stream.
-    pub fn break_off(&mut self) -> bool {
+    pub fn break_off(&mut self) {
         debug_assert!(matches!(self.writing, Writing::Stream(_)), "the end of no stream");
-        let shows = matches!(
+        let end_shows_it = matches!(
             self.writing,
             Writing::Stream(BodyEncoder::Chunked | BodyEncoder::Length(1..))
         );
+        self.ends_by_reset = !end_shows_it;
         self.writing = Writing::Done;
         self.reading = Reading::Closed;
         (self.keep_alive, self.peer_closes) = (false, false);
-        shows
+    }
+
+    /// Whether the connection is to be reset behind the last byte: a response broke off, and its
+    /// mere end would be taken for the response's.
+    pub fn ends_by_reset(&self) -> bool {
+        self.ends_by_reset
     }
 }
 

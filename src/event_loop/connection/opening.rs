@@ -1,56 +1,49 @@
-//! The PROXY header in front of a connection's first request: who the client is.
+//! What comes before the first request: a PROXY header, which says who the client is.
 //!
 //! - A connection whose header is refused is dropped without an answer, counted, and now and then
 //!   logged. So is one whose client has as many as it may.
-//! - No byte of the header reaches the exchange.
+//! - No byte of the header reaches the protocol.
 
 use std::time::Duration;
 
 use super::{
     super::{LoopContext, clock::milliseconds},
-    Connection, Fate,
+    state::{Connection, Next, State},
 };
-use crate::{app::Peer, http::ProxyHeader, logging::event};
+use crate::{
+    app::Peer,
+    http::{ProxyHeader, h1},
+    logging::event,
+};
 
-/// How often a loop logs a refused header at most: whoever can connect can send one.
+/// How often a loop logs a refused header at most: any client that can connect can send one.
 const REFUSED_LOG_EVERY: Duration = Duration::from_secs(60);
 
 impl Connection {
-    /// Takes what is whole out of the unread bytes.
-    pub(super) fn take_input(&mut self, cx: &mut LoopContext) -> Fate {
-        if self.awaits_proxy_header && self.read_proxy_header(cx) == Fate::Gone {
-            return Fate::Gone;
-        }
-        if !self.awaits_proxy_header {
-            self.process_input(cx);
-        }
-        Fate::Keep
-    }
-
     /// Reads the header, if it is whole; from then on the peer is the one that it names.
-    pub(super) fn read_proxy_header(&mut self, cx: &mut LoopContext) -> Fate {
-        let Some(input) = &mut self.io.input else { return Fate::Keep };
+    pub(super) fn read_proxy_header(&mut self, cx: &mut LoopContext) -> Next {
+        let Some(input) = &mut self.io.input else { return Next::Wait };
         match ProxyHeader::read(input.unread()) {
             ProxyHeader::NeedMore => {}
             ProxyHeader::Header { source, used } => {
                 input.consume(used);
-                self.header_bytes = used as u64;
-                self.awaits_proxy_header = false;
-                // Without a client's name it is the proxy's own, or anybody's.
+                self.io.discount(used);
+                self.state = State::Http(h1::Server::new());
+                // Without a client's name it is the proxy's own, or any client's.
                 if let Some(source) = source {
                     self.peer = Peer::Tcp(source);
                     if !self.permit.count_for(self.peer) {
                         cx.count_refused(self.peer);
-                        return Fate::Gone;
+                        return Next::Drop;
                     }
                 }
             }
             ProxyHeader::Refused(reason) => {
                 self.count_refused_header(reason, cx);
-                return Fate::Gone;
+                return Next::Drop;
             }
         }
-        Fate::Keep
+        Next::Wait
     }
 
     fn count_refused_header(&self, reason: &str, cx: &mut LoopContext) {
@@ -78,9 +71,10 @@ impl Connection {
 mod tests {
     use std::io::{Read, Write};
 
-    use super::{super::*, *};
+    use super::{super::waits::Wait, *};
     use crate::event_loop::{
         ConnectionBudget,
+        io::Ready,
         test_support::{self, wait_readable},
     };
 
@@ -94,7 +88,7 @@ mod tests {
         peer: &mut std::net::TcpStream,
         bytes: &[u8],
         cx: &mut LoopContext,
-    ) -> Fate {
+    ) -> Next {
         peer.write_all(bytes).unwrap();
         wait_readable(connection.io.socket());
         connection.on_ready(READABLE, cx)
@@ -105,19 +99,22 @@ mod tests {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
-        let due = connection.deadline.at();
+        let due = connection.waits.deadline.at();
         for piece in [&LINE[..20], &LINE[20..]] {
-            assert_eq!(receive(&mut connection, &mut peer, piece, cx), Fate::Keep);
-            assert_eq!((connection.wait, connection.deadline.at()), (Wait::Fresh, due));
+            assert_eq!(receive(&mut connection, &mut peer, piece, cx), Next::Wait);
+            assert_eq!(
+                (connection.waits.current(), connection.waits.deadline.at()),
+                (Wait::Fresh, due)
+            );
         }
         assert_eq!(connection.peer, Peer::Tcp("192.0.2.7:56324".parse().unwrap()));
         assert_eq!((cx.counts.fresh, cx.counts.busy), (1, 0));
         assert!(connection.io.input.is_none(), "it holds no buffer");
-        assert_eq!(receive(&mut connection, &mut peer, b"G", cx), Fate::Keep);
-        assert_eq!(connection.wait, Wait::Head);
+        assert_eq!(receive(&mut connection, &mut peer, b"G", cx), Next::Wait);
+        assert_eq!(connection.waits.current(), Wait::Head);
         let request = b"ET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(receive(&mut connection, &mut peer, request, cx), Fate::Keep);
-        assert_eq!(connection.wait, Wait::Idle);
+        assert_eq!(receive(&mut connection, &mut peer, request, cx), Next::Wait);
+        assert_eq!(connection.waits.current(), Wait::Idle);
     }
 
     #[test]
@@ -126,15 +123,14 @@ mod tests {
             let mut running = test_support::running(Vec::new(), None);
             let cx = &mut running.cx;
             let (mut connection, mut peer) = test_support::proxied_connection(cx);
-            assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
+            assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Next::Wait);
             peer.write_all(&LINE[20..]).unwrap();
             peer.write_all(request.as_bytes()).unwrap();
             peer.shutdown(std::net::Shutdown::Write).unwrap();
             wait_readable(connection.io.socket());
             let ready = Ready { read_closed: true, ..READABLE };
-            assert_eq!(connection.on_ready(ready, cx), Fate::Gone);
-            let (received, header) = (connection.io.received_total(), connection.header_bytes);
-            assert_eq!((received - header, header), (request.len() as u64, LINE.len() as u64));
+            assert_eq!(connection.on_ready(ready, cx), Next::Drop);
+            assert_eq!(connection.io.received_total(), request.len() as u64, "behind the header");
             connection.abort(cx);
             let mut answer = String::new();
             peer.read_to_string(&mut answer).unwrap();
@@ -147,11 +143,11 @@ mod tests {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
-        assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
+        assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Next::Wait);
         peer.write_all(&LINE[20..30]).unwrap();
         wait_readable(connection.io.socket());
-        assert_eq!(connection.on_deadline(cx), Fate::Keep);
-        assert!(connection.lingering && connection.io.input.is_none());
+        assert_eq!(connection.on_deadline(cx), Next::Wait);
+        assert!(connection.waits.current() == Wait::Lingering && connection.io.input.is_none());
         assert_eq!(peer.read(&mut [0]).unwrap(), 0, "closed without an answer");
     }
 
@@ -160,11 +156,11 @@ mod tests {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
-        assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Fate::Keep);
+        assert_eq!(receive(&mut connection, &mut peer, &LINE[..20], cx), Next::Wait);
         peer.write_all(&[&LINE[20..], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat()).unwrap();
         wait_readable(connection.io.socket());
-        assert_eq!(connection.on_deadline(cx), Fate::Keep);
-        assert_eq!((connection.wait, connection.lingering), (Wait::Idle, false));
+        assert_eq!(connection.on_deadline(cx), Next::Wait);
+        assert_eq!(connection.waits.current(), Wait::Idle);
         assert!(peer.read(&mut [0; 1024]).unwrap() > 0, "it is answered");
     }
 
@@ -177,15 +173,15 @@ mod tests {
         let mut connect = || {
             let (mut connection, mut peer) = test_support::proxied_connection(cx);
             connection.permit = budget.take().unwrap();
-            let fate = receive(&mut connection, &mut peer, LINE, cx);
-            (fate, connection, cx.counts.connections_refused)
+            let next = receive(&mut connection, &mut peer, LINE, cx);
+            (next, connection, cx.counts.connections_refused)
         };
-        let (fate, first, refused) = connect();
-        assert_eq!((fate, refused), (Fate::Keep, 0));
-        let (fate, second, refused) = connect();
-        assert_eq!((fate, refused), (Fate::Gone, 1));
+        let (next, first, refused) = connect();
+        assert_eq!((next, refused), (Next::Wait, 0));
+        let (next, second, refused) = connect();
+        assert_eq!((next, refused), (Next::Drop, 1));
         drop((first, second));
-        assert_eq!(connect().0, Fate::Keep);
+        assert_eq!(connect().0, Next::Wait);
     }
 
     #[test]
@@ -193,13 +189,13 @@ mod tests {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
-        assert_eq!(receive(&mut connection, &mut peer, b"GET /", cx), Fate::Gone);
+        assert_eq!(receive(&mut connection, &mut peer, b"GET /", cx), Next::Drop);
         assert_eq!(cx.counts.proxy_headers_refused, 1);
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
-        assert_eq!(receive(&mut connection, &mut peer, b"PRO", cx), Fate::Keep);
+        assert_eq!(receive(&mut connection, &mut peer, b"PRO", cx), Next::Wait);
         peer.write_all(b"XX").unwrap();
         wait_readable(connection.io.socket());
-        assert_eq!(connection.on_deadline(cx), Fate::Gone);
+        assert_eq!(connection.on_deadline(cx), Next::Drop);
         assert_eq!(cx.counts.proxy_headers_refused, 2);
     }
 }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use super::{LoopContext, connection::Connection};
+use super::{super::LoopContext, state::Connection};
 use crate::{
+    http::h1::ServerPhase,
     message::{BusyConnection, BusyPhase},
     registry::AppId,
 };
 
 impl Connection {
     /// Adds a row for each exchange here that holds one of these lives; of any, if none is named.
-    pub(super) fn list_busy(
+    pub(in super::super) fn list_busy(
         &self,
         lives: &[AppId],
         cx: &LoopContext,
@@ -32,7 +33,7 @@ impl Connection {
                 age: Duration::from_nanos(cx.clock.now_ns().saturating_sub(flight.started_ns)),
                 phase: match () {
                     () if flight.is_answered() || streams => BusyPhase::Sending,
-                    () if self.exchange.reads_content() => BusyPhase::ReadingBody,
+                    () if self.is_in_phase(ServerPhase::Content) => BusyPhase::ReadingBody,
                     () => BusyPhase::WaitingForApp,
                 },
                 bytes_sent: flight.bytes_sent(self.io.outbox.sent()),

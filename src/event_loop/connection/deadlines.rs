@@ -1,0 +1,195 @@
+//! What a connection waits for, and when that ends.
+//!
+//! Each wait ends by its own limit; the loop's counts of connections follow the waits.
+//!
+//! A peer that has closed its side may have left, or may only have nothing more to say; until we
+//! send, nothing tells which. What becomes of it:
+//!
+//! | its side ends | then |
+//! |---|---|
+//! | before, or within, a head | nothing is owed: the connection closes |
+//! | within a request's content | 400 |
+//! | while bytes wait for it | they are sent, within `write_timeout` |
+//! | before an answer that is due at a known time | it gets the answer |
+//! | before any other answer, or within one that comes piece by piece | [`LEFT_AFTER`] of silence |
+//! | in a tunnel | the upstream is notified; from then on [`LEFT_AFTER`] of silence |
+//!
+//! Every byte either way begins the silence again. After it the peer has left: its exchange ends as
+//! aborted, the connection to the upstream closes, and no drain waits. A reset is noticed at once.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        LoopContext,
+        clock::milliseconds,
+        exchange::{Awaits, Exchange, Forwarding},
+        gate::RESEND_MAX,
+        io::Mark,
+    },
+    state::{Connection, State},
+    waits::Wait,
+};
+use crate::{app::Peer, http::h1::ServerPhase, message::Class};
+
+/// How long a peer of the admin on TCP may take for a request's head. Any user of this machine can
+/// connect there, and must not hold the places that an operator needs; a head is sent at once.
+const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a peer that has closed its side may wait in silence.
+const LEFT_AFTER: Duration = Duration::from_secs(2);
+
+impl Connection {
+    /// A stop has begun: a connection without a request ends after the grace, if no other process
+    /// serves.
+    pub(in super::super) fn begin_closing(&mut self, cx: &mut LoopContext) {
+        if self.class != Class::Public || !matches!(self.waits.current(), Wait::Fresh | Wait::Idle)
+        {
+            return;
+        }
+        if cx.closing.has_successor {
+            return self.shorten_to(cx.closing.idle_until_ms, cx);
+        }
+        self.waits.end();
+        self.set_deadline(cx);
+    }
+
+    pub(super) fn waits_for(&self) -> Wait {
+        let phase = match &self.state {
+            State::Opening => return Wait::Fresh,
+            State::Lingering { .. } => return Wait::Lingering,
+            State::Http(protocol) => protocol.phase(),
+        };
+        if !self.io.outbox.is_empty() {
+            return Wait::Sending;
+        }
+        match self.exchanges.last().and_then(Exchange::awaits) {
+            Some(Awaits::Time(_)) => return Wait::App,
+            Some(Awaits::App | Awaits::Upstream) if self.may_have_left() => {
+                return Wait::HalfClosed;
+            }
+            Some(Awaits::App) => return Wait::App,
+            Some(Awaits::Upstream) => return Wait::Upstream,
+            None => {}
+        }
+        match phase {
+            ServerPhase::Content => Wait::Content,
+            ServerPhase::Head if self.io.has_input() => Wait::Head,
+            ServerPhase::Head if self.io.received_total() == 0 => Wait::Fresh,
+            ServerPhase::Head => Wait::Idle,
+            ServerPhase::Answer | ServerPhase::Closed => Wait::Sending,
+        }
+    }
+
+    /// Whether the peer has closed its side; of a tunnel, and the upstream knows.
+    fn may_have_left(&self) -> bool {
+        let is_told = self.forwarding().is_none_or(Forwarding::is_told_of_the_end);
+        self.io.ready.read_closed && is_told
+    }
+
+    /// Whether its first request is still to come, or to be read.
+    pub(in super::super) fn is_new(&self) -> bool {
+        let is_first = self.io.outbox.end() == Mark::START;
+        is_first && matches!(self.waits_for(), Wait::Fresh | Wait::Head)
+    }
+
+    pub(super) fn set_deadline(&mut self, cx: &mut LoopContext) {
+        let wait = self.waits_for();
+        if self.waits.goes_on(wait) {
+            return;
+        }
+        if self.class == Class::Public {
+            *self.waits.current().count(&mut cx.counts) -= 1;
+            *wait.count(&mut cx.counts) += 1;
+        }
+        let total = match wait {
+            Wait::Sending => self.io.outbox.sent_total(),
+            _ => self.io.received_total(),
+        };
+        self.waits.begin(wait, total);
+        let at = self.due_ms(cx);
+        self.waits.set(at, self.token, &mut cx.timers);
+    }
+
+    /// Whether this look at the deadline means that it has come.
+    pub(in super::super) fn is_due(&mut self, look: u64, now: u64, cx: &mut LoopContext) -> bool {
+        cx.timers.is_due(&mut self.waits.deadline, self.token, look, now)
+    }
+
+    /// When the deadline comes.
+    #[cfg(test)]
+    pub(in super::super) fn due_at(&self) -> u64 {
+        self.waits.deadline.at()
+    }
+
+    /// A stop's grace may be shorter than it takes the peer to send again what the gate dropped.
+    pub(super) fn wait_for_resent(&mut self, cx: &mut LoopContext) {
+        let at = cx.clock.passed_ms(RESEND_MAX).max(self.waits.deadline.at());
+        self.waits.set(at, self.token, &mut cx.timers);
+    }
+
+    /// When the wait ends that begins now. What an app does outside the loop has no end of its own.
+    fn due_ms(&self, cx: &LoopContext) -> u64 {
+        let times = &cx.limits(self.class).times;
+        let timeout = match self.waits.current() {
+            Wait::Fresh | Wait::Idle if cx.is_closing(self.class) && !cx.closing.has_successor => {
+                cx.idle_grace
+            }
+            Wait::Fresh | Wait::Head if self.may_be_stranger() => {
+                times.head_timeout.min(STRANGER_HEAD_TIMEOUT)
+            }
+            Wait::Fresh | Wait::Head => times.head_timeout,
+            Wait::Idle => times.keepalive_timeout,
+            Wait::Content => times.body_timeout,
+            Wait::Sending => times.write_timeout,
+            Wait::Lingering => times.linger_timeout,
+            Wait::HalfClosed => LEFT_AFTER,
+            Wait::Upstream => match self.forwarding() {
+                Some(forwarding) => forwarding.timeout(),
+                None => return u64::MAX,
+            },
+            Wait::App => {
+                return match self.exchanges.last().and_then(Exchange::awaits) {
+                    Some(Awaits::Time(due_ms)) => due_ms,
+                    _ => u64::MAX,
+                };
+            }
+        };
+        let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));
+        let is_bare = matches!(self.waits.current(), Wait::Fresh | Wait::Idle);
+        if is_bare && cx.is_closing(self.class) { at.min(cx.closing.idle_until_ms) } else { at }
+    }
+
+    /// Whether nothing but the admin's token tells who it is.
+    fn may_be_stranger(&self) -> bool {
+        self.class == Class::Admin && self.peer != Peer::Unix
+    }
+
+    /// The time-outs have changed. A wait under way keeps its deadline or gets a sooner one: a peer
+    /// must not gain time by every reload.
+    pub(in super::super) fn shorten_deadline(&mut self, cx: &mut LoopContext) {
+        let at = self.due_ms(cx);
+        self.shorten_to(at, cx);
+    }
+
+    /// Has the deadline come then, unless it comes sooner.
+    pub(super) fn shorten_to(&mut self, at: u64, cx: &mut LoopContext) {
+        if at < self.waits.deadline.at() {
+            self.waits.set(at, self.token, &mut cx.timers);
+        }
+    }
+
+    /// Its state has one more.
+    pub(in super::super) fn count(&self, cx: &mut LoopContext) {
+        if self.class == Class::Public {
+            *self.waits.current().count(&mut cx.counts) += 1;
+        }
+    }
+
+    /// The connection is going: its state has one less.
+    pub(in super::super) fn uncount(&self, cx: &mut LoopContext) {
+        if self.class == Class::Public {
+            *self.waits.current().count(&mut cx.counts) -= 1;
+        }
+    }
+}

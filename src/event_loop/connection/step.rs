@@ -1,0 +1,432 @@
+//! What a connection does when something happens to it: its socket is ready, its deadline has come,
+//! something was delivered to its exchange.
+
+use std::io;
+
+use mio::Token;
+use smallvec::SmallVec;
+
+use super::{
+    super::{
+        LoopContext,
+        class::linger_windows,
+        exchange::{Delivered, Exchange, Forwarding, TimedOut},
+        io::{Flushed, InputBuffer, Ready, Received},
+    },
+    pipeline::PIPELINE_BYTES_MAX,
+    state::{Connection, Next, State},
+    waits::Wait,
+};
+use crate::{
+    app::Delivery,
+    http::h1::{ServerEvent, ServerPhase},
+    message::ExchangeNumber,
+};
+
+/// Reads and writes of one connection before others get their turn.
+const STEPS_PER_TURN: usize = 16;
+
+impl Connection {
+    /// An event came for the socket.
+    pub(in super::super) fn on_ready(&mut self, ready: Ready, cx: &mut LoopContext) -> Next {
+        self.io.ready.add(ready);
+        self.work_on_event(cx)
+    }
+
+    /// An event came for the connection that its exchange has to an upstream.
+    pub(in super::super) fn on_upstream_ready(
+        &mut self,
+        token: Token,
+        ready: Ready,
+        cx: &mut LoopContext,
+    ) -> Next {
+        if let Some(forwarding) = self.exchanges.last_mut().and_then(Exchange::forwarding_mut) {
+            forwarding.on_ready(token, ready);
+        }
+        self.work_on_event(cx)
+    }
+
+    /// Something came from outside for the exchange of this number.
+    pub(in super::super) fn deliver(
+        &mut self,
+        number: ExchangeNumber,
+        delivery: Delivery,
+        cx: &mut LoopContext,
+    ) -> Next {
+        match self.with_exchange(|exchange, out| exchange.deliver(number, delivery, out, cx)) {
+            Delivered::Dropped => Next::Wait,
+            Delivered::TooSlow => Next::Drop,
+            Delivered::Taken => self.work(cx),
+        }
+    }
+
+    /// The deadline has come.
+    pub(in super::super) fn on_deadline(&mut self, cx: &mut LoopContext) -> Next {
+        if self.is_offered() {
+            // It has its deadline again when it stays.
+            return Next::Wait;
+        }
+        match self.waits.current() {
+            Wait::Fresh | Wait::Idle => {
+                if self.read_a_last_time(cx) == Next::Drop {
+                    return Next::Drop;
+                }
+            }
+            Wait::Head => self.time_out(cx),
+            Wait::Content if self.waits.moves(self.io.received_total()) => {}
+            Wait::Content => self.time_out(cx),
+            Wait::App => self.with_exchange(|exchange, out| exchange.on_due(out, cx)),
+            Wait::Upstream => {
+                match self.with_exchange(|exchange, out| exchange.on_upstream_deadline(out, cx)) {
+                    TimedOut::GoesOn => {}
+                    TimedOut::Idle => return Next::Drop,
+                    TimedOut::Cut => return Next::Cut,
+                }
+            }
+            Wait::Sending if self.waits.moves(self.io.outbox.sent_total()) => {}
+            Wait::Sending | Wait::HalfClosed => return Next::Drop,
+            Wait::Lingering => {
+                let State::Lingering { windows } = &mut self.state else { return Next::Drop };
+                *windows += 1;
+                let is_over = *windows > linger_windows(self.class);
+                if is_over || !self.waits.moves(self.io.received_total()) {
+                    return Next::Drop;
+                }
+            }
+        }
+        self.waits.end();
+        self.work(cx)
+    }
+
+    /// I7: what came in since the last edge was handled is served; else the connection closes.
+    fn read_a_last_time(&mut self, cx: &mut LoopContext) -> Next {
+        let is_silent = !matches!(self.receive(cx), Ok(Received::Bytes(_)));
+        if matches!(self.state, State::Opening) && self.read_proxy_header(cx) == Next::Drop {
+            return Next::Drop;
+        }
+        match &mut self.state {
+            State::Opening => return self.begin_linger(cx),
+            State::Http(protocol) if is_silent => protocol.close_now(),
+            State::Http(_) | State::Lingering { .. } => {}
+        }
+        Next::Wait
+    }
+
+    fn time_out(&mut self, cx: &mut LoopContext) {
+        if let State::Http(protocol) = &mut self.state
+            && let ServerEvent::Refused(refused) = protocol.time_out()
+        {
+            self.answer_refused(refused, cx);
+        }
+    }
+
+    /// Works, unless its next turn is queued: that comes behind the events, and takes in what they
+    /// reported.
+    fn work_on_event(&mut self, cx: &mut LoopContext) -> Next {
+        if self.turn.is_queued { Next::Wait } else { self.work(cx) }
+    }
+
+    /// Does what can be done now, at most a turn's worth.
+    pub(in super::super) fn work(&mut self, cx: &mut LoopContext) -> Next {
+        self.turn.begin(self.io.outbox.sent());
+        let next = self.step_until_waiting(cx);
+        if !matches!(next, Next::Drop | Next::Hold) {
+            self.set_deadline(cx);
+            self.release_buffers(cx);
+            self.queue_at_rest(cx);
+        }
+        next
+    }
+
+    fn step_until_waiting(&mut self, cx: &mut LoopContext) -> Next {
+        for _ in 0..STEPS_PER_TURN {
+            if self.turn.is_over(self.io.outbox.sent()) {
+                break;
+            }
+            if matches!(self.state, State::Lingering { .. }) {
+                return self.read_out(cx);
+            }
+            if matches!(self.state, State::Opening) && self.read_proxy_header(cx) == Next::Drop {
+                return Next::Drop;
+            }
+            let is_stalled = self.process_input(cx);
+            let was_forwarding = match self.forwarding() {
+                Some(forwarding) if cx.holds_requests && forwarding.is_unsent() => {
+                    return Next::Hold;
+                }
+                forwarding => forwarding.is_some(),
+            };
+            if was_forwarding {
+                self.with_exchange(|exchange, out| exchange.pump(out, cx));
+            }
+            // The next request of a pipeline may be here already.
+            let is_free = was_forwarding && self.forwarding().is_none() && self.io.has_input();
+            match self.flush(cx) {
+                Ok(Flushed::TurnOver) => return Next::Turn,
+                Ok(Flushed::All | Flushed::Blocked) => {}
+                Err(_) => return Next::Drop,
+            }
+            let is_sent = self.io.outbox.is_empty();
+            if is_sent && self.is_in_phase(ServerPhase::Closed) {
+                if self.begin_linger(cx) == Next::Drop {
+                    return Next::Drop;
+                }
+                continue;
+            }
+            if is_free || (is_stalled && is_sent) {
+                continue;
+            }
+            if self.forwarding().is_some_and(|found| found.has_more(&self.io.outbox)) {
+                continue;
+            }
+            if is_stalled || !self.wants_input(is_sent) || !self.io.ready.readable {
+                // Nothing is read or sent that would run into the error: a peer that has reset
+                // while the app holds its answer back waits no more (I3).
+                return if self.io.ready.failed { Next::Drop } else { Next::Wait };
+            }
+            if self.turn.has_read_enough() {
+                break;
+            }
+            match self.receive(cx) {
+                Ok(Received::Bytes(_)) => {}
+                Ok(Received::Nothing) => return Next::Wait,
+                Ok(Received::End | Received::Full) => {
+                    if self.end_of_input(cx) == Next::Drop {
+                        return Next::Drop;
+                    }
+                }
+                Err(_) => return Next::Drop,
+            }
+        }
+        Next::Turn
+    }
+
+    /// Whether what the peer sends next is read now.
+    fn wants_input(&self, is_sent: bool) -> bool {
+        let forwarding = self.forwarding();
+        if forwarding.is_some_and(|forwarding| !forwarding.takes_more()) {
+            return false;
+        }
+        if forwarding.is_some_and(Forwarding::is_tunnel) {
+            return true;
+        }
+        let Some(protocol) = self.protocol() else { return true };
+        // Content is read beside the sending: a peer may send all of it before it reads.
+        let beside = || protocol.reads_content() && self.io.outbox.buffered() <= PIPELINE_BYTES_MAX;
+        protocol.wants_input() && (is_sent || beside())
+    }
+
+    fn receive(&mut self, cx: &mut LoopContext) -> io::Result<Received> {
+        let received = self.io.receive(&mut cx.buffers)?;
+        if let Received::Bytes(len) = received {
+            self.turn.count_received(len);
+        }
+        Ok(received)
+    }
+
+    fn end_of_input(&mut self, cx: &mut LoopContext) -> Next {
+        // Before the first request nothing is owed.
+        let State::Http(protocol) = &mut self.state else { return Next::Drop };
+        if let ServerEvent::Refused(refused) = protocol.receive_eof() {
+            self.answer_refused(refused, cx);
+        }
+        Next::Wait
+    }
+
+    fn flush(&mut self, cx: &mut LoopContext) -> io::Result<Flushed> {
+        let flushed = self.io.flush()?;
+        // Not every end of an answer is something to send.
+        self.end_sent_exchanges(cx);
+        Ok(flushed)
+    }
+
+    fn release_buffers(&mut self, cx: &mut LoopContext) {
+        self.io.release(&mut cx.buffers);
+        if self.exchanges.is_empty() && self.exchanges.spilled() {
+            self.exchanges = SmallVec::new();
+        }
+    }
+
+    /// Nothing more will be said: closes our side, and reads out the peer's.
+    fn begin_linger(&mut self, cx: &mut LoopContext) -> Next {
+        debug_assert!(self.exchanges.is_empty(), "lingering with an exchange in flight");
+        let mut is_done = self.io.has_ended();
+        if let Some(protocol) = self.protocol() {
+            if protocol.ends_by_reset() {
+                self.io.reset_at_close();
+                return Next::Drop;
+            }
+            is_done |= protocol.peer_is_done() && !self.io.ready.readable;
+        }
+        if is_done || self.io.shutdown_write().is_err() {
+            return Next::Drop;
+        }
+        self.state = State::Lingering { windows: 0 };
+        if let Some(input) = self.io.input.take() {
+            cx.buffers.give_input(input);
+        }
+        // A connection that was never readable may have bytes all the same: the first read tells.
+        self.io.ready.readable = true;
+        Next::Wait
+    }
+
+    fn read_out(&mut self, cx: &mut LoopContext) -> Next {
+        while !self.turn.has_read_enough() {
+            if !self.io.ready.readable {
+                return Next::Wait;
+            }
+            match self.receive(cx) {
+                Ok(Received::Bytes(_)) => self.io.input.as_mut().map_or((), InputBuffer::clear),
+                Ok(Received::Nothing) => return Next::Wait,
+                Ok(Received::End | Received::Full) | Err(_) => return Next::Drop,
+            }
+        }
+        Next::Turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    use rustix::net::sockopt::set_socket_send_buffer_size;
+
+    use super::{
+        super::{
+            super::io::Mark,
+            turn::{REQUESTS_PER_TURN, TURN_INPUT_BYTES},
+        },
+        *,
+    };
+    use crate::{
+        config::{AccessFormat, LogConfig},
+        event_loop::test_support::{self, wait_readable},
+        logging::AccessLog,
+    };
+
+    const READABLE: Ready =
+        Ready { readable: true, writable: true, read_closed: false, failed: false };
+
+    /// Sends requests for no app's host in one piece, and has them answered.
+    fn exchange(
+        connection: &mut Connection,
+        peer: &mut TcpStream,
+        count: usize,
+        cx: &mut LoopContext,
+    ) {
+        peer.write_all("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count).as_bytes()).unwrap();
+        wait_readable(connection.io.socket());
+        let mut next = connection.on_ready(READABLE, cx);
+        while next == Next::Turn {
+            next = connection.work(cx);
+        }
+        assert_eq!((next, connection.waits_for()), (Next::Wait, Wait::Idle));
+    }
+
+    /// Lets time pass until the connection's deadline, as the loop does; `None` if it has none.
+    fn come_to_deadline(connection: &mut Connection, cx: &mut LoopContext) -> Option<Next> {
+        while let Some((look, token)) = cx.timers.pop_due(u64::MAX) {
+            if cx.timers.is_due(&mut connection.waits.deadline, token, look, u64::MAX) {
+                return Some(connection.on_deadline(cx));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_turn_answers_so_many_requests_of_a_pipeline_and_the_next_ones_the_rest() {
+        const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let count = 64 * 1024 / REQUEST.len() as u64;
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        exchange(&mut connection, &mut peer, 1, cx);
+        let queued = |connection: &Connection| connection.io.outbox.end().bytes_since(Mark::START);
+        let answer_bytes = queued(&connection);
+        peer.write_all(REQUEST.repeat(count as usize).as_bytes()).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let (mut next, mut turns) = (Next::Wait, 0);
+        while queued(&connection) < (count + 1) * answer_bytes {
+            if next == Next::Wait {
+                wait_readable(connection.io.socket());
+            }
+            let before = queued(&connection);
+            next = connection.on_ready(READABLE, cx);
+            let answered = (queued(&connection) - before) / answer_bytes;
+            assert!(answered <= REQUESTS_PER_TURN.into(), "{answered} in one turn");
+            turns += 1;
+            // There is not always something to read.
+            let _ = peer.read(&mut [0; 64 * 1024]);
+        }
+        assert_eq!(connection.waits_for(), Wait::Idle);
+        assert!(turns >= count / u64::from(REQUESTS_PER_TURN), "{turns} turns");
+    }
+
+    #[test]
+    fn a_turn_reads_so_many_bytes_and_an_event_gives_no_second_one() {
+        const CONTENT_BYTES: usize = 2 * TURN_INPUT_BYTES as usize;
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        // The kernel takes it all before the first turn.
+        set_socket_send_buffer_size(&peer, CONTENT_BYTES).unwrap();
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {CONTENT_BYTES}\r\n\r\n");
+        peer.write_all(head.as_bytes()).unwrap();
+        peer.write_all(&[b'x'; CONTENT_BYTES]).unwrap();
+        let (mut next, mut full_turns) = (Next::Wait, 0);
+        while connection.io.received_total() < CONTENT_BYTES as u64 {
+            if next == Next::Wait {
+                wait_readable(connection.io.socket());
+            }
+            let before = connection.io.received_total();
+            next = connection.on_ready(READABLE, cx);
+            let read = connection.io.received_total() - before;
+            assert!(read < TURN_INPUT_BYTES + 64 * 1024, "{read} bytes in one turn");
+            assert!(connection.io.input.is_none(), "nothing is kept between turns");
+            if next == Next::Turn {
+                full_turns += 1;
+                connection.replace_queued(true);
+                assert_eq!(connection.on_ready(READABLE, cx), Next::Wait);
+                assert_eq!(connection.io.received_total(), before + read, "its turn is to come");
+                connection.replace_queued(false);
+            }
+        }
+        assert!(full_turns > 0, "the content came in small pieces");
+    }
+
+    #[test]
+    fn an_idle_connection_holds_no_list_of_the_requests_it_once_pipelined() {
+        let path = Some("/dev/null".into());
+        let log = LogConfig { access: AccessFormat::Json, access_path: path, ..Default::default() };
+        let log = AccessLog::open(&log).unwrap().unwrap();
+        // With an access log each request has its own line, and with it its own place in the list.
+        let mut running = test_support::running(Vec::new(), Some(log.for_loop()));
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        exchange(&mut connection, &mut peer, 300, cx);
+        assert!(connection.exchanges.is_empty() && connection.io.input.is_none());
+        assert!(!connection.exchanges.spilled(), "room for {}", connection.exchanges.capacity());
+    }
+
+    #[test]
+    fn an_idle_connection_whose_last_read_finds_an_empty_line_still_has_a_deadline() {
+        let mut running = test_support::running(Vec::new(), None);
+        let cx = &mut running.cx;
+        let (mut connection, mut peer) = test_support::connection(cx);
+        exchange(&mut connection, &mut peer, 1, cx);
+        peer.write_all(b"\r\n").unwrap();
+        wait_readable(connection.io.socket());
+        // The deadline comes before the event does. An empty line is no request: it stays idle.
+        assert_eq!(come_to_deadline(&mut connection, cx), Some(Next::Wait));
+        assert_eq!(connection.waits.current(), Wait::Idle);
+        // I7: the next last read finds nothing.
+        assert_eq!(come_to_deadline(&mut connection, cx), Some(Next::Wait));
+        assert_eq!(connection.waits.current(), Wait::Lingering);
+        let mut answers = String::new();
+        peer.read_to_string(&mut answers).unwrap();
+        assert_eq!(answers.matches("HTTP/1.1").count(), 1);
+    }
+}
