@@ -4,20 +4,15 @@
 //! place or a descriptor it pauses, for this class alone: the admin gets in when the public has
 //! used up its places.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
+use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 use mio::Token;
 
 use super::{
-    LoopContext,
-    clock::milliseconds,
+    clock::{Throttle, milliseconds},
     listener::{Accepted, ConnectionBudget, ConnectionPermit, Listener},
 };
-use crate::{
-    app::{Client, Peer},
-    logging::event,
-    message::PublicSocket,
-};
+use crate::{app::Peer, logging::event, message::PublicSocket};
 
 /// Connections accepted from one listener in a turn.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
@@ -27,9 +22,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a pause is logged at most: a machine out of descriptors has enough to do.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(1);
-
-/// How often a loop logs at most that a client has as many connections as it may.
-const REFUSED_LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// The listeners of one class. Times are milliseconds of the loop's clock.
 pub(super) struct Acceptor {
@@ -41,14 +33,14 @@ pub(super) struct Acceptor {
     again_ms: Option<u64>,
     /// The pause is for want of a descriptor, and nobody was told yet.
     exhausted: bool,
-    /// When a pause may be logged again.
-    log_ms: u64,
+    /// Of pauses.
+    log: Throttle,
 }
 
 impl Acceptor {
     pub(super) fn new(budget: ConnectionBudget) -> Self {
         let (listeners, first, again_ms) = (Vec::new(), 0, None);
-        Self { listeners, budget, first, again_ms, exhausted: false, log_ms: 0 }
+        Self { listeners, budget, first, again_ms, exhausted: false, log: Throttle::default() }
     }
 
     pub(super) fn add(&mut self, listener: Listener) {
@@ -142,8 +134,7 @@ impl Acceptor {
             Accepted::Vanished => true,
             Accepted::Exhausted(error) => {
                 (self.again_ms, self.exhausted) = (Some(pause_until), true);
-                if now_ms >= self.log_ms {
-                    self.log_ms = now_ms + milliseconds(ACCEPT_LOG_EVERY);
+                if self.log.passes(now_ms, ACCEPT_LOG_EVERY) {
                     event!(Warn, "accept_paused", error:% = error);
                 }
                 false
@@ -209,35 +200,6 @@ impl Acceptor {
     }
 }
 
-impl LoopContext {
-    /// A connection is closed because its client has as many as it may.
-    pub(super) fn count_refused(&mut self, peer: Peer) {
-        self.counts.connections_refused += 1;
-        let now_ms = self.clock.now_ms();
-        if now_ms >= self.refused_log_ms {
-            self.refused_log_ms = now_ms + milliseconds(REFUSED_LOG_EVERY);
-            event!(
-                Warn,
-                "connection_refused",
-                client:% = Client::from(peer),
-                loop_index = self.index,
-                refused_total = self.counts.connections_refused,
-            );
-        }
-    }
-}
-
 fn is_one(listener: &Listener, which: &impl Fn(SocketAddr) -> bool) -> bool {
     listener.address.is_some_and(which)
-}
-
-/// Has the loop told of what happens on a socket that it owns.
-pub(super) fn watch(
-    registry: &mio::Registry,
-    socket: &OwnedFd,
-    token: Token,
-    interest: mio::Interest,
-) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    registry.register(&mut mio::unix::SourceFd(&socket.as_raw_fd()), token, interest)
 }

@@ -1,33 +1,20 @@
 //! What is kept for each class of connections, and in what the classes differ.
 //!
-//! A loop has one acceptor, one set of limits and, beside the public class, one app for each class:
+//! A loop has one acceptor and one set of rules for each class:
 //! rows of a table. A further class is a further row.
 
 use std::{
     ops::{Index, IndexMut},
-    os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
 };
 
-use super::{ConnectionBudget, http};
 use crate::{
     app::App,
     config::Limits,
-    http::{Refused, RequestHead},
+    http::{self, Refused, RequestHead},
     message::Class,
 };
-
-/// How a loop serves a class of connections beside the public ones.
-pub(crate) struct SideSetup {
-    pub(crate) class: Class,
-    /// This loop's dup of the one socket.
-    pub(crate) listener: OwnedFd,
-    /// What answers every request on it.
-    pub(crate) app: Arc<dyn App>,
-    /// The process's connections of this class.
-    pub(crate) budget: ConnectionBudget,
-}
 
 /// One value for each class.
 #[derive(Debug)]
@@ -61,25 +48,27 @@ impl<T> IndexMut<Class> for PerClass<T> {
     }
 }
 
-/// What connections of one class may take.
-pub(super) struct ClassLimits {
+/// How connections of one class are served.
+pub(super) struct ClassRules {
     pub(super) http: http::Limits,
     pub(super) times: Limits,
+    /// What answers all their requests; none for the public, and for a class that is off.
+    pub(super) app: Option<Arc<dyn App>>,
 }
 
-impl ClassLimits {
-    pub(super) fn new(limits: Limits) -> Self {
+impl ClassRules {
+    pub(super) fn new(limits: Limits, app: Option<Arc<dyn App>>) -> Self {
         let http = http::Limits {
             head_bytes: limits.head_bytes,
             fields: limits.headers,
             content_bytes: limits.body_bytes,
         };
-        Self { http, times: limits }
+        Self { http, times: limits, app }
     }
 
-    /// The limits of a class, where these are the config's for the public.
-    pub(super) fn of(class: Class, public: &Limits) -> Self {
-        Self::new(match class {
+    /// The rules of a class, where these are the config's limits for the public.
+    pub(super) fn of(class: Class, public: &Limits, app: Option<Arc<dyn App>>) -> Self {
+        let limits = match class {
             Class::Public => public.clone(),
             // Whatever a config sets for the public, the admin can be reached: with 16 KiB of head,
             // 100 fields and 1 MiB of content.
@@ -93,7 +82,8 @@ impl ClassLimits {
                 linger_timeout: PROBE_TIMEOUT,
                 ..Limits::default()
             },
-        })
+        };
+        Self::new(limits, app)
     }
 }
 

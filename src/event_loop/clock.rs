@@ -14,6 +14,7 @@ pub(super) struct Clock {
     /// The wall clock as it was last read, and when.
     wall_read: (SystemTime, Instant),
     opening: HeadTemplate,
+    dateless: HeadTemplate,
     /// What answers say of idle connections, in seconds.
     idle_hint_s: u64,
 }
@@ -34,6 +35,7 @@ impl Clock {
             wall,
             wall_read: (wall, now),
             opening,
+            dateless: HeadTemplate::dateless(),
             idle_hint_s: 0,
         };
         clock.tick();
@@ -73,7 +75,7 @@ impl Clock {
         self.now_ns
     }
 
-    /// Nanoseconds since the epoch, read anew: for what is measured within a turn.
+    /// Nanoseconds since the epoch, read again: for what is measured within a turn.
     pub(super) fn read_ns(&self) -> u64 {
         nanoseconds(self.epoch.elapsed())
     }
@@ -94,15 +96,38 @@ impl Clock {
         self.wall
     }
 
-    /// Has answers tell this of idle connections.
+    /// Lets answers say this of idle connections.
     pub(super) fn set_idle_hint(&mut self, seconds: u64) {
         self.idle_hint_s = seconds;
         self.opening = HeadTemplate::at(self.wall).with_idle_hint(seconds);
+        self.dateless = HeadTemplate::dateless().with_idle_hint(seconds);
     }
 
     /// What opens the responses of this second.
     pub(super) fn opening(&self) -> &HeadTemplate {
         &self.opening
+    }
+
+    /// The same for responses that bring their own date.
+    pub(super) fn dateless(&self) -> &HeadTemplate {
+        &self.dateless
+    }
+}
+
+/// Lets something pass now and then: a peer's doing must not fill the log.
+#[derive(Default)]
+pub(super) struct Throttle {
+    again_ms: u64,
+}
+
+impl Throttle {
+    /// Whether it may happen now, if not more often than this.
+    pub(super) fn passes(&mut self, now_ms: u64, every: Duration) -> bool {
+        let passes = now_ms >= self.again_ms;
+        if passes {
+            self.again_ms = now_ms.saturating_add(milliseconds(every));
+        }
+        passes
     }
 }
 

@@ -1,9 +1,9 @@
-//! What a stop or an upgrade asks of public connections.
+//! What a stop or an upgrade asks of public connections, and how far it is.
 
 use mio::Token;
 
-use super::LoopContext;
-use crate::message::{Class, StopRules};
+use super::clock::Clock;
+use crate::message::StopRules;
 
 /// How public connections end; nothing, as long as there is no stop.
 #[derive(Default)]
@@ -17,27 +17,29 @@ pub(super) struct Closing {
     /// Connections that have come to rest, for the queue of those to offer.
     pub(super) at_rest: Vec<Token>,
     /// From then on answers say close all the same, for whoever is never at rest.
-    close_from_ms: u64,
+    pub(super) close_from_ms: u64,
     /// No connection without a request stays longer: it is to be read out before the deadline.
     pub(super) idle_until_ms: u64,
 }
 
-impl LoopContext {
+impl Closing {
     /// A stop begins.
-    pub(super) fn begin_closing(&mut self, rules: StopRules) {
-        let (clock, closing) = (&self.clock, &mut self.closing);
-        (closing.begun, closing.has_successor) = (true, rules.has_successor);
-        closing.close_from_ms = clock.ms_at(rules.close_from);
-        closing.idle_until_ms = clock.ms_at(rules.idle_until);
+    pub(super) fn begin(&mut self, rules: StopRules, clock: &Clock) {
+        (self.begun, self.has_successor) = (true, rules.has_successor);
+        self.close_from_ms = clock.ms_at(rules.close_from);
+        self.idle_until_ms = clock.ms_at(rules.idle_until);
     }
+}
 
-    /// Whether a stop asks connections of this class to end.
-    pub(super) fn is_closing(&self, class: Class) -> bool {
-        self.closing.begun && class == Class::Public
-    }
-
-    /// Whether a connection that comes to rest may be another process's then.
-    pub(super) fn gives_on(&self) -> bool {
-        self.closing.gives && self.clock.now_ms() < self.closing.close_from_ms
-    }
+/// How far the end of a loop's public connections is.
+#[derive(Default)]
+pub(super) struct Ending {
+    /// No further connection is waited for.
+    pub(super) finishing: bool,
+    /// Exchanges that were cut meanwhile.
+    pub(super) cut: u64,
+    /// The last public connection is gone, and control knows.
+    pub(super) emptied: bool,
+    /// The loop ends; what is owed may take until then.
+    pub(super) end_ms: Option<u64>,
 }

@@ -5,9 +5,9 @@
 //! ```
 //! What failed is a bug that may have left anything half done, so the server drains. But sockets,
 //! connections and their exchanges are whole: whatever ends a connection halfway removes it first.
-//! So the loop looks at all of them anew, for the failure may have swallowed edges, and takes part
+//! So the loop looks at all of them again, for the failure may have swallowed edges, and takes part
 //! in the stop as any other. One that fails again and again cuts its exchanges, counted, and leaves
-//! its listening sockets to the other loops, with whoever waits there (I6).
+//! its listening sockets to the other loops, with the peers that wait there (I6).
 
 use std::{
     any::Any,
@@ -16,7 +16,14 @@ use std::{
 
 use mio::Events;
 
-use super::{Connection, EVENTS_MAX, ListenerSet, LoopContext, Next, Running, listener::Listener};
+use super::{
+    bind::ListenerSet,
+    connection::{Connection, Next},
+    context::LoopContext,
+    listener::Listener,
+    running::Running,
+    turn::EVENTS_MAX,
+};
 use crate::message::{Class, ControlEvent};
 
 /// A loop that has failed this often fails at every turn.
@@ -72,9 +79,7 @@ impl Running {
     /// Looks at everything, for events, work that was left and commands may be lost.
     pub(super) fn look_anew(&mut self) {
         self.cx.clock.tick();
-        self.again.clear();
-        self.owed_turns = 0;
-        self.held.clear();
+        self.queue.clear();
         self.cx.holds_requests = false;
         self.cx.upstreams.close_idle();
         self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.look_anew());
@@ -90,12 +95,12 @@ impl Running {
 
     fn die(mut self, error: String) -> DeadLoop {
         // What cannot even be cut is dropped.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.cut += self.cut(|_| true)));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.ending.cut += self.cut(|_| true)));
         let listeners = self.acceptors[Class::Public].take(|_| true);
         self.cx.gauges.publish(&self.cx.counts);
         self.cx.gauges.end_turn();
         let listeners = listeners.into_iter().filter_map(Listener::into_public).collect();
-        DeadLoop { error, cut: self.cut, listeners }
+        DeadLoop { error, cut: self.ending.cut, listeners }
     }
 }
 

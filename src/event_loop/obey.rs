@@ -1,16 +1,25 @@
 //! What a loop does when control tells it to, between two turns.
 
-use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc};
+use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use crossbeam_channel::Sender;
 use mio::Token;
 
-use super::{Connection, END_GRACE, Next, Running, clock::milliseconds, closing::Closing};
+use super::{
+    clock::milliseconds,
+    closing::{Closing, Ending},
+    connection::{Connection, Next},
+    context::LoopContext,
+    running::Running,
+};
 use crate::{
     logging::event,
     message::{BusyConnection, Class, ControlEvent, LoopCommand, PublicSocket, StopRules},
     registry::AppId,
 };
+
+/// How long admin peers may take for the answers that are owed to them at the end.
+pub(super) const END_GRACE: Duration = Duration::from_secs(2);
 
 impl Running {
     /// A command to cut waits for the next turn that catches up with what the kernel tells, and
@@ -113,20 +122,20 @@ impl Running {
 
     fn gate(&mut self, rules: StopRules) {
         self.gate_listeners(|_| true);
-        self.cx.begin_closing(rules);
+        self.cx.closing.begin(rules, &self.cx.clock);
         self.each_connection(Connection::begin_closing);
         (self.report)(ControlEvent::Gated);
     }
 
     pub(super) fn finish(&mut self) {
         self.acceptors[Class::Public].begin_closing(|_| true);
-        self.finishing = true;
+        self.ending.finishing = true;
     }
 
     /// The drain is cancelled.
     fn take_up(&mut self, sockets: Vec<PublicSocket>, beside: Vec<(Class, OwnedFd)>) {
         self.cx.closing = Closing::default();
-        (self.finishing, self.emptied, self.cut) = (false, false, 0);
+        self.ending = Ending::default();
         self.listen(sockets);
         for (class, socket) in beside {
             if let Err(error) = self.add_beside(class, socket) {
@@ -137,10 +146,10 @@ impl Running {
     }
 
     fn cut_all(&mut self) {
-        self.cut += self.cut(|_| true);
+        self.ending.cut += self.cut(|_| true);
         let closed = self.acceptors[Class::Public].take(|_| true);
         self.close_listeners(closed);
-        self.finishing = true;
+        self.ending.finishing = true;
     }
 
     /// The server is over. Public connections have ended, or are cut now.
@@ -149,7 +158,7 @@ impl Running {
         let beside = self.acceptors.iter_mut().flat_map(|(_, acceptor)| acceptor.take(|_| true));
         let closed = beside.collect();
         self.close_listeners(closed);
-        self.end_ms = Some(self.cx.clock.now_ms() + milliseconds(END_GRACE));
+        self.ending.end_ms = Some(self.cx.clock.now_ms() + milliseconds(END_GRACE));
     }
 
     /// Drops the connections that are not owed anything, at the end.
@@ -167,14 +176,14 @@ impl Running {
 
     /// Serves further addresses. A stop may have come between.
     fn listen(&mut self, sockets: Vec<PublicSocket>) {
-        if self.emptied {
+        if self.ending.emptied {
             return;
         }
         self.serve(sockets);
         if self.cx.closing.begun {
             self.gate_listeners(|_| true);
         }
-        if self.finishing {
+        if self.ending.finishing {
             self.acceptors[Class::Public].begin_closing(|_| true);
         }
     }
@@ -199,7 +208,7 @@ impl Running {
         let _ = reply.send(busy);
     }
 
-    fn each_connection(&mut self, mut work: impl FnMut(&mut Connection, &mut super::LoopContext)) {
+    fn each_connection(&mut self, mut work: impl FnMut(&mut Connection, &mut LoopContext)) {
         for token in self.connections.tokens() {
             self.with_connection(token, |connection, cx| {
                 work(connection, cx);

@@ -11,8 +11,11 @@ use mio::{Poll, Token, Waker};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
-    Connection, ConnectionBudget, ListenerSet, LoopContext, LoopSetup, Newcomer, Running,
-    UpstreamPool,
+    ConnectionBudget, ListenerSet, LoopSetup,
+    connection::{Connection, Newcomer},
+    context::LoopContext,
+    running::Running,
+    upstream::UpstreamPool,
 };
 use crate::{
     app::{App, Peer},
@@ -32,7 +35,7 @@ pub(super) const TOKEN: Token = Token(7);
 /// A loop without apps that is at rest until a test calls its parts.
 pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> Running {
     let poll = Poll::new().expect("epoll");
-    let waker = Waker::new(poll.registry(), super::WAKER).expect("eventfd");
+    let waker = Waker::new(poll.registry(), super::tokens::WAKER).expect("eventfd");
     let (sender, commands) = crossbeam_channel::unbounded();
     let handle = LoopHandle::new(sender, Arc::new(waker));
     let config = LoopConfig { limits: Limits::default(), idle_grace: Duration::ZERO, access };

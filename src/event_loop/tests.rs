@@ -3,26 +3,36 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Receiver;
+use mio::{Events, Token};
 
 use super::{
+    connection::Next,
+    obey::END_GRACE,
+    queue::AGAIN_PER_TURN,
     test_support::{self, hosted_app, stop_rules},
+    turn::EVENTS_MAX,
     *,
 };
 use crate::{
     acknowledgement::{Obeyed, acknowledgement},
-    app::{Context, Later, Reply},
+    app::{App, Context, Later, Reply},
     config::{AccessFormat, Limits, LogConfig},
     hosted::{AppLife, Apps, HostedApp},
     http::{RequestHead, Response},
     logging::AccessLog,
-    message::{BusyConnection, BusyPhase, StopRules},
+    message::{
+        BusyConnection, BusyPhase, Class, ControlEvent, LoopCommand, LoopConfig, LoopHandle,
+        StopRules,
+    },
+    metrics::{LoopCounts, LoopGauges},
     registry::{AppRegistry, NewApp},
 };
 
@@ -606,15 +616,15 @@ fn so_many_connections_get_a_further_turn_before_the_kernel_is_asked_again() {
     for token in running.connections.tokens() {
         running.with_connection(token, |_, _| Next::Turn);
     }
-    assert_eq!(running.again.len(), COUNT);
+    assert_eq!(running.queue.len(), COUNT);
     let mut events = Events::with_capacity(EVENTS_MAX);
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     running.handle_events(&events);
-    assert_eq!(running.again.len(), COUNT - AGAIN_PER_TURN, "no event gave a turn of its own");
+    assert_eq!(running.queue.len(), COUNT - AGAIN_PER_TURN, "no event gave a turn of its own");
     assert!(!running.is_caught_up(), "a deadline would come before what was in time");
     events.clear();
     running.handle_events(&events);
-    assert!(running.again.is_empty() && running.is_caught_up());
+    assert!(running.queue.is_empty() && running.is_caught_up());
     for peer in &mut peers {
         assert!(response(peer).starts_with("HTTP/1.1 404 "), "there is no app");
     }

@@ -7,8 +7,8 @@
 
 use super::{
     super::{
-        LoopContext,
         class::refusal,
+        context::LoopContext,
         exchange::{self, Exchange, InFlight, Passed},
     },
     state::Connection,
@@ -93,7 +93,7 @@ impl Connection {
         refused: Option<Refused>,
         cx: &mut LoopContext,
     ) {
-        let Some(app) = cx.side_apps[self.class].clone() else { return };
+        let Some(app) = cx.rules[self.class].app.clone() else { return };
         self.begin_exchange(Some(head), None, Passed::default(), cx);
         if self.class == Class::Health
             && let Some(protocol) = self.protocol_mut()

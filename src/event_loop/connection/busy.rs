@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{super::LoopContext, state::Connection};
+use super::{super::context::LoopContext, state::Connection};
 use crate::{
     http::h1::ServerPhase,
     message::{BusyConnection, BusyPhase},

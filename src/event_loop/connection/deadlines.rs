@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use super::{
     super::{
-        LoopContext,
         clock::milliseconds,
+        context::LoopContext,
         exchange::{Awaits, Exchange, Forwarding},
         gate::RESEND_MAX,
         io::Mark,
@@ -130,7 +130,7 @@ impl Connection {
 
     /// When the wait ends that begins now. What an app does outside the loop has no end of its own.
     fn due_ms(&self, cx: &LoopContext) -> u64 {
-        let times = &cx.limits(self.class).times;
+        let times = &cx.rules[self.class].times;
         let timeout = match self.waits.current() {
             Wait::Fresh | Wait::Idle if cx.is_closing(self.class) && !cx.closing.has_successor => {
                 cx.idle_grace

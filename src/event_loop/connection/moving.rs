@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use mio::Token;
 
 use super::{
-    super::{LoopContext, hand_over::Handed, listener::ConnectionPermit},
+    super::{context::LoopContext, hand_over::Handed, listener::ConnectionPermit},
     state::{Connection, Newcomer, Next, Place, State},
     waits::{Wait, Waits},
 };

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{LoopContext, clock::milliseconds},
+    super::context::LoopContext,
     state::{Connection, Next, State},
 };
 use crate::{
@@ -49,8 +49,7 @@ impl Connection {
     fn count_refused_header(&self, reason: &str, cx: &mut LoopContext) {
         cx.counts.proxy_headers_refused += 1;
         let now_ms = cx.clock.now_ms();
-        if now_ms >= cx.proxy_header_log_ms {
-            cx.proxy_header_log_ms = now_ms + milliseconds(REFUSED_LOG_EVERY);
+        if cx.header_log.passes(now_ms, REFUSED_LOG_EVERY) {
             let peer = match self.peer {
                 Peer::Tcp(address) => Some(address.to_string()),
                 Peer::Unix => None,

@@ -1,7 +1,7 @@
 //! Requests out of the unread bytes.
 
 use super::{
-    super::{LoopContext, exchange::holds_head},
+    super::{context::LoopContext, exchange::holds_head},
     state::{Connection, State},
 };
 use crate::http::h1::{FieldTable, ServerEvent, ServerPhase};
@@ -26,8 +26,7 @@ impl Connection {
             }
             let mut fields = FieldTable::new();
             // Looked at where it is: a head that is moved out of its event is copied once more.
-            let next =
-                protocol.next_event(input.unread(), &mut fields, &cx.limits(self.class).http);
+            let next = protocol.next_event(input.unread(), &mut fields, &cx.rules[self.class].http);
             let used = next.0;
             self.turn.has_next = cx.is_closing(self.class) && holds_head(&input.unread()[used..]);
             match &next.1 {

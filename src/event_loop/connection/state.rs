@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     super::{
-        LoopContext,
+        context::LoopContext,
         exchange::{Effect, Exchange, Forwarding, Outgoing},
         io::{Io, Ready},
         listener::ConnectionPermit,

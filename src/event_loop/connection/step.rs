@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 
 use super::{
     super::{
-        LoopContext,
         class::linger_windows,
+        context::LoopContext,
         exchange::{Delivered, Exchange, Forwarding, TimedOut},
         io::{Flushed, InputBuffer, Ready, Received},
     },

@@ -9,7 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{
-    super::{LoopContext, upstream::UpstreamConn},
+    super::{context::LoopContext, upstream::UpstreamConn},
     forwarding::{Forwarding, Pace, Stage},
     outgoing::Outgoing,
     state::{Answering, Exchange},

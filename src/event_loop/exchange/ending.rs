@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{LoopContext, clock::milliseconds},
+    super::{clock::milliseconds, context::LoopContext},
     forwarding::{Forwarding, Stage},
     in_flight::InFlight,
     outgoing::Outgoing,

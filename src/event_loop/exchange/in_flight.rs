@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::super::{LoopContext, io::Mark};
+use super::super::{context::LoopContext, io::Mark};
 use crate::{
     hosted::AppGuard,
     logging::{AccessRecord, End, Outcome, RequestId, UpstreamUse},

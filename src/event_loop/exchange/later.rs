@@ -8,7 +8,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
-    super::LoopContext,
+    super::context::LoopContext,
     outgoing::Outgoing,
     parked::Parked,
     state::{Answering, Exchange},

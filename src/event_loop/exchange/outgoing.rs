@@ -5,7 +5,7 @@ use mio::Token;
 
 use super::{
     super::{
-        LoopContext,
+        context::LoopContext,
         io::{Io, Mark},
     },
     in_flight::InFlight,
@@ -91,7 +91,7 @@ impl Outgoing<'_> {
         let response = filtered.as_ref().unwrap_or(response);
         let start = self.io.outbox.end();
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
-        let opening = if has_date { &cx.dateless } else { cx.clock.opening() };
+        let opening = if has_date { cx.clock.dateless() } else { cx.clock.opening() };
         match length {
             Some(length) => {
                 self.protocol.begin_sized_stream(response, length, opening, &mut out);

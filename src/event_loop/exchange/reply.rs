@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
-    super::LoopContext,
+    super::context::LoopContext,
     outgoing::Outgoing,
     own_answers,
     parked::Parked,

@@ -1,7 +1,7 @@
 //! What an exchange is: its account, and how its answer comes about.
 
 use super::{
-    super::LoopContext, forwarding::Forwarding, in_flight::InFlight, outgoing::Outgoing,
+    super::context::LoopContext, forwarding::Forwarding, in_flight::InFlight, outgoing::Outgoing,
     parked::Parked,
 };
 use crate::{app::OneUpstream, message::ExchangeNumber};

@@ -1,52 +1,16 @@
 //! The old process's side: which connections are offered, and what becomes of them.
 
-use std::{collections::VecDeque, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
-use mio::{Interest, Token};
+use mio::Interest;
 use rustix::{io::Errno, net::RecvFlags};
 
 use super::{
-    super::{Connection, Running, accept::watch},
-    OFFERED_MAX, TAKEN, send_offer,
+    super::{connection::Connection, io::watch, running::Running},
+    lines::GivingLine,
+    offer::{OFFERED_MAX, TAKEN, send_offer},
 };
 use crate::logging::event;
-
-/// What a loop needs to offer its connections.
-#[derive(Default)]
-pub(in super::super) struct Giving {
-    lines: Vec<Line>,
-    /// Connections that were at rest when they were put here.
-    queue: VecDeque<Token>,
-}
-
-struct Line {
-    socket: OwnedFd,
-    token: Token,
-    /// An answer may be there, or the end.
-    ready: bool,
-    /// The connections of the offer that is not answered.
-    offered: Vec<Token>,
-}
-
-impl Giving {
-    /// An edge came for this token; it may be another's.
-    pub(in super::super) fn on_ready(&mut self, token: Token) {
-        if let Some(line) = self.lines.iter_mut().find(|line| line.token == token) {
-            line.ready = true;
-        }
-    }
-
-    /// Edges may be lost: an answer may be there.
-    pub(in super::super) fn look_anew(&mut self) {
-        self.lines.iter_mut().for_each(|line| line.ready = true);
-    }
-
-    /// Whether there is something to do at once.
-    pub(in super::super) fn has_work(&self) -> bool {
-        let is_free = |line: &Line| line.offered.is_empty() && !self.queue.is_empty();
-        self.lines.iter().any(|line| line.ready || is_free(line))
-    }
-}
 
 impl Running {
     /// From here on connections at rest are offered on these lines.
@@ -57,7 +21,7 @@ impl Running {
                 event!(Warn, "line_not_watched", error:% = error);
                 continue;
             }
-            self.giving.lines.push(Line { socket, token, ready: false, offered: Vec::new() });
+            self.giving.lines.push(GivingLine { socket, token, ready: false, offered: Vec::new() });
         }
         self.cx.closing.gives = !self.giving.lines.is_empty();
         for token in self.connections.tokens() {
@@ -85,7 +49,7 @@ impl Running {
     }
 
     /// Takes the answer to an offer. Returns whether the line goes on.
-    fn hear(&mut self, line: &mut Line) -> bool {
+    fn hear(&mut self, line: &mut GivingLine) -> bool {
         let mut answer = [0; OFFERED_MAX + 1];
         let heard = rustix::io::retry_on_intr(|| {
             rustix::net::recv(&line.socket, &mut answer[..], RecvFlags::DONTWAIT)
@@ -112,7 +76,7 @@ impl Running {
     }
 
     /// Offers what is at rest. Returns whether the line goes on.
-    fn offer(&mut self, line: &mut Line) -> bool {
+    fn offer(&mut self, line: &mut GivingLine) -> bool {
         for _ in 0..self.giving.queue.len() {
             if line.offered.len() == OFFERED_MAX {
                 break;

@@ -2,51 +2,27 @@
 
 use std::os::fd::OwnedFd;
 
-use mio::{Interest, Token};
+use mio::Interest;
 use rustix::net::SendFlags;
 
 use super::{
-    super::{BOTH_WAYS, Connection, Running, accept::watch, listener::ConnectionPermit},
-    Handed, NOT_TAKEN, TAKEN, receive_offer,
+    super::{
+        connection::Connection,
+        io::{BOTH_WAYS, watch},
+        listener::ConnectionPermit,
+        running::Running,
+    },
+    lines::TakingLine,
+    offer::{Handed, NOT_TAKEN, TAKEN, receive_offer},
 };
 use crate::{app::Peer, logging::event, message::Class};
-
-/// The lines by which offers come.
-#[derive(Default)]
-pub(in super::super) struct Taking(Vec<Line>);
-
-struct Line {
-    socket: OwnedFd,
-    token: Token,
-    /// An offer may be there, or the end.
-    ready: bool,
-}
-
-impl Taking {
-    /// An edge came for this token; it may be another's.
-    pub(in super::super) fn on_ready(&mut self, token: Token) {
-        if let Some(line) = self.0.iter_mut().find(|line| line.token == token) {
-            line.ready = true;
-        }
-    }
-
-    /// Edges may be lost: an offer may be there.
-    pub(in super::super) fn look_anew(&mut self) {
-        self.0.iter_mut().for_each(|line| line.ready = true);
-    }
-
-    /// Whether there is something to do at once.
-    pub(in super::super) fn has_work(&self) -> bool {
-        self.0.iter().any(|line| line.ready)
-    }
-}
 
 impl Running {
     /// From here on offers come by this line.
     pub(in super::super) fn begin_taking(&mut self, socket: OwnedFd) {
         let token = self.next_listener_token();
         match watch(self.poll.registry(), &socket, token, Interest::READABLE) {
-            Ok(()) => self.taking.0.push(Line { socket, token, ready: true }),
+            Ok(()) => self.taking.0.push(TakingLine { socket, token, ready: true }),
             // With the line the other side closes, and keeps what it has.
             Err(error) => event!(Warn, "line_not_watched", error:% = error),
         }
@@ -60,7 +36,7 @@ impl Running {
     }
 
     /// Returns whether the line goes on.
-    fn take_offer(&mut self, line: &mut Line) -> bool {
+    fn take_offer(&mut self, line: &mut TakingLine) -> bool {
         let (connections, sockets) = match receive_offer(&line.socket) {
             Ok(offered) => offered,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -98,7 +74,7 @@ impl Running {
 
     /// A place for an offered connection, if there is one.
     fn permit_for(&self, facts: &Handed) -> Option<ConnectionPermit> {
-        let is_ending = self.emptied || self.end_ms.is_some();
+        let is_ending = self.ending.emptied || self.ending.end_ms.is_some();
         if is_ending || (self.cx.closing.begun && !self.cx.closing.gives) {
             return None;
         }

@@ -1,23 +1,29 @@
 //! Two whole loops of one process that hand connections over as those of two processes do.
 
 use std::{
-    io::Write,
+    io::{IoSlice, Write},
+    mem::MaybeUninit,
     net::{Shutdown, TcpStream},
+    os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    net::{
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        SocketFlags, SocketType, socketpair,
+    },
 };
 
 use super::{
     super::{
-        Connection, test_support,
+        connection::Connection,
+        test_support,
         tests::{Rig, exchange, get, response},
     },
-    *,
+    offer::*,
 };
 use crate::{
     http::Response,

@@ -6,7 +6,9 @@
 mod buffers;
 mod outbox;
 mod transport;
+mod watch;
 
 pub(super) use buffers::{BufferPool, InputBuffer};
 pub(super) use outbox::{Flushed, Mark, Outbox, TURN_BYTES};
 pub(super) use transport::{Io, Ready, Received};
+pub(super) use watch::{BOTH_WAYS, watch};

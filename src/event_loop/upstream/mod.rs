@@ -4,4 +4,4 @@ mod conn;
 mod pool;
 
 pub(super) use conn::UpstreamConn;
-pub(super) use pool::{UPSTREAM_BIT, UpstreamPool};
+pub(super) use pool::UpstreamPool;

@@ -17,22 +17,18 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
     super::{
-        BOTH_WAYS,
-        accept::watch,
         clock::milliseconds,
-        io::{Io, Ready},
+        io::{BOTH_WAYS, Io, Ready, watch},
         listener::ConnectionBudget,
-        slots::{KEY_BITS, Slots},
+        slots::Slots,
+        tokens::UPSTREAM_BIT,
     },
-    UpstreamConn,
+    conn::UpstreamConn,
 };
 use crate::{
     app::{Address, Chosen, FailureCause, KeptLine, PoolKey, UpstreamFailure},
     config::ProxyConfig,
 };
-
-/// In the tokens of upstreams' connections, and in no others.
-pub(in super::super) const UPSTREAM_BIT: usize = 1 << KEY_BITS;
 
 /// A loop's connections to upstreams.
 pub(in super::super) struct UpstreamPool {

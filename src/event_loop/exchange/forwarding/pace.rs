@@ -13,7 +13,6 @@
 //! the client takes nothing, or the request is still being sent, counts for no upstream. Looked at
 //! only when bytes come: no timer, and no clock but the turn's.
 
-use super::{Forwarding, Stage};
 use crate::{
     app::{FailureCause, UpstreamFailure},
     config::ProxyConfig,
@@ -44,7 +43,7 @@ pub(in super::super) struct Pace {
 
 impl Pace {
     /// The head is here, and content of this kind follows.
-    pub(in super::super) fn begin_content(
+    pub(super) fn begin_content(
         &mut self,
         content: ResponseContent,
         config: &ProxyConfig,
@@ -56,69 +55,69 @@ impl Pace {
     }
 
     /// A new window of content: the one before does not count.
-    pub(in super::super) fn restart(&mut self, now_ms: u64) {
+    pub(super) fn restart(&mut self, now_ms: u64) {
         (self.begun_ms, self.bytes) = (Some(now_ms), 0);
     }
 
-    fn passed_ms(&self, now_ms: u64) -> u64 {
-        self.begun_ms.map_or(0, |begun_ms| now_ms.saturating_sub(begun_ms))
-    }
-}
-
-impl Forwarding {
-    /// So many bytes came of a head, or of content.
+    /// Bytes came of a head.
     ///
     /// # Errors
-    /// When that is too little for the time it took.
-    pub(in super::super) fn keep_pace(
+    /// When it takes too long.
+    pub(super) fn take_head(
         &mut self,
-        bytes: usize,
+        config: &ProxyConfig,
         now_ms: u64,
     ) -> Result<(), UpstreamFailure> {
-        let timeout_ms = milliseconds(self.forward.config().answer_timeout);
-        let pace = &mut self.pace;
-        match self.stage {
-            Stage::Asking => {
-                let begun_ms = *pace.begun_ms.get_or_insert(now_ms);
-                if now_ms.saturating_sub(begun_ms) >= timeout_ms {
-                    return Err(slow("the head of the answer takes longer than answer_timeout"));
-                }
-            }
-            Stage::Answering if pace.is_due => {
-                pace.bytes += bytes as u64;
-                if pace.passed_ms(now_ms) >= timeout_ms {
-                    if pace.bytes < WINDOW_BYTES_MIN {
-                        return Err(slow("less than 1 KiB of content in answer_timeout"));
-                    }
-                    pace.restart(now_ms);
-                }
-            }
-            Stage::Answering | Stage::Tunnel { .. } => {}
+        let begun_ms = *self.begun_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(begun_ms) >= milliseconds(config.answer_timeout) {
+            return Err(slow("the head of the answer takes longer than answer_timeout"));
         }
         Ok(())
     }
 
-    /// An interim response of so many bytes came.
+    /// So many bytes of content came.
+    ///
+    /// # Errors
+    /// When that is too little for the time it took.
+    pub(super) fn take_content(
+        &mut self,
+        bytes: usize,
+        config: &ProxyConfig,
+        now_ms: u64,
+    ) -> Result<(), UpstreamFailure> {
+        if !self.is_due {
+            return Ok(());
+        }
+        self.bytes += bytes as u64;
+        if self.passed_ms(now_ms) >= milliseconds(config.answer_timeout) {
+            if self.bytes < WINDOW_BYTES_MIN {
+                return Err(slow("less than 1 KiB of content in answer_timeout"));
+            }
+            self.restart(now_ms);
+        }
+        Ok(())
+    }
+
+    /// An interim response of so many bytes came; `is_sent`: behind the whole request.
     ///
     /// # Errors
     /// When there are too many of them, or for too long.
-    pub(in super::super) fn take_interim(
+    pub(super) fn take_interim(
         &mut self,
-        bytes: usize,
-        bytes_max: usize,
+        (bytes, bytes_max): (usize, usize),
+        is_sent: bool,
+        config: &ProxyConfig,
         now_ms: u64,
     ) -> Result<(), UpstreamFailure> {
-        let pace = &mut self.pace;
-        pace.begun_ms = None;
-        if !self.exchange.request_done() {
-            pace.interim_since_ms = None;
+        self.begun_ms = None;
+        if !is_sent {
+            self.interim_since_ms = None;
         }
-        let since_ms = *pace.interim_since_ms.get_or_insert(now_ms);
-        let timeout_ms = milliseconds(self.forward.config().interim_timeout);
-        if now_ms.saturating_sub(since_ms) >= timeout_ms {
+        let since_ms = *self.interim_since_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(since_ms) >= milliseconds(config.interim_timeout) {
             return Err(slow("interim responses, and no answer for interim_timeout"));
         }
-        let (window_ms, so_far) = &mut pace.interim_window;
+        let (window_ms, so_far) = &mut self.interim_window;
         if now_ms.saturating_sub(*window_ms) >= INTERIM_WINDOW_MS {
             (*window_ms, *so_far) = (now_ms, 0);
         }
@@ -128,6 +127,10 @@ impl Forwarding {
             return Err(UpstreamFailure::new(FailureCause::HeadTooLarge, text));
         }
         Ok(())
+    }
+
+    fn passed_ms(&self, now_ms: u64) -> u64 {
+        self.begun_ms.map_or(0, |begun_ms| now_ms.saturating_sub(begun_ms))
     }
 }
 

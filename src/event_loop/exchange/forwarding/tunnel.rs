@@ -3,10 +3,10 @@
 //! It ends with the upstream's side; when the client's ends, the upstream is told, and may still
 //! send what it has.
 
-use super::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX};
+use super::state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX};
 use crate::{
     app::UpstreamFailure,
-    event_loop::{LoopContext, exchange::Outgoing, io::Received},
+    event_loop::{context::LoopContext, exchange::Outgoing, io::Received},
 };
 
 impl Forwarding {

@@ -1,0 +1,234 @@
+//! From the upstream to the client, and back: what can be moved now.
+
+use std::time::Duration;
+
+use mio::Token;
+
+use super::{
+    super::{
+        super::{
+            context::LoopContext,
+            io::{Ready, Received},
+        },
+        in_flight::InFlight,
+        outgoing::Outgoing,
+    },
+    state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX},
+};
+use crate::{
+    app::{UpstreamFailure, write_request_trailers, write_response_fields},
+    http::{
+        Bytes, Response, ResponseContent, ResponseHead,
+        h1::{ClientEvent, FieldTable},
+    },
+};
+
+/// What an event of the upstream's comes to.
+enum Then {
+    GoOn,
+    /// An interim response was passed on.
+    Interim,
+    Wait,
+    End,
+    Fail(UpstreamFailure),
+}
+
+impl Forwarding {
+    /// A piece of the request's content.
+    pub(in super::super) fn take_content(&mut self, piece: &[u8], cx: &mut LoopContext) {
+        if !self.exchange.request_done() {
+            // It comes without having been asked for, too.
+            self.awaits_continue = false;
+            let mut to_upstream = self.conn.io.outbox.buffer(&mut cx.buffers);
+            self.exchange.write_content(piece, &mut to_upstream);
+        }
+    }
+
+    /// The request's content is complete.
+    pub(in super::super) fn end_content(&mut self, out: &Outgoing<'_>, cx: &mut LoopContext) {
+        let mut trailers = Vec::new();
+        if let Some(kept) = out.protocol.trailers() {
+            write_request_trailers(kept.fields(), &mut trailers);
+        }
+        self.awaits_continue = false;
+        let mut to_upstream = self.conn.io.outbox.buffer(&mut cx.buffers);
+        self.exchange.end_content(&trailers, &mut to_upstream);
+    }
+
+    /// The connection to the upstream told of changes.
+    pub(in super::super::super) fn on_ready(&mut self, token: Token, ready: Ready) {
+        if self.conn.token == token {
+            self.conn.io.ready.add(ready);
+        }
+    }
+
+    /// Moves what can be moved between the two sockets. Returns whether the exchange with the
+    /// upstream is over.
+    ///
+    /// # Errors
+    /// The upstream has failed.
+    pub(in super::super) fn pump(
+        &mut self,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> Result<bool, UpstreamFailure> {
+        if !self.conn.is_open && !self.conn.finish_opening()? {
+            return Ok(false);
+        }
+        if self.is_tunnel() {
+            return self.pump_tunnel(out, cx);
+        }
+        self.flush();
+        if !out.io.outbox.is_empty() && self.stage == Stage::Answering {
+            // The client takes less than comes: that is no slowness of the upstream.
+            self.pace.restart(cx.clock.now_ms());
+        }
+        for _ in 0..READS_PER_TURN {
+            if self.take_events(flight, out, cx)? {
+                return Ok(true);
+            }
+            if self.is_tunnel() {
+                return self.pump_tunnel(out, cx);
+            }
+            let is_full = out.io.outbox.buffered() > WAITING_BYTES_MAX;
+            if is_full || !self.conn.io.ready.readable {
+                break;
+            }
+            match self.receive(&mut cx.buffers)? {
+                Received::Bytes(len) => {
+                    let (config, now_ms) = (self.forward.config(), cx.clock.now_ms());
+                    match self.stage {
+                        Stage::Asking => self.pace.take_head(config, now_ms)?,
+                        Stage::Answering => self.pace.take_content(len, config, now_ms)?,
+                        Stage::Tunnel { .. } => {}
+                    }
+                }
+                Received::End => return self.end_of_answer(flight, out, cx),
+                Received::Nothing | Received::Full => break,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes what came as far as the client takes it. Returns whether the answer is complete.
+    fn take_events(
+        &mut self,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> Result<bool, UpstreamFailure> {
+        let Some(mut input) = self.conn.io.input.take() else { return Ok(false) };
+        let limits = cx.rules[out.class].http;
+        let ended = loop {
+            let mut fields = FieldTable::new();
+            let (used, event) = self.exchange.next_event(input.unread(), &mut fields, &limits);
+            let then = match event {
+                ClientEvent::NeedMore | ClientEvent::Closed => Then::Wait,
+                ClientEvent::Interim(head) if head.status() == 100 => {
+                    self.awaits_continue = false;
+                    out.protocol.send_continue(&mut out.io.outbox.buffer(&mut cx.buffers));
+                    Then::Interim
+                }
+                ClientEvent::Interim(head) => {
+                    write_interim(&head, out, cx);
+                    Then::Interim
+                }
+                ClientEvent::Response(head) => {
+                    let latency = cx.clock.now_ns().saturating_sub(self.asked_ns);
+                    self.chosen.succeeded(Duration::from_nanos(latency));
+                    self.awaits_continue = false;
+                    let config = self.forward.config();
+                    self.pace.begin_content(head.content(), config, cx.clock.now_ms());
+                    self.stage = write_answer_head(&head, flight, out, cx);
+                    if self.is_tunnel() { Then::Wait } else { Then::GoOn }
+                }
+                ClientEvent::Content(piece) => {
+                    out.protocol.write_piece(piece, &mut out.io.outbox.buffer(&mut cx.buffers));
+                    Then::GoOn
+                }
+                ClientEvent::End => Then::End,
+                ClientEvent::Refused(refused) => {
+                    let is_behind_head = self.stage != Stage::Asking;
+                    Then::Fail(UpstreamFailure::refused(refused, is_behind_head))
+                }
+                ClientEvent::Truncated => Then::Fail(self.ended_early()),
+            };
+            input.consume(used);
+            match then {
+                Then::GoOn => {}
+                Then::Interim => {
+                    let (config, now_ms) = (self.forward.config(), cx.clock.now_ms());
+                    let bytes = (used, limits.head_bytes);
+                    let is_sent = self.exchange.request_done();
+                    let taken = self.pace.take_interim(bytes, is_sent, config, now_ms);
+                    if let Err(failure) = taken {
+                        break Err(failure);
+                    }
+                }
+                Then::Wait => break Ok(false),
+                Then::End => break Ok(true),
+                Then::Fail(failure) => break Err(failure),
+            }
+        };
+        if input.is_empty() {
+            cx.buffers.give_input(input);
+        } else {
+            self.conn.io.input = Some(input);
+        }
+        ended
+    }
+
+    /// The upstream has closed the connection.
+    fn end_of_answer(
+        &mut self,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> Result<bool, UpstreamFailure> {
+        if self.take_events(flight, out, cx)? {
+            return Ok(true);
+        }
+        match self.exchange.receive_eof() {
+            ClientEvent::End => Ok(true),
+            _ => Err(self.ended_early()),
+        }
+    }
+}
+
+fn write_interim(head: &ResponseHead<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+    let mut lines = Vec::new();
+    let _ = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+    let mut buffer = out.io.outbox.buffer(&mut cx.buffers);
+    out.protocol.write_interim(head.status(), &lines, &mut buffer);
+}
+
+/// Writes the head of the answer for the client.
+fn write_answer_head(
+    head: &ResponseHead<'_>,
+    flight: &mut InFlight,
+    out: &mut Outgoing<'_>,
+    cx: &mut LoopContext,
+) -> Stage {
+    let mut lines = cx.buffers.take_output();
+    let has_date = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+    let stage = if head.is_upgraded() {
+        let start = out.io.outbox.end();
+        out.protocol.begin_tunnel(&lines, &mut out.io.outbox.buffer(&mut cx.buffers));
+        out.note_head(101, start, flight);
+        Stage::Tunnel { client_ended: false, upstream_ended: false }
+    } else {
+        let fields = Bytes::Borrowed(&lines);
+        let response = Response::new(head.status()).with_reason(head.reason());
+        let response = response.with_encoded_fields(fields);
+        let length = match head.content() {
+            ResponseContent::Length(length) => Some(length),
+            ResponseContent::None => head.content_length(),
+            ResponseContent::Chunked | ResponseContent::UntilClose => None,
+        };
+        out.write_stream_head(&response, length, has_date, flight, cx);
+        Stage::Answering
+    };
+    cx.buffers.give_output(lines);
+    stage
+}

@@ -1,0 +1,195 @@
+//! How an exchange with an upstream stands, and its connection to it.
+
+use std::{io, time::Duration};
+
+use smallvec::SmallVec;
+
+use super::{
+    super::super::{
+        context::LoopContext,
+        io::{BufferPool, Mark, Outbox, Received},
+        upstream::UpstreamConn,
+    },
+    pace::Pace,
+};
+use crate::{
+    app::{Chosen, FailureCause, Forward, OneUpstream, UpstreamFailure},
+    config::DrainTunnels,
+    http::{RequestContent, h1},
+};
+
+/// An exchange that is passed on.
+pub(in super::super::super) struct Forwarding {
+    pub(in super::super) forward: Forward,
+    pub(in super::super) chosen: Chosen,
+    /// Upstreams that failed for this request.
+    pub(in super::super) tried: SmallVec<[usize; 4]>,
+    pub(in super::super) retries_left: u32,
+    /// Upstreams that were asked, each try counted.
+    pub(in super::super) tries: u32,
+    /// Why the last one failed that did.
+    pub(in super::super) last_cause: Option<FailureCause>,
+    pub(in super::super) conn: UpstreamConn,
+    pub(in super::super) exchange: h1::Client,
+    pub(in super::super) content: RequestContent,
+    /// Where the request begins in the outbox, and so many bytes of it are its head.
+    pub(in super::super) begin: Mark,
+    pub(in super::super) head_bytes: usize,
+    pub(in super::super) asked_ns: u64,
+    pub(in super::super) stage: Stage,
+    /// The client's content waits for the upstream's 100.
+    pub(in super::super) awaits_continue: bool,
+    /// Bytes came or went since the deadline was set.
+    pub(in super::super) moved: bool,
+    /// When they did last, in the loop's milliseconds.
+    pub(in super::super) moved_ms: u64,
+    pub(in super::super) pace: Pace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Stage {
+    /// No head of an answer was written to the client.
+    Asking,
+    Answering,
+    Tunnel {
+        client_ended: bool,
+        upstream_ended: bool,
+    },
+}
+
+/// What waits for the other side at most before a side is read no further.
+pub(super) const WAITING_BYTES_MAX: usize = 64 * 1024;
+
+/// How long an upstream may take to ask for content that it was told of. Then it is taken for one
+/// that never does, as the client would take it (RFC 9110 §10.1.1).
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a tunnel is looked at that a drain may cut.
+const TUNNEL_LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Reads from an upstream before others get their turn.
+pub(super) const READS_PER_TURN: usize = 8;
+
+impl Forwarding {
+    /// Whether the upstream takes more of the request's content.
+    pub(in super::super::super) fn takes_more(&self) -> bool {
+        self.conn.is_open && self.conn.io.outbox.buffered() <= WAITING_BYTES_MAX
+    }
+
+    /// Whether something came that the client can take.
+    pub(in super::super::super) fn has_more(&self, client_outbox: &Outbox) -> bool {
+        let is_readable = self.conn.is_open && self.conn.io.ready.readable;
+        is_readable && client_outbox.buffered() <= WAITING_BYTES_MAX
+    }
+
+    /// Has its loop told again how the line is.
+    pub(in super::super::super) fn watch_anew(&self, cx: &LoopContext) -> io::Result<()> {
+        cx.upstreams.watch_anew(self.conn.io.socket(), self.conn.token)
+    }
+
+    /// Method and target, as the upstream gets them.
+    pub(in super::super::super) fn request(&self) -> Option<(&str, &str)> {
+        self.forward.request()
+    }
+
+    /// Whether nothing of the request has gone out, and the line takes it.
+    pub(in super::super::super) fn is_unsent(&self) -> bool {
+        self.conn.is_open && self.nothing_sent() && self.conn.io.ready.writable
+    }
+
+    /// Whether the kernel has no byte of the request.
+    pub(in super::super) fn nothing_sent(&self) -> bool {
+        self.conn.io.outbox.sent() <= self.begin
+    }
+
+    pub(in super::super::super) fn is_opening(&self) -> bool {
+        !self.conn.is_open
+    }
+
+    /// Whether bytes go both ways as they come.
+    pub(in super::super::super) fn is_tunnel(&self) -> bool {
+        matches!(self.stage, Stage::Tunnel { .. })
+    }
+
+    /// Whether the next move is the client's: its content is asked for.
+    pub(in super::super::super) fn waits_for_client(&self) -> bool {
+        let is_asked_for = !self.awaits_continue && !self.exchange.request_done();
+        self.stage == Stage::Asking && is_asked_for && self.conn.io.outbox.is_empty()
+    }
+
+    /// Whether the upstream knows of the client's end, as far as it is told: in a tunnel.
+    pub(in super::super::super) fn is_told_of_the_end(&self) -> bool {
+        !matches!(self.stage, Stage::Tunnel { client_ended: false, .. })
+    }
+
+    /// Whether the exchange is with this upstream.
+    pub(in super::super::super) fn is_with(&self, upstream: &OneUpstream) -> bool {
+        upstream.is_that_of(&self.chosen)
+    }
+
+    /// What it is that the upstream has closed the connection, and its answer is not whole.
+    pub(super) fn ended_early(&self) -> UpstreamFailure {
+        let (cause, text) = match self.stage {
+            Stage::Asking if self.exchange.answered() => {
+                (FailureCause::ClosedBeforeAnswer, "closed within the head of the answer")
+            }
+            Stage::Asking => (FailureCause::ClosedBeforeAnswer, "closed without an answer"),
+            Stage::Answering | Stage::Tunnel { .. } => {
+                (FailureCause::BodyBrokeOff, "closed within the content")
+            }
+        };
+        UpstreamFailure::new(cause, text)
+    }
+
+    /// Sends what waits for the upstream. One that takes no more may have answered already: an
+    /// error here is reported by the read.
+    pub(super) fn flush(&mut self) {
+        let io = &mut self.conn.io;
+        if io.outbox.is_empty() || !io.ready.writable {
+            return;
+        }
+        self.moved = true;
+        if io.flush().is_err() {
+            (io.ready.writable, io.ready.readable) = (false, true);
+        }
+    }
+
+    /// Reads once from the upstream.
+    pub(super) fn receive(&mut self, pool: &mut BufferPool) -> Result<Received, UpstreamFailure> {
+        match self.conn.io.receive(pool) {
+            // A head longer than the limit is refused before this.
+            Ok(Received::Full) => {
+                Err(UpstreamFailure::new(FailureCause::HeadTooLarge, "response head too long"))
+            }
+            Ok(received) => {
+                self.moved |= received != Received::Nothing;
+                Ok(received)
+            }
+            Err(error) => Err(self.lost(&error)),
+        }
+    }
+
+    pub(super) fn lost(&self, error: &io::Error) -> UpstreamFailure {
+        let cause = match self.stage {
+            Stage::Asking => FailureCause::ResetBeforeAnswer,
+            Stage::Answering => FailureCause::BodyBrokeOff,
+            Stage::Tunnel { .. } => FailureCause::TunnelBrokeOff,
+        };
+        UpstreamFailure::receive(cause, error)
+    }
+
+    /// How long the wait may last that it is in.
+    pub(in super::super::super) fn timeout(&self) -> Duration {
+        let config = self.forward.config();
+        match self.stage {
+            _ if self.is_opening() => config.connect_timeout,
+            // Looked at now and then: its app may have begun to drain.
+            Stage::Tunnel { .. } if config.drain_tunnels != DrainTunnels::Keep => {
+                config.tunnel_idle_timeout.min(TUNNEL_LOOK_EVERY)
+            }
+            Stage::Tunnel { .. } => config.tunnel_idle_timeout,
+            Stage::Asking if self.awaits_continue => config.answer_timeout.min(CONTINUE_TIMEOUT),
+            Stage::Asking | Stage::Answering => config.answer_timeout,
+        }
+    }
+}

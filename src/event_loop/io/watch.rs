@@ -1,0 +1,24 @@
+//! Which sockets a loop hears of.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use mio::{Interest, Registry, Token, unix::SourceFd};
+
+/// What a connection is watched for.
+pub(in super::super) const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Lets the loop hear of what happens on a socket that it owns.
+///
+/// # Errors
+/// epoll_ctl(2)'s.
+pub(in super::super) fn watch(
+    registry: &Registry,
+    socket: &OwnedFd,
+    token: Token,
+    interest: Interest,
+) -> io::Result<()> {
+    registry.register(&mut SourceFd(&socket.as_raw_fd()), token, interest)
+}

@@ -1,0 +1,85 @@
+//! The connections of a loop that have work left, and those whose requests wait for the turn.
+
+use std::collections::VecDeque;
+
+use mio::Token;
+
+/// Connections that get a further turn before the kernel is asked again: one that asks little does
+/// not wait for all that take much.
+pub(super) const AGAIN_PER_TURN: usize = 64;
+
+/// Requests for upstreams that wait for further events of their turn, at most.
+const HELD_MAX: usize = 64;
+
+/// Connections in the order of their next turns.
+#[derive(Default)]
+pub(super) struct TurnQueue {
+    queue: VecDeque<Token>,
+    /// So many of them, the first ones, have not had the turn that they were owed when this round
+    /// of turns began.
+    owed: usize,
+    /// Connections whose requests for upstreams wait for the events of this turn.
+    held: Vec<Token>,
+}
+
+impl TurnQueue {
+    /// Begins a round, if the last one is over.
+    pub(super) fn begin_round(&mut self) {
+        if self.owed == 0 {
+            self.owed = self.queue.len();
+        }
+    }
+
+    pub(super) fn push(&mut self, token: Token) {
+        self.queue.push_back(token);
+    }
+
+    /// How many connections get their turn before the kernel is asked again.
+    pub(super) fn take_turns(&mut self) -> usize {
+        let turns = self.owed.min(AGAIN_PER_TURN);
+        self.owed -= turns;
+        turns
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Token> {
+        self.queue.pop_front()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether all that were owed a turn have had it.
+    pub(super) fn is_round_over(&self) -> bool {
+        self.owed == 0
+    }
+
+    pub(super) fn hold(&mut self, token: Token) {
+        self.held.push(token);
+    }
+
+    /// Whether no further request is held back.
+    pub(super) fn holds_enough(&self) -> bool {
+        self.held.len() >= HELD_MAX
+    }
+
+    pub(super) fn take_held(&mut self) -> Vec<Token> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Gives the room back in which held requests stood.
+    pub(super) fn reuse_held(&mut self, room: Vec<Token>) {
+        debug_assert!(room.is_empty() && self.held.is_empty());
+        self.held = room;
+    }
+
+    /// Forgets all of them.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
