@@ -274,6 +274,11 @@ impl HttpServer {
             before.say_ready(handles.len(), next_app_id).map_err(ServerError::TakeOver)?;
         }
         loops.iter().try_for_each(EventLoop::begin_listening).map_err(ServerError::Setup)?;
+        let follows = self.take_over.is_some();
+        if let (Some(take_over), Some(before)) = (self.take_over.take(), &self.predecessor) {
+            let control = self.control.sender().clone();
+            take_over.serve(before, control, handles.clone()).map_err(ServerError::TakeOver)?;
+        }
         spawn_loops(loops, &handles, self.control.sender()).map_err(ServerError::Setup)?;
         let listen: Vec<_> = self.addresses.iter().map(ToString::to_string).collect();
         event!(
@@ -285,10 +290,7 @@ impl HttpServer {
             admin = self.beside.admin.as_ref().map(|admin| admin.address.as_str()),
             health = self.beside.health_address().as_deref(),
         );
-        if let (Some(take_over), Some(before)) = (self.take_over, &self.predecessor) {
-            take_over
-                .serve(before, self.control.sender().clone(), handles.clone())
-                .map_err(ServerError::Setup)?;
+        if follows {
             self.notices.release();
             self.beside.own_files(&self.config.admin);
         }

@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
+    net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -63,6 +64,11 @@ impl Channel {
         self.0.set_write_timeout(Some(timeout))
     }
 
+    /// Takes nothing from the other side that it has not sent already: its next message fails.
+    pub(super) fn hear_no_more(&self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Read)
+    }
+
     /// Sends a message. `FileTooLarge` when the other side would not take it; then nothing is sent.
     pub(super) fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
@@ -70,8 +76,9 @@ impl Channel {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the message is too long"));
         }
         let length = u32::try_from(text.len()).map_err(io::Error::other)?;
-        (&*self.0).write_all(&length.to_be_bytes())?;
-        (&*self.0).write_all(&text)
+        // In one piece: a short message is there, or it is not.
+        let message = [&length.to_be_bytes(), &text[..]].concat();
+        (&*self.0).write_all(&message)
     }
 
     /// Waits until there is something to receive, at most this long; whether there is.
@@ -266,6 +273,18 @@ mod tests {
             let received = received.map(|all| all.len()).map_err(|error| error.kind());
             prop_assert_eq!(received, expected);
         }
+    }
+
+    #[test]
+    fn what_was_sent_before_the_other_side_hears_no_more_is_heard() {
+        let (mut ours, theirs) = Channel::pair().unwrap();
+        let mut theirs = Channel::new(theirs);
+        ours.send(&"before").unwrap();
+        theirs.hear_no_more().unwrap();
+        assert_eq!(ours.send(&"behind").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(theirs.receive::<String>().unwrap(), "before");
+        let end = theirs.receive::<String>().unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

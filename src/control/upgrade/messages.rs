@@ -71,7 +71,7 @@ pub(super) enum FromNew {
     },
     /// It cannot, and ends.
     Failed(String),
-    /// It accepts connections.
+    /// It accepts connections from here on.
     Serving,
     /// The old process is to cut what is in flight.
     Cut,

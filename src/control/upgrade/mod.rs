@@ -5,8 +5,8 @@
 //!  has the binary started, its stdin is the channel ► reads the config
 //!  HandOver, listening sockets (SCM_RIGHTS) ──────► adopts them, loads apps, makes its loops
 //!                                  ◄── Ready and its pid, or Failed
-//!  Go, or Abort ──────────────────────────────────► starts its loops, accepts; or ends
-//!                                  ◄── Serving
+//!  Go, or Abort ──────────────────────────────────► goes on, or ends
+//!                                  ◄── Serving      starts its loops, accepts
 //!  Lines, descriptors ────────────────────────────► its loops take connections
 //!  lets go of the listeners; drains as for a stop
 //!  Report, Report, ... Gone ──────────────────────► shows both generations; one ledger
@@ -16,6 +16,8 @@
 //!   long, ends the new process and nothing else; so does a stop, and a change of an app that the
 //!   new process does not know of. From `Go` to `Serving` control puts both off. After `Serving` a
 //!   stop is the new process's ([`relay`]).
+//! - A new process accepts nothing before it has said `Serving`, and an old one that gives it up
+//!   takes that word no more: no process is ended for being late that has accepted a connection.
 //! - A new process whose config has none of the apps, or none of the addresses, that the old one
 //!   serves, fails: the config may have been cut off in a write. An operator can allow it.
 //! - A listening socket is never closed by both: a client that waits on it is accepted by one or

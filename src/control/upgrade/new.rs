@@ -26,6 +26,8 @@ use crate::{
     message::LoopHandle,
 };
 
+const GIVEN_UP: &str = "the old process goes on without this one";
+
 /// What the old process hands over, until this one serves.
 pub(crate) struct TakeOver {
     channel: Channel,
@@ -253,26 +255,33 @@ impl TakeOver {
         let said = self.channel.send(&ready);
         match said.and_then(|()| self.channel.receive::<FromOld>()) {
             Ok(FromOld::Go) => Ok(()),
-            Ok(_) => Err(io::Error::other("the old process goes on without this one")),
+            Ok(_) => Err(io::Error::other(GIVEN_UP)),
             Err(error) if is_closed(&error) && self.old.ends_within(END_TIMEOUT) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Says that this process serves; from now on the old one drains.
+    /// Says that this process serves; from now on the old one drains. To be called before anything
+    /// is accepted: until then the old process may end this one.
     ///
     /// # Errors
-    /// When the thread cannot be started that hears of it.
+    /// When the old process has given this one up, or the thread cannot be started that hears of
+    /// it.
     pub(crate) fn serve(
         mut self,
         predecessor: &Arc<Predecessor>,
         control: Sender<Input>,
         loops: Vec<LoopHandle>,
     ) -> io::Result<()> {
-        predecessor.follow(&self.channel, &self.old, control, loops)?;
         self.report.take();
-        // If the old process is gone, the thread finds so.
-        let _ = self.channel.send(&FromNew::Serving);
+        match self.channel.send(&FromNew::Serving) {
+            Ok(()) => {}
+            // The thread finds that it has ended.
+            Err(error) if is_closed(&error) && self.old.ends_within(END_TIMEOUT) => {}
+            Err(error) if is_closed(&error) => return Err(io::Error::other(GIVEN_UP)),
+            Err(error) => return Err(error),
+        }
+        predecessor.follow(&self.channel, &self.old, control, loops)?;
         predecessor.speak_by(self.channel)
     }
 

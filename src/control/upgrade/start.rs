@@ -33,8 +33,8 @@ const OBEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a process may take to end that has closed the channel.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a new process that is ready may take to start its loops. Nothing is changed meanwhile,
-/// and what it has accepted is lost if it is ended: so this is no part of its time to get ready.
+/// How long a new process that is ready may take to say that it serves. Nothing is changed
+/// meanwhile, so this is no part of its time to get ready.
 const GO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long it may take when a stop waits for it: the server isn't stopped before.
@@ -45,6 +45,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How long it may take to be told that it is not wanted.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
+
+const NOT_IN_TIME: &str = "it was not ready in time";
 
 const OUT_OF_TURN: &str = "it speaks out of turn";
 
@@ -106,8 +108,14 @@ impl NewProcess<'_> {
     fn serve(&mut self) -> Result<(), String> {
         self.deadline = Instant::now() + GO_TIMEOUT;
         self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
-        self.wait_for_word().map_err(|error| self.explain(&error))?;
-        match self.receive()? {
+        let in_time = self.wait_for_word().map_err(|error| self.explain(&error))?;
+        if !in_time {
+            // It accepts connections once it has said so. From here on it cannot say it any more;
+            // if it has said it just now, that is there.
+            self.channel.hear_no_more().map_err(|error| self.explain(&error))?;
+        }
+        let late = |reason| if in_time { reason } else { NOT_IN_TIME.to_owned() };
+        match self.receive().map_err(late)? {
             FromNew::Serving => Ok(()),
             FromNew::Failed(reason) => Err(reason),
             _ => Err(OUT_OF_TURN.to_owned()),
@@ -115,7 +123,8 @@ impl NewProcess<'_> {
     }
 
     /// Waits until it says something, or the deadline; that comes sooner when a stop is put off.
-    fn wait_for_word(&mut self) -> io::Result<()> {
+    /// Whether it says something.
+    fn wait_for_word(&mut self) -> io::Result<bool> {
         let mut is_hurried = false;
         loop {
             let now = Instant::now();
@@ -124,8 +133,11 @@ impl NewProcess<'_> {
                 self.deadline = self.deadline.min(now + HURRIED_TIMEOUT);
             }
             let left = self.deadline.saturating_duration_since(now);
-            if left.is_zero() || self.channel.wait_readable(left.min(LOOK_AGAIN))? {
-                return Ok(());
+            if self.channel.wait_readable(left.min(LOOK_AGAIN))? {
+                return Ok(true);
+            }
+            if left.is_zero() {
+                return Ok(false);
             }
         }
     }
@@ -143,9 +155,7 @@ impl NewProcess<'_> {
     /// What an error of the channel says of the process.
     fn explain(&self, error: &io::Error) -> String {
         match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                "it was not ready in time".to_owned()
-            }
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => NOT_IN_TIME.to_owned(),
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionReset => match self.starting.how_it_ended() {
@@ -319,5 +329,36 @@ fn receive_new(channel: &mut Channel) -> io::Result<New> {
         }
         Word::NotStarted(reason) => Err(io::Error::other(reason)),
         Word::Ended(status) => Err(io::Error::other(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of a new process that is to serve when a stop waits, and its end of the channel.
+    fn serve_hurried(before: impl FnOnce(&mut Channel)) -> (Result<(), String>, Channel) {
+        let (channel, theirs) = Channel::pair().unwrap();
+        let mut theirs = Channel::new(theirs);
+        let (starting, relay) = (Starting::default(), StopRelay::default());
+        relay.hurry();
+        before(&mut theirs);
+        let deadline = Instant::now();
+        let mut new = NewProcess { starting: &starting, relay: &relay, channel, deadline };
+        (new.serve(), theirs)
+    }
+
+    #[test]
+    fn a_new_process_that_is_given_up_for_being_late_cannot_say_that_it_serves() {
+        let (served, mut theirs) = serve_hurried(|_| ());
+        assert_eq!(served, Err(NOT_IN_TIME.to_owned()));
+        assert!(matches!(theirs.receive(), Ok(FromOld::Go)));
+        assert!(theirs.send(&FromNew::Serving).is_err(), "it would accept connections, and end");
+    }
+
+    #[test]
+    fn a_new_process_that_has_said_in_time_that_it_serves_is_not_given_up() {
+        let (served, _theirs) = serve_hurried(|theirs| theirs.send(&FromNew::Serving).unwrap());
+        assert_eq!(served, Ok(()));
     }
 }
