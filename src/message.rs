@@ -95,9 +95,8 @@ pub(crate) enum LoopCommand {
     ListBusy(Arc<[AppId]>, Sender<Vec<BusyConnection>>),
     /// Ends one connection, if it is there; says how many exchanges that cut.
     CutConnection(Token, Sender<Option<u64>>),
-    /// An answer, or a part of one, for the exchange of this number, if that connection still
-    /// waits for it.
-    Deliver(Token, ExchangeNumber, Delivery),
+    /// An answer, or a part of one, for this exchange, if it still waits for it.
+    Deliver(ExchangeId, Delivery),
 }
 
 impl LoopCommand {
@@ -152,10 +151,19 @@ pub(crate) struct ListenGroup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct UpstreamDrainId(pub(crate) u64);
 
-/// Names an exchange that waits for its answer from outside; one loop uses no number twice. A
-/// delivery that comes late must not answer the next exchange of its connection.
+/// Names an exchange within its loop, which uses no number twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExchangeNumber(pub(crate) u64);
+
+/// Names an exchange of a loop for all that is outside of its connection. What comes late for it
+/// must not go to the next exchange of that connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExchangeId {
+    /// Its connection.
+    pub(crate) connection: Token,
+    /// Its number.
+    pub(crate) number: ExchangeNumber,
+}
 
 /// What of a loop's settings can change while it runs.
 pub(crate) struct LoopConfig {

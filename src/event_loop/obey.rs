@@ -100,9 +100,9 @@ impl Running {
                 // Whoever asked may have gone; the connection is cut all the same.
                 let _ = reply.send(self.cut_connection(token));
             }
-            LoopCommand::Deliver(token, number, delivery) => {
-                self.with_connection(token, |connection, cx| {
-                    connection.deliver(number, delivery, cx)
+            LoopCommand::Deliver(id, delivery) => {
+                self.with_connection(id.connection, |connection, cx| {
+                    connection.deliver(id.number, delivery, cx)
                 });
             }
         }

@@ -156,9 +156,9 @@ impl Running {
         if token.0 & UPSTREAM_BIT == 0 {
             return self.with_connection(token, |connection, cx| connection.on_ready(ready, cx));
         }
-        if let Some(client) = self.cx.upstreams.on_event(token, ready) {
-            self.with_connection(client, |connection, cx| {
-                connection.on_upstream_ready(token, ready, cx)
+        if let Some(id) = self.cx.upstreams.on_event(token, ready) {
+            self.with_connection(id.connection, |connection, cx| {
+                connection.on_upstream_ready(id.number, token, ready, cx)
             });
         }
     }

@@ -33,14 +33,16 @@ impl Connection {
         self.work_on_event(cx)
     }
 
-    /// An event came for the connection that its exchange has to an upstream.
+    /// An event came for the connection that this exchange has to an upstream.
     pub(in super::super) fn on_upstream_ready(
         &mut self,
+        number: ExchangeNumber,
         token: Token,
         ready: Ready,
         cx: &mut LoopContext,
     ) -> Next {
-        if let Some(forwarding) = self.exchanges.last_mut().and_then(Exchange::forwarding_mut) {
+        let exchange = self.exchanges.iter_mut().find(|exchange| exchange.number == number);
+        if let Some(forwarding) = exchange.and_then(Exchange::forwarding_mut) {
             forwarding.on_ready(token, ready);
         }
         self.work_on_event(cx)
@@ -53,7 +55,11 @@ impl Connection {
         delivery: Delivery,
         cx: &mut LoopContext,
     ) -> Next {
-        match self.with_exchange(|exchange, out| exchange.deliver(number, delivery, out, cx)) {
+        // Behind an exchange that waits, no other one begins.
+        if self.exchanges.last().is_none_or(|last| last.number != number) {
+            return Next::Wait;
+        }
+        match self.with_exchange(|exchange, out| exchange.deliver(delivery, out, cx)) {
             Delivered::Dropped => Next::Wait,
             Delivered::TooSlow => Next::Drop,
             Delivered::Taken => self.work(cx),

@@ -21,6 +21,7 @@ use crate::{
         h1::{self, ClientRequest},
     },
     logging::UpstreamUse,
+    message::ExchangeId,
 };
 
 /// A request on its way to an upstream.
@@ -90,7 +91,7 @@ impl Exchange {
     ) {
         let mut conn = loop {
             attempt.tries += 1;
-            let failure = match open_connection(&attempt, &mut chosen, out, cx) {
+            let failure = match open_connection(&attempt, &mut chosen, self.id(out), cx) {
                 Ok(conn) => break conn,
                 Err(failure) => failure,
             };
@@ -198,18 +199,18 @@ impl Exchange {
 fn open_connection(
     attempt: &Attempt,
     chosen: &mut Chosen,
-    out: &Outgoing<'_>,
+    exchange: ExchangeId,
     cx: &mut LoopContext,
 ) -> Result<UpstreamConn, UpstreamFailure> {
     let now_ms = cx.clock.now_ms();
     let asks_once = !is_repeatable(&attempt.forward, attempt.content);
     if !attempt.fresh
-        && let Some(kept) = cx.upstreams.take(chosen, out.token, now_ms, asks_once)
+        && let Some(kept) = cx.upstreams.take(chosen, exchange, now_ms, asks_once)
     {
         return Ok(kept);
     }
     loop {
-        match cx.upstreams.open(chosen.address(), out.token) {
+        match cx.upstreams.open(chosen.address(), exchange) {
             // Ports, and whether there is IPv6 at all, are matters of the address.
             Err(_) if chosen.next_address(cx.clock.now_ns()) => {}
             opened => return opened,

@@ -17,7 +17,7 @@ use crate::{
     app::{Deliver, Delivery, Later, Waiting},
     http::Response,
     logging::event,
-    message::{ExchangeNumber, LoopCommand},
+    message::LoopCommand,
 };
 
 /// Unsent bytes at which a stream's peer is too slow.
@@ -43,9 +43,9 @@ impl Exchange {
         cx: &mut LoopContext,
     ) {
         let waiting = Waiting::default();
-        let (token, number, handle) = (out.token, self.number, cx.handle.clone());
+        let (id, handle) = (self.id(out), cx.handle.clone());
         let deliver: Deliver = Box::new(move |delivery| {
-            let sent = handle.send(LoopCommand::Deliver(token, number, delivery));
+            let sent = handle.send(LoopCommand::Deliver(id, delivery));
             sent.unwrap_or_else(|error| {
                 event!(Error, "loop_not_woken", error:% = error);
                 false
@@ -60,10 +60,9 @@ impl Exchange {
         }
     }
 
-    /// Something came for the exchange of this number.
+    /// Something came from outside for this exchange.
     pub(in super::super) fn deliver(
         &mut self,
-        number: ExchangeNumber,
         delivery: Delivery,
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
@@ -74,7 +73,7 @@ impl Exchange {
             Parked::Stream { .. } => matches!(delivery, Delivery::Piece(_) | Delivery::End),
             _ => false,
         };
-        if self.number != number || !is_awaited {
+        if !is_awaited {
             return Delivered::Dropped;
         }
         match delivery {
@@ -128,6 +127,7 @@ mod tests {
             test_support::{self, hosted_app, wait_readable},
         },
         http::RequestHead,
+        message::ExchangeNumber,
         registry::NewApp,
     };
 

@@ -4,12 +4,14 @@ use super::{
     super::context::LoopContext, forwarding::Forwarding, in_flight::InFlight, outgoing::Outgoing,
     parked::Parked,
 };
-use crate::{app::OneUpstream, message::ExchangeNumber};
+use crate::{
+    app::OneUpstream,
+    message::{ExchangeId, ExchangeNumber},
+};
 
 /// One request and its answer.
 pub(in super::super) struct Exchange {
-    /// Its name in its loop, which uses no number twice.
-    pub(super) number: ExchangeNumber,
+    pub(in super::super) number: ExchangeNumber,
     pub(in super::super) flight: InFlight,
     pub(super) answering: Answering,
 }
@@ -37,6 +39,11 @@ pub(in super::super) enum Awaits {
 impl Exchange {
     pub(in super::super) fn new(number: ExchangeNumber, flight: InFlight) -> Self {
         Self { number, flight, answering: Answering::Here }
+    }
+
+    /// Its name for all that is outside of its connection.
+    pub(super) fn id(&self, out: &Outgoing<'_>) -> ExchangeId {
+        ExchangeId { connection: out.token, number: self.number }
     }
 
     pub(super) fn park(&mut self, parked: Parked) {

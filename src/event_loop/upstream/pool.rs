@@ -1,9 +1,10 @@
 //! The connections of one loop to upstreams: those in use, and those kept for later.
 //!
-//! A connection in use belongs to the client's connection, which owns its socket; here is only who
-//! that is, for the events. An idle one is owned here, by upstream, last in first out: the one that
-//! was used last is the least likely to be closed by its upstream. One that has anything to say
-//! while it is idle is closed: nobody asked it. Where descriptors are short, idle ones go first.
+//! A connection in use belongs to the exchange that uses it, which owns its socket; the pool only
+//! knows which exchange that is, for the events. An idle one is owned here, by upstream, last in
+//! first out: the one that was used last is the least likely to be closed by its upstream. An idle
+//! connection on which anything arrives is closed: no request is open on it. Where descriptors are
+//! short, idle connections are closed first.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,7 @@ use super::{
 use crate::{
     app::{Address, Chosen, FailureCause, KeptLine, PoolKey, UpstreamFailure},
     config::ProxyConfig,
+    message::ExchangeId,
 };
 
 /// A loop's connections to upstreams.
@@ -40,8 +42,8 @@ pub(in super::super) struct UpstreamPool {
 }
 
 enum Slot {
-    /// Used by the client's connection of this token.
-    Busy(Token),
+    /// This exchange uses it.
+    Busy(ExchangeId),
     Idle(Idle),
 }
 
@@ -64,14 +66,14 @@ impl UpstreamPool {
     pub(in super::super) fn take(
         &mut self,
         chosen: &Chosen,
-        client: Token,
+        exchange: ExchangeId,
         now_ms: u64,
         looks: bool,
     ) -> Option<UpstreamConn> {
         let tokens = self.idle.get_mut(&chosen.pool_key())?;
         while let Some(token) = tokens.pop() {
             let Some(slot) = self.slots.find(strip(token)) else { continue };
-            if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(client)) {
+            if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(exchange)) {
                 if idle.until_ms > now_ms && (!looks || is_silent(idle.io.socket())) {
                     return Some(UpstreamConn { token, io: idle.io, is_used: true, is_open: true });
                 }
@@ -88,18 +90,18 @@ impl UpstreamPool {
     pub(in super::super) fn open(
         &mut self,
         address: Address<'_>,
-        client: Token,
+        exchange: ExchangeId,
     ) -> Result<UpstreamConn, UpstreamFailure> {
         let failure = |error: io::Error| UpstreamFailure::connect(&error);
-        let mut opened = self.try_open(address, client).map_err(failure);
+        let mut opened = self.try_open(address, exchange).map_err(failure);
         let is_own = |failure: &UpstreamFailure| failure.cause == FailureCause::NoDescriptors;
         if opened.as_ref().is_err_and(is_own) && self.close_idle() {
-            opened = self.try_open(address, client).map_err(failure);
+            opened = self.try_open(address, exchange).map_err(failure);
         }
         opened
     }
 
-    fn try_open(&mut self, address: Address<'_>, client: Token) -> io::Result<UpstreamConn> {
+    fn try_open(&mut self, address: Address<'_>, exchange: ExchangeId) -> io::Result<UpstreamConn> {
         self.budget.note_line();
         let (domain, address) = match address {
             Address::Tcp(address) => (Domain::for_address(address), SockAddr::from(address)),
@@ -117,7 +119,7 @@ impl UpstreamPool {
         let socket = OwnedFd::from(socket);
         let registry = &self.registry;
         let token = self.slots.insert(|token| {
-            watch(registry, &socket, mark(token), BOTH_WAYS).map(|()| Slot::Busy(client))
+            watch(registry, &socket, mark(token), BOTH_WAYS).map(|()| Slot::Busy(exchange))
         })?;
         let ready = Ready { writable: is_open, ..Ready::default() };
         let io = Io::new(socket, ready);
@@ -179,10 +181,10 @@ impl UpstreamPool {
         watch(&self.registry, socket, token, BOTH_WAYS)
     }
 
-    /// A socket told of changes. Says whose it is, if it is in use.
-    pub(in super::super) fn on_event(&mut self, token: Token, ready: Ready) -> Option<Token> {
+    /// An event came for a socket. Says which exchange uses it, if one does.
+    pub(in super::super) fn on_event(&mut self, token: Token, ready: Ready) -> Option<ExchangeId> {
         match self.slots.find(strip(token))? {
-            Slot::Busy(client) => return Some(*client),
+            Slot::Busy(exchange) => return Some(*exchange),
             Slot::Idle(_) if !(ready.readable || ready.read_closed || ready.failed) => return None,
             Slot::Idle(idle) => {
                 let key = idle.key;
