@@ -1,7 +1,7 @@
-//! `[admin]`: where a running server is steered from, and who may; and where it is probed.
+//! `[admin]`: the admin listener, its access rules, and the health listener.
 //!
-//! Decides what is safe to listen on: a socket file, whose mode protects it, or this machine's own
-//! addresses with a token. Never looks whether the place is free.
+//! Decides what is safe to listen on: a socket file, protected by its mode, or a loopback address
+//! with a token. Never checks whether the address is free.
 
 use std::{
     fmt, io,
@@ -20,24 +20,24 @@ use super::{
     values::{Fault, boolean, string},
 };
 
-/// `[admin]`: the listener for commands. `Debug` leaves the token out.
+/// `[admin]`: the listener for commands. `Debug` omits the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AdminConfig {
-    /// Whether there is such a listener. Default: true.
+    /// Whether there is an admin listener. Default: true.
     pub enabled: bool,
     /// Where it listens. Default: the socket [`AdminConfig::SOCKET_NAME`] in the config's folder.
     pub listen: AdminListen,
-    /// What each request must carry: at least 16 bytes of visible ASCII. This or `token_file` is
-    /// there with [`AdminListen::Tcp`], and only then.
+    /// The token that each request must carry: at least 16 bytes of visible ASCII. With
+    /// [`AdminListen::Tcp`], either this or `token_file` is set; with a socket, neither.
     pub token: Option<String>,
-    /// The file that has the token, white space around it aside: an absolute path.
+    /// The file with the token, surrounded by white space or not: an absolute path.
     pub token_file: Option<PathBuf>,
-    /// The mode of the socket's file; others have no access. Default: 0600.
+    /// The mode of the socket file; others never have access. Default: 0600.
     pub mode: u32,
-    /// The group of the socket's file. Default: that of the server.
+    /// The group of the socket file. Default: the server's group.
     pub group: Option<String>,
-    /// Where load balancers ask `/healthz` and `/readyz`, also while `enabled` is false: an address
-    /// that no other listener has. Default: none; the admin listener answers them.
+    /// Where load balancers request `/healthz` and `/readyz`, even if `enabled` is false: an
+    /// address that no other listener has. Default: none; the admin listener answers them.
     pub health_listen: Option<SocketAddr>,
 }
 
@@ -46,21 +46,22 @@ pub struct AdminConfig {
 pub enum AdminListen {
     /// A socket file: an absolute path of at most 107 bytes.
     Unix(PathBuf),
-    /// A loopback address; while enabled none of `server.listen`, unless its port is 0.
+    /// A loopback address. While enabled it differs from all of `server.listen`, unless its port is
+    /// 0.
     Tcp(SocketAddr),
 }
 
-/// The bytes of a socket's path that the kernel takes: those of `sun_path` without its last NUL.
+/// The longest socket path that the kernel accepts: `sun_path` without the final NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// The least bytes of a token; fewer could be guessed.
+/// The minimum length of a token; shorter ones could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
 impl AdminConfig {
-    /// The socket's name by default.
+    /// The socket's default name.
     pub const SOCKET_NAME: &str = "tidegate.sock";
 
-    /// The mode of a socket's file by default.
+    /// The default mode of a socket file.
     pub const MODE: u32 = 0o600;
 
     /// The defaults of a config whose folder is `base`.
@@ -71,10 +72,10 @@ impl AdminConfig {
         Self { enabled, listen, token, token_file, mode, group, health_listen }
     }
 
-    /// The token, from its file if it has one. None for a socket.
+    /// The token, from its file if there is one. None for a socket.
     ///
     /// # Errors
-    /// The file's, or what is wrong with the token in it.
+    /// The error of reading the file, or what is wrong with the token in it.
     pub fn read_token(&self) -> io::Result<Option<String>> {
         let (Some(path), AdminListen::Tcp(_)) = (&self.token_file, &self.listen) else {
             return Ok(self.token.clone());
@@ -102,12 +103,12 @@ impl fmt::Debug for AdminConfig {
     }
 }
 
-/// The text of a config with stars for its token, so that reports can show its lines. All else
-/// stays in place.
+/// The text of a config with its token replaced by stars, so that reports can show its lines.
+/// Positions don't change.
 pub(super) fn hide_token(text: &str, tree: &DeTable<'_>) -> String {
     let token = tree.get("admin").and_then(|admin| admin.get_ref().as_table()?.get("token"));
     let Some(span) = token.map(Spanned::span) else { return text.to_owned() };
-    // Without its quotes.
+    // The string without its quotes.
     let inside = span.start + 1..span.end.max(span.start + 2) - 1;
     let star = |(at, c): (usize, char)| {
         if inside.contains(&at) && (c == ' ' || c.is_ascii_graphic()) { '*' } else { c }
@@ -131,7 +132,7 @@ pub(super) fn read(root: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]
     admin
 }
 
-/// The section, and whether it says where to listen.
+/// The section, and whether it sets `listen`.
 fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (AdminConfig, bool) {
     let default = AdminConfig::in_folder(base);
     let enabled = table.or("enabled", default.enabled, boolean);
@@ -141,7 +142,7 @@ fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (A
     let token = table.optional("token", |value| token(string(value)?));
     let token_file = table.optional("token_file", |value| absolute_path(string(value)?, base));
     if let (Some(_), Some(span)) = (table.key_span("token"), table.key_span("token_file")) {
-        let fault = Fault::new("and `admin.token` are two tokens").fragile();
+        let fault = Fault::new("and `admin.token` are both set").fragile();
         let fault = fault.help("keep one of them");
         table.report(fault.into_finding(&table.path_of("token_file"), span));
     }
@@ -187,7 +188,7 @@ fn section(table: &mut Table<'_, '_>, base: &Path, taken: &[ListenConfig]) -> (A
 
 fn token_missing(path: &str, span: Span) -> Finding {
     Finding::new(span, format!("`{path}` is missing"))
-        .label("whoever reaches this address could steer the server")
+        .label("anyone that reaches this address could control the server")
         .help(
             "add `token = \"…\"`, such as from `openssl rand -hex 16`, or `token_file = \"…\"`, or \
              listen on a socket",
@@ -204,13 +205,13 @@ fn listen(text: &str, base: &Path) -> Result<AdminListen, Fault> {
         return Ok(AdminListen::Tcp(address));
     }
     let here = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
-    Err(Fault::new("must be an address of this machine alone")
-        .help(format!("write \"{here}:{}\", and reach it by a tunnel", address.port())))
+    Err(Fault::new("must be a loopback address")
+        .help(format!("write \"{here}:{}\", and use a tunnel to reach it", address.port())))
 }
 
-/// Says what was probably meant.
+/// Suggests what was probably meant.
 fn no_listen(text: &str) -> Fault {
-    let fault = Fault::new("is no socket and no IP address with a port");
+    let fault = Fault::new("is neither a socket nor an IP address with a port");
     if let Ok(ip) = text.parse::<IpAddr>() {
         return fault.help(format!("write \"{}\"", SocketAddr::new(ip, 9901)));
     }
@@ -224,7 +225,7 @@ fn no_listen(text: &str) -> Fault {
     fault.help(r#"write "unix:tidegate.sock" or "127.0.0.1:9901""#)
 }
 
-/// The file of a socket, made absolute from `base`.
+/// The path of a socket file, made absolute from `base`.
 pub(super) fn socket_path(text: &str, base: &Path) -> Result<PathBuf, Fault> {
     if text.starts_with('@') {
         let fault = Fault::new("names an abstract socket, which has no file and no owner");
@@ -245,7 +246,7 @@ fn check_length(path: &Path) -> Result<(), Fault> {
     Err(fault.help(format!("at most {SOCKET_PATH_BYTES_MAX} bytes are possible")))
 }
 
-/// Where load balancers probe; `admin` is where operators come.
+/// Reads the address for load balancers. `admin` is the address for operators.
 fn health_listen(
     text: &str,
     admin: Option<&AdminListen>,
@@ -262,9 +263,9 @@ fn health_listen(
     }
 }
 
-/// Says what was probably meant.
+/// Suggests what was probably meant.
 fn no_health_listen(text: &str) -> Fault {
-    let fault = Fault::new("is no IP address with a port");
+    let fault = Fault::new("is not an IP address with a port");
     if let Ok(ip) = text.parse::<IpAddr>() {
         return fault.help(format!("write \"{}\"", SocketAddr::new(ip, 8081)));
     }
@@ -277,9 +278,9 @@ fn no_health_listen(text: &str) -> Fault {
     fault.help(format!("write \"{host}:{port}\""))
 }
 
-/// Whether only one of the two can be listened on.
+/// Whether the two addresses exclude each other.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    // An address for all of its family takes the port of each one.
+    // A wildcard address takes its port on all addresses of its family.
     let for_all = |all: SocketAddr, ip: IpAddr| {
         all.ip().is_unspecified() && all.is_ipv4() == ip.to_canonical().is_ipv4()
     };
@@ -296,7 +297,7 @@ fn free(address: SocketAddr, taken: &[ListenConfig]) -> Result<(), Fault> {
     }
 }
 
-/// The mode of a socket's file, in octal digits.
+/// The mode of a socket file, in octal digits.
 fn mode(text: &str) -> Result<u32, Fault> {
     let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
     let mode = digits.then(|| u32::from_str_radix(text, 8).ok()).flatten();
@@ -305,11 +306,11 @@ fn mode(text: &str) -> Result<u32, Fault> {
             Err(Fault::new("must let the server's user read and write").help("write \"0660\""))
         }
         Some(mode) if mode & 0o007 != 0 => {
-            Err(Fault::new("would let every user of this machine steer the server")
-                .help("write \"0660\", and name their group as `admin.group`"))
+            Err(Fault::new("would let every user of this machine control the server")
+                .help("write \"0660\", and set `admin.group` to their group"))
         }
         Some(mode) => Ok(mode),
-        None => Err(Fault::new("is no mode in octal digits").help("write \"0660\"")),
+        None => Err(Fault::new("is not a mode in octal digits").help("write \"0660\"")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a config says of an app.
+//! The settings of an app.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,14 +7,14 @@ use super::{ProxyConfig, filters::FilterConfig};
 /// One app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppConfig {
-    /// The host as in the table's name, lower case; a name, an IPv6 literal in brackets, or
-    /// a wildcard `*.example.com`. No two apps share a host or alias.
+    /// The table's name in lower case: a host name, an IPv6 literal in brackets, or a wildcard
+    /// `*.example.com`. No two apps share a host or alias.
     pub host: String,
-    /// Further names and wildcards, lower case. Default: none.
+    /// More names and wildcards, in lower case. Default: none.
     pub aliases: Vec<String>,
     /// Overrides `server.drain_timeout`. Default: none.
     pub drain_timeout: Option<Duration>,
-    /// What stands around the app, whatever its kind. Default: nothing.
+    /// The filters around the app, for any kind. Default: none.
     pub filters: FilterConfig,
     /// What the app does.
     pub kind: AppKind,
@@ -29,7 +29,7 @@ pub enum AppKind {
     Redirect(RedirectConfig),
     /// A folder of files.
     Files(FilesConfig),
-    /// Other servers, which requests are passed on to.
+    /// Requests are forwarded to other servers.
     Proxy(Box<ProxyConfig>),
 }
 
@@ -38,21 +38,21 @@ pub enum AppKind {
 pub struct RespondConfig {
     /// Status code, 200 to 599. Default: 200.
     pub status: u16,
-    /// The content; empty when the status is 204, 205 or 304, which have none. Default: empty.
+    /// The content; empty if the status is 204, 205 or 304, which have no content. Default: empty.
     pub body: String,
     /// The content's media type. Default: `text/plain`.
     pub content_type: String,
-    /// Further fields; valid, and none that the server writes itself. Default: none.
+    /// Additional header fields, valid and none that the server writes itself. Default: none.
     pub headers: Vec<(String, String)>,
-    /// How long the answer is held back. Default: 0 s.
+    /// How long the answer is delayed. Default: 0 s.
     pub delay: Duration,
 }
 
 /// `redirect = { … }`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedirectConfig {
-    /// An absolute `http` or `https` URL without query and fragment, without a slash at its end;
-    /// the request's path and query are put behind it.
+    /// An absolute `http` or `https` URL without query, fragment or trailing slash. The request's
+    /// path and query are appended.
     pub to: String,
     /// 301, 302, 303, 307 or 308. Default: 308.
     pub status: u16,
@@ -61,31 +61,33 @@ pub struct RedirectConfig {
 /// `files = { … }`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilesConfig {
-    /// The folder, made absolute from the place of the config file. It may not exist: that is found
-    /// when the app is loaded.
+    /// The folder, made absolute from the config file's folder. It may not exist; loading the app
+    /// finds out.
     pub root: PathBuf,
     /// Names tried in a directory, in order. Default: `index.html`. None with `index = "off"`.
     pub index: Vec<String>,
-    /// Whether a directory without such a file is listed, `index = "listing"`.
+    /// Whether a directory without an index file is listed, `index = "listing"`.
     pub listing: bool,
-    /// `try`: what a path names.
+    /// `try`: the files to look for.
     pub tries: Tries,
     /// The page for 404, relative to the root and inside it. Default: none.
     pub not_found: Option<String>,
-    /// Whether precompressed neighbours (`.br`, `.zst`, `.gz`) are sent to who accepts them.
-    /// Default: true.
+    /// Whether precompressed files beside the requested one (`.br`, `.zst`, `.gz`) are sent to
+    /// clients that accept them. Default: true.
     pub precompressed: bool,
     /// `Cache-Control` for every file. Default: none.
     pub cache_control: Option<String>,
-    /// Media types by extension (lower case, no dot), before the built-in ones. Default: none.
+    /// Media types by extension (lower case, no dot); they override the built-in ones. Default:
+    /// none.
     pub types: Vec<(String, String)>,
 }
 
-/// `files.try`: what is looked for, in order.
+/// `files.try`: the files to look for, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tries {
-    /// What is put behind the request's path, `"{path}.html"`. Default: nothing, `"{path}"`.
+    /// Endings for the request's path, as in `"{path}.html"`. Default: one empty ending,
+    /// `"{path}"`.
     pub endings: Vec<String>,
-    /// The file that is sent for all that is not found, relative to the root. Default: none.
+    /// The file to send if nothing else is found, relative to the root. Default: none.
     pub fallback: Option<String>,
 }

@@ -1,6 +1,6 @@
-//! `[apps."host"]`: names, and one of the kinds.
+//! `[apps."host"]`: the names of an app and its kind.
 //!
-//! Keeps the names of all apps apart from their contents, so that a fault in an app does not make
+//! The names of all apps are kept apart from the contents, so that an error in an app doesn't make
 //! its names unknown.
 
 use std::{ops::RangeInclusive, path::Path, time::Duration};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::http::{Host, is_field_name, is_field_value, is_framing_field};
 
-/// All apps, and who has which name.
+/// All apps, and the names of each.
 #[derive(Default)]
 pub(super) struct Apps {
     pub(super) list: Vec<AppConfig>,
@@ -42,13 +42,13 @@ impl Apps {
             None => {
                 let shown: Vec<_> = known().take(NAMES_SHOWN_MAX).collect();
                 let more = if shown.len() < self.names.len() { ", …" } else { "" };
-                fault.help(format!("names there are: {}{more}", shown.join(", ")))
+                fault.help(format!("known names: {}{more}", shown.join(", ")))
             }
         })
     }
 }
 
-/// Statuses of a fixed answer. Informational ones end no exchange.
+/// Statuses of a fixed answer. Informational ones (1xx) can't end an exchange.
 const STATUS: RangeInclusive<u16> = 200..=599;
 
 /// Statuses of a redirect (RFC 9110 §15.4).
@@ -89,14 +89,14 @@ pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
     }
 }
 
-/// Reads the one kind of an app, and whatever else is there as well.
+/// Reads the one kind of an app. Reports the other keys.
 fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
     let unquoted = unquoted_host(table);
     let mut places: Vec<(Span, &str)> =
         KINDS.iter().filter_map(|kind| Some((table.key_span(kind)?, *kind))).collect();
     places.sort_by_key(|(span, _)| span.start);
     match &places[..] {
-        // What is there by another name is an unknown key.
+        // A kind under a wrong name is already reported as an unknown key.
         [] if !unquoted && table.in_order().iter().all(|(key, ..)| keys::is_of_app(key)) => {
             let message = format!("`{}` has nothing to serve", table.name());
             let help = format!("add one of {}", KINDS.join(", "));
@@ -107,7 +107,7 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
                 let message = format!("`{}` has both `{first}` and `{kind}`", table.name());
                 let finding = Finding::new(span.clone(), message).label("and this").fragile();
                 let finding = finding.related(first_span.clone(), "this");
-                table.report(finding.help("an app does one thing: keep one of them"));
+                table.report(finding.help("an app has one kind: keep one of them"));
             }
         }
         [] => {}
@@ -123,12 +123,12 @@ fn kind(table: &mut Table<'_, '_>, base: &Path) -> Option<AppKind> {
     respond.or(files.map(AppKind::Files)).or(proxy.map(|proxy| AppKind::Proxy(Box::new(proxy))))
 }
 
-/// A kind whose only key that must be there is given alone: `redirect = "https://…"`.
+/// A kind with its only required key given directly: `redirect = "https://…"`.
 fn one_string(key: &'static str, value: &DeValue<'_>) -> Option<Meant> {
     Some(vec![(key, quoted(value.as_str()?))])
 }
 
-/// `proxy = "http://…"`, or an array of such, or a port.
+/// `proxy = "http://…"`, an array of such strings, or a port.
 fn meant_proxy(value: &DeValue<'_>) -> Option<Meant> {
     let upstreams = match value {
         DeValue::String(url) => vec![quoted(url)],
@@ -141,7 +141,7 @@ fn meant_proxy(value: &DeValue<'_>) -> Option<Meant> {
     Some(vec![("upstreams", format!("[{}]", upstreams.join(", ")))])
 }
 
-/// Reports `[apps.www.example.com]`, which TOML reads as tables in tables.
+/// Reports `[apps.www.example.com]`, which TOML reads as nested tables.
 fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
     let mut found = false;
     if table.syntax() == Syntax::Json {
@@ -164,7 +164,7 @@ fn unquoted_host(table: &mut Table<'_, '_>) -> bool {
         let is_slip = nearest(key, keys::of_app()).is_some() || table.key().contains('.');
         let is_elsewhere = keys::advice("apps.HOST", key).is_some();
         if !is_app && (is_slip || is_elsewhere) {
-            // It is reported as an unknown key, with what was meant.
+            // Already reported as an unknown key, with a suggestion.
             continue;
         }
         table.accept(key);
@@ -182,7 +182,7 @@ fn respond(table: &mut Table<'_, '_>) -> RespondConfig {
         let body = string(value)?;
         if !body.is_empty() && WITHOUT_CONTENT.contains(&status) {
             return Err(Fault::new(format!("cannot be sent with status {status}"))
-                .help("remove the body, or take another status"));
+                .help("remove the body, or use another status"));
         }
         Ok(body.to_owned())
     });
@@ -232,7 +232,7 @@ fn files(table: &mut Table<'_, '_>, base: &Path) -> Option<FilesConfig> {
     })
 }
 
-/// What one entry of `files.try` looks for.
+/// The meaning of one entry of `files.try`.
 enum Try {
     Ending(String),
     File(String),
@@ -249,8 +249,7 @@ fn tries(table: &mut Table<'_, '_>) -> Tries {
             Try::Ending(ending) => tries.endings.push(ending),
             Try::File(_) if index < last => {
                 let path = table.path_of("try");
-                let message =
-                    format!("`{path}[{index}]` must stand last: it is there for any path");
+                let message = format!("`{path}[{index}]` must come last: it exists for every path");
                 table.report(Finding::new(span, message));
             }
             Try::File(path) => tries.fallback = Some(path),
@@ -259,45 +258,48 @@ fn tries(table: &mut Table<'_, '_>) -> Tries {
     tries
 }
 
-/// `{path}` with an ending or without one, or a file of the root.
+/// `{path}`, with an ending or without, or a file below the root.
 fn try_entry(text: &str) -> Result<Try, Fault> {
     let advice = "write \"{path}\", \"{path}.html\" or a file such as \"/index.html\"";
     if let Some(ending) = text.strip_prefix("{path}") {
         if ending.contains('/') {
-            return Err(Fault::new("has a slash behind `{path}`").help(advice));
+            return Err(Fault::new("has a slash after `{path}`").help(advice));
         }
         if ending.contains(|c: char| c.is_control() || "{}\\".contains(c)) {
-            return Err(Fault::new("is nothing to try").help(advice));
+            return Err(Fault::new("is not a path to try").help(advice));
         }
         return Ok(Try::Ending(ending.to_owned()));
     }
     if text.contains("{path}") {
-        return Err(Fault::new("has `{path}` behind something else").help(advice));
+        return Err(Fault::new("must begin with `{path}`").help(advice));
     }
     let Some(file) = text.strip_prefix('/') else {
-        let advice =
-            if text.starts_with('=') { "remove it: what is not found is 404" } else { advice };
-        return Err(Fault::new("is nothing to try").help(advice));
+        let advice = if text.starts_with('=') {
+            "remove it: a missing file gives 404 anyway"
+        } else {
+            advice
+        };
+        return Err(Fault::new("is not a path to try").help(advice));
     };
     path_inside(file).map(Try::File)
 }
 
 fn header_name(name: &str) -> Result<String, Fault> {
     if !is_field_name(name) {
-        return Err(Fault::new("is no field name").help("write a name such as \"X-Robots-Tag\""));
+        return Err(Fault::new("is not a field name").help("write a name such as \"X-Robots-Tag\""));
     }
     if is_framing_field(name) {
         return Err(Fault::new("is written by the server itself").help("remove it"));
     }
     if name.eq_ignore_ascii_case("content-type") {
-        return Err(Fault::new("is set elsewhere").help("use `content_type`"));
+        return Err(Fault::new("has a key of its own").help("use `content_type`"));
     }
     Ok(name.to_owned())
 }
 
 fn header_value(text: &str) -> Result<String, Fault> {
     if text.is_empty() || !is_field_value(text) {
-        return Err(Fault::new("is no field value")
+        return Err(Fault::new("is not a field value")
             .help("write one line, without control characters and without spaces around it"));
     }
     Ok(text.to_owned())
@@ -310,7 +312,7 @@ fn media_type(text: &str) -> Result<String, Fault> {
         .split_once('/')
         .is_some_and(|(kind, subtype)| is_field_name(kind) && is_field_name(subtype));
     if !is_type || !is_field_value(text) {
-        return Err(Fault::new("is no media type").help("write a type such as \"text/html\""));
+        return Err(Fault::new("is not a media type").help("write a type such as \"text/html\""));
     }
     Ok(text.to_owned())
 }
@@ -319,7 +321,7 @@ fn media_type(text: &str) -> Result<String, Fault> {
 fn extension(text: &str) -> Result<String, Fault> {
     let last = text.rsplit(['.', '/']).next().unwrap_or_default();
     if text.is_empty() || last != text || text.contains(char::is_control) {
-        let fault = Fault::new("is no file extension");
+        let fault = Fault::new("is not a file extension");
         let meant = if last.is_empty() { "html" } else { last };
         let meant = meant.to_ascii_lowercase();
         return Err(fault.help(format!("write \"{}\", without dots", meant.escape_debug())));
@@ -327,10 +329,10 @@ fn extension(text: &str) -> Result<String, Fault> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// The name of a file without a folder.
+/// A file name without a folder.
 fn file_name(text: &str) -> Result<String, Fault> {
     if ["", ".", ".."].contains(&text) || text.contains(|c: char| c == '/' || c.is_control()) {
-        return Err(Fault::new("is no file name")
+        return Err(Fault::new("is not a file name")
             .help("write a name such as \"index.html\", without a folder"));
     }
     Ok(text.to_owned())
@@ -339,31 +341,31 @@ fn file_name(text: &str) -> Result<String, Fault> {
 /// A relative path that stays inside its root.
 fn path_inside(text: &str) -> Result<String, Fault> {
     if text.split('/').any(|part| file_name(part).is_err()) {
-        return Err(Fault::new("is no path inside the root")
+        return Err(Fault::new("is not a path inside the root")
             .help("write a path such as \"404.html\", relative to `root`"));
     }
     Ok(text.to_owned())
 }
 
-/// An absolute URL that a request's path and query can be put behind.
+/// An absolute URL to which a request's path and query can be appended.
 fn redirect_target(text: &str) -> Result<String, Fault> {
     let fault =
         |reason: &str| Err(Fault::new(reason).help("write a URL such as \"https://example.com\""));
     if text.starts_with('/') && !text.starts_with("//") {
-        let fault = Fault::new("has no host: the app answers every path of its own, this one too");
-        return Err(fault.help("write a URL of another host, such as \"https://example.com\""));
+        let fault = Fault::new("has no host: the app would redirect to itself");
+        return Err(fault.help("write a URL with another host, such as \"https://example.com\""));
     }
     let Some(rest) = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")) else {
         return fault("must begin with https:// or http://");
     };
     if text.contains(['?', '#']) {
-        return fault("must not have a query or fragment: the request's own is put behind it");
+        return fault("must not have a query or fragment: the request's own query is appended");
     }
     let authority = rest.split('/').next().unwrap_or_default();
     if Host::parse(authority.as_bytes()).is_none() {
         return fault("has no valid host");
     }
-    // The characters of a path in a URI (RFC 3986 §3.3), not decoded.
+    // The characters of a URI path (RFC 3986 §3.3), encoded.
     let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
     if !rest[authority.len()..].bytes().all(in_path) {
         return fault("has a character that must be percent-encoded");

@@ -7,13 +7,13 @@ use super::values::Fault;
 /// A network of IP addresses (RFC 4632, RFC 4291 §2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
-    /// No bit stands behind the prefix.
+    /// All bits after the prefix are zero.
     network: IpAddr,
     prefix: u8,
 }
 
 impl Cidr {
-    /// Whether the address is in the network. An IPv4 address that is written as IPv6 is the IPv4
+    /// Whether the address is in the network. An IPv4-mapped IPv6 address counts as the IPv4
     /// address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -23,7 +23,7 @@ impl Cidr {
 
     pub(super) fn parse(text: &str) -> Result<Self, Fault> {
         let help = r#"write a network such as "10.0.0.0/8", "fd00::/8" or "127.0.0.1""#;
-        let fault = || Fault::new("is no network").help(help);
+        let fault = || Fault::new("is not a network").help(help);
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
@@ -48,7 +48,7 @@ impl Cidr {
         };
         let network = network_of(address, prefix);
         if network != address {
-            let fault = Fault::new("has bits behind its prefix");
+            let fault = Fault::new("has bits set after its prefix");
             return Err(fault.help(format!("write \"{network}/{prefix}\"")));
         }
         Ok(Self { network, prefix })
@@ -61,9 +61,9 @@ impl fmt::Display for Cidr {
     }
 }
 
-/// The address without its bits behind the prefix.
+/// The address with all bits after the prefix cleared.
 fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
-    // A shift by all bits is none in Rust.
+    // In Rust, a shift by all bits overflows.
     match address {
         IpAddr::V4(address) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_has_its_addresses_and_no_others() {
+    fn a_network_contains_exactly_its_addresses() {
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("10.0.0.0/8", "::ffff:10.1.2.3", "::10.1.2.3"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_says_what_would_be_right() {
+    fn an_invalid_network_gets_a_suggestion() {
         for (text, words) in [
             ("", "such as"),
             ("10.0.0.0/", "such as"),

@@ -1,7 +1,7 @@
-//! What a reload changes: settings by their keys, apps by their hosts.
+//! What a reload changes: settings by key, apps by host.
 //!
-//! Pure: compares, and knows which settings a running server can take. Never carries anything out.
-//! Every setting is named here, so that the compiler asks for a new one.
+//! Pure: compares, and knows which settings a running server can apply. Never applies anything.
+//! Every setting is listed here, and the compiler reports a missing one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,26 +10,26 @@ use super::{AdminConfig, AppConfig, Config, Limits, LogConfig, ServerConfig};
 /// The dotted keys of the settings that differ, in the order of the sections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChangedSettings {
-    /// Those that a running server takes.
+    /// Settings that a running server can apply.
     pub(crate) live: Vec<&'static str>,
-    /// Those that only a new process takes.
+    /// Settings that need a new process.
     pub(crate) needs_restart: Vec<&'static str>,
 }
 
-/// What becomes of each app.
+/// What happens to each app.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChangedApps<'a> {
     /// New hosts, in the order of the new list.
     pub(crate) added: Vec<&'a AppConfig>,
-    /// Hosts that stay and get another app, in the order of the new list.
+    /// Existing hosts with a different app, in the order of the new list.
     pub(crate) changed: Vec<&'a AppConfig>,
-    /// Hosts whose app stays as it is, in the order of the new list.
+    /// Hosts with the same app, in the order of the new list.
     pub(crate) unchanged: Vec<&'a str>,
-    /// Hosts that are gone, in the order of the current list.
+    /// Hosts that no longer exist, in the order of the current list.
     pub(crate) removed: Vec<&'a str>,
 }
 
-/// Pushes the key of each field that differs. A field that is not named does not compile.
+/// Pushes the key of each field that differs. Omitting a field is a compile error.
 macro_rules! compare {
     ($section:literal, $old:expr, $new:expr, $type:ident:
         $($field:ident => $keys:expr),+ $(,)?
@@ -41,7 +41,7 @@ macro_rules! compare {
     }};
 }
 
-/// Compares all but the apps.
+/// Compares everything except the apps.
 pub(crate) fn changed_settings(old: &Config, new: &Config) -> ChangedSettings {
     let mut changed = ChangedSettings::default();
     let ChangedSettings { live, needs_restart } = &mut changed;
@@ -87,8 +87,8 @@ pub(crate) fn changed_settings(old: &Config, new: &Config) -> ChangedSettings {
     changed
 }
 
-/// Compares the apps. `current` has each host once, with what its app was made from; an app that
-/// was made otherwise, or must be made anew, has `None` and counts as changed.
+/// Compares the apps. `current` lists each host once, with the config its app was made from. `None`
+/// counts as changed: the app was made in another way or must be made again.
 pub(crate) fn changed_apps<'a>(
     current: &[(&'a str, Option<&AppConfig>)],
     new: &'a [AppConfig],
@@ -119,7 +119,7 @@ mod tests {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A setting for every key, none at its default.
+    /// A setting for every key, none of them the default.
     const ALL: [(&str, &str, &str); 27] = [
         ("server", "listen", "['127.0.0.1:1']"),
         ("server", "user", "'a'"),
@@ -153,13 +153,13 @@ mod tests {
     const APP: &str = "[apps.a]\nrespond = {}\n";
 
     #[test]
-    fn each_setting_that_differs_is_named_and_no_other() {
+    fn exactly_the_settings_that_differ_are_named() {
         let old = config(APP);
         let mut all = String::new();
         for (section, key, value) in ALL {
             let line = format!("{section}.{key} = {value}\n");
             all.push_str(&line);
-            // A TCP address and its token come together, and a group with its user.
+            // A TCP address needs a token, and a group needs a user.
             if ["listen", "token"].contains(&key) && section == "admin" || key == "group" {
                 continue;
             }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn apps_are_compared_by_host_whatever_their_order() {
+    fn apps_are_compared_by_host_in_any_order() {
         let old = config(
             "[apps.gone]\nrespond = {}\n[apps.same]\nrespond = {}\n[apps.other]\nrespond = {}\n\
              [apps.alias]\nrespond = {}\n[apps.made]\nrespond = {}\n[apps.past]\nrespond = {}\n",

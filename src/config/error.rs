@@ -1,7 +1,7 @@
-//! What is wrong with a config file, and how it is shown.
+//! The problems of a config file, and how they are shown.
 //!
-//! A [`Finding`] points into the text by bytes; a [`ConfigError`] is all findings of one file, with
-//! lines and columns, and rendered. Never decides what is wrong.
+//! A [`Finding`] points into the text by byte offsets. A [`ConfigError`] holds all findings of one
+//! file with lines and columns, and the rendered report. Other modules find the problems.
 
 use std::{error::Error, fmt, iter, ops::Range, path::Path};
 
@@ -9,8 +9,8 @@ use annotate_snippets::{
     AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str as printable,
 };
 
-/// All problems of one config file. `Display` shows each with its line and what would be right,
-/// up to [`ConfigError::SHOWN_MAX`] of them.
+/// All problems of one config file. `Display` shows each with its line and a suggestion, up to
+/// [`ConfigError::SHOWN_MAX`] problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
@@ -18,7 +18,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// The most problems that are shown: of more, somebody fixes the cause and not each one.
+    /// The most problems that are shown. More than that usually have one common cause.
     pub const SHOWN_MAX: usize = 100;
 
     /// All problems, in the order of the file; never empty.
@@ -26,7 +26,7 @@ impl ConfigError {
         &self.problems
     }
 
-    /// Shows `findings` in `text`, the content of the file called `name`.
+    /// Shows `findings` in `text`, the content of the file `name`.
     pub(super) fn new(name: &Path, text: &str, mut findings: Vec<Finding>) -> Self {
         sort(text, &mut findings);
         let name = name.display().to_string();
@@ -34,7 +34,7 @@ impl ConfigError {
         let mut reports: Vec<_> =
             shown.map(|finding| render(&name, text, finding, Level::ERROR)).collect();
         if findings.len() > reports.len() {
-            reports.push(format!("error: {} problems more", findings.len() - reports.len()));
+            reports.push(format!("error: {} more problems", findings.len() - reports.len()));
         }
         let lines = Lines::of(text);
         let problems = findings.into_iter().map(|finding| {
@@ -44,7 +44,7 @@ impl ConfigError {
         Self { problems: problems.collect(), report: reports.join("\n\n") }
     }
 
-    /// An error of the file called `name` as a whole.
+    /// An error about the file `name` as a whole.
     pub(super) fn whole_file(name: &Path, reason: &dyn fmt::Display) -> Self {
         let message = format!("cannot read {}: {reason}", name.display());
         let report = renderer().render(&[Group::with_title(Level::ERROR.primary_title(&message))]);
@@ -60,20 +60,20 @@ impl fmt::Display for ConfigError {
 
 impl Error for ConfigError {}
 
-/// One thing that is wrong in a config file, or in an app's JSON.
+/// One problem in a config file or in an app's JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The line, from 1; 0 in JSON, and when the file could not be read at all.
+    /// The line, from 1; 0 in JSON or if the file could not be read.
     pub line: usize,
-    /// The column in characters, from 1; 0 in JSON, and when the file could not be read at all.
+    /// The column in characters, from 1; 0 in JSON or if the file could not be read.
     pub column: usize,
     /// What is wrong.
     pub message: String,
-    /// What would be right, where the message does not say it.
+    /// A suggestion, where the message doesn't contain one.
     pub help: Option<String>,
 }
 
-/// A place in the text, in bytes.
+/// A range of the text, in bytes.
 pub(super) type Span = Range<usize>;
 
 /// A problem with its places in the text.
@@ -83,9 +83,9 @@ pub(super) struct Finding {
     pub(super) message: String,
     pub(super) label: Option<String>,
     pub(super) help: Option<String>,
-    /// Other places that belong to it, each with its label.
+    /// Related places, each with a label.
     pub(super) related: Vec<(Span, String)>,
-    /// Whether it may be nothing but the consequence of a syntax error elsewhere.
+    /// Whether a syntax error elsewhere may be the only cause.
     pub(super) fragile: bool,
 }
 
@@ -116,7 +116,7 @@ impl Finding {
     }
 }
 
-/// Where the lines of a text begin.
+/// The offsets at which the lines of a text begin.
 pub(super) struct Lines<'t> {
     text: &'t str,
     starts: Vec<usize>,
@@ -128,12 +128,12 @@ impl<'t> Lines<'t> {
         Self { text, starts: iter::once(0).chain(newlines.map(|at| at + 1)).collect() }
     }
 
-    /// The line, from 1, that a byte is in.
+    /// The line of a byte, from 1.
     pub(super) fn line(&self, offset: usize) -> usize {
         self.starts.partition_point(|start| *start <= offset)
     }
 
-    /// Line and column, from 1, of a byte.
+    /// The line and column of a byte, from 1.
     pub(super) fn line_and_column(&self, offset: usize) -> (usize, usize) {
         let offset = self.text.floor_char_boundary(offset);
         let line = self.line(offset);
@@ -141,16 +141,16 @@ impl<'t> Lines<'t> {
     }
 }
 
-/// Shows what is no error, in the order of the file.
+/// Shows warnings in the order of the file.
 pub(super) fn warnings(name: &Path, text: &str, mut findings: Vec<Finding>) -> Vec<String> {
     sort(text, &mut findings);
     let name = name.display().to_string();
     findings.iter().map(|finding| render(&name, text, finding, Level::WARNING)).collect()
 }
 
-/// Puts findings in the order of the file.
+/// Sorts findings in the order of the file.
 fn sort(text: &str, findings: &mut [Finding]) {
-    // Behind the last newline is no line that could be shown.
+    // There is no line to show after the last newline.
     let end = text.trim_end_matches(['\r', '\n']).len();
     for finding in &mut *findings {
         finding.span = finding.span.start.min(end)..finding.span.end.min(end);
@@ -163,7 +163,7 @@ fn renderer() -> Renderer {
 }
 
 fn render(name: &str, text: &str, finding: &Finding, level: Level<'_>) -> String {
-    // A span that is not on the borders of characters would make the renderer panic.
+    // The renderer panics on a span that splits a character.
     let inside =
         |span: &Span| text.floor_char_boundary(span.start)..text.ceil_char_boundary(span.end);
     let primary = AnnotationKind::Primary

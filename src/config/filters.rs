@@ -1,4 +1,4 @@
-//! The keys of an app's filters: their types, and how they are read.
+//! The filters of an app: their keys, types and reading.
 //!
 //! A new filter's key is added here and in the list of `keys`.
 
@@ -11,31 +11,31 @@ use super::{
     values::{duration, integer},
 };
 
-/// The filters of an app, each by its key in the app's table.
+/// The filters of an app, one per key in the app's table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterConfig {
-    /// How many requests each client may make. Default: none, any number.
+    /// The rate limit for each client. Default: none.
     pub rate_limit: Option<RateLimit>,
 }
 
 /// `rate_limit = { … }`: a token bucket for each IPv4 address and IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Requests in each `per`, 1 to 1,000,000.
+    /// Requests per `per`, 1 to 1,000,000.
     pub requests: u32,
     /// 1 ms to 1 h.
     pub per: Duration,
-    /// Requests that may come at once, 1 to 1,000,000. Default: `requests`.
+    /// How many requests may come at once, 1 to 1,000,000. Default: `requests`.
     pub burst: u32,
 }
 
-/// Requests that a limit may be of. With the longest time below, they are far from overflowing.
+/// The range of `requests`. Even with the longest `per`, calculations can't overflow.
 const RATE_REQUESTS: RangeInclusive<u32> = 1..=1_000_000;
 
-/// The times that a limit may be for.
+/// The range of `per`.
 const RATE_PER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
-/// Reads the filters out of an app's table.
+/// Reads the filters in an app's table.
 pub(super) fn read(table: &mut Table<'_, '_>) -> FilterConfig {
     FilterConfig {
         rate_limit: table.table_meant("rate_limit", meant_rate_limit, rate_limit).flatten(),

@@ -1,16 +1,16 @@
-//! Files of other programs: said once, instead of a complaint for each line.
+//! Recognises files of other programs, to report that once instead of an error for each line.
 //!
-//! Only for a text that is no TOML: what parses is taken as it is.
+//! Only for text that isn't valid TOML.
 
 use super::error::Finding;
 
-/// What this text is written in, if it is not TOML but looks like something known.
+/// What this text seems to be, if it isn't TOML but looks like a known format.
 pub(super) fn finding(text: &str) -> Option<Finding> {
     let looks_like = looks_like(text)?;
     let start = text.len() - text.trim_start().len();
     let end = text[start..].find('\n').map_or(text.len(), |length| start + length);
-    let message = format!("this looks like {looks_like}, and the config is TOML");
-    let help = "`tidegate init` writes one to begin with; `tidegate man toml` has every key";
+    let message = format!("this looks like {looks_like}, but the config must be TOML");
+    let help = "`tidegate init` writes a first config; `tidegate man toml` has every key";
     Some(Finding::new(start..end, message).help(help))
 }
 
@@ -19,7 +19,7 @@ fn looks_like(text: &str) -> Option<&'static str> {
     let lines: Vec<&str> =
         lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let first = *lines.first()?;
-    // A `[table]` or a `key = value` at the start of lines is TOML with a mistake.
+    // Lines that begin with `[table]` or `key = value` are TOML with a mistake.
     let is_toml = |line: &&str| {
         let key = line.split('=').next().unwrap_or_default().trim();
         let is_key = |c: char| c.is_ascii_alphanumeric() || "_-.\"'".contains(c);
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_other_programs_are_known_and_toml_with_a_mistake_is_not() {
+    fn files_of_other_programs_are_recognised_but_not_toml_with_a_mistake() {
         for (text, expected) in [
             ("server {\n  listen 80;\n  root /srv;\n}\n", Some("a config of nginx")),
             ("worker_processes 4;\nhttp {\n}\n", Some("a config of nginx")),

@@ -1,18 +1,18 @@
-//! The names apps go by: host names, IPv6 literals and wildcards, in the one form they are kept in.
+//! The names of apps: host names, IPv6 literals and wildcards, in their normal form.
 //!
-//! Decides what a config may name; which app a request's host finds is the registry's.
+//! Decides which names a config may contain. The registry decides which app a request's host finds.
 
 use crate::http::{Host, is_host_name};
 
 use super::{punycode, values::Fault};
 
-/// Checks a host or wildcard and gives its kept form: lower case, without a trailing dot.
+/// Checks a host or wildcard. Returns its normal form: lower case, without a trailing dot.
 pub(super) fn host_pattern(text: &str) -> Result<String, Fault> {
     let lower = text.to_ascii_lowercase();
     let literal = lower.starts_with('[');
     let name = lower.strip_suffix('.').filter(|_| !literal).unwrap_or(&lower);
     let stands = match name.strip_prefix("*.") {
-        // An address has no names below it.
+        // An IP address has no subdomains.
         Some(parent) => is_host_name(parent) && parent.parse::<std::net::Ipv4Addr>().is_err(),
         None if literal => Host::parse(name.as_bytes()).is_some_and(|host| host.name() == name),
         None => is_host_name(name),
@@ -20,9 +20,9 @@ pub(super) fn host_pattern(text: &str) -> Result<String, Fault> {
     if stands { Ok(name.to_owned()) } else { Err(explain(&lower)) }
 }
 
-/// Says what was probably meant.
+/// Suggests what was probably meant.
 fn explain(text: &str) -> Fault {
-    let fault = Fault::new("is no host name");
+    let fault = Fault::new("is not a host name");
     if let Some((_, rest)) = text.split_once("://") {
         let host = rest.split('/').next().unwrap_or_default();
         return fault.help(format!("write the host alone: \"{host}\""));
@@ -54,13 +54,13 @@ fn explain(text: &str) -> Fault {
         && is_host_name(host)
         && !path.is_empty()
     {
-        let fault = Fault::new("has a path: an app for a part of a host is not in this version");
+        let fault = Fault::new("has a path: this version has no apps for a part of a host");
         return fault.help(format!("write \"{host}\""));
     }
     fault.help(r#"write a name such as "www.example.com", "*.example.com" or "[::1]""#)
 }
 
-/// An international name in its ASCII form (RFC 5890 §2.3.2.1), if it can be told.
+/// The ASCII form of an international name (RFC 5890 §2.3.2.1), if it is certain.
 fn ascii_name(text: &str) -> Option<String> {
     let (wildcard, name) = match text.strip_prefix("*.") {
         Some(name) => ("*.", name),
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_and_wildcards_that_stand() {
+    fn valid_hosts_and_wildcards() {
         for (text, kept) in [
             ("www.example.com", "www.example.com"),
             ("WWW.Example.COM.", "www.example.com"),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_are_refused_say_what_would_be_right() {
+    fn an_invalid_host_gets_a_suggestion() {
         for (text, message) in [
             ("", "such as"),
             (".", "such as"),

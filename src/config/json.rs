@@ -1,7 +1,7 @@
-//! One app from JSON, as the admin API takes it.
+//! One app from JSON, as the admin API receives it.
 //!
-//! The JSON is written as TOML and read as a file is: one reader and one set of checks for both.
-//! Owns what only JSON has: null, and any depth.
+//! The JSON is converted to TOML and read like a file, so there is one reader and one set of
+//! checks. Handles what only JSON has: null, and unlimited depth.
 
 use std::{collections::HashSet, fmt::Write as _, path::Path};
 
@@ -16,16 +16,16 @@ use super::{
     values::Fault,
 };
 
-/// What is deeper is left out: nothing is read there, and the parser has a limit of its own.
+/// Deeper values are omitted: no key is that deep, and the TOML parser has a limit of its own.
 const DEPTH_MAX: usize = 16;
 
 impl AppConfig {
-    /// Reads an app from its table as JSON, such as `{"respond": {"body": "hi"}}`: what would stand
-    /// in `[apps."host"]` of a file. Relative paths start from `base`. `headers` and `types` come
-    /// in the order that the map has.
+    /// Reads an app from its table as JSON, such as `{"respond": {"body": "hi"}}`: the content of
+    /// `[apps."host"]` in a file. Relative paths start from `base`. `headers` and `types` keep the
+    /// order of the map.
     ///
     /// # Errors
-    /// All that is wrong with host or table, never empty; their lines and columns are 0.
+    /// All problems of the host and the table, never empty. Their lines and columns are 0.
     pub fn from_json(host: &str, table: &Value, base: &Path) -> Result<Self, Vec<Problem>> {
         let mut toml = TomlText::default();
         toml.push(table, host, "", 0);
@@ -36,7 +36,7 @@ impl AppConfig {
         let mut findings: Vec<Finding> = errors.collect();
         let mut apps = Apps::default();
         Table::read_json(host, &tree, &mut findings, |table| apps::app(table, base, &mut apps));
-        // What stands for a null was found to be of a wrong type.
+        // The placeholder for a null may have got an error about its type.
         let nulls: HashSet<Span> = toml.nulls.iter().map(|null| null.span.clone()).collect();
         findings.retain(|finding| !nulls.contains(&finding.span));
         findings.append(&mut toml.nulls);
@@ -49,7 +49,7 @@ impl AppConfig {
     }
 }
 
-/// A TOML value that is being written.
+/// A TOML value under construction.
 #[derive(Default)]
 struct TomlText {
     text: String,
@@ -57,7 +57,7 @@ struct TomlText {
 }
 
 impl TomlText {
-    /// Writes a value that messages call `name`, and whose keys' paths begin with `path`.
+    /// Writes a value that messages call `name`. The paths of its keys begin with `path`.
     fn push(&mut self, value: &Value, name: &str, path: &str, depth: usize) {
         match value {
             Value::Null => self.push_null(name),
@@ -91,7 +91,7 @@ impl TomlText {
         }
     }
 
-    /// TOML has no null; something stands for it, so that the other findings are as they would be.
+    /// TOML has no null. A placeholder is written, so that other errors are still found.
     fn push_null(&mut self, name: &str) {
         let start = self.text.len();
         self.text.push_str("false");
@@ -130,7 +130,7 @@ mod tests {
         AppConfig::from_json(host, table, Path::new(BASE))
     }
 
-    /// `message (help)` of every problem.
+    /// `message (help)` for every problem.
     fn problems(host: &str, table: &Value) -> Vec<String> {
         let show = |problem: Problem| {
             assert_eq!((problem.line, problem.column), (0, 0));
@@ -183,7 +183,7 @@ redirect = { to = "https://example.com", status = 301 }
     }
 
     #[test]
-    fn mistakes_have_their_path_and_say_what_is_right() {
+    fn mistakes_have_a_path_and_a_suggestion() {
         for (table, expected) in [
             (json!([]), "`a` must be an object, not an array (write {…})"),
             (json!("x"), "`a` must be an object, not a string (write {…})"),
@@ -204,7 +204,7 @@ redirect = { to = "https://example.com", status = 301 }
             (json!({"respond": {"delay": 30}}), "`respond.delay` must be a duration with its unit"),
             (json!({"respond": {}, "drain_timeout": "169h"}), "`drain_timeout` must be from 0s to"),
             (json!({"respond": {}, "aliases": "b"}), "must be an array of strings, not a string"),
-            (json!({"respond": {}, "aliases": ["A"]}), "`a` stands twice"),
+            (json!({"respond": {}, "aliases": ["A"]}), "`a` is repeated"),
             (json!({"proxy": {}}), "`proxy.upstreams` is missing (add `upstreams`)"),
             (json!({"respond": {}, "redirect": {"to": "http://b"}}), "`a` has both `"),
             (json!({"files": {}}), "`files.root` is missing (add `root`)"),
@@ -237,7 +237,7 @@ redirect = { to = "https://example.com", status = 301 }
     }
 
     #[test]
-    fn a_depth_that_toml_would_not_take_is_a_wrong_type_like_any_other() {
+    fn too_deep_a_value_is_reported_as_a_wrong_type() {
         let mut deep = json!(1);
         for level in 0..100 {
             deep = if level % 2 == 0 { json!([deep]) } else { json!({"x": deep}) };

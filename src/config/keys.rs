@@ -1,7 +1,7 @@
-//! Where each key belongs: for what stands in another table than it should, or by another server's
-//! name. A test holds the list against what the parser knows.
+//! The table of each key, to give advice about a key in the wrong table or under another server's
+//! name. A test compares the list with the parser.
 
-/// The tables of a config and their keys. A table of an app has its name below the app's.
+/// The tables of a config and their keys. Tables inside an app are named relative to it.
 const TABLES: [(&str, &[&str]); 11] = [
     (
         "server",
@@ -69,10 +69,10 @@ const TABLES: [(&str, &[&str]); 11] = [
 /// The table of an app.
 const APP: &str = "apps.\"HOST\"";
 
-/// The tables that stand at the top.
+/// The top-level tables.
 const TOP: [&str; 4] = ["server", "limits", "log", "admin"];
 
-/// Names that other servers give to keys.
+/// Names of keys in other servers.
 const OTHER_NAMES: [(&str, &str); 20] = [
     ("address", "listen"),
     ("addr", "listen"),
@@ -96,12 +96,12 @@ const OTHER_NAMES: [(&str, &str); 20] = [
     ("keepalive", "keepalive_timeout"),
 ];
 
-/// What this version does not have, with what to do meanwhile.
+/// Features that this version lacks, with an alternative.
 const NOT_YET: [(&str, &str); 6] = [
-    ("tls", "TLS is not in this version: put a TLS terminator before it"),
-    ("ssl", "TLS is not in this version: put a TLS terminator before it"),
-    ("certificates", "TLS is not in this version: put a TLS terminator before it"),
-    ("acme", "TLS is not in this version: put a TLS terminator before it"),
+    ("tls", "TLS is not in this version: put a TLS terminator in front of it"),
+    ("ssl", "TLS is not in this version: put a TLS terminator in front of it"),
+    ("certificates", "TLS is not in this version: put a TLS terminator in front of it"),
+    ("acme", "TLS is not in this version: put a TLS terminator in front of it"),
     ("include", "a config is one file in this version"),
     ("compress", "compression on the fly is not in this version: see `files.precompressed`"),
 ];
@@ -116,7 +116,7 @@ pub(super) fn is_of_app(key: &str) -> bool {
     of_app().any(|known| known == key)
 }
 
-/// What to do about a key that the table `path` does not have, if that is known.
+/// Advice about a key that the table `path` doesn't have, if there is any.
 pub(super) fn advice(path: &str, key: &str) -> Option<String> {
     if let Some((_, why)) = NOT_YET.iter().find(|(name, _)| *name == key) {
         return Some((*why).to_owned());
@@ -129,7 +129,7 @@ pub(super) fn advice(path: &str, key: &str) -> Option<String> {
     let key = meant.unwrap_or(key);
     let owners = TABLES.iter().filter(|(_, keys)| keys.contains(&key)).map(|(name, _)| *name);
     let owners: Vec<&str> = owners.collect();
-    // The nearest: what is in this table, then what is at the top, then all.
+    // The closest owner first: this table's own subtables, then the top level, then all.
     let inner = owners.iter().filter(|name| has(own, name)).copied();
     let inner: Vec<String> = inner.map(|name| format!("`{name}`")).collect();
     let top: Vec<String> =
@@ -139,13 +139,13 @@ pub(super) fn advice(path: &str, key: &str) -> Option<String> {
     Some(format!("`{key}` belongs in {}", owners.join(" or ")))
 }
 
-/// The table in the list that a dotted path means; none for an entry of an array.
+/// The listed table for a dotted path; none for an entry of an array.
 fn table_of(path: &str) -> Option<&str> {
     let Some(app) = path.strip_prefix("apps.") else {
         let known = TOP.contains(&path) || path.is_empty();
         return known.then_some(path);
     };
-    // The host is quoted, or has no dot.
+    // The host is quoted, or has no dots.
     let inner = match app.strip_prefix('"') {
         Some(quoted) => quoted.split_once('"').map_or("", |(_, inner)| inner),
         None => app.find('.').map_or("", |dot| &app[dot..]),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_elsewhere_is_sent_where_it_belongs() {
+    fn a_key_in_the_wrong_table_gets_the_right_table() {
         for (path, key, expected) in [
             ("apps.\"a.test\"", "root", "`root` belongs in `files`"),
             ("apps.\"a.test\"", "upstreams", "`upstreams` belongs in `proxy`"),
@@ -204,7 +204,7 @@ mod tests {
             ("apps.proxy.proxy", "root", "`root` belongs in `files`"),
             ("", "threads", "`threads` belongs in [server]"),
             ("", "port", "`listen` belongs in [server] or [admin]"),
-            ("apps.a", "tls", "TLS is not in this version: put a TLS terminator before it"),
+            ("apps.a", "tls", "TLS is not in this version: put a TLS terminator in front of it"),
         ] {
             assert_eq!(advice(path, key).as_deref(), Some(expected), "{path} {key}");
         }

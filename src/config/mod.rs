@@ -1,9 +1,9 @@
-//! The configuration: text → TOML tree with places → [`Config`].
+//! The configuration: text → TOML tree with positions → [`Config`].
 //!
-//! Owns every default and every bound. What a [`Config`] from [`Config::parse`] holds is valid:
-//! nothing is checked later. All problems of a file are found in one pass, and each is shown with
-//! its place. Never looks at the system beyond the config file itself: a missing folder or a taken
-//! port is found by who uses it (I8).
+//! Owns every default and every bound. A [`Config`] from [`Config::parse`] is valid; nothing is
+//! checked later. All problems of a file are found in one pass, each with its position. Reads
+//! nothing but the config file: a missing folder or a port in use is found by the part that uses it
+//! (I8).
 
 mod admin;
 mod app_settings;
@@ -65,13 +65,13 @@ impl Config {
     /// Reads a file. Relative paths in it start from its folder.
     ///
     /// # Errors
-    /// When the file cannot be read, is not UTF-8, or holds anything wrong: all of it at once.
+    /// If the file cannot be read, is not UTF-8, or contains mistakes: all of them at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::of_source(&Source::read(path)?)
     }
 
-    /// As [`Config::load`], for a server that has the file already, and must not wait for it: only
-    /// a regular file is read. A FIFO or a pipe, which can be read once, is refused.
+    /// Like [`Config::load`], for a running server, which must not block: reads regular files only.
+    /// A FIFO or a pipe is refused.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -79,11 +79,11 @@ impl Config {
         Self::of_source(&Source::read_regular(path)?)
     }
 
-    /// Reads `[admin]` of a regular file, whatever else in it is wrong: a running server can be
-    /// found by its config also while that is being edited.
+    /// Reads `[admin]` of a regular file despite mistakes elsewhere in it, so that a running server
+    /// can be found while its config is being edited.
     ///
     /// # Errors
-    /// When the file cannot be read, is not UTF-8, or has a mistake in `[admin]`.
+    /// If the file cannot be read, is not UTF-8, or has a mistake in `[admin]`.
     pub fn load_admin(path: &Path) -> Result<AdminConfig, ConfigError> {
         let source = Source::read_regular(path)?;
         let (text, base) = (source.text(), source.base());
@@ -100,27 +100,27 @@ impl Config {
         Err(ConfigError::new(path, &admin::hide_token(text, tree), findings))
     }
 
-    /// What this machine has against a key of `[server]` in a file that was loaded, at its place.
-    /// `predicate` is the end of a sentence that begins with the key.
+    /// An error about a key of `[server]` in a loaded file that this machine can't satisfy.
+    /// `predicate` completes a sentence that begins with the key.
     pub(crate) fn server_error(path: &Path, key: &str, predicate: &str) -> ConfigError {
         let message = format!("`server.{key}` {predicate}");
         match Source::read_regular(path) {
             Ok(source) => source.error(&["server", key], message),
-            // It was a pipe, which has been read.
+            // The file was a pipe and can't be read again.
             Err(_) => ConfigError::whole_file(path, &message),
         }
     }
 
     /// # Errors
-    /// When the text holds anything wrong: all of it at once.
+    /// If the text contains mistakes: all of them at once.
     pub(crate) fn of_source(source: &Source) -> Result<Self, ConfigError> {
         Self::parse(source.text(), source.name(), source.base())
     }
 
-    /// Reads the text of a file that messages call `name`. Relative paths start from `base`.
+    /// Parses the text of a file. Messages call it `name`; relative paths start from `base`.
     ///
     /// # Errors
-    /// When the text holds anything wrong: all of it at once.
+    /// If the text contains mistakes: all of them at once.
     pub fn parse(text: &str, name: &Path, base: &Path) -> Result<Self, ConfigError> {
         let mut document = Document::parse(text);
         let mut findings = Vec::new();
@@ -221,7 +221,7 @@ headers = { X-B = "2", X-A = "1" }
         Config::parse(text, Path::new("config.toml"), Path::new("/etc/tidegate"))
     }
 
-    /// `line:column message (help)` of every problem.
+    /// `line:column message (help)` for every problem.
     fn problems(text: &str) -> Vec<String> {
         let error = parse(text).expect_err(text);
         let show = |problem: &Problem| {
@@ -236,7 +236,8 @@ headers = { X-B = "2", X-A = "1" }
         problems(text).iter().map(place).collect()
     }
 
-    /// Checks that each line, put behind `header`, is one problem, at this place, in these words.
+    /// Checks that each line after `header` is exactly one problem, at this position, with this
+    /// text.
     fn assert_problems(header: &str, table: &[(&str, &str, &str)]) {
         for (line, place, words) in table {
             let found = problems(&format!("{header}\n{line}"));
@@ -272,7 +273,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn the_admin_is_found_in_a_config_that_is_wrong_elsewhere() {
+    fn the_admin_section_is_found_despite_mistakes_elsewhere() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("config.toml");
         let load = |text: &str| {
@@ -402,7 +403,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn mistakes_at_the_top_have_their_place_and_say_what_is_right() {
+    fn mistakes_at_the_top_level_have_a_place_and_a_suggestion() {
         let table = [
             ("[sever]", "2:2", "unknown key `sever` (did you mean `server`?)"),
             ("x = 1", "2:1", "unknown key `x` (known keys: server, limits, log, admin, apps)"),
@@ -414,7 +415,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn mistakes_in_server_have_their_place_and_say_what_is_right() {
+    fn mistakes_in_server_have_a_place_and_a_suggestion() {
         let table = [
             ("listen = []", "2:10", "`server.listen` must have at least 1 entry"),
             (
@@ -426,10 +427,10 @@ headers = { X-B = "2", X-A = "1" }
             ("listen = ['localhost:80']", "2:11", "(write \"127.0.0.1:80\")"),
             ("listen = ['::1']", "2:11", "(write \"[::1]:8080\")"),
             ("listen = ['10.0.0.1']", "2:11", "(write \"10.0.0.1:8080\")"),
-            ("listen = ['1.1.1.1:65536']", "2:11", "`server.listen[0]` is no IP address with"),
+            ("listen = ['1.1.1.1:65536']", "2:11", "`server.listen[0]` is not an IP address with"),
             ("listen = ['[::1]:0', 1]", "2:22", "`server.listen[1]` must be a string or a table"),
-            ("listen = ['[::1]:0', '[0::1]:0']", "2:22", "`[::1]:0` stands twice"),
-            ("listen = ['[::1]:0', {address = '[::1]:0'}]", "2:22", "`[::1]:0` stands twice"),
+            ("listen = ['[::1]:0', '[0::1]:0']", "2:22", "`[::1]:0` is repeated"),
+            ("listen = ['[::1]:0', {address = '[::1]:0'}]", "2:22", "`[::1]:0` is repeated"),
             ("listen = [{}]", "2:11", "`server.listen[0].address` is missing"),
             ("listen = [{address = ':80'}]", "2:22", "(write \"0.0.0.0:80\" for all IPv4"),
             ("listen = [{address = 80}]", "2:22", "`server.listen[0].address` must be a string"),
@@ -450,11 +451,11 @@ headers = { X-B = "2", X-A = "1" }
             ("threads =", "2:10", "the value is missing"),
             ("threads = 1\nthreads = 1", "3:1", "`threads` is defined twice"),
             ("thread = 1", "2:1", "`server.thread` (did you mean `threads`?)"),
-            ("default_app = 'a b'", "2:15", "`server.default_app` is no host name"),
+            ("default_app = 'a b'", "2:15", "`server.default_app` is not a host name"),
             ("default_app = 'a'", "2:15", "names no app (there are no apps in this file)"),
             ("drain_timeout = 30", "2:17", "be a duration with its unit (write \"30s\")"),
             ("drain_timeout = 30s", "2:17", "must be quoted (write \"30s\")"),
-            ("drain_timeout = '30'", "2:17", "is no duration (write \"30s\")"),
+            ("drain_timeout = '30'", "2:17", "is not a duration (write \"30s\")"),
             ("drain_timeout = '169h'", "2:17", "must be from 0s to 168h"),
             ("idle_grace = 1.5", "2:14", "must be a duration, not a float"),
         ];
@@ -462,7 +463,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn habits_from_elsewhere_in_the_sections_are_answered_with_what_is_right_here() {
+    fn habits_from_other_servers_in_the_sections_get_a_suggestion() {
         let all = "for all IPv4 addresses, \"[::]:80\" for all IPv6 addresses, or both; \"127.";
         let table = [
             ("listen = ['::1:80']", "2:11", "(write \"[::1]:80\")"),
@@ -508,7 +509,7 @@ headers = { X-B = "2", X-A = "1" }
         let table = [
             ("listen = ['127.0.0.1:80']", "2:1", "(`listen` belongs in [server] or [admin])"),
             ("[tls]\ncert = 'a'", "2:2", "(TLS is not in this version: put a TLS termi"),
-            ("[apps.\"a.test/api\".respond]", "2:7", "has a path: an app for a part of a host"),
+            ("[apps.\"a.test/api\".respond]", "2:7", "has a path: this version has no apps for"),
             ("[apps.\"bücher.example\".respond]", "2:7", "\"xn--bcher-kva.example\")"),
             ("[apps.“a.test”]", "2:7", "this is a typographic quote (write \"a.test\")"),
         ];
@@ -516,7 +517,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn habits_from_elsewhere_in_an_app_are_answered_with_what_is_right_here() {
+    fn habits_from_other_servers_in_an_app_get_a_suggestion() {
         let table = [
             ("respnd = { body = 'x' }", "2:1", "key `apps.a.respnd` (did you mean `respond`?)"),
             ("root = 'site'", "2:1", "(`root` belongs in `files`)"),
@@ -538,7 +539,7 @@ headers = { X-B = "2", X-A = "1" }
                 "2:46",
                 "(write health = { path = \"/up\" })",
             ),
-            ("redirect = { to = '/x' }", "2:19", "has no host: the app answers every path of its"),
+            ("redirect = { to = '/x' }", "2:19", "has no host: the app would redirect to itself"),
         ];
         assert_problems("[apps.a]", &table);
         let table = [
@@ -561,15 +562,15 @@ headers = { X-B = "2", X-A = "1" }
             ("{\n  \"server\": { \"threads\": 1 }\n}\n", "JSON"),
         ] {
             let found = problems(text);
-            let expected = format!("this looks like {what}, and the config is TOML");
+            let expected = format!("this looks like {what}, but the config must be TOML");
             assert!(found.len() == 1 && found[0].contains(&expected), "{found:#?}");
         }
     }
 
     #[test]
-    fn mistakes_in_limits_and_log_have_their_place_and_say_what_is_right() {
+    fn mistakes_in_limits_and_log_have_a_place_and_a_suggestion() {
         let table = [
-            ("head_bytes = '16KB'", "2:14", "`limits.head_bytes` is no size (write \"16KiB\")"),
+            ("head_bytes = '16KB'", "2:14", "`limits.head_bytes` is not a size (write \"16KiB\")"),
             ("head_bytes = 16384", "2:14", "a size with its unit (write \"16384B\")"),
             ("head_bytes = '1023B'", "2:14", "`limits.head_bytes` must be from 1KiB to 1MiB"),
             ("headers = 257", "2:11", "must be an integer from 1 to 256"),
@@ -581,31 +582,35 @@ headers = { X-B = "2", X-A = "1" }
         let table = [
             ("level = 'inf'", "2:9", "\"trace\" (did you mean \"info\"?)"),
             ("access = true", "2:10", "one of \"off\", \"combined\", \"json\", not a boolean"),
-            ("path = ''", "2:8", "`log.path` is no path"),
+            ("path = ''", "2:8", "`log.path` is not a path"),
         ];
         assert_problems("[log]", &table);
     }
 
     #[test]
-    fn mistakes_in_admin_have_their_place_and_say_what_is_right() {
+    fn mistakes_in_admin_have_a_place_and_a_suggestion() {
         let long = format!("listen = 'unix:{}'", "x".repeat(94));
         let tcp = |listen: &str| format!("token = '0123456789abcdef'\nlisten = {listen}");
         let here = |token: &str| format!("listen = '[::1]:0'\ntoken = '{token}'");
         let table = [
             ("enabled = 'no'", "2:11", "`admin.enabled` must be true or false, not a string"),
             ("listen = 9901", "2:10", "`admin.listen` must be a string, not an integer"),
-            ("listen = ''", "2:10", "is no socket and no IP address with a port (write \"unix:t"),
-            ("listen = 'unix:'", "2:10", "`admin.listen` is no path"),
+            ("listen = ''", "2:10", "is neither a socket nor an IP address with a port (wri"),
+            ("listen = 'unix:'", "2:10", "`admin.listen` is not a path"),
             ("listen = '/run/x.sock'", "2:10", "(write \"unix:/run/x.sock\")"),
             ("listen = 'localhost:9901'", "2:10", "(write \"127.0.0.1:9901\")"),
             ("listen = '::1'", "2:10", "(write \"[::1]:9901\")"),
             (&long, "2:10", "is too long for a socket: 108 bytes with its folder (at most 107"),
             ("listen = '127.0.0.1:9901'", "2:10", "`admin.token` is missing (add `token = "),
             ("token_file = 't'", "2:1", "`admin.token_file` is for TCP addresses only"),
-            (&(tcp("'[::1]:9'") + "\ntoken_file = 't'"), "4:1", "`admin.token` are two tokens"),
-            ("mode = '0666'", "2:8", "every user of this machine steer the server (write \"06"),
+            (&(tcp("'[::1]:9'") + "\ntoken_file = 't'"), "4:1", "`admin.token` are both set"),
+            ("mode = '0666'", "2:8", "every user of this machine control the server (write \""),
             ("mode = '0460'", "2:8", "must let the server's user read and write"),
-            ("mode = '0o660'", "2:8", "`admin.mode` is no mode in octal digits (write \"0660\")"),
+            (
+                "mode = '0o660'",
+                "2:8",
+                "`admin.mode` is not a mode in octal digits (write \"0660\")",
+            ),
             ("mode = 660", "2:8", "`admin.mode` must be a string, not an integer"),
             (&(tcp("'[::1]:9'") + "\nmode = '0660'"), "4:1", "`admin.mode` is for a socket only"),
             (&(tcp("'[::1]:9'") + "\ngroup = 'x'"), "4:1", "`admin.group` is for a socket only"),
@@ -614,22 +619,30 @@ headers = { X-B = "2", X-A = "1" }
             (&here("0123456789abcde"), "3:9", "`admin.token` must have at least 16 bytes"),
             (&here("0123456789 abcdef"), "3:9", "`admin.token` must be visible ASCII"),
             (&here("0123456789\u{fc}abcdef"), "3:9", "`admin.token` must be visible ASCII"),
-            (&tcp("'10.0.0.1:1'"), "3:10", "of this machine alone (write \"127.0.0.1:1\", and"),
-            (&tcp("'[::]:99'"), "3:10", "of this machine alone (write \"[::1]:99\", and"),
+            (
+                &tcp("'10.0.0.1:1'"),
+                "3:10",
+                "must be a loopback address (write \"127.0.0.1:1\", and",
+            ),
+            (&tcp("'[::]:99'"), "3:10", "must be a loopback address (write \"[::1]:99\", and"),
             (&tcp("'127.0.0.1:8080'"), "3:10", "is taken: `server.listen` has \"127.0.0.1:8080"),
             (&tcp("true"), "3:10", "`admin.listen` must be a string, not a boolean"),
             ("health_listen = 8081", "2:17", "`admin.health_listen` must be a string, not an int"),
             ("health_listen = ':8081'", "2:17", "with a port (write \"0.0.0.0:8081\")"),
             ("health_listen = 'localhost:81'", "2:17", "with a port (write \"127.0.0.1:81\")"),
             ("health_listen = '::'", "2:17", "with a port (write \"[::]:8081\")"),
-            ("health_listen = 'unix:a'", "2:17", "is no IP address with a port (write \"0.0.0.0:8"),
+            (
+                "health_listen = 'unix:a'",
+                "2:17",
+                "is not an IP address with a port (write \"0.0.0.0:8",
+            ),
             ("health_listen = '0.0.0.0:8080'", "2:17", "`server.listen` has \"127.0.0.1:8080\""),
         ];
         assert_problems("[admin]", &table);
     }
 
     #[test]
-    fn the_admins_socket_can_be_a_groups_and_the_token_in_a_file_of_its_own() {
+    fn the_admin_socket_can_have_a_group_and_the_token_a_file() {
         let folder = tempfile::tempdir().unwrap();
         let read = |text: &str| {
             let config = Config::parse(text, Path::new("config.toml"), folder.path());
@@ -649,7 +662,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn an_admin_address_that_the_server_takes_is_found_by_its_meaning() {
+    fn an_admin_address_that_server_listen_covers_is_refused() {
         let config = |server: &str, admin: &str| {
             let token = "token = '0123456789abcdef'";
             format!("server.listen = ['{server}']\n[admin]\nlisten = '{admin}'\n{token}")
@@ -679,7 +692,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn a_folder_too_deep_for_the_default_socket_is_said_unless_there_is_none() {
+    fn a_folder_too_deep_for_the_default_socket_is_an_error_if_the_socket_is_used() {
         let folder = PathBuf::from(format!("/{}", "x".repeat(92)));
         let parse = |text, folder| Config::parse(text, Path::new("config.toml"), folder);
         assert!(parse("", &folder).is_ok(), "107 bytes");
@@ -715,7 +728,7 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn mistakes_in_an_app_have_their_place_and_say_what_is_right() {
+    fn mistakes_in_an_app_have_a_place_and_a_suggestion() {
         let table = [
             (
                 "",
@@ -724,9 +737,9 @@ headers = { X-B = "2", X-A = "1" }
             ),
             ("proxy = {}", "2:1", "`apps.a.proxy.upstreams` is missing (add `upstreams`)"),
             ("respond = {}\nfiles = { root = '.' }", "3:1", "has both `respond` and `files`"),
-            ("aliases = ['b', 'B.']\nrespond = {}", "2:17", "`b` stands twice"),
-            ("aliases = ['A']\nrespond = {}", "2:12", "`a` stands twice"),
-            ("aliases = ['*.a.*']\nrespond = {}", "2:12", "`apps.a.aliases[0]` is no host name"),
+            ("aliases = ['b', 'B.']\nrespond = {}", "2:17", "`b` is repeated"),
+            ("aliases = ['A']\nrespond = {}", "2:12", "`a` is repeated"),
+            ("aliases = ['*.a.*']\nrespond = {}", "2:12", "`apps.a.aliases[0]` is not a host name"),
             ("aliases = ['b:8']\nrespond = {}", "2:12", "must not have a port (write \"b\";"),
             (
                 "respond = {}\nrate_limit = 5",
@@ -749,8 +762,8 @@ headers = { X-B = "2", X-A = "1" }
                 "must be from 1ms to 1h",
             ),
             ("respond = {}\n[apps.b.c]\nfiles = {}", "3:9", "needs quotes: [apps.\"b.c\"]"),
-            ("respond = {}\n[apps.A.respond]", "3:7", "`a` stands twice"),
-            ("respond = {}\n[apps.\"a.\".respond]", "3:7", "`a` stands twice"),
+            ("respond = {}\n[apps.A.respond]", "3:7", "`a` is repeated"),
+            ("respond = {}\n[apps.\"a.\".respond]", "3:7", "`a` is repeated"),
             ("respond = {}\n[apps.a]\nrespond = {}", "3:7", "`a` is defined twice"),
             ("respond = {}\n[apps.\"*\".respond]", "3:7", "set `server.default_app`"),
         ];
@@ -758,19 +771,19 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn mistakes_in_respond_and_redirect_have_their_place_and_say_what_is_right() {
+    fn mistakes_in_respond_and_redirect_have_a_place_and_a_suggestion() {
         let table = [
             ("respond = 'hello'", "2:11", "(write respond = { body = \"hello\" })"),
             ("respond = { status = 199 }", "2:22", "must be an integer from 200 to 599"),
             ("respond = { body = 'x', status = 304 }", "2:20", "cannot be sent with status 304"),
-            ("respond = { content_type = 'text' }", "2:28", "is no media type"),
+            ("respond = { content_type = 'text' }", "2:28", "is not a media type"),
             ("respond = { headers = { Date = 'x' } }", "2:25", "is written by the server itself"),
             ("respond = { headers = { content-type = 'x' } }", "2:25", "(use `content_type`)"),
-            ("respond = { headers = { 'a b' = 'x' } }", "2:25", "is no field name"),
-            ("respond = { headers = { A = \"x\\r\\nB: y\" } }", "2:29", "is no field value"),
-            ("respond = { headers = { A = 'x', a = 'y' } }", "2:34", "`a` stands twice"),
+            ("respond = { headers = { 'a b' = 'x' } }", "2:25", "is not a field name"),
+            ("respond = { headers = { A = \"x\\r\\nB: y\" } }", "2:29", "is not a field value"),
+            ("respond = { headers = { A = 'x', a = 'y' } }", "2:34", "`a` is repeated"),
             ("redirect = {}", "2:1", "`apps.a.redirect.to` is missing (add `to`)"),
-            ("redirect = { to = '/' }", "2:19", "has no host: the app answers every path"),
+            ("redirect = { to = '/' }", "2:19", "has no host: the app would redirect to itself"),
             ("redirect = { to = 'https://' }", "2:19", "has no valid host"),
             ("redirect = { to = 'https://a@b' }", "2:19", "has no valid host"),
             ("redirect = { to = 'https://a?b' }", "2:19", "must not have a query"),
@@ -783,25 +796,29 @@ headers = { X-B = "2", X-A = "1" }
     }
 
     #[test]
-    fn mistakes_in_files_have_their_place_and_say_what_is_right() {
+    fn mistakes_in_files_have_a_place_and_a_suggestion() {
         let table = [
             ("", "1:9", "`apps.a.files.root` is missing (add `root`)"),
-            ("root = ''", "2:8", "`apps.a.files.root` is no path"),
+            ("root = ''", "2:8", "`apps.a.files.root` is not a path"),
             ("root = '.'\nindex = 'on'", "3:9", "`apps.a.files.index` must be one of \"off\""),
             ("root = '.'\nindex = 3", "3:9", "`apps.a.files.index` must be an array of strings"),
             ("root = '.'\ntry = []", "3:7", "`apps.a.files.try` must have at least 1 entry"),
-            ("root = '.'\ntry = ['/a', '{path}']", "3:8", "`apps.a.files.try[0]` must stand last"),
-            ("root = '.'\ntry = ['{path}/x']", "3:8", "`apps.a.files.try[0]` has a slash behind"),
-            ("root = '.'\ntry = ['$uri']", "3:8", "`apps.a.files.try[0]` is nothing to try"),
-            ("root = '.'\ntry = ['/../x']", "3:8", "`apps.a.files.try[0]` is no path inside"),
-            ("root = '.'\ntry = ['/{path}']", "3:8", "`apps.a.files.try[0]` has `{path}` behind"),
-            ("root = '.'\nindex = ['..']", "3:10", "`apps.a.files.index[0]` is no file name"),
-            ("root = '.'\nindex = ['a/b']", "3:10", "`apps.a.files.index[0]` is no file name"),
-            ("root = '.'\nnot_found = '../x'", "3:13", "is no path inside the root"),
-            ("root = '.'\nnot_found = '/x'", "3:13", "is no path inside the root"),
+            ("root = '.'\ntry = ['/a', '{path}']", "3:8", "`apps.a.files.try[0]` must come last"),
+            ("root = '.'\ntry = ['{path}/x']", "3:8", "`apps.a.files.try[0]` has a slash after"),
+            ("root = '.'\ntry = ['$uri']", "3:8", "`apps.a.files.try[0]` is not a path to try"),
+            ("root = '.'\ntry = ['/../x']", "3:8", "`apps.a.files.try[0]` is not a path inside"),
+            (
+                "root = '.'\ntry = ['/{path}']",
+                "3:8",
+                "`apps.a.files.try[0]` must begin with `{path}`",
+            ),
+            ("root = '.'\nindex = ['..']", "3:10", "`apps.a.files.index[0]` is not a file name"),
+            ("root = '.'\nindex = ['a/b']", "3:10", "`apps.a.files.index[0]` is not a file name"),
+            ("root = '.'\nnot_found = '../x'", "3:13", "is not a path inside the root"),
+            ("root = '.'\nnot_found = '/x'", "3:13", "is not a path inside the root"),
             ("root = '.'\nprecompressed = 1", "3:17", "must be true or false, not an integer"),
             ("root = '.'\ntypes = { '.MD' = 'a/b' }", "3:11", "(write \"md\", without dots)"),
-            ("root = '.'\ntypes = { md = 'text' }", "3:16", "is no media type"),
+            ("root = '.'\ntypes = { md = 'text' }", "3:16", "is not a media type"),
             ("root = '.'\ncache_contrl = ''", "3:1", "(did you mean `cache_control`?)"),
         ];
         assert_problems("[apps.a.files]", &table);
@@ -840,18 +857,18 @@ redirect = { to = "/", status = 1 }
         let text = "[server]\nthreads = \ndrain_timeout = 5\n[apps.a]\nrespond = { status = x }\n\
                     [apps.b]\nrespond = { status = 1 }\n[apps.c]\nredirect = { to = \"x\n";
         assert_eq!(places(text), ["2:11", "3:17", "5:22", "7:22", "9:21"]);
-        // The list swallows all that follows.
+        // The unclosed list swallows the rest.
         let text = "[server]\nlisten = [\"127.0.0.1:80\"\nthreads = 1\n[log]\nlevel = \"info\"\n";
         assert_eq!(places(text), ["3:1"]);
-        // The second table is read into the first; its other keys are still looked at.
+        // The second table is merged into the first; its other keys are still checked.
         let text = "[log]\nlevel = \"off\"\n[log]\nlevel = \"off\"\npath = 1\npath = 2\n";
         assert_eq!(places(text), ["3:2", "5:8", "6:1"]);
-        // A dotted key may not add to a table that has its own header.
+        // A dotted key must not add to a table that has its own header.
         assert_eq!(places("[apps.a]\nrespond = {}\n[apps]\na.files = {}\n"), ["4:1"]);
     }
 
     #[test]
-    fn a_doubled_file_is_a_problem_for_each_table_and_not_for_each_key() {
+    fn a_doubled_file_is_one_problem_per_table_not_per_key() {
         let once: String = (0..200)
             .map(|n| format!("[apps.a{n}]\nrespond = {{}}\ndrain_timeout = '1s'\n"))
             .collect();
@@ -862,7 +879,7 @@ redirect = { to = "/", status = 1 }
         assert!(lines.eq((0..200).map(|n| 601 + 3 * n)), "{error}");
         let report = error.to_string();
         assert_eq!(report.matches("error: ").count(), ConfigError::SHOWN_MAX + 1);
-        assert!(report.ends_with("error: 100 problems more"), "{report}");
+        assert!(report.ends_with("error: 100 more problems"), "{report}");
     }
 
     #[test]
@@ -874,10 +891,10 @@ redirect = { to = "/", status = 1 }
     }
 
     #[test]
-    fn a_report_shows_line_caret_and_both_places() {
+    fn a_report_shows_the_line_a_caret_and_both_places() {
         let named_twice = "[apps.a]\naliases = [\"b\"]\nrespond = {}\n[apps.B.respond]\n";
         let expected = "\
-error: `b` stands twice
+error: `b` is repeated
  --> config.toml:4:7
   |
 2 | aliases = [\"b\"]
@@ -918,8 +935,8 @@ error: `a` is defined twice
         assert_eq!(files.root, folder.path().join("site"));
     }
 
-    /// A file that is cut, doubled and overwritten anywhere gives a `Config`, or problems whose
-    /// places are those of the report.
+    /// A file that is cut, doubled or overwritten anywhere gives a `Config`, or problems whose
+    /// positions match the report.
     #[test]
     fn no_text_panics() {
         const PIECES: [&str; 16] = [

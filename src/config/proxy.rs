@@ -1,7 +1,7 @@
-//! `proxy = { … }`: where requests are passed on to, and how.
+//! `proxy = { … }`: where and how requests are forwarded.
 //!
-//! Owns every default ([`ProxyConfig::new`]) and every bound of the kind. Knows how an upstream is
-//! written, never whether it is there.
+//! Owns every default ([`ProxyConfig::new`]) and every bound of this kind. Knows the syntax of an
+//! upstream, never whether it exists.
 
 use std::{
     fmt,
@@ -24,40 +24,40 @@ use crate::http::{Host, is_field_name};
 /// `proxy = { … }`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyConfig {
-    /// Where requests go; at least one, at most 256, no two alike.
+    /// Where requests go: 1 to 256, all different.
     pub upstreams: Vec<UpstreamConfig>,
-    /// How one of them is chosen. Default: round robin.
+    /// How an upstream is chosen. Default: round robin.
     pub balance: Balance,
-    /// The Host field that upstreams get. Default: keep.
+    /// The Host field of requests to upstreams. Default: keep.
     pub host: HostPolicy,
     /// How long a connection to an upstream may take to open. Default: 2 s.
     pub connect_timeout: Duration,
-    /// How long an upstream may be silent: before the first byte of its answer, and between two of
-    /// them. Default: 60 s.
+    /// How long an upstream may be silent, before the first byte of its answer and between any two
+    /// bytes. Default: 60 s.
     pub answer_timeout: Duration,
-    /// How long interim responses (1xx) may put an answer off. Default: 1 h.
+    /// How long interim responses (1xx) may delay an answer. Default: 1 h.
     pub interim_timeout: Duration,
-    /// Whether content without an announced length may be as slow as it likes. Default: true.
+    /// Whether content without an announced length may be slow. Default: true.
     pub slow_streams: bool,
-    /// How many idle connections each loop keeps to an upstream; 0 to 10,000. Default: 64.
+    /// How many idle connections to an upstream each loop keeps, 0 to 10,000. Default: 64.
     pub idle_connections: usize,
     /// How long an idle connection is kept. Default: 50 s.
     pub idle_timeout: Duration,
-    /// How often a request that may be sent again is, 0 to 10. Default: 2.
+    /// How often a request that is safe to send again is retried, 0 to 10. Default: 2.
     pub retries: u32,
-    /// Failures in a row that take an upstream out, 0 to 1000; 0: none do. Default: 3.
+    /// Consecutive failures that eject an upstream, 0 to 1000; 0 means never. Default: 3.
     pub eject_after: u32,
-    /// How long it stays out. Default: 10 s.
+    /// How long an upstream stays ejected. Default: 10 s.
     pub eject_for: Duration,
-    /// How long an upstream that came back takes to get its whole share. Default: 0 s.
+    /// How long a returning upstream takes to reach its full share. Default: 0 s.
     pub slow_start: Duration,
-    /// How often names of upstreams are resolved anew, at least 1 s. Default: 30 s.
+    /// How often the names of upstreams are resolved, at least 1 s. Default: 30 s.
     pub resolve_every: Duration,
-    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed. Default: none.
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are trusted. Default: none.
     pub trusted_proxies: Vec<Cidr>,
-    /// How long nothing may go through a tunnel (WebSocket). Default: 1 h.
+    /// How long a tunnel (WebSocket) may be idle. Default: 1 h.
     pub tunnel_idle_timeout: Duration,
-    /// What a drain does with tunnels. Default: keep.
+    /// What a drain does to tunnels. Default: keep.
     pub drain_tunnels: DrainTunnels,
     /// Active checks. Default: none.
     pub health: Option<HealthConfig>,
@@ -68,11 +68,11 @@ pub struct ProxyConfig {
 pub struct UpstreamConfig {
     /// Where it listens.
     pub address: UpstreamAddress,
-    /// Its share beside the others', 1 to 256. Default: 1.
+    /// Its share relative to the others, 1 to 256. Default: 1.
     pub weight: u32,
 }
 
-/// Where an upstream listens. `Display` gives it as it is written in a config.
+/// Where an upstream listens. `Display` gives the form used in a config.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamAddress {
     /// `http://host:port`
@@ -82,19 +82,19 @@ pub enum UpstreamAddress {
         /// Default: 80.
         port: u16,
     },
-    /// `unix:path`, made absolute from the place of the config file.
+    /// `unix:path`, made absolute from the config file's folder.
     Unix(PathBuf),
 }
 
 impl UpstreamAddress {
-    /// Reads one that stands alone: the path of a socket is absolute.
+    /// Reads an address outside a config: the path of a socket must be absolute.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_relative = text.strip_prefix("unix:").is_some_and(|path| !path.starts_with('/'));
         let address = (!is_relative).then(|| upstream_address(text, Path::new("/")));
         address?.ok()
     }
 
-    /// What the Host field of a request to here says (RFC 9112 §3.2); a socket has no name.
+    /// The Host field of a request to this address (RFC 9112 §3.2); a socket has no name.
     pub fn authority(&self) -> String {
         match self {
             Self::Tcp { host, port: 80 } => host.clone(),
@@ -118,60 +118,59 @@ impl fmt::Display for UpstreamAddress {
 pub enum Balance {
     /// In turn, by weight.
     RoundRobin,
-    /// The one with the fewest exchanges under way, by weight.
+    /// The upstream with the fewest exchanges in flight, by weight.
     LeastActive,
-    /// The same one for the same key.
+    /// The same upstream for the same key.
     Hash(HashBy),
 }
 
-/// What `balance = "hash"` goes by. A request without it is balanced in turn.
+/// The key of `balance = "hash"`. A request without it is balanced round robin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashBy {
     /// The client's address.
     Client,
-    /// The first field of this name.
+    /// The first header field with this name.
     Header(String),
-    /// The cookie of this name.
+    /// The cookie with this name.
     Cookie(String),
 }
 
-/// The Host field that upstreams get.
+/// The Host field of requests to upstreams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPolicy {
-    /// The client's.
+    /// The client's Host.
     Keep,
     /// The upstream's own host and port.
     Upstream,
-    /// This one, with a port or without.
+    /// This host, with or without a port.
     Fixed(String),
 }
 
-/// What a drain does with tunnels, which have no end of their own.
+/// What a drain does to tunnels, which may never end by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DrainTunnels {
-    /// They last until they are closed, or the drain's deadline.
+    /// They last until they are closed or the drain's deadline cuts them.
     Keep,
-    /// They are cut so long after the drain began.
+    /// They are cut this long after the drain begins.
     CutAfter(Duration),
 }
 
-/// `health = { … }`: how upstreams are checked.
+/// `health = { … }`: active checks of upstreams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthConfig {
-    /// The path and query that are asked for.
+    /// The path and query to request.
     pub path: String,
-    /// The Host that is asked for. Default: the one that `host` of the proxy names, else the
-    /// upstream's own.
+    /// The Host field. Default: the proxy's `host` if that is a name, else the upstream's own.
     pub host: Option<String>,
     /// The time between two checks of an upstream, at least 100 ms. Default: 5 s.
     pub interval: Duration,
-    /// How long a check may take. Default: 2 s.
+    /// The time-out of a check.
     pub timeout: Duration,
-    /// The statuses of an upstream that is well, from 200 to 599. Default: 200 to 299.
+    /// The statuses of a healthy upstream, from 200 to 599. Default: 200 to 299.
     pub status: RangeInclusive<u16>,
-    /// Good checks in a row that bring an upstream back, 1 to 100. Default: 2.
+    /// Successful checks in a row that bring an upstream back, 1 to 100. Default: 2.
     pub rise: u32,
-    /// Bad checks in a row that take it out, 1 to 100. Default: 3.
+    /// Failed checks in a row that take it out, 1 to 100. Default: 3.
     pub fall: u32,
 }
 
@@ -185,11 +184,11 @@ const HEALTH_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const HEALTH_STATUS: RangeInclusive<u16> = 200..=599;
 const HEALTH_RUN: RangeInclusive<u32> = 1..=100;
 
-/// The time after which `drain_tunnels = "cut"` cuts, unless `tunnel_cut_after` says another.
+/// When `drain_tunnels = "cut"` cuts, unless `tunnel_cut_after` sets another time.
 const TUNNEL_CUT_AFTER: Duration = Duration::from_secs(10);
 
 impl ProxyConfig {
-    /// A proxy to these upstreams, all else by default.
+    /// A proxy to these upstreams; everything else has its default.
     pub fn new(upstreams: Vec<UpstreamConfig>) -> Self {
         Self {
             upstreams,
@@ -215,7 +214,7 @@ impl ProxyConfig {
 }
 
 impl HealthConfig {
-    /// Checks of this path, all else by default.
+    /// Checks of this path; everything else has its default.
     pub fn new(path: String) -> Self {
         Self {
             path,
@@ -289,7 +288,7 @@ fn upstream_address(text: &str, base: &Path) -> Result<UpstreamAddress, Fault> {
         return Ok(UpstreamAddress::Unix(path));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        let fault = Fault::new("is no upstream");
+        let fault = Fault::new("is not an upstream");
         let is_authority = text.contains(':') && Host::parse(text.as_bytes()).is_some();
         return Err(match text {
             text if is_authority => fault.help(format!("write \"http://{text}\"")),
@@ -300,15 +299,15 @@ fn upstream_address(text: &str, base: &Path) -> Result<UpstreamAddress, Fault> {
         });
     };
     if scheme.eq_ignore_ascii_case("https") {
-        let fault = Fault::new("is https: TLS to upstreams is not in this version");
-        return Err(fault.help("write \"http://…\", or put a TLS tunnel between"));
+        let fault = Fault::new("uses https: TLS to upstreams is not in this version");
+        return Err(fault.help("write \"http://…\", or put a TLS tunnel in between"));
     }
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(Fault::new("must begin with http:// or unix:").help(HELP));
     }
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
-        let fault = Fault::new("must not have a path: requests keep their own");
+        let fault = Fault::new("must not have a path: requests keep their own path");
         let end = authority.find(['/', '?', '#']).unwrap_or_default();
         return Err(fault.help(format!("write \"http://{}\"", authority[..end].escape_debug())));
     }
@@ -316,7 +315,7 @@ fn upstream_address(text: &str, base: &Path) -> Result<UpstreamAddress, Fault> {
     let host = host.ok_or_else(|| Fault::new("has no valid host").help(HELP))?;
     let port = host.port().unwrap_or(80);
     if port == 0 {
-        return Err(Fault::new("has port 0, which nobody listens on").help(HELP));
+        return Err(Fault::new("has port 0, on which no server can listen").help(HELP));
     }
     Ok(UpstreamAddress::Tcp { host: host.name().to_ascii_lowercase(), port })
 }
@@ -336,7 +335,9 @@ fn balance(table: &mut Table<'_, '_>, default: Balance) -> Balance {
     if let (true, Some(span)) = (unused, table.key_span("hash_by")) {
         let fault = Fault::new("is for `balance = \"hash\"` only").fragile();
         table.report(
-            fault.help("remove it, or balance so").into_finding(&table.path_of("hash_by"), span),
+            fault
+                .help("remove it, or set `balance = \"hash\"`")
+                .into_finding(&table.path_of("hash_by"), span),
         );
     }
     match way {
@@ -353,14 +354,14 @@ fn hash_by(text: &str) -> Result<HashBy, Fault> {
         Some(("header", name)) if is_field_name(name) => {
             return Ok(HashBy::Header(name.to_owned()));
         }
-        // The name of a cookie is a token too (RFC 6265 §4.1.1).
+        // A cookie name is a token, like a field name (RFC 6265 §4.1.1).
         Some(("cookie", name)) if is_field_name(name) => {
             return Ok(HashBy::Cookie(name.to_owned()));
         }
         _ => {}
     }
     let fault = Fault::new("must be \"client\", \"header:NAME\" or \"cookie:NAME\"");
-    Err(fault.help("write such as \"header:X-User\" or \"cookie:session\""))
+    Err(fault.help("for example \"header:X-User\" or \"cookie:session\""))
 }
 
 fn host_policy(text: &str) -> Result<HostPolicy, Fault> {
@@ -372,7 +373,7 @@ fn host_policy(text: &str) -> Result<HostPolicy, Fault> {
     host_field(text, "must be \"keep\", \"upstream\" or a host name").map(HostPolicy::Fixed)
 }
 
-/// What a Host field may say, with a port or without.
+/// A valid value of the Host field, with or without a port.
 fn host_field(text: &str, wrong: &str) -> Result<String, Fault> {
     let host = Host::parse(text.as_bytes()).ok_or_else(|| {
         let help = "write a name such as \"app.internal\" or \"app.internal:8080\"";
@@ -393,7 +394,7 @@ fn drain_tunnels(table: &mut Table<'_, '_>, default: DrainTunnels) -> DrainTunne
         cuts != Some(true) && (cuts.is_some() || table.key_span("drain_tunnels").is_none());
     if let (true, Some(span)) = (unused, table.key_span("tunnel_cut_after")) {
         let fault = Fault::new("is for `drain_tunnels = \"cut\"` only").fragile();
-        let fault = fault.help("remove it, or have a drain cut tunnels");
+        let fault = fault.help("remove it, or set `drain_tunnels = \"cut\"`");
         table.report(fault.into_finding(&table.path_of("tunnel_cut_after"), span));
     }
     match cuts {
@@ -430,16 +431,17 @@ fn health_path(text: &str) -> Result<String, Fault> {
     let is_path =
         text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     if !is_path {
-        return Err(Fault::new("is no path").help("write a path such as \"/healthz\""));
+        return Err(Fault::new("is not a path").help("write a path such as \"/healthz\""));
     }
     Ok(text.to_owned())
 }
 
 fn health_host(text: &str) -> Result<String, Fault> {
-    // Words that `host` of the proxy takes: here is no client, and the upstream is the default.
+    // `host` of the proxy accepts these words, but a check has no client, and the upstream's name
+    // is the default.
     if matches!(text, "keep" | "upstream") {
         return Err(
-            Fault::new("must be a host name").help("remove it to ask for the upstream's own")
+            Fault::new("must be a host name").help("remove it to use the upstream's own name")
         );
     }
     host_field(text, "must be a host name")
@@ -541,7 +543,7 @@ fall = 5
 "#;
 
     #[test]
-    fn every_key_is_read_and_json_means_the_same() {
+    fn every_key_is_read_from_toml_and_json() {
         let secs = Duration::from_secs;
         let expected = ProxyConfig {
             upstreams: vec![tcp("a", 1, 1)],
@@ -636,29 +638,33 @@ fall = 5
     }
 
     #[test]
-    fn mistakes_in_upstreams_have_their_place_and_say_what_is_right() {
+    fn mistakes_in_upstreams_have_a_place_and_a_suggestion() {
         let long = format!("['unix:{}']", "x".repeat(100));
         for (value, place, words) in [
             ("[]", "2:13", "`apps.a.proxy.upstreams` must have at least 1 entry"),
             ("'http://a'", "2:13", "not a string (write [\"http://a\"])"),
             ("[1]", "2:14", "`apps.a.proxy.upstreams[0]` must be a string or a table"),
-            ("['https://a']", "2:14", "is https: TLS to upstreams is not in this version"),
-            ("['http://a', 'HTTPS://a']", "2:26", "`apps.a.proxy.upstreams[1]` is https"),
+            ("['https://a']", "2:14", "uses https: TLS to upstreams is not in this version"),
+            ("['http://a', 'HTTPS://a']", "2:26", "`apps.a.proxy.upstreams[1]` uses https"),
             ("['ftp://a']", "2:14", "must begin with http:// or unix:"),
             ("['127.0.0.1:9000']", "2:14", "(write \"http://127.0.0.1:9000\")"),
             ("['/run/app.sock']", "2:14", "(write \"unix:/run/app.sock\")"),
-            ("['a']", "2:14", "is no upstream (write \"http://127.0.0.1:9000\" or"),
-            ("['unix:']", "2:14", "`apps.a.proxy.upstreams[0]` is no path"),
+            ("['a']", "2:14", "is not an upstream (write \"http://127.0.0.1:9000\" or"),
+            ("['unix:']", "2:14", "`apps.a.proxy.upstreams[0]` is not a path"),
             (&long, "2:14", "is too long for a socket"),
             ("['http://']", "2:14", "has no valid host"),
             ("['http://u@a']", "2:14", "has no valid host"),
             ("['http://a:99999']", "2:14", "has no valid host"),
             ("['http://a:0']", "2:14", "has port 0"),
-            ("['http://a/b']", "2:14", "must not have a path: requests keep their own (write \"h"),
+            (
+                "['http://a/b']",
+                "2:14",
+                "must not have a path: requests keep their own path (write \"h",
+            ),
             ("['http://a/?q']", "2:14", "(write \"http://a\")"),
             ("['http://a//']", "2:14", "(write \"http://a\")"),
-            ("['http://a', 'http://A:80/']", "2:26", "`http://a:80` stands twice"),
-            ("[{ url = 'unix:x' }, 'unix:./x', 'unix:x']", "2:46", "stands twice"),
+            ("['http://a', 'http://A:80/']", "2:26", "`http://a:80` is repeated"),
+            ("[{ url = 'unix:x' }, 'unix:./x', 'unix:x']", "2:46", "is repeated"),
             ("[{ weight = 1 }]", "2:14", "`apps.a.proxy.upstreams[0].url` is missing (add `url`)"),
             ("[{ url = 'http://a', weight = 0 }]", "2:43", "must be an integer from 1 to 256"),
             ("[{ url = 'http://a', weight = 257 }]", "2:43", "must be an integer from 1 to 256"),
@@ -677,12 +683,12 @@ fall = 5
     }
 
     #[test]
-    fn other_mistakes_have_their_place_and_say_what_is_right() {
+    fn other_mistakes_have_a_place_and_a_suggestion() {
         for (line, place, words) in [
             ("balance = 'random'", "3:11", "one of \"round_robin\", \"least_active\", \"hash\""),
             ("hash_by = 'client'", "3:1", "is for `balance = \"hash\"` only (remove it, or"),
             ("balance = 'hash'\nhash_by = 'header:'", "4:11", "must be \"client\", \"header:N"),
-            ("balance = 'hash'\nhash_by = 'cookie:a b'", "4:11", "(write such as \"header:X-Us"),
+            ("balance = 'hash'\nhash_by = 'cookie:a b'", "4:11", "(for example \"header:X-Us"),
             ("balance = 'hash'\nhash_by = 'ip'", "4:11", "must be \"client\", \"header:NAME\""),
             ("host = 'a b'", "3:8", "must be \"keep\", \"upstream\" or a host name"),
             ("host = \"a\\r\\nX: y\"", "3:8", "must be \"keep\", \"upstream\" or a host name"),
@@ -699,10 +705,14 @@ fall = 5
             ("tunnel_cut_after = '1s'", "3:1", "is for `drain_tunnels = \"cut\"` only"),
             ("drain_tunnels = 'drop'", "3:17", "must be one of \"keep\", \"cut\""),
             ("health = {}", "3:1", "`apps.a.proxy.health.path` is missing (add `path`)"),
-            ("health = { path = 'x' }", "3:19", "is no path (write a path such as \"/healthz\")"),
-            ("health = { path = '/a b' }", "3:19", "is no path"),
+            (
+                "health = { path = 'x' }",
+                "3:19",
+                "is not a path (write a path such as \"/healthz\")",
+            ),
+            ("health = { path = '/a b' }", "3:19", "is not a path"),
             ("health.path = '/'\nhealth.host = 'a b'", "4:15", "be a host name (write a name such"),
-            ("health.path = '/'\nhealth.host = 'keep'", "4:15", "be a host name (remove it to ask"),
+            ("health.path = '/'\nhealth.host = 'keep'", "4:15", "be a host name (remove it to use"),
             ("health.path = '/'\nhealth.host = 1", "4:15", "must be a string, not an integer"),
             ("health.path = '/'\nhealth.interval = '99ms'", "4:19", "must be from 100ms to"),
             ("health.path = '/'\nhealth.status = 200", "4:17", "an array of two statuses, not an"),

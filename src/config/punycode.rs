@@ -1,5 +1,5 @@
-//! The ASCII form of a label of an international name (RFC 3492), for advice alone: a name that
-//! needs more than lower case to be normal is left to those who know how.
+//! The ASCII form of a label of an international name (RFC 3492), for suggestions only. Names that
+//! need more normalisation than lower case get no suggestion.
 
 const BASE: u32 = 36;
 const T_MIN: u32 = 1;
@@ -12,7 +12,7 @@ const INITIAL_N: u32 = 128;
 /// The `xn--` form of a label, in lower case.
 pub(super) fn a_label(label: &str) -> Option<String> {
     let lower: Vec<char> = label.chars().flat_map(char::to_lowercase).collect();
-    // A letter with a combining mark has another form, which is the normal one (NFC).
+    // A letter with a combining mark would have to be composed first (NFC).
     let is_normal = lower.iter().all(|c| c.is_alphanumeric() || *c == '-');
     let encoded = encode(&lower).filter(|_| is_normal)?;
     Some(format!("xn--{encoded}"))
@@ -47,7 +47,7 @@ fn encode(label: &[char]) -> Option<String> {
     Some(encoded)
 }
 
-/// A number as digits of a variable base (RFC 3492 §3.3).
+/// A number in digits of a variable base (RFC 3492 §3.3).
 fn write_number(mut number: u32, bias: u32, encoded: &mut String) {
     let mut k = BASE;
     loop {

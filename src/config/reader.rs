@@ -1,8 +1,8 @@
 //! Typed reading of a TOML tree that collects problems instead of stopping at the first.
 //!
-//! A [`Table`] is asked for its keys one by one; what nobody asked for is an unknown key. Faults of
-//! one key never hide those of another. What is read after a fault may be a default: it is dropped
-//! with the whole configuration.
+//! The caller reads the keys of a [`Table`] one by one; keys that were never read are unknown. A
+//! fault in one key never hides faults in others. A value after a fault may be a default: it is
+//! dropped together with the whole configuration.
 
 use std::{collections::HashMap, ops::RangeInclusive};
 
@@ -14,23 +14,23 @@ use super::{
     values::{Fault, Value, choice, nearest, string},
 };
 
-/// Of an array that may be empty.
+/// The size of an array that may be empty.
 pub(super) const ANY_COUNT: RangeInclusive<usize> = 0..=usize::MAX;
 
-/// What the user wrote, for the words of messages.
+/// The user's syntax, for the wording of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Syntax {
     Toml,
     Json,
 }
 
-/// A value that is one of some words, or an array with the places of its items.
+/// One of some words, or an array with the positions of its items.
 pub(super) enum WordOrList<W, T> {
     Word(W),
     List(Vec<(T, Span)>),
 }
 
-/// A table that is being read.
+/// A table being read.
 pub(super) struct Table<'d, 'f> {
     /// The dotted path for messages; empty for the root.
     path: String,
@@ -42,7 +42,7 @@ pub(super) struct Table<'d, 'f> {
     known: Vec<&'static str>,
     /// Keys that are reported elsewhere.
     silent: Vec<&'d str>,
-    /// Whether any key may stand.
+    /// Whether every key is allowed.
     free: bool,
     findings: &'f mut Vec<Finding>,
 }
@@ -58,7 +58,7 @@ impl<'d, 'f> Table<'d, 'f> {
         Table::new(String::new(), nowhere, tree, Syntax::Toml, findings).read_all(read)
     }
 
-    /// Reads an app's table that came as JSON, as the root of its paths.
+    /// Reads an app's table that came as JSON. Paths are relative to it.
     pub(super) fn read_json<T>(
         host: &'d str,
         value: Value<'d>,
@@ -91,12 +91,12 @@ impl<'d, 'f> Table<'d, 'f> {
         result
     }
 
-    /// What messages call the table: its dotted path; for a root its key.
+    /// The table's name in messages: its dotted path, or the key of a root.
     pub(super) fn name(&self) -> String {
         if self.path.is_empty() { self.key.escape_debug().to_string() } else { self.path.clone() }
     }
 
-    /// What the table is written in.
+    /// The syntax of the table.
     pub(super) fn syntax(&self) -> Syntax {
         self.syntax
     }
@@ -111,7 +111,7 @@ impl<'d, 'f> Table<'d, 'f> {
         self.span.clone()
     }
 
-    /// Reports a problem that no method here finds by itself.
+    /// Reports a problem that the methods here can't find.
     pub(super) fn report(&mut self, finding: Finding) {
         self.findings.push(finding);
     }
@@ -121,7 +121,7 @@ impl<'d, 'f> Table<'d, 'f> {
         dotted_path(&self.path, key)
     }
 
-    /// Where a key stands, if it does.
+    /// The position of a key, if it is present.
     pub(super) fn key_span(&self, key: &str) -> Option<Span> {
         self.entries.get_key_value(key).map(|(key, _)| key.span())
     }
@@ -134,18 +134,18 @@ impl<'d, 'f> Table<'d, 'f> {
         entries
     }
 
-    /// The value of a key, which is known from here on.
+    /// The value of a key. The key counts as known from now on.
     fn value(&mut self, key: &'static str) -> Option<Value<'d>> {
         self.known.push(key);
         self.entries.get(key)
     }
 
-    /// Accepts a key that the caller reports by itself.
+    /// Accepts a key that the caller reports itself.
     pub(super) fn accept(&mut self, key: &'d str) {
         self.silent.push(key);
     }
 
-    /// Reads a key that may be absent.
+    /// Reads an optional key.
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
@@ -166,7 +166,7 @@ impl<'d, 'f> Table<'d, 'f> {
         self.optional(key, read).unwrap_or(default)
     }
 
-    /// Reads a key that must be there.
+    /// Reads a required key.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -176,7 +176,7 @@ impl<'d, 'f> Table<'d, 'f> {
         self.optional(key, read)
     }
 
-    /// Reports a key that must be there, if it is not.
+    /// Reports a required key if it is absent.
     pub(super) fn require(&mut self, key: &'static str) {
         if !self.entries.contains_key(key) {
             let message = format!("`{}` is missing", self.path_of(key));
@@ -185,7 +185,7 @@ impl<'d, 'f> Table<'d, 'f> {
         }
     }
 
-    /// Reads an array of so many strings, each by `read`, with their places.
+    /// Reads an array of strings with `count` items, each by `read`, with their positions.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
@@ -203,7 +203,7 @@ impl<'d, 'f> Table<'d, 'f> {
         Some(read_items)
     }
 
-    /// Reads one of some words, or an array of strings as [`Table::list`] does.
+    /// Reads one of some words, or an array of strings like [`Table::list`].
     pub(super) fn word_or_list<W: Clone, T>(
         &mut self,
         key: &'static str,
@@ -219,7 +219,7 @@ impl<'d, 'f> Table<'d, 'f> {
         self.list(key, ANY_COUNT, read).map(WordOrList::List)
     }
 
-    /// Reads an array of so many strings or tables, with their places.
+    /// Reads an array of strings or tables with `count` items, with their positions.
     pub(super) fn strings_or_tables<T>(
         &mut self,
         key: &'static str,
@@ -255,8 +255,8 @@ impl<'d, 'f> Table<'d, 'f> {
         Some(read_items)
     }
 
-    /// Reads a table of strings with free keys, in the order of the file. No two keys may be the
-    /// same after `read_key`.
+    /// Reads a table of strings with any keys, in the order of the file. No two keys may be equal
+    /// after `read_key`.
     pub(super) fn pairs(
         &mut self,
         key: &'static str,
@@ -280,7 +280,7 @@ impl<'d, 'f> Table<'d, 'f> {
         self.table(key, read_pairs).unwrap_or_default()
     }
 
-    /// Reads a table inside.
+    /// Reads a nested table.
     pub(super) fn table<T>(
         &mut self,
         key: &'static str,
@@ -289,8 +289,8 @@ impl<'d, 'f> Table<'d, 'f> {
         self.table_meant(key, |_| None, read)
     }
 
-    /// Reads a table inside. What stands instead is probably this table: keys with their values as
-    /// TOML writes them.
+    /// Reads a nested table. If the value is something else, suggests the table that was probably
+    /// meant.
     pub(super) fn table_meant<T>(
         &mut self,
         key: &'static str,
@@ -309,7 +309,7 @@ impl<'d, 'f> Table<'d, 'f> {
         self.enter(key, span, value, read)
     }
 
-    /// Reads every entry as a table inside, in the order of the file.
+    /// Reads every entry as a nested table, in the order of the file.
     pub(super) fn each_table(&mut self, mut read: impl FnMut(&mut Table<'d, '_>)) {
         self.free = true;
         for (key, span, value) in self.in_order() {
@@ -357,7 +357,7 @@ impl<'d, 'f> Table<'d, 'f> {
             }
             let near = nearest(key, self.known.iter().copied());
             let near = near.map(|known| format!("did you mean `{known}`?"));
-            // A table of an app in JSON is the root of its paths.
+            // In JSON, paths are relative to the app's table.
             let path = if self.syntax == Syntax::Json {
                 dotted_path("apps.HOST", &self.path).replace('"', "")
             } else {
@@ -371,10 +371,10 @@ impl<'d, 'f> Table<'d, 'f> {
     }
 }
 
-/// Keys of a table, with their values as TOML and JSON write them.
+/// Keys of a table, with their values in a form that is valid in TOML and JSON.
 pub(super) type Meant = Vec<(&'static str, String)>;
 
-/// A string as TOML and JSON write it.
+/// A string in a form that is valid in TOML and JSON.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.escape_debug())
 }
@@ -391,7 +391,7 @@ fn inline(syntax: Syntax, key: &str, meant: &Meant) -> String {
     }
 }
 
-/// The path of a key in a table of this path, as TOML writes it.
+/// The path of a key in the table `table`, in TOML syntax.
 pub(super) fn dotted_path(table: &str, key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let quoted = if !key.is_empty() && key.chars().all(bare) {
@@ -435,17 +435,17 @@ fn no_table(syntax: Syntax, path: &str, value: &DeValue<'_>) -> Fault {
     }
 }
 
-/// Finds what is named twice.
+/// Finds repeated names.
 #[derive(Default)]
 pub(super) struct Repeats {
     seen: HashMap<String, Span>,
 }
 
 impl Repeats {
-    /// Notes a name and its place; a finding with both places when it was noted before.
+    /// Adds a name and its position. Returns a finding with both positions if the name is repeated.
     pub(super) fn add(&mut self, name: &str, span: Span) -> Option<Finding> {
         if let Some(first) = self.seen.get(name) {
-            let finding = Finding::new(span, format!("`{name}` stands twice"));
+            let finding = Finding::new(span, format!("`{name}` is repeated"));
             return Some(finding.label("and again here").related(first.clone(), "first here"));
         }
         self.seen.insert(name.to_owned(), span);

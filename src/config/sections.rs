@@ -15,28 +15,29 @@ use super::{
     values::{Fault, Value, boolean, choice, duration, integer, size, string},
 };
 
-/// The most loops.
+/// The maximum number of loops.
 const THREADS_MAX: usize = 1024;
 
-/// The most open connections.
+/// The maximum number of open connections.
 const CONNECTIONS_MAX: usize = 10_000_000;
 
-/// The least and most that may be given for `head_bytes`.
+/// The range of `head_bytes`.
 const HEAD_BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
 
-/// The most that may be given for `body_bytes`.
+/// The maximum of `body_bytes`.
 const BODY_BYTES_MAX: u64 = 1 << 40;
 
-/// The longest time anywhere: a week. Deadlines are sums of times, and must not overflow.
+/// The longest duration of any key: a week. Deadlines are sums of durations and must not overflow.
 pub(crate) const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Times that may be nothing.
+/// The range of durations that may be zero.
 const WAIT: RangeInclusive<Duration> = Duration::ZERO..=TIME_MAX;
 
-/// Times that must leave a peer a chance.
+/// The range of durations that must leave a peer a chance.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=TIME_MAX;
 
-/// Reads `[server]`. The default app is given apart, with its place: the apps are not known yet.
+/// Reads `[server]`. The default app is returned separately with its position, because the apps are
+/// not known yet.
 pub(super) fn server(table: &mut Table<'_, '_>) -> (ServerConfig, Option<(String, Span)>) {
     let default = ServerConfig::default();
     let listen = listen(table).unwrap_or(default.listen);
@@ -112,7 +113,7 @@ pub(super) fn log(table: &mut Table<'_, '_>, base: &Path) -> LogConfig {
     }
 }
 
-/// A time that may be nothing.
+/// A duration that may be zero.
 pub(super) fn wait(value: Value<'_>) -> Result<Duration, Fault> {
     duration(value, WAIT)
 }
@@ -120,12 +121,12 @@ pub(super) fn wait(value: Value<'_>) -> Result<Duration, Fault> {
 /// A path, made absolute from `base`.
 pub(super) fn absolute_path(text: &str, base: &Path) -> Result<PathBuf, Fault> {
     if text.is_empty() || text.contains('\0') {
-        return Err(Fault::new("is no path").help("write a path, relative to the config file"));
+        return Err(Fault::new("is not a path").help("write a path, relative to the config file"));
     }
     Ok(base.join(text))
 }
 
-/// A time that must leave a peer a chance.
+/// A duration that must leave a peer a chance.
 pub(super) fn timeout(value: Value<'_>) -> Result<Duration, Fault> {
     duration(value, TIMEOUT)
 }
@@ -140,7 +141,7 @@ fn listen(table: &mut Table<'_, '_>) -> Option<Vec<ListenConfig>> {
     let found = table.strings_or_tables("listen", 1..=usize::MAX, of_text, of_table, of_port)?;
     let mut seen = Repeats::default();
     for (ListenConfig { address, .. }, span) in &found {
-        // An IPv4 address can be written as IPv6 too, and both would take the same port.
+        // An IPv4-mapped IPv6 address takes the same port as the IPv4 address.
         let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
         let repeat = seen.add(&canonical.to_string(), span.clone());
         repeat.into_iter().for_each(|finding| table.report(finding));
@@ -152,19 +153,19 @@ fn address(text: &str) -> Result<SocketAddr, Fault> {
     text.parse().map_err(|_| no_address(text))
 }
 
-/// What to write for a port alone.
+/// Suggestions for a port without an address.
 fn of_port(port: u16) -> String {
     format!(
         "write \"0.0.0.0:{port}\" for all IPv4 addresses, \"[::]:{port}\" for all IPv6 addresses, \
-         or both; \"127.0.0.1:{port}\" for this machine alone"
+         or both; \"127.0.0.1:{port}\" for this machine only"
     )
 }
 
-/// Says what was probably meant.
+/// Suggests what was probably meant.
 fn no_address(text: &str) -> Fault {
-    let fault = Fault::new("is no IP address with a port");
+    let fault = Fault::new("is not an IP address with a port");
     if text.split_whitespace().any(|word| ["ssl", "tls", "http2", "quic"].contains(&word)) {
-        return fault.help("TLS is not in this version: put a TLS terminator before it");
+        return fault.help("TLS is not in this version: put a TLS terminator in front of it");
     }
     if text.starts_with("unix:") {
         return fault.help("a socket file for clients is not in this version: listen on 127.0.0.1");
@@ -182,7 +183,7 @@ fn no_address(text: &str) -> Fault {
     match (host, port, host.parse::<Ipv6Addr>(), unbracketed.parse::<IpAddr>()) {
         ("" | "*", Some(port), ..) => fault.help(of_port(port)),
         ("localhost", Some(port), ..) => fault.help(format!("write \"127.0.0.1:{port}\"")),
-        // `::1:80` is an address, too, but hardly meant as one.
+        // `::1:80` is a valid address, but hardly meant as one.
         (_, Some(port), Ok(ip), _) if !text.starts_with('[') && port >= 10 => {
             fault.help(write(SocketAddr::new(ip.into(), port)))
         }

@@ -1,4 +1,4 @@
-//! What the sections of a config say, with their defaults.
+//! The settings of the sections, with their defaults.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -9,23 +9,23 @@ use std::{
 /// `[server]`: addresses, threads and the times of a stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Where to listen: at least one, no two addresses alike. Default: `127.0.0.1:8080`.
+    /// Where to listen: at least one address, all different. Default: `127.0.0.1:8080`.
     pub listen: Vec<ListenConfig>,
-    /// The user that the program gives up root for; none that has root's rights. A program that
-    /// embeds the server sees to that itself. Default: none.
+    /// The user to run as after giving up root; never a user with root's rights. A program that
+    /// embeds the server must switch the user itself. Default: none.
     pub user: Option<String>,
-    /// The group to go with `user`, and only there. Default: none, the user's own.
+    /// The group to run as; only with `user`. Default: the user's group.
     pub group: Option<String>,
-    /// Number of loops; 0 means one per core; at most 1024. Default: 0.
+    /// The number of loops; 0 means one per core; at most 1024. Default: 0.
     pub threads: usize,
-    /// The app that answers hosts no app names; lower case, one of the apps' hosts. Default: none,
-    /// they get 404.
+    /// The app for hosts that no app names: a host of one of the apps, in lower case. Default:
+    /// none, such hosts get 404.
     pub default_app: Option<String>,
-    /// How long a drain may take before it cuts. Default: 30 s.
+    /// How long a drain may take before it cuts exchanges. Default: 30 s.
     pub drain_timeout: Duration,
-    /// How long an idle connection may still speak after a stop began. Default: 1 s.
+    /// How long an idle connection may still send a request after a stop began. Default: 1 s.
     pub idle_grace: Duration,
-    /// How long a stop waits, serving as before, between readiness 503 and the gate.
+    /// How long a stop keeps serving after readiness turned 503 and before the gate closes.
     /// Default: 0 s.
     pub shutdown_delay: Duration,
 }
@@ -50,8 +50,8 @@ impl Default for ServerConfig {
 pub struct ListenConfig {
     /// The address.
     pub address: SocketAddr,
-    /// Whether connections begin with a PROXY header, version 1 or 2, which names the client. One
-    /// without it is closed. Default: false.
+    /// Whether connections begin with a PROXY header, version 1 or 2, which names the client. A
+    /// connection without it is closed. Default: false.
     pub proxy_protocol: bool,
 }
 
@@ -61,22 +61,21 @@ impl From<SocketAddr> for ListenConfig {
     }
 }
 
-/// `[limits]`: sizes, counts and times that no peer can exceed.
+/// `[limits]`: sizes, counts and durations that no peer can exceed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections of the process, 1 to 10,000,000. Default: 100,000.
     pub connections: usize,
-    /// Open connections of one client, by its IPv4 address or IPv6 /64, 1 to 10,000,000. Default:
-    /// none, no limit.
+    /// Open connections per client (IPv4 address or IPv6 /64), 1 to 10,000,000. Default: no limit.
     pub connections_per_ip: Option<usize>,
     /// Bytes of a request head, 1 KiB to 1 MiB. Default: 16 KiB.
     pub head_bytes: usize,
-    /// Fields of a request head; 1 to [`Limits::HEADERS_MAX`]. Default: 100.
+    /// Header fields of a request, 1 to [`Limits::HEADERS_MAX`]. Default: 100.
     pub headers: usize,
     /// Bytes of a request's content, 0 to 1 TiB. Default: 1 MiB.
     pub body_bytes: u64,
-    /// From the first byte of a head to its last; also how long a fresh connection may be silent.
-    /// Default: 10 s.
+    /// The longest time from the first to the last byte of a head, and the longest silence of a
+    /// fresh connection. Default: 10 s.
     pub head_timeout: Duration,
     /// How long a request's content may make no real progress. Default: 30 s.
     pub body_timeout: Duration,
@@ -84,13 +83,13 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How long a connection may be idle between exchanges. Default: 75 s.
     pub keepalive_timeout: Duration,
-    /// How long a closed connection is read out before it is forgotten (RFC 9112 §9.6).
-    /// Default: 2 s.
+    /// How long input is read and discarded after our side has closed (RFC 9112 §9.6). Default: 2
+    /// s.
     pub linger_timeout: Duration,
 }
 
 impl Limits {
-    /// The most fields a head can be configured to have.
+    /// The highest value of `headers`.
     pub const HEADERS_MAX: usize = 256;
 }
 
@@ -114,15 +113,15 @@ impl Default for Limits {
 /// `[log]`: where and how events and requests are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// The lowest level that is written. Default: info.
+    /// The lowest level that is logged. Default: info.
     pub level: log::LevelFilter,
-    /// How events are written. Default: text.
+    /// The format of events. Default: text.
     pub format: LogFormat,
     /// The file for events, made absolute. Default: none, standard error.
     pub path: Option<PathBuf>,
-    /// How requests are written. Default: off.
+    /// The format of the access log. Default: off.
     pub access: AccessFormat,
-    /// The file for requests, made absolute. Default: none, standard output.
+    /// The file for the access log, made absolute. Default: none, standard output.
     pub access_path: Option<PathBuf>,
 }
 
@@ -138,22 +137,22 @@ impl Default for LogConfig {
     }
 }
 
-/// How events are written.
+/// The format of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// `time LEVEL event key=value …`
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// How requests are written.
+/// The format of the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessFormat {
-    /// Not at all.
+    /// No access log.
     Off,
-    /// The Combined Log Format, with host, app, duration and request id behind it.
+    /// The Combined Log Format, followed by host, app, duration and request id.
     Combined,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }

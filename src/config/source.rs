@@ -1,5 +1,5 @@
-//! The text of a config beside its meaning, for what others find about a place in it: this machine
-//! may lack what a valid config names.
+//! The text of a config together with its meaning, so that checks outside the parser can report
+//! problems at their position: this machine may lack what a valid config names.
 //!
 //! A place is the path of a key: `["apps", "www.example.com", "files", "root"]`. Never decides what
 //! is wrong.
@@ -20,19 +20,19 @@ use super::{
     syntax::Document,
 };
 
-/// What stands for standard input.
+/// The name of standard input.
 const STANDARD_INPUT: &str = "-";
 
 /// The text of a config file, its name and its folder.
 pub(crate) struct Source {
-    /// As messages call it.
+    /// The name in messages.
     name: PathBuf,
     text: String,
-    /// Where relative paths in it start from.
+    /// The folder from which relative paths start.
     base: PathBuf,
 }
 
-/// Something in a valid config that will not work as it is meant.
+/// A setting in a valid config that won't work as intended.
 #[derive(Debug)]
 pub(crate) struct Warning {
     place: Vec<String>,
@@ -52,7 +52,7 @@ impl Warning {
     }
 }
 
-/// Warnings, each shown with its place.
+/// Warnings, each rendered with its position.
 pub(crate) struct Warnings(Vec<String>);
 
 impl Warnings {
@@ -71,7 +71,7 @@ impl Source {
     /// Reads a file; `-` is standard input, whose paths start from the working directory.
     ///
     /// # Errors
-    /// When it cannot be read, or is not UTF-8.
+    /// If it cannot be read or is not UTF-8.
     pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         if !Self::is_standard_input(path) {
             return Self::read_with(path, path, |path| fs::read(path));
@@ -82,10 +82,10 @@ impl Source {
         })
     }
 
-    /// As [`Source::read`], of a regular file alone: opening another kind could wait for ever.
+    /// Like [`Source::read`], but only for a regular file: opening another kind could block.
     ///
     /// # Errors
-    /// As there, and when it is another kind of file.
+    /// Like there, and if it is another kind of file.
     pub(super) fn read_regular(path: &Path) -> Result<Self, ConfigError> {
         Self::read_with(path, path, read_regular)
     }
@@ -108,12 +108,12 @@ impl Source {
         Ok(Self { name: name.to_owned(), text, base })
     }
 
-    /// Whether this path stands for standard input.
+    /// Whether this path means standard input.
     pub(crate) fn is_standard_input(path: &Path) -> bool {
         path == Path::new(STANDARD_INPUT)
     }
 
-    /// As messages call it.
+    /// The name in messages.
     pub(crate) fn name(&self) -> &Path {
         &self.name
     }
@@ -122,7 +122,7 @@ impl Source {
         &self.text
     }
 
-    /// Where relative paths in it start from.
+    /// The folder from which relative paths start.
     pub(crate) fn base(&self) -> &Path {
         &self.base
     }
@@ -135,7 +135,7 @@ impl Source {
         ConfigError::new(&self.name, &admin::hide_token(&self.text, tree), vec![finding])
     }
 
-    /// Shows warnings in the order of the file.
+    /// Renders warnings in the order of the file.
     pub(crate) fn show(&self, warnings: Vec<Warning>) -> Warnings {
         let document = Document::parse(&self.text);
         let tree = document.tree.get_ref();
@@ -150,7 +150,7 @@ impl Source {
     }
 }
 
-/// Where a place is; if not all of it is there, as far as it is.
+/// The position of a place; if part of its path is absent, the position of the rest.
 fn span_of(tree: &DeTable<'_>, place: &[&str]) -> Span {
     let mut span = 0..0;
     let mut table = Some(tree);
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_found_however_it_is_written_and_else_what_is_around_it() {
+    fn a_place_is_found_in_any_syntax_or_else_its_parent() {
         let text = "[server]\nlisten = ['127.0.0.1:1', { address = '127.0.0.1:2' }]\n\
                     [apps.\"A.test.\".proxy]\nupstreams = ['http://a', { url = 'http://b' }]\n\
                     [apps.b]\nfiles = { root = '.' }\n";

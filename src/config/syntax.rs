@@ -1,7 +1,7 @@
-//! Text → TOML tree, as much of it as can be read, and what is wrong with its syntax.
+//! Text → TOML tree, as far as it can be parsed, and the syntax errors.
 //!
-//! Owns the recovery: which errors are consequences of others, and which findings can be trusted in
-//! a file that holds syntax errors.
+//! Owns the recovery: which errors are consequences of others, and which findings are reliable in a
+//! file with syntax errors.
 
 use std::mem;
 
@@ -20,12 +20,12 @@ pub(super) struct Document<'t> {
     pub(super) tree: Spanned<DeTable<'t>>,
     errors: Vec<Finding>,
     lines: Lines<'t>,
-    /// Lines, from 1, on which the parser stumbled, in order.
+    /// The lines with syntax errors, from 1, in order.
     broken_lines: Vec<usize>,
 }
 
 impl<'t> Document<'t> {
-    /// Reads what can be read.
+    /// Parses as much as possible.
     pub(super) fn parse(text: &'t str) -> Self {
         let (tree, errors) = DeTable::parse_recoverable(text);
         let mut errors: Vec<(Span, String)> = errors
@@ -38,15 +38,15 @@ impl<'t> Document<'t> {
         Self { tree, errors: without_consequences(text, &lines, errors), lines, broken_lines }
     }
 
-    /// Whether the text is no TOML.
+    /// Whether the text has syntax errors.
     pub(super) fn is_broken(&self) -> bool {
         !self.broken_lines.is_empty()
     }
 
-    /// Joins the syntax errors with what was found in the tree.
+    /// Merges the syntax errors with the findings about the tree.
     ///
-    /// After a syntax error the tree holds guesses: what touches a broken line, or depends on the
-    /// whole file, is left for the next run.
+    /// After a syntax error the tree contains guesses: a finding that touches a broken line or
+    /// depends on the whole file waits for the next run.
     pub(super) fn join(&mut self, findings: Vec<Finding>) -> Vec<Finding> {
         let mut all = mem::take(&mut self.errors);
         let broken = &self.broken_lines;
@@ -62,10 +62,10 @@ impl<'t> Document<'t> {
 
 const DUPLICATE: &str = "duplicate key";
 
-/// Of how many errors the first definition is looked for: each time the whole text is read.
+/// For how many errors the first definition is looked up; each look-up parses the whole text.
 const EXPLAINED_MAX: usize = 20;
 
-/// One finding for each mistake, where the parser reports one for each place it stumbles over.
+/// Reduces the parser's errors to one finding per mistake.
 fn without_consequences(
     text: &str,
     lines: &Lines<'_>,
@@ -74,7 +74,8 @@ fn without_consequences(
     let unclosed = |message: &str| {
         message.starts_with("unclosed array") || message.starts_with("unclosed inline table")
     };
-    // A list that is never closed swallows the rest of the file, and each of its lines is an error.
+    // An array that is never closed swallows the rest of the file, and each of its lines gives an
+    // error.
     let swallowed = errors.iter().any(|(_, message)| unclosed(message));
     let first = errors.iter().position(|(_, message)| message.starts_with("missing comma"));
     let swallows_at = first.filter(|_| swallowed);
@@ -96,7 +97,7 @@ fn without_consequences(
             if line_from(text, span.start).starts_with('[') {
                 repeated_header = span.start;
             } else if is_inherited {
-                // A table that stands twice was read as one: the keys are no mistake of their own.
+                // A repeated table was merged into one, so its keys are no mistakes of their own.
                 continue;
             }
             findings.push(duplicate(text, span, first));
@@ -112,7 +113,7 @@ fn without_consequences(
     findings
 }
 
-/// The parser's words, and more where it says too little.
+/// The parser's message, extended where it says too little.
 fn explained(text: &str, span: Span, message: &str) -> Finding {
     let (message, expected) = match message.split_once(", expected ") {
         Some((message, expected)) => (message, Some(format!("expected {expected}"))),
@@ -141,21 +142,21 @@ fn explained(text: &str, span: Span, message: &str) -> Finding {
     finding
 }
 
-/// Keys that are true or false: for others `off` is a word.
+/// Boolean keys; for other keys, `off` is a word.
 const BOOLEANS: [&str; 3] = ["enabled", "precompressed", "proxy_protocol"];
 
-/// Quotes as a word processor writes them.
+/// Quotes as word processors write them.
 const TYPOGRAPHIC: [char; 10] = [
     '\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}',
     '\u{ab}', '\u{bb}',
 ];
 
-/// A typographic quote where the parser stumbled, and how its piece of text is written.
+/// A typographic quote at a syntax error, and the text with straight quotes.
 fn typographic(text: &str, span: &Span) -> Option<Finding> {
     let line_end = text[span.start..].find('\n').map_or(text.len(), |length| span.start + length);
     let line = &text[span.start..line_end];
     let first = line.find(TYPOGRAPHIC)?;
-    // Behind an ordinary string or a comment they are no mistake.
+    // After an ordinary string or a comment they are no mistake.
     if line[..first].contains(['"', '\'', '#']) {
         return None;
     }
@@ -176,10 +177,10 @@ fn duplicate(text: &str, span: Span, first: Option<Span>) -> Finding {
     }
 }
 
-/// Where the key that is a duplicate at `span` was defined first.
+/// Where the duplicate key at `span` was defined first.
 ///
-/// The parser knows, but does not tell. So the duplicate is renamed and the text read once more:
-/// the first definition is then its neighbour.
+/// The parser doesn't report it. So the duplicate is renamed and the text is parsed again: the
+/// first definition is then found by its name.
 fn first_definition(text: &str, span: &Span) -> Option<Span> {
     const RENAMED: &str = "renamed-duplicate";
     let named = text.get(span.clone())?;
@@ -209,7 +210,7 @@ fn first_definition(text: &str, span: &Span) -> Option<Span> {
     None
 }
 
-/// The line that `offset` is in, without the spaces before it.
+/// The line of `offset`, without leading spaces.
 fn line_from(text: &str, offset: usize) -> &str {
     let start = text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
     text[start..].trim_start()

@@ -1,10 +1,10 @@
 //! Durations and sizes as people write them: `30s`, `1m30s`, `16KiB`.
 //!
-//! Pure text → number. Never guesses a unit: a number without one is an error with a suggestion.
+//! Pure text → number. Never guesses a unit: a number without a unit is an error with a suggestion.
 
 use std::{error::Error, fmt, time::Duration};
 
-/// Why a text is no duration or no size; `Display` says what would be right.
+/// Why a text is not a duration or size. `Display` gives a suggestion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitError {
     help: String,
@@ -18,17 +18,17 @@ impl fmt::Display for UnitError {
 
 impl Error for UnitError {}
 
-/// Units of a duration in milliseconds, the greatest first.
+/// Units of a duration in milliseconds, the largest first.
 const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// Units of a size in bytes, the greatest first.
+/// Units of a size in bytes, the largest first.
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// Reads `500ms`, `30s`, `2m`, `1h`, or several of them from great to small: `1m30s`.
+/// Reads `500ms`, `30s`, `2m`, `1h`, or several of them in descending order: `1m30s`.
 ///
 /// # Errors
-/// When a unit is missing, unknown or out of order, or the number is too large.
+/// If a unit is missing, unknown or out of order, or the number is too large.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let fail = || {
         Err(UnitError {
@@ -43,7 +43,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut total_ms: u64 = 0;
     loop {
         let (count, unit, behind) = split_number(rest);
-        // Going on in the list, and not from its start, refuses "30s1m" and "1s1s".
+        // Searching only the remaining units rejects "30s1m" and "1s1s".
         let Some((_, unit_ms)) = units.find(|(name, _)| *name == unit) else { return fail() };
         let part = count.and_then(|count| count.checked_mul(*unit_ms));
         let Some(sum) = part.and_then(|part| part.checked_add(total_ms)) else { return fail() };
@@ -54,8 +54,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     }
 }
 
-/// What a duration with other units, blanks or a fraction probably is: `5 min`, `1d`, `1.5s`. A
-/// number alone is one of seconds.
+/// The probable meaning of a duration with other units, blanks or a fraction: `5 min`, `1d`,
+/// `1.5s`. A number without a unit means seconds.
 fn meant_duration(text: &str) -> Option<Duration> {
     let text = text.trim().to_ascii_lowercase();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -70,14 +70,14 @@ fn meant_duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     let ms = number.parse::<f64>().ok()? * unit_ms;
-    // A year is far beyond what any key takes.
+    // No key accepts a year.
     (ms.fract() == 0.0 && ms < 366.0 * 86_400_000.0).then(|| Duration::from_millis(ms as u64))
 }
 
 /// Reads `512B`, `16KiB`, `1MiB` or `2GiB` as bytes.
 ///
 /// # Errors
-/// When the unit is missing or another one, or the number is too large.
+/// If the unit is missing or unknown, or the number is too large.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let blank_free = text.replace(' ', "");
     let (count, unit, rest) = split_number(text);
@@ -100,13 +100,14 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     })
 }
 
-/// Writes a duration in the greatest unit that holds it whole; parts of a millisecond are cut.
+/// Formats a duration in the largest unit that gives a whole number. Fractions of a millisecond are
+/// cut.
 pub(super) fn show_duration(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms == 0 { "0s".to_owned() } else { show(ms, &DURATION_UNITS) }
 }
 
-/// Writes a size in the greatest unit that holds it whole.
+/// Formats a size in the largest unit that gives a whole number.
 pub(super) fn show_size(bytes: u64) -> String {
     if bytes == 0 { "0B".to_owned() } else { show(bytes, &SIZE_UNITS) }
 }
@@ -116,7 +117,7 @@ fn show(amount: u64, units: &[(&str, u64)]) -> String {
     whole.map_or_else(String::new, |(unit, size)| format!("{}{unit}", amount / size))
 }
 
-/// The digits at the start as a number, the letters behind them, and the rest.
+/// The leading digits as a number, the letters after them, and the rest.
 fn split_number(text: &str) -> (Option<u64>, &str, &str) {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(digits);
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_that_stand() {
+    fn valid_durations() {
         for (text, ms) in [
             ("0s", 0),
             ("0ms", 0),
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_that_are_refused() {
+    fn invalid_durations() {
         for text in [
             "",
             "s",
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_read_back() {
+    fn shown_units_can_be_read_back() {
         for ms in [0, 1, 999, 1000, 90_000, 3_600_000, 604_800_000] {
             let duration = Duration::from_millis(ms);
             assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));

@@ -1,7 +1,6 @@
-//! What a value may be: a string, a number in a range, one of some words.
+//! Checks of values: a string, a number in a range, one of some words.
 //!
-//! Each check gives the value, or a [`Fault`] with what would be right. Never knows the value's
-//! key.
+//! Each check returns the value, or a [`Fault`] with a suggestion. Doesn't know the value's key.
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
@@ -12,7 +11,7 @@ use super::{
     units::{parse_duration, parse_size, show_duration, show_size},
 };
 
-/// A value and its place.
+/// A value and its position.
 pub(super) type Value<'d> = &'d Spanned<DeValue<'d>>;
 
 /// What is wrong with a value: the end of a sentence that begins with its key.
@@ -28,7 +27,7 @@ impl Fault {
         Self { predicate: predicate.into(), help: None, fragile: false }
     }
 
-    /// As a sentence about this.
+    /// The sentence with this subject.
     pub(super) fn about(&self, subject: &str) -> String {
         format!("{subject} {}", self.predicate)
     }
@@ -46,7 +45,7 @@ impl Fault {
         self
     }
 
-    /// With this help, unless there is none.
+    /// Adds the help, unless there is none.
     pub(super) fn help_or(mut self, help: Option<String>) -> Self {
         self.help = help.or(self.help);
         self
@@ -81,7 +80,7 @@ pub(super) fn boolean(value: Value<'_>) -> Result<bool, Fault> {
     value.as_bool().ok_or_else(|| Fault::wrong_type("true or false", value).help_if(help))
 }
 
-/// What a word for yes or no means.
+/// The meaning of a word for yes or no.
 pub(super) fn truth(word: &str) -> Option<bool> {
     match word.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Some(true),
@@ -112,7 +111,7 @@ pub(super) fn duration(
 ) -> Result<Duration, Fault> {
     let text = quantity(value, "a duration", |n| format!("{n}s"))?;
     let duration = parse_duration(text)
-        .map_err(|error| Fault::new("is no duration").help(error.to_string()))?;
+        .map_err(|error| Fault::new("is not a duration").help(error.to_string()))?;
     if range.contains(&duration) {
         return Ok(duration);
     }
@@ -124,7 +123,7 @@ pub(super) fn duration(
 pub(super) fn size(value: Value<'_>, range: RangeInclusive<u64>) -> Result<u64, Fault> {
     let text = quantity(value, "a size", |n| format!("{n}B"))?;
     let size =
-        parse_size(text).map_err(|error| Fault::new("is no size").help(error.to_string()))?;
+        parse_size(text).map_err(|error| Fault::new("is not a size").help(error.to_string()))?;
     if range.contains(&size) {
         return Ok(size);
     }
@@ -153,14 +152,14 @@ fn meant<'w>(text: &str, mut words: impl Iterator<Item = &'w str> + Clone) -> Op
     let text = text.trim().to_ascii_lowercase().replace(['-', ' '], "_");
     let text = if text == "none" { "off" } else { &text };
     let same = words.clone().find(|word| *word == text);
-    // At least three letters: `in` is no `info`.
+    // At least three letters: `in` is not `info`.
     let is_part = |word: &&str| {
         word.len().min(text.len()) >= 3 && (word.starts_with(text) || text.starts_with(*word))
     };
     same.or_else(|| words.find(is_part))
 }
 
-/// The text of a number with a unit; a bare number gets told its likely unit.
+/// The text of a number with a unit. A bare number gets a suggestion with its likely unit.
 fn quantity<'d>(
     value: Value<'d>,
     wanted: &str,
@@ -189,15 +188,15 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The word that `text` was probably meant to be, if one is near enough.
+/// The word that `text` was probably meant to be, if one is close enough.
 pub(crate) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let near = words.map(|word| (edit_distance(text, word), word)).min_by_key(|(steps, _)| *steps);
     near.filter(|(steps, word)| *steps <= 1 + word.len() / 4).map(|(_, word)| word)
 }
 
-/// Levenshtein's distance in characters, counting two swapped neighbours as one step.
+/// The Levenshtein distance in characters; swapping two neighbours counts as one step.
 fn edit_distance(from: &str, to: &str) -> usize {
-    // Nothing this long is near a known word, and the table below is quadratic.
+    // No known word is close to a text this long, and the table below is quadratic.
     if from.len() > 256 {
         return usize::MAX;
     }
@@ -224,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_finds_its_word_and_another_word_finds_none() {
+    fn a_typo_finds_its_word_and_other_words_find_none() {
         let words = ["threads", "listen", "default_app", "drain_timeout"];
         for (text, word) in [
             ("thread", Some("threads")),

@@ -352,5 +352,8 @@ fn an_address_that_is_taken_or_none_is_said() {
     let printed = said("health_listen = \"192.0.2.1:8081\"", "serve");
     assert!(printed.contains("cannot listen on 192.0.2.1:8081"), "{printed}");
     let printed = said("health_listen = \"example.com:8081\"", "check");
-    assert!(printed.contains("`admin.health_listen` is no IP address with a port"), "{printed}");
+    assert!(
+        printed.contains("`admin.health_listen` is not an IP address with a port"),
+        "{printed}"
+    );
 }
