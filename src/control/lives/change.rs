@@ -23,7 +23,7 @@ use crate::{
 
 impl Lives {
     /// Registers an app, alone or in the place of the one that has its host. Served at once.
-    pub(in crate::control) fn put_app(
+    pub(in super::super) fn put_app(
         &mut self,
         cx: &mut Context,
         mut app: NewApp<HostedApp>,
@@ -59,7 +59,7 @@ impl Lives {
     }
 
     /// Registers an app of the config that the server starts with.
-    pub(in crate::control) fn load_app(&mut self, cx: &Context, app: NewApp<HostedApp>) {
+    pub(in super::super) fn load_app(&mut self, cx: &Context, app: NewApp<HostedApp>) {
         let name = app.host.clone();
         match self.begin(app, None) {
             Ok(life) => {
@@ -72,7 +72,7 @@ impl Lives {
     }
 
     /// Begins the drain of an app that leaves. It keeps its names until the end, for its 503.
-    pub(in crate::control) fn remove_app(
+    pub(in super::super) fn remove_app(
         &mut self,
         cx: &mut Context,
         host: &str,
@@ -85,7 +85,7 @@ impl Lives {
 
     /// Begins the drain of an app that stays, drained, until it is resumed. One that drains so
     /// already goes on, and the ticket is for that drain.
-    pub(in crate::control) fn drain_app(
+    pub(in super::super) fn drain_app(
         &mut self,
         cx: &mut Context,
         host: &str,
@@ -114,7 +114,7 @@ impl Lives {
 
     /// Begins a new life of an app that was drained on demand: of the same app, or of `app` if it
     /// was loaded again. A drain that is not over is cancelled; its life still ends.
-    pub(in crate::control) fn resume_app(
+    pub(in super::super) fn resume_app(
         &mut self,
         cx: &mut Context,
         host: &str,

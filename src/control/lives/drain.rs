@@ -22,7 +22,7 @@ use crate::{hosted::AppLife, message::LoopCommand, registry::AppId};
 
 impl Lives {
     /// Does what is due for drains.
-    pub(in crate::control) fn on_time(&mut self, cx: &mut Context, now: Instant) {
+    pub(in super::super) fn on_time(&mut self, cx: &mut Context, now: Instant) {
         for (name, step) in self.drains.on_time(now) {
             match step {
                 DrainStep::Cut => self.cut(cx, name, now),
@@ -123,12 +123,7 @@ impl Lives {
     }
 
     /// Ends a drain, once (I2): what comes after finds no drain of this name.
-    pub(in crate::control) fn end_drain(
-        &mut self,
-        cx: &mut Context,
-        name: DrainName,
-        now: Instant,
-    ) {
+    pub(in super::super) fn end_drain(&mut self, cx: &mut Context, name: DrainName, now: Instant) {
         match self.drains.take(name) {
             Some(drain) if drain.upstream().is_some() => finish_upstream(self, cx, &drain, now),
             Some(drain) => self.finish_drain(cx, drain, now),
@@ -137,7 +132,7 @@ impl Lives {
     }
 
     /// Ends all drains that run: a stop is over, and a stuck loop holds them up (I2).
-    pub(in crate::control) fn end_all_drains(&mut self, cx: &mut Context, now: Instant) {
+    pub(in super::super) fn end_all_drains(&mut self, cx: &mut Context, now: Instant) {
         for name in self.drains.running().map(|drain| drain.name).collect::<Vec<_>>() {
             self.end_drain(cx, name, now);
         }

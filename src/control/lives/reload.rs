@@ -19,7 +19,7 @@ use crate::{
 impl Lives {
     /// Makes the changes of a reload in one step. Whatever happened while it was prepared holds: an
     /// app that was drained meanwhile stays so.
-    pub(in crate::control) fn reload(
+    pub(in super::super) fn reload(
         &mut self,
         cx: &mut Context,
         mut changes: LifeChanges,

@@ -23,21 +23,21 @@ use crate::{
 };
 
 /// The lives of a server, with their drains and counts.
-pub(in crate::control) struct Lives {
+pub(in super::super) struct Lives {
     pub(super) registry: Arc<Apps>,
-    pub(in crate::control) drains: Drains,
+    pub(in super::super) drains: Drains,
     pub(super) tally: Tally,
     upstreams: UpstreamWatch,
     /// Where a life announces that its last exchange has left.
     pub(super) control: Sender<Input>,
     /// Of apps that have none of their own.
-    pub(in crate::control) drain_timeout: Duration,
+    pub(in super::super) drain_timeout: Duration,
     /// The routes have changed since the loops were told to look again.
     pub(super) routes_changed: bool,
 }
 
 impl Lives {
-    pub(in crate::control) fn new(
+    pub(in super::super) fn new(
         registry: Arc<Apps>,
         upstreams: UpstreamWatch,
         control: Sender<Input>,
@@ -55,33 +55,33 @@ impl Lives {
     }
 
     /// For how many loops apps are loaded.
-    pub(in crate::control) fn loops(&self) -> usize {
+    pub(in super::super) fn loops(&self) -> usize {
         self.registry.loops()
     }
 
     /// How many apps there are.
-    pub(in crate::control) fn app_count(&self) -> usize {
+    pub(in super::super) fn app_count(&self) -> usize {
         self.registry.entries().len()
     }
 
     /// Whether the routes have changed since the last call.
-    pub(in crate::control) fn take_routes_changed(&mut self) -> bool {
+    pub(in super::super) fn take_routes_changed(&mut self) -> bool {
         std::mem::take(&mut self.routes_changed)
     }
 
     /// Why the app of this host could not be loaded, if so.
-    pub(in crate::control) fn load_error_of(&self, host: &str) -> Option<String> {
+    pub(in super::super) fn load_error_of(&self, host: &str) -> Option<String> {
         self.registry.find(host)?.app().load_error.clone()
     }
 
     /// The life whose primary host this is.
-    pub(in crate::control) fn find(&self, host: &str) -> Option<Arc<AppLife>> {
+    pub(in super::super) fn find(&self, host: &str) -> Option<Arc<AppLife>> {
         let host = host.to_ascii_lowercase();
         self.registry.find(&host).filter(|life| life.host() == host)
     }
 
     /// Lives that serve or drain, those in the map first: of each host the newest.
-    pub(in crate::control) fn all(&self) -> Vec<Arc<AppLife>> {
+    pub(in super::super) fn all(&self) -> Vec<Arc<AppLife>> {
         let mut lives = self.registry.entries();
         let in_map: HashSet<_> = lives.iter().map(|life| life.id()).collect();
         let draining = self.drains.running().filter(|drain| drain.upstream().is_none());
@@ -90,7 +90,7 @@ impl Lives {
         lives
     }
 
-    pub(in crate::control) fn views(&self, now: Instant) -> Vec<LifeView> {
+    pub(in super::super) fn views(&self, now: Instant) -> Vec<LifeView> {
         let drain = |life: &AppLife| self.drains.view_of_life(life.id(), now);
         let view = |life: Arc<AppLife>| LifeView { drain: drain(&life), life };
         self.all().into_iter().map(view).collect()
@@ -98,7 +98,7 @@ impl Lives {
 
     /// What this process counted, how much of it is active, and the lives with something in flight.
     /// Looks at every life once: it is asked for several times a second, with any number of apps.
-    pub(in crate::control) fn busy(&self, now: Instant) -> (Totals, u64, Vec<LifeView>) {
+    pub(in super::super) fn busy(&self, now: Instant) -> (Totals, u64, Vec<LifeView>) {
         let (mut totals, mut active_connections) = (self.tally.totals(), 0);
         let mut busy = Vec::new();
         for life in self.all() {
@@ -113,27 +113,27 @@ impl Lives {
     }
 
     /// What this process counted.
-    pub(in crate::control) fn totals(&self) -> Totals {
+    pub(in super::super) fn totals(&self) -> Totals {
         let lives = self.all();
         lives.iter().fold(self.tally.totals(), |sum, life| sum + Totals::of(life.drain()))
     }
 
-    pub(in crate::control) fn active_connections(&self) -> u64 {
+    pub(in super::super) fn active_connections(&self) -> u64 {
         self.all().iter().map(|life| life.drain().active_connections()).sum()
     }
 
-    pub(in crate::control) fn measure(&self, now_ns: u64) -> Measured {
+    pub(in super::super) fn measure(&self, now_ns: u64) -> Measured {
         let running = self.drains.running().count() as u64;
         self.tally.measure(&self.all(), running, now_ns)
     }
 
     /// Forgets lives that are gone, as soon as no loop holds an exchange of them.
-    pub(in crate::control) fn let_go_of_ended(&mut self) {
+    pub(in super::super) fn let_go_of_ended(&mut self) {
         self.tally.let_go_of_ended();
     }
 
     /// The drains that run and have no verdict, as they are now.
-    pub(in crate::control) fn running_drains(
+    pub(in super::super) fn running_drains(
         &self,
         now: Instant,
     ) -> impl Iterator<Item = (DrainView, AppId)> {

@@ -35,7 +35,7 @@ impl Lives {
     /// Begins the drain of one upstream of an app: of the life that serves, and of older ones that
     /// are not over, for whoever is told that it is drained may end it. For one that is out already
     /// this is the drain that took it out.
-    pub(in crate::control) fn drain_upstream(
+    pub(in super::super) fn drain_upstream(
         &mut self,
         cx: &mut Context,
         host: &str,
@@ -68,12 +68,12 @@ impl Lives {
     }
 
     /// Names of drains go on behind those of the process before this one.
-    pub(in crate::control) fn skip_upstream_drains(&mut self, used: u64) {
+    pub(in super::super) fn skip_upstream_drains(&mut self, used: u64) {
         self.drains.skip_upstream_drains(used);
     }
 
     /// Takes one upstream of an app back in. A drain of it that is not over is cancelled.
-    pub(in crate::control) fn resume_upstream(
+    pub(in super::super) fn resume_upstream(
         &mut self,
         cx: &mut Context,
         host: &str,
@@ -101,7 +101,7 @@ impl Lives {
 
     /// A loop has no exchange with an upstream that drains. What was cancelled is left by loops
     /// too, and nobody is told again (I2).
-    pub(in crate::control) fn on_upstream_left(
+    pub(in super::super) fn on_upstream_left(
         &mut self,
         cx: &mut Context,
         id: UpstreamDrainId,

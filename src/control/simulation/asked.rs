@@ -1,12 +1,10 @@
-//! What is asked of control, what comes of it, and how far reloads and upgrades are.
+//! What is asked of control, what comes of it, and how far reloads are.
 
-use std::{sync::Arc, time::Instant};
-
-use crossbeam_channel::Receiver;
+use std::sync::Arc;
 
 use super::super::{
-    ChangeError, DrainTicket, PutMode, ReloadOptions, Report, changes::LivesChanged,
-    input::ReloadChanges, reload::PreparedReload, upgrade::OnItsWay,
+    ChangeError, DrainTicket, LifeView, PutMode, ReloadOptions, Report, changes::LivesChanged,
+    input::ReloadChanges, reload::PreparedReload,
 };
 use crate::{acknowledgement::Acknowledgements, config::Config, hosted::AppLife};
 
@@ -24,6 +22,8 @@ pub(super) enum Question {
     ResumeUpstream(String),
     Reload,
     ReportForReload,
+    ReportForUpgrade,
+    LivesForUpgrade,
     BeginHandOver,
     Stop,
 }
@@ -36,7 +36,8 @@ pub(super) enum Outcome {
     UpstreamResumed,
     Report(Box<Report>),
     Reloaded(LivesChanged),
-    HandOverBegun,
+    Lives(Vec<LifeView>),
+    HandOverBegun(Vec<LifeView>),
     Stopping,
     Refused(ChangeError),
 }
@@ -51,17 +52,4 @@ pub(super) enum Reload {
     Prepared(Box<(PreparedReload, ReloadChanges)>),
     /// Control has it.
     Given(Box<PreparedReload>, Acknowledgements),
-}
-
-/// How far an upgrade is.
-#[derive(Default)]
-pub(super) enum Upgrade {
-    #[default]
-    None,
-    /// The new process is ready, and control was asked to hold everything.
-    Ready,
-    /// It was told to go.
-    Going(Instant),
-    /// It serves: stops for it come here.
-    Serving(Receiver<OnItsWay>, Acknowledgements),
 }

@@ -21,6 +21,8 @@ pub(super) struct Place {
     pub(super) commands: VecDeque<LoopCommand>,
     /// The turn that it is stuck in.
     pub(super) turn: Option<Turn>,
+    /// It was told to cut everything.
+    pub(super) is_told_to_cut: bool,
     /// Its thread has ended, whether told or not.
     pub(super) has_ended: bool,
 }
@@ -45,6 +47,7 @@ impl Loops for Board {
         if place.has_ended {
             return false;
         }
+        place.is_told_to_cut |= matches!(command, LoopCommand::CutAll);
         place.commands.push_back(command);
         true
     }

@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     super::{Input, StopAsker, StopRequest, Verdict},
-    asked::Upgrade,
+    new_process::Upgrade,
     oracle::LATE_MAX,
     scripted_loop::ScriptedLoop,
     world::World,
@@ -19,12 +19,18 @@ const ROUNDS_MAX: usize = 4000;
 impl World {
     /// What is under way comes to its end, and the server to a stop.
     pub(super) fn finish(&mut self) {
-        if matches!(self.upgrade, Upgrade::Ready | Upgrade::Going(_)) {
+        for _ in 0..ROUNDS_MAX {
+            if !self.is_upgrade_under_way() || self.ended.is_some() {
+                break;
+            }
             self.do_all_that_is_there();
-            while matches!(self.upgrade, Upgrade::Going(_)) && self.ended.is_none() {
-                self.go_on_with_upgrade();
+            self.go_on_with_upgrade();
+            if self.ended.is_none() {
+                self.pass_until(self.control.due());
             }
         }
+        let hangs = self.is_upgrade_under_way() && self.ended.is_none();
+        assert!(!hangs, "an upgrade never comes to its end");
         self.are_handshakes_pending.store(false, Ordering::Relaxed);
         let stays_stuck = self.random.one_in(4);
         if !stays_stuck {
@@ -72,8 +78,8 @@ impl World {
         assert_eq!(open, None, "a question has no answer");
         let unseen = self.watches.iter().position(Option::is_some);
         assert!(unseen.is_none_or(|watch| self.watches[watch] > Some(self.now)), "unseen");
-        if let Upgrade::Serving(stops, _) = &self.upgrade {
-            self.received_stops += stops.try_iter().count();
+        if let Upgrade::Serving(serving) = &self.upgrade {
+            self.received_stops += serving.stops.try_iter().count();
         }
         assert!(self.passed_stops + unread_stops >= self.received_stops, "stops come from nowhere");
     }

@@ -6,7 +6,8 @@
 //! ```
 //! - [`board`]: the loops as control reaches them, a queue of commands each.
 //! - [`scripted_loop`]: obeys as `event_loop` does, but slowly, or not at all, and holds exchanges.
-//! - [`operators`]: they ask, by what stands in [`asked`]; reloads and upgrades in phases.
+//! - [`operators`]: they ask, by what stands in [`asked`]; reloads in phases.
+//! - [`upgrades`]: new processes that obey, fail or hang at each message, serve, and die.
 //! - [`oracle`]: what has to be true, by what operators and clients were told; it knows nothing of
 //!   how control keeps its drains.
 //!
@@ -21,10 +22,12 @@ mod asked;
 mod board;
 mod ending;
 mod ledger;
+mod new_process;
 mod operators;
 mod oracle;
 mod random;
 mod scripted_loop;
+mod upgrades;
 mod world;
 
 use std::{

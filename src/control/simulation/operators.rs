@@ -1,26 +1,23 @@
-//! What operators and other processes ask of control, and how that is answered.
+//! What operators ask of control, and how that is answered.
 //!
-//! A reload and an upgrade take several questions, and anything may happen between two of them: so
-//! each stands here as a phase. The operator's own code prepares and settles a reload; only its
+//! A reload takes several questions, and anything may happen between two of them: so each stands
+//! here as a phase. The operator's own code prepares and settles a reload; only its
 //! thread, which waits, is scripted.
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
     super::{
         Answer, Begun, ChangeError, DrainApp, DrainName, DrainUpstream, DrainView, DrainWatch,
         Input, PutApp, PutMode, ReloadError, ReloadOptions, RemoveApp, Report, ResumeApp,
-        ResumeUpstream, StopAsker, StopRequest,
-        changes::LivesChanged,
-        input::{HandedOver, ReadyReload},
-        kept_sockets::KeptSockets,
-        load,
+        ResumeUpstream, StopAsker, StopRequest, changes::LivesChanged, input::ReadyReload, load,
     },
-    asked::{HOSTS, Outcome, Question, Reload, Upgrade},
+    asked::{HOSTS, Outcome, Question, Reload},
     ledger::{Named, Said, State},
+    new_process::{PID, Upgrade},
     world::World,
 };
 use crate::{
@@ -31,12 +28,6 @@ use crate::{
 };
 
 const URLS: [&str; 2] = ["http://127.0.0.1:9", "http://127.0.0.1:10"];
-/// The new process.
-const PID: u32 = 7;
-
-/// How long a new process may take from `Go` to `Serving`, and when a stop waits for it.
-const GO_TIMEOUT: Duration = Duration::from_secs(10);
-const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The apps that a config may have: two versions of an answer, two of a proxy, one broken.
 fn templates() -> &'static [AppConfig] {
@@ -66,7 +57,7 @@ impl World {
     }
 
     /// The way back from one question. What operators are told before stands before the answer.
-    fn answer<T: Send + 'static>(
+    pub(super) fn answer<T: Send + 'static>(
         &mut self,
         question: Question,
         outcome: impl FnOnce(T) -> Outcome + Send + 'static,
@@ -219,72 +210,6 @@ impl World {
         config
     }
 
-    /// A new process gets ready, or fails; the old one serves meanwhile as if nothing happened.
-    fn begin_upgrade(&mut self) {
-        if matches!(self.upgrade, Upgrade::None) && !self.random.one_in(4) {
-            self.upgrade = Upgrade::Ready;
-            let answer = self.answer(Question::BeginHandOver, |_| Outcome::HandOverBegun);
-            self.send(Input::BeginHandOver(answer));
-        }
-    }
-
-    /// When the new process has to have spoken.
-    pub(super) fn upgrade_due(&self) -> Option<Instant> {
-        let Upgrade::Going(since) = self.upgrade else { return None };
-        let hurried = self.control.relay().is_hurried();
-        Some(since + if hurried { HURRIED_TIMEOUT } else { GO_TIMEOUT })
-    }
-
-    /// The new process says something, or is silent for too long.
-    pub(super) fn go_on_with_upgrade(&mut self) {
-        let is_late = self.upgrade_due().is_some_and(|due| due <= self.now);
-        match std::mem::take(&mut self.upgrade) {
-            Upgrade::Going(_) if is_late || self.random.one_in(4) => {
-                self.note(|| "the new process fails".to_owned());
-                self.send(Input::KeptOn);
-            }
-            Upgrade::Going(since) if self.random.one_in(2) => self.upgrade = Upgrade::Going(since),
-            Upgrade::Going(_) => {
-                self.note(|| "the new process serves".to_owned());
-                let (let_go, all) = acknowledgement();
-                self.upgrade = Upgrade::Serving(self.control.relay().open(), all);
-                let listeners = self.sockets.iter().map(|address| self.sockets_of(*address));
-                let listeners = listeners.collect();
-                let kept = KeptSockets { listeners, admin: None, health: None, pid: PID };
-                let lines = Vec::new();
-                self.send(Input::HandedOver(HandedOver { kept: Box::new(kept), let_go, lines }));
-            }
-            Upgrade::Serving(stops, all) => {
-                self.upgrade = Upgrade::Serving(stops, all);
-                let addresses = self.sockets.clone();
-                let what = self.random.below(6);
-                self.note(|| format!("the new process says {what}"));
-                match what {
-                    0 => self.send(Input::KeepFewer(addresses)),
-                    1 => self.send(Input::KeepNone),
-                    2 => {
-                        let (reason, timeout) = ("the new process".to_owned(), None);
-                        let by = StopAsker::Successor;
-                        self.send(Input::Stop(StopRequest { reason, timeout, by }));
-                    }
-                    _ => {
-                        self.successor_ends();
-                    }
-                }
-            }
-            waits @ (Upgrade::None | Upgrade::Ready) => self.upgrade = waits,
-        }
-    }
-
-    fn successor_ends(&mut self) {
-        if let Upgrade::Serving(stops, _) = std::mem::take(&mut self.upgrade) {
-            self.received_stops += stops.try_iter().count();
-            // What is passed on to it from here on is lost with it.
-            self.lost_successor = Some(stops);
-            self.send(Input::SuccessorGone);
-        }
-    }
-
     /// Control has answered.
     pub(super) fn on_answer(&mut self, number: usize, outcome: Outcome) {
         let question = self.questions[number].take();
@@ -299,12 +224,18 @@ impl World {
         match outcome {
             Outcome::Begun(life) => self.oracle.on_begun(&life),
             Outcome::Draining(ticket) => self.oracle.on_ticket(ticket),
-            Outcome::Report(report) => self.prepare_reload(&report),
+            Outcome::Report(report) if matches!(question, Question::ReportForReload) => {
+                self.prepare_reload(&report);
+            }
+            Outcome::Report(report) => self.on_report_for_upgrade(*report),
+            Outcome::Lives(lives) => self.start_new_process(&lives),
             Outcome::Reloaded(changed) => self.settle_reload(changed),
-            Outcome::HandOverBegun => self.upgrade = Upgrade::Going(self.now),
+            Outcome::HandOverBegun(lives) => self.on_held(lives),
             Outcome::Refused(_) => match question {
                 Question::Reload | Question::ReportForReload => self.reload = Reload::None,
-                Question::BeginHandOver => self.upgrade = Upgrade::None,
+                Question::ReportForUpgrade
+                | Question::LivesForUpgrade
+                | Question::BeginHandOver => self.upgrade = Upgrade::None,
                 _ => {}
             },
             Outcome::UpstreamDraining | Outcome::UpstreamResumed | Outcome::Stopping => {}
@@ -360,7 +291,11 @@ impl World {
     fn check_done(&self, question: &Question) {
         let state = |host: &str| self.named(host).map(|named| named.state);
         let is_right = match question {
-            Question::Put(_, PutMode::Either) | Question::Stop | Question::ReportForReload => true,
+            Question::Put(_, PutMode::Either)
+            | Question::Stop
+            | Question::ReportForReload
+            | Question::ReportForUpgrade
+            | Question::LivesForUpgrade => true,
             // What it found before is in the names already.
             Question::Put(host, _) => state(host) == Some(State::Serving),
             Question::Remove(host) => matches!(state(host), Some(State::Removing) | None),

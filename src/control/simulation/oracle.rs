@@ -130,10 +130,21 @@ impl Oracle {
                 };
                 assert!(self.drains.values().any(is_due), "cut before any deadline");
             }
+            // What a loop that was stuck obeys of a stop that is cancelled by now.
+            Deed::Finished if self.taking_up.contains(&index) => {}
             Deed::Finished => {
                 let is_late = self.stop.as_ref().is_none_or(|stop| stop.deadline <= now);
                 assert!(are_all_gated || is_late, "a listener is closed before all are gated");
             }
+        }
+    }
+
+    /// Control has told loops to cut everything. With nothing in flight it says so to no operator;
+    /// what a loop still admits before it obeys is cut all the same.
+    pub(super) fn on_cut_all(&mut self, now: Instant) {
+        let in_flight = self.in_flight();
+        if let Some(stop) = self.stop.as_mut().filter(|_| in_flight == 0) {
+            stop.deadline = stop.deadline.min(now);
         }
     }
 

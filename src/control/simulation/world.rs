@@ -20,9 +20,10 @@ use super::{
         Control, Host, Input, Listening, LoopReport, Notices, Operator, Upgrader, Verdict,
         listening::Sockets, tasks::Desk, upgrade::OnItsWay,
     },
-    asked::{HOSTS, Question, Reload, Upgrade},
-    board::Board,
+    asked::{HOSTS, Question, Reload},
+    board::{Board, Place},
     ledger::{Named, Said},
+    new_process::{Upgrade, WayBack},
     oracle::{LATE_MAX, Oracle},
     random::Random,
     scripted_loop::{Asked, Deed, ScriptedLoop},
@@ -54,12 +55,17 @@ pub(super) struct World {
     pub(super) watches: Vec<Option<Instant>>,
     pub(super) reload: Reload,
     pub(super) upgrade: Upgrade,
+    /// A run with many words of new processes: else few runs would come to the last ones.
+    favours_upgrades: bool,
     pub(super) settings: Vec<crate::acknowledgement::Acknowledgements>,
     /// The names before the reload that control has taken in last.
     pub(super) names_before: HashMap<String, Named>,
     /// The addresses that the loops listen on.
     pub(super) sockets: Vec<SocketAddr>,
+    /// What the operator listens on, held open.
+    _public: Sockets,
     pub(super) handed_over: bool,
+    pub(super) way_back: WayBack,
     pub(super) lost_successor: Option<Receiver<OnItsWay>>,
     pub(super) passed_stops: usize,
     pub(super) received_stops: usize,
@@ -93,6 +99,7 @@ fn operator(
     notices: &Arc<Notices>,
     control: &Control,
     config: Config,
+    public: &Sockets,
     desk: Arc<Desk>,
 ) -> Operator {
     let (loops, listen) = (registry.loops(), config.server.listen[0]);
@@ -103,7 +110,7 @@ fn operator(
         reloads: Arc::default(),
         service: Arc::default(),
         source: None,
-        listening: vec![Listening::new(&listen, &sockets(listen.address, loops))],
+        listening: vec![Listening::new(&listen, public)],
         current: config,
         logging: None,
         access: None,
@@ -129,6 +136,7 @@ impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let (now, loops) = (Instant::now(), 1 + random.below(3));
+        let favours_upgrades = random.one_in(3);
         let registry = Arc::new(AppRegistry::new(loops, None));
         let notices = Arc::<Notices>::default();
         notices.hold();
@@ -146,7 +154,8 @@ impl World {
         let pending = Arc::clone(&are_handshakes_pending);
         control.listeners.handshakes = Box::new(move |_| pending.load(Ordering::Relaxed));
         let address = config.server.listen[0].address;
-        let operator = operator(&registry, &notices, &control, config, desk);
+        let public = sockets(address, loops);
+        let operator = operator(&registry, &notices, &control, config, &public, desk);
         let board = Board::new(loops);
         Self {
             random,
@@ -164,10 +173,13 @@ impl World {
             watches: Vec::new(),
             reload: Reload::None,
             upgrade: Upgrade::None,
+            favours_upgrades,
             settings: Vec::new(),
             names_before: HashMap::new(),
             sockets: vec![address],
+            _public: public,
             handed_over: false,
+            way_back: WayBack::default(),
             lost_successor: None,
             passed_stops: 0,
             received_stops: 0,
@@ -199,6 +211,9 @@ impl World {
     }
 
     fn step(&mut self) {
+        if self.favours_upgrades && self.random.one_in(4) {
+            return self.go_on_with_upgrade();
+        }
         match self.random.below(100) {
             0..22 => self.request(),
             22..34 => self.end_exchange(),
@@ -311,12 +326,13 @@ impl World {
         let Ok(input) = self.inputs.try_recv() else { return };
         match &input {
             Input::Loop(LoopReport { index, event }) => self.oracle.on_report(*index, event),
-            Input::HandedOver(_) => self.handed_over = true,
             Input::Reload(_) => self.names_before.clone_from(&self.oracle.names),
             _ => {}
         }
+        let expected = self.before_input(&input);
         self.ended = self.control.on_input(input, self.now);
         self.listen();
+        self.check_expected(&expected);
         if self.ended.is_none() {
             self.ended = self.control.on_time_if_due(self.now);
             self.listen();
@@ -349,11 +365,16 @@ impl World {
                 }
             }
         }
+        let told_to_cut = |place: &mut Place| std::mem::take(&mut place.is_told_to_cut);
+        if self.board.places().iter_mut().any(told_to_cut) {
+            self.oracle.on_cut_all(self.now);
+        }
         let is_late = |until: &&Instant| **until + LATE_MAX < self.now;
         let late = self.watches.iter().flatten().find(is_late);
         let is_unread = !self.inputs.is_empty();
         assert!(late.is_none() || is_unread, "a watch is not shown in time");
         self.oracle.check(&self.registry, self.now);
+        self.check_upgrade_in_time();
     }
 
     /// Time goes to what control waits for, or not so far, some times over.
@@ -405,7 +426,7 @@ impl World {
             }
             self.control.refresh_routes();
             let places = self.board.places();
-            let is_done = |place: &super::board::Place| {
+            let is_done = |place: &Place| {
                 place.commands.is_empty() || place.turn.is_some() || place.has_ended
             };
             if places.iter().all(is_done) && self.inputs.is_empty() {
@@ -426,9 +447,10 @@ impl World {
         }
         let is_quiet =
             is_idle && are_all_awake && self.control.lives.drains.running().next().is_none();
-        if is_quiet && !matches!(self.upgrade, Upgrade::Going(_) | Upgrade::Ready) {
+        if is_quiet && !self.is_upgrade_under_way() {
             self.oracle.check_forgotten(&self.registry);
             self.check_acknowledged();
+            self.check_let_go();
         }
     }
 

@@ -12,7 +12,7 @@ pub(super) const MESSAGES: u32 = 2;
 
 /// What the old process has, and the new one needs.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct HandOver {
+pub(in super::super) struct HandOver {
     pub(super) messages: u32,
     pub(super) pid: u32,
     pub(super) listeners: Vec<HandedListener>,
@@ -40,7 +40,7 @@ pub(super) struct HandOver {
 
 /// An address, and how many sockets it has.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct HandedListener {
+pub(in super::super) struct HandedListener {
     pub(super) configured: SocketAddr,
     pub(super) bound: SocketAddr,
     /// Systemd has them too.
@@ -54,7 +54,7 @@ pub(super) struct HandedListener {
 
 /// What the new process says.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum FromNew {
+pub(in super::super) enum FromNew {
     /// It can serve, on these of the listeners, which the health listener is one of, and on the
     /// admin's if so.
     Ready {
@@ -83,7 +83,7 @@ pub(super) enum FromNew {
 
 /// What the old process says after the hand-over.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum FromOld {
+pub(in super::super) enum FromOld {
     /// Serve.
     Go,
     /// The old process goes on without this one.
@@ -141,7 +141,7 @@ impl Generation {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct LastWord {
+pub(in super::super) struct LastWord {
     pub(super) verdict: String,
     pub(super) cut: u64,
     pub(super) totals: Totals,

@@ -62,6 +62,7 @@ mod lines;
 mod messages;
 mod new;
 mod old;
+mod plan;
 mod predecessor;
 mod process;
 mod relay;
@@ -73,9 +74,15 @@ pub(crate) use handed::{HandedAdmin, HandedHealth};
 pub(crate) use inherited::{Inherited, InheritedSockets};
 pub(crate) use launcher::{LAUNCH, launch};
 pub(crate) use messages::Generation;
+#[cfg(test)]
+pub(super) use messages::{FromNew, HandOver};
 pub(crate) use new::{NoTakeOver, TakeOver};
+#[cfg(test)]
+pub(super) use plan::{HandOverPlan, HandOverStep};
 pub(crate) use predecessor::Predecessor;
 #[cfg(test)]
 pub(super) use relay::OnItsWay;
 pub(crate) use relay::{PassedStop, StopRelay, StopTold};
+#[cfg(test)]
+pub(super) use successor::input_of;
 pub(crate) use upgrader::{UpgradeError, UpgradeOptions, Upgraded, Upgrader};

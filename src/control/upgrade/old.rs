@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     super::{
+        change_error::ChangeError,
         drain_view::Cause,
         input::{HandedOver, Input, LifeView, Report, ask},
         kept_sockets::KeptSockets,
@@ -21,7 +22,9 @@ use super::{
     handed::HandedHealth,
     lines,
     messages::{HandOver, HandedListener, MESSAGES},
-    start::{NewProcess, Ready},
+    plan::{HandOverPlan, HandOverStep, Readiness},
+    process::Process,
+    start::NewProcess,
     successor::Follower,
     upgrader::{UpgradeError, UpgradeOptions, Upgraded, Upgrader},
 };
@@ -69,38 +72,80 @@ impl Operator {
         let (channel, binary) = self.upgrader.start(binary).map_err(UpgradeError::Failed)?;
         let failed = |reason| UpgradeError::Failed(format!("{}: {reason}", binary.display()));
         let Upgrader { starting, relay, .. } = &self.upgrader;
-        let mut new = NewProcess { starting, relay, channel, deadline };
-        let ready = new.prepare(&handed, &descriptors).map_err(failed)?;
+        let mut new = NewProcess { starting, relay, channel };
+        let mut plan = HandOverPlan::begin(deadline);
+        let mut step = new.prepare(&mut plan, &handed, &descriptors);
         drop(descriptors);
-        let lives = ask(&self.control, Input::BeginHandOver).map_err(UpgradeError::Change)?;
-        let report = ask(&self.control, Input::Report).map_err(UpgradeError::Change)?;
-        let is_same = self.what_is_handed_over(&lives, &report, allow_empty).0 == handed;
-        if let Err(reason) = new.serve_if(is_same) {
-            // It may have logged what it did.
-            self.registry.skip_ids(ready.next_app_id);
-            // Before control goes on: it may stop the server.
-            drop(new);
-            drop(self.control.send(Input::KeptOn));
-            return Err(failed(reason));
+        let mut process = None;
+        loop {
+            step = match step {
+                HandOverStep::Hold(pid) => match Process::numbered(pid) {
+                    Ok(numbered) => {
+                        process = Some(numbered);
+                        let is_same = self.hold(&handed, allow_empty);
+                        let is_same = is_same.map_err(UpgradeError::Change)?;
+                        plan.on_held(is_same, Instant::now())
+                    }
+                    Err(error) => plan.on_end(error.to_string()),
+                },
+                HandOverStep::Go => new.go(&mut plan),
+                HandOverStep::HandOver(ready) => {
+                    let channel = new.channel.clone();
+                    // Before it is named the main process: a service manager waits only for its
+                    // own children.
+                    let leader = self.upgrader.starting.let_go();
+                    let process = process.expect("it was opened before control was asked to hold");
+                    return Ok(self.complete(&ready, process, leader, channel));
+                }
+                HandOverStep::GiveUp { reason, held_for } => {
+                    // Before control goes on: it may stop the server.
+                    drop(new);
+                    self.go_on(held_for);
+                    return Err(failed(reason));
+                }
+            };
         }
-        let channel = new.channel.clone();
-        // Before it is named the main process: a service manager waits only for its own children.
-        let leader = self.upgrader.starting.let_go();
-        Ok(self.complete(ready, leader, channel))
     }
 
-    /// The new process serves. Returns when this one lets go and drains.
-    fn complete(&self, ready: Ready, leader: Option<u32>, mut channel: Channel) -> Upgraded {
-        let Ready { listeners, admin, loops, pid, process, .. } = ready;
+    /// Has control put off what changes something. Whether what was handed over still holds.
+    fn hold(&self, handed: &HandOver, allow_empty: bool) -> Result<bool, ChangeError> {
+        let lives = ask(&self.control, Input::BeginHandOver)?;
+        let report = ask(&self.control, Input::Report)?;
+        Ok(self.what_is_handed_over(&lives, &report, allow_empty).0 == *handed)
+    }
+
+    /// There is no new process after all; control may hold everything for it.
+    pub(in super::super) fn go_on(&self, held_for: Option<Readiness>) {
+        if let Some(ready) = held_for {
+            // It may have logged what it did.
+            self.registry.skip_ids(ready.next_app_id);
+            drop(self.control.send(Input::KeptOn));
+        }
+    }
+
+    /// The sockets that the new process serves, and this one keeps.
+    pub(in super::super) fn kept_sockets(&self, ready: &Readiness) -> KeptSockets {
+        let listeners = &ready.listeners;
         let listening = listeners.iter().filter_map(|index| self.listening.get(*index));
         let has_health = listeners.contains(&self.listening.len());
         let health = self.upgrader.health.as_ref().filter(|_| has_health);
-        let kept = KeptSockets {
+        KeptSockets {
             listeners: listening.map(Listening::sockets).collect(),
-            admin: self.upgrader.admin.clone().filter(|_| admin),
+            admin: self.upgrader.admin.clone().filter(|_| ready.admin),
             health: health.map(|health| Arc::clone(&health.socket)),
-            pid,
-        };
+            pid: ready.pid,
+        }
+    }
+
+    /// The new process serves. Returns when this one lets go and drains.
+    fn complete(
+        &self,
+        ready: &Readiness,
+        process: Process,
+        leader: Option<u32>,
+        mut channel: Channel,
+    ) -> Upgraded {
+        let (kept, pid) = (self.kept_sockets(ready), ready.pid);
         kept.leave_admin_file(true);
         // Before the drain, whose begin would be the service's end. A wrapper is what the service
         // manager can wait for.
@@ -109,7 +154,7 @@ impl Operator {
         let (let_go, all_let_go) = acknowledgement();
         // A server that has ended has nothing to let go of.
         let stops = self.upgrader.relay.open();
-        let lines = lines::open(&mut channel, self.registry.loops(), loops);
+        let lines = lines::open(&mut channel, self.registry.loops(), ready.loops);
         let handed = HandedOver { kept: Box::new(kept), let_go, lines };
         drop(self.control.send(Input::HandedOver(handed)));
         let follower = Follower {
@@ -124,13 +169,13 @@ impl Operator {
             // The drain goes on, and no process is told of it.
             event!(Error, "successor_not_told", error:% = error);
         }
-        // Who is told of the upgrade meets the new process from here on.
+        // The client that asked for the upgrade meets the new process from here on.
         await_loops(&all_let_go);
         Upgraded { pid }
     }
 
     /// What the new process has to know, and the sockets, in that order.
-    fn what_is_handed_over(
+    pub(in super::super) fn what_is_handed_over(
         &self,
         lives: &[LifeView],
         report: &Report,

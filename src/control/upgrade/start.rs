@@ -22,7 +22,8 @@ use super::{
     super::change_error::ChangeError,
     channel::Channel,
     launcher::{LAUNCH, Order, Word},
-    messages::{FromNew, FromOld, HandOver},
+    messages::{FromOld, HandOver},
+    plan::{HandOverPlan, HandOverStep, NOT_IN_TIME},
     process::{ENVIRONMENT, Process},
     relay::StopRelay,
 };
@@ -33,123 +34,87 @@ const OBEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a process may take to end that has closed the channel.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a new process that is ready may take to say that it serves. Nothing is changed
-/// meanwhile, so this is no part of its time to get ready.
-const GO_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long it may take when a stop waits for it: the server isn't stopped before.
-const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// How often it is looked whether a stop waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How long it may take to be told that it is not wanted.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
 
-const NOT_IN_TIME: &str = "it was not ready in time";
-
-const OUT_OF_TURN: &str = "it speaks out of turn";
-
 /// A process that was started. It is told and ended with this value, unless it was let go.
 pub(super) struct NewProcess<'a> {
     pub(super) starting: &'a Starting,
     pub(super) relay: &'a StopRelay,
     pub(super) channel: Channel,
-    pub(super) deadline: Instant,
-}
-
-/// A new process that can serve.
-pub(super) struct Ready {
-    /// Those of the listeners that it is going to serve.
-    pub(super) listeners: Vec<usize>,
-    /// It takes the admin's socket.
-    pub(super) admin: bool,
-    /// How many of its loops take connections.
-    pub(super) loops: usize,
-    pub(super) pid: u32,
-    pub(super) process: Process,
-    /// It has used the ids before this one.
-    pub(super) next_app_id: u64,
 }
 
 impl NewProcess<'_> {
-    /// Has it get ready.
+    /// Has it get ready, and waits for what it says.
     pub(super) fn prepare(
         &mut self,
+        plan: &mut HandOverPlan,
         handed: &HandOver,
         descriptors: &[Arc<OwnedFd>],
-    ) -> Result<Ready, String> {
+    ) -> HandOverStep {
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let sent = self.set_timeout().and_then(|()| {
+        let sent = self.set_timeout(plan).and_then(|()| {
             self.channel.send(handed)?;
             self.channel.send_descriptors(&borrowed)
         });
-        sent.map_err(|error| self.explain(&error))?;
-        match self.receive()? {
-            FromNew::Ready { listeners, admin, pid, taking_loops: loops, next_app_id } => {
-                // That it is this one, `Serving` proves.
-                let process = Process::numbered(pid).map_err(|error| error.to_string())?;
-                Ok(Ready { listeners, admin, loops, pid, process, next_app_id })
-            }
-            FromNew::Failed(reason) => Err(reason),
-            _ => Err(OUT_OF_TURN.to_owned()),
+        match sent {
+            Ok(()) => self.hear(plan),
+            Err(error) => plan.on_end(self.explain(&error)),
         }
     }
 
-    /// Has it serve, unless what it was told at its start no longer holds.
-    pub(super) fn serve_if(&mut self, is_same: bool) -> Result<(), String> {
-        if !is_same {
-            return Err("the apps were changed while it started; try again".to_owned());
-        }
-        self.serve()
-    }
-
-    /// Has it serve.
-    fn serve(&mut self) -> Result<(), String> {
-        self.deadline = Instant::now() + GO_TIMEOUT;
-        self.channel.send(&FromOld::Go).map_err(|error| self.explain(&error))?;
-        let in_time = self.wait_for_word().map_err(|error| self.explain(&error))?;
-        if !in_time {
-            // It accepts connections once it has said so. From here on it cannot say it any more;
-            // if it has said it just now, that is there.
-            self.channel.hear_no_more().map_err(|error| self.explain(&error))?;
-        }
-        let late = |reason| if in_time { reason } else { NOT_IN_TIME.to_owned() };
-        match self.receive().map_err(late)? {
-            FromNew::Serving => Ok(()),
-            FromNew::Failed(reason) => Err(reason),
-            _ => Err(OUT_OF_TURN.to_owned()),
+    /// Has it serve, and waits for what it says.
+    pub(super) fn go(&mut self, plan: &mut HandOverPlan) -> HandOverStep {
+        let sent = self.set_timeout(plan).and_then(|()| self.channel.send(&FromOld::Go));
+        match sent {
+            Ok(()) => self.hear(plan),
+            Err(error) => plan.on_end(self.explain(&error)),
         }
     }
 
     /// Waits until it says something, or the deadline; that comes sooner when a stop is put off.
-    /// Whether it says something.
-    fn wait_for_word(&mut self) -> io::Result<bool> {
-        let mut is_hurried = false;
+    fn hear(&mut self, plan: &mut HandOverPlan) -> HandOverStep {
         loop {
             let now = Instant::now();
-            if !is_hurried && self.relay.is_hurried() {
-                is_hurried = true;
-                self.deadline = self.deadline.min(now + HURRIED_TIMEOUT);
+            if self.relay.is_hurried() {
+                plan.hurry(now);
             }
-            let left = self.deadline.saturating_duration_since(now);
-            if self.channel.wait_readable(left.min(LOOK_AGAIN))? {
-                return Ok(true);
+            let left = plan.deadline().saturating_duration_since(now);
+            match self.channel.wait_readable(left.min(LOOK_AGAIN)) {
+                Ok(true) => break,
+                Ok(false) if left.is_zero() => return self.hear_the_last(plan),
+                Ok(false) => {}
+                Err(error) => return plan.on_end(self.explain(&error)),
             }
-            if left.is_zero() {
-                return Ok(false);
-            }
+        }
+        match self.set_timeout(plan).and_then(|()| self.channel.receive()) {
+            Ok(word) => plan.on_word(word),
+            Err(error) => plan.on_end(self.explain(&error)),
         }
     }
 
-    fn set_timeout(&self) -> io::Result<()> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        self.channel.set_timeout(Some(left))
+    /// The deadline has passed. A process that was told to go accepts connections once it has said
+    /// that it serves: from here on it cannot say so any more. If it has said so just now, that is
+    /// there.
+    fn hear_the_last(&mut self, plan: &mut HandOverPlan) -> HandOverStep {
+        if !plan.is_going() {
+            return plan.on_silence();
+        }
+        if let Err(error) = self.channel.hear_no_more() {
+            return plan.on_end(self.explain(&error));
+        }
+        match self.channel.receive() {
+            Ok(word) => plan.on_word(word),
+            Err(_) => plan.on_silence(),
+        }
     }
 
-    fn receive(&mut self) -> Result<FromNew, String> {
-        let received = self.set_timeout().and_then(|()| self.channel.receive());
-        received.map_err(|error| self.explain(&error))
+    fn set_timeout(&self, plan: &HandOverPlan) -> io::Result<()> {
+        let left = plan.deadline().saturating_duration_since(Instant::now());
+        self.channel.set_timeout(Some(left))
     }
 
     /// What an error of the channel says of the process.
@@ -335,23 +300,32 @@ fn receive_new(channel: &mut Channel) -> io::Result<New> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::upgrade::messages::FromNew;
 
     /// What comes of a new process that is to serve when a stop waits, and its end of the channel.
-    fn serve_hurried(before: impl FnOnce(&mut Channel)) -> (Result<(), String>, Channel) {
+    fn serve_hurried(before: impl FnOnce(&mut Channel)) -> (HandOverStep, Channel) {
         let (channel, theirs) = Channel::pair().unwrap();
         let mut theirs = Channel::new(theirs);
         let (starting, relay) = (Starting::default(), StopRelay::default());
         relay.hurry();
         before(&mut theirs);
-        let deadline = Instant::now();
-        let mut new = NewProcess { starting: &starting, relay: &relay, channel, deadline };
-        (new.serve(), theirs)
+        let mut new = NewProcess { starting: &starting, relay: &relay, channel };
+        let mut plan = HandOverPlan::begin(Instant::now());
+        let (listeners, taking_loops) = (Vec::new(), 0);
+        let ready =
+            FromNew::Ready { listeners, admin: false, pid: 7, taking_loops, next_app_id: 1 };
+        assert_eq!(plan.on_word(ready), HandOverStep::Hold(7));
+        assert_eq!(plan.on_held(true, Instant::now()), HandOverStep::Go);
+        (new.go(&mut plan), theirs)
     }
 
     #[test]
     fn a_new_process_that_is_given_up_for_being_late_cannot_say_that_it_serves() {
         let (served, mut theirs) = serve_hurried(|_| ());
-        assert_eq!(served, Err(NOT_IN_TIME.to_owned()));
+        let HandOverStep::GiveUp { reason, held_for: Some(_) } = served else {
+            panic!("{served:?}")
+        };
+        assert_eq!(reason, NOT_IN_TIME);
         assert!(matches!(theirs.receive(), Ok(FromOld::Go)));
         assert!(theirs.send(&FromNew::Serving).is_err(), "it would accept connections, and end");
     }
@@ -359,6 +333,6 @@ mod tests {
     #[test]
     fn a_new_process_that_has_said_in_time_that_it_serves_is_not_given_up() {
         let (served, _theirs) = serve_hurried(|theirs| theirs.send(&FromNew::Serving).unwrap());
-        assert_eq!(served, Ok(()));
+        assert!(matches!(served, HandOverStep::HandOver(_)), "{served:?}");
     }
 }

@@ -106,15 +106,7 @@ impl LastSuccessor {
 /// Does what the new process wants, until the end of the channel.
 fn hear(mut channel: Channel, control: &Sender<Input>, predecessor: Option<&Predecessor>) {
     while let Ok(said) = channel.receive() {
-        let input = match said {
-            FromNew::Cut => {
-                let (reason, by) = ("the new process".to_owned(), StopAsker::Successor);
-                Input::Stop(StopRequest { reason, timeout: None, by })
-            }
-            FromNew::Closed(addresses) => Input::KeepFewer(addresses),
-            FromNew::Goodbye => Input::KeepNone,
-            FromNew::Ready { .. } | FromNew::Serving | FromNew::Failed(_) => break,
-        };
+        let Some(input) = input_of(said) else { break };
         let cuts = matches!(input, Input::Stop(_));
         if control.send(input).is_err()
             && let (true, Some(before)) = (cuts, predecessor)
@@ -122,6 +114,19 @@ fn hear(mut channel: Channel, control: &Sender<Input>, predecessor: Option<&Pred
             // This process only waits for that one.
             before.cut();
         }
+    }
+}
+
+/// What a word of a new process that serves is to control; none if it speaks out of turn.
+pub(in super::super) fn input_of(word: FromNew) -> Option<Input> {
+    match word {
+        FromNew::Cut => {
+            let (reason, by) = ("the new process".to_owned(), StopAsker::Successor);
+            Some(Input::Stop(StopRequest { reason, timeout: None, by }))
+        }
+        FromNew::Closed(addresses) => Some(Input::KeepFewer(addresses)),
+        FromNew::Goodbye => Some(Input::KeepNone),
+        FromNew::Ready { .. } | FromNew::Serving | FromNew::Failed(_) => None,
     }
 }
 

@@ -7,7 +7,7 @@ use super::super::{
 use crate::message::FailureReport;
 
 /// Tells operators of a failure that a loop reports.
-pub(in crate::control) fn tell_failure(notices: &Notices, report: &FailureReport) {
+pub(in super::super) fn tell_failure(notices: &Notices, report: &FailureReport) {
     let FailureReport { host, upstream, failure, unlogged, ejected_for } = report;
     let (host, upstream, reason) = (&**host, upstream.as_deref(), failure.cause.name());
     let error = &*failure.to_string();

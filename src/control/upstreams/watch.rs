@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A way to the threads that look after upstreams. They end when it is dropped.
-pub(in crate::control) struct UpstreamWatch {
+pub(in super::super) struct UpstreamWatch {
     epoch: Instant,
     notices: Arc<Notices>,
     checks: Option<ChecksHandle>,
@@ -26,12 +26,12 @@ pub(in crate::control) struct UpstreamWatch {
 
 impl UpstreamWatch {
     /// No thread yet. `epoch` is where the nanoseconds of loops count from.
-    pub(in crate::control) fn new(epoch: Instant, notices: Arc<Notices>) -> Self {
+    pub(in super::super) fn new(epoch: Instant, notices: Arc<Notices>) -> Self {
         Self { epoch, notices, checks: None, resolver: None }
     }
 
     /// Looks after the upstreams of a life, if it has any.
-    pub(in crate::control) fn begin(&mut self, life: &AppLife) {
+    pub(in super::super) fn begin(&mut self, life: &AppLife) {
         let Some(upstreams) = life.app().app.upstreams() else { return };
         if let Err(error) = self.watch(life.host(), upstreams) {
             event!(Error, "upstreams_not_watched", host = life.host(), error:% = error);
