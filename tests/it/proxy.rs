@@ -1861,6 +1861,28 @@ fn a_tunnel_whose_client_is_gone_ends_although_its_upstream_ignores_that() {
 }
 
 #[test]
+fn a_tunnel_whose_client_is_gone_ends_although_its_upstream_does_not_take_the_last_bytes() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let gate = Gate::default();
+    // Its kernel takes about 200 KiB, and no more.
+    let upstream = Upstream::unix(&dir.path().join("socket"), {
+        let gate = gate.clone();
+        move |_, line| {
+            line.send(SWITCH);
+            gate.pass();
+        }
+    });
+    let server = start(&upstream, "");
+    let mut client = server.connect();
+    client.send(UPGRADE);
+    expect_switch(&mut client);
+    client.send(vec![b'x'; 400 * 1024]);
+    drop(client);
+    assert_eq!(removed(&server)["verdict"], "drained");
+    gate.open();
+}
+
+#[test]
 fn a_client_that_only_closed_its_side_gets_a_proxied_answer_with_pauses_in_it() {
     let gates: [Gate; 2] = Default::default();
     let upstream = Upstream::tcp({

@@ -720,7 +720,7 @@ fn the_command_that_stops_waits_for_all_older_processes() {
     let (code, text) = run(&["stop", "--admin", &admin]);
     assert_eq!(code, Some(0), "{text}");
     let ended = format!("server: ended, pid {}\n", server.pid().as_raw_nonzero());
-    assert!(text.contains("ends after older processes") && text.ends_with(&ended), "{text}");
+    assert!(text.contains("exits after earlier processes") && text.ends_with(&ended), "{text}");
     assert_eq!(waiting.response().text(), "at last");
     assert!(server.wait_exit().success(), "the oldest process");
 }

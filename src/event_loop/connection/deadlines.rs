@@ -12,7 +12,8 @@
 //! | while bytes wait for it | they are sent, within `write_timeout` |
 //! | before an answer that is due at a known time | it gets the answer |
 //! | before any other answer, or within one that comes piece by piece | [`LEFT_AFTER`] of silence |
-//! | in a tunnel | the upstream is notified; from then on [`LEFT_AFTER`] of silence |
+//! | in a tunnel | the upstream gets its last bytes, in [`LAST_BYTES_TIMEOUT`] of silence, and is |
+//! | | notified; from then on [`LEFT_AFTER`] of silence |
 //!
 //! Every byte either way begins the silence again. After it the peer has left: its exchange ends as
 //! aborted, the connection to the upstream closes, and no drain waits. A reset is noticed at once.
@@ -23,7 +24,7 @@ use super::{
     super::{
         clock::milliseconds,
         context::LoopContext,
-        exchange::{Awaits, Exchange, Forwarding},
+        exchange::{Awaits, Exchange},
         gate::RESEND_MAX,
         io::Mark,
     },
@@ -38,6 +39,11 @@ const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a peer that has closed its side may wait in silence.
 const LEFT_AFTER: Duration = Duration::from_secs(2);
+
+/// How long the upstream of a tunnel may take none of the last bytes of a client that has closed
+/// its side. They may matter, so it is longer than [`LEFT_AFTER`]; but a drain never waits for the
+/// dead, so it is shorter than a drain.
+const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connection {
     /// A stop has begun: a connection without a request ends after the grace, if no other process
@@ -65,7 +71,7 @@ impl Connection {
         }
         match self.exchanges.last().and_then(Exchange::awaits) {
             Some(Awaits::Time(_)) => return Wait::App,
-            Some(Awaits::App | Awaits::Upstream) if self.may_have_left() => {
+            Some(Awaits::App | Awaits::Upstream) if self.io.ready.read_closed => {
                 return Wait::HalfClosed;
             }
             Some(Awaits::App) => return Wait::App,
@@ -81,10 +87,14 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has closed its side; of a tunnel, and the upstream knows.
-    fn may_have_left(&self) -> bool {
-        let is_told = self.forwarding().is_none_or(Forwarding::is_told_of_the_end);
-        self.io.ready.read_closed && is_told
+    /// How long a peer that has closed its side may wait in silence.
+    fn left_after(&self) -> Duration {
+        match self.forwarding() {
+            Some(forwarding) if !forwarding.is_told_of_the_end() => {
+                forwarding.idle_timeout().min(LAST_BYTES_TIMEOUT)
+            }
+            _ => LEFT_AFTER,
+        }
     }
 
     /// Whether its first request is still to come, or to be read.
@@ -143,7 +153,7 @@ impl Connection {
             Wait::Content => times.body_timeout,
             Wait::Sending => times.write_timeout,
             Wait::Lingering => times.linger_timeout,
-            Wait::HalfClosed => LEFT_AFTER,
+            Wait::HalfClosed => self.left_after(),
             Wait::Upstream => match self.forwarding() {
                 Some(forwarding) => forwarding.timeout(),
                 None => return u64::MAX,

@@ -178,6 +178,11 @@ impl Forwarding {
         UpstreamFailure::receive(cause, error)
     }
 
+    /// How long a tunnel may be silent.
+    pub(in super::super::super) fn idle_timeout(&self) -> Duration {
+        self.forward.config().tunnel_idle_timeout
+    }
+
     /// How long the wait may last that it is in.
     pub(in super::super::super) fn timeout(&self) -> Duration {
         let config = self.forward.config();
