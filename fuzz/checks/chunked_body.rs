@@ -4,7 +4,7 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Limits, Refused, RequestContent, Response,
+    Bytes, Fields, Limits, Refused, RequestContent, Response,
     h1::{self, ClientEvent, ClientRequest, FieldTable, HeadTemplate, ServerEvent},
 };
 
@@ -180,7 +180,7 @@ fn write_on(read: &Read) -> Vec<u8> {
     let (one, other) = read.content.split_at(read.content.len() / 2);
     exchange.write_content(one, &mut out);
     exchange.write_content(other, &mut out);
-    exchange.end_content(&read.trailers, &mut out);
+    exchange.end_content(&Fields::from_lines(Bytes::Borrowed(&read.trailers)), &mut out);
     assert!(exchange.request_done());
     out
 }

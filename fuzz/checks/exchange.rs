@@ -4,7 +4,7 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Limits, Method, Refused, RequestContent, RequestHead, Response, Version,
+    Bytes, Fields, Limits, Method, Refused, RequestContent, RequestHead, Response, Version,
     h1::{self, ClientEvent, ClientRequest, FieldTable, HeadTemplate, ServerEvent, ServerPhase},
 };
 
@@ -232,7 +232,7 @@ impl Talk {
             Kind::Stream | Kind::SizedStream => self.begin_stream(way),
             Kind::Interim => {
                 self.write(h1::Server::send_continue);
-                self.write(|exchange, out| exchange.write_interim(103, b"X: y\r\n", out));
+                self.write(|exchange, out| exchange.write_interim(103, &fields(b"X: y\r\n"), out));
             }
             Kind::AfterContent | Kind::Tunnel | Kind::Held | Kind::HeldStream => {}
         }
@@ -323,13 +323,9 @@ impl Talk {
         let response = response(way.status);
         let (one, other) = way.content().split_at(way.len / 2);
         let has_content = !matches!(way.status, 204 | 304);
-        let is_sized = way.kind == Kind::SizedStream;
+        let length = (way.kind == Kind::SizedStream).then_some(way.len as u64);
         self.write(|exchange, out| {
-            if is_sized {
-                exchange.begin_sized_stream(&response, way.len as u64, &opening(), out);
-            } else {
-                exchange.begin_stream(&response, &opening(), out);
-            }
+            exchange.begin_stream(&response, length, &opening(), out);
             [one, b"", other].into_iter().for_each(|piece| exchange.write_piece(piece, out));
         });
         let sends = has_content && !self.is_head;
@@ -340,9 +336,9 @@ impl Talk {
 
     fn tunnel(&mut self) {
         self.write(|exchange, out| {
-            exchange.begin_tunnel(b"Upgrade: x\r\n", out);
+            exchange.begin_tunnel(&fields(b"Upgrade: x\r\n"), out);
             exchange.write_piece(CONTENT, out);
-            exchange.end_stream(out);
+            exchange.end_stream(&Fields::NONE, out);
         });
         let (content, is_head) = (CONTENT.to_vec(), false);
         self.seen.answers.push(Answer { status: 101, is_head, content });
@@ -351,7 +347,7 @@ impl Talk {
     }
 
     fn end_stream(&mut self) {
-        self.write(|exchange, out| exchange.end_stream_with(b"X: y\r\n", out));
+        self.write(|exchange, out| exchange.end_stream(&fields(b"X: y\r\n"), out));
         self.due = Due::Nothing;
     }
 
@@ -449,4 +445,8 @@ fn response(status: u16) -> Response<'static> {
 
 fn opening() -> HeadTemplate {
     HeadTemplate::at(UNIX_EPOCH)
+}
+
+fn fields(lines: &[u8]) -> Fields<'_> {
+    Fields::from_lines(Bytes::Borrowed(lines))
 }

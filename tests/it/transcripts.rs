@@ -14,7 +14,7 @@
 //! ```
 
 use tidegate::http::{
-    Limits, RequestContent, Response,
+    Fields, Limits, RequestContent, Response,
     h1::{self, FieldTable, ServerEvent},
     reason_phrase,
 };
@@ -690,7 +690,7 @@ fn a_100_that_is_passed_on_lets_the_client_go_on() {
         assert!(used == input.len() && head.expects_continue());
         assert_eq!(head.content(), RequestContent::Length(5));
         let mut out = Vec::new();
-        exchange.write_interim(interim, b"", &mut out);
+        exchange.write_interim(interim, &Fields::NONE, &mut out);
         // A client that was not told to go on is told so by an own 100, and none is told twice.
         exchange.send_continue(&mut out);
         exchange.send_continue(&mut out);

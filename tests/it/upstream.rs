@@ -15,11 +15,11 @@
 
 use proptest::prelude::*;
 use tidegate::http::{
-    Limits, RequestContent, Response, ResponseContent, Version,
+    Fields, Limits, RequestContent, Response, ResponseContent, Version,
     h1::{self, ClientEvent, ClientRequest, FieldTable, ServerEvent},
 };
 
-use crate::exchange_support::{Random, opening, pieces};
+use crate::exchange_support::{Random, fields, opening, pieces};
 
 use Asked::{Get, Head, Put, Upgrade};
 
@@ -429,7 +429,7 @@ fn a_request_is_written_with_its_framing_alone() {
                 exchange.write_content(piece.as_bytes(), &mut out);
             }
         }
-        exchange.end_content(b"A: b\r\n", &mut out);
+        exchange.end_content(&fields("A: b\r\n"), &mut out);
         assert!(exchange.request_done() && !exchange.awaits_continue() && !exchange.answered());
         let written = [head, written.as_bytes()].concat();
         assert_eq!(out.escape_ascii().to_string(), written.escape_ascii().to_string());
@@ -538,17 +538,14 @@ impl Meant {
         }
         let mut out = Vec::new();
         for _ in 0..self.hints {
-            exchange.write_interim(103, b"Link: </x>\r\n", &mut out);
+            exchange.write_interim(103, &fields("Link: </x>\r\n"), &mut out);
         }
-        if self.is_sized {
-            let length = self.pieces.iter().map(|piece| piece.len() as u64).sum();
-            exchange.begin_sized_stream(&response, length, &opening(), &mut out);
-        } else {
-            exchange.begin_stream(&response, &opening(), &mut out);
-        }
-        exchange.write_interim(103, b"", &mut out);
+        let length = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        let length = self.is_sized.then_some(length);
+        exchange.begin_stream(&response, length, &opening(), &mut out);
+        exchange.write_interim(103, &Fields::NONE, &mut out);
         self.pieces.iter().for_each(|piece| exchange.write_piece(piece, &mut out));
-        exchange.end_stream_with(b"X-Sum: 5\r\n", &mut out);
+        exchange.end_stream(&fields("X-Sum: 5\r\n"), &mut out);
         out
     }
 
@@ -630,7 +627,7 @@ proptest! {
         let mut wire = b"PUT /x HTTP/1.1\r\nHost: a\r\n".to_vec();
         let mut upstream = h1::Client::begin(&request, &mut wire);
         pieces.iter().for_each(|piece| upstream.write_content(piece, &mut wire));
-        upstream.end_content(b"X-Sum: 5\r\nHost: b\r\n", &mut wire);
+        upstream.end_content(&fields("X-Sum: 5\r\nHost: b\r\n"), &mut wire);
         prop_assert!(upstream.request_done());
         let (mut exchange, mut input, mut seen) = (h1::Server::new(), Vec::new(), Vec::new());
         for piece in self::pieces(&wire, &Random::new(seed).cuts(wire.len())) {

@@ -29,7 +29,7 @@ use contract::Filter;
 
 use crate::{
     config::filters::FilterConfig,
-    http::{Fields, RequestHead, Response},
+    http::{RequestHead, Response},
 };
 
 /// All filters, in the order in which a request meets them. Each loads itself if its key is there.
@@ -64,8 +64,10 @@ impl Filters {
         self.list.iter().find_map(|filter| filter.on_request(request, arrival))
     }
 
-    /// Has all filters change the fields of an answer of this status.
-    pub(crate) fn change(&self, status: u16, fields: &mut Fields<'_>) {
+    /// Has all filters change the fields of an answer. Most apps have none.
+    #[cold]
+    pub(crate) fn change(&self, answer: &mut Response<'_>) {
+        let (status, fields) = (answer.status(), answer.fields_mut());
         self.list.iter().rev().for_each(|filter| filter.on_response(status, fields));
     }
 
@@ -91,6 +93,7 @@ impl Filters {
 #[cfg(test)]
 pub(crate) mod test_support {
     use super::*;
+    use crate::http::Fields;
 
     /// Answers the request for a path that is its name with 418, and adds its name to each answer.
     struct Marks(&'static str);
@@ -118,17 +121,19 @@ pub(crate) mod test_support {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::path::Path;
+
+    use serde_json::json;
 
     use super::{super::test_support::request, test_support::marks, *};
-    use crate::{app::Peer, config::filters::RateLimit};
+    use crate::{app::Peer, config::AppConfig};
 
     const ARRIVAL: Arrival = Arrival { peer: Peer::Unix, now_ns: 0 };
 
     fn fields(filters: &Filters) -> String {
-        let mut fields = Fields::NONE;
-        filters.change(204, &mut fields);
-        String::from_utf8(fields.lines().to_vec()).unwrap()
+        let mut answer = Response::new(204);
+        filters.change(&mut answer);
+        String::from_utf8(answer.fields().lines().to_vec()).unwrap()
     }
 
     #[test]
@@ -151,8 +156,9 @@ mod tests {
 
     #[test]
     fn a_filter_takes_over_from_the_one_of_its_own_kind_wherever_that_stood() {
-        let limit = RateLimit { requests: 1, per: Duration::from_secs(9), burst: 1 };
-        let limited = || Filters::load(&FilterConfig { rate_limit: Some(limit) });
+        let table = json!({ "respond": {}, "rate_limit": { "requests": 1, "per": "9s" } });
+        let config = AppConfig::from_json("a", &table, Path::new("/")).unwrap();
+        let limited = || Filters::load(&config.filters);
         let retry_after = |filters: &Filters| {
             let answer = filters.answer(&request("GET", "/", &[]), ARRIVAL)?;
             Some(answer.fields().iter().map(|(_, value)| value.to_vec()).last().unwrap())

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     app::{Chosen, FailureCause, Forward, UpstreamFailure, write_response_trailers},
     config::DrainTunnels,
+    http::Fields,
     logging::UpstreamUse,
     message::{ControlEvent, FailureReport},
 };
@@ -131,8 +132,7 @@ impl Exchange {
         chosen.completed();
         let mut trailers = Vec::new();
         write_response_trailers(exchange.trailers().fields(), &mut trailers);
-        out.protocol.end_stream_with(&trailers, &mut out.io.outbox.buffer(&mut cx.buffers));
-        self.end_answer(out);
+        out.end_stream(&Fields::from_lines(trailers.into()), &mut self.flight, cx);
         out.progress();
         if !out.io.ready.writable
             && let Some((method, target)) = forward.request()
@@ -187,7 +187,7 @@ impl Exchange {
         }
         self.flight.is_broken = true;
         out.protocol.break_off();
-        self.end_answer(out);
+        out.end(&mut self.flight);
     }
 
     /// The upstream took too long; or a tunnel is to be looked at.
@@ -203,7 +203,7 @@ impl Exchange {
             return forwarding.look_at_tunnel(&self.flight, cx);
         }
         if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
-            out.protocol.send_continue(&mut out.io.outbox.buffer(&mut cx.buffers));
+            out.send_continue(cx);
             return TimedOut::GoesOn;
         }
         let (cause, text) = match forwarding.stage {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::super::{context::LoopContext, io::Mark};
 use crate::{
+    app::Filters,
     hosted::AppGuard,
     logging::{AccessRecord, End, Outcome, RequestId, UpstreamUse},
     registry::AppId,
@@ -90,6 +91,13 @@ impl InFlight {
     /// The host of the app that it belongs to.
     pub(super) fn host(&self) -> Option<&str> {
         self.guard.as_ref().map(|guard| guard.entry().host())
+    }
+
+    /// What stands around the app that it belongs to; none if that is nothing.
+    #[inline]
+    pub(super) fn filters(&self) -> Option<&Filters> {
+        let filters = &self.guard.as_ref()?.entry().app().filters;
+        (!filters.is_empty()).then_some(filters)
     }
 
     /// Has its access line tell of the upstream.

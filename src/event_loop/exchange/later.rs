@@ -9,13 +9,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     super::context::LoopContext,
-    outgoing::Outgoing,
+    outgoing::{Body, Outgoing},
     parked::Parked,
     state::{Answering, Exchange},
 };
 use crate::{
     app::{Deliver, Delivery, Later, Waiting},
-    http::Response,
+    http::{Fields, Response},
     logging::event,
     message::LoopCommand,
 };
@@ -82,12 +82,12 @@ impl Exchange {
                 out.progress();
                 self.respond(response, out, cx);
             }
-            Delivery::Begin(head) => self.begin_stream(&head, out, cx),
+            Delivery::Begin(head) => self.begin_stream(head, out, cx),
             Delivery::Piece(_) if out.io.outbox.unsent() > STREAM_BYTES_MAX => {
                 return Delivered::TooSlow;
             }
             Delivery::Piece(piece) => {
-                out.protocol.write_piece(&piece, &mut out.io.outbox.buffer(&mut cx.buffers));
+                out.write_piece(&piece, cx);
                 // Nothing is no sign of life.
                 if !piece.is_empty() {
                     out.progress();
@@ -95,19 +95,19 @@ impl Exchange {
             }
             Delivery::End => {
                 self.answering = Answering::Here;
-                out.protocol.end_stream(&mut out.io.outbox.buffer(&mut cx.buffers));
-                self.end_answer(out);
+                out.end_stream(&Fields::NONE, &mut self.flight, cx);
             }
         }
         Delivered::Taken
     }
 
-    fn begin_stream(&mut self, head: &Response<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+    fn begin_stream(&mut self, head: Response<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         if let Some(Parked::Later(waiting)) = self.unpark_if(|_| true) {
             self.park(Parked::Stream { _waiting: waiting });
         }
         out.progress();
-        out.write_head(head, None, &mut self.flight, cx);
+        let body = Body::Stream { length: None, has_date: false };
+        out.write(head, body, &mut self.flight, cx);
     }
 }
 

@@ -11,8 +11,8 @@ use super::{
     in_flight::InFlight,
 };
 use crate::{
-    app::Peer,
-    http::{Response, h1},
+    app::{Peer, Segment},
+    http::{Fields, Response, h1},
     message::Class,
 };
 
@@ -32,6 +32,21 @@ pub(in super::super) struct Outgoing<'a> {
     pub(in super::super) effect: Effect,
 }
 
+/// The body of an answer, by where it comes from.
+pub(super) enum Body {
+    /// It is the response's own content.
+    Whole,
+    /// It is in memory and in files.
+    Segments(Vec<Segment>),
+    /// It follows in pieces.
+    Stream {
+        /// Of all pieces, if it is known.
+        length: Option<u64>,
+        /// The fields bring the date along.
+        has_date: bool,
+    },
+}
+
 /// What an exchange wants of its connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in super::super) struct Effect {
@@ -45,65 +60,98 @@ impl Outgoing<'_> {
         self.effect.progressed = true;
     }
 
-    /// Writes the head of an answer whose content has this length, or that is a stream. Returns
-    /// whether content follows.
-    pub(super) fn write_head(
+    /// Writes an answer: its head, as the app's filters leave it, and its body as far as that is
+    /// there. Every answer goes out by this function, whatever it is made of.
+    #[inline]
+    pub(super) fn write(
         &mut self,
-        response: &Response<'_>,
-        length: Option<u64>,
+        mut response: Response<'_>,
+        body: Body,
         flight: &mut InFlight,
         cx: &mut LoopContext,
-    ) -> bool {
-        if self.is_last_answer(cx) {
+    ) {
+        let is_stream = matches!(body, Body::Stream { .. });
+        // A client that still sends is not asked to end: the upstream wants the rest.
+        if self.is_last_answer(cx) && !(is_stream && self.protocol.reads_content()) {
             self.protocol.close_after();
         }
-        let filtered = filtered(response, flight);
-        let response = filtered.as_ref().unwrap_or(response);
-        let start = self.io.outbox.end();
+        if let Some(filters) = flight.filters() {
+            filters.change(&mut response);
+        }
+        let (start, template) = (self.io.outbox.end(), cx.clock.opening());
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
-        let opening = cx.clock.opening();
-        let has_content = match length {
-            Some(length) => self.protocol.respond(response, length, opening, &mut out),
-            None => {
-                self.protocol.begin_stream(response, opening, &mut out);
-                true
+        let has_content = match &body {
+            Body::Whole => {
+                let length = response.content().len() as u64;
+                self.protocol.respond(&response, length, template, &mut out)
+            }
+            Body::Segments(segments) => {
+                let length = segments.iter().map(Segment::length).sum();
+                self.protocol.respond(&response, length, template, &mut out)
+            }
+            Body::Stream { length, has_date } => {
+                let template = if *has_date { cx.clock.dateless() } else { template };
+                self.protocol.begin_stream(&response, *length, template, &mut out);
+                false
             }
         };
         drop(out);
         self.note_head(response.status(), start, flight);
-        has_content
+        match body {
+            Body::Stream { .. } => return,
+            Body::Whole if has_content => self.io.outbox.push_content(response.into_content()),
+            Body::Segments(segments) if has_content => self.io.outbox.push_segments(segments),
+            Body::Whole | Body::Segments(_) => {}
+        }
+        self.end(flight);
     }
 
-    /// Writes the head of an answer that comes from an upstream piece by piece.
-    pub(super) fn write_stream_head(
+    /// Writes a piece of a body that is a stream, or of a tunnel.
+    pub(super) fn write_piece(&mut self, piece: &[u8], cx: &mut LoopContext) {
+        self.protocol.write_piece(piece, &mut self.io.outbox.buffer(&mut cx.buffers));
+    }
+
+    /// Ends a body that is a stream.
+    pub(super) fn end_stream(
         &mut self,
-        response: &Response<'_>,
-        length: Option<u64>,
-        has_date: bool,
+        trailers: &Fields<'_>,
         flight: &mut InFlight,
         cx: &mut LoopContext,
     ) {
-        // A client that still sends is not told to end: the upstream wants the rest.
-        if self.is_last_answer(cx) && !self.protocol.reads_content() {
-            self.protocol.close_after();
-        }
-        let filtered = filtered(response, flight);
-        let response = filtered.as_ref().unwrap_or(response);
-        let start = self.io.outbox.end();
+        self.protocol.end_stream(trailers, &mut self.io.outbox.buffer(&mut cx.buffers));
+        self.end(flight);
+    }
+
+    /// All of the answer is in the outbox: it is over when that has gone out.
+    pub(super) fn end(&self, flight: &mut InFlight) {
+        flight.end = self.io.outbox.end();
+    }
+
+    /// Lets the client send the content that it holds back, if it does.
+    pub(super) fn send_continue(&mut self, cx: &mut LoopContext) {
+        self.protocol.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
+    }
+
+    /// Writes an interim response.
+    pub(super) fn write_interim(&mut self, status: u16, fields: &Fields<'_>, cx: &mut LoopContext) {
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
-        let opening = if has_date { cx.clock.dateless() } else { cx.clock.opening() };
-        match length {
-            Some(length) => {
-                self.protocol.begin_sized_stream(response, length, opening, &mut out);
-            }
-            None => self.protocol.begin_stream(response, opening, &mut out),
-        }
-        drop(out);
-        self.note_head(response.status(), start, flight);
+        self.protocol.write_interim(status, fields, &mut out);
+    }
+
+    /// Writes a 101: from here on bytes go both ways as they come.
+    pub(super) fn begin_tunnel(
+        &mut self,
+        fields: &Fields<'_>,
+        flight: &mut InFlight,
+        cx: &mut LoopContext,
+    ) {
+        let start = self.io.outbox.end();
+        self.protocol.begin_tunnel(fields, &mut self.io.outbox.buffer(&mut cx.buffers));
+        self.note_head(101, start, flight);
     }
 
     /// A head was written, from this place of the outbox on.
-    pub(super) fn note_head(&self, status: u16, start: Mark, flight: &mut InFlight) {
+    fn note_head(&self, status: u16, start: Mark, flight: &mut InFlight) {
         (flight.status, flight.begin) = (status, self.io.outbox.end());
         flight.head_bytes = flight.begin.bytes_since(start) as u32;
     }
@@ -119,17 +167,6 @@ impl Outgoing<'_> {
         let is_read_on = self.io.input.as_ref().is_some_and(|input| holds_head(input.unread()));
         stays && !(is_read_on || self.has_next)
     }
-}
-
-/// The head of an answer as the filters of the exchange's app leave it; none if there are none.
-#[inline]
-fn filtered<'a>(response: &'a Response<'_>, flight: &InFlight) -> Option<Response<'a>> {
-    let filters = &flight.guard.as_ref()?.entry().app().filters;
-    (!filters.is_empty()).then(|| {
-        let mut response = response.borrowed();
-        filters.change(response.status(), response.fields_mut());
-        response
-    })
 }
 
 /// Whether a request's head is whole in these bytes, if they begin with one.

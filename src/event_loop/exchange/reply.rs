@@ -6,13 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     super::context::LoopContext,
-    outgoing::Outgoing,
+    outgoing::{Body, Outgoing},
     own_answers,
     parked::Parked,
     state::{Answering, Exchange},
 };
 use crate::{
-    app::{App, Arrival, COPIED_BYTES_MAX, Context, OnContent, Reply, Segment},
+    app::{App, Arrival, COPIED_BYTES_MAX, Context, Filters, OnContent, Reply, Segment},
     hosted::AppLife,
     http::{Refused, RequestHead, Response},
     logging::event,
@@ -28,9 +28,8 @@ impl Exchange {
         cx: &mut LoopContext,
     ) {
         let hosted = life.app();
-        let arrival = Arrival { peer: out.peer, now_ns: cx.clock.now_ns() };
-        if let Some(answer) = hosted.filters.answer(head, arrival) {
-            return self.answer_or_park(Reply::Full(answer), out, cx);
+        if !hosted.filters.is_empty() && self.is_stopped_by(&hosted.filters, head, out, cx) {
+            return;
         }
         cx.gauges.ask(life.id().as_u64());
         let reply = self.ask_app(&*hosted.app, life.host(), head, out, cx);
@@ -41,6 +40,20 @@ impl Exchange {
             self.flight.remember_request(head.method().as_str(), head.target());
         }
         self.answer_or_park(reply, out, cx);
+    }
+
+    /// Has the filters look at a request; true if one of them answers. Most apps have none.
+    #[cold]
+    fn is_stopped_by(
+        &mut self,
+        filters: &Filters,
+        head: &RequestHead<'_>,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> bool {
+        let arrival = Arrival { peer: out.peer, now_ns: cx.clock.now_ns() };
+        let answer = filters.answer(head, arrival).map(Reply::Full);
+        answer.map(|answer| self.answer_or_park(answer, out, cx)).is_some()
     }
 
     /// Has an app of the server's own answer.
@@ -91,7 +104,7 @@ impl Exchange {
         if !out.protocol.reads_content() || reply.status().is_some_and(|status| status >= 400) {
             return self.give_reply(reply, out, cx);
         }
-        out.protocol.send_continue(&mut out.io.outbox.buffer(&mut cx.buffers));
+        out.send_continue(cx);
         self.park(match reply {
             Reply::Collect(on_content) => Parked::Collect(on_content, Vec::new()),
             reply => Parked::Content(reply.into_owned()),
@@ -103,11 +116,7 @@ impl Exchange {
         match reply {
             Reply::Full(response) => self.respond(response, out, cx),
             Reply::Files { head, content } => {
-                let length = content.iter().map(Segment::length).sum();
-                if out.write_head(&head, Some(length), &mut self.flight, cx) {
-                    out.io.outbox.push_segments(content);
-                }
-                self.end_answer(out);
+                out.write(head, Body::Segments(content), &mut self.flight, cx);
             }
             Reply::After(delay, response) => {
                 self.park(Parked::Until(cx.clock.passed_ms(delay), response.into_owned()));
@@ -198,11 +207,7 @@ impl Exchange {
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) {
-        let length = response.content().len() as u64;
-        if out.write_head(&response, Some(length), &mut self.flight, cx) {
-            out.io.outbox.push_content(response.into_content());
-        }
-        self.end_answer(out);
+        out.write(response, Body::Whole, &mut self.flight, cx);
     }
 }
 

@@ -119,11 +119,6 @@ impl Exchange {
         self.flight.host().unwrap_or(out.class.name())
     }
 
-    /// All of the answer is in the outbox: it is over when that has gone out.
-    pub(super) fn end_answer(&mut self, out: &Outgoing<'_>) {
-        self.flight.end = out.io.outbox.end();
-    }
-
     /// No answer of an app's or an upstream's is waited for any more.
     pub(in super::super) fn abandon(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         match std::mem::replace(&mut self.answering, Answering::Here) {

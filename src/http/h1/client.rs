@@ -27,7 +27,8 @@ use super::{
     response_head::{self, ParsedResponse},
 };
 use crate::http::message::{
-    Limits, Refused, RequestContent, ResponseContent, ResponseHead, Trailers, Version, refused,
+    Fields, Limits, Refused, RequestContent, ResponseContent, ResponseHead, Trailers, Version,
+    refused,
 };
 
 /// The protocol state of one exchange with an upstream.
@@ -110,12 +111,12 @@ impl Client {
         debug_assert!(head.ends_with(b"\r\n") && !head.ends_with(b"\r\n\r\n"), "no lines");
         debug_assert!(!has_framing(head), "framed twice: {}", head.escape_ascii());
         let awaits_continue = request.expects_continue && request.content.follows();
-        let coding = match request.content {
+        let encoder = match request.content {
             RequestContent::None => BodyEncoder::Omitted,
             RequestContent::Length(length) => BodyEncoder::Length(length),
             RequestContent::Chunked => BodyEncoder::Chunked,
         };
-        coding.write_field(head);
+        encoder.write_field(head);
         for (line, applies) in [
             (&b"Expect: 100-continue\r\n"[..], awaits_continue),
             (b"Connection: upgrade\r\n", request.upgrade),
@@ -129,7 +130,7 @@ impl Client {
         Self {
             reading: Reading::Head(HeadScan::default()),
             writing: if request.content.follows() {
-                Writing::Content(coding)
+                Writing::Content(encoder)
             } else {
                 Writing::Done
             },
@@ -155,9 +156,9 @@ impl Client {
     pub fn write_content(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         self.awaits_continue &= piece.is_empty();
         match &mut self.writing {
-            Writing::Content(coding) => {
-                coding.write(piece, out);
-                if *coding == BodyEncoder::Length(0) {
+            Writing::Content(encoder) => {
+                encoder.write(piece, out);
+                if *encoder == BodyEncoder::Length(0) {
                     self.writing = Writing::Done;
                 }
             }
@@ -165,16 +166,16 @@ impl Client {
         }
     }
 
-    /// Ends the request's content, with these trailer fields, each ended by CRLF, if it is chunked.
-    /// Content of a known length ends with its last byte too. Whoever cannot end it drops the
-    /// exchange, or reads what is answered nonetheless.
+    /// Ends the request's content, with these trailer fields if it is chunked. Content of a known
+    /// length ends with its last byte too. A caller that cannot end it drops the exchange, or reads
+    /// what is answered nonetheless.
     ///
     /// # Panics
     /// In debug builds, when the content is shorter than its length.
-    pub fn end_content(&mut self, trailers: &[u8], out: &mut Vec<u8>) {
+    pub fn end_content(&mut self, trailers: &Fields<'_>, out: &mut Vec<u8>) {
         self.awaits_continue = false;
-        if let Writing::Content(coding) = self.writing
-            && coding.end(trailers, out)
+        if let Writing::Content(encoder) = self.writing
+            && encoder.end(trailers.lines(), out)
         {
             self.writing = Writing::Done;
         }

@@ -58,11 +58,17 @@ impl<'a> Response<'a> {
         self
     }
 
+    /// Replaces the fields.
+    #[must_use]
+    pub fn with_fields(mut self, fields: Fields<'a>) -> Self {
+        self.fields = fields;
+        self
+    }
+
     /// Replaces the field lines by ones that were encoded before, each ended by CRLF.
     #[must_use]
-    pub fn with_encoded_fields(mut self, fields: Bytes<'a>) -> Self {
-        self.fields = Fields::from_lines(fields);
-        self
+    pub fn with_encoded_fields(self, fields: Bytes<'a>) -> Self {
+        self.with_fields(Fields::from_lines(fields))
     }
 
     /// Sets the content.

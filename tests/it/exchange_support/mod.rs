@@ -8,7 +8,7 @@ pub mod plan;
 use std::{fmt, time::UNIX_EPOCH};
 
 use tidegate::http::{
-    Bytes, Limits, RequestHead, Response, Version,
+    Bytes, Fields, Limits, RequestHead, Response, Version,
     h1::{self, FieldTable, HeadTemplate, ServerEvent, ServerPhase},
 };
 
@@ -18,6 +18,11 @@ pub const DATE: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 /// What opens every response here.
 pub fn opening() -> HeadTemplate {
     HeadTemplate::at(UNIX_EPOCH)
+}
+
+/// Fields of these lines, each ended by CRLF.
+pub fn fields(lines: &str) -> Fields<'_> {
+    Fields::from_lines(Bytes::Borrowed(lines.as_bytes()))
 }
 
 /// When the scripted app answers.
@@ -245,24 +250,26 @@ impl Talk {
         match step {
             Step::Begin => {
                 let response = answer(self.owed.take().expect("an answer is owed"));
-                self.exchange.begin_stream(&response, &opening(), &mut out);
+                self.exchange.begin_stream(&response, None, &opening(), &mut out);
                 return self.items.push(Item::Output(out));
             }
             Step::BeginSized(length) => {
                 let response = answer(self.owed.take().expect("an answer is owed"));
-                self.exchange.begin_sized_stream(&response, length, &opening(), &mut out);
+                self.exchange.begin_stream(&response, Some(length), &opening(), &mut out);
                 return self.items.push(Item::Output(out));
             }
-            Step::Interim(status) => self.exchange.write_interim(status, b"X: y\r\n", &mut out),
+            Step::Interim(status) => {
+                self.exchange.write_interim(status, &fields("X: y\r\n"), &mut out);
+            }
             Step::Tunnel => {
                 self.owed = None;
-                self.exchange.begin_tunnel(b"Upgrade: z\r\n", &mut out);
+                self.exchange.begin_tunnel(&fields("Upgrade: z\r\n"), &mut out);
             }
             Step::Piece(piece) => self.exchange.write_piece(piece.as_bytes(), &mut out),
             Step::EndWith(trailers) => {
-                self.exchange.end_stream_with(trailers.as_bytes(), &mut out);
+                self.exchange.end_stream(&fields(trailers), &mut out);
             }
-            _ => self.exchange.end_stream(&mut out),
+            _ => self.exchange.end_stream(&Fields::NONE, &mut out),
         }
         self.items.push(Item::Stream(out));
     }

@@ -11,14 +11,14 @@ use super::{
             io::{Ready, Received},
         },
         in_flight::InFlight,
-        outgoing::Outgoing,
+        outgoing::{Body, Outgoing},
     },
     state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX},
 };
 use crate::{
     app::{UpstreamFailure, write_request_trailers, write_response_fields},
     http::{
-        Bytes, Response, ResponseContent, ResponseHead,
+        Bytes, Fields, Response, ResponseContent, ResponseHead,
         h1::{ClientEvent, FieldTable},
     },
 };
@@ -52,7 +52,7 @@ impl Forwarding {
         }
         self.awaits_continue = false;
         let mut to_upstream = self.conn.io.outbox.buffer(&mut cx.buffers);
-        self.exchange.end_content(&trailers, &mut to_upstream);
+        self.exchange.end_content(&Fields::from_lines(trailers.into()), &mut to_upstream);
     }
 
     /// The connection to the upstream told of changes.
@@ -127,7 +127,7 @@ impl Forwarding {
                 ClientEvent::NeedMore | ClientEvent::Closed => Then::Wait,
                 ClientEvent::Interim(head) if head.status() == 100 => {
                     self.awaits_continue = false;
-                    out.protocol.send_continue(&mut out.io.outbox.buffer(&mut cx.buffers));
+                    out.send_continue(cx);
                     Then::Interim
                 }
                 ClientEvent::Interim(head) => {
@@ -144,7 +144,7 @@ impl Forwarding {
                     if self.is_tunnel() { Then::Wait } else { Then::GoOn }
                 }
                 ClientEvent::Content(piece) => {
-                    out.protocol.write_piece(piece, &mut out.io.outbox.buffer(&mut cx.buffers));
+                    out.write_piece(piece, cx);
                     Then::GoOn
                 }
                 ClientEvent::End => Then::End,
@@ -199,8 +199,7 @@ impl Forwarding {
 fn write_interim(head: &ResponseHead<'_>, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
     let mut lines = Vec::new();
     let _ = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
-    let mut buffer = out.io.outbox.buffer(&mut cx.buffers);
-    out.protocol.write_interim(head.status(), &lines, &mut buffer);
+    out.write_interim(head.status(), &Fields::from_lines(lines.into()), cx);
 }
 
 /// Writes the head of the answer for the client.
@@ -212,21 +211,18 @@ fn write_answer_head(
 ) -> Stage {
     let mut lines = cx.buffers.take_output();
     let has_date = write_response_fields(head.fields(), head.version(), head.status(), &mut lines);
+    let fields = Fields::from_lines(Bytes::Borrowed(&lines));
     let stage = if head.is_upgraded() {
-        let start = out.io.outbox.end();
-        out.protocol.begin_tunnel(&lines, &mut out.io.outbox.buffer(&mut cx.buffers));
-        out.note_head(101, start, flight);
+        out.begin_tunnel(&fields, flight, cx);
         Stage::Tunnel { client_ended: false, upstream_ended: false }
     } else {
-        let fields = Bytes::Borrowed(&lines);
-        let response = Response::new(head.status()).with_reason(head.reason());
-        let response = response.with_encoded_fields(fields);
+        let response = Response::new(head.status()).with_reason(head.reason()).with_fields(fields);
         let length = match head.content() {
             ResponseContent::Length(length) => Some(length),
             ResponseContent::None => head.content_length(),
             ResponseContent::Chunked | ResponseContent::UntilClose => None,
         };
-        out.write_stream_head(&response, length, has_date, flight, cx);
+        out.write(response, Body::Stream { length, has_date }, flight, cx);
         Stage::Answering
     };
     cx.buffers.give_output(lines);

@@ -31,9 +31,7 @@ impl Forwarding {
         }
         for _ in 0..READS_PER_TURN {
             if let Some(input) = self.conn.io.input.take() {
-                let mut buffer = out.io.outbox.buffer(&mut cx.buffers);
-                out.protocol.write_piece(input.unread(), &mut buffer);
-                drop(buffer);
+                out.write_piece(input.unread(), cx);
                 cx.buffers.give_input(input);
             }
             let is_full = out.io.outbox.buffered() > WAITING_BYTES_MAX;

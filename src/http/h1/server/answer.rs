@@ -6,45 +6,45 @@ use crate::http::{
         body_encoder::{BodyEncoder, write_content_length},
         head_template::{HeadTemplate, write_status_line},
     },
-    message::Response,
+    message::{Fields, Response},
 };
 
 impl Server {
     /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does.
     pub fn send_continue(&mut self, out: &mut Vec<u8>) {
         if self.awaits_continue {
-            self.write_interim(100, b"", out);
+            self.write_interim(100, &Fields::NONE, out);
         }
     }
 
-    /// Writes an interim response with these field lines, each ended by CRLF (RFC 9110 §15.2).
-    /// Writes nothing to HTTP/1.0, which knows none, and when no response is owed any more.
+    /// Writes an interim response with these fields (RFC 9110 §15.2). Writes nothing to HTTP/1.0,
+    /// which knows none, and when no response is owed any more.
     ///
     /// # Panics
     /// In debug builds, when `status` is not interim, or 101.
-    pub fn write_interim(&mut self, status: u16, fields: &[u8], out: &mut Vec<u8>) {
+    pub fn write_interim(&mut self, status: u16, fields: &Fields<'_>, out: &mut Vec<u8>) {
         debug_assert!(matches!(status, 100 | 102..=199), "{status} is no interim response");
         if self.is_http10 || self.writing != Writing::Owed {
             return;
         }
         self.awaits_continue &= status != 100;
         write_status_line(status, "", out);
-        out.extend_from_slice(fields);
+        out.extend_from_slice(fields.lines());
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Writes a 101 with these field lines, of which one is `Upgrade` (RFC 9110 §7.8): the
+    /// Writes a 101 with these fields, of which one is `Upgrade` (RFC 9110 §7.8): the
     /// connection is a tunnel. What the peer sent behind its request stays in the input; bytes for
     /// it go through [`Server::write_piece`] or past it, until [`Server::end_stream`].
     ///
     /// # Panics
     /// In debug builds, when no response is owed, or the request is not complete.
-    pub fn begin_tunnel(&mut self, fields: &[u8], out: &mut Vec<u8>) {
+    pub fn begin_tunnel(&mut self, fields: &Fields<'_>, out: &mut Vec<u8>) {
         debug_assert!(matches!(self.reading, Reading::Done), "a tunnel within a request");
         debug_assert_eq!(self.writing, Writing::Owed, "a tunnel that nobody asked for");
         self.keep_alive = false;
         write_status_line(101, "", out);
-        out.extend_from_slice(fields);
+        out.extend_from_slice(fields.lines());
         out.extend_from_slice(b"Connection: upgrade\r\n\r\n");
         self.writing = Writing::Stream(BodyEncoder::UntilClose);
     }
@@ -76,54 +76,35 @@ impl Server {
         send_content
     }
 
-    /// Writes the head of the response that is owed, for content whose length is not known. The
-    /// content follows by [`Server::write_piece`], until [`Server::end_stream`]; no request
-    /// comes out before that.
+    /// Writes the head of the response that is owed, for content that follows in pieces: of this
+    /// length, if it is known. The pieces come by [`Server::write_piece`], until
+    /// [`Server::end_stream`]; no request comes out before that.
     ///
     /// # Panics
     /// In debug builds, when no response is owed.
     pub fn begin_stream(
         &mut self,
         response: &Response<'_>,
+        content_length: Option<u64>,
         template: &HeadTemplate,
         out: &mut Vec<u8>,
     ) {
-        let coding = if self.is_http10 { BodyEncoder::UntilClose } else { BodyEncoder::Chunked };
-        self.begin_coded(response, coding, template, out);
-    }
-
-    /// Like [`Server::begin_stream`], for content of this length.
-    ///
-    /// # Panics
-    /// In debug builds, when no response is owed.
-    pub fn begin_sized_stream(
-        &mut self,
-        response: &Response<'_>,
-        content_length: u64,
-        template: &HeadTemplate,
-        out: &mut Vec<u8>,
-    ) {
-        self.begin_coded(response, BodyEncoder::Length(content_length), template, out);
-    }
-
-    fn begin_coded(
-        &mut self,
-        response: &Response<'_>,
-        coding: BodyEncoder,
-        template: &HeadTemplate,
-        out: &mut Vec<u8>,
-    ) {
+        let encoder = match content_length {
+            Some(length) => BodyEncoder::Length(length),
+            None if self.is_http10 => BodyEncoder::UntilClose,
+            None => BodyEncoder::Chunked,
+        };
         let has_content = has_content(response.status());
-        self.keep_alive &= !(has_content && coding == BodyEncoder::UntilClose);
+        self.keep_alive &= !(has_content && encoder == BodyEncoder::UntilClose);
         self.begin_answer();
         template.write(response, out);
         out.extend_from_slice(response.fields().lines());
         if has_content {
-            coding.write_field(out);
+            encoder.write_field(out);
         }
         self.end_head(template, out);
         let sends_content = has_content && !self.is_head;
-        self.writing = Writing::Stream(if sends_content { coding } else { BodyEncoder::Omitted });
+        self.writing = Writing::Stream(if sends_content { encoder } else { BodyEncoder::Omitted });
     }
 
     /// Writes a piece of a stream's content. An empty one writes nothing.
@@ -132,28 +113,20 @@ impl Server {
     /// In debug builds, when there is no stream, or it is longer than it said.
     pub fn write_piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match &mut self.writing {
-            Writing::Stream(coding) => coding.write(piece, out),
+            Writing::Stream(encoder) => encoder.write(piece, out),
             _ => debug_assert!(false, "a piece of content without a stream"),
         }
     }
 
-    /// Ends a stream: the response is complete, and the next request may come out. Whoever cannot
-    /// end it closes the connection instead.
+    /// Ends a stream: the response is complete, and the next request may come out. A caller that
+    /// cannot end it closes the connection instead. The trailer fields are written where the
+    /// framing has room for them (RFC 9110 §6.5.1).
     ///
     /// # Panics
     /// In debug builds, when there is no stream, or it is shorter than it said.
-    pub fn end_stream(&mut self, out: &mut Vec<u8>) {
-        self.end_stream_with(b"", out);
-    }
-
-    /// Ends a stream with these trailer fields, each ended by CRLF, where its coding has room for
-    /// them (RFC 9110 §6.5.1).
-    ///
-    /// # Panics
-    /// In debug builds, when there is no stream, or it is shorter than it said.
-    pub fn end_stream_with(&mut self, trailers: &[u8], out: &mut Vec<u8>) {
+    pub fn end_stream(&mut self, trailers: &Fields<'_>, out: &mut Vec<u8>) {
         match self.writing {
-            Writing::Stream(coding) => self.keep_alive &= coding.end(trailers, out),
+            Writing::Stream(encoder) => self.keep_alive &= encoder.end(trailers.lines(), out),
             _ => debug_assert!(false, "the end of no stream"),
         }
         self.writing = Writing::Done;
