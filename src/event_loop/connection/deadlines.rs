@@ -91,7 +91,7 @@ impl Connection {
     fn left_after(&self) -> Duration {
         match self.forwarding() {
             Some(forwarding) if !forwarding.is_told_of_the_end() => {
-                forwarding.idle_timeout().min(LAST_BYTES_TIMEOUT)
+                forwarding.tunnel_idle_timeout().min(LAST_BYTES_TIMEOUT)
             }
             _ => LEFT_AFTER,
         }

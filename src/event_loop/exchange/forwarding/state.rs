@@ -179,7 +179,7 @@ impl Forwarding {
     }
 
     /// How long a tunnel may be silent.
-    pub(in super::super::super) fn idle_timeout(&self) -> Duration {
+    pub(in super::super::super) fn tunnel_idle_timeout(&self) -> Duration {
         self.forward.config().tunnel_idle_timeout
     }
 
