@@ -1,8 +1,8 @@
-//! Accepting: the listeners of one class of connections, and the places they share.
+//! Accepting: the listeners of one class, and the places they share.
 //!
-//! Owns the listening sockets. A turn accepts some from each that has somebody waiting; without a
-//! place or a descriptor it pauses, for this class alone: the admin gets in when the public has
-//! used up its places.
+//! Owns the listening sockets. A turn accepts some connections from each listener with a backlog.
+//! Without a place or a descriptor it pauses, for this class alone: the admin still gets in when
+//! public connections use up their places.
 
 use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{app::Peer, logging::event, message::PublicSocket};
 /// Connections accepted from one listener in a turn.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;
 
-/// How long accepting pauses when descriptors or places are used up and none gets free here.
+/// How long accepting pauses when it has run out of descriptors or places, unless one becomes free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a pause is logged at most: a machine out of descriptors has enough to do.
+/// Shortest time between two log lines about pauses: a machine out of descriptors is busy enough.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// The listeners of one class. Times are milliseconds of the loop's clock.
@@ -29,11 +29,11 @@ pub(super) struct Acceptor {
     budget: ConnectionBudget,
     /// The listener that accepts first.
     first: usize,
-    /// When accepting, which had to pause, is tried again.
+    /// When a pause ends and accepting is tried again.
     again_ms: Option<u64>,
-    /// The pause is for want of a descriptor, and nobody was told yet.
+    /// The pause is for want of a descriptor, and hasn't been reported yet.
     exhausted: bool,
-    /// Of pauses.
+    /// For pauses.
     log: Throttle,
 }
 
@@ -47,29 +47,29 @@ impl Acceptor {
         self.listeners.push(listener);
     }
 
-    /// An edge came for this token; it may be another class's, or of one that is closed.
+    /// An edge came for this token, which may belong to another class or to a closed listener.
     pub(super) fn on_ready(&mut self, token: Token) {
         if let Some(listener) = self.listeners.iter_mut().find(|known| known.token == token) {
             listener.ready = true;
         }
     }
 
-    /// Edges may be lost: somebody may wait anywhere.
-    pub(super) fn look_anew(&mut self) {
+    /// Edges may be lost, so every listener may have a backlog.
+    pub(super) fn recover(&mut self) {
         self.listeners.iter_mut().for_each(|listener| listener.ready = true);
     }
 
-    /// Whether there is somebody to accept at once.
-    pub(super) fn somebody_waits(&self) -> bool {
+    /// Whether connections can be accepted at once.
+    pub(super) fn can_accept(&self) -> bool {
         self.again_ms.is_none() && self.listeners.iter().any(|listener| listener.ready)
     }
 
-    /// When a pause is over.
+    /// When a pause ends.
     pub(super) fn again_ms(&self) -> Option<u64> {
         self.again_ms
     }
 
-    /// Whether accepting has run out of descriptors since this was asked last.
+    /// Whether accepting ran out of descriptors since the last call.
     pub(super) fn take_exhausted(&mut self) -> bool {
         std::mem::take(&mut self.exhausted)
     }
@@ -81,12 +81,12 @@ impl Acceptor {
         }
     }
 
-    /// A place for a connection that comes otherwise, if there is one.
+    /// A place for a connection that another process hands over, if there is one.
     pub(super) fn take_permit(&self) -> Option<ConnectionPermit> {
         self.budget.take()
     }
 
-    /// Accepts from every listener that has somebody waiting, a turn's worth from each.
+    /// Accepts from every listener with a backlog, at most a turn's worth from each.
     pub(super) fn accept_all(
         &mut self,
         now_ms: u64,
@@ -106,14 +106,15 @@ impl Acceptor {
                 }
             }
             if self.again_ms.is_some() {
-                // The next place is for the others first: else a busy address takes every one.
+                // The other listeners come first next time, or one busy address would take every
+                // place.
                 self.first = index + 1;
                 break;
             }
         }
     }
 
-    /// Accepts once. Returns whether it makes sense to go on.
+    /// Accepts once. Returns whether to go on.
     fn accept_one(
         &mut self,
         index: usize,
@@ -146,10 +147,10 @@ impl Acceptor {
         }
     }
 
-    /// Gates the listeners of these addresses. Returns what is to be served beside them.
+    /// Gates the listeners of these addresses. Returns the sinks, which have to be served.
     pub(super) fn gate(&mut self, which: impl Fn(SocketAddr) -> bool) -> Vec<PublicSocket> {
         let mut sinks = Vec::new();
-        for listener in self.listeners.iter_mut().filter(|listener| is_one(listener, &which)) {
+        for listener in self.listeners.iter_mut().filter(|listener| is_selected(listener, &which)) {
             match listener.gate() {
                 Ok(sink) => sinks.extend(sink),
                 Err(error) => event!(
@@ -164,21 +165,22 @@ impl Acceptor {
         sinks
     }
 
-    /// Gated on every loop, the listeners of these addresses close when nobody waits.
+    /// The listeners of these addresses are gated on every loop: they close when their queues are
+    /// empty.
     pub(super) fn begin_closing(&mut self, which: impl Fn(SocketAddr) -> bool) {
-        for listener in self.listeners.iter_mut().filter(|listener| is_one(listener, &which)) {
+        for listener in self.listeners.iter_mut().filter(|listener| is_selected(listener, &which)) {
             (listener.ready, listener.closing) = (true, true);
             self.again_ms = None;
         }
     }
 
-    /// Takes out what can be closed: gated, a listener without anybody waiting resets nobody. The
-    /// kernel is asked right before the close, for accept(2) runs out of descriptors before it
-    /// finds nobody, and some peers pass the gate.
+    /// Takes out the listeners that can close: gated, and with an empty queue, closing resets no
+    /// peer. The kernel is asked right before the close, because accept(2) may have run out of
+    /// descriptors before the queue was empty, and some peers pass the gate.
     pub(super) fn take_empty(&mut self) -> Vec<Listener> {
         let is_empty = |listener: &mut Listener| {
-            let is_done = listener.closing && !listener.has_waiting();
-            // Nothing tells of it once more while the edge is not handled.
+            let is_done = listener.closing && !listener.has_backlog();
+            // No further edge comes for this backlog.
             listener.ready |= listener.closing && !is_done;
             is_done
         };
@@ -200,6 +202,6 @@ impl Acceptor {
     }
 }
 
-fn is_one(listener: &Listener, which: &impl Fn(SocketAddr) -> bool) -> bool {
+fn is_selected(listener: &Listener, which: &impl Fn(SocketAddr) -> bool) -> bool {
     listener.address.is_some_and(which)
 }

@@ -1,12 +1,12 @@
-//! Listening sockets are made here; `listener` serves them.
+//! Makes the listening sockets that `listener` serves.
 //!
-//! Each loop has a socket of its own for a public address (SO_REUSEPORT): mio cannot ask for
-//! exclusive wake-ups, and one shared socket would wake every loop for each connection. The admin
-//! has one socket for all loops instead, of which each has a dup: a loop that is stuck in an app
-//! must not keep the connections that the kernel chose it for.
+//! Each loop has its own socket for a public address (SO_REUSEPORT): mio can't ask for exclusive
+//! wake-ups, so one shared socket would wake every loop for each connection. The admin has one
+//! socket for all loops instead, and each loop has a dup: a loop that is stuck in an app must not
+//! hold connections that the kernel assigned to it.
 //!
-//! A unix socket's file is made for its owner alone, gets its group and mode before anybody can
-//! connect, and is removed only by the server that made it.
+//! A unix socket's file is created for its owner alone, gets its group and mode before a client can
+//! connect, and is removed only by the server that created it.
 
 use std::{
     collections::HashSet,
@@ -38,25 +38,24 @@ use crate::{
     message::{ListenGroup, PublicSocket},
 };
 
-/// Connections that the kernel may hold until a loop accepts them; it takes at most
-/// `net.core.somaxconn`.
+/// The accept queue's length; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A unix socket's file at first: its owner may connect.
+/// A unix socket's mode at first: only its owner may connect.
 const UNIX_MODE: u32 = 0o600;
 
 /// How long removing a socket's file may take.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What `sun_path` holds (unix(7)), with the NUL at its end.
+/// Bytes of `sun_path` (unix(7)), without the final NUL.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// One loop's sockets, or the sockets of one address, one for each loop.
+/// One loop's sockets, or one address's sockets, one per loop.
 pub(crate) type ListenerSet = Vec<PublicSocket>;
 
-/// Binds one address once per loop. Port 0 is chosen by the kernel for the first loop and shared by
-/// the others; the addresses that come back are the real ones. No PROXY header is expected, until
-/// that is set. `beside`: other sockets of ours have the port.
+/// Binds one address once per loop. The kernel chooses port 0 for the first loop, and the others
+/// share it; the returned addresses are the real ones. No PROXY header is expected until that is
+/// set. `beside`: the process already has sockets on the port.
 ///
 /// # Errors
 /// The address that cannot be bound, and why.
@@ -74,7 +73,7 @@ pub(crate) fn bind_address(
     Ok(sockets)
 }
 
-/// As [`bind_address`], for [`begin_listening`].
+/// Like [`bind_address`], but leaves the listening to [`begin_listening`].
 ///
 /// # Errors
 /// The address that cannot be bound, and why.
@@ -85,7 +84,7 @@ pub(crate) fn bind_quietly(
 ) -> Result<ListenerSet, BindError> {
     let bind_all = || {
         if !beside {
-            // Somebody else's socket with SO_REUSEPORT would take half of our connections.
+            // Another program's SO_REUSEPORT socket would take a share of our connections.
             drop(tcp_socket(address, false)?);
         }
         let mut bound = address;
@@ -100,10 +99,10 @@ pub(crate) fn bind_quietly(
     bind_all().map_err(|source| BindError { place: address.to_string(), source })
 }
 
-/// Serves an address by sockets that somebody else has bound: all of them, for closing one would
-/// reset who waits there. What is missing for one socket per loop is bound beside them, for
-/// [`begin_listening`]; where that is not possible, or whoever has them keeps them (`is_kept`),
-/// loops share one.
+/// Serves an address through sockets that another process has bound. It uses all of them, because
+/// closing one would reset the connections queued on it. If there are fewer than one per loop, more
+/// are bound for [`begin_listening`]; where that fails, or the service manager keeps the sockets
+/// (`is_kept`), loops share one.
 ///
 /// # Errors
 /// fcntl(2)'s and dup(2)'s, for the address.
@@ -132,15 +131,15 @@ pub(crate) fn adopt(
     adopt_all().map_err(|source| BindError { place: address.to_string(), source })
 }
 
-/// Has the sockets listen that are only bound so far. A socket beside those of another process gets
-/// its share of the connections from here on: they are reset if it is closed.
+/// Starts listening on sockets that are only bound. Beside another process's sockets, each gets its
+/// share of the connections from now on, and closing it would reset them.
 ///
 /// # Errors
 /// listen(2)'s.
 pub(crate) fn begin_listening(sockets: &ListenerSet) -> io::Result<()> {
     for PublicSocket { socket, .. } in sockets {
         if !rustix::net::sockopt::socket_acceptconn(socket)? {
-            hear(socket)?;
+            start_listening(socket)?;
         }
     }
     Ok(())
@@ -168,8 +167,8 @@ fn group_of(sockets: &[OwnedFd]) -> io::Result<ListenGroup> {
     Ok(ListenGroup { size: distinct.len() as u32, ..ListenGroup::default() })
 }
 
-/// Binds a TCP address that is not public: one socket, of which each loop takes a dup. The address
-/// that comes back is the real one.
+/// Binds a TCP address that isn't public: one socket, and each loop takes a dup. The returned
+/// address is the real one.
 ///
 /// # Errors
 /// As [`bind_address`].
@@ -181,8 +180,8 @@ pub(crate) fn bind_one(address: SocketAddr) -> Result<(SocketAddr, OwnedFd), Bin
     bind().map_err(|source| BindError { place: address.to_string(), source })
 }
 
-/// Binds a unix socket: one, of which each loop takes a dup. The file that a server left behind
-/// which has died is replaced; the socket of one that lives, and a file that is no socket, are not.
+/// Binds a unix socket, and each loop takes a dup. Replaces the file of a dead server, but neither
+/// a live server's socket nor a file that isn't a socket.
 ///
 /// # Errors
 /// The path that cannot be bound, and why.
@@ -196,7 +195,7 @@ pub(crate) fn bind_unix(
     })
 }
 
-/// Something that cannot be listened on.
+/// An address that can't be listened on.
 #[derive(Debug)]
 pub struct BindError {
     place: String,
@@ -233,7 +232,7 @@ impl From<BindError> for io::Error {
 #[derive(Clone, Debug)]
 pub(crate) struct UnixAccess {
     pub(crate) mode: u32,
-    /// Its name; the server's if there is none.
+    /// The group's name; `None`: the server's own group.
     pub(crate) group: Option<String>,
 }
 
@@ -243,44 +242,44 @@ impl Default for UnixAccess {
     }
 }
 
-/// The file of a unix socket, removed with this value, if it is the socket's still.
+/// A unix socket's file. Dropping this removes the file, if it is still this socket's.
 #[derive(Debug)]
 pub(crate) struct UnixSocketFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
-    /// It is another process's now.
+    /// It belongs to another process now.
     left: Arc<AtomicBool>,
 }
 
 impl UnixSocketFile {
-    /// The file of a socket that another process has bound, and which is left to that at first.
-    /// None if another file is there, or none: nobody finds the socket by this path.
+    /// The file of a socket that another process has bound, left to that process at first. `None`
+    /// if the path has another file or none: no client finds the socket there.
     pub(crate) fn adopt(path: &Path, id: (u64, u64)) -> Option<Self> {
         let file = Self::new(path).ok().filter(|file| file.id == id)?;
         file.left.store(true, Ordering::Release);
         Some(file)
     }
 
-    /// Device and inode. No other file has them as long as the socket is open.
+    /// Device and inode. No other file has them while the socket is open.
     pub(crate) fn id(&self) -> (u64, u64) {
         self.id
     }
 
-    /// Whether nothing is at its path any more, and it is this process's.
+    /// Whether the file is missing although it belongs to this process.
     pub(crate) fn is_gone(&self) -> bool {
         let gone =
             || file_id(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         !self.left.load(Ordering::Acquire) && gone()
     }
 
-    /// Stands from here on for another file, which is at its path now.
+    /// Tracks another file instead, which is at its path now.
     pub(crate) fn stand_for(&mut self, other: &Self) {
         self.id = other.id;
         other.left.store(true, Ordering::Release);
     }
 
-    /// Gives it this group and mode: by a descriptor, for another file may be at the path by now.
+    /// Sets group and mode, through a descriptor: another file may be at the path by now.
     ///
     /// # Errors
     /// When there is no such group, the server's user is not in it, or the file is gone.
@@ -297,19 +296,19 @@ impl UnixSocketFile {
             let group = Gid::from_raw(group.gid.as_raw());
             rustix::fs::chownat(&file, "", None, Some(group), AtFlags::EMPTY_PATH)?;
         }
-        // A descriptor of this kind has no mode to be changed by, but a name.
+        // chmod through an O_PATH descriptor works only by its name in /proc.
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
         fs::set_permissions(name, fs::Permissions::from_mode(access.mode))
     }
 
-    /// By which it is left to another process, or taken from it.
+    /// The flag that leaves the file to another process, or takes it back.
     pub(crate) fn left(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.left)
     }
 
-    /// The file that binding has just made.
+    /// The file that bind(2) has just created.
     fn new(path: &Path) -> io::Result<Self> {
-        // From the root, for the working directory may change before the end.
+        // Absolute, because the working directory may change before the drop.
         let path = std::path::absolute(path)?;
         let id = file_id(&path)?;
         Ok(Self { path, id, left: Arc::default() })
@@ -323,7 +322,7 @@ impl Drop for UnixSocketFile {
         }
         let (path, id) = (self.path.clone(), self.id);
         let (done, is_done) = mpsc::channel();
-        // Alone: the end of the process does not wait for a file system that does not answer.
+        // On its own thread: the process must not wait for a file system that doesn't respond.
         let remove = move || drop(done.send(remove_own(&path, id)));
         let thread = thread::Builder::new().name("remove-socket".into()).spawn(remove);
         let removed = thread.and_then(|_| {
@@ -338,7 +337,7 @@ impl Drop for UnixSocketFile {
     }
 }
 
-/// Removes a socket's file if it is this one. A successor may have put its own there.
+/// Removes a socket's file, unless a successor has replaced it.
 fn remove_own(path: &Path, id: (u64, u64)) -> io::Result<()> {
     if file_id(path).is_ok_and(|found| found == id) { fs::remove_file(path) } else { Ok(()) }
 }
@@ -360,7 +359,7 @@ fn tcp_socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
         // 0.0.0.0 and [::] are two addresses, and both can be listed.
         socket.set_only_v6(true)?;
     }
-    // Accepted sockets inherit it: one system call less for each.
+    // Accepted sockets inherit it, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -372,19 +371,19 @@ fn listen(socket: Socket) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One more socket of an address, which does not listen yet.
+/// One more socket for an address, bound but not listening.
 ///
 /// # Errors
 /// socket(2)'s and bind(2)'s.
-pub(super) fn unheard_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+pub(super) fn bound_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     tcp_socket(address, true).map(OwnedFd::from)
 }
 
-/// Has a socket listen.
+/// Starts listening.
 ///
 /// # Errors
 /// listen(2)'s.
-fn hear(socket: &OwnedFd) -> io::Result<()> {
+fn start_listening(socket: &OwnedFd) -> io::Result<()> {
     Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 
@@ -395,7 +394,7 @@ fn listen_unix(path: &Path, access: &UnixAccess) -> io::Result<(OwnedFd, UnixSoc
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // The file is made with the socket's own mode (unix(7) says nothing of it, Linux does so).
+    // Linux gives the file the socket's own mode, although unix(7) doesn't say so.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(UNIX_MODE))?;
     if let Err(error) = socket.bind(&address) {
         if error.kind() != io::ErrorKind::AddrInUse {
@@ -405,22 +404,22 @@ fn listen_unix(path: &Path, access: &UnixAccess) -> io::Result<(OwnedFd, UnixSoc
         socket.bind(&address)?;
     }
     let file = UnixSocketFile::new(path)?;
-    // Before it listens, so that nobody connects whom the mode keeps out.
+    // Before it listens, so that no client connects that the mode excludes.
     file.give(access)?;
     Ok((listen(socket)?.into(), file))
 }
 
-/// Removes a socket's file behind which nobody listens.
+/// Removes a socket's file if no process listens on it.
 fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     let in_use = |why| Err(io::Error::new(io::ErrorKind::AddrInUse, why));
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return in_use("a file that is no socket is there");
+        return in_use("a file that is not a socket is there");
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        // Its queue is full.
+        // The backlog is full.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             in_use("another server is listening on it")
         }
@@ -429,7 +428,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     }
 }
 
-/// Says what the system's words leave open.
+/// Replaces the system's message where it doesn't say enough.
 fn explain(error: io::Error) -> io::Error {
     let why = match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT) => "no such directory",
@@ -453,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_is_its_owners_and_leaves_no_file() {
+    fn a_unix_socket_belongs_to_its_owner_and_leaves_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let (listener, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
@@ -470,25 +469,25 @@ mod tests {
         let path = folder.path().join("admin.sock");
         drop(UnixListener::bind(&path).unwrap());
         let (_listener, _file) =
-            bind_unix(&path, &UnixAccess::default()).expect("nobody listens behind the old file");
+            bind_unix(&path, &UnixAccess::default()).expect("no server listens on the old file");
         assert!(refusal(&path).ends_with("admin.sock: another server is listening on it"));
-        UnixStream::connect(&path).expect("it was left alone");
+        UnixStream::connect(&path).expect("the live server's file stays");
     }
 
     #[test]
-    fn what_is_no_socket_is_never_removed() {
+    fn a_file_that_is_not_a_socket_is_never_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(refusal(&path).ends_with("a file that is no socket is there"));
+        assert!(refusal(&path).ends_with("a file that is not a socket is there"));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         let link = folder.path().join("link.sock");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(refusal(&link).ends_with("a file that is no socket is there"));
+        assert!(refusal(&link).ends_with("a file that is not a socket is there"));
     }
 
     #[test]
-    fn a_successors_file_is_left() {
+    fn a_successors_file_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let (_listener, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
@@ -501,12 +500,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_file_of_the_very_socket_is_adopted_and_removed() {
+    fn only_the_sockets_own_file_is_adopted_and_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let (listener, file) = bind_unix(&path, &UnixAccess::default()).unwrap();
         let id = file.id();
-        let adopted = UnixSocketFile::adopt(&path, id).expect("the same");
+        let adopted = UnixSocketFile::adopt(&path, id).expect("the same file");
         fs::remove_file(&path).unwrap();
         assert!(UnixSocketFile::adopt(&path, id).is_none(), "nothing is there");
         fs::write(&path, "precious").unwrap();
@@ -521,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_cannot_be_bound_are_told_why() {
+    fn an_error_says_why_a_path_cannot_be_bound() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing/admin.sock");
         assert!(refusal(&missing).ends_with(": no such directory"));
@@ -535,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_share_a_port_and_the_admins_socket_shares_with_nobody() {
+    fn loops_share_a_public_port_and_the_admins_port_is_exclusive() {
         let set = bind_address(([127, 0, 0, 1], 0).into(), 3, false).unwrap();
         let bound = set[0].address;
         assert!(bound.port() > 0 && set.iter().all(|socket| socket.address == bound));
@@ -545,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_beside_adopted_ones_takes_no_connection_before_it_is_to() {
+    fn a_socket_beside_adopted_ones_takes_no_connection_before_it_listens() {
         let mut theirs = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
         let (address, theirs) = (theirs[0].address, theirs.remove(0).socket);
         let adopted = adopt(address, vec![theirs.try_clone().unwrap()], false, 4).unwrap();

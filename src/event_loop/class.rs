@@ -1,7 +1,7 @@
-//! What is kept for each class of connections, and in what the classes differ.
+//! Per-class values, and how the classes differ.
 //!
-//! A loop has one acceptor and one set of rules for each class:
-//! rows of a table. A further class is a further row.
+//! A loop has one acceptor and one set of rules for each class: rows of a table. A new class is a
+//! new row.
 
 use std::{
     ops::{Index, IndexMut},
@@ -52,7 +52,7 @@ impl<T> IndexMut<Class> for PerClass<T> {
 pub(super) struct ClassRules {
     pub(super) http: http::Limits,
     pub(super) times: Limits,
-    /// What answers all their requests; none for the public, and for a class that is off.
+    /// Answers all their requests; `None` for the public class, and for a class that is off.
     pub(super) app: Option<Arc<dyn App>>,
 }
 
@@ -66,12 +66,12 @@ impl ClassRules {
         Self { http, times: limits, app }
     }
 
-    /// The rules of a class, where these are the config's limits for the public.
+    /// A class's rules, given the config's limits for public connections.
     pub(super) fn of(class: Class, public: &Limits, app: Option<Arc<dyn App>>) -> Self {
         let limits = match class {
             Class::Public => public.clone(),
-            // Whatever a config sets for the public, the admin can be reached: with 16 KiB of head,
-            // 100 fields and 1 MiB of content.
+            // Whatever the config sets for public connections, the admin stays reachable: 16 KiB of
+            // head, 100 fields and 1 MiB of content.
             Class::Admin => Limits::default(),
             Class::Health => Limits {
                 body_bytes: 0,
@@ -88,16 +88,16 @@ impl ClassRules {
 }
 
 /// How long each step of a probe may take. Any machine can connect to the health listener, and must
-/// not hold the places that balancers need.
+/// not hold the places that load balancers need.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a request of this class is not for its app: a probe has no content, and none is read.
+/// Why a request of this class doesn't reach its app: a probe has no content, and none is read.
 pub(super) fn refusal(class: Class, head: &RequestHead<'_>) -> Option<Refused> {
     let has_content = class == Class::Health && head.content().follows();
     has_content.then_some(Refused { status: 413, reason: "a probe has no content" })
 }
 
-/// Windows of `linger_timeout` that a peer who keeps sending may linger, beside the first.
+/// Further windows of `linger_timeout` for a peer that keeps sending, after the first.
 pub(super) fn linger_windows(class: Class) -> u8 {
     match class {
         Class::Public | Class::Admin => 15,

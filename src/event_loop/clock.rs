@@ -1,32 +1,32 @@
-//! A loop's time: read once a turn, and the Date field written once a second.
+//! A loop's clock: read once a turn, and the Date field written once a second.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http::h1::HeadTemplate;
 
-/// The time of this turn.
+/// The time of the current turn.
 pub(super) struct Clock {
     epoch: Instant,
     now: Instant,
     now_ms: u64,
     now_ns: u64,
     wall: SystemTime,
-    /// The wall clock as it was last read, and when.
+    /// The wall clock when it was last read, and when that was.
     wall_read: (SystemTime, Instant),
-    opening: HeadTemplate,
+    head_template: HeadTemplate,
     dateless: HeadTemplate,
-    /// What answers say of idle connections, in seconds.
+    /// The idle time that answers announce, in seconds.
     idle_hint_s: u64,
 }
 
-/// How far the wall clock may be behind: the Date field counts seconds.
+/// How far the wall clock may lag: the Date field counts seconds.
 const WALL_AGE_MAX: Duration = Duration::from_millis(100);
 
 impl Clock {
     /// A clock that counts milliseconds and nanoseconds from `epoch`.
     pub(super) fn new(epoch: Instant) -> Self {
         let (now, wall) = (Instant::now(), SystemTime::now());
-        let opening = HeadTemplate::at(wall);
+        let head_template = HeadTemplate::at(wall);
         let mut clock = Self {
             epoch,
             now,
@@ -34,7 +34,7 @@ impl Clock {
             now_ns: 0,
             wall,
             wall_read: (wall, now),
-            opening,
+            head_template,
             dateless: HeadTemplate::dateless(),
             idle_hint_s: 0,
         };
@@ -56,7 +56,7 @@ impl Clock {
         }
         self.wall = SystemTime::now();
         if seconds(self.wall) != seconds(read) {
-            self.opening = HeadTemplate::at(self.wall).with_idle_hint(self.idle_hint_s);
+            self.head_template = HeadTemplate::at(self.wall).with_idle_hint(self.idle_hint_s);
         }
         self.wall_read = (self.wall, self.now);
     }
@@ -75,18 +75,18 @@ impl Clock {
         self.now_ns
     }
 
-    /// Nanoseconds since the epoch, read again: for what is measured within a turn.
+    /// Nanoseconds since the epoch, read again, to measure within a turn.
     pub(super) fn read_ns(&self) -> u64 {
         nanoseconds(self.epoch.elapsed())
     }
 
-    /// The first millisecond that begins when this time has passed, from now and not from the
-    /// turn's begin; in a later turn, also if that is no time.
+    /// The first whole millisecond after this much time has passed, counted from the call, not from
+    /// the turn's start. Always in a later turn, even for zero.
     pub(super) fn passed_ms(&self, time: Duration) -> u64 {
         milliseconds(self.epoch.elapsed().saturating_add(time)).saturating_add(1)
     }
 
-    /// When this is, in milliseconds since the epoch.
+    /// An instant as milliseconds since the epoch.
     pub(super) fn ms_at(&self, at: Instant) -> u64 {
         milliseconds(at.saturating_duration_since(self.epoch))
     }
@@ -96,32 +96,32 @@ impl Clock {
         self.wall
     }
 
-    /// Lets answers say this of idle connections.
+    /// Sets the idle time that answers announce.
     pub(super) fn set_idle_hint(&mut self, seconds: u64) {
         self.idle_hint_s = seconds;
-        self.opening = HeadTemplate::at(self.wall).with_idle_hint(seconds);
+        self.head_template = HeadTemplate::at(self.wall).with_idle_hint(seconds);
         self.dateless = HeadTemplate::dateless().with_idle_hint(seconds);
     }
 
-    /// What opens the responses of this second.
-    pub(super) fn opening(&self) -> &HeadTemplate {
-        &self.opening
+    /// The start of response heads in this second.
+    pub(super) fn head_template(&self) -> &HeadTemplate {
+        &self.head_template
     }
 
-    /// The same for responses that bring their own date.
+    /// The same for responses with a Date of their own.
     pub(super) fn dateless(&self) -> &HeadTemplate {
         &self.dateless
     }
 }
 
-/// Lets something pass now and then: a peer's doing must not fill the log.
+/// Limits how often something is logged: peers must not fill the log.
 #[derive(Default)]
 pub(super) struct Throttle {
     again_ms: u64,
 }
 
 impl Throttle {
-    /// Whether it may happen now, if not more often than this.
+    /// Whether it may be logged now, at most once in this time.
     pub(super) fn passes(&mut self, now_ms: u64, every: Duration) -> bool {
         let passes = now_ms >= self.again_ms;
         if passes {
@@ -131,7 +131,7 @@ impl Throttle {
     }
 }
 
-/// In 64 bits, where `as_millis` computes in 128; the longest durations are as good as for ever.
+/// In 64 bits, where `as_millis` computes in 128. The longest durations saturate.
 pub(super) fn milliseconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1000).saturating_add(u64::from(duration.subsec_millis()))
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_passed_in_whole_when_its_millisecond_begins() {
+    fn passed_ms_never_rounds_a_time_down() {
         let clock = Clock::new(Instant::now());
         for micros in 0..5000 {
             let time = Duration::from_micros(micros);

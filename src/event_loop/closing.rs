@@ -1,24 +1,24 @@
-//! What a stop or an upgrade asks of public connections, and how far it is.
+//! What a stop or an upgrade asks of public connections, and how far it has come.
 
 use mio::Token;
 
 use super::clock::Clock;
 use crate::message::StopRules;
 
-/// How public connections end; nothing, as long as there is no stop.
+/// How public connections end; the default means that no stop has begun.
 #[derive(Default)]
 pub(super) struct Closing {
     /// A stop has begun.
     pub(super) begun: bool,
-    /// It is an upgrade's: connections without a request are not closed for their silence alone.
+    /// A successor serves: connections without a request don't close merely for being idle.
     pub(super) has_successor: bool,
-    /// Connections at rest are offered to another process: answers need not say close.
-    pub(super) gives: bool,
-    /// Connections that have come to rest, for the queue of those to offer.
-    pub(super) at_rest: Vec<Token>,
-    /// From then on answers say close all the same, for whoever is never at rest.
+    /// Idle connections are offered to another process, so answers needn't say close.
+    pub(super) hands_over: bool,
+    /// Connections that have become idle, to be offered next.
+    pub(super) to_offer: Vec<Token>,
+    /// From then on answers say close, for connections that are never idle.
     pub(super) close_from_ms: u64,
-    /// No connection without a request stays longer: it is to be read out before the deadline.
+    /// Connections without a request close by then, so that lingering ends before the deadline.
     pub(super) idle_until_ms: u64,
 }
 
@@ -31,15 +31,15 @@ impl Closing {
     }
 }
 
-/// How far the end of a loop's public connections is.
+/// How far the end of a loop's public connections has come.
 #[derive(Default)]
 pub(super) struct Ending {
-    /// No further connection is waited for.
+    /// Accepting is over; the loop waits for the last public connection.
     pub(super) finishing: bool,
     /// Exchanges that were cut meanwhile.
     pub(super) cut: u64,
-    /// The last public connection is gone, and control knows.
+    /// The last public connection has ended, and control knows.
     pub(super) emptied: bool,
-    /// The loop ends; what is owed may take until then.
+    /// The loop ends; answers that are owed may take until then.
     pub(super) end_ms: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! What the connections of one loop share: its apps, buffers, time, limits, counts and upstreams.
+//! What the connections of a loop share: apps, buffers, time, limits, counts and upstreams.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,10 +21,10 @@ use crate::{
     registry::RegistryView,
 };
 
-/// How often a loop logs at most that a client has as many connections as it may.
+/// Shortest time between two log lines about clients at their connection limit.
 const REFUSED_LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// What connections of one loop share.
+/// What the connections of a loop share.
 pub(super) struct LoopContext {
     pub(super) index: usize,
     pub(super) view: RegistryView<HostedApp>,
@@ -35,21 +35,22 @@ pub(super) struct LoopContext {
     pub(super) idle_grace: Duration,
     pub(super) closing: Closing,
     pub(super) access: Option<AccessWriter>,
-    /// Public connections by state. Plain numbers: a turn that changed them shows them at its end.
+    /// Public connections by state. Plain numbers: a turn that changed them publishes them at its
+    /// end.
     pub(super) counts: LoopCounts,
     pub(super) gauges: Arc<LoopGauges>,
-    /// Of PROXY headers that were refused.
+    /// For refused PROXY headers.
     pub(super) header_log: Throttle,
-    /// Of connections that were refused because their clients have as many as they may.
+    /// For connections that were refused because their clients were at the limit.
     pub(super) refused_log: Throttle,
-    /// The last number that an exchange was given.
+    /// The last exchange number that was assigned.
     pub(super) last_number: u64,
-    /// By which the loop is told what comes from outside.
+    /// Through which deliveries from outside reach the loop.
     pub(super) handle: LoopHandle,
     pub(super) upstreams: UpstreamPool,
-    /// What control is to know of upstreams, sent at the end of the turn.
+    /// Reports about upstreams, sent to control at the end of the turn.
     pub(super) reports: Vec<ControlEvent>,
-    /// Events are being handled: a request for an upstream waits for the others.
+    /// Events are being handled, so requests for upstreams are held back.
     pub(super) holds_requests: bool,
 }
 
@@ -88,27 +89,27 @@ impl LoopContext {
         counts.fresh + counts.busy + counts.idle + counts.lingering
     }
 
-    /// Lets answers say how long a connection may be idle: nine tenths of it, for a request takes
-    /// its time. Both classes say the same, so it is no more than the admin's.
+    /// Announces in answers how long a connection may be idle: nine tenths of the limit, because a
+    /// request takes time to arrive. Both classes announce the same, so it is at most the admin's.
     pub(super) fn announce_idle_time(&mut self) {
         let most = config::Limits::default().keepalive_timeout;
         let idle = self.rules[Class::Public].times.keepalive_timeout.min(most);
         self.clock.set_idle_hint(idle.as_secs() * 9 / 10);
     }
 
-    /// A name for an exchange that is parked.
+    /// The number for a new exchange.
     pub(super) fn next_number(&mut self) -> ExchangeNumber {
         self.last_number += 1;
         ExchangeNumber(self.last_number)
     }
 
-    /// What a new config says holds from here on.
+    /// Applies a new config.
     pub(super) fn configure(&mut self, config: LoopConfig) {
         self.buffers.set_input_bytes(input_bytes(&config.limits));
         self.rules[Class::Public] = ClassRules::new(config.limits, None);
         self.idle_grace = config.idle_grace;
         self.announce_idle_time();
-        // The old one hands its lines over when it is dropped; the new one finishes the records.
+        // Dropping the old writer hands over its lines; the new one finishes the records.
         self.access = config.access;
     }
 
@@ -117,12 +118,12 @@ impl LoopContext {
         self.closing.begun && class == Class::Public
     }
 
-    /// Whether a connection that comes to rest may be another process's then.
-    pub(super) fn gives_on(&self) -> bool {
-        self.closing.gives && self.clock.now_ms() < self.closing.close_from_ms
+    /// Whether a connection that becomes idle may go to another process.
+    pub(super) fn can_hand_over(&self) -> bool {
+        self.closing.hands_over && self.clock.now_ms() < self.closing.close_from_ms
     }
 
-    /// A connection is closed because its client has as many as it may.
+    /// A connection is closed because its client is at the limit.
     pub(super) fn count_refused(&mut self, peer: Peer) {
         self.counts.connections_refused += 1;
         let now_ms = self.clock.now_ms();
@@ -138,7 +139,7 @@ impl LoopContext {
     }
 }
 
-/// A blank line before a head of the largest size has to fit too, and so have the admin's heads.
+/// Room for an empty line before a head of the largest size, and for the admin's heads.
 fn input_bytes(limits: &config::Limits) -> usize {
     limits.head_bytes.max(config::Limits::default().head_bytes) + 2
 }

@@ -3,11 +3,11 @@
 //! ```text
 //! serving ──fails──► goes on, and control begins a stop ──FAILURES_MAX times──► dead
 //! ```
-//! What failed is a bug that may have left anything half done, so the server drains. But sockets,
-//! connections and their exchanges are whole: whatever ends a connection halfway removes it first.
-//! So the loop looks at all of them again, for the failure may have swallowed edges, and takes part
-//! in the stop as any other. One that fails again and again cuts its exchanges, counted, and leaves
-//! its listening sockets to the other loops, with the peers that wait there (I6).
+//! A failure is a bug that may have left anything half done, so the server drains. But sockets,
+//! connections and exchanges are whole: a connection that is being ended is removed first. So the
+//! loop recovers: it checks all of them again, because the failure may have lost edges, and takes
+//! part in the stop like any other loop. A loop that keeps failing cuts its exchanges, counted, and
+//! leaves its listening sockets to the other loops, backlog included (I6).
 
 use std::{
     any::Any,
@@ -26,22 +26,22 @@ use super::{
 };
 use crate::message::{Class, ControlEvent};
 
-/// A loop that has failed this often fails at every turn.
+/// A loop that has failed this often would fail at every turn.
 const FAILURES_MAX: usize = 3;
 
-/// What a loop that is dead leaves behind.
+/// What a dead loop leaves behind.
 #[derive(Debug)]
 pub(crate) struct DeadLoop {
     /// Why it died.
     pub(crate) error: String,
-    /// Exchanges that it cut, also before.
+    /// Exchanges that it cut, earlier ones included.
     pub(crate) cut: u64,
     /// Its public sockets, open.
     pub(crate) listeners: ListenerSet,
 }
 
 impl DeadLoop {
-    /// A loop that can say no more than this.
+    /// A loop of which nothing but the error is known.
     pub(super) fn of(error: String) -> Self {
         Self { error, cut: 0, listeners: Vec::new() }
     }
@@ -53,13 +53,13 @@ impl DeadLoop {
 }
 
 impl Running {
-    /// Runs until it is told to end, or fails too often.
+    /// Runs until control ends the loop, or it fails too often.
     pub(super) fn run(mut self) -> Result<(), DeadLoop> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         for failures in 1.. {
             let run = AssertUnwindSafe(|| {
                 if failures > 1 {
-                    self.look_anew();
+                    self.recover();
                 }
                 self.take_turns(&mut events)
             });
@@ -76,25 +76,25 @@ impl Running {
         Ok(())
     }
 
-    /// Looks at everything, for events, work that was left and commands may be lost.
-    pub(super) fn look_anew(&mut self) {
+    /// Checks everything again: events, pending work and commands may be lost.
+    pub(super) fn recover(&mut self) {
         self.cx.clock.tick();
         self.queue.clear();
         self.cx.holds_requests = false;
         self.cx.upstreams.close_idle();
-        self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.look_anew());
-        self.giving.look_anew();
-        self.taking.look_anew();
+        self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.recover());
+        self.outgoing_offers.recover();
+        self.incoming_offers.recover();
         let counts = &mut self.cx.counts;
         (counts.fresh, counts.busy, counts.idle, counts.lingering) = (0, 0, 0, 0);
         for token in self.connections.tokens() {
-            self.with_connection(token, Connection::look_anew);
+            self.with_connection(token, Connection::recover);
         }
         self.obey(false);
     }
 
     fn die(mut self, error: String) -> DeadLoop {
-        // What cannot even be cut is dropped.
+        // What can't be cut is dropped.
         let _ = catch_unwind(AssertUnwindSafe(|| self.ending.cut += self.cut(|_| true)));
         let listeners = self.acceptors[Class::Public].take(|_| true);
         self.cx.gauges.publish(&self.cx.counts);
@@ -105,16 +105,16 @@ impl Running {
 }
 
 impl Connection {
-    /// Its loop has failed, and may have lost what it knew of this connection.
-    fn look_anew(&mut self, cx: &mut LoopContext) -> Next {
+    /// The loop has failed, and may have lost this connection's events.
+    fn recover(&mut self, cx: &mut LoopContext) -> Next {
         self.count(cx);
         self.replace_queued(false);
         if self.is_offered() {
             return Next::Wait;
         }
-        let mut watched = cx.upstreams.watch_anew(self.socket(), self.token);
+        let mut watched = cx.upstreams.rewatch(self.socket(), self.token);
         if let (Ok(()), Some(forwarding)) = (&watched, self.forwarding()) {
-            watched = forwarding.watch_anew(cx);
+            watched = forwarding.rewatch(cx);
         }
         if watched.is_err() { Next::Drop } else { self.work(cx) }
     }

@@ -1,8 +1,8 @@
-//! A listening socket as a loop serves it: accepted from, gated, and closed when nobody waits.
+//! A listening socket as a loop serves it: accepted from, gated, closed when its queue is empty.
 //!
-//! Closing one of several sockets with SO_REUSEPORT resets what is queued on it, hence the
-//! [`gate`]: no new connection begins, the queue is accepted empty, and then there is nothing left
-//! to reset.
+//! Closing one of several SO_REUSEPORT sockets resets the connections queued on it. Hence the
+//! [`gate`]: no new connection begins, the queue is accepted empty, and the close has nothing to
+//! reset.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -33,26 +33,26 @@ use crate::{
 pub(super) struct Listener {
     pub(super) socket: Arc<OwnedFd>,
     pub(super) token: Token,
-    /// What a public one is called by; the admin's has no name.
+    /// The address of a public listener; the admin's has none.
     pub(super) address: Option<SocketAddr>,
-    /// An edge said that connections wait, and accepting has not found the end of them since.
+    /// An edge reported a backlog, and accepting hasn't emptied it since.
     pub(super) ready: bool,
-    /// It is gated on every loop: it closes when nobody waits.
+    /// It is gated on every loop, and closes when its queue is empty.
     pub(super) closing: bool,
     is_gated: bool,
-    /// Connections that it accepts are deaf at first: [`gate`].
+    /// Connections that it accepts may be deaf: [`gate`].
     is_deaf: bool,
     /// [`PublicSocket::is_kept`]
     is_kept: bool,
-    /// Of a public one, [`PublicSocket::group`].
+    /// [`PublicSocket::group`] of a public listener.
     group: Option<Arc<ListenGroup>>,
-    /// Of a public one, [`PublicSocket::proxy_protocol`].
+    /// [`PublicSocket::proxy_protocol`] of a public listener.
     ///
     /// [`PublicSocket::proxy_protocol`]: crate::message::PublicSocket::proxy_protocol
     proxy_protocol: Arc<AtomicBool>,
 }
 
-/// Errors of the connection that is accepted, not of accepting (accept(2)).
+/// Errors of the accepted connection, not of accepting (accept(2)).
 const CONNECTION_ERRORS: &[Errno] = &[
     Errno::CONNABORTED,
     Errno::INTR,
@@ -67,14 +67,14 @@ const CONNECTION_ERRORS: &[Errno] = &[
     Errno::NETUNREACH,
 ];
 
-/// What accepting once came to.
+/// The result of one accept(2).
 pub(super) enum Accepted {
     Connection(OwnedFd, Peer),
-    /// Nobody waits.
+    /// The queue is empty.
     Empty,
-    /// The one who waited is gone; there may be others.
+    /// The connection is gone already; there may be others.
     Vanished,
-    /// No descriptors, no memory, or anything else that lasts: to be tried again after a while.
+    /// No descriptors, no memory, or another lasting error: to be tried again after a pause.
     Exhausted(io::Error),
 }
 
@@ -82,7 +82,7 @@ impl Listener {
     pub(super) fn public(public: PublicSocket, token: Token) -> Self {
         let PublicSocket { address, socket, is_kept, group, proxy_protocol } = public;
         let address = Some(address);
-        // It may be a sink, or of a loop that died.
+        // It may be a sink, or come from a dead loop.
         let is_gated = gate::is_deaf(&socket);
         let is_deaf = is_gated || group.was_gated;
         let (group, new) = (Some(group), Self::new(socket, token));
@@ -104,14 +104,14 @@ impl Listener {
         }
     }
 
-    /// The socket for another loop; none if it is the admin's.
+    /// The socket for another loop; `None` for the admin's.
     pub(super) fn into_public(self) -> Option<PublicSocket> {
         let Self { socket, is_kept, proxy_protocol, .. } = self;
         let (address, group) = (self.address?, self.group?);
         Some(PublicSocket { address, socket, is_kept, group, proxy_protocol })
     }
 
-    /// Whether a PROXY header comes first on connections that are accepted now.
+    /// Whether connections accepted from now on begin with a PROXY header.
     pub(super) fn proxy_protocol(&self) -> bool {
         self.proxy_protocol.load(Ordering::Relaxed)
     }
@@ -129,7 +129,7 @@ impl Listener {
             }
             Err(Errno::AGAIN) => {
                 self.ready = false;
-                // Whatever waited from before it was adopted has been accepted.
+                // The backlog from before the adoption has been accepted.
                 self.is_deaf &= self.is_gated;
                 Accepted::Empty
             }
@@ -138,25 +138,25 @@ impl Listener {
         }
     }
 
-    /// Whether the kernel says that somebody waits.
-    pub(super) fn has_waiting(&self) -> bool {
+    /// Whether the kernel reports a backlog.
+    pub(super) fn has_backlog(&self) -> bool {
         let mut look = [PollFd::new(&self.socket, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut look, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Lets no new connection begin; handshakes under way still end, and the queue stays. Returns
-    /// the gate's sink, which is to be served beside.
+    /// Lets no new connection begin. Handshakes in progress still end, and the queue stays. Returns
+    /// the gate's sink, which has to be served.
     ///
     /// # Errors
-    /// When this kernel has no gate.
+    /// When this kernel can't gate.
     pub(super) fn gate(&mut self) -> io::Result<Option<PublicSocket>> {
         let (Some(address), Some(group)) = (self.address, &self.group) else { return Ok(None) };
         if self.is_kept || self.is_gated {
             return Ok(None);
         }
         self.is_gated = true;
-        let sink = bind::unheard_socket(address);
+        let sink = bind::bound_socket(address);
         let sink = sink.and_then(|sink| gate::close(sink, address.is_ipv6(), group));
         let Ok(socket) = sink else {
             gate::deafen(&self.socket, address.is_ipv6())?;
@@ -167,7 +167,7 @@ impl Listener {
         Ok(Some(PublicSocket { address, socket, is_kept: false, group, proxy_protocol }))
     }
 
-    /// Keeps the gate closed where the service manager keeps the socket open behind this process.
+    /// Keeps the address gated where the service manager keeps the socket open behind this process.
     pub(super) fn stay_gated(&self) {
         if !self.is_kept
             && let Err(error) = gate::deafen(&self.socket, self.is_ipv6())
@@ -176,7 +176,7 @@ impl Listener {
         }
     }
 
-    /// Whether what a peer sent right behind its handshake may have been dropped.
+    /// Whether the gate may have dropped what a peer sent right after its handshake.
     pub(super) fn is_deaf(&self) -> bool {
         self.is_deaf
     }
@@ -186,15 +186,15 @@ impl Listener {
     }
 }
 
-/// A process at the other end of a unix socket has no address that says anything.
+/// A unix peer's address says nothing.
 fn peer_of(address: Option<SocketAddrAny>) -> Peer {
     address.and_then(|address| SocketAddr::try_from(address).ok()).map_or(Peer::Unix, Peer::Tcp)
 }
 
 /// How many connections the process may have, shared by its loops; touched once per connection.
 ///
-/// Whoever is accepted may need a second descriptor for a line to an upstream: as soon as there was
-/// such a line, clients take half of the descriptors at most.
+/// A client's request may need a second descriptor, for a connection to an upstream. Once the
+/// process has opened such a connection, clients take at most half of the descriptors.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionBudget(Arc<Budget>);
 
@@ -202,45 +202,45 @@ pub(crate) struct ConnectionBudget(Arc<Budget>);
 struct Budget {
     open: AtomicUsize,
     max: AtomicUsize,
-    /// For clients and their lines to upstreams.
+    /// For clients and for connections to upstreams.
     descriptors: usize,
-    has_lines: AtomicBool,
-    /// How many one client may have; 0: any number.
+    has_upstream_conns: AtomicBool,
+    /// Connections that one client may have; 0: any number.
     max_per_ip: AtomicUsize,
-    /// How many each client has that were counted for it: no more clients than connections.
+    /// Connections by client, for those that were counted: never more clients than connections.
     clients: PerClient<HashMap<Client, usize>>,
 }
 
 impl ConnectionBudget {
-    /// A budget of this many connections of clients, with this many descriptors for them and for
-    /// their lines to upstreams.
+    /// A budget of this many client connections, with this many descriptors for them and for
+    /// connections to upstreams.
     pub(crate) fn new(max: usize, descriptors: usize) -> Self {
         Self(Arc::new(Budget {
             open: AtomicUsize::new(0),
             max: AtomicUsize::new(max),
             descriptors,
-            has_lines: AtomicBool::new(false),
+            has_upstream_conns: AtomicBool::new(false),
             max_per_ip: AtomicUsize::new(0),
             clients: PerClient::default(),
         }))
     }
 
-    /// Allows this many from here on. Those that are open stay.
+    /// Sets the maximum. Connections above it stay.
     pub(crate) fn set_max(&self, max: usize) {
         self.0.max.store(max, Ordering::Relaxed);
     }
 
-    /// Allows each client this many from here on. Those that are open stay; those that came while
-    /// there was no limit are not counted.
+    /// Sets the maximum per client. Connections above it stay; connections from before there was a
+    /// limit aren't counted.
     pub(crate) fn set_max_per_ip(&self, max: Option<usize>) {
         self.0.max_per_ip.store(max.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// A place for one more client, if there is one.
     pub(super) fn take(&self) -> Option<ConnectionPermit> {
-        let has_lines = self.0.has_lines.load(Ordering::Relaxed);
+        let has_upstream_conns = self.0.has_upstream_conns.load(Ordering::Relaxed);
         let descriptors =
-            if has_lines { self.0.descriptors.div_ceil(2) } else { self.0.descriptors };
+            if has_upstream_conns { self.0.descriptors.div_ceil(2) } else { self.0.descriptors };
         let max = self.0.max.load(Ordering::Relaxed).min(descriptors);
         let below_max = |open| (open < max).then_some(open + 1);
         self.0
@@ -250,17 +250,17 @@ impl ConnectionBudget {
             .map(|_| ConnectionPermit { budget: Arc::clone(&self.0), client: None })
     }
 
-    /// A line to an upstream is opened.
-    pub(super) fn note_line(&self) {
-        self.0.has_lines.store(true, Ordering::Relaxed);
+    /// A connection to an upstream is being opened.
+    pub(super) fn note_upstream_conn(&self) {
+        self.0.has_upstream_conns.store(true, Ordering::Relaxed);
     }
 }
 
-/// One open connection; the place is free again when this is dropped.
+/// One open connection. Dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     budget: Arc<Budget>,
-    /// Who has it counted, if somebody has.
+    /// The client for which the connection is counted, if any.
     client: Option<Client>,
 }
 
@@ -310,8 +310,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_without_a_sink_is_gated_and_its_connections_hear_from_accept_on() {
-        // Without SO_REUSEPORT no other socket has its port.
+    fn a_listener_without_a_sink_is_gated_and_its_connections_receive_after_accept() {
+        // Without SO_REUSEPORT no other socket can share the port.
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, group) = (socket.local_addr().unwrap(), Arc::default());
         socket.set_nonblocking(true).unwrap();
@@ -322,15 +322,17 @@ mod tests {
 
         let late = TcpStream::connect_timeout(&address, Duration::from_millis(100));
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert!(!listener.has_waiting());
-        // A peer that passes the gate, and then is as far away as others: a handshake that had
-        // begun before leaves the same connection.
+        assert!(!listener.has_backlog());
+        // A peer that passes the gate and then sends with the usual TTL: the same connection as
+        // after a handshake that began before the gate closed.
         let mut peer = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         peer.set_ttl_v4(255).unwrap();
         peer.connect(&address.into()).unwrap();
         peer.set_ttl_v4(64).unwrap();
         peer.write_all(b"x").unwrap();
-        let Accepted::Connection(socket, _) = listener.accept() else { panic!("it waits") };
+        let Accepted::Connection(socket, _) = listener.accept() else {
+            panic!("nothing to accept")
+        };
         let mut socket = TcpStream::from(socket);
         socket.set_nonblocking(false).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_that_shrinks_gives_nothing_until_enough_came_back() {
+    fn a_budget_that_shrinks_grants_nothing_until_enough_is_free() {
         let budget = ConnectionBudget::new(2, 10);
         let both = (budget.take(), budget.take());
         assert!(both.0.is_some() && both.1.is_some() && budget.take().is_none());
@@ -353,10 +355,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_to_upstreams_leave_half_the_descriptors() {
+    fn connections_to_upstreams_leave_clients_half_the_descriptors() {
         let budget = ConnectionBudget::new(100, 4);
         let three = [budget.take(), budget.take(), budget.take()];
-        budget.note_line();
+        budget.note_upstream_conn();
         assert!(three.iter().all(Option::is_some) && budget.take().is_none());
         drop(three);
         let two = [budget.take(), budget.take()];
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_as_many_as_it_may_and_gives_each_back() {
+    fn a_client_gets_connections_up_to_its_limit_and_frees_each() {
         let budget = ConnectionBudget::new(100, 100);
         let peer = |ip: &str| Peer::Tcp((ip.parse::<std::net::IpAddr>().unwrap(), 1).into());
         let count = |peer| {
@@ -384,7 +386,7 @@ mod tests {
         assert!(third.is_some() && count(one).is_none());
         budget.set_max_per_ip(Some(1));
         drop(third);
-        assert!(count(one).is_none(), "one is there still");
+        assert!(count(one).is_none(), "one is still open");
         assert!([Peer::Unix; 3].map(count).iter().all(Option::is_some));
         drop(both);
         assert!(budget.0.clients.lock(Client::from(one)).is_empty());

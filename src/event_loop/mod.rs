@@ -1,24 +1,24 @@
 //! The event loops: one thread each, sole owner of its sockets, buffers and timers.
 //!
 //! A turn handles I/O, then new connections, then timers, then commands: a command never frees what
-//! an event still names, and no deadline or cut comes before what was in time. Requests for
-//! upstreams go out together, behind the events: a send to a process that sleeps has to wake it,
-//! and one that has work does not sleep. Nothing here waits but in epoll_wait(2), and no loop
-//! touches what another one owns. It knows control only by [`crate::message`].
+//! an event still names, and no deadline or cut runs before events that were ready in time.
+//! Requests for upstreams are sent together, after the events: a send to a sleeping process has to
+//! wake it, and a process with work doesn't sleep. A loop blocks only in epoll_wait(2), and touches
+//! nothing that another loop owns. It knows control only through [`crate::message`].
 //!
 //! ```text
-//! serving ──Gate──► closing     gated; every answer says close; the idle end after the grace
-//! closing ──Finish──► finishing accepts until nobody waits, closes the listeners
+//! serving ──Gate──► closing     gated; every answer says close; idle ones end after the grace
+//! closing ──Finish──► finishing accepts until the queues are empty, closes the listeners
 //! finishing ──last public connection──► emptied
 //! any ──CutAll──► emptied       drops everything public
-//! any of these ──TakeUp──► serving  the process that had the sockets has died
+//! any of these ──TakeUp──► serving  the process that had taken the sockets has died
 //! any ──End──► ended            with the last answer to an admin, or after END_GRACE
 //! any ──fails──► the same       control begins a stop; or dead, in `failure`
 //! ```
-//! An upgrade is a stop before which `LetGo` takes the listeners away that another process serves.
-//! Connections are of three classes ([`Class`]). All of this is about public ones. Those of
-//! operators and of probes have a listener, an app, a budget and limits of their own ([`class`]),
-//! and go on until the end: they tell of the stop.
+//! An upgrade is a stop; before it, `LetGo` closes the listeners that another process serves.
+//! Connections have one of three classes ([`Class`]). All of this is about public ones. Admin
+//! connections and health probes have their own listener, app, budget and limits ([`class`]), and
+//! are served until the end: they report on the stop.
 
 mod accept;
 mod bind;

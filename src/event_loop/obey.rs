@@ -1,4 +1,4 @@
-//! What a loop does when control tells it to, between two turns.
+//! Control's commands, obeyed at the end of a turn.
 
 use std::{net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
@@ -18,18 +18,18 @@ use crate::{
     registry::AppId,
 };
 
-/// How long admin peers may take for the answers that are owed to them at the end.
+/// How long admin peers may take to read the answers they are owed at the end.
 pub(super) const END_GRACE: Duration = Duration::from_secs(2);
 
 impl Running {
-    /// A command to cut waits for the next turn that catches up with what the kernel tells, and
-    /// those behind it with it: it is not to cut what was there, or due, before it.
+    /// A cut, and the commands behind it, wait for the turn that has caught up with the kernel's
+    /// events: it must not cut what was ready, or due, before it.
     pub(super) fn obey(&mut self, is_caught_up: bool) {
         if let Some(cut) = self.cut_command.take_if(|_| is_caught_up) {
             self.obey_one(cut);
         }
-        // Not more than there are now: what is delivered must not keep the loop from its sockets.
-        // Whoever sends later wakes the loop later.
+        // Only the commands that are here now: a stream of deliveries must not keep the loop from
+        // its sockets. A later send wakes the loop again.
         for _ in 0..self.commands.len() {
             if self.cut_command.is_some() {
                 break;
@@ -46,20 +46,20 @@ impl Running {
     fn obey_one(&mut self, command: LoopCommand) {
         match command {
             LoopCommand::Gate(rules) => self.gate(rules),
-            LoopCommand::Give(lines) => self.begin_giving(lines),
-            LoopCommand::Take(line) => self.begin_taking(line),
+            LoopCommand::Give(sockets) => self.begin_hand_over(sockets),
+            LoopCommand::Take(socket) => self.begin_taking_over(socket),
             LoopCommand::Finish => self.finish(),
             LoopCommand::Cut(life) => {
-                self.cut(|connection| connection.serves(life));
+                self.cut(|connection| connection.has_exchange_of(life));
             }
             LoopCommand::WatchUpstream(drain, upstream) => {
-                // What is kept for it has no use.
+                // Idle connections to it are of no more use.
                 self.cx.upstreams.sweep(self.cx.clock.now_ms());
-                self.watched.push((drain, upstream));
+                self.draining_upstreams.push((drain, upstream));
             }
             LoopCommand::CutUpstream(upstream) => {
-                // It may have been resumed meanwhile.
-                self.cut(|found| upstream.is_drained() && found.is_with(&upstream));
+                // The upstream may have been resumed meanwhile.
+                self.cut(|found| upstream.is_drained() && found.is_forwarding_to(&upstream));
             }
             LoopCommand::CutAll => self.cut_all(),
             LoopCommand::End => self.end(),
@@ -74,12 +74,12 @@ impl Running {
             LoopCommand::TakeUp(sockets, beside) => self.take_up(sockets, beside),
             LoopCommand::Refresh => {
                 self.cx.view.refresh();
-                // Lives that ended took their upstreams with them.
+                // Lives that have ended no longer use their upstreams.
                 self.cx.upstreams.sweep(self.cx.clock.now_ms());
             }
             LoopCommand::Listen(sockets) => self.listen(sockets),
             LoopCommand::ListenForAdmin(socket) => {
-                if let Err(error) = self.add_beside(Class::Admin, socket) {
+                if let Err(error) = self.add_side_listener(Class::Admin, socket) {
                     let index = self.cx.index;
                     event!(Error, "admin_not_listening", loop_index = index, error:% = error);
                 }
@@ -97,7 +97,7 @@ impl Running {
             }
             LoopCommand::ListBusy(lives, reply) => self.list_busy(&lives, &reply),
             LoopCommand::CutConnection(token, reply) => {
-                // Whoever asked may have gone; the connection is cut all the same.
+                // The receiver may be gone; the connection is cut all the same.
                 let _ = reply.send(self.cut_connection(token));
             }
             LoopCommand::Deliver(id, delivery) => {
@@ -108,10 +108,10 @@ impl Running {
         }
     }
 
-    /// Tells of the upstreams that are watched, of each once. One that was resumed is not any more.
+    /// Reports each draining upstream once that this loop has left. A resumed one is forgotten.
     pub(super) fn report_left_upstreams(&mut self) {
-        let Self { watched, report, cx, .. } = self;
-        watched.retain(|(drain, upstream)| {
+        let Self { draining_upstreams, report, cx, .. } = self;
+        draining_upstreams.retain(|(drain, upstream)| {
             let is_left = upstream.is_left_by(cx.index);
             if is_left {
                 report(ControlEvent::UpstreamLeft(*drain));
@@ -138,7 +138,7 @@ impl Running {
         self.ending = Ending::default();
         self.listen(sockets);
         for (class, socket) in beside {
-            if let Err(error) = self.add_beside(class, socket) {
+            if let Err(error) = self.add_side_listener(class, socket) {
                 event!(Error, "listener_not_watched", address = class.name(), error:% = error);
             }
         }
@@ -152,7 +152,7 @@ impl Running {
         self.ending.finishing = true;
     }
 
-    /// The server is over. Public connections have ended, or are cut now.
+    /// The server ends. Public connections have ended by now, or are cut.
     fn end(&mut self) {
         self.cut_all();
         let beside = self.acceptors.iter_mut().flat_map(|(_, acceptor)| acceptor.take(|_| true));
@@ -161,7 +161,7 @@ impl Running {
         self.ending.end_ms = Some(self.cx.clock.now_ms() + milliseconds(END_GRACE));
     }
 
-    /// Drops the connections that are not owed anything, at the end.
+    /// At the end, drops connections that are owed nothing.
     pub(super) fn drop_settled(&mut self) {
         for token in self.connections.tokens() {
             if self
@@ -174,7 +174,7 @@ impl Running {
         }
     }
 
-    /// Serves further addresses. A stop may have come between.
+    /// Serves further addresses, also while a stop runs.
     fn listen(&mut self, sockets: Vec<PublicSocket>) {
         if self.ending.emptied {
             return;
@@ -217,7 +217,7 @@ impl Running {
         }
     }
 
-    /// Ends the public connections of which this is true; how many exchanges that cut.
+    /// Cuts the public connections that match. Returns how many exchanges that cut.
     pub(super) fn cut(&mut self, which: impl Fn(&Connection) -> bool) -> u64 {
         let chosen: Vec<Token> = self
             .connections
@@ -228,7 +228,7 @@ impl Running {
         chosen.into_iter().filter_map(|token| self.cut_connection(token)).sum()
     }
 
-    /// Ends a public connection, if it is there; how many exchanges that cut.
+    /// Cuts a public connection, if it still exists. Returns how many exchanges that cut.
     fn cut_connection(&mut self, token: Token) -> Option<u64> {
         self.connections.find(token).filter(|found| found.class == Class::Public)?;
         let connection = self.connections.remove(token)?;
@@ -252,19 +252,21 @@ mod tests {
     fn proxy() -> Proxy {
         let text = "[apps.a]\nproxy = { upstreams = ['http://127.0.0.1:9'] }";
         let mut config = Config::parse(text, Path::new("a.toml"), Path::new("/")).unwrap();
-        let AppKind::Proxy(config) = config.apps.remove(0).kind else { panic!("another kind") };
+        let AppKind::Proxy(config) = config.apps.remove(0).kind else { panic!("not a proxy") };
         Proxy::open(*config, 1)
     }
 
     fn choose(proxy: &Proxy) -> Option<Chosen> {
         let request = test_support::request("GET", "/", &[]);
         let context = Context { peer: Peer::Unix, ..test_support::context() };
-        let Reply::Forward(forward) = proxy.handle(&request, &context) else { panic!("an answer") };
+        let Reply::Forward(forward) = proxy.handle(&request, &context) else {
+            panic!("not forwarded")
+        };
         forward.choose(0, &[]).ok()
     }
 
     #[test]
-    fn a_loop_says_once_that_it_has_left_an_upstream_and_chooses_it_no_more() {
+    fn a_loop_reports_once_that_it_left_an_upstream_and_chooses_it_no_more() {
         let mut running = running(Vec::new(), None);
         let (reports, reported) = crossbeam_channel::unbounded();
         running.report = Box::new(move |event| reports.send(event).unwrap());
@@ -272,7 +274,7 @@ mod tests {
         let upstream = OneUpstream::find(proxy.upstreams().unwrap(), "http://127.0.0.1:9").unwrap();
         let left = |number| ControlEvent::UpstreamLeft(UpstreamDrainId(number));
         let watch = |running: &mut Running, number| {
-            running.watched.push((UpstreamDrainId(number), upstream.clone()));
+            running.draining_upstreams.push((UpstreamDrainId(number), upstream.clone()));
             running.end_turn();
         };
 
@@ -288,7 +290,7 @@ mod tests {
         running.end_turn();
         assert_eq!(reported.try_iter().collect::<Vec<_>>(), [left(1)]);
 
-        // Nobody there: at once. One that was resumed is watched no more.
+        // Without an exchange it is reported at once. A resumed upstream is no longer watched.
         watch(&mut running, 2);
         assert_eq!(reported.try_iter().collect::<Vec<_>>(), [left(2)]);
         upstream.resume(2);
@@ -299,6 +301,6 @@ mod tests {
         running.end_turn();
         drop(busy);
         running.end_turn();
-        assert!(running.watched.is_empty() && reported.is_empty());
+        assert!(running.draining_upstreams.is_empty() && reported.is_empty());
     }
 }

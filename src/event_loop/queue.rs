@@ -1,29 +1,29 @@
-//! The connections of a loop that have work left, and those whose requests wait for the turn.
+//! Connections with work left, and connections whose requests wait for the end of the events.
 
 use std::collections::VecDeque;
 
 use mio::Token;
 
-/// Connections that get a further turn before the kernel is asked again: one that asks little does
-/// not wait for all that take much.
+/// Connections that get a further turn before the kernel is asked again, so that a small request
+/// needn't wait for all the large ones.
 pub(super) const AGAIN_PER_TURN: usize = 64;
 
-/// Requests for upstreams that wait for further events of their turn, at most.
+/// Requests for upstreams that are held back for further events, at most.
 const HELD_MAX: usize = 64;
 
 /// Connections in the order of their next turns.
 #[derive(Default)]
 pub(super) struct TurnQueue {
     queue: VecDeque<Token>,
-    /// So many of them, the first ones, have not had the turn that they were owed when this round
-    /// of turns began.
+    /// The first connections of the queue that were there when the round began, and haven't had
+    /// their turn yet.
     owed: usize,
-    /// Connections whose requests for upstreams wait for the events of this turn.
+    /// Connections whose requests for upstreams are held back until the events are handled.
     held: Vec<Token>,
 }
 
 impl TurnQueue {
-    /// Begins a round, if the last one is over.
+    /// Begins a round if the last one is over.
     pub(super) fn begin_round(&mut self) {
         if self.owed == 0 {
             self.owed = self.queue.len();
@@ -34,7 +34,7 @@ impl TurnQueue {
         self.queue.push_back(token);
     }
 
-    /// How many connections get their turn before the kernel is asked again.
+    /// How many connections get a turn before the kernel is asked again.
     pub(super) fn take_turns(&mut self) -> usize {
         let turns = self.owed.min(AGAIN_PER_TURN);
         self.owed -= turns;
@@ -54,7 +54,7 @@ impl TurnQueue {
         self.queue.len()
     }
 
-    /// Whether all that were owed a turn have had it.
+    /// Whether every connection of the round has had its turn.
     pub(super) fn is_round_over(&self) -> bool {
         self.owed == 0
     }
@@ -63,7 +63,7 @@ impl TurnQueue {
         self.held.push(token);
     }
 
-    /// Whether no further request is held back.
+    /// Whether no further request may be held back.
     pub(super) fn holds_enough(&self) -> bool {
         self.held.len() >= HELD_MAX
     }
@@ -72,13 +72,13 @@ impl TurnQueue {
         std::mem::take(&mut self.held)
     }
 
-    /// Gives the room back in which held requests stood.
+    /// Returns the allocation of the held requests.
     pub(super) fn reuse_held(&mut self, room: Vec<Token>) {
         debug_assert!(room.is_empty() && self.held.is_empty());
         self.held = room;
     }
 
-    /// Forgets all of them.
+    /// Forgets all connections.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -1,4 +1,4 @@
-//! What a loop is while it runs: its listeners, its connections, and what it is about.
+//! A loop while it runs: its listeners, its connections, and how far a stop has come.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use super::{
     closing::Ending,
     connection::{Connection, Next},
     context::LoopContext,
-    hand_over::{Giving, Taking},
+    hand_over::{IncomingOffers, OutgoingOffers},
     io::watch,
     listener::{ConnectionBudget, Listener},
     queue::TurnQueue,
@@ -34,7 +34,7 @@ use crate::{
     metrics::LoopCounts,
 };
 
-/// How often apps are asked to let go of what they have not used.
+/// How often apps are asked to release what they haven't used.
 pub(super) const RELEASE_IDLE_EVERY: Duration = Duration::from_secs(10);
 
 /// A loop that runs.
@@ -42,22 +42,22 @@ pub(super) struct Running {
     pub(super) poll: Poll,
     pub(super) commands: Receiver<LoopCommand>,
     pub(super) acceptors: PerClass<Acceptor>,
-    /// Listeners there have been: tokens are not used again, for events can be late.
+    /// Listeners so far. Tokens aren't reused, because events can arrive late.
     pub(super) listener_count: usize,
     pub(super) connections: Slots<Connection>,
     pub(super) queue: TurnQueue,
-    /// Upstreams that drain, and with which exchanges of this loop may be.
-    pub(super) watched: Vec<(UpstreamDrainId, OneUpstream)>,
+    /// Upstreams that drain, and that exchanges of this loop may still use.
+    pub(super) draining_upstreams: Vec<(UpstreamDrainId, OneUpstream)>,
     pub(super) release_idle_ms: u64,
-    /// Turns up to now with as many events as the kernel tells at once.
+    /// Consecutive turns in which the kernel filled the whole event buffer.
     pub(super) full_turns: usize,
-    /// A command to cut, which waits for what was there or due before it.
+    /// A cut that waits for what was ready or due before it.
     pub(super) cut_command: Option<LoopCommand>,
     pub(super) report: Box<dyn Fn(ControlEvent) + Send>,
     pub(super) published: LoopCounts,
     pub(super) ending: Ending,
-    pub(super) giving: Giving,
-    pub(super) taking: Taking,
+    pub(super) outgoing_offers: OutgoingOffers,
+    pub(super) incoming_offers: IncomingOffers,
     pub(super) cx: LoopContext,
 }
 
@@ -74,7 +74,7 @@ impl Running {
         let acceptors = PerClass::new(|class| match (class, of(class)) {
             (Class::Public, _) => Acceptor::new(setup.budget.clone()),
             (_, Some(side)) => Acceptor::new(side.budget.clone()),
-            // It has no listener, and so takes no place.
+            // No listener, so it needs no places.
             (_, None) => Acceptor::new(ConnectionBudget::new(0, 0)),
         });
         let mut running = Self {
@@ -84,28 +84,28 @@ impl Running {
             listener_count: 0,
             connections: Slots::new(),
             queue: TurnQueue::default(),
-            watched: Vec::new(),
+            draining_upstreams: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             full_turns: 0,
             cut_command: None,
             report: setup.report,
             published: LoopCounts::default(),
             ending: Ending::default(),
-            giving: Giving::default(),
-            taking: Taking::default(),
+            outgoing_offers: OutgoingOffers::default(),
+            incoming_offers: IncomingOffers::default(),
             cx,
         };
         for socket in setup.listeners {
             running.add_public(socket)?;
         }
         for SideSetup { class, listener, .. } in setup.beside {
-            running.add_beside(class, listener)?;
+            running.add_side_listener(class, listener)?;
         }
         Ok(running)
     }
 
-    /// Lets a connection work, and does with it what comes of that. One that panics is dropped: a
-    /// bug in one exchange ends no other.
+    /// Runs a connection, and does what it returns. A connection that panics is dropped: a bug in
+    /// one exchange ends no other.
     pub(super) fn with_connection(
         &mut self,
         token: Token,
@@ -143,12 +143,13 @@ impl Running {
         }
     }
 
-    /// A place or a descriptor has become free, whose ever it was.
+    /// A place or a descriptor has become free, in any class.
     pub(super) fn end_pauses(&mut self) {
         self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.end_pause());
     }
 
-    /// Closes them. Other processes may hold the same sockets, so closing does not end the watch.
+    /// Closes listeners. Other processes may hold the same sockets, so closing alone wouldn't end
+    /// the watch.
     pub(super) fn close_listeners(&self, listeners: Vec<Listener>) {
         for listener in listeners {
             let mut source = SourceFd(&listener.socket.as_raw_fd());
@@ -163,8 +164,8 @@ impl Running {
         Ok(())
     }
 
-    /// Connections of a class beside the public one come on this socket; on no other any more.
-    pub(super) fn add_beside(&mut self, class: Class, socket: OwnedFd) -> io::Result<()> {
+    /// Accepts connections of a class other than the public one on this socket, and on no other.
+    pub(super) fn add_side_listener(&mut self, class: Class, socket: OwnedFd) -> io::Result<()> {
         let listener = Listener::new(Arc::new(socket), self.next_listener_token());
         watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
         let before = self.acceptors[class].take(|_| true);

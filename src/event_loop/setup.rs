@@ -1,4 +1,4 @@
-//! What a loop needs to be made.
+//! What it takes to build a loop.
 
 use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 
@@ -10,35 +10,35 @@ use crate::{
     metrics::LoopGauges,
 };
 
-/// What a loop needs to be made.
+/// What it takes to build a loop.
 pub(crate) struct LoopSetup {
     /// The loop's number, from zero.
     pub(crate) index: usize,
-    /// Where it looks hosts up.
+    /// Where hosts are looked up.
     pub(crate) registry: Arc<Apps>,
-    /// Its own public sockets.
+    /// This loop's public sockets.
     pub(crate) listeners: ListenerSet,
-    /// The classes beside the public one, those that are on.
+    /// The other classes that are enabled.
     pub(crate) beside: Vec<SideSetup>,
-    /// What can change while it runs.
+    /// The part that a reload changes.
     pub(crate) config: LoopConfig,
-    /// The process's public connections.
+    /// Shared by all public connections of the process.
     pub(crate) budget: ConnectionBudget,
-    /// Where its clock begins; the same for all that compare times.
+    /// Zero of the loop's clock; the same for everything that compares times.
     pub(crate) epoch: Instant,
-    /// Where it shows what it is doing.
+    /// Where the loop publishes its counts.
     pub(crate) gauges: Arc<LoopGauges>,
-    /// Called with what control is to know.
+    /// Sends an event to control.
     pub(crate) report: Box<dyn Fn(ControlEvent) + Send>,
 }
 
-/// How a loop serves a class of connections beside the public ones.
+/// How a loop serves a class other than the public one.
 pub(crate) struct SideSetup {
     pub(crate) class: Class,
-    /// This loop's dup of the one socket.
+    /// This loop's dup of the shared socket.
     pub(crate) listener: OwnedFd,
-    /// What answers every request on it.
+    /// Answers every request on it.
     pub(crate) app: Arc<dyn App>,
-    /// The process's connections of this class.
+    /// Shared by all connections of this class in the process.
     pub(crate) budget: ConnectionBudget,
 }

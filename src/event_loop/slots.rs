@@ -1,12 +1,12 @@
 //! The table of a loop's connections.
 //!
-//! Keys of a slab are used again, so a token carries the slot's generation: an event or a timer of
-//! a connection that is gone finds nothing instead of its successor.
+//! A slab reuses its keys, so a token carries the slot's generation: a late event or timer of a
+//! removed connection finds nothing instead of the next one in its slot.
 
 use mio::Token;
 use slab::Slab;
 
-/// Bits of a token that tell the slot; the upper half tells the generation.
+/// Bits of a token for the slot; the upper half holds the generation.
 pub(super) const KEY_BITS: u32 = 30;
 
 /// Values by token.
@@ -20,7 +20,7 @@ impl<T> Slots<T> {
         Self { slab: Slab::new(), next_generation: 0 }
     }
 
-    /// Puts in what `make` makes for its token; nothing when that fails.
+    /// Inserts the value that `make` builds for its token; nothing if `make` fails.
     pub(super) fn insert<E>(
         &mut self,
         make: impl FnOnce(Token) -> Result<T, E>,
@@ -75,19 +75,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_of_one_that_is_gone_finds_nothing() {
+    fn the_token_of_a_removed_value_finds_nothing() {
         let mut slots = Slots::new();
         let first = slots.insert(|_| Ok::<_, ()>('a')).unwrap();
         assert_eq!(slots.remove(first), Some('a'));
         let second = slots.insert(|_| Ok::<_, ()>('b')).unwrap();
-        assert_eq!(parts(first).0, parts(second).0, "the key is used again");
+        assert_eq!(parts(first).0, parts(second).0, "the key is reused");
         assert_eq!(slots.find(first), None);
         assert_eq!(slots.remove(first), None);
         assert_eq!(slots.find(second), Some(&mut 'b'));
     }
 
     #[test]
-    fn what_could_not_be_made_takes_no_slot() {
+    fn a_value_that_could_not_be_built_takes_no_slot() {
         let mut slots: Slots<char> = Slots::new();
         assert!(slots.insert(|_| Err(())).is_err());
         assert!(slots.is_empty());

@@ -1,4 +1,4 @@
-//! A loop as its thread has it: made, then run.
+//! A loop's life on its thread: built, then run.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::message::{LoopCommand, LoopHandle};
 /// One event loop.
 pub(crate) struct EventLoop {
     poll: Poll,
-    /// For the sockets of upstreams.
+    /// For sockets to upstreams.
     registry: Registry,
     commands: Receiver<LoopCommand>,
     handle: LoopHandle,
@@ -22,21 +22,21 @@ pub(crate) struct EventLoop {
 }
 
 impl EventLoop {
-    /// Makes a loop and the handle by which control reaches it.
+    /// Builds a loop and the handle through which control reaches it.
     ///
     /// # Errors
     /// epoll's and eventfd's.
     pub(crate) fn new(setup: LoopSetup) -> std::io::Result<(Self, LoopHandle)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        // All descriptors are taken here: a loop that has started needs none to go on.
+        // All descriptors are opened here: a loop that has started needs no more of its own.
         let registry = poll.registry().try_clone()?;
         let (sender, commands) = crossbeam_channel::unbounded();
         let handle = LoopHandle::new(sender, waker);
         Ok((Self { poll, registry, commands, handle: handle.clone(), setup }, handle))
     }
 
-    /// Has its public sockets listen that do not yet.
+    /// Starts listening on public sockets that aren't listening yet.
     ///
     /// # Errors
     /// listen(2)'s.
@@ -44,10 +44,10 @@ impl EventLoop {
         bind::begin_listening(&self.setup.listeners)
     }
 
-    /// Runs on the calling thread until it is told to end.
+    /// Runs on the calling thread until control ends the loop.
     ///
     /// # Errors
-    /// When it fails again and again, or a listener cannot be watched.
+    /// When the loop fails again and again, or a listener can't be watched.
     pub(crate) fn run(self) -> Result<(), DeadLoop> {
         let Self { poll, registry, commands, handle, setup } = self;
         let upstreams = UpstreamPool::new(registry, setup.budget.clone());

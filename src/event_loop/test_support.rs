@@ -1,4 +1,4 @@
-//! What the tests of a loop's parts need: a loop that doesn't run, a connection of it and its peer.
+//! For tests of a loop's parts: a loop that doesn't run, a connection of it, and its peer.
 
 use std::{
     io,
@@ -29,10 +29,10 @@ use crate::{
 /// How long the kernel may take to hand bytes over on a busy machine.
 const PATIENCE: Timespec = Timespec { tv_sec: 15, tv_nsec: 0 };
 
-/// The connections of these tests have one.
+/// The token of every connection in these tests.
 pub(super) const TOKEN: Token = Token(7);
 
-/// A loop without apps that is at rest until a test calls its parts.
+/// A loop without apps, which does nothing until a test calls its parts.
 pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> Running {
     let poll = Poll::new().expect("epoll");
     let waker = Waker::new(poll.registry(), super::tokens::WAKER).expect("eventfd");

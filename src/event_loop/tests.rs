@@ -1,4 +1,4 @@
-//! A whole loop, driven by its commands as control drives it.
+//! A whole loop, driven by commands like control's.
 
 use std::{
     io::{Read, Write},
@@ -36,13 +36,13 @@ use crate::{
     registry::{AppRegistry, NewApp},
 };
 
-/// How long the machine may take for what comes at once when it is quiet.
+/// How long a loaded machine may take for what is otherwise immediate.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// An answer that no socket takes at once.
+/// Bytes of an answer too large for a socket's send buffer.
 const LARGE: usize = 16 * 1024 * 1024;
 
-/// An app that says its name. `/later` is left to the test, `/large` is too much for the socket,
+/// An app that answers with its name. The test answers `/later`, `/large` overflows the socket,
 /// and `/content` waits for the content.
 struct Desk(&'static str, mpsc::Sender<Later>);
 
@@ -60,14 +60,14 @@ impl App for Desk {
     }
 }
 
-/// A running loop with one public address, a unix socket for the admin, and an app on `a`.
+/// A running loop with one public address, a unix socket for the admin, and an app on host `a`.
 pub(super) struct Rig {
     handle: LoopHandle,
     events: Receiver<ControlEvent>,
     thread: JoinHandle<Result<(), DeadLoop>>,
     address: SocketAddr,
     admin: PathBuf,
-    /// The admin's socket file, and its folder, unless others have it too.
+    /// The admin's socket file and its folder, unless several rigs share them.
     _file: Option<(UnixSocketFile, tempfile::TempDir)>,
     registry: Arc<Apps>,
     life: Arc<AppLife>,
@@ -135,7 +135,7 @@ impl Rig {
         assert!(self.handle.send(command).unwrap(), "the loop has ended");
     }
 
-    /// Has the loop serve a further app.
+    /// Adds an app.
     pub(super) fn add(&self, host: &str, app: HostedApp) {
         let app = NewApp { host: host.to_owned(), aliases: Vec::new(), app };
         self.registry.insert(app).unwrap();
@@ -151,7 +151,7 @@ impl Rig {
         assert_eq!(self.events.recv_timeout(PATIENCE), Ok(event));
     }
 
-    /// Has a bug throw the loop out of its turn.
+    /// Makes the loop panic within its turn.
     fn fail(&self) {
         self.send(LoopCommand::GateListeners([].into()));
     }
@@ -181,7 +181,7 @@ impl Rig {
         peer
     }
 
-    /// Waits until the loop shows these counts: fresh, busy, idle, lingering, accepted.
+    /// Waits until the loop publishes these counts: fresh, busy, idle, lingering, accepted.
     pub(super) fn wait_counts(&self, expected: [u64; 5]) {
         let begun = Instant::now();
         loop {
@@ -226,7 +226,7 @@ pub(super) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")
 }
 
-/// Sends a request and reads an answer without content of its own framing to its end.
+/// Sends a request and reads its answer, which has a Content-Length.
 pub(super) fn exchange(peer: &mut (impl Read + Write), request: &str) -> String {
     peer.write_all(request.as_bytes()).unwrap();
     response(peer)
@@ -259,7 +259,7 @@ fn wait_until_left(later: &Later) {
     }
 }
 
-// --- The stop
+// --- Stops
 
 #[test]
 fn the_admin_is_served_until_the_end_of_a_stop() {
@@ -283,7 +283,7 @@ fn the_admin_is_served_until_the_end_of_a_stop() {
         assert!(exchange(&mut admin, &get("/")).ends_with("admin"));
         assert!(exchange(&mut rig.connect_admin(), &get("/")).ends_with("admin"));
     }
-    assert_eq!(rig.life.drain().requests(), 2, "admin requests are nobody's");
+    assert_eq!(rig.life.drain().requests(), 2, "admin requests belong to no app");
     rig.send(LoopCommand::End);
     rig.expect(ControlEvent::Ended);
     assert!(is_at_end(&mut admin));
@@ -291,7 +291,7 @@ fn the_admin_is_served_until_the_end_of_a_stop() {
 }
 
 #[test]
-fn who_came_just_before_another_process_took_over_is_answered_behind_the_end() {
+fn a_client_that_connected_just_before_a_take_over_is_answered_after_the_end() {
     let rig = Rig::start();
     let (mut idle, mut early) = (rig.connect_admin(), rig.connect_admin());
     assert!(exchange(&mut idle, &get("/")).ends_with("admin"));
@@ -309,12 +309,12 @@ fn who_came_just_before_another_process_took_over_is_answered_behind_the_end() {
 }
 
 #[test]
-fn the_end_lets_answers_to_the_admin_out_and_drops_what_waits_in_vain() {
+fn the_end_sends_answers_to_the_admin_and_drops_exchanges_that_still_wait() {
     let rig = Rig::start();
-    let [mut waits, mut told, mut reads] = [(); 3].map(|()| rig.connect_admin());
+    let [mut waits, mut answered, mut reads] = [(); 3].map(|()| rig.connect_admin());
     waits.write_all(get("/later").as_bytes()).unwrap();
     let later = rig.later();
-    told.write_all(get("/later").as_bytes()).unwrap();
+    answered.write_all(get("/later").as_bytes()).unwrap();
     let in_time = rig.later();
     reads.write_all(get("/large").as_bytes()).unwrap();
     reads.read_exact(&mut [0]).unwrap();
@@ -323,7 +323,7 @@ fn the_end_lets_answers_to_the_admin_out_and_drops_what_waits_in_vain() {
     rig.send(LoopCommand::End);
     in_time.respond(Response::new(200).with_content("in time"));
     let mut answer = String::new();
-    told.read_to_string(&mut answer).unwrap();
+    answered.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with("in time"), "{answer}");
     let mut rest = Vec::new();
     reads.read_to_end(&mut rest).unwrap();
@@ -334,7 +334,7 @@ fn the_end_lets_answers_to_the_admin_out_and_drops_what_waits_in_vain() {
 }
 
 #[test]
-fn an_admin_peer_that_does_not_read_holds_the_end_up_for_a_moment() {
+fn an_admin_peer_that_does_not_read_delays_the_end_by_the_grace_only() {
     let rig = Rig::start();
     let mut peer = rig.connect_admin();
     peer.write_all(get("/large").as_bytes()).unwrap();
@@ -345,7 +345,7 @@ fn an_admin_peer_that_does_not_read_holds_the_end_up_for_a_moment() {
 }
 
 #[test]
-fn a_cut_of_all_leaves_the_admin() {
+fn cut_all_spares_the_admin() {
     let rig = Rig::start();
     let (mut public, mut admin) = (rig.connect(), rig.connect_admin());
     public.write_all(get("/later").as_bytes()).unwrap();
@@ -392,7 +392,7 @@ fn the_admin_has_limits_of_its_own() {
 }
 
 #[test]
-fn a_process_that_closes_its_unix_socket_waits_no_more() {
+fn a_process_that_closes_its_unix_socket_has_left() {
     let rig = Rig::start();
     let mut admin = rig.connect_admin();
     admin.write_all(get("/later").as_bytes()).unwrap();
@@ -419,7 +419,7 @@ fn loops_share_the_admins_listener_and_each_of_them_can_be_the_last() {
         drop(peers);
         rig.end();
     }
-    assert!(UnixStream::connect(&path).is_err(), "nobody listens any more");
+    assert!(UnixStream::connect(&path).is_err(), "no socket listens any more");
     drop(file);
     assert!(!path.exists());
 }
@@ -427,7 +427,7 @@ fn loops_share_the_admins_listener_and_each_of_them_can_be_the_last() {
 // --- Listeners
 
 #[test]
-fn an_address_comes_and_goes_and_its_connections_stay() {
+fn connections_outlast_the_removal_of_their_address() {
     let mut rig = Rig::start();
     let (first, mut on_first) = (rig.address, rig.connect());
     assert!(exchange(&mut on_first, &get("/")).ends_with("public"));
@@ -444,9 +444,9 @@ fn an_address_comes_and_goes_and_its_connections_stay() {
         let answer = exchange(peer, &get("/"));
         assert!(answer.ends_with("public") && !answer.contains("Connection: close"), "{answer}");
     }
-    assert!(TcpStream::connect(first).is_err(), "nobody listens there");
+    assert!(TcpStream::connect(first).is_err(), "no socket listens there");
     TcpListener::bind(first).expect("the address is free");
-    // A third one takes none of the tokens there were.
+    // A third listener reuses no token.
     let third = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
     rig.address = third[0].address;
     rig.send(LoopCommand::Listen(third));
@@ -455,7 +455,7 @@ fn an_address_comes_and_goes_and_its_connections_stay() {
 }
 
 #[test]
-fn an_address_that_comes_within_a_stop_goes_with_the_others() {
+fn an_address_added_during_a_stop_closes_with_the_others() {
     let rig = Rig::start();
     rig.send(LoopCommand::Gate(stop_rules()));
     rig.expect(ControlEvent::Gated);
@@ -473,7 +473,7 @@ fn an_address_that_comes_within_a_stop_goes_with_the_others() {
     TcpListener::bind(address).expect("the address is free");
 }
 
-/// Peers that have connected and sent a request before their listener hears of its end.
+/// Peers that have connected and sent a request before the gate closes.
 fn queued(address: SocketAddr) -> Vec<TcpStream> {
     let peers = (0..QUEUED).map(|_| {
         let mut peer = TcpStream::connect(address).unwrap();
@@ -485,7 +485,7 @@ fn queued(address: SocketAddr) -> Vec<TcpStream> {
 }
 
 #[test]
-fn who_waits_at_an_address_that_goes_is_served() {
+fn the_backlog_of_a_removed_address_is_served() {
     let rig = Rig::start();
     rig.budget.set_max(2 * QUEUED);
     let leaving: Arc<[SocketAddr]> = [rig.address].into();
@@ -501,7 +501,7 @@ fn who_waits_at_an_address_that_goes_is_served() {
 }
 
 #[test]
-fn who_waits_at_an_address_that_goes_is_served_when_a_stop_comes_between() {
+fn the_backlog_of_a_removed_address_is_served_when_a_stop_begins_meanwhile() {
     let rig = Rig::start();
     rig.budget.set_max(2 * QUEUED);
     let further = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
@@ -526,7 +526,7 @@ fn who_waits_at_an_address_that_goes_is_served_when_a_stop_comes_between() {
 // --- Failures
 
 #[test]
-fn a_loop_that_fails_loses_nothing_and_obeys_on() {
+fn a_loop_that_fails_loses_nothing_and_still_obeys() {
     let rig = Rig::start();
     let (mut idle, mut waits, mut admin) = (rig.connect(), rig.connect(), rig.connect_admin());
     assert!(exchange(&mut idle, &get("/")).ends_with("public"));
@@ -552,7 +552,7 @@ fn a_loop_that_fails_loses_nothing_and_obeys_on() {
 }
 
 #[test]
-fn a_loop_that_fails_again_and_again_dies_and_leaves_its_listeners_to_another() {
+fn a_loop_that_keeps_failing_dies_and_leaves_its_listeners_to_another() {
     let (rig, heir) = (Rig::start(), Rig::start());
     let mut peer = rig.connect();
     peer.write_all(get("/later").as_bytes()).unwrap();
@@ -562,12 +562,12 @@ fn a_loop_that_fails_again_and_again_dies_and_leaves_its_listeners_to_another() 
     rig.fail();
     rig.expect_failed();
     rig.fail();
-    let dead = rig.thread.join().unwrap().expect_err("it runs");
+    let dead = rig.thread.join().unwrap().expect_err("the loop still runs");
     assert!(is_at_end(&mut peer) && !later.is_awaited());
     assert_eq!((dead.cut, rig.life.drain().cut()), (1, 1), "{}", dead.error);
     assert_eq!(rig.life.drain().active_connections(), 0);
     assert_eq!(rig.gauges.snapshot(), LoopCounts { accepted: 1, ..LoopCounts::default() });
-    // Whoever comes now waits for the heir.
+    // A client that connects now waits for the heir.
     let mut peer = TcpStream::connect(rig.address).unwrap();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
     heir.send(LoopCommand::Listen(dead.listeners));
@@ -576,7 +576,7 @@ fn a_loop_that_fails_again_and_again_dies_and_leaves_its_listeners_to_another() 
 }
 
 #[test]
-fn events_that_a_failure_swallowed_are_told_again() {
+fn events_that_a_failure_lost_are_reported_again() {
     let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
     let mut peer = TcpStream::connect(listeners[0].address).unwrap();
     let mut running = test_support::running(listeners, None);
@@ -589,9 +589,9 @@ fn events_that_a_failure_swallowed_are_told_again() {
     peer.write_all(get("/").as_bytes()).unwrap();
     let mut events = Events::with_capacity(EVENTS_MAX);
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
-    assert!(events.iter().any(|event| event.token() == token), "the request is here");
+    assert!(events.iter().any(|event| event.token() == token), "the request has arrived");
     running.cx.holds_requests = true;
-    running.look_anew();
+    running.recover();
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     running.handle_events(&events);
     assert!(response(&mut peer).starts_with("HTTP/1.1 404 "), "there is no app");
@@ -599,7 +599,7 @@ fn events_that_a_failure_swallowed_are_told_again() {
 }
 
 #[test]
-fn so_many_connections_get_a_further_turn_before_the_kernel_is_asked_again() {
+fn queued_turns_are_limited_between_two_polls() {
     const COUNT: usize = AGAIN_PER_TURN + 10;
     let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
     let address = listeners[0].address;
@@ -620,8 +620,8 @@ fn so_many_connections_get_a_further_turn_before_the_kernel_is_asked_again() {
     let mut events = Events::with_capacity(EVENTS_MAX);
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     running.handle_events(&events);
-    assert_eq!(running.queue.len(), COUNT - AGAIN_PER_TURN, "no event gave a turn of its own");
-    assert!(!running.is_caught_up(), "a deadline would come before what was in time");
+    assert_eq!(running.queue.len(), COUNT - AGAIN_PER_TURN, "no event added a turn");
+    assert!(!running.is_caught_up(), "a deadline would run before events that were in time");
     events.clear();
     running.handle_events(&events);
     assert!(running.queue.is_empty() && running.is_caught_up());
@@ -630,10 +630,10 @@ fn so_many_connections_get_a_further_turn_before_the_kernel_is_asked_again() {
     }
 }
 
-/// An app with a bug in what no request asks for.
-struct Untidy;
+/// An app that panics outside of any request.
+struct PanicsOnRelease;
 
-impl App for Untidy {
+impl App for PanicsOnRelease {
     fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
         Reply::Full(Response::new(200))
     }
@@ -644,9 +644,9 @@ impl App for Untidy {
 }
 
 #[test]
-fn an_app_that_panics_while_it_lets_go_harms_nobody() {
+fn an_app_that_panics_in_release_idle_harms_no_other() {
     let mut running = test_support::running(Vec::new(), None);
-    let app = hosted_app(Arc::new(Untidy));
+    let app = hosted_app(Arc::new(PanicsOnRelease));
     let new = NewApp { host: "a".into(), aliases: Vec::new(), app };
     running.cx.view.registry().insert(new).unwrap();
     running.release_idle_ms = 0;
@@ -657,7 +657,7 @@ fn an_app_that_panics_while_it_lets_go_harms_nobody() {
 // --- Limits
 
 #[test]
-fn limits_that_grow_hold_for_heads_that_are_half_read() {
+fn raised_limits_apply_to_half_read_heads() {
     let rig = Rig::start();
     let mut peer = rig.connect();
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nLong: {}\r\n\r\n", "x".repeat(60 * 1024));
@@ -673,7 +673,7 @@ fn limits_that_grow_hold_for_heads_that_are_half_read() {
 }
 
 #[test]
-fn a_shorter_time_out_holds_for_who_waits_already() {
+fn a_shorter_timeout_applies_to_waits_in_progress() {
     let rig = Rig::start();
     let mut peer = rig.connect();
     assert!(exchange(&mut peer, &get("/")).ends_with("public"));
@@ -684,7 +684,7 @@ fn a_shorter_time_out_holds_for_who_waits_already() {
 }
 
 #[test]
-fn a_request_under_way_is_written_to_the_access_log_that_is_there_at_its_end() {
+fn a_request_in_flight_is_written_to_the_access_log_open_at_its_end() {
     let rig = Rig::start();
     let folder = tempfile::tempdir().unwrap();
     let [old, new] = ["old.log", "new.log"].map(|name| folder.path().join(name));
@@ -719,7 +719,7 @@ fn a_request_under_way_is_written_to_the_access_log_that_is_there_at_its_end() {
     assert_eq!((lines_with(&old, ""), lines_with(&new, "")), (1, 1), "the admin is not in it");
 }
 
-// --- What is busy
+// --- Busy connections
 
 #[test]
 fn busy_connections_are_listed_with_what_they_wait_for() {
@@ -761,7 +761,7 @@ fn busy_connections_are_listed_with_what_they_wait_for() {
     assert_eq!(none.recv_timeout(PATIENCE).unwrap().len(), 3);
     assert_eq!(rig.cut(rows[1].token), Some(1));
     assert!(is_at_end(&mut app) && !later.is_awaited());
-    assert_eq!(rig.cut(rows[1].token), None, "it is gone");
+    assert_eq!(rig.cut(rows[1].token), None, "it is closed");
     assert_eq!(rig.life.drain().cut(), 1);
     assert_eq!(rig.busy().len(), 2);
     assert!(exchange(&mut content, ">").ends_with("public"));
@@ -791,11 +791,11 @@ fn the_counts_follow_the_connections_and_return_to_zero() {
 
 // --- Closing listeners
 
-/// More than a turn's worth, so that the first listeners are closed before the last one.
+/// More than a turn accepts, so that the first listeners close before the last one.
 const QUEUED: usize = 3 * accept::ACCEPTS_PER_TURN;
 
 #[test]
-fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
+fn a_late_event_finds_its_listener_when_its_neighbours_are_closed() {
     let bind = |_| bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
     let sockets: ListenerSet = (0..3).flat_map(bind).collect();
     let last = sockets[2].address;
@@ -805,15 +805,15 @@ fn a_late_event_of_a_listener_whose_neighbours_are_closed_finds_it() {
     running.accept_all();
     let closed = running.acceptors[Class::Public].take_empty();
     running.close_listeners(closed);
-    assert_eq!(running.acceptors[Class::Public].len(), 1, "the others have nobody waiting");
-    // A handshake that ends only now.
+    assert_eq!(running.acceptors[Class::Public].len(), 1, "the others have no backlog");
+    // A handshake that ends late.
     peers.push(TcpStream::connect(last).unwrap());
     let mut events = Events::with_capacity(EVENTS_MAX);
     while running.connections.tokens().len() < peers.len() {
         running.poll.poll(&mut events, Some(Duration::from_secs(15))).unwrap();
         assert!(!events.is_empty(), "{} accepted", running.connections.tokens().len());
         running.handle_events(&events);
-        while running.acceptors[Class::Public].somebody_waits() {
+        while running.acceptors[Class::Public].can_accept() {
             running.accept_all();
         }
     }

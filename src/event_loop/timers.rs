@@ -1,21 +1,21 @@
-//! When a loop has to look at a connection again.
+//! When a loop has to check a connection again.
 //!
-//! Deadlines mostly move later (each answer renews the idle time), so a connection keeps its own
-//! deadline and the heap only holds when to look: moving later costs nothing, and a look that comes
-//! too early asks for the next one. Times are milliseconds of the loop's clock.
+//! Deadlines mostly move later (each answer renews the idle time). So a connection keeps its own
+//! deadline, and the heap only holds when to check it: moving later costs nothing, and an early
+//! check books the next one. Times are milliseconds of the loop's clock.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use mio::Token;
 
-/// The looks that are due, soonest first.
+/// The booked checks, soonest first.
 #[derive(Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(u64, Token)>>,
 }
 
-/// A connection's own part: its deadline, the soonest look that is booked, and the one behind it,
-/// which is used again: deadlines that go to and fro must not fill the heap.
+/// A connection's deadline, its soonest booked check, and the check behind that one, which is
+/// reused: deadlines that move back and forth must not fill the heap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     at: u64,
@@ -28,14 +28,14 @@ impl Deadline {
         Self { at: u64::MAX, booked: u64::MAX, behind: u64::MAX }
     }
 
-    /// When it comes.
+    /// When it is due.
     pub(super) fn at(&self) -> u64 {
         self.at
     }
 }
 
 impl Timers {
-    /// Moves a deadline; books a look only if none comes before it.
+    /// Moves a deadline. Books a check only if none is booked before it.
     pub(super) fn set(&mut self, deadline: &mut Deadline, token: Token, at: u64) {
         deadline.at = at;
         if at < deadline.booked {
@@ -45,7 +45,7 @@ impl Timers {
         }
     }
 
-    /// The next look that is due.
+    /// The next check that is due.
     pub(super) fn pop_due(&mut self, now: u64) -> Option<(u64, Token)> {
         let Reverse((at, _)) = self.heap.peek()?;
         if *at > now {
@@ -54,8 +54,8 @@ impl Timers {
         self.heap.pop().map(|Reverse(look)| look)
     }
 
-    /// Whether a look means that the deadline has come. One that was overtaken by an earlier look
-    /// is ignored; one that comes too early books the next.
+    /// Whether this check means that the deadline has passed. A check that an earlier one replaced
+    /// is ignored; an early check books the next one.
     pub(super) fn is_due(
         &mut self,
         deadline: &mut Deadline,
@@ -74,7 +74,7 @@ impl Timers {
         true
     }
 
-    /// When the soonest look is due.
+    /// When the soonest check is due.
     pub(super) fn next(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
@@ -87,7 +87,7 @@ mod tests {
     const TOKEN: Token = Token(7);
 
     #[test]
-    fn a_deadline_that_moved_later_is_met_once() {
+    fn a_deadline_that_moved_later_fires_once() {
         let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
         timers.set(&mut deadline, TOKEN, 10);
         timers.set(&mut deadline, TOKEN, 30);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_moved_earlier_is_met_in_time_and_once() {
+    fn a_deadline_that_moved_earlier_fires_in_time_and_once() {
         let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
         timers.set(&mut deadline, TOKEN, 75);
         timers.set(&mut deadline, TOKEN, 10);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_that_go_to_and_fro_do_not_fill_the_heap() {
+    fn deadlines_that_move_back_and_forth_do_not_fill_the_heap() {
         let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
         for now in 0..1000 {
             timers.set(&mut deadline, TOKEN, now + 75_000);

@@ -1,5 +1,5 @@
-//! What a token of epoll(7) names: the waker, a listener or a line, a connection to an upstream, or
-//! a client's connection.
+//! What an epoll(7) token names: the waker, a listener or hand-over socket, a connection to an
+//! upstream, or a client's connection.
 
 use mio::Token;
 
@@ -7,13 +7,13 @@ use super::slots::KEY_BITS;
 
 pub(super) const WAKER: Token = Token(usize::MAX);
 
-/// In the tokens of connections to upstreams, and in no others.
+/// Set in the tokens of connections to upstreams, and in no others.
 pub(super) const UPSTREAM_BIT: usize = 1 << KEY_BITS;
 
-/// In the tokens of listeners, and of lines to other processes.
+/// Set in the tokens of listeners and hand-over sockets.
 const LISTENER_BIT: usize = UPSTREAM_BIT << 1;
 
-/// The listener's token of this number.
+/// The token of the listener with this number.
 pub(super) fn listener(number: usize) -> Token {
     Token(number << (KEY_BITS + 2) | LISTENER_BIT)
 }

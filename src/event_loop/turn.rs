@@ -44,8 +44,8 @@ impl Running {
             let closed = self.acceptors[Class::Public].take_empty();
             closed.iter().for_each(Listener::stay_gated);
             self.close_listeners(closed);
-            // A deadline that came while the kernel was asked, or since, has to wait for the next
-            // turn: this process may have stood still in between, with more to be told now.
+            // A deadline that passed while the kernel was asked, or since, waits for the next turn:
+            // the process may have been suspended in between, and more events may be ready by now.
             let is_caught_up = self.is_caught_up();
             if is_caught_up {
                 self.handle_timers(asked_ms);
@@ -54,7 +54,7 @@ impl Running {
                 self.obey(is_caught_up);
             }
             self.take_offers();
-            self.give();
+            self.hand_over();
             if self.end_turn() {
                 self.cx.gauges.end_turn();
                 (self.report)(ControlEvent::Ended);
@@ -63,7 +63,7 @@ impl Running {
         }
     }
 
-    /// Says what came of the turn. Returns whether the loop is at its end.
+    /// Publishes the results of the turn. Returns whether the loop has ended.
     pub(super) fn end_turn(&mut self) -> bool {
         if let Some(access) = &mut self.cx.access {
             access.flush();
@@ -72,7 +72,7 @@ impl Running {
             self.published = self.cx.counts;
             self.cx.gauges.publish(&self.published);
         }
-        if !self.watched.is_empty() {
+        if !self.draining_upstreams.is_empty() {
             self.report_left_upstreams();
         }
         self.cx.reports.drain(..).for_each(&self.report);
@@ -88,9 +88,9 @@ impl Running {
 
     /// How long the loop may sleep.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let moves = self.giving.has_work() || self.taking.has_work();
-        let has_work = self.cut_command.is_some() || !self.queue.is_empty() || moves;
-        if has_work || self.acceptors.values().any(Acceptor::somebody_waits) {
+        let has_offers = self.outgoing_offers.has_work() || self.incoming_offers.has_work();
+        let has_work = self.cut_command.is_some() || !self.queue.is_empty() || has_offers;
+        if has_work || self.acceptors.values().any(Acceptor::can_accept) {
             return Some(Duration::ZERO);
         }
         let due = [self.cx.timers.next(), self.ending.end_ms, Some(self.release_idle_ms)];
@@ -99,8 +99,8 @@ impl Running {
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
 
-    /// Handles what the kernel told, and who has work left from the last turn. Returns whether
-    /// there are commands.
+    /// Handles the kernel's events, and the connections that have work left from the last turn.
+    /// Returns whether there are commands.
     pub(super) fn handle_events(&mut self, events: &Events) -> bool {
         self.queue.begin_round();
         let (mut commanded, mut count) = (false, 0);
@@ -111,8 +111,8 @@ impl Running {
                 WAKER => commanded = true,
                 listener if tokens::is_listener(listener) => {
                     self.acceptors.iter_mut().for_each(|(_, known)| known.on_ready(listener));
-                    self.giving.on_ready(listener);
-                    self.taking.on_ready(listener);
+                    self.outgoing_offers.on_ready(listener);
+                    self.incoming_offers.on_ready(listener);
                 }
                 token => self.on_socket_event(token, event),
             }
@@ -133,7 +133,7 @@ impl Running {
         commanded
     }
 
-    /// Lets those work whose requests were held.
+    /// Runs the connections whose requests were held back.
     pub(super) fn send_held(&mut self) {
         self.cx.holds_requests = false;
         let mut held = self.queue.take_held();
@@ -143,14 +143,14 @@ impl Running {
         self.queue.reuse_held(held);
     }
 
-    /// A connection's socket, or one that it has to an upstream, told of changes.
+    /// An event for a client's socket, or for its connection to an upstream.
     pub(super) fn on_socket_event(&mut self, token: Token, event: &Event) {
         let ready = Ready {
-            // An error is told by the read that runs into it.
+            // The next read returns the error.
             readable: event.is_readable() || event.is_error(),
             writable: event.is_writable(),
             read_closed: event.is_read_closed(),
-            // A process that closed its unix socket is gone, and no read tells.
+            // A process that closed its unix socket has left, and no read reports that.
             failed: event.is_error() || event.is_write_closed(),
         };
         if token.0 & UPSTREAM_BIT == 0 {
@@ -172,28 +172,30 @@ impl Running {
                 let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol, is_deaf };
                 add_connection(poll, connections, newcomer, cx);
             });
-            // Not where places ran out: an idle line has none of those.
+            // Idle connections to upstreams hold descriptors, but no places.
             if acceptor.take_exhausted() {
                 cx.upstreams.close_idle();
             }
         }
     }
 
-    /// Whether all that was there in time has had its turn: only then a deadline or a cut may come.
+    /// Whether everything that was ready in time has had its turn. Only then may deadlines and cuts
+    /// run.
     pub(super) fn is_caught_up(&self) -> bool {
         self.queue.is_round_over() && !self.has_unread_events()
     }
 
-    /// Whether the kernel is likely to have events left of those that were there as it was asked. A
-    /// deadline comes behind them: what was sent in time is not late because this process stood
-    /// still, or is busy. It tells of the sockets in turn, so all have had theirs after a while.
+    /// Whether the kernel is likely to hold more of the events that were ready at the last poll.
+    /// Deadlines run behind them: bytes that came in time aren't late because this process was
+    /// suspended or busy. epoll(7) reports ready sockets in turn, so a few full polls cover them
+    /// all.
     pub(super) fn has_unread_events(&self) -> bool {
-        // Each may have one to an upstream too.
+        // Each connection may have one more to an upstream.
         let sockets = 2 * self.connections.len();
         (1..=sockets / EVENTS_MAX + 1).contains(&self.full_turns)
     }
 
-    /// Handles what was due at that time.
+    /// Handles the deadlines up to this time.
     pub(super) fn handle_timers(&mut self, now: u64) {
         while let Some((look, token)) = self.cx.timers.pop_due(now) {
             self.with_connection(token, |connection, cx| {
@@ -223,7 +225,7 @@ fn add_connection(
     mut newcomer: Newcomer,
     cx: &mut LoopContext,
 ) {
-    // Behind a PROXY header the client is known later.
+    // Behind a PROXY header the client isn't known yet.
     if !newcomer.proxy_protocol && !newcomer.permit.count_for(newcomer.peer) {
         return cx.count_refused(newcomer.peer);
     }

@@ -9,7 +9,7 @@ use super::{
     super::{
         class::refusal,
         context::LoopContext,
-        exchange::{self, Exchange, InFlight, Passed},
+        exchange::{self, Exchange, InFlight, Uncounted},
     },
     state::Connection,
 };
@@ -30,7 +30,7 @@ impl Connection {
         cx: &mut LoopContext,
     ) {
         if self.class != Class::Public {
-            return self.answer_beside(head, refused, cx);
+            return self.answer_by_side_app(head, refused, cx);
         }
         let own_answer = if exchange::is_server_options(head) {
             exchange::server_options()
@@ -38,10 +38,10 @@ impl Connection {
             exchange::trace()
         } else {
             match self.admit(head, cx) {
-                Ok((guard, passed)) => {
+                Ok((guard, uncounted)) => {
                     // The reply borrows from the app; the seat keeps it alive beside the guard.
                     let seat = guard.seat();
-                    self.begin_exchange(Some(head), Some(guard), passed, cx);
+                    self.begin_exchange(Some(head), Some(guard), uncounted, cx);
                     return self.with_exchange(|exchange, out| match refused {
                         Some(refused) => exchange.respond(exchange::refused(refused), out, cx),
                         None => exchange.answer_by_app(seat.entry(), head, out, cx),
@@ -53,14 +53,14 @@ impl Connection {
                         life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
                     let answer = exchange::draining(left_ns.div_ceil(1_000_000_000).max(1));
                     // The life counts what it refuses.
-                    self.begin_exchange(Some(head), None, Passed::default(), cx);
+                    self.begin_exchange(Some(head), None, Uncounted::default(), cx);
                     return self.with_exchange(|exchange, out| {
                         exchange.answer_or_park(Reply::Full(answer), out, cx);
                     });
                 }
             }
         };
-        self.begin_exchange(Some(head), None, Passed::default(), cx).flight.is_unrouted = true;
+        self.begin_exchange(Some(head), None, Uncounted::default(), cx).flight.is_unrouted = true;
         let own_answer = refused.map_or(own_answer, exchange::refused);
         self.with_exchange(|exchange, out| {
             exchange.answer_or_park(Reply::Full(own_answer), out, cx);
@@ -73,28 +73,28 @@ impl Connection {
         &mut self,
         head: &RequestHead<'_>,
         cx: &mut LoopContext,
-    ) -> Result<(AppGuard, Passed), Refusal<HostedApp>> {
+    ) -> Result<(AppGuard, Uncounted), Refusal<HostedApp>> {
         let host = head.host().map(|host| host.as_bytes());
         let before = self.exchanges.last_mut().map(|exchange| &mut exchange.flight);
         let (mut before, mut none) = (before.filter(|flight| flight.guard.is_some()), None);
         let held = before.as_mut().map_or(&mut none, |flight| &mut flight.guard);
         let guard = cx.view.admit_after(host, held)?;
-        let passed = match before {
-            Some(flight) if flight.guard.is_none() => flight.pass_on(&guard, cx),
-            _ => Passed::default(),
+        let uncounted = match before {
+            Some(flight) if flight.guard.is_none() => flight.pass_guard(&guard, cx),
+            _ => Uncounted::default(),
         };
-        Ok((guard, passed))
+        Ok((guard, uncounted))
     }
 
     /// Requests of the other classes hold no app's life, and are not in the access log.
-    fn answer_beside(
+    fn answer_by_side_app(
         &mut self,
         head: &RequestHead<'_>,
         refused: Option<Refused>,
         cx: &mut LoopContext,
     ) {
         let Some(app) = cx.rules[self.class].app.clone() else { return };
-        self.begin_exchange(Some(head), None, Passed::default(), cx);
+        self.begin_exchange(Some(head), None, Uncounted::default(), cx);
         if self.class == Class::Health
             && let Some(protocol) = self.protocol_mut()
         {
@@ -107,7 +107,7 @@ impl Connection {
                 exchange.respond(exchange::refused(refused), out, cx);
             });
         }
-        self.with_exchange(|exchange, out| exchange.answer_beside(&*app, head, out, cx));
+        self.with_exchange(|exchange, out| exchange.answer_by_side_app(&*app, head, out, cx));
     }
 
     /// Answers what cannot be served. The exchange may have begun (its content is broken).
@@ -115,7 +115,7 @@ impl Connection {
         let last = self.exchanges.last();
         if last.is_none_or(|exchange| exchange.flight.is_answered()) {
             let is_unrouted = self.class == Class::Public;
-            let exchange = self.begin_exchange(None, None, Passed::default(), cx);
+            let exchange = self.begin_exchange(None, None, Uncounted::default(), cx);
             exchange.flight.is_unrouted = is_unrouted;
         }
         self.with_exchange(|exchange, out| exchange.refuse(refused, out, cx));
@@ -127,7 +127,7 @@ impl Connection {
         &mut self,
         head: Option<&RequestHead<'_>>,
         guard: Option<AppGuard>,
-        passed: Passed,
+        uncounted: Uncounted,
         cx: &mut LoopContext,
     ) -> &mut Exchange {
         let app = guard.as_ref().map(|guard| guard.entry().host());
@@ -138,7 +138,7 @@ impl Connection {
             _ => None,
         };
         self.waits.end();
-        let flight = InFlight::new(guard, record, passed, cx.clock.now_ns());
+        let flight = InFlight::new(guard, record, uncounted, cx.clock.now_ns());
         let exchange = Exchange::new(cx.next_number(), flight);
         match self.exchanges.last_mut().filter(|last| last.flight.is_spent()) {
             Some(spent) => *spent = exchange,

@@ -105,7 +105,7 @@ impl Connection {
 
     pub(super) fn set_deadline(&mut self, cx: &mut LoopContext) {
         let wait = self.waits_for();
-        if self.waits.goes_on(wait) {
+        if self.waits.is_current(wait) {
             return;
         }
         if self.class == Class::Public {

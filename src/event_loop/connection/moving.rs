@@ -5,17 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use mio::Token;
 
 use super::{
-    super::{context::LoopContext, hand_over::Handed, listener::ConnectionPermit},
-    state::{Connection, Newcomer, Next, Place, State},
+    super::{context::LoopContext, hand_over::ConnectionFacts, listener::ConnectionPermit},
+    state::{Connection, HandOver, Newcomer, Next, State},
     waits::{Wait, Waits},
 };
 use crate::{app::Peer, message::Class};
 
 impl Connection {
     /// A connection that another process had.
-    pub(in super::super) fn taken(
+    pub(in super::super) fn from_offer(
         token: Token,
-        facts: &Handed,
+        facts: &ConnectionFacts,
         socket: OwnedFd,
         permit: ConnectionPermit,
         cx: &mut LoopContext,
@@ -31,42 +31,46 @@ impl Connection {
         connection.set_deadline(cx);
         let at = cx.clock.now_ms().saturating_add(facts.left_ms);
         connection.shorten_to(at, cx);
-        connection.queue_at_rest(cx);
+        connection.queue_for_offer(cx);
         connection
     }
 
     /// Its loop begins to offer connections to another process, perhaps not the first one.
-    pub(in super::super) fn begin_giving(&mut self, cx: &mut LoopContext) {
-        if self.place != Place::Offered {
-            self.place = Place::Ours;
-            self.queue_at_rest(cx);
+    pub(in super::super) fn begin_hand_over(&mut self, cx: &mut LoopContext) {
+        if self.hand_over != HandOver::Offered {
+            self.hand_over = HandOver::Local;
+            self.queue_for_offer(cx);
         }
     }
 
     /// Has it offered, if its loop offers connections, when its turn comes.
-    pub(super) fn queue_at_rest(&mut self, cx: &mut LoopContext) {
+    pub(super) fn queue_for_offer(&mut self, cx: &mut LoopContext) {
         let waits = matches!(self.waits.current(), Wait::Fresh | Wait::Idle);
-        if cx.closing.gives && waits && self.class == Class::Public && self.place == Place::Ours {
-            self.place = Place::Queued;
-            cx.closing.at_rest.push(self.token);
+        if cx.closing.hands_over
+            && waits
+            && self.class == Class::Public
+            && self.hand_over == HandOver::Local
+        {
+            self.hand_over = HandOver::Queued;
+            cx.closing.to_offer.push(self.token);
         }
     }
 
     /// Takes it from the queue, and from its loop's watch, if it is still at rest.
     pub(in super::super) fn begin_offer(&mut self, cx: &LoopContext) -> bool {
-        if self.place != Place::Queued {
+        if self.hand_over != HandOver::Queued {
             return false;
         }
-        self.place = Place::Ours;
-        let is_watched = self.is_at_rest() && cx.upstreams.watch_no_more(self.io.socket()).is_ok();
+        self.hand_over = HandOver::Local;
+        let is_watched = self.can_be_offered() && cx.upstreams.unwatch(self.io.socket()).is_ok();
         if is_watched {
-            self.place = Place::Offered;
+            self.hand_over = HandOver::Offered;
         }
         is_watched
     }
 
     /// Whether nothing of a request or of an answer is in this process.
-    fn is_at_rest(&self) -> bool {
+    fn can_be_offered(&self) -> bool {
         let waits = matches!(self.waits_for(), Wait::Fresh | Wait::Idle);
         let is_bare = !self.io.has_input() && self.exchanges.is_empty() && !self.turn.is_queued;
         // One whose peer has closed ends here.
@@ -74,23 +78,23 @@ impl Connection {
     }
 
     /// What another process has to know.
-    pub(in super::super) fn handed(&self, cx: &LoopContext) -> (Handed, BorrowedFd<'_>) {
+    pub(in super::super) fn facts(&self, cx: &LoopContext) -> (ConnectionFacts, BorrowedFd<'_>) {
         let peer = match self.peer {
             Peer::Tcp(address) => Some(address),
             Peer::Unix => None,
         };
-        let handed = Handed {
+        let facts = ConnectionFacts {
             peer,
             awaits_proxy_header: matches!(self.state, State::Opening),
             received: self.io.received_total(),
             left_ms: self.waits.deadline.at().saturating_sub(cx.clock.now_ms()),
         };
-        (handed, self.io.socket().as_fd())
+        (facts, self.io.socket().as_fd())
     }
 
     /// Whether another process may have it.
     pub(in super::super) fn is_offered(&self) -> bool {
-        self.place == Place::Offered
+        self.hand_over == HandOver::Offered
     }
 
     /// Another process has it.
@@ -99,9 +103,9 @@ impl Connection {
     }
 
     /// It was not taken: what came meanwhile is reported when it is watched.
-    pub(in super::super) fn stay(&mut self, cx: &mut LoopContext) -> Next {
-        self.place = Place::Kept;
-        if cx.upstreams.watch_again(self.io.socket(), self.token).is_err() {
+    pub(in super::super) fn on_declined(&mut self, cx: &mut LoopContext) -> Next {
+        self.hand_over = HandOver::Declined;
+        if cx.upstreams.watch(self.io.socket(), self.token).is_err() {
             return Next::Drop;
         }
         // A look at its deadline may have passed.

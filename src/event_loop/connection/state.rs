@@ -34,7 +34,7 @@ pub(in super::super) struct Connection {
     pub(in super::super) exchanges: SmallVec<[Exchange; 1]>,
     pub(super) waits: Waits,
     pub(super) turn: Turn,
-    pub(super) place: Place,
+    pub(super) hand_over: HandOver,
     pub(super) permit: ConnectionPermit,
 }
 
@@ -53,16 +53,16 @@ pub(super) enum State {
 
 /// Where a connection stands while its loop offers some to another process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum HandOver {
     /// This loop's, like any.
     #[default]
-    Ours,
+    Local,
     /// This loop's, and in the queue of those that are to be offered.
     Queued,
     /// Offered: no loop watches it until the answer is there.
     Offered,
     /// It was not taken, and stays until it speaks.
-    Kept,
+    Declined,
 }
 
 /// A connection as it was accepted.
@@ -104,7 +104,7 @@ impl Connection {
         if is_deaf {
             connection.wait_for_resent(cx);
         }
-        connection.queue_at_rest(cx);
+        connection.queue_for_offer(cx);
         connection
     }
 
@@ -123,7 +123,7 @@ impl Connection {
             exchanges: SmallVec::new(),
             waits: Waits::new(Wait::Fresh),
             turn: Turn::default(),
-            place: Place::Ours,
+            hand_over: HandOver::Local,
             permit: newcomer.permit,
         }
     }
@@ -182,7 +182,7 @@ impl Connection {
             class: self.class,
             peer: self.peer,
             has_next: self.turn.has_next,
-            is_kept: self.place == Place::Kept,
+            is_declined: self.hand_over == HandOver::Declined,
             effect: Effect::default(),
         };
         let result = act(exchange, &mut out);
@@ -201,13 +201,13 @@ impl Connection {
     }
 
     /// Whether an exchange of this life is in flight here.
-    pub(in super::super) fn serves(&self, life: AppId) -> bool {
+    pub(in super::super) fn has_exchange_of(&self, life: AppId) -> bool {
         self.exchanges.iter().any(|exchange| exchange.flight.life() == Some(life))
     }
 
     /// Whether its exchange is with this upstream.
-    pub(in super::super) fn is_with(&self, upstream: &OneUpstream) -> bool {
-        self.exchanges.last().is_some_and(|exchange| exchange.is_with(upstream))
+    pub(in super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
+        self.exchanges.last().is_some_and(|exchange| exchange.is_forwarding_to(upstream))
     }
 
     /// Lets go of exchanges whose last byte is with the kernel.

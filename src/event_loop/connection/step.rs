@@ -79,7 +79,7 @@ impl Connection {
                 }
             }
             Wait::Head => self.time_out(cx),
-            Wait::Content if self.waits.moves(self.io.received_total()) => {}
+            Wait::Content if self.waits.has_progressed(self.io.received_total()) => {}
             Wait::Content => self.time_out(cx),
             Wait::App => self.with_exchange(|exchange, out| exchange.on_due(out, cx)),
             Wait::Upstream => {
@@ -89,13 +89,13 @@ impl Connection {
                     TimedOut::Cut => return Next::Cut,
                 }
             }
-            Wait::Sending if self.waits.moves(self.io.outbox.sent_total()) => {}
+            Wait::Sending if self.waits.has_progressed(self.io.outbox.sent_total()) => {}
             Wait::Sending | Wait::HalfClosed => return Next::Drop,
             Wait::Lingering => {
                 let State::Lingering { windows } = &mut self.state else { return Next::Drop };
                 *windows += 1;
                 let is_over = *windows > linger_windows(self.class);
-                if is_over || !self.waits.moves(self.io.received_total()) {
+                if is_over || !self.waits.has_progressed(self.io.received_total()) {
                     return Next::Drop;
                 }
             }
@@ -139,7 +139,7 @@ impl Connection {
         if !matches!(next, Next::Drop | Next::Hold) {
             self.set_deadline(cx);
             self.release_buffers(cx);
-            self.queue_at_rest(cx);
+            self.queue_for_offer(cx);
         }
         next
     }

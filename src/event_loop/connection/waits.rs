@@ -49,7 +49,7 @@ impl Waits {
     }
 
     /// Whether this is a wait that has its deadline already.
-    pub(super) fn goes_on(&self, wait: Wait) -> bool {
+    pub(super) fn is_current(&self, wait: Wait) -> bool {
         wait == self.current && !self.is_over
     }
 
@@ -59,7 +59,7 @@ impl Waits {
     }
 
     /// Whether enough moved in this window of the wait, where the total is this now.
-    pub(super) fn moves(&self, total: u64) -> bool {
+    pub(super) fn has_progressed(&self, total: u64) -> bool {
         total - self.window_start >= WINDOW_BYTES_MIN
     }
 

@@ -27,7 +27,7 @@ pub(in super::super) struct InFlight {
     /// before anybody looks.
     pub(in super::super) request: Option<Box<str>>,
     /// Earlier exchanges of this turn that had the guard, and end with this one.
-    passed: Passed,
+    uncounted: Uncounted,
     /// It was refused before any app's life was found for it.
     pub(in super::super) is_unrouted: bool,
     /// 0 as long as there is no answer.
@@ -45,7 +45,7 @@ pub(in super::super) struct InFlight {
 
 /// Exchanges whose guard has passed on, and which are still to be counted.
 #[derive(Clone, Copy, Default)]
-pub(in super::super) struct Passed {
+pub(in super::super) struct Uncounted {
     status: u16,
     /// A turn begins fewer than this holds.
     count: u8,
@@ -59,7 +59,7 @@ impl InFlight {
     pub(in super::super) fn new(
         guard: Option<AppGuard>,
         record: Option<AccessRecord>,
-        passed: Passed,
+        uncounted: Uncounted,
         started_ns: u64,
     ) -> Self {
         let (begin, end) = (Mark::UNKNOWN, Mark::UNKNOWN);
@@ -67,7 +67,7 @@ impl InFlight {
             guard,
             record,
             request: None,
-            passed,
+            uncounted,
             is_unrouted: false,
             status: 0,
             is_broken: false,
@@ -138,25 +138,25 @@ impl InFlight {
 
     /// The guard has passed from this exchange to the next one of its connection. Returns what that
     /// one counts at its end. Only exchanges that began in one turn with one status end alike.
-    pub(in super::super) fn pass_on(&self, guard: &AppGuard, cx: &LoopContext) -> Passed {
-        let Passed { status, count } = self.passed;
+    pub(in super::super) fn pass_guard(&self, guard: &AppGuard, cx: &LoopContext) -> Uncounted {
+        let Uncounted { status, count } = self.uncounted;
         if self.started_ns == cx.clock.now_ns() {
             if count == 0 {
-                return Passed { status: self.status, count: 1 };
+                return Uncounted { status: self.status, count: 1 };
             }
             if status == self.status && count < u8::MAX {
-                return Passed { status, count: count + 1 };
+                return Uncounted { status, count: count + 1 };
             }
         }
         self.count(guard, cx.clock.read_ns(), cx);
-        Passed::default()
+        Uncounted::default()
     }
 
     /// Counts this exchange, and those that it took over, for the life of a guard.
     fn count(&self, guard: &AppGuard, ended_ns: u64, cx: &LoopContext) {
         let counters = &guard.entry().app().counters;
         let nanos = ended_ns.saturating_sub(self.started_ns);
-        let Passed { status, count } = self.passed;
+        let Uncounted { status, count } = self.uncounted;
         if count > 0 && status == self.status {
             return counters.record_all(cx.index, counted(status), nanos, u64::from(count) + 1);
         }

@@ -27,7 +27,7 @@ mod tests;
 
 pub(super) use ending::TimedOut;
 pub(super) use forwarding::Forwarding;
-pub(super) use in_flight::{InFlight, Passed};
+pub(super) use in_flight::{InFlight, Uncounted};
 pub(super) use later::Delivered;
 pub(super) use outgoing::{Effect, Outgoing, holds_head};
 pub(super) use own_answers::{

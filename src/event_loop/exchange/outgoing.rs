@@ -28,7 +28,7 @@ pub(in super::super) struct Outgoing<'a> {
     /// A whole head is behind this request.
     pub(in super::super) has_next: bool,
     /// While connections move to another process, this one stays.
-    pub(in super::super) is_kept: bool,
+    pub(in super::super) is_declined: bool,
     pub(in super::super) effect: Effect,
 }
 
@@ -78,7 +78,7 @@ impl Outgoing<'_> {
         if let Some(filters) = flight.filters() {
             filters.change(&mut response);
         }
-        let (start, template) = (self.io.outbox.end(), cx.clock.opening());
+        let (start, template) = (self.io.outbox.end(), cx.clock.head_template());
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
         let has_content = match &body {
             Body::Whole => {
@@ -163,7 +163,7 @@ impl Outgoing<'_> {
         if !cx.is_closing(self.class) {
             return false;
         }
-        let stays = !cx.gives_on() || self.is_kept;
+        let stays = !cx.can_hand_over() || self.is_declined;
         let is_read_on = self.io.input.as_ref().is_some_and(|input| holds_head(input.unread()));
         stays && !(is_read_on || self.has_next)
     }

@@ -57,7 +57,7 @@ impl Exchange {
     }
 
     /// Has an app of the server's own answer.
-    pub(in super::super) fn answer_beside(
+    pub(in super::super) fn answer_by_side_app(
         &mut self,
         app: &dyn App,
         head: &RequestHead<'_>,

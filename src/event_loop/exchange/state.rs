@@ -103,8 +103,8 @@ impl Exchange {
     }
 
     /// Whether it is with this upstream.
-    pub(in super::super) fn is_with(&self, upstream: &OneUpstream) -> bool {
-        self.forwarding().is_some_and(|forwarding| forwarding.is_with(upstream))
+    pub(in super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
+        self.forwarding().is_some_and(|forwarding| forwarding.is_forwarding_to(upstream))
     }
 
     /// Method and target, where they are known.

@@ -1,4 +1,4 @@
-//! The new process's side: what it takes of the connections that are offered.
+//! The new process's side: takes the connections that it has room for.
 
 use std::os::fd::OwnedFd;
 
@@ -12,35 +12,35 @@ use super::{
         listener::ConnectionPermit,
         running::Running,
     },
-    lines::TakingLine,
-    offer::{Handed, NOT_TAKEN, TAKEN, receive_offer},
+    offer::{ConnectionFacts, NOT_TAKEN, TAKEN, receive_offer},
+    sockets::IncomingSocket,
 };
 use crate::{app::Peer, logging::event, message::Class};
 
 impl Running {
-    /// From here on offers come by this line.
-    pub(in super::super) fn begin_taking(&mut self, socket: OwnedFd) {
+    /// Starts receiving offers on this socket.
+    pub(in super::super) fn begin_taking_over(&mut self, socket: OwnedFd) {
         let token = self.next_listener_token();
         match watch(self.poll.registry(), &socket, token, Interest::READABLE) {
-            Ok(()) => self.taking.0.push(TakingLine { socket, token, ready: true }),
-            // With the line the other side closes, and keeps what it has.
+            Ok(()) => self.incoming_offers.0.push(IncomingSocket { socket, token, ready: true }),
+            // This closes the socket, so the other side keeps its connections.
             Err(error) => event!(Warn, "line_not_watched", error:% = error),
         }
     }
 
-    /// Takes one offer from each line that has one.
+    /// Takes one offer from each socket that has one.
     pub(in super::super) fn take_offers(&mut self) {
-        let mut lines = std::mem::take(&mut self.taking.0);
-        lines.retain_mut(|line| !line.ready || self.take_offer(line));
-        self.taking.0 = lines;
+        let mut sockets = std::mem::take(&mut self.incoming_offers.0);
+        sockets.retain_mut(|incoming| !incoming.ready || self.take_offer(incoming));
+        self.incoming_offers.0 = sockets;
     }
 
-    /// Returns whether the line goes on.
-    fn take_offer(&mut self, line: &mut TakingLine) -> bool {
-        let (connections, sockets) = match receive_offer(&line.socket) {
+    /// Returns whether the socket stays open.
+    fn take_offer(&mut self, incoming: &mut IncomingSocket) -> bool {
+        let (connections, sockets) = match receive_offer(&incoming.socket) {
             Ok(offered) => offered,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                line.ready = false;
+                incoming.ready = false;
                 return true;
             }
             Err(error) => {
@@ -59,10 +59,11 @@ impl Running {
             }
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let said =
-            rustix::io::retry_on_intr(|| rustix::net::send(&line.socket, &answer, flags).map(drop));
+        let said = rustix::io::retry_on_intr(|| {
+            rustix::net::send(&incoming.socket, &answer, flags).map(drop)
+        });
         if let Err(errno) = said {
-            // The old process has them still, if it is there.
+            // The old process still has the connections, if it lives.
             event!(Warn, "connections_not_taken", error:% = errno);
             return false;
         }
@@ -73,21 +74,26 @@ impl Running {
     }
 
     /// A place for an offered connection, if there is one.
-    fn permit_for(&self, facts: &Handed) -> Option<ConnectionPermit> {
+    fn permit_for(&self, facts: &ConnectionFacts) -> Option<ConnectionPermit> {
         let is_ending = self.ending.emptied || self.ending.end_ms.is_some();
-        if is_ending || (self.cx.closing.begun && !self.cx.closing.gives) {
+        if is_ending || (self.cx.closing.begun && !self.cx.closing.hands_over) {
             return None;
         }
         let mut permit = self.acceptors[Class::Public].take_permit()?;
         let peer = facts.peer.map_or(Peer::Unix, Peer::Tcp);
-        // Behind a PROXY header the client is known later.
+        // Behind a PROXY header the client isn't known yet.
         (facts.awaits_proxy_header || permit.count_for(peer)).then_some(permit)
     }
 
-    fn take_connection(&mut self, facts: &Handed, socket: OwnedFd, permit: ConnectionPermit) {
+    fn take_connection(
+        &mut self,
+        facts: &ConnectionFacts,
+        socket: OwnedFd,
+        permit: ConnectionPermit,
+    ) {
         let Self { poll, connections, cx, .. } = self;
         let inserted = connections.insert(|token| {
-            let connection = Connection::taken(token, facts, socket, permit, cx);
+            let connection = Connection::from_offer(token, facts, socket, permit, cx);
             let watched = watch(poll.registry(), connection.socket(), token, BOTH_WAYS);
             watched.inspect_err(|_| connection.uncount(cx)).map(|()| connection)
         });

@@ -1,4 +1,4 @@
-//! Two whole loops of one process that hand connections over as those of two processes do.
+//! Two loops in one process that hand connections over like the loops of two processes.
 
 use std::{
     io::{IoSlice, Write},
@@ -32,18 +32,18 @@ use crate::{
 
 const PATIENCE: Timespec = Timespec { tv_sec: 15, tv_nsec: 0 };
 
-fn line() -> (OwnedFd, OwnedFd) {
+fn socket_pair() -> (OwnedFd, OwnedFd) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
 }
 
-/// An upgrade that has time.
+/// The rules of an upgrade with plenty of time.
 fn rules() -> StopRules {
     let later = Instant::now() + Duration::from_secs(60);
     StopRules { has_successor: true, close_from: later, idle_until: later }
 }
 
-/// A loop with idle connections, and those.
+/// A loop with idle connections, and their peers.
 fn with_idle(count: u64) -> (Rig, Vec<TcpStream>) {
     let old = Rig::start();
     let mut peers: Vec<_> = (0..count).map(|_| old.connect()).collect();
@@ -52,23 +52,23 @@ fn with_idle(count: u64) -> (Rig, Vec<TcpStream>) {
     (old, peers)
 }
 
-/// Has a loop offer its connections on this line, as at an upgrade.
-fn give(old: &Rig, line: OwnedFd) {
-    old.send(LoopCommand::Give(vec![line]));
+/// Makes a loop offer its connections on this socket, as in an upgrade.
+fn hand_over(old: &Rig, socket: OwnedFd) {
+    old.send(LoopCommand::Give(vec![socket]));
     old.send(LoopCommand::Gate(rules()));
     old.expect(ControlEvent::Gated);
     old.send(LoopCommand::Finish);
 }
 
-/// The next offer that comes by this line.
-fn offer(line: &OwnedFd) -> (Vec<Handed>, Vec<OwnedFd>) {
-    let mut look = [PollFd::new(line, PollFlags::IN)];
+/// The next offer on this socket.
+fn offer(socket: &OwnedFd) -> (Vec<ConnectionFacts>, Vec<OwnedFd>) {
+    let mut look = [PollFd::new(socket, PollFlags::IN)];
     assert_eq!(rustix::event::poll(&mut look, Some(&PATIENCE)), Ok(1), "no offer");
-    receive_offer(line).unwrap()
+    receive_offer(socket).unwrap()
 }
 
-fn answer(line: &OwnedFd, answer: &[u8]) {
-    rustix::net::send(line, answer, SendFlags::empty()).unwrap();
+fn answer(socket: &OwnedFd, answer: &[u8]) {
+    rustix::net::send(socket, answer, SendFlags::empty()).unwrap();
 }
 
 fn says_close(answer: &str) -> bool {
@@ -76,15 +76,15 @@ fn says_close(answer: &str) -> bool {
 }
 
 #[test]
-fn every_connection_at_rest_moves_and_the_loop_is_empty_then() {
+fn every_idle_connection_moves_and_empties_its_loop() {
     let (old, new) = (Rig::start(), Rig::start());
     let mut idle: Vec<_> = (0..20).map(|_| old.connect()).collect();
     idle.iter_mut().for_each(|peer| drop(exchange(peer, &get("/"))));
     let mut fresh: Vec<_> = (0..20).map(|_| old.connect()).collect();
     old.wait_counts([20, 0, 20, 0, 40]);
-    let (ours, theirs) = line();
+    let (ours, theirs) = socket_pair();
     new.send(LoopCommand::Take(theirs));
-    give(&old, ours);
+    hand_over(&old, ours);
     old.expect(ControlEvent::Emptied { cut: 0 });
     new.wait_counts([20, 0, 20, 0, 0]);
     for peer in idle.iter_mut().chain(&mut fresh) {
@@ -99,22 +99,22 @@ fn every_connection_at_rest_moves_and_the_loop_is_empty_then() {
 }
 
 #[test]
-fn what_comes_between_offer_and_answer_waits_for_whoever_has_the_connection_then() {
+fn bytes_between_offer_and_answer_reach_the_loop_that_gets_the_connection() {
     for is_taken in [true, false] {
         let (old, new) = (Rig::start(), Rig::start());
         let mut peer = old.connect();
         exchange(&mut peer, &get("/"));
         old.wait_counts([0, 0, 1, 0, 1]);
-        let (ours, theirs) = line();
-        give(&old, ours);
+        let (ours, theirs) = socket_pair();
+        hand_over(&old, ours);
         let (facts, sockets) = offer(&theirs);
-        // With the connection at the one, or with its copy at both, nobody is to read this.
+        // Unwatched at the old loop, and not yet taken by the new one: neither reads this.
         peer.write_all(get("/").as_bytes()).unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
         old.wait_counts([0, 0, 1, 0, 1]);
         if is_taken {
-            let (ours, line) = line();
-            new.send(LoopCommand::Take(line));
+            let (ours, taking) = socket_pair();
+            new.send(LoopCommand::Take(taking));
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             send_offer(&ours, facts, &sockets).unwrap();
             let mut taken = [NOT_TAKEN];
@@ -138,11 +138,11 @@ fn what_comes_between_offer_and_answer_waits_for_whoever_has_the_connection_then
 }
 
 #[test]
-fn a_line_that_ends_leaves_what_was_offered_and_what_was_not_to_the_old_loop() {
+fn a_hand_over_socket_that_closes_leaves_all_connections_to_the_old_loop() {
     for garbage in [None, Some(&[TAKEN; 3][..])] {
         let (old, mut peers) = with_idle(70);
-        let (ours, theirs) = line();
-        give(&old, ours);
+        let (ours, theirs) = socket_pair();
+        hand_over(&old, ours);
         assert_eq!(offer(&theirs).1.len(), OFFERED_MAX);
         if let Some(garbage) = garbage {
             answer(&theirs, garbage);
@@ -156,7 +156,7 @@ fn a_line_that_ends_leaves_what_was_offered_and_what_was_not_to_the_old_loop() {
 }
 
 #[test]
-fn a_new_loop_takes_no_more_than_its_limits_and_the_rest_stays() {
+fn a_new_loop_takes_connections_up_to_its_limits_and_the_rest_stay() {
     for limit in [
         |new: &Rig| new.budget.set_max(3),
         |new: &Rig| {
@@ -165,9 +165,9 @@ fn a_new_loop_takes_no_more_than_its_limits_and_the_rest_stays() {
     ] {
         let ((old, mut peers), new) = (with_idle(10), Rig::start());
         limit(&new);
-        let (ours, theirs) = line();
+        let (ours, theirs) = socket_pair();
         new.send(LoopCommand::Take(theirs));
-        give(&old, ours);
+        hand_over(&old, ours);
         new.wait_counts([0, 0, 3, 0, 0]);
         old.wait_counts([0, 0, 7, 0, 10]);
         let closed = peers
@@ -182,14 +182,14 @@ fn a_new_loop_takes_no_more_than_its_limits_and_the_rest_stays() {
 }
 
 #[test]
-fn a_connection_answered_while_its_loop_gives_moves_then_and_is_not_told_to_close() {
+fn a_connection_answered_during_a_hand_over_moves_and_its_answer_says_no_close() {
     let (old, new) = (Rig::start(), Rig::start());
     let mut peer = old.connect();
     peer.write_all(get("/later").as_bytes()).unwrap();
     let later = old.later();
-    let (ours, theirs) = line();
+    let (ours, theirs) = socket_pair();
     new.send(LoopCommand::Take(theirs));
-    give(&old, ours);
+    hand_over(&old, ours);
     later.respond(Response::new(200));
     assert!(!says_close(&response(&mut peer)));
     old.expect(ControlEvent::Emptied { cut: 0 });
@@ -200,16 +200,16 @@ fn a_connection_answered_while_its_loop_gives_moves_then_and_is_not_told_to_clos
 }
 
 #[test]
-fn a_loop_that_stops_takes_nothing_and_the_next_successor_is_offered_it_again() {
+fn a_stopping_loop_takes_no_connections_and_the_next_successor_gets_the_offer() {
     let ((old, mut peers), stopping, newest) = (with_idle(5), Rig::start(), Rig::start());
     stopping.send(LoopCommand::Gate(test_support::stop_rules()));
     stopping.expect(ControlEvent::Gated);
-    let (ours, theirs) = line();
+    let (ours, theirs) = socket_pair();
     stopping.send(LoopCommand::Take(theirs));
-    give(&old, ours);
+    hand_over(&old, ours);
     assert!(says_close(&exchange(&mut peers[0], &get("/"))), "it stays");
     stopping.end();
-    let (ours, theirs) = line();
+    let (ours, theirs) = socket_pair();
     newest.send(LoopCommand::Take(theirs));
     old.send(LoopCommand::Give(vec![ours]));
     old.expect(ControlEvent::Emptied { cut: 0 });
@@ -220,18 +220,18 @@ fn a_loop_that_stops_takes_nothing_and_the_next_successor_is_offered_it_again() 
 }
 
 #[test]
-fn a_loop_that_gives_takes_too_and_passes_on() {
+fn a_loop_with_a_successor_takes_connections_and_offers_them_on() {
     let ((old, mut peers), between, newest) = (with_idle(5), Rig::start(), Rig::start());
-    // It waits for an exchange, so it is there when the connections come.
+    // It has an exchange in flight, so it is still there when the connections come.
     let mut busy = between.connect();
     busy.write_all(get("/later").as_bytes()).unwrap();
     let later = between.later();
-    let (ours, theirs) = line();
+    let (ours, theirs) = socket_pair();
     newest.send(LoopCommand::Take(theirs));
-    give(&between, ours);
-    let (ours, theirs) = line();
+    hand_over(&between, ours);
+    let (ours, theirs) = socket_pair();
     between.send(LoopCommand::Take(theirs));
-    give(&old, ours);
+    hand_over(&old, ours);
     old.expect(ControlEvent::Emptied { cut: 0 });
     newest.wait_counts([0, 0, 5, 0, 0]);
     later.respond(Response::new(200));
@@ -243,12 +243,12 @@ fn a_loop_that_gives_takes_too_and_passes_on() {
 }
 
 #[test]
-fn without_a_line_connections_stay_until_they_speak_and_no_grace_ends_them() {
+fn without_a_hand_over_socket_connections_outlast_the_grace_until_their_next_request() {
     let (old, mut peers) = with_idle(2);
     old.send(LoopCommand::Gate(rules()));
     old.expect(ControlEvent::Gated);
     old.send(LoopCommand::Finish);
-    // The rig's grace is none at all, and a loop obeys before it answers.
+    // The rig's grace is zero, and a loop obeys before it answers.
     assert!(says_close(&exchange(&mut peers[0], &get("/"))));
     assert!(says_close(&exchange(&mut peers[1], &get("/"))));
     drop(peers);
@@ -260,19 +260,19 @@ fn without_a_line_connections_stay_until_they_speak_and_no_grace_ends_them() {
 fn a_deadline_moves_with_its_connection() {
     let mut running = test_support::running(Vec::new(), None);
     let (connection, _peer) = test_support::connection(&mut running.cx);
-    let (mut facts, _) = connection.handed(&running.cx);
+    let (mut facts, _) = connection.facts(&running.cx);
     assert!((9_000..=10_000).contains(&facts.left_ms), "{facts:?}: head_timeout");
     facts.left_ms = 1234;
     let socket = connection.socket().try_clone().unwrap();
     let permit = running.acceptors[Class::Public].take_permit().unwrap();
     let now_ms = running.cx.clock.now_ms();
-    let taken = Connection::taken(connection.token, &facts, socket, permit, &mut running.cx);
+    let taken = Connection::from_offer(connection.token, &facts, socket, permit, &mut running.cx);
     assert_eq!(taken.due_at(), now_ms + 1234);
     assert_ne!(taken.due_at(), connection.due_at());
 }
 
-/// Facts as the old process sends them, or beyond what there can be.
-fn facts() -> impl Strategy<Value = Handed> {
+/// Facts as the old process sends them, or impossible ones.
+fn facts() -> impl Strategy<Value = ConnectionFacts> {
     let number = || prop_oneof![3 => 0..100_000_u64, 1 => any::<u64>(), 1 => Just(u64::MAX)];
     let peer = prop_oneof![
         Just(None),
@@ -280,7 +280,7 @@ fn facts() -> impl Strategy<Value = Handed> {
         Just(Some("[2001:db8::1]:0".parse().unwrap())),
     ];
     (peer, any::<bool>(), number(), number()).prop_map(
-        |(peer, awaits_proxy_header, received, left_ms)| Handed {
+        |(peer, awaits_proxy_header, received, left_ms)| ConnectionFacts {
             peer,
             awaits_proxy_header,
             received,
@@ -289,7 +289,7 @@ fn facts() -> impl Strategy<Value = Handed> {
     )
 }
 
-/// A datagram that is an offer, or was one, or never was.
+/// A datagram that is an offer, a broken offer, or garbage.
 fn datagram() -> impl Strategy<Value = Vec<u8>> {
     let offer = |most: usize| {
         vec(facts(), 0..most)
@@ -316,15 +316,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn any_datagram_with_any_descriptors_is_an_offer_that_is_answered_or_ends_the_line(
+    fn any_datagram_with_any_descriptors_is_answered_or_closes_the_socket(
         text in datagram(),
         count in 0..8_usize,
         is_file in any::<bool>(),
     ) {
         let mut running = test_support::running(Vec::new(), None);
-        let (ours, theirs) = line();
-        running.begin_taking(theirs);
-        let (file, socket) = (std::fs::File::open("/dev/null").unwrap(), line().0);
+        let (ours, theirs) = socket_pair();
+        running.begin_taking_over(theirs);
+        let (file, socket) = (std::fs::File::open("/dev/null").unwrap(), socket_pair().0);
         let sent = if is_file { file.as_fd() } else { socket.as_fd() };
         let sent = vec![sent; count];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(OFFERED_MAX))];
@@ -334,7 +334,7 @@ proptest! {
             .unwrap();
         running.take_offers();
         let offered = serde_json::from_slice::<Offer>(&text).ok().map(|it| it.connections);
-        let is_right = |all: &Vec<Handed>| {
+        let is_right = |all: &Vec<ConnectionFacts>| {
             (1..=OFFERED_MAX).contains(&all.len())
                 && count <= all.len()
                 && all.iter().all(|facts| facts.received <= RECEIVED_MAX)
@@ -344,13 +344,13 @@ proptest! {
         match offered.filter(is_right) {
             Some(all) => {
                 prop_assert_eq!(heard, Ok((all.len(), all.len())));
-                // Each descriptor there is has its place; without one nothing is taken.
+                // Each connection with a descriptor gets a place; without one it isn't taken.
                 prop_assert!(answer[..count].iter().all(|&byte| byte == TAKEN));
                 prop_assert!(answer[count..].iter().all(|&byte| byte == NOT_TAKEN));
                 let taken = if is_file { 0 } else { count as u64 };
                 prop_assert_eq!(running.cx.counts.taken_over, taken);
             }
-            // The line has ended.
+            // The socket has closed.
             None => prop_assert_eq!(heard, Ok((0, 0))),
         }
     }

@@ -10,17 +10,17 @@ use crate::app::{FailureCause, UpstreamFailure};
 pub(in super::super) struct UpstreamConn {
     pub(in super::super) token: Token,
     pub(in super::super) io: Io,
-    /// It has served an exchange before.
+    /// An exchange has used it before.
     pub(in super::super) is_used: bool,
     /// The handshake is over.
     pub(in super::super) is_open: bool,
 }
 
 impl UpstreamConn {
-    /// Looks whether the handshake is over.
+    /// Checks whether the handshake is over.
     ///
     /// # Errors
-    /// It has failed.
+    /// When it has failed.
     pub(in super::super) fn finish_opening(&mut self) -> Result<bool, UpstreamFailure> {
         let ready = self.io.ready;
         if !(ready.writable || ready.failed) {

@@ -1,4 +1,4 @@
-//! A loop's connections to upstreams: one in use, and the pool of those that are kept.
+//! A loop's connections to upstreams: connections in use, and the pool of idle ones.
 
 mod conn;
 mod pool;

@@ -1,10 +1,10 @@
-//! The connections of one loop to upstreams: those in use, and those kept for later.
+//! A loop's connections to upstreams: those in use, and idle ones kept for reuse.
 //!
-//! A connection in use belongs to the exchange that uses it, which owns its socket; the pool only
-//! knows which exchange that is, for the events. An idle one is owned here, by upstream, last in
-//! first out: the one that was used last is the least likely to be closed by its upstream. An idle
-//! connection on which anything arrives is closed: no request is open on it. Where descriptors are
-//! short, idle connections are closed first.
+//! The exchange that uses a connection owns its socket; the pool only maps its events to that
+//! exchange. The pool owns idle connections, by upstream, last in first out: the most recently used
+//! one is the least likely to have been closed by its upstream. An idle connection on which
+//! anything arrives is closed: no request is open on it. When descriptors run short, idle
+//! connections are closed first.
 
 use std::{
     collections::BTreeMap,
@@ -36,13 +36,13 @@ use crate::{
 pub(in super::super) struct UpstreamPool {
     registry: Registry,
     slots: Slots<Slot>,
-    /// Few keys, compared faster than hashed.
+    /// Few keys, so comparing beats hashing.
     idle: BTreeMap<PoolKey, Vec<Token>>,
     budget: ConnectionBudget,
 }
 
 enum Slot {
-    /// This exchange uses it.
+    /// In use by this exchange.
     Busy(ExchangeId),
     Idle(Idle),
 }
@@ -55,26 +55,26 @@ struct Idle {
 }
 
 impl UpstreamPool {
-    /// A table without lines; the budget is the clients'.
+    /// An empty pool; the budget is shared with the clients' connections.
     pub(in super::super) fn new(registry: Registry, budget: ConnectionBudget) -> Self {
         Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget }
     }
 
-    /// A connection that was kept, if there is one. `looks`: only one of which a look at the socket
-    /// finds that it is still open. The loop may not have got to that event yet, and a request that
-    /// is asked once alone has nothing else to save it.
+    /// A kept connection, if there is one. `must_check`: only one whose socket shows that it is
+    /// still open. The loop may not have reached the event of its end yet, and a request that can't
+    /// be retried has no other protection.
     pub(in super::super) fn take(
         &mut self,
         chosen: &Chosen,
         exchange: ExchangeId,
         now_ms: u64,
-        looks: bool,
+        must_check: bool,
     ) -> Option<UpstreamConn> {
         let tokens = self.idle.get_mut(&chosen.pool_key())?;
         while let Some(token) = tokens.pop() {
             let Some(slot) = self.slots.find(strip(token)) else { continue };
             if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(exchange)) {
-                if idle.until_ms > now_ms && (!looks || is_silent(idle.io.socket())) {
+                if idle.until_ms > now_ms && (!must_check || is_silent(idle.io.socket())) {
                     return Some(UpstreamConn { token, io: idle.io, is_used: true, is_open: true });
                 }
                 self.slots.remove(strip(token));
@@ -83,10 +83,10 @@ impl UpstreamPool {
         None
     }
 
-    /// Begins to open a connection. Where descriptors are short, idle ones make room.
+    /// Starts connecting. If descriptors run short, idle connections are closed to make room.
     ///
     /// # Errors
-    /// When it cannot be opened, as far as that is known at once.
+    /// When it fails at once.
     pub(in super::super) fn open(
         &mut self,
         address: Address<'_>,
@@ -102,7 +102,7 @@ impl UpstreamPool {
     }
 
     fn try_open(&mut self, address: Address<'_>, exchange: ExchangeId) -> io::Result<UpstreamConn> {
-        self.budget.note_line();
+        self.budget.note_upstream_conn();
         let (domain, address) = match address {
             Address::Tcp(address) => (Domain::for_address(address), SockAddr::from(address)),
             Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
@@ -126,7 +126,7 @@ impl UpstreamPool {
         Ok(UpstreamConn { token: mark(token), io, is_used: false, is_open })
     }
 
-    /// Keeps a connection for later, unless enough are kept.
+    /// Keeps a connection for reuse, unless enough are kept.
     pub(in super::super) fn give(
         &mut self,
         conn: UpstreamConn,
@@ -151,37 +151,37 @@ impl UpstreamPool {
         });
     }
 
-    /// Forgets a connection that is going to be closed.
+    /// Forgets a connection that is about to be closed.
     pub(in super::super) fn forget(&mut self, conn: &UpstreamConn) {
         self.slots.remove(strip(conn.token));
     }
 
-    /// Has all edges of a socket told again that may be lost, a client's or that of a line.
+    /// Makes epoll report a socket's state again, because edges may be lost.
     ///
     /// # Errors
     /// epoll_ctl(2)'s.
-    pub(in super::super) fn watch_anew(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
+    pub(in super::super) fn rewatch(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
         self.registry.reregister(&mut SourceFd(&socket.as_raw_fd()), token, BOTH_WAYS)
     }
 
-    /// Has a client's socket told of no more, which another process may hold too: closing it here
-    /// would not end that.
+    /// Stops watching a client's socket that another process may hold too, so that closing it here
+    /// wouldn't end the watch.
     ///
     /// # Errors
     /// epoll_ctl(2)'s.
-    pub(in super::super) fn watch_no_more(&self, socket: &OwnedFd) -> io::Result<()> {
+    pub(in super::super) fn unwatch(&self, socket: &OwnedFd) -> io::Result<()> {
         self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()))
     }
 
-    /// Has a client's socket told of again, with what is there now.
+    /// Watches a client's socket again; epoll reports what is ready by now.
     ///
     /// # Errors
     /// epoll_ctl(2)'s.
-    pub(in super::super) fn watch_again(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
+    pub(in super::super) fn watch(&self, socket: &OwnedFd, token: Token) -> io::Result<()> {
         watch(&self.registry, socket, token, BOTH_WAYS)
     }
 
-    /// An event came for a socket. Says which exchange uses it, if one does.
+    /// An event for a connection to an upstream. Returns the exchange that uses it, if any.
     pub(in super::super) fn on_event(&mut self, token: Token, ready: Ready) -> Option<ExchangeId> {
         match self.slots.find(strip(token))? {
             Slot::Busy(exchange) => return Some(*exchange),
@@ -197,19 +197,19 @@ impl UpstreamPool {
         None
     }
 
-    /// Closes what has been idle too long, or leads nowhere any more.
+    /// Closes connections that were idle too long, or whose upstream is no longer used.
     pub(in super::super) fn sweep(&mut self, now_ms: u64) {
         self.retain(|idle| idle.until_ms > now_ms && idle.kept.has_use());
     }
 
-    /// Closes all idle connections; says whether there were any.
+    /// Closes all idle connections. Returns whether there were any.
     pub(in super::super) fn close_idle(&mut self) -> bool {
         let had_some = !self.idle.is_empty();
         self.retain(|_| false);
         had_some
     }
 
-    /// Keeps the idle connections of which this is true.
+    /// Keeps the idle connections for which this is true.
     fn retain(&mut self, is_good: impl Fn(&Idle) -> bool) {
         let slots = &mut self.slots;
         self.idle.retain(|_, kept| {
@@ -226,12 +226,12 @@ impl UpstreamPool {
     }
 }
 
-/// Whether nothing came: neither bytes nor the end.
+/// Whether nothing came, neither bytes nor the end.
 fn is_silent(socket: &OwnedFd) -> bool {
     matches!(rustix::net::recv(socket, &mut [0], RecvFlags::PEEK), Err(Errno::AGAIN))
 }
 
-/// connect(2): the handshake goes on.
+/// connect(2): the handshake is in progress.
 const IN_PROGRESS: i32 = Errno::INPROGRESS.raw_os_error();
 
 fn mark(token: Token) -> Token {

@@ -83,8 +83,8 @@ impl Forwarding {
     }
 
     /// Has its loop told again how the line is.
-    pub(in super::super::super) fn watch_anew(&self, cx: &LoopContext) -> io::Result<()> {
-        cx.upstreams.watch_anew(self.conn.io.socket(), self.conn.token)
+    pub(in super::super::super) fn rewatch(&self, cx: &LoopContext) -> io::Result<()> {
+        cx.upstreams.rewatch(self.conn.io.socket(), self.conn.token)
     }
 
     /// Method and target, as the upstream gets them.
@@ -123,7 +123,7 @@ impl Forwarding {
     }
 
     /// Whether the exchange is with this upstream.
-    pub(in super::super::super) fn is_with(&self, upstream: &OneUpstream) -> bool {
+    pub(in super::super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
         upstream.is_that_of(&self.chosen)
     }
 
