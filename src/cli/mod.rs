@@ -3,7 +3,6 @@
 //! `serve` runs the server. The other commands talk to a running server through its admin listener,
 //! or need no server. Exit codes: 0 done or drained, 1 failed, 2 usage or config error, 3 exchanges
 //! were cut.
-//! none. Exit codes: 0 done or drained, 1 failed, 2 usage or config error, 3 exchanges were cut.
 
 mod address;
 mod admin;

@@ -1,10 +1,10 @@
 //! The access log: one line for every exchange, written when it ends.
 //!
-//! Owns, for each loop, the lines of its current turn, and the records of its open exchanges while
-//! nobody holds them. Once warm it allocates for a line only what is cut, never makes a system call
-//! for one, and never makes a loop wait: full chunks and the end of a turn go to the log's thread.
+//! Owns, for each loop, the lines of its current turn and the free buffers of records. Once warm,
+//! it allocates only for parts of a line that must be cut, makes no system call per line, and never
+//! blocks a loop: full chunks, and the rest at the end of a turn, go to the log's thread.
 //!
-//! A line is less than [`LINE_BYTES_MAX`], whatever a peer sends, and a chunk at most 64 KiB.
+//! A line is shorter than [`LINE_BYTES_MAX`] whatever a peer sends, and a chunk is at most 64 KiB.
 
 use std::{
     borrow::Cow,
@@ -28,15 +28,15 @@ use crate::{
     http::{RequestHead, Version},
 };
 
-/// The access log of a process. Clones stand for the same log, whose file stays open as long as
-/// there are any, or writers of theirs.
+/// The access log of a process. Clones share one log, whose file stays open until the last clone
+/// and the last writer are dropped.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     format: LineFormat,
     writer: LineWriter,
 }
 
-/// One loop's way into the access log.
+/// One loop's writer for the access log.
 #[derive(Debug)]
 pub struct AccessWriter {
     format: LineFormat,
@@ -44,22 +44,22 @@ pub struct AccessWriter {
     ids: RequestIds,
     stamp: Stamp,
     lines: Vec<u8>,
-    /// Buffers of records that are written, for the next ones.
+    /// Buffers of finished records, for reuse.
     spare: Vec<Vec<u8>>,
 }
 
-/// What is remembered of a request until its exchange ends. One that is dropped leaves no line.
+/// What is kept of a request until its exchange ends. A dropped record leaves no line.
 #[derive(Debug)]
 #[must_use = "an exchange is logged when its record is finished"]
 pub struct AccessRecord {
     id: RequestId,
-    /// The line as far as the request tells it, escaped.
+    /// The request's part of the line, escaped.
     text: Vec<u8>,
-    /// Where in it the time stands.
+    /// The offset of the time.
     time_at: usize,
-    /// Where in it the first of the outcome stands.
+    /// The offset of the outcome.
     outcome_at: usize,
-    /// Where in it what stands behind the outcome begins: what is known of the upstream.
+    /// The offset after the outcome: the start of the upstream's part.
     upstream_at: usize,
 }
 
@@ -89,26 +89,27 @@ pub enum End {
     Cut,
 }
 
-/// More than a line can have, its line feed included.
+/// No line is longer, including its line feed.
 const LINE_BYTES_MAX: usize = 40 * 1024;
 
-/// A turn's lines are sent as soon as they are this many bytes; with one line more a chunk is at
+/// The lines of a turn are sent once they have this many bytes. With one more line a chunk has at
 /// most 64 KiB.
 const CHUNK_BYTES: usize = 24 * 1024;
 
-/// The most access lines that wait for the disk, in bytes: about 80 000 common ones.
+/// The most bytes of access lines that wait for the disk: about 80,000 common lines.
 const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 const _: () = assert!(CHUNK_BYTES + LINE_BYTES_MAX <= 64 * 1024);
 
-/// How long the log's thread gathers lines before a write.
+/// How long the log's thread collects lines before a write.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// Records' buffers that a loop keeps, and how large the kept ones may be.
+/// How many record buffers a loop keeps, and how large a kept buffer may be.
 const SPARE_RECORDS_MAX: usize = 256;
 const SPARE_BYTES_MAX: usize = 1024;
 
-/// The most bytes that are kept of each part of a request. A cut one ends in `...`.
+/// The most bytes that are logged of each part of a request. A longer part is cut and ends in
+/// `...`.
 const METHOD_BYTES_MAX: usize = 32;
 const TARGET_BYTES_MAX: usize = 4096;
 const FIELD_BYTES_MAX: usize = 1024;
@@ -123,7 +124,7 @@ impl AccessLog {
         Self::open_after(None, config)
     }
 
-    /// The same; goes on with the file of `old` if that is the one.
+    /// Like [`AccessLog::open`], but continues with the file of `old` if the path is the same.
     pub(super) fn open_after(
         old: Option<&Self>,
         config: &LogConfig,
@@ -146,7 +147,7 @@ impl AccessLog {
         Ok(Some(Self { format, writer }))
     }
 
-    /// The writer for one more loop.
+    /// A writer for one more loop.
     pub fn for_loop(&self) -> AccessWriter {
         AccessWriter {
             format: self.format,
@@ -164,8 +165,8 @@ impl AccessLog {
 }
 
 impl AccessWriter {
-    /// Remembers a request. Without a head (it was none, or no valid one) the line has only the
-    /// peer; without an app, no app was found for the host.
+    /// Keeps what the line needs of a request. Without a head (there was none, or it was invalid)
+    /// the line has only the peer; without an app, no app was found for the host.
     pub fn begin(
         &mut self,
         peer: IpAddr,
@@ -182,7 +183,7 @@ impl AccessWriter {
         AccessRecord { id, text, time_at, outcome_at, upstream_at }
     }
 
-    /// Adds the upstream that a request was passed on to. What was said of it before is forgotten.
+    /// Adds the upstream that a request was forwarded to. Replaces an earlier note.
     pub(crate) fn note_upstream(&self, record: &mut AccessRecord, used: &UpstreamUse<'_>) {
         record.text.truncate(record.upstream_at);
         match self.format {
@@ -209,7 +210,7 @@ impl AccessWriter {
         }
     }
 
-    /// Hands the lines to the log's thread; for the end of every turn. Dropping does it too.
+    /// Sends the lines to the log's thread. Called at the end of every turn, and by dropping.
     pub fn flush(&mut self) {
         if !self.lines.is_empty() {
             self.writer.send(&self.lines);
@@ -242,7 +243,7 @@ impl Drop for AccessWriter {
     }
 }
 
-/// The formats of [`AccessFormat`] that are one.
+/// The formats of [`AccessFormat`], without `Off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LineFormat {
     Combined,
@@ -267,12 +268,12 @@ impl LineFormat {
     }
 }
 
-/// What a request tells of its line; an empty part is a missing one.
+/// The request's parts of a line; an empty part is missing.
 struct Parts<'a> {
     method: Part<'a>,
     target: Part<'a>,
     version: Option<Version>,
-    /// These two were checked when they were taken: nothing in a host name has to be escaped.
+    /// These two were validated earlier: a host name contains nothing to escape.
     host: &'a [u8],
     app: &'a [u8],
     referer: Part<'a>,
@@ -301,8 +302,8 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// The Combined Log Format, and `key=value`s behind it that its readers pass over. Returns
-    /// where the time and the status stand.
+    /// The Combined Log Format, followed by `key=value` pairs, which its parsers ignore. Returns
+    /// the offsets of the time and the status.
     fn push_combined(&self, out: &mut Vec<u8>, peer: IpAddr) -> (usize, usize) {
         push_address(out, peer);
         out.extend_from_slice(b" - - [");
@@ -329,7 +330,7 @@ impl<'a> Parts<'a> {
         (time_at, status_at)
     }
 
-    /// One JSON object; what is missing is null. Returns where the time and the status stand.
+    /// One JSON object; a missing part is null. Returns the offsets of the time and the status.
     fn push_json(&self, out: &mut Vec<u8>, peer: IpAddr) -> (usize, usize) {
         out.extend_from_slice(b"{\"ts\":\"");
         let time_at = out.len();
@@ -416,7 +417,7 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// As `Display` has it; with less work for the common kind.
+/// The same text as `Display`, but faster for IPv4.
 fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
@@ -487,7 +488,7 @@ mod tests {
         }
     }
 
-    /// The lines that `write` leaves in a fresh log.
+    /// The lines that `write` leaves in a new log.
     fn lines(access: AccessFormat, write: impl FnOnce(&mut AccessWriter)) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
@@ -572,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recycled_record_keeps_nothing_of_the_one_before() {
+    fn a_reused_buffer_keeps_nothing_of_the_earlier_record() {
         let written = lines(AccessFormat::Combined, |writer| {
             let peer = "192.0.2.7".parse().unwrap();
             let fields = agent(b"first");
@@ -589,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_fits_whatever_it_holds() {
+    fn the_longest_line_fits_whatever_a_peer_sends() {
         let long = vec![b'\x01'; 20_000];
         let text = str::from_utf8(&long).unwrap();
         for access in [AccessFormat::Combined, AccessFormat::Json] {
@@ -612,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_said_in_the_log_s_own_format() {
+    fn lost_lines_are_reported_in_the_format_of_the_log() {
         let mut out = Vec::new();
         LineFormat::Combined.push_lost(&mut out, now(), 17);
         assert_eq!(
@@ -628,11 +629,11 @@ mod tests {
     }
 
     #[test]
-    fn ids_differ_within_a_writer_and_between_writers_whatever_their_number() {
+    fn ids_differ_within_and_between_any_number_of_writers() {
         let mut long = [RequestIds::new(), RequestIds::new()];
         let of_two = (0..150_000).map(|request| long[request % 2].next());
         let mut ids: HashSet<RequestId> = of_two.collect();
-        // As many as some years of reloads make.
+        // As many writers as some years of reloads create.
         ids.extend((0..70_000).map(|_| RequestIds::new().next()));
         assert_eq!(ids.len(), 220_000);
     }

@@ -1,11 +1,11 @@
-//! Values as they stand in log lines: what a peer sends can't end a line or look like another.
+//! Escapes values for log lines: what a peer sends can't end a line or look like another line.
 //!
-//! Pure: bytes in, text out. Every function appends to `out`; none can fail.
+//! Pure: bytes in, text out. Every function appends to `out`, and none can fail.
 
 use std::io::Write as _;
 
-/// Appends a JSON string with its quotes. What is not UTF-8 becomes U+FFFD, as in
-/// [`String::from_utf8_lossy`]. What [`is_deceptive`] is escaped.
+/// Appends a quoted JSON string. Bytes that are not UTF-8 become U+FFFD, like in
+/// [`String::from_utf8_lossy`]. Characters that are [`is_deceptive`] are escaped.
 pub(super) fn push_json_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     if all_plain(bytes) {
@@ -21,14 +21,14 @@ pub(super) fn push_json_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// Appends the value of a text line's `key=value`: bare if it is one plain word, else quoted and
+/// Appends the value of `key=value` in a text line: bare if it is one plain word, else quoted and
 /// escaped.
 pub(super) fn push_text_value(out: &mut Vec<u8>, value: &str) {
     let is_bare = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
     if !value.is_empty() && value.bytes().all(is_bare) {
         out.extend_from_slice(value.as_bytes());
     } else {
-        // `Debug` of str escapes quotes, backslashes and nearly all that can't be seen.
+        // `Debug` of str escapes quotes, backslashes and nearly all invisible characters.
         for ch in format!("{value:?}").chars() {
             let _ = if is_deceptive(ch) {
                 write!(out, "{}", ch.escape_unicode())
@@ -39,8 +39,8 @@ pub(super) fn push_text_value(out: &mut Vec<u8>, value: &str) {
     }
 }
 
-/// Whether a character may deceive who reads a line: it ends the line or steers the terminal, turns
-/// the direction of its neighbours (UTS #39, UAX #9), or can't be seen.
+/// Whether a character may deceive the reader of a line: it ends the line, controls the terminal,
+/// changes the direction of its neighbours (UTS #39, UAX #9), or is invisible.
 pub(crate) fn is_deceptive(char: char) -> bool {
     char.is_control()
         || matches!(
@@ -62,8 +62,8 @@ pub(crate) fn is_deceptive(char: char) -> bool {
         )
 }
 
-/// Appends what stands between the quotes of a Combined Log Format field: quotes, backslashes,
-/// control and non-ASCII bytes become `\xHH`, as nginx writes them.
+/// Appends the content of a quoted field in the Combined Log Format: quotes, backslashes, control
+/// and non-ASCII bytes become `\xHH`, like in nginx.
 pub(super) fn push_combined(out: &mut Vec<u8>, bytes: &[u8]) {
     if all_plain(bytes) {
         return out.extend_from_slice(bytes);
@@ -77,8 +77,8 @@ pub(super) fn push_combined(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// Whether nothing has to be escaped, as nearly always. Without an early end the compiler checks a
-/// block at once; what is less than one is looked up.
+/// Whether nothing needs an escape, the most common case. Without an early exit the compiler checks
+/// a whole block at once; the remainder is checked byte by byte.
 fn all_plain(bytes: &[u8]) -> bool {
     static PLAIN: [bool; 256] = {
         let mut plain = [false; 256];
@@ -199,7 +199,7 @@ mod tests {
             ("\u{fc}".as_bytes(), r"\xC3\xBC"),
         ] {
             assert_eq!(combined(bytes), expected);
-            // Wherever it stands: what is checked as a block, and what is left of one.
+            // In every position: in a block and in the remainder.
             for padding in 1..=32 {
                 let padded = [&b"x".repeat(padding), bytes, &b"x".repeat(padding)].concat();
                 let around = "x".repeat(padding);

@@ -1,15 +1,15 @@
-//! Events: `time LEVEL event key=value …`, or one JSON object a line.
+//! Events: `time LEVEL event key=value …`, or one JSON object per line.
 //!
 //! An event is a record of the `log` facade, with the event's name as its message and its fields as
-//! key-values; `event!` writes one. Records that are no events (plain `log::warn!`) come out as
-//! the event `log` with the fields `target` and `message`.
+//! key-values; `event!` writes one. Other records (plain `log::warn!`) become the event `log` with
+//! the fields `target` and `message`.
 //!
-//! Owns the logger behind the facade, whose settings can change while it logs. Never lets a value
-//! end its line, and never formats or waits while a lock is held.
+//! Owns the logger behind the facade, whose settings can change while it logs. A value can never
+//! end its line. Never formats or waits while it holds a lock.
 
 use std::{
     borrow::Cow,
-    env, fmt,
+    env,
     io::{self, Write as _},
     sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, SystemTime},
@@ -18,12 +18,13 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use log::{
     Level, LevelFilter, Log, Metadata, Record,
-    kv::{self, Key, Value, VisitSource, VisitValue},
+    kv::{self, Key, Value, VisitSource},
 };
 use simplelog::{ConfigBuilder, WriteLogger};
 
 use super::{
     LogError, escape,
+    event_fields::{Fields, JsonFields},
     output::Output,
     stamp::Stamp,
     worker::Note,
@@ -33,14 +34,14 @@ use crate::config::{LogConfig, LogFormat};
 
 /// Logs an event: `event!(Info, "app_loaded", host = host, apps = 3)`.
 ///
-/// Numbers, bools, strings and `Option`s of them are taken as they are; anything else that has
-/// `Display` with `key:% = value`. Durations are given in milliseconds, with `_ms` in the key.
+/// Numbers, bools, strings and `Option`s of them are passed as they are; any other type with
+/// `Display` as `key:% = value`. Durations are in milliseconds, with `_ms` in the key.
 macro_rules! event {
     ($($event:tt)*) => { $crate::logging::event_to!($crate::logging::EVENT_TARGET, $($event)*) };
 }
 pub(crate) use event;
 
-/// As [`event!`], with one of the targets of events.
+/// Like [`event!`], with an explicit target.
 macro_rules! event_to {
     ($target:expr, $level:ident, $name:literal $(,)?) => {
         ::log::log!(target: $target, ::log::Level::$level, $name)
@@ -57,8 +58,8 @@ macro_rules! event_to {
 }
 pub(crate) use event_to;
 
-/// Logs an event that was kept and is told elsewhere: with this name, and the members of a JSON
-/// object as fields.
+/// Logs a stored event that operators have already received by other means: with this name, and the
+/// members of a JSON object as fields.
 pub(crate) fn log_kept(level: Level, name: &'static str, fields: &serde_json::Value) {
     let fields = KeptFields(fields);
     let mut record = Record::builder();
@@ -68,7 +69,7 @@ pub(crate) fn log_kept(level: Level, name: &'static str, fields: &serde_json::Va
     }
 }
 
-/// The members of a JSON object, for the facade.
+/// The members of a JSON object as key-values of the facade.
 struct KeptFields<'a>(&'a serde_json::Value);
 
 impl kv::Source for KeptFields<'_> {
@@ -91,43 +92,43 @@ impl kv::Source for KeptFields<'_> {
     }
 }
 
-/// The target that makes a record an event.
+/// The target of records that are events.
 pub(crate) const EVENT_TARGET: &str = "tidegate::event";
 
-/// The target of events that operators are told of by other means: not for the [`Tap`].
+/// The target of events that operators have already received: they bypass the [`Tap`].
 pub(crate) const TOLD_TARGET: &str = "tidegate::told";
 
-/// Who gets events besides the log: level, name and fields. It must not log.
+/// A receiver of events besides the log: level, name and fields. It must not log.
 pub(crate) type Tap =
     Box<dyn Fn(Level, &str, serde_json::Map<String, serde_json::Value>) + Send + Sync>;
 
-/// The least level that the tap gets, whatever the log's level is.
+/// The lowest level that the tap receives, regardless of the log's level.
 pub(super) const TAP_LEVEL: LevelFilter = LevelFilter::Info;
 
 fn is_event(target: &str) -> bool {
     target == EVENT_TARGET || target == TOLD_TARGET
 }
 
-/// The most events that wait for the disk.
+/// The most bytes of events that wait for the disk.
 const QUEUE_BYTES: usize = 1024 * 1024;
 
-/// The log of events. Clones stand for the same log.
+/// The log of events. Clones share one log.
 #[derive(Clone, Debug)]
 pub(super) struct EventLog {
     look: Look,
     writer: LineWriter,
 }
 
-/// How events look.
+/// How events are formatted.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     format: LogFormat,
-    /// Text for people, on a terminal.
+    /// Coloured text, for people at a terminal.
     is_coloured: bool,
 }
 
 impl Look {
-    /// Colour is for terminals alone, and not for those of people who want none (no-color.org).
+    /// Colour is used on terminals only, and not if the user has disabled it (no-color.org).
     fn of(format: LogFormat, output: &Output) -> Self {
         let is_coloured = format == LogFormat::Text
             && output.is_terminal()
@@ -152,7 +153,7 @@ fn level_style(level: Level) -> Style {
 }
 
 impl EventLog {
-    /// Opens the log, or goes on with `old` if it has the same file; none with level `off`.
+    /// Opens the log, or continues with `old` if it has the same file; none if the level is `off`.
     pub(super) fn open_after(
         old: Option<&Self>,
         config: &LogConfig,
@@ -176,7 +177,7 @@ impl EventLog {
     }
 }
 
-/// Room for most lines.
+/// Room for most lines without growing.
 const LINE_BYTES: usize = 256;
 
 /// The process's logger. Clones are the same logger.
@@ -186,25 +187,25 @@ pub(super) struct EventLogger {
     tap: Arc<OnceLock<Tap>>,
 }
 
-/// Where lines go for now, and which.
+/// The current destination of lines, and their level.
 ///
-/// The line is made outside; simplelog passes it on as it is. Its lock is held only while the line
-/// is put into the queue.
+/// The line is formatted outside; simplelog passes it on unchanged. Its lock is held only while the
+/// line enters the queue.
 struct Lines {
     look: Look,
     logger: Box<WriteLogger<LineSink>>,
 }
 
 impl EventLogger {
-    /// Logs from here on to `log` what is at this level or above it.
+    /// From now on, sends records at or above `level` to `log`.
     pub(super) fn log_to(&self, log: Option<&EventLog>, level: LevelFilter) {
         let lines = log.map(|log| Arc::new(Lines::new(log, level)));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = lines;
     }
 
-    /// Has all events from here on told to `tap` too; once.
+    /// From now on, sends all events to `tap` too. Can be called once.
     pub(super) fn tap(&self, tap: Tap) {
-        // Of two servers in one process the first has the events that name none.
+        // With two servers in one process, the first gets the events that name no server.
         let _ = self.tap.set(tap);
     }
 
@@ -257,11 +258,11 @@ impl Log for EventLogger {
             .log(&Record::builder().metadata(metadata).args(format_args!("{line}")).build());
     }
 
-    /// Does nothing, because it has no timeout: see [`super::Logging::flush`].
+    /// Does nothing, because it can't have a time-out: see [`super::Logging::flush`].
     fn flush(&self) {}
 }
 
-/// Collects what simplelog writes, and sends it on by whole lines.
+/// Collects what simplelog writes, and sends whole lines.
 struct LineSink {
     writer: LineWriter,
     line: Vec<u8>,
@@ -270,7 +271,7 @@ struct LineSink {
 impl io::Write for LineSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.line.extend_from_slice(bytes);
-        // Within a line all line feeds are escaped.
+        // Line feeds within a line are escaped.
         if self.line.ends_with(b"\n") {
             self.writer.send(&self.line);
             self.line.clear();
@@ -285,7 +286,7 @@ impl io::Write for LineSink {
 
 /// Appends a record's line, without a line feed.
 fn push_record(out: &mut Vec<u8>, look: Look, now: SystemTime, record: &Record<'_>) {
-    // The name is a literal, but for an event that was kept.
+    // The name is a literal, except for a stored event.
     let name =
         || record.args().as_str().map_or_else(|| record.args().to_string().into(), Cow::from);
     let event = is_event(record.target()).then(name);
@@ -294,55 +295,9 @@ fn push_record(out: &mut Vec<u8>, look: Look, now: SystemTime, record: &Record<'
             fields.push_pair("target", record.target());
             fields.push_pair("message", &record.args().to_string());
         }
-        // Our visitor returns no errors; with a foreign source's own error its field ends there.
+        // Our visitor returns no errors. If a foreign source fails, its fields end there.
         let _ = record.key_values().visit(fields);
     });
-}
-
-/// The fields of an event as JSON.
-#[derive(Default)]
-struct JsonFields(serde_json::Map<String, serde_json::Value>);
-
-impl<'kvs> VisitSource<'kvs> for JsonFields {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        let mut json = JsonValue(serde_json::Value::Null);
-        value.visit(&mut json)?;
-        self.0.insert(key.to_string(), json.0);
-        Ok(())
-    }
-}
-
-struct JsonValue(serde_json::Value);
-
-impl<'v> VisitValue<'v> for JsonValue {
-    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        self.0 = value.to_string().into();
-        Ok(())
-    }
-
-    fn visit_null(&mut self) -> Result<(), kv::Error> {
-        Ok(())
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
-        self.0 = value.into();
-        Ok(())
-    }
 }
 
 fn push_note(out: &mut Vec<u8>, look: Look, now: SystemTime, note: &Note<'_>) {
@@ -395,98 +350,6 @@ fn push_line(
     }
 }
 
-/// Appends fields to a line.
-struct Fields<'a> {
-    out: &'a mut Vec<u8>,
-    format: LogFormat,
-    is_first: bool,
-}
-
-impl Fields<'_> {
-    fn push_pair(&mut self, key: &str, value: &str) {
-        self.push_key(key);
-        self.push_text(value);
-    }
-
-    fn push_key(&mut self, key: &str) {
-        match self.format {
-            LogFormat::Text => {
-                self.out.push(b' ');
-                escape::push_text_value(self.out, key);
-                self.out.push(b'=');
-            }
-            LogFormat::Json => {
-                if !self.is_first {
-                    self.out.push(b',');
-                }
-                self.is_first = false;
-                escape::push_json_string(self.out, key.as_bytes());
-                self.out.push(b':');
-            }
-        }
-    }
-
-    fn push_text(&mut self, value: &str) {
-        match self.format {
-            LogFormat::Text => escape::push_text_value(self.out, value),
-            LogFormat::Json => escape::push_json_string(self.out, value.as_bytes()),
-        }
-    }
-
-    /// A number or bool, which looks the same in both formats.
-    fn push_plain(&mut self, value: impl fmt::Display) -> Result<(), kv::Error> {
-        let _ = write!(self.out, "{value}");
-        Ok(())
-    }
-}
-
-impl<'kvs> VisitSource<'kvs> for Fields<'_> {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        self.push_key(key.as_str());
-        value.visit(self)
-    }
-}
-
-impl<'v> VisitValue<'v> for Fields<'_> {
-    fn visit_any(&mut self, value: Value<'_>) -> Result<(), kv::Error> {
-        self.visit_str(&value.to_string())
-    }
-
-    fn visit_null(&mut self) -> Result<(), kv::Error> {
-        self.push_plain(if self.format == LogFormat::Json { "null" } else { "-" })
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), kv::Error> {
-        self.push_plain(value)
-    }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), kv::Error> {
-        self.push_plain(value)
-    }
-
-    fn visit_u128(&mut self, value: u128) -> Result<(), kv::Error> {
-        self.push_plain(value)
-    }
-
-    fn visit_i128(&mut self, value: i128) -> Result<(), kv::Error> {
-        self.push_plain(value)
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), kv::Error> {
-        // JSON has no number for infinities.
-        if value.is_finite() { self.push_plain(value) } else { self.visit_null() }
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), kv::Error> {
-        self.push_plain(value)
-    }
-
-    fn visit_str(&mut self, value: &str) -> Result<(), kv::Error> {
-        self.push_text(value);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path, time::UNIX_EPOCH};
@@ -499,7 +362,7 @@ mod tests {
     const NOW_MS: u64 = 1_795_383_000_123;
 
     #[test]
-    fn an_event_has_colour_only_where_it_is_wanted() {
+    fn an_event_has_colour_only_on_a_terminal_that_wants_it() {
         let look = |is_coloured| Look { format: LogFormat::Text, is_coloured };
         let line = |look| {
             let mut out = Vec::new();
@@ -585,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_no_event() {
+    fn a_plain_log_record() {
         let number = 7;
         let [text, json] = [LogFormat::Text, LogFormat::Json].map(|format| {
             let mut record = Record::builder();
@@ -626,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn the_logger_writes_what_its_level_lets_through() {
+    fn the_logger_writes_records_at_its_level_or_above() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.log");
         let config = config(&path, LevelFilter::Info);

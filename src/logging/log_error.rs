@@ -1,8 +1,8 @@
-//! Why logging can't begin.
+//! Why logging can't start.
 
 use std::{error, fmt, io};
 
-/// Why logging can't begin.
+/// Why logging can't start.
 #[derive(Debug)]
 pub enum LogError {
     /// The output can't be opened.

@@ -1,20 +1,21 @@
-//! Logs: events (what the server does) and access lines (what its peers asked for).
+//! Logs: events (what the server does) and access lines (what its peers request).
 //!
-//! Owns one thread for each log; what is logged goes there through a bounded queue. Never makes a
-//! caller wait for a disk, a pipe or a terminal: what finds a queue full is lost, counted, and
-//! reported in the log itself. Files are opened by threads that may hang alone, and before the lock
-//! is taken: it is held only while logs are swapped. [`init`] and [`Logging::reconfigure`] wait for
-//! files to open, with a time-out; nothing else does.
+//! Owns one thread for each log, behind a bounded queue. Never makes a caller wait for a disk, a
+//! pipe or a terminal: a line that finds the queue full is lost, counted, and reported in the log
+//! itself. Files are opened by threads of their own, which may hang, and without holding the lock:
+//! it is held only while logs are swapped. Only [`init`] and [`Logging::reconfigure`] wait for
+//! files to open, with a time-out.
 //!
-//! The settings can change at any time. A log that then has another file goes on there, and the old
-//! file gets all that was sent to it; no line is lost for that.
+//! The settings can change at any time. When a log moves to another file, the old file still gets
+//! all lines sent before, and no line is lost.
 //!
 //! Memory is bounded: at most 1 MiB of events and 16 MiB of access lines wait for the disk; a log's
-//! thread holds less than 2 MiB more, and each loop less than 384 KiB. At worst that is 21 MiB and
-//! 384 KiB for every loop; while a reload puts a log elsewhere, as much again for the old one.
+//! thread holds less than 2 MiB more, and each loop less than 384 KiB. The worst case is 21 MiB
+//! plus 384 KiB per loop, and twice as much while a reload moves a log.
 
 mod access;
 mod escape;
+mod event_fields;
 mod events;
 mod log_error;
 mod output;
@@ -47,19 +48,19 @@ use writer::{LineWriter, RetiredLogs, flush_all};
 
 pub(crate) use writer::Losses;
 
-/// How long the log of events may take to be told of access lines that were lost.
+/// How long reporting lost access lines in the log of events may take at the end.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The process's logs. Clones stand for the same logs.
+/// The process's logs. Clones share the same logs.
 #[derive(Clone)]
 pub struct Logging {
     logger: EventLogger,
     logs: Arc<Mutex<Logs>>,
-    /// Held by the one change of settings that is under way.
+    /// Locked while a change of settings is under way.
     change: Arc<Mutex<()>>,
 }
 
-/// Lines that were lost since the start, to a full queue or to write errors.
+/// Lines lost since the start, because a queue was full or a write failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LostLines {
     /// Of the log of events.
@@ -68,21 +69,21 @@ pub struct LostLines {
     pub access: u64,
 }
 
-/// Opens the logs and makes them the process's own: from here on `event!` and the macros of `log`
-/// write to them. Once per process.
+/// Opens the logs and installs them: from now on `event!` and the macros of `log` write to them.
+/// Once per process.
 ///
 /// # Errors
-/// If a log can't be opened, or the process has a logger.
+/// If a log can't be opened, or the process already has a logger.
 pub fn init(config: &LogConfig) -> Result<Logging, LogError> {
     let logging = Logging::open(config)?;
-    // Also with level `off`: it may change.
+    // Installed even with level `off`, because the level may change.
     let logger = Box::new(logging.logger.clone());
     log::set_boxed_logger(logger).map_err(|_| LogError::AlreadyInitialized)?;
     log::set_max_level(config.level.max(TAP_LEVEL));
     Ok(logging)
 }
 
-/// The logs there are, and those there were.
+/// The current logs and the retired ones.
 #[derive(Debug, Default)]
 struct Logs {
     events: Option<EventLog>,
@@ -92,7 +93,8 @@ struct Logs {
 }
 
 impl Logging {
-    /// Has all events from here on told to `tap` too, whatever the log's level; once.
+    /// From now on, sends all events to `tap` too, regardless of the log's level. Can be called
+    /// once.
     pub(crate) fn tap(&self, tap: Tap) {
         self.logger.tap(tap);
     }
@@ -102,13 +104,13 @@ impl Logging {
         self.logs().access.clone()
     }
 
-    /// Takes new settings while the process logs. A log whose file can't be opened goes on as it
-    /// was, but for its level; the other changes all the same. Lines that were sent before go to
-    /// the old file, as do those of old [`AccessWriter`]s; it closes when it has them and the last
-    /// writer is dropped.
-    /// [`Logging::access`] is another log then: each loop takes a new writer of it.
+    /// Applies new settings while the process logs. If a log's file can't be opened, that log keeps
+    /// its file and only changes its level; the other log still changes. Lines that were sent
+    /// earlier, and those of old [`AccessWriter`]s, go to the old file, which closes after the last
+    /// of them. [`Logging::access`] then returns another log, from which each loop takes a new
+    /// writer.
     ///
-    /// Gives the logs that could not be opened.
+    /// Returns the errors of the logs that could not be opened.
     #[must_use = "a log may have failed"]
     pub fn reconfigure(&self, config: &LogConfig) -> Vec<LogError> {
         let _one_at_a_time = self.change.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +118,7 @@ impl Logging {
             let logs = self.logs();
             (logs.events.clone(), logs.access.clone())
         };
-        // Before the lock is taken: opening a file can take long.
+        // Without the lock, because opening a file can take long.
         let events = EventLog::open_after(events.as_ref(), config);
         let access = AccessLog::open_after(access.as_ref(), config);
         let mut logs = self.logs();
@@ -134,17 +136,16 @@ impl Logging {
         errors
     }
 
-    /// Has the logs' files opened again by their paths, after the lines sent so far; for log
-    /// rotation. Returns at once. A log whose file can't be opened, or whose opening hangs, keeps
-    /// its old one, with an event `log_reopen_failed`. A log whose writer hangs goes on in the new
-    /// file.
+    /// Opens the logs' files again by their paths, after the lines sent so far; for log rotation.
+    /// Returns at once. If opening a file fails or hangs, its log keeps the old file, with an event
+    /// `log_reopen_failed`. A log whose write hangs continues in the new file.
     pub fn reopen(&self) {
         self.logs().writers().for_each(LineWriter::reopen);
     }
 
-    /// Waits until the lines that were sent so far are written, or counted as lost; also those to
-    /// files that [`Logging::reconfigure`] left. Access lines are sent by [`AccessWriter::flush`].
-    /// False if the timeout came first.
+    /// Waits until all lines sent so far are written or counted as lost, including those for files
+    /// that [`Logging::reconfigure`] replaced. Access lines are sent by [`AccessWriter::flush`].
+    /// Returns false on time-out.
     pub fn flush(&self, timeout: Duration) -> bool {
         let (writers, retired) = {
             let logs = self.logs();
@@ -154,8 +155,8 @@ impl Logging {
         flush_all(&writers, &retired, timeout)
     }
 
-    /// For the end of the process, when [`Logging::flush`] has failed: what is not written is
-    /// counted as lost. Says in the log of events how many access lines that were, and gives both
+    /// For the end of the process, after [`Logging::flush`] has failed: counts unwritten lines as
+    /// lost, reports the number of lost access lines in the log of events, and returns both
     /// numbers.
     pub fn close(&self) -> LostLines {
         let (access, retired) = {
@@ -175,13 +176,13 @@ impl Logging {
         LostLines { events, access }
     }
 
-    /// The descriptors of the process that the logs name: `/dev/fd/3`. For the start, when each log
-    /// has just been opened.
+    /// The descriptors of the process that the logs name, such as `/dev/fd/3`. For the start, when
+    /// each log has just been opened.
     pub(crate) fn descriptors(&self) -> Vec<i32> {
         self.logs().writers().filter_map(|writer| writer.output().descriptor()).collect()
     }
 
-    /// What each log that is on has lost, under its name.
+    /// The losses of each enabled log, by its name.
     pub(crate) fn losses(&self) -> Vec<(&'static str, Losses)> {
         let (events, access) = {
             let logs = self.logs();
@@ -202,7 +203,7 @@ impl Logging {
         }
     }
 
-    /// Opens the logs, without installing the logger.
+    /// Opens the logs without installing the logger.
     fn open(config: &LogConfig) -> Result<Self, LogError> {
         let access = AccessLog::open(config)?;
         let events = EventLog::open_after(None, config)?;
@@ -224,7 +225,7 @@ impl Logs {
         self.retired_events.add_unless_same(old, new);
     }
 
-    /// Says whether it is another.
+    /// Returns whether the log has changed.
     fn replace_access(&mut self, new: Option<AccessLog>) {
         let old = mem::replace(&mut self.access, new);
         let [old, new] = [&old, &self.access].map(|log| log.as_ref().map(AccessLog::writer));
@@ -257,7 +258,7 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    /// Where the test process below logs to; the test runs only there.
+    /// The log folder of the test process below. The test runs only if it is set.
     const DIR_VARIABLE: &str = "TIDEGATE_TEST_LOG_DIR";
 
     fn config(dir: &Path) -> LogConfig {
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_follows_also_up_from_off_and_down_to_it() {
+    fn the_level_can_change_from_and_to_off() {
         use log::LevelFilter::{Debug, Error, Info, Off};
         let dir = tempfile::tempdir().unwrap();
         let at = |level| LogConfig { level, ..config(dir.path()) };
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_format_goes_on_in_the_same_file_in_order() {
+    fn a_new_format_continues_in_the_same_file_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let logging = Logging::open(&config(dir.path())).unwrap();
         let mut old = logging.access().unwrap().for_loop();
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_loop_s_lines_go_to_the_old_file_and_are_waited_for() {
+    fn lines_of_an_old_writer_go_to_the_old_file_and_flush_waits_for_them() {
         let dir = tempfile::tempdir().unwrap();
         let moved = |name: &str| LogConfig {
             path: Some(dir.path().join(format!("events.{name}"))),
@@ -411,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_opened_goes_on_and_the_other_changes() {
+    fn a_log_that_cannot_be_opened_keeps_its_file_and_the_other_changes() {
         let dir = tempfile::tempdir().unwrap();
         let logging = Logging::open(&config(dir.path())).unwrap();
         let missing = Some(dir.path().join("missing/x.log"));
@@ -436,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_access_log_goes_off_and_on_while_losses_stay_counted() {
+    fn turning_the_access_log_off_and_on_keeps_the_count_of_losses() {
         let dir = tempfile::tempdir().unwrap();
         let full = LogConfig { access_path: Some("/dev/full".into()), ..config(dir.path()) };
         let off = LogConfig { access: AccessFormat::Off, ..full.clone() };
@@ -453,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_after_a_change_opens_the_files_that_are_current() {
+    fn rotation_after_a_change_opens_the_current_files() {
         let dir = tempfile::tempdir().unwrap();
         let logging = Logging::open(&config(dir.path())).unwrap();
         let path = dir.path().join("moved.log");
@@ -502,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_logs_by_macros_also_when_its_standard_streams_are_gone() {
+    fn a_process_logs_by_macros_even_without_standard_streams() {
         let dir = tempfile::tempdir().unwrap();
         let (reader, broken) = io::pipe().unwrap();
         drop(reader);
@@ -548,7 +549,7 @@ mod tests {
         fs::remove_file(&access_path).unwrap();
         fs::create_dir(&access_path).unwrap();
         logging.reopen();
-        // The access log's thread says in the other log that it could not.
+        // The access log's thread reports its failure in the other log.
         let access = logging.access().unwrap();
         assert!(writer::flush_all([access.writer()], &[], DEADLINE));
         assert!(logging.flush(DEADLINE));
@@ -557,7 +558,7 @@ mod tests {
         assert!(matches!(init(&again), Err(LogError::AlreadyInitialized)));
 
         let to_stderr = Logging::open(&again).unwrap();
-        log_one(&to_stderr, "nobody hears");
+        log_one(&to_stderr, "unread");
         assert!(to_stderr.flush(DEADLINE));
         assert_eq!(to_stderr.lost(), LostLines { events: 1, access: 0 });
     }

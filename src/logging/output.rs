@@ -1,15 +1,15 @@
 //! Where a log goes: a file, or a stream that the process was started with.
 //!
-//! - Opening a file can hang: its file system may not answer. So a file is opened in a thread of
-//!   its own, which may hang alone, and never under a lock.
-//! - A FIFO that no process reads is refused, not waited for.
+//! - Opening a file can hang if its file system doesn't answer. So a file is opened in a thread of
+//!   its own, which may hang, and never under a lock.
+//! - A FIFO without a reader is refused instead of waited for.
 //! - A stream of the process (`/dev/stderr`, `/dev/fd/3`) is duplicated, not opened: sockets can't
-//!   be opened, and a process that gave up root may have lost the right to open the others.
-//! - A stream has to be open in the next process of an upgrade, too, under the same number. So a
-//!   number above 2 that is marked close-on-exec is refused: it is one of the server's own, or one
-//!   that no log named at the start.
-//! - Logs that share a file, whatever they call it, write to it one after the other, so that no
-//!   line ends up within another.
+//!   be opened, and a process that gave up root may lack the permission to open others.
+//! - A stream must be open in the next process of an upgrade too, under the same number. So a
+//!   number above 2 that is marked close-on-exec is refused: it belongs to the server itself, or no
+//!   log named it at the start.
+//! - Logs that share a file, under any name, take turns writing to it, so that no line ends up
+//!   inside another.
 
 use std::{
     collections::HashMap,
@@ -33,21 +33,21 @@ use rustix::{
     process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open},
 };
 
-/// How long the start of the server, or a reload, waits for a log file to open.
+/// How long a start or a reload waits for a log file to open.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often, and how long each time, a writer waits for an output that others set to
-/// non-blocking: a terminal or pipe is shared with the process that started this one.
+/// How often a writer waits for an output that is non-blocking, and for how long each time. A
+/// terminal or pipe is shared with the parent process, which may set this.
 const STALL_WAITS_MAX: u32 = 100;
 const STALL_WAIT: Duration = Duration::from_millis(10);
 
-/// Symbolic links that are followed in search of a stream.
+/// How many symbolic links are followed to find a stream.
 const LINKS_MAX: usize = 8;
 
 /// Where a log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Output {
-    /// Appended to; made with mode 0640 if it is not there. Its folder must exist.
+    /// Appended to; created with mode 0640 if it doesn't exist. Its folder must exist.
     File(PathBuf),
     /// A descriptor that the process was started with.
     Stream(i32),
@@ -57,12 +57,12 @@ impl Output {
     pub(super) const STDOUT: Self = Self::Stream(1);
     pub(super) const STDERR: Self = Self::Stream(2);
 
-    /// What a path of the config means.
+    /// The output that a path in the config means.
     pub(super) fn of(path: &Path) -> Self {
         stream_named(path).map_or_else(|| Self::File(path.to_owned()), Self::Stream)
     }
 
-    /// Opens it. This can take for ever: it is for threads that do nothing else.
+    /// Opens the output. This may block forever, so it needs a thread of its own.
     pub(super) fn open(&self) -> io::Result<Sink> {
         let file = match self {
             Self::File(path) => open_append(path)?,
@@ -72,18 +72,18 @@ impl Output {
         Ok(Sink { file: Box::new(file), tail })
     }
 
-    /// Opens it in a thread of its own, which is left behind when it takes longer than this.
+    /// Opens the output in a thread of its own. On time-out, the thread is left behind.
     pub(super) fn open_within(&self, timeout: Duration) -> io::Result<Sink> {
         let (sender, opened) = bounded(1);
         let output = self.clone();
-        // If the wait is over, what was opened is closed again.
+        // If the wait is over, the opened file is closed again.
         let open = move || drop(sender.send(output.open()));
         thread::Builder::new().name("log-open".to_owned()).spawn(open)?;
         opened.recv_timeout(timeout).unwrap_or_else(|_| Err(hangs()))
     }
 
-    /// The descriptor of the process that it names, also by links. Reads the links: only for an
-    /// output that has just been opened.
+    /// The descriptor of the process that the output names, directly or by links. Reads the links:
+    /// only for an output that has just been opened.
     pub(super) fn descriptor(&self) -> Option<i32> {
         match self {
             Self::Stream(descriptor) => Some(*descriptor),
@@ -91,7 +91,7 @@ impl Output {
         }
     }
 
-    /// Whether it shows what is written to a person at once.
+    /// Whether a person reads the output directly.
     pub(super) fn is_terminal(&self) -> bool {
         match self {
             Self::Stream(1) => io::stdout().is_terminal(),
@@ -112,28 +112,28 @@ impl fmt::Display for Output {
     }
 }
 
-/// Why a file is not there yet.
+/// The error of a file that isn't open yet.
 pub(super) fn hangs() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "opening it hangs: its file system does not answer")
 }
 
-/// An output that is open.
+/// An open output.
 pub(super) struct Sink {
     file: Box<dyn Write + Send>,
-    /// Whether the last write to the file ended within a line. All that write to it share this, and
-    /// hold it while they write.
+    /// Whether the last write to the file ended within a line. All writers to the file share this,
+    /// and lock it while they write.
     tail: Arc<Mutex<bool>>,
 }
 
 impl Sink {
-    /// A sink that shares nothing.
+    /// A sink that shares its file with no other.
     #[cfg(test)]
     pub(super) fn alone(file: impl Write + Send + 'static) -> Self {
         Self { file: Box::new(file), tail: Arc::default() }
     }
 
-    /// Writes whole lines as far as that works: how many bytes, and what went wrong. After half a
-    /// line, the first of these begins on a line of its own.
+    /// Writes whole lines as far as possible. Returns the number of bytes, and the error if any.
+    /// After half a line, starts on a new line.
     pub(super) fn write(&mut self, lines: &[u8]) -> (usize, Option<io::Error>) {
         let mut is_torn = lock(&self.tail);
         if *is_torn {
@@ -150,7 +150,7 @@ impl Sink {
     }
 }
 
-/// The descriptor that a path of the process's own names.
+/// The descriptor that the path of one of the process's streams names.
 fn stream_named(path: &Path) -> Option<i32> {
     let path = path.to_str()?;
     match path {
@@ -165,7 +165,7 @@ fn stream_named(path: &Path) -> Option<i32> {
     }
 }
 
-/// The same for a path that leads there by links: `access.log -> /dev/stdout`.
+/// Like [`stream_named`], for a path that leads there by links: `access.log -> /dev/stdout`.
 fn stream_behind(path: &Path) -> Option<i32> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -188,17 +188,17 @@ fn open_append(path: &Path) -> io::Result<File> {
         options.custom_flags(flags.bits().cast_signed()).open(path)
     };
     let file = match open(OFlags::NOCTTY | OFlags::NONBLOCK) {
-        // Another process holds a lease on the file, and is now asked for it.
+        // Another process holds a lease on the file and is now asked to release it.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return open(OFlags::NOCTTY),
         opened => opened.map_err(|error| explain(error, path))?,
     };
-    // Writes may wait: they have a thread of their own.
+    // Writes may block: they have a thread of their own.
     let flags = rustix::fs::fcntl_getfl(&file)?;
     rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
     Ok(file)
 }
 
-/// Says what the system's words leave open.
+/// Replaces an unclear system error.
 fn explain(error: io::Error, path: &Path) -> io::Error {
     if error.raw_os_error() != Some(Errno::NXIO.raw_os_error()) {
         return error;
@@ -211,8 +211,8 @@ fn explain(error: io::Error, path: &Path) -> io::Error {
     }
 }
 
-/// A descriptor of our own for a stream: the handles of std have locks, and a thread that panics
-/// must not wait for a stalled log to print its last words.
+/// A descriptor of our own for a stream. The handles of std have locks, and a panicking thread must
+/// not wait for a stalled log to print its message.
 fn duplicate(descriptor: i32) -> io::Result<File> {
     if descriptor > 2 && is_close_on_exec(descriptor) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, NOT_KEPT));
@@ -225,7 +225,7 @@ fn duplicate(descriptor: i32) -> io::Result<File> {
             .and_then(|this| pidfd_getfd(this, descriptor, PidfdGetfdFlags::empty())),
     };
     match duplicated {
-        // A sandbox forbids the call. All but sockets can be opened.
+        // A sandbox forbids the call. All streams except sockets can be opened instead.
         Err(Errno::PERM | Errno::NOSYS) => {
             OpenOptions::new().append(true).open(format!("/proc/self/fd/{descriptor}"))
         }
@@ -233,12 +233,12 @@ fn duplicate(descriptor: i32) -> io::Result<File> {
     }
 }
 
-/// Why a descriptor of the process can't be a log.
-const NOT_KEPT: &str = "this descriptor would be closed by an upgrade: a log can go only to one \
-                        that the server was started with and that its config named then";
+/// Why a descriptor of the process is refused.
+const NOT_KEPT: &str = "this descriptor would be closed by an upgrade: a log must use a descriptor \
+                        that the server was started with and that the config named at the start";
 
-/// Whether execve(2) closes it. Not if that can't be known: then it is not open, which shows when
-/// it is duplicated.
+/// Whether execve(2) closes the descriptor. False if that is unknown: then it isn't open, and
+/// duplicating it will fail.
 fn is_close_on_exec(descriptor: i32) -> bool {
     let Ok(info) = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) else {
         return false;
@@ -248,7 +248,7 @@ fn is_close_on_exec(descriptor: i32) -> bool {
     flags.is_some_and(|flags| OFlags::from_bits_retain(flags).contains(OFlags::CLOEXEC))
 }
 
-/// What all writers to a file share, by its device and inode.
+/// The shared state of all writers to a file, by device and inode.
 type Tails = HashMap<(u64, u64), Weak<Mutex<bool>>>;
 
 static TAILS: LazyLock<Mutex<Tails>> = LazyLock::new(Mutex::default);
@@ -265,7 +265,7 @@ fn tail_of(file: &File) -> io::Result<Arc<Mutex<bool>>> {
     }))
 }
 
-/// How many bytes could be written, and why not all.
+/// How many bytes were written, and the error if not all were.
 fn write_as_far(file: &mut dyn Write, bytes: &[u8]) -> (usize, Option<io::Error>) {
     let mut written = 0;
     let mut waits = 0;
@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_streams_are_known_by_all_their_spellings() {
+    fn streams_are_recognised_under_all_their_names() {
         for (path, descriptor) in
             [("/dev/stdout", 1), ("/dev/stderr", 2), ("/dev/fd/7", 7), ("/proc/self/fd/2", 2)]
         {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_that_no_process_reads_and_a_socket_are_refused_at_once() {
+    fn a_fifo_without_a_reader_and_a_socket_are_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
@@ -325,11 +325,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_a_socket_is_written_to_also_behind_a_link() {
+    fn a_stream_that_is_a_socket_can_be_written_to_even_by_a_link() {
         use std::os::fd::AsRawFd;
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = UnixDatagram::pair().unwrap();
-        // Without close-on-exec, as a parent gives it.
+        // Without close-on-exec, as inherited from a parent.
         let theirs = rustix::io::dup(&theirs).unwrap();
         let name = format!("/dev/fd/{}", theirs.as_raw_fd());
         let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_no_upgrade_keeps_is_refused_also_behind_a_link() {
+    fn a_descriptor_that_an_upgrade_would_close_is_refused_even_by_a_link() {
         use std::os::fd::AsRawFd;
         let dir = tempfile::tempdir().unwrap();
         let file = File::create(dir.path().join("file")).unwrap();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_a_file_shares_its_tail() {
+    fn logs_that_share_a_file_share_its_tail() {
         let dir = tempfile::tempdir().unwrap();
         let [path, link, other] = ["a.log", "b.log", "c.log"].map(|name| dir.path().join(name));
         symlink("a.log", &link).unwrap();

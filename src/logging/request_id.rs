@@ -1,4 +1,4 @@
-//! Names of requests: in access lines, and as `X-Request-Id`.
+//! Request ids: in access lines and as `X-Request-Id`.
 
 use std::{
     array, fmt,
@@ -11,11 +11,11 @@ use std::{
     },
 };
 
-/// Names a request, never used twice in a process; 16 hexadecimal digits.
+/// The id of a request, unique within a process; 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(u64);
 
-/// One loop's ids: numbers that no other has, mixed with the process's seed. The mixing is a
+/// One loop's source of ids: unique numbers, mixed with the process's seed. The mixing is a
 /// bijection, so different numbers stay different.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
@@ -24,7 +24,7 @@ pub(crate) struct RequestIds {
 }
 
 impl RequestId {
-    /// As `Display` shows it.
+    /// The same digits as `Display`.
     pub(crate) fn digits(self) -> [u8; 16] {
         array::from_fn(|index| {
             let shift = 60 - 4 * index as u32;
@@ -43,10 +43,10 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// How many numbers a writer takes at once from those of the process.
+/// How many numbers a source takes from the process at once.
 const NUMBERS_AT_ONCE: u64 = 1 << 16;
 
-/// Writers come and go with reloads, so their numbers are the process's and not a log's.
+/// Loops get new sources at reloads, so the numbers belong to the process and not to a log.
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(process::id()));

@@ -1,7 +1,7 @@
-//! Times as they stand in log lines, in UTC.
+//! Times in log lines, in UTC.
 //!
-//! Owns the text of one second, so that a calendar is computed once a second and not once a line.
-//! Never reads a clock.
+//! Caches the text of one second, so that the calendar is computed once per second and not once per
+//! line. Never reads a clock.
 
 use std::{
     fmt::Write as _,
@@ -10,10 +10,10 @@ use std::{
 
 use time::OffsetDateTime;
 
-/// One instant as text; it is set again and again, and cheap to set within the same second.
+/// A time as text. Setting it again within the same second is cheap.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stamp {
-    /// The second since the epoch that the texts stand for; none before the first `set`.
+    /// The second (since the epoch) of the texts; none before the first `set`.
     second: Option<u64>,
     millisecond: u32,
     /// `2026-11-22T21:30:00`
@@ -30,7 +30,7 @@ pub(crate) fn rfc3339(at: SystemTime) -> String {
 }
 
 impl Stamp {
-    /// The stamp of `now`. Times before 1970 and after 9999 are shown as 1970.
+    /// The stamp of `now`. Times before 1970 and after 9999 appear as 1970.
     pub(super) fn of(now: SystemTime) -> Self {
         let mut stamp = Self::default();
         stamp.set(now);
@@ -56,7 +56,7 @@ impl Stamp {
         out.extend([digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
     }
 
-    /// The time of the Common Log Format, without its brackets.
+    /// The time in the Common Log Format, without its brackets.
     pub(super) fn common(&self) -> &str {
         &self.common
     }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_stamp_says_the_same_as_a_new_one() {
+    fn a_reused_stamp_equals_a_new_one() {
         let mut kept = Stamp::default();
         for step in [0, 1, 999, 1000, 1001, 500, 86_400_000, 3] {
             let now = UNIX_EPOCH + Duration::from_millis(1_795_383_000_000 + step);

@@ -1,6 +1,6 @@
-//! What the access line of a proxied request says of its upstream.
+//! The upstream's part of an access line.
 //!
-//! Stands behind the outcome, so that lines of other requests end as they did.
+//! It follows the outcome, so that lines without an upstream end as before.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use super::{
     values::{micros, push_json_value, push_number},
 };
 
-/// The upstream of a request that was passed on.
+/// The upstream of a forwarded request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UpstreamUse<'a> {
-    /// The upstream that was asked last; empty if there was none to ask.
+    /// The last upstream that was tried; empty if none was available.
     pub(crate) url: &'a str,
-    /// How many were asked, each try counted.
+    /// The number of tries.
     pub(crate) tries: u32,
-    /// From the last choice of an upstream to the end of its part.
+    /// From the last choice of an upstream to the end of its exchange.
     pub(crate) time: Duration,
-    /// Why the last try failed that did.
+    /// Why the last failed try failed.
     pub(crate) reason: Option<&'static str>,
 }
 
 impl UpstreamUse<'_> {
     pub(super) fn push_combined(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b" upstream=");
-        // A path of a socket may have blanks and quotes.
+        // A socket path may contain blanks and quotes.
         escape::push_text_value(out, if self.url.is_empty() { "-" } else { self.url });
         out.extend_from_slice(b" tries=");
         push_number(out, self.tries);

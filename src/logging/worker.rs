@@ -1,20 +1,19 @@
-//! The thread of a log: it takes lines off the queue and writes them.
+//! The thread of a log: takes lines off the queue and writes them.
 //!
-//! A write can hang (a file system that doesn't answer, a FIFO whose reader stands still). Then the
-//! thread hangs with it, and the queue fills up. A reopen gets the log out of that: the thread that
-//! opened the new file takes the queue over, and the hanging thread is left behind. It ends when
-//! its write returns. The lines of that write count as lost, because what became of them is
-//! unknown.
+//! A write can hang (the file system doesn't answer, or a FIFO's reader has stopped). Then the
+//! thread hangs too, and the queue fills up. A reopen recovers the log: the thread that opened the
+//! new file takes over the queue, and the hanging thread is left behind until its write returns.
+//! The lines of that write count as lost, because their fate is unknown.
 //!
 //! ```text
-//! reopen ──► opener: open(2), alone
-//!              │ offers the file, as long as that takes
-//!              ├── taken by the worker ──────────────► the worker writes to it
-//!              └── a whole OPEN_PATIENCE passes in ──► the opener becomes the worker
-//!                  one and the same write
+//! reopen ──► opener: open(2), in a thread of its own
+//!              │ offers the open file until it is taken
+//!              ├── the worker takes it ────────────► the worker writes to it
+//!              └── the worker is at the same write
+//!                  for all of OPEN_PATIENCE ───────► the opener becomes the worker
 //! ```
-//! A worker waits at most OPEN_PATIENCE for a file that is being opened, so that the lines behind a
-//! reopen are in the new file; then it goes on in the old one until the new one is there.
+//! After a reopen, the worker waits up to OPEN_PATIENCE for the new file, so that the next lines go
+//! there. Then it continues with the old file until the new one is open.
 
 use std::{
     io, mem,
@@ -33,31 +32,32 @@ use crossbeam_channel::{
 
 use super::output::{Output, Sink, hangs};
 
-/// What the writer itself has to say.
+/// A report by the writer itself.
 #[derive(Debug)]
 pub(super) enum Note<'a> {
-    /// So many lines were lost since the last such note.
+    /// This many lines were lost since the last such note.
     Lost { lines: u64 },
-    /// The old file is still being written.
+    /// The old file stays in use.
     ReopenFailed { path: &'a Path, error: &'a io::Error },
 }
 
-/// Appends a note's line, with its line feed; or nothing, if it is said elsewhere.
+/// Appends a note as a line with a line feed, or nothing if it is reported elsewhere.
 pub(super) type NoteFormat = Box<dyn Fn(&mut Vec<u8>, SystemTime, &Note<'_>) + Send>;
 
-/// What a chunk costs in the queue besides its bytes.
+/// The cost of a chunk in the queue besides its bytes.
 pub(super) const CHUNK_OVERHEAD_BYTES: usize = 64;
 
-/// The worker takes up to this many bytes at once from the queue, and one chunk more.
+/// The worker takes up to this many bytes from the queue at once, plus one chunk.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// How long a loss stays unreported when no line comes that would bring it out.
+/// How long a loss may stay unreported if no more lines come.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a worker waits for a file that is being opened. A write that lasts longer hangs.
+/// How long a worker waits for a file that is being opened, and how long a write may take before it
+/// counts as hanging.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Threads of one log that may hang at once: openers, and workers that were left behind.
+/// How many threads of one log may hang at once: openers, and workers that were left behind.
 const HANGING_MAX: usize = 4;
 
 pub(super) enum Message {
@@ -69,7 +69,7 @@ pub(super) enum Message {
     Flush(Sender<()>),
 }
 
-/// Gives the new file; closed without one if its opener has become the worker.
+/// Delivers the new file. Closes without a file if its opener has become the worker.
 type Opening = Receiver<io::Result<Sink>>;
 
 /// What the senders, the worker and the openers of a log share.
@@ -80,25 +80,25 @@ pub(super) struct Shared {
     pub(super) queue_bytes_max: usize,
     pub(super) queued_bytes: AtomicUsize,
     pub(super) lost: AtomicU64,
-    /// Lost lines that the log itself tells of.
+    /// Lost lines that the log itself has reported.
     pub(super) reported: AtomicU64,
     messages: Receiver<Message>,
     gather: Duration,
     note: Mutex<NoteFormat>,
     /// Why the last write failed, if it did.
     failure: Mutex<Option<String>>,
-    /// Openers at work, and workers that were left behind.
+    /// Running openers, and workers that were left behind.
     hanging: AtomicUsize,
     turn: Mutex<Turn>,
 }
 
-/// Which thread is the worker, and what it does.
+/// Which thread is the worker, and what it is doing.
 struct Turn {
-    /// The number of the worker: the ones before it were left behind.
+    /// The number of the current worker; earlier ones were left behind.
     worker: u64,
     /// How many writes have begun.
     writes: u64,
-    /// The lines of the write that is under way.
+    /// The number of lines in the current write.
     writing: Option<u64>,
     /// Closes when the worker has ended.
     _ends: Option<Sender<()>>,
@@ -127,15 +127,15 @@ impl Shared {
         }
     }
 
-    /// Begins the first worker.
+    /// Starts the first worker.
     pub(super) fn begin(self: &Arc<Self>, sink: Sink) -> io::Result<()> {
         let worker = Worker::new(Arc::clone(self), 0, sink);
         thread::Builder::new().name(self.name.to_owned()).spawn(move || worker.run()).map(drop)
     }
 
-    /// Begins to open the file again, and gives what is to be sent to the worker.
+    /// Starts to open the file again. Returns the message for the worker.
     pub(super) fn reopen(self: &Arc<Self>) -> Message {
-        // Without room in it: only a worker that takes the file has it.
+        // With capacity 0, the file counts as delivered only once the worker takes it.
         let (offers, opening) = bounded(0);
         let failed = |error| {
             let (sender, opening) = bounded(1);
@@ -181,13 +181,14 @@ impl Shared {
         }
     }
 
-    /// The number of the write that is under way.
+    /// The number of the current write.
     fn write_under_way(&self) -> Option<u64> {
         let turn = self.turn();
         turn.writing.map(|_| turn.writes)
     }
 
-    /// Leaves the worker behind if it is still at this write; the number of the one to come.
+    /// Leaves the worker behind if it is still at this write. Returns the number of the next
+    /// worker.
     fn take_over(&self, stuck: u64) -> Option<u64> {
         let mut turn = self.turn();
         if turn.writes != stuck {
@@ -204,8 +205,8 @@ impl Shared {
         turn.worker
     }
 
-    /// Counts what waits to be written as lost, also the lines of a write that hangs; for the end
-    /// of the process. How many lines that were.
+    /// For the end of the process: counts all waiting lines as lost, including those of a hanging
+    /// write. Returns how many lines that were.
     pub(super) fn give_up(&self) -> u64 {
         let mut lines = 0;
         while let Ok(message) = self.messages.try_recv() {
@@ -223,7 +224,7 @@ impl Shared {
         lines
     }
 
-    /// Why lines are being lost, if it is known.
+    /// Why lines are being lost, if known.
     pub(super) fn failure(&self) -> Option<String> {
         lock(&self.failure).clone()
     }
@@ -233,20 +234,20 @@ impl Shared {
     }
 }
 
-/// The thread's state.
+/// The state of a worker.
 struct Worker {
     shared: Arc<Shared>,
     number: u64,
     sink: Option<Sink>,
     /// A file that is still being opened.
     opening: Option<Opening>,
-    /// What the next write writes: perhaps a note, then lines.
+    /// The content of the next write: a note if there is one, then lines.
     batch: Vec<u8>,
-    /// Where in the batch the lines begin.
+    /// The offset of the lines in the batch.
     lines_at: usize,
     /// The losses that the batch's note covers.
     lost_noted: u64,
-    /// Another worker has its place.
+    /// Another worker has taken over.
     is_left_behind: bool,
 }
 
@@ -285,17 +286,17 @@ impl Worker {
         self.report_losses();
     }
 
-    /// The next message; none when all senders are gone. While it waits, it brings out losses, and
-    /// takes a file that took long to open.
+    /// The next message; none when all senders are dropped. While waiting, reports losses and takes
+    /// a file that took long to open.
     fn next_message(&mut self) -> Option<Message> {
         loop {
             let opening = self.opening.clone().unwrap_or_else(never);
             let tick = if self.has_unreported() { after(REPORT_INTERVAL) } else { never() };
             select_biased! {
-                // First, or a busy log would never come to it.
+                // First, or a busy log would never take the file.
                 recv(opening) -> opened => {
                     self.opening = None;
-                    // Closed: this worker is the one that opened it.
+                    // Closed: this worker opened the file itself.
                     if let Ok(opened) = opened {
                         self.use_file(opened);
                     }
@@ -343,7 +344,7 @@ impl Worker {
         }
     }
 
-    /// Puts into the empty batch what must stand before the lines.
+    /// Starts a batch with the note that must precede the lines.
     fn begin_batch(&mut self) {
         self.lost_noted = self.shared.lost.load(Relaxed);
         let reported = self.shared.reported.load(Relaxed);
@@ -357,7 +358,7 @@ impl Worker {
         lock(&self.shared.note)(&mut self.batch, SystemTime::now(), note);
     }
 
-    /// Writes the batch as far as that works; the rest is lost.
+    /// Writes the batch as far as possible; the rest is lost.
     fn write_batch(&mut self) {
         if self.batch.is_empty() {
             return;
@@ -389,7 +390,7 @@ impl Worker {
     }
 
     fn reopen(&mut self, opening: Opening) {
-        // An opening that hangs is not waited for twice.
+        // A hanging open is waited for only once.
         let patience = if self.opening.take().is_some() { Duration::ZERO } else { OPEN_PATIENCE };
         match opening.recv_timeout(patience) {
             Ok(opened) => self.use_file(opened),
@@ -397,7 +398,7 @@ impl Worker {
                 self.opening = Some(opening);
                 self.say_reopen_failed(&hangs());
             }
-            // This worker is the one that opened it.
+            // This worker opened the file itself.
             Err(RecvTimeoutError::Disconnected) => {}
         }
     }
@@ -446,7 +447,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_busy_log_takes_a_file_that_took_long_to_open() {
+    fn a_busy_log_takes_a_file_that_was_slow_to_open() {
         let (queue, messages) = unbounded();
         let (ends, _ended) = bounded(0);
         let note: NoteFormat = Box::new(|_, _, _| {});

@@ -1,15 +1,16 @@
-//! The sending side of a log: it takes whole lines from any thread, for the log's own thread.
+//! The sending side of a log: takes whole lines from any thread for the log's own thread.
 //!
 //! Owns the queue in front of that thread ([`super::worker`]).
 //!
-//! - A sender never waits: what finds the queue full is lost, counted, and reported in the log.
+//! - A sender never blocks: a line that finds the queue full is lost, counted, and reported in the
+//!   log.
 //! - The queue is bounded by bytes, so a stalled disk costs a known amount of memory, and small
-//!   chunks get through a stall as long as large ones do.
-//! - A write error never ends the thread: the lines are counted as lost, and reported as soon as
-//!   writing works again. After half a line the next one still begins on a line of its own.
-//! - Chunks keep their order and are never split by another's.
-//! - A log whose place is taken by another writes all it was sent before its file closes.
-//! - Nothing here waits for a disk but [`LineWriter::open`], which has a time-out.
+//!   chunks survive a stall as long as large ones.
+//! - A write error never ends the thread: the lines are counted as lost, and reported once writing
+//!   works again. After half a line, the next line starts on a line of its own.
+//! - Chunks keep their order and are never interleaved.
+//! - A replaced log writes everything it was sent before its file closes.
+//! - Only [`LineWriter::open`] waits for a disk, with a time-out.
 
 use std::{
     fmt,
@@ -25,42 +26,42 @@ use super::{
     worker::{CHUNK_OVERHEAD_BYTES, Message, NoteFormat, Shared, count_lines},
 };
 
-/// The sending side of a log; clones send to the same log. The thread ends after the last one.
+/// The sending side of a log. Clones send to the same log. The thread ends after the last clone.
 #[derive(Clone, Debug)]
 pub(super) struct LineWriter {
     way: Arc<Way>,
 }
 
-/// Logs that others have taken the place of: they end when their last writer is dropped.
+/// Replaced logs. Each ends when its last writer is dropped.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RetiredLogs {
     logs: Vec<Retired>,
-    /// What those lost that ended and were forgotten.
+    /// The losses of logs that have ended.
     lost: u64,
 }
 
-/// What one log needs to know besides its output.
+/// The settings of a log besides its output.
 pub(super) struct LineOptions {
     /// The thread's name, at most 15 bytes.
     pub(super) name: &'static str,
-    /// The most bytes that wait for the disk, with [`CHUNK_OVERHEAD_BYTES`] for every chunk.
+    /// The most bytes that wait for the disk, including [`CHUNK_OVERHEAD_BYTES`] per chunk.
     pub(super) queue_bytes: usize,
-    /// How long lines are gathered before they are written: one wake-up and one write for many.
+    /// How long lines are collected before a write, to save wake-ups and writes.
     pub(super) gather: Duration,
-    /// Says in the log's own format what the writer has to say.
+    /// Formats the writer's notes in the log's own format.
     pub(super) note: NoteFormat,
 }
 
-/// What a log has lost.
+/// The losses of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Losses {
-    /// Lines that were lost since the start.
+    /// Lines lost since the start.
     pub(crate) lost: u64,
-    /// How many of those the log itself tells of; fewer, as long as lines are being lost.
+    /// How many of them the log itself has reported; fewer while lines are being lost.
     pub(crate) reported: u64,
     /// Where the log goes.
     pub(crate) output: String,
-    /// Why writing fails; none if it hangs, or is too slow.
+    /// Why writing fails; none if it hangs or is too slow.
     pub(crate) failure: Option<String>,
 }
 
@@ -72,7 +73,7 @@ impl LineWriter {
         Self::start(sink, output, options)
     }
 
-    /// The same for any sink; one of a file can be reopened.
+    /// Like [`LineWriter::open`], for any sink. A sink for a file can be reopened.
     fn start(sink: Sink, output: Output, options: LineOptions) -> Result<Self, LogError> {
         let LineOptions { name, queue_bytes, gather, note } = options;
         let (queue, messages) = unbounded();
@@ -83,7 +84,7 @@ impl LineWriter {
         Ok(Self { way: Arc::new(Way { queue, shared, ended }) })
     }
 
-    /// What a log goes on with: `old` if it goes to the same place, otherwise a new one.
+    /// The writer for new settings: `old` if the output is the same, otherwise a new one.
     pub(super) fn open_after(
         old: Option<&Self>,
         output: Output,
@@ -92,17 +93,17 @@ impl LineWriter {
         let Some(same) = old.filter(|old| old.way.shared.output == output) else {
             return Self::open(output, options);
         };
-        // It fails only without a thread: then there is nothing to note.
+        // Fails only if the thread has ended; then there is nothing to format.
         let _ = same.way.queue.send(Message::Notes(options.note));
         Ok(same.clone())
     }
 
-    /// Whether one is a clone of the other.
+    /// Whether the two are clones of one writer.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.way, &other.way)
     }
 
-    /// Sends whole lines, each with its line feed, as one chunk. Never waits.
+    /// Sends whole lines, each with its line feed, as one chunk. Never blocks.
     pub(super) fn send(&self, lines: &[u8]) {
         let Way { queue, shared, .. } = &*self.way;
         let cost = lines.len() + CHUNK_OVERHEAD_BYTES;
@@ -115,27 +116,27 @@ impl LineWriter {
         }
     }
 
-    /// Has the file opened again by its path, after the lines sent so far. Returns at once. If that
-    /// fails or hangs, the old file is kept and a note says so. Streams stay as they are.
+    /// Opens the file again by its path, after the lines sent so far. Returns at once. If opening
+    /// fails or hangs, the old file stays in use and a note reports it. Streams stay open.
     pub(super) fn reopen(&self) {
         let Way { queue, shared, .. } = &*self.way;
         if let Output::File(_) = shared.output {
-            // It fails only without a thread: then there is nothing to reopen.
+            // Fails only if the thread has ended; then there is nothing to reopen.
             let _ = queue.send(shared.reopen());
         }
     }
 
-    /// Where it writes to.
+    /// Where the log goes.
     pub(super) fn output(&self) -> &Output {
         &self.way.shared.output
     }
 
-    /// How many lines were lost so far: to a full queue or to write errors.
+    /// How many lines were lost so far, because the queue was full or a write failed.
     pub(super) fn lost(&self) -> u64 {
         self.way.shared.lost.load(Relaxed)
     }
 
-    /// The same, with what is known of it.
+    /// The losses with all details.
     pub(super) fn losses(&self) -> Losses {
         let shared = &self.way.shared;
         Losses {
@@ -146,15 +147,15 @@ impl LineWriter {
         }
     }
 
-    /// Counts what waits to be written as lost: see [`Shared::give_up`].
+    /// Counts all waiting lines as lost: see [`Shared::give_up`].
     pub(super) fn give_up(&self) -> u64 {
         self.way.shared.give_up()
     }
 }
 
 impl RetiredLogs {
-    /// Adds `old`, unless `new` is the same. It ends as soon as its last writer is gone, and
-    /// its lines are written.
+    /// Adds `old`, unless `new` is the same log. It ends once its last writer is dropped and its
+    /// lines are written.
     pub(super) fn add_unless_same(&mut self, old: Option<&LineWriter>, new: Option<&LineWriter>) {
         self.forget_ended();
         let Some(old) = old.filter(|old| !new.is_some_and(|new| new.is_same(old))) else { return };
@@ -163,12 +164,12 @@ impl RetiredLogs {
         self.logs.push(Retired { way: Arc::downgrade(&old.way), shared, ended });
     }
 
-    /// How many lines all of them lost.
+    /// How many lines all of these logs lost.
     pub(super) fn lost(&self) -> u64 {
         self.lost + self.logs.iter().map(|log| log.shared.lost.load(Relaxed)).sum::<u64>()
     }
 
-    /// Counts what waits to be written as lost: see [`Shared::give_up`].
+    /// Counts all waiting lines as lost: see [`Shared::give_up`].
     pub(super) fn give_up(&self) -> u64 {
         self.logs.iter().map(|log| log.shared.give_up()).sum()
     }
@@ -185,8 +186,8 @@ impl RetiredLogs {
     }
 }
 
-/// Waits until all that was sent to these logs before is written, or counted as lost. False if that
-/// did not happen within the timeout.
+/// Waits until everything sent to these logs so far is written or counted as lost. Returns false on
+/// time-out.
 pub(super) fn flush_all<'a>(
     writers: impl IntoIterator<Item = &'a LineWriter>,
     retired: &[RetiredLogs],
@@ -204,7 +205,7 @@ pub(super) fn flush_all<'a>(
             None => waits.push(&log.ended),
         }
     }
-    // Nothing is sent over these channels: they close when the last writer lets go of its end.
+    // Nothing is sent over these channels: each closes when its worker drops the other end.
     drop(done);
     waits.into_iter().all(|closed| {
         select_biased! {
@@ -214,7 +215,7 @@ pub(super) fn flush_all<'a>(
     })
 }
 
-/// What the clones of a writer share.
+/// The state that clones of a writer share.
 struct Way {
     queue: Sender<Message>,
     shared: Arc<Shared>,
@@ -222,7 +223,7 @@ struct Way {
     ended: Receiver<()>,
 }
 
-/// A log whose file stays open only as long as there are writers.
+/// A replaced log. It doesn't keep its file open; only its writers do.
 #[derive(Clone)]
 struct Retired {
     way: Weak<Way>,
@@ -283,7 +284,7 @@ mod tests {
         assert!(flush_all([writer], &[], DEADLINE));
     }
 
-    /// What a sink took, shared with the test.
+    /// What a sink received, shared with the test.
     #[derive(Clone, Default)]
     struct Taken(Arc<Mutex<Vec<u8>>>);
 
@@ -304,7 +305,8 @@ mod tests {
         }
     }
 
-    /// A sink that says when a write begins, and holds every write until the gate's sender is gone.
+    /// A sink that reports the beginning of a write, and blocks every write until the gate's sender
+    /// is dropped.
     struct Gated {
         entered: Sender<()>,
         gate: Receiver<()>,
@@ -323,7 +325,7 @@ mod tests {
         }
     }
 
-    /// A sink that takes a few bytes of a write and then fails, until it is well.
+    /// A sink that accepts a few bytes and then fails, until it is repaired.
     struct Failing {
         is_ill: Arc<AtomicBool>,
         bytes_left: usize,
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_loses_lines_and_says_how_many() {
+    fn a_full_queue_loses_lines_and_reports_how_many() {
         let (entered, has_entered) = unbounded();
         let (gate_keeper, gate) = bounded(0);
         let taken = Taken::default();
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_disk_loses_lines_until_it_is_well_again() {
+    fn a_failing_disk_loses_lines_until_it_works_again() {
         let is_ill = Arc::new(AtomicBool::new(true));
         let taken = Taken::default();
         let writer = start(Failing { is_ill: is_ill.clone(), bytes_left: 8, taken: taken.clone() });
@@ -394,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_reported_also_when_no_line_follows() {
+    fn losses_are_reported_even_if_no_line_follows() {
         let is_ill = Arc::new(AtomicBool::new(true));
         let taken = Taken::default();
         let writer = start(Failing { is_ill: is_ill.clone(), bytes_left: 0, taken: taken.clone() });
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_holds_up_nobody() {
+    fn a_pipe_without_a_reader_blocks_no_sender() {
         let (reader, pipe) = io::pipe().unwrap();
         let writer =
             LineWriter::start(Sink::alone(pipe), Output::STDERR, options(256 * 1024)).unwrap();
@@ -434,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn reopen_goes_on_in_a_new_file() {
+    fn reopen_continues_in_a_new_file() {
         let dir = tempfile::tempdir().unwrap();
         let [path, rotated] = ["a.log", "a.log.1"].map(|name| dir.path().join(name));
         let writer = open(&path);
@@ -450,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_reopen_keeps_the_old_file_and_says_so() {
+    fn a_failed_reopen_keeps_the_old_file_and_reports_it() {
         let dir = tempfile::tempdir().unwrap();
         let [path, rotated] = ["a.log", "a.log.1"].map(|name| dir.path().join(name));
         let writer = open(&path);
@@ -506,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_written_also_after_the_last_sender() {
+    fn everything_sent_is_written_even_after_the_last_sender() {
         let (reader, pipe) = io::pipe().unwrap();
         let writer = start(pipe);
         writer.send(b"last words\n");
@@ -515,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_log_writes_all_it_was_sent_and_is_waited_for() {
+    fn flush_waits_for_a_retired_log_to_write_everything() {
         let (entered, has_entered) = unbounded();
         let (gate_keeper, gate) = bounded(0);
         let taken = Taken::default();
@@ -525,7 +527,7 @@ mod tests {
         let mut retired = RetiredLogs::default();
         retired.add_unless_same(Some(&writer), None);
         writer.send(b"late\n");
-        // First with a writer that is held, then with none.
+        // First while a writer holds the log open, then without one.
         assert!(!flush_all([], slice::from_ref(&retired), Duration::from_millis(1)));
         drop(writer);
         assert!(!flush_all([], slice::from_ref(&retired), Duration::from_millis(1)));
@@ -536,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn what_retired_logs_lost_is_counted_also_when_they_are_forgotten() {
+    fn losses_of_retired_logs_are_counted_even_after_their_end() {
         let mut retired = RetiredLogs::default();
         for round in 1..=3 {
             let writer = open(Path::new("/dev/full"));
@@ -550,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_change_their_format_behind_the_lines_before() {
+    fn notes_change_their_format_after_the_earlier_lines() {
         let taken = Taken::default();
         let writer =
             LineWriter::start(Sink::alone(taken.clone()), Output::STDERR, options(0)).unwrap();
@@ -569,7 +571,7 @@ mod tests {
         mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     }
 
-    /// Waits until a write to a full pipe has begun, which is to hang.
+    /// Waits until a write to a full pipe has begun and hangs.
     fn fill_up(writer: &LineWriter) {
         let until = Instant::now() + DEADLINE;
         writer.send(&b"hangs\n".repeat(50_000));
@@ -582,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reopen_leaves_a_writer_behind_that_hangs() {
+    fn a_reopen_leaves_a_hanging_writer_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");
         make_fifo(&path);
@@ -596,7 +598,7 @@ mod tests {
         flush(&writer);
         assert_eq!(writer.lost(), 50_000, "what became of that write is unknown");
         assert_eq!(fs::read_to_string(&path).unwrap(), "lost 50000\nwaits\n");
-        // The one that was left behind ends, and changes nothing.
+        // The writer that was left behind ends and changes nothing.
         let mut reader = reader;
         reader.read_exact(&mut vec![0; 6 * 50_000]).unwrap();
         writer.send(b"on\n");
@@ -606,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_at_a_rotation_keeps_the_old_file_until_there_is_another() {
+    fn a_fifo_at_a_rotation_keeps_the_old_file_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let [path, rotated] = ["a.log", "a.log.1"].map(|name| dir.path().join(name));
         let writer = open(&path);
@@ -624,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_a_hanging_writer_holds_count_as_lost_when_they_are_given_up() {
+    fn giving_up_counts_lines_of_a_hanging_writer_as_lost() {
         let (reader, pipe) = io::pipe().unwrap();
         let writer = start(pipe);
         fill_up(&writer);

@@ -1,7 +1,7 @@
 //! How the exchanges of one life ended: statuses and durations.
 //!
-//! Owns one block of 384 bytes for every loop that served the life; loops share no cache line. A
-//! block has one writer, its loop. Each number in it only grows, so every reader sees it grow; one
+//! Owns one block of 384 bytes for every loop that served the life; loops share no cache line. Each
+//! block has one writer, its loop. Every number only grows, so every reader sees it grow; one
 //! number may be ahead of another by the exchange that is being recorded.
 
 use std::{
@@ -14,18 +14,18 @@ use crossbeam_utils::CachePadded;
 
 use super::histogram::{EXCHANGE_BOUNDS, Histogram, bucket_of};
 
-/// The status under which a loop counts what finds its table full.
+/// The status under which a loop counts statuses that don't fit in its table.
 pub(super) const OTHER: u16 = 0;
 
 const BUCKETS: usize = EXCHANGE_BOUNDS.len();
 
-/// A block is 48 words: this table, the rest of statuses, the buckets and the sum.
+/// A block has 48 words: this table, the count of other statuses, the buckets and the sum.
 const STATUSES_MAX: usize = 26;
 
-/// A word of the table: the status in the top ten bits, below it how often.
+/// A word of the table: the status in the top ten bits, its count below.
 const STATUS_SHIFT: u32 = 54;
 
-/// Exchanges of one life, as the loops count them.
+/// The exchanges of one life, as counted by the loops.
 #[derive(Debug)]
 pub(crate) struct ExchangeCounters {
     /// A loop that never serves the life costs 16 bytes.
@@ -36,7 +36,7 @@ type LoopBlock = CachePadded<LoopCounters>;
 
 #[derive(Debug, Default)]
 struct LoopCounters {
-    /// In the order in which they were first seen, so that the common ones are found first.
+    /// In the order of their first use, so that common ones are found first.
     statuses: [AtomicU64; STATUSES_MAX],
     other: AtomicU64,
     /// The bits of a float.
@@ -44,7 +44,7 @@ struct LoopCounters {
     buckets: [AtomicU64; BUCKETS],
 }
 
-/// Exchanges added up.
+/// The sum of several counters.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ExchangeTotals {
     /// Sorted by status.
@@ -58,14 +58,14 @@ impl ExchangeCounters {
         Self { loops: (0..loops).map(|_| OnceLock::new()).collect() }
     }
 
-    /// An exchange ended, after so many nanoseconds: only by the loop of this index, and before its
-    /// guard drops, or the last exchange of a life would be missing from what is kept of it.
+    /// Records the end of an exchange with its duration. Call only from the loop with this index
+    /// and before the guard drops, or the totals of a retired life would miss its last exchange.
     #[inline]
     pub(crate) fn record(&self, loop_index: usize, status: u16, nanos: u64) {
         self.record_all(loop_index, status, nanos, 1);
     }
 
-    /// The same, of so many exchanges that are equal in this.
+    /// Records `count` exchanges with the same status and duration.
     #[inline]
     pub(crate) fn record_all(&self, loop_index: usize, status: u16, nanos: u64, count: u64) {
         let counters = self.loops[loop_index].get_or_init(Box::default);
@@ -75,7 +75,7 @@ impl ExchangeCounters {
         add_own_status(counters, status, count);
     }
 
-    /// What all loops counted up to now.
+    /// The sum of all loops up to now.
     pub(crate) fn snapshot(&self) -> ExchangeTotals {
         let mut totals = ExchangeTotals::default();
         for counters in self.loops.iter().filter_map(OnceLock::get) {
@@ -100,7 +100,7 @@ impl LoopCounters {
 }
 
 impl ExchangeTotals {
-    /// Adds what others counted.
+    /// Adds other totals.
     pub(crate) fn add(&mut self, other: &Self) {
         for &(status, count) in &other.statuses {
             self.add_status(status, count);
@@ -152,7 +152,7 @@ mod tests {
     const SHORT: u64 = 20_000;
 
     #[test]
-    fn what_all_loops_recorded_is_added_up() {
+    fn a_snapshot_adds_up_all_loops() {
         let counters = ExchangeCounters::new(3);
         assert_eq!(counters.snapshot(), ExchangeTotals::default());
         counters.record(0, 200, SHORT);

@@ -1,8 +1,8 @@
-//! What a loop is doing now, published for whoever asks.
+//! The current state of a loop, published for other threads.
 //!
 //! A loop counts for itself and publishes a copy at the end of its turns. A reader may see one
-//! number of a turn and another one of the turn before. The turn itself is marked as well: a loop
-//! that an app holds up says nothing, but its mark grows old.
+//! number of the latest turn and another of the turn before. The beginning of a turn is published
+//! too: a loop that an app blocks can't report, but its mark grows old.
 
 use std::{
     ops::AddAssign,
@@ -13,7 +13,7 @@ use crossbeam_utils::CachePadded;
 
 use super::{ExchangeCounters, ExchangeTotals};
 
-/// A loop's counts, for others to read.
+/// The published counts of a loop.
 #[derive(Debug)]
 pub(crate) struct LoopGauges(CachePadded<Published>, ExchangeCounters);
 
@@ -36,44 +36,44 @@ struct Published {
     connections_refused: AtomicU64,
     /// When the turn began; 0 between turns.
     turn_since_ns: AtomicU64,
-    /// The life whose app was asked last in this turn; 0 if none was.
+    /// The life whose app was called last in this turn; 0 if none was.
     asked_life: AtomicU64,
 }
 
-/// A turn that a loop is at work on.
+/// A turn in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
     /// When it began, in nanoseconds of the loops' epoch.
     pub(crate) since_ns: u64,
-    /// The number of the life whose app was asked last.
+    /// The number of the life whose app was called last.
     pub(crate) life: Option<u64>,
 }
 
-/// A loop's counts, or those of several added up.
+/// The counts of a loop, or the sum of several loops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LoopCounts {
     /// Connections that never sent a byte.
     pub(crate) fresh: u64,
-    /// Connections within an exchange, from the first byte of its head.
+    /// Connections with an exchange in flight, counted from the first byte of its head.
     pub(crate) busy: u64,
     /// Connections between exchanges.
     pub(crate) idle: u64,
-    /// Connections whose side of ours is closed.
+    /// Connections that we have closed on our side.
     pub(crate) lingering: u64,
     /// Connections accepted so far.
     pub(crate) accepted: u64,
-    /// Connections that went to the process after this one.
+    /// Connections handed over to the next process.
     pub(crate) handed_over: u64,
-    /// Connections that came from the process before this one.
+    /// Connections taken over from the previous process.
     pub(crate) taken_over: u64,
-    /// Connections dropped so far for what they sent instead of a PROXY header.
+    /// Connections dropped so far because of an invalid PROXY header.
     pub(crate) proxy_headers_refused: u64,
-    /// Connections closed so far because their client had as many as it may.
+    /// Connections closed so far because their client had too many.
     pub(crate) connections_refused: u64,
 }
 
 impl LoopGauges {
-    /// Shows these from here on: only by the loop itself.
+    /// Publishes these counts. Call only from the loop itself.
     pub(crate) fn publish(&self, counts: &LoopCounts) {
         self.0.fresh.store(counts.fresh, Relaxed);
         self.0.busy.store(counts.busy, Relaxed);
@@ -86,7 +86,7 @@ impl LoopGauges {
         self.0.connections_refused.store(counts.connections_refused, Relaxed);
     }
 
-    /// An exchange ended that was refused before it had an app: only by the loop itself.
+    /// Records an exchange that was refused before it had an app. Call only from the loop itself.
     pub(crate) fn count_unrouted(&self, status: u16, nanos: u64) {
         self.1.record(0, status, nanos);
     }
@@ -96,32 +96,32 @@ impl LoopGauges {
         self.1.snapshot()
     }
 
-    /// A turn begins: only by the loop itself, as the next two.
+    /// Marks the beginning of a turn. Call this and the next two only from the loop itself.
     pub(crate) fn begin_turn(&self, now_ns: u64) {
         self.0.asked_life.store(0, Relaxed);
         self.0.turn_since_ns.store(now_ns.max(1), Relaxed);
     }
 
-    /// The loop goes to sleep, or ends.
+    /// Marks the end of a turn: the loop sleeps or ends.
     pub(crate) fn end_turn(&self) {
         self.0.turn_since_ns.store(0, Relaxed);
     }
 
-    /// The app of this life is asked. Done for each request: a store to a line that is the loop's
-    /// own and in its cache, beside which the call itself is long.
+    /// Marks a call to the app of this life. Done for each request: one store to a cache line that
+    /// belongs to the loop, which is cheap beside the call itself.
     pub(crate) fn ask(&self, life: u64) {
         self.0.asked_life.store(life, Relaxed);
     }
 
-    /// The turn that the loop is at work on; none while it sleeps. The life may be of the turn
-    /// before where a turn has just begun.
+    /// The turn in progress; none while the loop sleeps. Just after the beginning of a turn, the
+    /// life may still be that of the previous turn.
     pub(crate) fn turn(&self) -> Option<Turn> {
         let since_ns = self.0.turn_since_ns.load(Relaxed);
         let life = Some(self.0.asked_life.load(Relaxed)).filter(|life| *life != 0);
         (since_ns != 0).then_some(Turn { since_ns, life })
     }
 
-    /// What was published last.
+    /// The counts that were published last.
     pub(crate) fn snapshot(&self) -> LoopCounts {
         LoopCounts {
             fresh: self.0.fresh.load(Relaxed),
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_seen_with_the_app_that_was_asked_last_until_it_ends() {
+    fn a_turn_shows_the_last_called_app_until_it_ends() {
         let gauges = LoopGauges::default();
         assert_eq!(gauges.turn(), None);
         gauges.begin_turn(0);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_last_is_seen_and_adds_up() {
+    fn the_last_published_counts_are_seen_and_add_up() {
         let gauges = LoopGauges::default();
         assert_eq!(gauges.snapshot(), LoopCounts::default());
         let counts = LoopCounts {

@@ -1,18 +1,18 @@
-//! Histograms of durations with fixed bounds, as plain numbers of one owner.
+//! Histograms of durations with fixed bounds, as plain numbers with one owner.
 
 use std::time::Duration;
 
-/// How long drains take.
+/// The durations of drains.
 pub(crate) type DrainSeconds = Histogram<15>;
 
-/// How long upstreams take for the heads of their answers: how many, and the sum alone.
+/// The times until upstreams answer: only their number and sum.
 pub(crate) type AnswerSeconds = Histogram<1>;
 
 const MICRO: u64 = 1_000;
 const MILLI: u64 = 1_000 * MICRO;
 const SECOND: u64 = 1_000 * MILLI;
 
-/// Upper bounds of exchanges' durations in nanoseconds, the last for all that is longer.
+/// Upper bounds of exchange durations in nanoseconds; the last bucket has no bound.
 pub(super) static EXCHANGE_BOUNDS: [u64; 20] = [
     MICRO * 50,
     MICRO * 100,
@@ -36,7 +36,7 @@ pub(super) static EXCHANGE_BOUNDS: [u64; 20] = [
     u64::MAX,
 ];
 
-/// The same for drains: most end at once, and some wait for minutes.
+/// Upper bounds of drain durations: most drains end at once, and some take minutes.
 static DRAIN_BOUNDS: [u64; 15] = [
     MILLI,
     MILLI * 5,
@@ -57,7 +57,7 @@ static DRAIN_BOUNDS: [u64; 15] = [
 
 static ANSWER_BOUNDS: [u64; 1] = [u64::MAX];
 
-/// How many durations fell between which bounds, and their sum.
+/// How many durations fell into each bucket, and their sum.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Histogram<const N: usize> {
     bounds: &'static [u64; N],
@@ -86,7 +86,7 @@ impl<const N: usize> Histogram<N> {
         self.nanos += other.nanos;
     }
 
-    /// How many durations were counted: by definition what the last bucket shows.
+    /// The number of durations, by definition the cumulative value of the last bucket.
     pub(super) fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
@@ -96,7 +96,7 @@ impl<const N: usize> Histogram<N> {
         self.nanos / SECOND as f64
     }
 
-    /// Upper bounds in seconds, infinite at last, each with what its own bucket counts.
+    /// The upper bounds in seconds, the last one infinite, each with the count of its own bucket.
     pub(super) fn bounded(&self) -> [(f64, u64); N] {
         std::array::from_fn(|index| (seconds_of(self.bounds[index]), self.buckets[index]))
     }
@@ -109,7 +109,7 @@ impl Default for DrainSeconds {
 }
 
 impl AnswerSeconds {
-    /// So many durations, and their sum.
+    /// This many durations with this sum.
     pub(crate) fn of(count: u64, sum: Duration) -> Self {
         Self { buckets: [count], nanos: nanos_of(sum) as f64, ..Self::default() }
     }
@@ -121,12 +121,12 @@ impl Default for AnswerSeconds {
     }
 }
 
-/// The first bucket whose bound is not below the duration.
+/// The first bucket whose bound is at least the duration.
 pub(super) fn bucket_of(bounds: &[u64], nanos: u64) -> usize {
     bounds.iter().position(|bound| nanos <= *bound).unwrap_or(bounds.len() - 1)
 }
 
-/// Durations beyond 584 years are as long as those.
+/// Durations beyond 584 years are clamped.
 pub(super) fn nanos_of(duration: Duration) -> u64 {
     duration.as_nanos().try_into().unwrap_or(u64::MAX)
 }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_durations_are_counted_too() {
+    fn very_long_durations_are_counted_too() {
         let mut drains = DrainSeconds::default();
         drains.observe(Duration::from_millis(1500));
         assert_eq!((drains.count(), drains.seconds()), (1, 1.5));

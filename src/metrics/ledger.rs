@@ -1,44 +1,44 @@
-//! What hosts counted over all their lives.
+//! The totals of each host over all its lives.
 //!
-//! Owns the totals of lives that ended, so that a host's counters go on when a replace or a reload
-//! begins a new life, and the ends of a removed host's drains can still be seen. Bounded: the
-//! totals of a host with a life, and of the 1,000 hosts that left last; for each host those of its
-//! upstreams, and of the 100 that left it last. What comes back after it was dropped begins at
-//! zero, which readers take for a restart.
+//! Owns the totals of ended lives, so that a host's counters continue when a replace or reload
+//! begins a new life, and the drains of a removed host stay visible. Bounded: keeps the totals of
+//! hosts with a life and of the 1,000 hosts removed last; for each host, those of its current
+//! upstreams and of the 100 removed last. A host or upstream that returns after its totals were
+//! dropped starts at zero, which readers take for a restart.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{AnswerSeconds, ExchangeTotals};
 
-/// Hosts without a life whose totals are kept.
+/// How many hosts without a life keep their totals.
 const LEFT_HOSTS_MAX: usize = 1000;
 
-/// Upstreams of a host that its last life did not have, and whose totals are kept.
+/// How many upstreams that a host no longer has keep their totals.
 const LEFT_UPSTREAMS_MAX: usize = 100;
 
-/// Totals by host. The host's lives come and go by `begin` and `retire`.
+/// The totals of all hosts. `begin` and `retire` add and remove their lives.
 #[derive(Debug, Default)]
 pub(crate) struct HostLedger {
     hosts: BTreeMap<Arc<str>, Host>,
-    /// Hosts without a life, by when they left.
+    /// Hosts without a life, in the order of their removal.
     left: BTreeMap<u64, Arc<str>>,
-    /// How many times a host left.
+    /// How many hosts have been removed, counting repetitions.
     departures: u64,
-    /// How many lives ended.
+    /// How many lives have ended.
     retired: u64,
 }
 
 #[derive(Debug, Default)]
 struct Host {
     lives: usize,
-    /// The key in `left`, without a life.
+    /// The key in `left`, if the host has no life.
     left_at: Option<u64>,
     totals: HostTotals,
-    /// Upstreams of lives that ended, each with the number of the last one.
+    /// Upstreams of ended lives, each with the number of the last such life.
     upstreams: BTreeMap<Arc<str>, (u64, UpstreamTotals)>,
 }
 
-/// What a host counted.
+/// The totals of a host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct HostTotals {
     /// How exchanges ended.
@@ -47,13 +47,13 @@ pub(crate) struct HostTotals {
     pub(super) refused: u64,
     /// Exchanges that a deadline ended.
     pub(super) cut: u64,
-    /// Requests for which no upstream could be asked.
+    /// Requests for which no upstream was available.
     pub(super) unserved: FailureCounts,
-    /// Drains that ended; few, and in no order.
+    /// Drains that have ended; few, in no order.
     pub(super) drains: Vec<DrainCount>,
 }
 
-/// How often something failed, by cause; few causes, and in no order.
+/// How often something failed, by cause; few causes, in no order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FailureCounts(pub(crate) Vec<(&'static str, u64)>);
 
@@ -68,40 +68,40 @@ impl FailureCounts {
     }
 }
 
-/// What an upstream of a host counted.
+/// The totals of an upstream of a host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct UpstreamTotals {
-    /// Exchanges that were begun with it.
+    /// Exchanges that were sent to it.
     pub(crate) requests: u64,
-    /// Those of them that got no answer, or not a whole one.
+    /// Those of them without a complete answer.
     pub(crate) failures: FailureCounts,
-    /// The times until the heads of its answers.
+    /// The times until the head of its answer arrived.
     pub(crate) answer_seconds: AnswerSeconds,
 }
 
-/// An upstream as it is.
+/// The current state of an upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct UpstreamNow {
-    /// Exchanges that are with it.
+    /// Exchanges in flight.
     pub(crate) active: u64,
-    /// Connections that are kept for later.
+    /// Idle connections that are kept.
     pub(crate) idle: u64,
-    /// All states by name, and which of them it has.
+    /// All states by name, and whether the upstream is in each.
     pub(crate) states: Vec<(&'static str, bool)>,
 }
 
-/// The numbers of one upstream, read off a life.
+/// The numbers of one upstream, read from a life.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct UpstreamReading {
-    /// As it is written in a config.
+    /// As written in a config.
     pub(crate) url: String,
-    /// How it is.
+    /// Its current state.
     pub(crate) now: UpstreamNow,
-    /// What it counted.
+    /// Its totals.
     pub(crate) totals: UpstreamTotals,
 }
 
-/// How many drains with this cause ended so.
+/// How many drains with this cause ended with this verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DrainCount {
     pub(super) cause: &'static str,
@@ -109,7 +109,7 @@ pub(super) struct DrainCount {
     pub(super) count: u64,
 }
 
-/// The numbers of one life, read off it.
+/// The numbers of one life.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LifeReading<'a> {
     /// The primary name.
@@ -122,9 +122,9 @@ pub(crate) struct LifeReading<'a> {
     pub(crate) refused: u64,
     /// Exchanges that a deadline ended.
     pub(crate) cut: u64,
-    /// Requests for which no upstream could be asked.
+    /// Requests for which no upstream was available.
     pub(crate) unserved: FailureCounts,
-    /// Its upstreams, if it has any.
+    /// Its upstreams, if it is a proxy.
     pub(crate) upstreams: Vec<UpstreamReading>,
 }
 
@@ -132,16 +132,16 @@ pub(crate) struct LifeReading<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HostReading {
     pub(super) host: Arc<str>,
-    /// None without a life.
+    /// None if the host has no life.
     pub(super) active_connections: Option<u64>,
-    /// Of all lives, also those that ended.
+    /// Over all lives, including ended ones.
     pub(super) totals: HostTotals,
-    /// By URL; without a life that has it, an upstream has only totals.
+    /// By URL. An upstream that no current life has, has only totals.
     pub(super) upstreams: BTreeMap<Arc<str>, (Option<UpstreamNow>, UpstreamTotals)>,
 }
 
 impl HostLedger {
-    /// A life of this host begins.
+    /// Adds a life of this host.
     pub(crate) fn begin(&mut self, host: &str) {
         let entry = self.host(host);
         entry.lives += 1;
@@ -150,7 +150,7 @@ impl HostLedger {
         }
     }
 
-    /// A life is over and will not be read again: its numbers are kept.
+    /// Adds the final numbers of an ended life to the host's totals.
     pub(crate) fn retire(&mut self, life: &LifeReading<'_>) {
         let entry = self.host(life.host);
         debug_assert!(entry.lives > 0, "a life of {} ended that never began", life.host);
@@ -160,7 +160,7 @@ impl HostLedger {
         self.note_departure(life.host);
     }
 
-    /// A drain of this host has ended; before or after the life was retired.
+    /// Counts a drain of this host that has ended, before or after the life is retired.
     pub(crate) fn drain_ended(&mut self, host: &str, cause: &'static str, verdict: &'static str) {
         let drains = &mut self.host(host).totals.drains;
         match drains.iter_mut().find(|known| (known.cause, known.verdict) == (cause, verdict)) {
@@ -170,8 +170,8 @@ impl HostLedger {
         self.note_departure(host);
     }
 
-    /// All hosts, sorted, with the numbers of these lives: all that began and are not retired. Of a
-    /// host's lives that share an upstream, the first one tells its state.
+    /// All hosts, sorted, with the numbers of these lives: all that have begun and are not retired.
+    /// If several lives of a host share an upstream, the first one gives its state.
     pub(crate) fn read<'a>(
         &self,
         lives: impl IntoIterator<Item = LifeReading<'a>>,
@@ -200,7 +200,7 @@ impl HostLedger {
         hosts
     }
 
-    /// Keeps what the upstreams of a life counted, and drops the upstreams that left first.
+    /// Keeps the totals of a life's upstreams, and drops those that left longest ago.
     fn retire_upstreams(&mut self, life: &LifeReading<'_>) {
         self.retired += 1;
         let retired = self.retired;
@@ -218,14 +218,14 @@ impl HostLedger {
     }
 
     fn host(&mut self, host: &str) -> &mut Host {
-        // Looked up first: a name is allocated only once.
+        // Looked up first, so that a name is allocated only once.
         if !self.hosts.contains_key(host) {
             self.hosts.insert(Arc::from(host), Host::default());
         }
         self.hosts.get_mut(host).expect("it was put there")
     }
 
-    /// Puts a host without a life among those that left, and drops the one that left first.
+    /// Records that a host has no life any more, and drops the host that left longest ago.
     fn note_departure(&mut self, host: &str) {
         let Some((name, entry)) = self.hosts.get_key_value(host) else { return };
         if entry.lives > 0 || entry.left_at.is_some() {
@@ -243,7 +243,7 @@ impl HostLedger {
 }
 
 impl HostReading {
-    /// What was refused before it had an app: an app without a name.
+    /// The exchanges that were refused before they had an app, as an app without a name.
     pub(crate) fn unrouted(exchanges: ExchangeTotals) -> Self {
         let totals = HostTotals { exchanges, ..HostTotals::default() };
         let (active_connections, upstreams) = (None, BTreeMap::new());
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_life_goes_on_counting_in_the_new_one() {
+    fn a_replaced_life_continues_its_counts_in_the_new_one() {
         let mut ledger = HostLedger::default();
         ledger.begin("a.test");
         ledger.begin("a.test");
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(none[0].active_connections, None, "without a life there is nothing to count");
     }
 
-    /// A life with these upstreams, each with so many requests.
+    /// A life with these upstreams and their numbers of requests.
     fn proxy_life(upstreams: &[(&str, u64)]) -> LifeReading<'static> {
         let reading = |(url, requests): &(&str, u64)| UpstreamReading {
             url: (*url).to_owned(),
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_goes_on_counting_over_the_lives_that_have_it() {
+    fn an_upstream_keeps_its_counts_over_several_lives() {
         let mut ledger = HostLedger::default();
         ledger.begin("p.test");
         ledger.begin("p.test");
@@ -359,7 +359,7 @@ mod tests {
         let both = ledger.read([new.clone(), old.clone()]);
         let (now, totals) = &both[0].upstreams["http://b"];
         let expected = UpstreamNow { active: 2, idle: 4, states: vec![("up", false)] };
-        assert_eq!(now.as_ref(), Some(&expected), "the first life tells the state");
+        assert_eq!(now.as_ref(), Some(&expected), "the first life gives the state");
         assert_eq!(totals.requests, 10);
         assert_eq!(totals.failures.0, [("connect_refused", 2)]);
         assert_eq!(both[0].totals.unserved.0, [("connect_refused", 2)]);
@@ -368,7 +368,7 @@ mod tests {
         let one = ledger.read([new]);
         assert_eq!(one[0].upstreams["http://b"].1, *totals, "retiring a life changes no total");
         let (now, left) = &one[0].upstreams["http://a"];
-        assert_eq!((now.as_ref(), left.requests), (None, 1), "nobody has it any more");
+        assert_eq!((now.as_ref(), left.requests), (None, 1), "no life has it any more");
     }
 
     #[test]
@@ -384,7 +384,7 @@ mod tests {
         let upstreams = &ledger.read([])[0].upstreams;
         assert_eq!(upstreams.len(), LEFT_UPSTREAMS_MAX + 1);
         assert_eq!(upstreams["http://stays"].1.requests, urls.len() as u64);
-        assert_eq!(upstreams["http://0"].1.requests, 1, "it was dropped, and began anew");
+        assert_eq!(upstreams["http://0"].1.requests, 1, "it was dropped and started again");
         assert!(!upstreams.contains_key("http://1") && upstreams.contains_key("http://3"));
     }
 
@@ -418,7 +418,7 @@ mod tests {
         for name in &names[..LEFT_HOSTS_MAX] {
             ledger.retire(&life(name, 1));
         }
-        // It comes back, leaves again, and is the last one to go now.
+        // It returns, leaves again, and is now the last to be dropped.
         ledger.begin("0.test");
         ledger.retire(&life("0.test", 1));
         for name in &names[LEFT_HOSTS_MAX..] {
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_comes_back_is_not_dropped() {
+    fn a_host_that_returns_is_not_dropped() {
         let mut ledger = HostLedger::default();
         ledger.begin("back.test");
         ledger.retire(&life("back.test", 3));

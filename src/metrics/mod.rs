@@ -1,10 +1,12 @@
-//! Metrics: what the loops count, what is kept of lives that ended, and the page that shows it.
+//! Metrics: the counters of the loops, the totals of ended lives, and the page that shows them.
 //!
-//! Counters on the request path have one writer, the loop that owns them: a relaxed load and store,
-//! no locked instruction, no cache line of another loop. Readers add the loops up when somebody
-//! asks. Everything else here is plain data that control owns. Never reads the time of day.
+//! A counter on the request path has one writer, the loop that owns it: a relaxed load and store,
+//! no locked instruction, no shared cache line. Readers add up the loops on demand. Everything else
+//! here is plain data that control owns. Never reads the time of day.
 
 mod exchanges;
+mod exposition;
+mod families;
 mod gauges;
 mod histogram;
 mod ledger;
@@ -12,6 +14,7 @@ mod process;
 mod render;
 
 pub(crate) use exchanges::{ExchangeCounters, ExchangeTotals};
+pub(crate) use exposition::Exposition;
 pub(crate) use gauges::{LoopCounts, LoopGauges, Turn};
 pub(crate) use histogram::{AnswerSeconds, DrainSeconds};
 pub(crate) use ledger::{
@@ -19,4 +22,4 @@ pub(crate) use ledger::{
     UpstreamTotals,
 };
 pub(crate) use process::ProcessUsage;
-pub(crate) use render::{Exposition, Scrape, render};
+pub(crate) use render::{Scrape, render};

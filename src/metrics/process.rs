@@ -1,13 +1,13 @@
-//! What the process takes of the machine, as the kernel says it.
+//! The resources that the process uses, as reported by the kernel.
 
 use std::fs;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The process's own use of the machine; what can't be found out is left out.
+/// The process's resource usage. Values that can't be read are omitted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ProcessUsage {
-    /// Memory that is not swapped out.
+    /// Resident memory.
     pub(super) resident_bytes: Option<u64>,
     /// Open file descriptors.
     pub(super) open_fds: Option<u64>,
@@ -16,7 +16,7 @@ pub(crate) struct ProcessUsage {
 }
 
 impl ProcessUsage {
-    /// Asks the kernel: some microseconds; on Linux before 6.2 and with 100,000 open descriptors,
+    /// Reads /proc: takes some microseconds, or with 100,000 open descriptors on Linux before 6.2
     /// some tens of milliseconds.
     pub(crate) fn read() -> Self {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
@@ -30,14 +30,15 @@ impl ProcessUsage {
     }
 }
 
-/// `VmRSS:      5716 kB`, in a file of such lines (proc_pid_status(5)).
+/// `VmRSS:      5716 kB`, one of several such lines (proc_pid_status(5)).
 fn resident_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kibibytes.checked_mul(1024)
 }
 
-/// Since Linux 6.2 the folder's size is the number; before that it is 0, and they are counted.
+/// Since Linux 6.2 the folder's size is the number of descriptors. Before, it is 0, and they are
+/// counted.
 fn open_fds() -> Option<u64> {
     let folder = "/proc/self/fd";
     match fs::metadata(folder).ok()?.len() {
@@ -67,7 +68,7 @@ mod tests {
         assert!(before.resident_bytes.is_some_and(|bytes| bytes > 100 * 1024));
         assert!(before.cpu_seconds > 0.0);
         let listed = fs::read_dir("/proc/self/fd").expect("a folder").count() as u64;
-        // Other tests of this process open and close files meanwhile.
+        // Meanwhile other tests in this process open and close files.
         assert!(before.open_fds.is_some_and(|count| count >= 3 && count.abs_diff(listed) < 1000));
     }
 }

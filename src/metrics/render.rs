@@ -1,66 +1,55 @@
-//! The page of metrics.
+//! The metrics page.
 //!
-//! Two forms of one page: Prometheus's text, which every reader and `promtool` understands, and
-//! OpenMetrics for those who ask for it. They differ in the names of counters' families, the end
-//! line and the content type; series and values are the same. Pure: [`Scrape`] in, text out.
+//! The page has two forms: Prometheus's text format, which every reader and `promtool` understands,
+//! and OpenMetrics for clients that request it. They differ in the names of counter families, the
+//! end line and the content type; series and values are the same. Pure: [`Scrape`] in, text out.
 
 use std::{fmt, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{
-        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabel, EncodeLabelSet,
-        LabelSetEncoder, MetricEncoder, NoLabelSet,
+        DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder,
         text::{encode_eof, encode_registry},
     },
-    metrics::MetricType,
     registry::Registry,
 };
 
 use super::{
-    DrainSeconds, LoopCounts, ProcessUsage, exchanges::OTHER, histogram::Histogram,
-    ledger::HostReading,
+    DrainSeconds, LoopCounts, ProcessUsage, exchanges::OTHER, exposition::Exposition,
+    families::Families, ledger::HostReading,
 };
 
-/// How the page is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exposition {
-    /// Prometheus's text format 0.0.4.
-    Text,
-    /// OpenMetrics 1.0.
-    OpenMetrics,
-}
-
-/// All that the page shows.
+/// Everything that the page shows.
 #[derive(Clone, Debug)]
 pub(crate) struct Scrape {
     /// From [`super::HostLedger::read`].
     pub(crate) hosts: Vec<HostReading>,
-    /// Of all loops, added up.
+    /// The sum of all loops.
     pub(crate) connections: LoopCounts,
-    /// Of each loop, whether it makes no progress.
+    /// For each loop, whether it makes no progress.
     pub(crate) loops_stuck: Vec<bool>,
     /// When the server started, since 1970.
     pub(crate) start_time: Duration,
-    /// How long it runs.
+    /// The time since the start.
     pub(crate) uptime: Duration,
-    /// Of Tidegate.
+    /// Tidegate's version.
     pub(crate) version: &'static str,
     /// Lines of the log of events that were lost.
     pub(crate) events_lost: u64,
     /// Lines of the access log that were lost.
     pub(crate) access_lost: u64,
-    /// Reloads of the config that were carried out.
+    /// Successful reloads of the config.
     pub(crate) reloads_ok: u64,
-    /// Reloads that changed nothing because the config was wrong.
+    /// Reloads that changed nothing because the config had mistakes.
     pub(crate) reloads_failed: u64,
     /// When a config was last loaded or reloaded, since 1970; none without a config file.
     pub(crate) last_reload_success: Option<Duration>,
-    /// Drains that run.
+    /// Drains in progress.
     pub(crate) drains_running: u64,
-    /// How long those took that ended.
+    /// The durations of ended drains.
     pub(crate) drain_seconds: DrainSeconds,
-    /// The process's own use of the machine.
+    /// The process's resource usage.
     pub(crate) process: ProcessUsage,
 }
 
@@ -75,41 +64,6 @@ pub(crate) fn render(scrape: Scrape, exposition: Exposition) -> String {
     });
     debug_assert!(written.is_ok(), "a string takes all that is written");
     page
-}
-
-impl Exposition {
-    /// What a reader asks for in `Accept`: OpenMetrics where it names that, else the text.
-    pub(crate) fn accepted(accept: Option<&str>) -> Self {
-        let Some(accept) = accept else { return Self::Text };
-        let weight = |media_types: [&str; 3]| {
-            // The most specific range that names it counts (RFC 9110 §12.5.1).
-            media_types.iter().find_map(|media_type| weight_of(accept, media_type)).unwrap_or(0.0)
-        };
-        let open = weight_of(accept, "application/openmetrics-text").unwrap_or(0.0);
-        let text = weight(["text/plain", "text/*", "*/*"]);
-        let wanted = open > 0.0 && open >= text;
-        if wanted { Self::OpenMetrics } else { Self::Text }
-    }
-
-    /// The value of `Content-Type`.
-    pub(crate) fn content_type(self) -> &'static str {
-        match self {
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-
-    /// The library ends a counter's sample with `_total`, which the text's families have already.
-    fn write_count(
-        self,
-        mut sample: MetricEncoder<'_>,
-        value: &(impl EncodeCounterValue + EncodeGaugeValue),
-    ) -> fmt::Result {
-        match self {
-            Self::Text => sample.encode_gauge(value),
-            Self::OpenMetrics => sample.encode_counter::<NoLabelSet, _, f64>(value, None),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -179,12 +133,12 @@ impl Page {
         });
         families.gauges(
             "tidegate_upstream_active",
-            "Exchanges that are with the upstream",
+            "Exchanges in flight to the upstream",
             all().filter_map(|(labels, now, _)| Some((labels, now?.active))),
         )?;
         families.gauges(
             "tidegate_upstream_idle",
-            "Connections to the upstream that are kept for later",
+            "Idle connections to the upstream",
             all().filter_map(|(labels, now, _)| Some((labels, now?.idle))),
         )?;
         families.gauges(
@@ -197,13 +151,13 @@ impl Page {
         )?;
         families.counters(
             "tidegate_upstream_requests_total",
-            "Exchanges that were begun with the upstream, each try counted",
+            "Exchanges sent to the upstream, including retries",
             all().map(|(labels, _, totals)| (labels, totals.requests)),
         )?;
         families.counters(
             "tidegate_upstream_failures_total",
-            "Exchanges to which the upstream gave no answer, or not a whole one, by cause; without \
-             an upstream those for which none could be asked",
+            "Exchanges to which the upstream gave no complete answer, by cause; without an \
+             upstream, those for which no upstream was available",
             all()
                 .flat_map(|([app, upstream], _, totals)| {
                     let causes = totals.failures.0.iter();
@@ -221,7 +175,7 @@ impl Page {
     fn write_drains(&self, families: &mut Families<'_>) -> fmt::Result {
         families.counters(
             "tidegate_drains_total",
-            "Drains that ended",
+            "Drains that have ended",
             self.scrape.hosts.iter().flat_map(|host| {
                 let drains = host.totals.drains.iter();
                 drains.map(|drain| {
@@ -233,7 +187,7 @@ impl Page {
         )?;
         families.gauge(
             "tidegate_drains_running",
-            "Drains that run",
+            "Drains in progress",
             &self.scrape.drains_running,
         )?;
         families.histogram(
@@ -267,17 +221,17 @@ impl Page {
         )?;
         families.counter(
             "tidegate_connections_taken_over_total",
-            "Connections taken over from the process before",
+            "Connections taken over from the previous process",
             &connections.taken_over,
         )?;
         families.counter(
             "tidegate_proxy_headers_refused_total",
-            "Connections dropped for what they sent instead of a PROXY header",
+            "Connections dropped because of an invalid PROXY header",
             &connections.proxy_headers_refused,
         )?;
         families.counter(
             "tidegate_connections_refused_total",
-            "Connections closed because their client had as many as limits.connections_per_ip",
+            "Connections closed because their client had reached limits.connections_per_ip",
             &connections.connections_refused,
         )
     }
@@ -287,7 +241,7 @@ impl Page {
         families.gauge("tidegate_loops", "Event loops", &scrape.loops_stuck.len())?;
         families.gauges(
             "tidegate_loop_stuck",
-            "Whether the loop makes no progress: an app holds it up",
+            "Whether the loop makes no progress because an app blocks it",
             scrape
                 .loops_stuck
                 .iter()
@@ -321,12 +275,12 @@ impl Page {
         )?;
         families.gauge(
             "tidegate_uptime_seconds",
-            "How long the server runs",
+            "Time since the start of the server",
             &scrape.uptime.as_secs_f64(),
         )?;
         families.gauges(
             "tidegate_build_info",
-            "The version that runs",
+            "The running version",
             [([("version", scrape.version)], 1)],
         )
     }
@@ -347,100 +301,6 @@ impl Page {
     }
 }
 
-/// Writes families of metrics in one form.
-struct Families<'a> {
-    encoder: DescriptorEncoder<'a>,
-    exposition: Exposition,
-}
-
-impl Families<'_> {
-    /// A counter for each set of labels; `name` ends in `_total`.
-    fn counters<L: EncodeLabelSet>(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        samples: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let name = self.counter_family(name);
-        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in samples {
-            self.exposition.write_count(family.encode_family(&labels)?, &value)?;
-        }
-        Ok(())
-    }
-
-    /// A counter without labels; `name` ends in `_total`.
-    fn counter(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        value: &(impl EncodeCounterValue + EncodeGaugeValue),
-    ) -> fmt::Result {
-        let name = self.counter_family(name);
-        let family = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        self.exposition.write_count(family, value)
-    }
-
-    /// A gauge for each set of labels.
-    fn gauges<L: EncodeLabelSet>(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        samples: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in samples {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    }
-
-    /// A gauge without labels.
-    fn gauge(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        value: &impl EncodeGaugeValue,
-    ) -> fmt::Result {
-        self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(value)
-    }
-
-    /// A histogram for each set of labels; without any durations it is left out.
-    fn histograms<'s, L: EncodeLabelSet, const N: usize>(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        samples: impl IntoIterator<Item = (L, &'s Histogram<N>)>,
-    ) -> fmt::Result {
-        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, histogram) in samples {
-            if histogram.count() > 0 {
-                write_histogram(family.encode_family(&labels)?, histogram)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A histogram without labels.
-    fn histogram<const N: usize>(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        histogram: &Histogram<N>,
-    ) -> fmt::Result {
-        let family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        write_histogram(family, histogram)
-    }
-
-    /// The text names a counter's family as its samples, OpenMetrics without the ending.
-    fn counter_family(&self, name: &'static str) -> &'static str {
-        match self.exposition {
-            Exposition::Text => name,
-            Exposition::OpenMetrics => name.strip_suffix("_total").unwrap_or(name),
-        }
-    }
-}
-
 struct StatusLabels<'a> {
     app: &'a str,
     status: u16,
@@ -456,23 +316,11 @@ impl EncodeLabelSet for StatusLabels<'_> {
     }
 }
 
-fn write_histogram<const N: usize>(
-    mut sample: MetricEncoder<'_>,
-    histogram: &Histogram<N>,
-) -> fmt::Result {
-    sample.encode_histogram::<NoLabelSet>(
-        histogram.seconds(),
-        histogram.count(),
-        &histogram.bounded(),
-        None,
-    )
-}
-
 fn app(host: &HostReading) -> [(&'static str, &str); 1] {
     [("app", &host.host)]
 }
 
-/// About how long the page will be, so that it seldom grows.
+/// The approximate length of the page, so that its buffer rarely grows.
 fn expected_bytes(scrape: &Scrape) -> usize {
     let lines = |host: &HostReading| {
         let histogram = if host.totals.exchanges.statuses.is_empty() { 0 } else { 22 };
@@ -481,18 +329,6 @@ fn expected_bytes(scrape: &Scrape) -> usize {
         (apps + upstreams) * (62 + host.host.len()) + upstreams * 42
     };
     8192 + scrape.hosts.iter().map(lines).sum::<usize>()
-}
-
-/// The weight that an Accept field gives a media type or range, named so; none if it does not.
-fn weight_of(accept: &str, media_type: &str) -> Option<f64> {
-    accept.split(',').find_map(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        if !parts.next()?.eq_ignore_ascii_case(media_type) {
-            return None;
-        }
-        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
-        Some(weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)))
-    })
 }
 
 #[cfg(test)]
@@ -562,7 +398,8 @@ mod tests {
         }
     }
 
-    /// One app that serves, one that never served, one that left, and a host that needs escapes.
+    /// One app that serves, one that never served, one that was removed, and a host that needs
+    /// escapes.
     fn sample() -> Scrape {
         let mut ledger = HostLedger::default();
         for host in ["shop.test", "new.test", "gone.test", "odd\"\\\n.test"] {
@@ -692,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_go_to_who_names_them() {
+    fn open_metrics_go_to_clients_that_name_them() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.8,\
                           text/plain;version=0.0.4;q=0.7,*/*;q=0.1";
         for (accept, exposition) in [
@@ -719,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn promtool_has_no_complaint() {
+    fn promtool_accepts_the_page() {
         let mut child = match Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
