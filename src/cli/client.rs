@@ -55,7 +55,7 @@ impl Client {
         call: &Call<'_>,
         patience: Duration,
     ) -> Result<Answer, ClientError> {
-        let Some(kept) = self.kept.take() else {
+        let Some(kept) = self.take_kept()? else {
             let socket = self.connect(patience)?;
             return self.exchange(socket, call, patience);
         };
@@ -79,7 +79,7 @@ impl Client {
         tick: Duration,
         mut is_waited_for: impl FnMut() -> bool,
     ) -> Result<Answer, ClientError> {
-        let socket = match self.kept.take() {
+        let socket = match self.take_kept()? {
             Some(kept) => kept,
             None => self.connect(tick)?,
         };
@@ -146,6 +146,16 @@ impl Client {
             }
             thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// The kept connection for the next request. What the server has sent on it since the last
+    /// answer would be read as the next one.
+    fn take_kept(&mut self) -> Result<Option<TimedSocket>, ClientError> {
+        let Some(kept) = self.kept.take() else { return Ok(None) };
+        if kept.has_unasked() {
+            return Err(self.error(Trouble::NotHttp("it sends more than an answer".to_owned())));
+        }
+        Ok(Some(kept))
     }
 
     fn exchange(
@@ -386,6 +396,30 @@ mod tests {
                 assert!(keeps == is_kept || may_keep, "{bytes} by {piece}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_server_sends_unasked_is_no_answer_to_the_next_request() {
+        const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut client = Client::new(Address::Unix(path));
+        let call = Call { method: "GET", path: "/x", token: None, content: None };
+        let (mut peer, first) = thread::scope(|scope| {
+            let peer = scope.spawn(|| {
+                let (mut peer, _) = listener.accept().unwrap();
+                assert!(peer.read(&mut [0; 512]).unwrap() > 0);
+                peer.write_all(&[ANSWER, b"right"].concat()).unwrap();
+                peer
+            });
+            let first = client.call(&call, PATIENCE).unwrap();
+            (peer.join().unwrap(), first)
+        });
+        assert_eq!(first.content, b"right");
+        peer.write_all(&[ANSWER, b"wrong"].concat()).unwrap();
+        let error = client.call(&call, PATIENCE).unwrap_err().to_string();
+        assert!(error.contains("it sends more than an answer"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::RecvFlags;
 use socket2::Socket;
 
 use crate::http::{
@@ -208,6 +209,12 @@ enum Limit {
 }
 
 impl TimedSocket {
+    /// Whether bytes have come that nobody has asked for.
+    pub(super) fn has_unasked(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        rustix::net::recv(&self.socket, &mut [0], flags).is_ok_and(|(count, _)| count > 0)
+    }
+
     /// Wraps a connected socket.
     pub(super) fn new(socket: Socket) -> Self {
         Self { socket, limit: Limit::Silence(SILENCE_MAX) }

@@ -1,13 +1,14 @@
 //! The admin API as its users meet it: what it shows, what it changes, and whom it refuses.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{Read, Write},
     net::TcpStream,
     os::unix::{
-        fs::PermissionsExt,
+        fs::{MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -16,11 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::unistd::Group;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::support::{
-    self, Admin, Client, PATIENCE, Server, Setup, Signal, free_port, get, get_and_close, run,
+    self, Admin, Client, PATIENCE, Pid, Server, Setup, Signal, free_port, get, get_and_close, run,
     wait_until,
 };
 
@@ -357,6 +359,37 @@ fn the_socket_is_for_its_owner_and_never_for_the_public_port() {
     let mut start = [0; 12];
     socket.read_exact(&mut start).unwrap();
     assert_eq!(&start, b"HTTP/1.1 421");
+}
+
+#[test]
+fn the_socket_is_for_its_group_too_if_the_config_says_so_also_after_an_upgrade() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can give a file to another group");
+        return;
+    }
+    let setup = Setup::new().named_app("a.test").admin("group = \"daemon\"\nmode = \"0660\"");
+    let mut server = setup.start();
+    let daemon = Group::from_name("daemon").expect("a look-up").expect("a group").gid.as_raw();
+    let access = |server: &Server| {
+        let file = fs::metadata(server.admin().path()).expect("the socket");
+        (file.gid(), file.permissions().mode() & 0o777)
+    };
+    assert_eq!(access(&server), (daemon, 0o660));
+    // As another user would: `nobody` is in no group of its own that may.
+    let status = |group: &str| {
+        let path = server.admin().path().display().to_string();
+        let curl =
+            ["-s", "-o", "/dev/null", "-m", "5", "--unix-socket", &path, "http://localhost/"];
+        let as_nobody = ["--reuid=nobody", "--clear-groups", &format!("--regid={group}"), "curl"];
+        Command::new("setpriv").args(as_nobody).args(curl).status().expect("setpriv").code()
+    };
+    fs::set_permissions(server.dir(), Permissions::from_mode(0o755)).expect("mode");
+    assert_eq!((status("daemon"), status("nogroup")), (Some(0), Some(7)));
+    let done = server.admin().post("/upgrade");
+    let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    server.follow(pid.unwrap_or_else(|| panic!("{done}")));
+    server.wait_event("upgrade_complete");
+    assert_eq!(access(&server), (daemon, 0o660));
 }
 
 #[test]
