@@ -140,9 +140,9 @@ impl Listener {
 
     /// Whether the kernel reports a backlog.
     pub(super) fn has_backlog(&self) -> bool {
-        let mut look = [PollFd::new(&self.socket, PollFlags::IN)];
+        let mut poll_fds = [PollFd::new(&self.socket, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut look, Some(&now)).is_ok_and(|ready| ready > 0)
+        rustix::event::poll(&mut poll_fds, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Lets no new connection begin. Handshakes in progress still end, and the queue stays. Returns

@@ -88,8 +88,8 @@ fn connect(cx: &mut LoopContext, proxy_protocol: bool) -> (Connection, TcpStream
 
 /// Waits until the socket has something to read.
 pub(super) fn wait_readable(socket: impl std::os::fd::AsFd) {
-    let mut look = [PollFd::new(&socket, PollFlags::IN)];
-    let ready = rustix::event::poll(&mut look, Some(&PATIENCE)).map_err(io::Error::from);
+    let mut poll_fds = [PollFd::new(&socket, PollFlags::IN)];
+    let ready = rustix::event::poll(&mut poll_fds, Some(&PATIENCE)).map_err(io::Error::from);
     assert!(matches!(ready, Ok(1..)), "nothing to read: {ready:?}");
 }
 

@@ -51,7 +51,7 @@ impl Timers {
         if *at > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(look)| look)
+        self.heap.pop().map(|Reverse(check_at)| check_at)
     }
 
     /// Whether this check means that the deadline has passed. A check that an earlier one replaced
@@ -60,10 +60,10 @@ impl Timers {
         &mut self,
         deadline: &mut Deadline,
         token: Token,
-        look: u64,
+        check_at: u64,
         now: u64,
     ) -> bool {
-        if look != deadline.booked {
+        if check_at != deadline.booked {
             return false;
         }
         deadline.booked = std::mem::replace(&mut deadline.behind, u64::MAX);
@@ -91,11 +91,11 @@ mod tests {
         let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
         timers.set(&mut deadline, TOKEN, 10);
         timers.set(&mut deadline, TOKEN, 30);
-        let (look, token) = timers.pop_due(10).unwrap();
-        assert!(!timers.is_due(&mut deadline, token, look, 10));
+        let (check_at, token) = timers.pop_due(10).unwrap();
+        assert!(!timers.is_due(&mut deadline, token, check_at, 10));
         assert_eq!(timers.pop_due(29), None);
-        let (look, token) = timers.pop_due(30).unwrap();
-        assert!(timers.is_due(&mut deadline, token, look, 30));
+        let (check_at, token) = timers.pop_due(30).unwrap();
+        assert!(timers.is_due(&mut deadline, token, check_at, 30));
         assert_eq!(timers.next(), None);
     }
 
@@ -104,11 +104,11 @@ mod tests {
         let (mut timers, mut deadline) = (Timers::default(), Deadline::never());
         timers.set(&mut deadline, TOKEN, 75);
         timers.set(&mut deadline, TOKEN, 10);
-        let (look, token) = timers.pop_due(10).unwrap();
-        assert!(timers.is_due(&mut deadline, token, look, 10));
+        let (check_at, token) = timers.pop_due(10).unwrap();
+        assert!(timers.is_due(&mut deadline, token, check_at, 10));
         timers.set(&mut deadline, TOKEN, 90);
-        let (look, token) = timers.pop_due(80).unwrap();
-        assert!(!timers.is_due(&mut deadline, token, look, 80), "too early");
+        let (check_at, token) = timers.pop_due(80).unwrap();
+        assert!(!timers.is_due(&mut deadline, token, check_at, 80), "too early");
         assert_eq!(timers.next(), Some(90));
     }
 
@@ -118,8 +118,8 @@ mod tests {
         for now in 0..1000 {
             timers.set(&mut deadline, TOKEN, now + 75_000);
             timers.set(&mut deadline, TOKEN, now + 1);
-            let (look, token) = timers.pop_due(now + 1).unwrap();
-            assert!(timers.is_due(&mut deadline, token, look, now + 1));
+            let (check_at, token) = timers.pop_due(now + 1).unwrap();
+            assert!(timers.is_due(&mut deadline, token, check_at, now + 1));
         }
         assert!(timers.heap.len() <= 2, "{} entries", timers.heap.len());
     }

@@ -197,9 +197,9 @@ impl Running {
 
     /// Handles the deadlines up to this time.
     pub(super) fn handle_timers(&mut self, now: u64) {
-        while let Some((look, token)) = self.cx.timers.pop_due(now) {
+        while let Some((check_at, token)) = self.cx.timers.pop_due(now) {
             self.with_connection(token, |connection, cx| {
-                let is_due = connection.is_due(look, now, cx);
+                let is_due = connection.is_due(check_at, now, cx);
                 if is_due { connection.on_deadline(cx) } else { Next::Wait }
             });
         }

@@ -1,4 +1,4 @@
-//! From a request to its exchange: admission to the life of an app, or a refusal.
+//! From a request to its exchange: admission to an app's life, or a refusal.
 //!
 //! I1, I10: every public request for an app goes through [`RegistryView::admit_after`]; a request
 //! of another class never does.
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Connection {
-    /// Answers a request, or parks it. One that cannot be served belongs to its app all the same.
+    /// Answers a request, or parks it. A request that is refused still belongs to its app.
     pub(super) fn answer(
         &mut self,
         head: &RequestHead<'_>,
@@ -39,7 +39,8 @@ impl Connection {
         } else {
             match self.admit(head, cx) {
                 Ok((guard, uncounted)) => {
-                    // The reply borrows from the app; the seat keeps it alive beside the guard.
+                    // The reply borrows from the app; the seat keeps the app alive beside the
+                    // guard.
                     let seat = guard.seat();
                     self.begin_exchange(Some(head), Some(guard), uncounted, cx);
                     return self.with_exchange(|exchange, out| match refused {
@@ -52,7 +53,7 @@ impl Connection {
                     let left_ns =
                         life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
                     let answer = exchange::draining(left_ns.div_ceil(1_000_000_000).max(1));
-                    // The life counts what it refuses.
+                    // The life counts the requests that it refuses.
                     self.begin_exchange(Some(head), None, Uncounted::default(), cx);
                     return self.with_exchange(|exchange, out| {
                         exchange.answer_or_park(Reply::Full(answer), out, cx);
@@ -67,8 +68,8 @@ impl Connection {
         });
     }
 
-    /// Admits a request, with the guard of the exchange before it where that is for the same life.
-    /// What that one is to be counted as then comes beside the guard.
+    /// Admits a request, with the guard of the previous exchange if that has the same life. The
+    /// second value is what the new exchange counts for exchanges whose guard it took over.
     fn admit(
         &mut self,
         head: &RequestHead<'_>,
@@ -80,13 +81,13 @@ impl Connection {
         let held = before.as_mut().map_or(&mut none, |flight| &mut flight.guard);
         let guard = cx.view.admit_after(host, held)?;
         let uncounted = match before {
-            Some(flight) if flight.guard.is_none() => flight.pass_guard(&guard, cx),
+            Some(flight) if flight.guard.is_none() => flight.pass_guard_on(&guard, cx),
             _ => Uncounted::default(),
         };
         Ok((guard, uncounted))
     }
 
-    /// Requests of the other classes hold no app's life, and are not in the access log.
+    /// Requests of the other classes hold no app's life, and aren't in the access log.
     fn answer_by_side_app(
         &mut self,
         head: &RequestHead<'_>,
@@ -101,7 +102,7 @@ impl Connection {
             protocol.close_after();
         }
         if let Some(refused) = refusal(self.class, head).or(refused) {
-            // The peer may send on, and nothing of it is read as content.
+            // The peer may send on; none of it is read as content.
             self.protocol_mut().map(|protocol| protocol.refuse(refused));
             return self.with_exchange(|exchange, out| {
                 exchange.respond(exchange::refused(refused), out, cx);
@@ -110,7 +111,8 @@ impl Connection {
         self.with_exchange(|exchange, out| exchange.answer_by_side_app(&*app, head, out, cx));
     }
 
-    /// Answers what cannot be served. The exchange may have begun (its content is broken).
+    /// Answers a request that can't be served. Its exchange may have begun, if its content is
+    /// broken.
     pub(super) fn answer_refused(&mut self, refused: Refused, cx: &mut LoopContext) {
         let last = self.exchanges.last();
         if last.is_none_or(|exchange| exchange.flight.is_answered()) {
@@ -121,8 +123,7 @@ impl Connection {
         self.with_exchange(|exchange, out| exchange.refuse(refused, out, cx));
     }
 
-    /// Takes an exchange into the account. An entry that is spent is used again: a pipeline for one
-    /// app needs one.
+    /// Adds an exchange. A spent entry is reused, so a pipeline for one app needs only one.
     fn begin_exchange(
         &mut self,
         head: Option<&RequestHead<'_>>,
@@ -144,6 +145,6 @@ impl Connection {
             Some(spent) => *spent = exchange,
             None => self.exchanges.push(exchange),
         }
-        self.exchanges.last_mut().expect("it was put there")
+        self.exchanges.last_mut().expect("just added")
     }
 }

@@ -1,4 +1,4 @@
-//! What a loop says of connections that hold an app's life.
+//! Reports connections that hold an app's life.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Connection {
-    /// Adds a row for each exchange here that holds one of these lives; of any, if none is named.
+    /// Adds a row for each exchange that holds one of these lives, or any life if none is named.
     pub(in super::super) fn list_busy(
         &self,
         lives: &[AppId],

@@ -1,22 +1,23 @@
-//! What a connection waits for, and when that ends.
+//! What a connection waits for, and the deadline of each wait.
 //!
-//! Each wait ends by its own limit; the loop's counts of connections follow the waits.
+//! Each wait has its own limit; the loop's counts of connections follow the waits.
 //!
-//! A peer that has closed its side may have left, or may only have nothing more to say; until we
-//! send, nothing tells which. What becomes of it:
+//! A peer that has closed its side may have left, or may just have no more to send; nothing shows
+//! which until we send. How a half-close is handled:
 //!
-//! | its side ends | then |
+//! | the peer closes its side | then |
 //! |---|---|
 //! | before, or within, a head | nothing is owed: the connection closes |
 //! | within a request's content | 400 |
 //! | while bytes wait for it | they are sent, within `write_timeout` |
 //! | before an answer that is due at a known time | it gets the answer |
-//! | before any other answer, or within one that comes piece by piece | [`LEFT_AFTER`] of silence |
+//! | before any other answer, or within a streamed answer | [`LEFT_AFTER`] of silence |
 //! | in a tunnel | the upstream gets its last bytes, in [`LAST_BYTES_TIMEOUT`] of silence, and is |
-//! | | notified; from then on [`LEFT_AFTER`] of silence |
+//! | | half-closed; from then on [`LEFT_AFTER`] of silence |
 //!
-//! Every byte either way begins the silence again. After it the peer has left: its exchange ends as
-//! aborted, the connection to the upstream closes, and no drain waits. A reset is noticed at once.
+//! Every byte, either way, restarts the silence. When it is over, the peer has left: its exchange
+//! ends as aborted, the connection to the upstream closes, and no drain waits. A reset is noticed
+//! at once.
 
 use std::time::Duration;
 
@@ -33,11 +34,11 @@ use super::{
 };
 use crate::{app::Peer, http::h1::ServerPhase, message::Class};
 
-/// How long a peer of the admin on TCP may take for a request's head. Any user of this machine can
-/// connect there, and must not hold the places that an operator needs; a head is sent at once.
+/// How long an admin peer on TCP may take for a request's head. Any user of this machine can
+/// connect there, and must not hold the places that an operator needs; a real head arrives at once.
 const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a peer that has closed its side may wait in silence.
+/// How long a peer that has closed its side may stay silent.
 const LEFT_AFTER: Duration = Duration::from_secs(2);
 
 /// How long the upstream of a tunnel may take none of the last bytes of a client that has closed
@@ -46,8 +47,8 @@ const LEFT_AFTER: Duration = Duration::from_secs(2);
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// A stop has begun: a connection without a request ends after the grace, if no other process
-    /// serves.
+    /// A stop has begun: a connection without a request closes after the grace, unless another
+    /// process serves.
     pub(in super::super) fn begin_closing(&mut self, cx: &mut LoopContext) {
         if self.class != Class::Public || !matches!(self.waits.current(), Wait::Fresh | Wait::Idle)
         {
@@ -87,17 +88,17 @@ impl Connection {
         }
     }
 
-    /// How long a peer that has closed its side may wait in silence.
+    /// How long a peer that has closed its side may stay silent.
     fn left_after(&self) -> Duration {
         match self.forwarding() {
-            Some(forwarding) if !forwarding.is_told_of_the_end() => {
+            Some(forwarding) if !forwarding.has_forwarded_end() => {
                 forwarding.tunnel_idle_timeout().min(LAST_BYTES_TIMEOUT)
             }
             _ => LEFT_AFTER,
         }
     }
 
-    /// Whether its first request is still to come, or to be read.
+    /// Whether its first request hasn't arrived, or hasn't been read.
     pub(in super::super) fn is_new(&self) -> bool {
         let is_first = self.io.outbox.end() == Mark::START;
         is_first && matches!(self.waits_for(), Wait::Fresh | Wait::Head)
@@ -121,24 +122,29 @@ impl Connection {
         self.waits.set(at, self.token, &mut cx.timers);
     }
 
-    /// Whether this look at the deadline means that it has come.
-    pub(in super::super) fn is_due(&mut self, look: u64, now: u64, cx: &mut LoopContext) -> bool {
-        cx.timers.is_due(&mut self.waits.deadline, self.token, look, now)
+    /// Whether this check means that the deadline has passed.
+    pub(in super::super) fn is_due(
+        &mut self,
+        check_at: u64,
+        now: u64,
+        cx: &mut LoopContext,
+    ) -> bool {
+        cx.timers.is_due(&mut self.waits.deadline, self.token, check_at, now)
     }
 
-    /// When the deadline comes.
+    /// When the deadline passes.
     #[cfg(test)]
     pub(in super::super) fn due_at(&self) -> u64 {
         self.waits.deadline.at()
     }
 
-    /// A stop's grace may be shorter than it takes the peer to send again what the gate dropped.
+    /// A stop's grace may be too short for the peer to retransmit what the gate dropped.
     pub(super) fn wait_for_resent(&mut self, cx: &mut LoopContext) {
         let at = cx.clock.passed_ms(RESEND_MAX).max(self.waits.deadline.at());
         self.waits.set(at, self.token, &mut cx.timers);
     }
 
-    /// When the wait ends that begins now. What an app does outside the loop has no end of its own.
+    /// The deadline of the wait that begins now. What an app does outside the loop has none.
     fn due_ms(&self, cx: &LoopContext) -> u64 {
         let times = &cx.rules[self.class].times;
         let timeout = match self.waits.current() {
@@ -170,33 +176,33 @@ impl Connection {
         if is_bare && cx.is_closing(self.class) { at.min(cx.closing.idle_until_ms) } else { at }
     }
 
-    /// Whether nothing but the admin's token tells who it is.
+    /// Whether only an admin token can identify the peer.
     fn may_be_stranger(&self) -> bool {
         self.class == Class::Admin && self.peer != Peer::Unix
     }
 
-    /// The time-outs have changed. A wait under way keeps its deadline or gets a sooner one: a peer
-    /// must not gain time by every reload.
+    /// The time-outs have changed. A wait in progress keeps its deadline or gets an earlier one: a
+    /// peer must not gain time with every reload.
     pub(in super::super) fn shorten_deadline(&mut self, cx: &mut LoopContext) {
         let at = self.due_ms(cx);
         self.shorten_to(at, cx);
     }
 
-    /// Has the deadline come then, unless it comes sooner.
+    /// Moves the deadline to this time, unless it is earlier already.
     pub(super) fn shorten_to(&mut self, at: u64, cx: &mut LoopContext) {
         if at < self.waits.deadline.at() {
             self.waits.set(at, self.token, &mut cx.timers);
         }
     }
 
-    /// Its state has one more.
+    /// Counts the connection in its state.
     pub(in super::super) fn count(&self, cx: &mut LoopContext) {
         if self.class == Class::Public {
             *self.waits.current().count(&mut cx.counts) += 1;
         }
     }
 
-    /// The connection is going: its state has one less.
+    /// The connection ends: no longer counts it in its state.
     pub(in super::super) fn uncount(&self, cx: &mut LoopContext) {
         if self.class == Class::Public {
             *self.waits.current().count(&mut cx.counts) -= 1;

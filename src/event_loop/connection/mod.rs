@@ -1,28 +1,28 @@
-//! One connection: what it is at, its exchanges, and what it waits for.
+//! One connection: its state, its exchanges, and what it waits for.
 //!
 //! ```text
-//!  Opening ──PROXY header──► Http ──last answer sent──► Lingering ──peer closed──► gone
-//!     └──refused, or silent──────────────────────────────────────────────────────► gone
+//!  Opening ──PROXY header──► Http ──last answer sent──► Lingering ──peer closed──► closed
+//!     └──refused, or silent──────────────────────────────────────────────────────► closed
 //!
-//!  while Http, a connection waits for:          each wait ends by its own limit:
+//!  while Http, a connection waits for:          each wait has its own limit:
 //!  fresh ──bytes──► head ◄────────── idle       fresh, head   head_timeout       408 if begun
 //!                    │ complete       ▲         content       body_timeout       408 if owed
-//!                    ▼                │ sent    sending       write_timeout      gone
+//!                    ▼                │ sent    sending       write_timeout      closed
 //!            content, app, sending ───┘         idle          keepalive_timeout  last read
-//!                                               lingering     linger_timeout     gone
+//!                                               lingering     linger_timeout     closed
 //! ```
-//! A connection has one [`State`]; whether it is a tunnel is a matter of its exchange. While it
-//! opens it is fresh: until a byte comes behind the PROXY header. An exchange is in flight from its
-//! complete head until the kernel has its last byte; the exchanges are kept in the order of their
-//! answers. Idle, a connection holds no buffer.
-//! - I3, I6: every way out drops the guards; a cut is counted. I7: an idle connection is read once
-//!   more before it is closed.
-//! - Closing is half-close, then reading out: a close with unread bytes would reset the answer
-//!   (RFC 9112 §9.6).
+//! A connection has one [`State`]; whether it is a tunnel depends on its exchange. While opening it
+//! is fresh, until a byte follows the PROXY header. An exchange is in flight from its complete head
+//! until the kernel has its last byte; exchanges are kept in the order of their answers. An idle
+//! connection holds no buffer.
+//! - I3, I6: every exit drops the guards, and a cut is counted. I7: an idle connection is read once
+//!   more before it closes.
+//! - A close is a half-close, then reading to the end: closing with unread bytes would reset the
+//!   answer (RFC 9112 §9.6).
 //!
-//! `step` drives a connection. What it needs stands beside it: `opening` reads what comes before
-//! the first request, `pipeline` takes requests out of the unread bytes, `admit` begins their
-//! exchanges, `deadlines` says what is waited for, `moving` hands a connection to another process.
+//! `step` drives a connection. Around it, `opening` reads what precedes the first request,
+//! `pipeline` parses requests from the unread bytes, `admit` begins their exchanges, `deadlines`
+//! says what is waited for, and `moving` hands a connection to another process.
 
 mod admit;
 mod busy;

@@ -1,4 +1,4 @@
-//! A connection that moves to another process, or comes from one; `hand_over` has the protocol.
+//! Moving a connection to another process, or taking one; `hand_over` has the protocol.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{app::Peer, message::Class};
 
 impl Connection {
-    /// A connection that another process had.
+    /// A connection that another process has handed over.
     pub(in super::super) fn from_offer(
         token: Token,
         facts: &ConnectionFacts,
@@ -35,7 +35,7 @@ impl Connection {
         connection
     }
 
-    /// Its loop begins to offer connections to another process, perhaps not the first one.
+    /// Its loop starts offering connections, not necessarily for the first time.
     pub(in super::super) fn begin_hand_over(&mut self, cx: &mut LoopContext) {
         if self.hand_over != HandOver::Offered {
             self.hand_over = HandOver::Local;
@@ -43,7 +43,7 @@ impl Connection {
         }
     }
 
-    /// Has it offered, if its loop offers connections, when its turn comes.
+    /// Queues the connection for an offer, if its loop hands connections over and it is idle.
     pub(super) fn queue_for_offer(&mut self, cx: &mut LoopContext) {
         let waits = matches!(self.waits.current(), Wait::Fresh | Wait::Idle);
         if cx.closing.hands_over
@@ -56,7 +56,7 @@ impl Connection {
         }
     }
 
-    /// Takes it from the queue, and from its loop's watch, if it is still at rest.
+    /// Takes the connection off the queue and unwatches it, if it can still be offered.
     pub(in super::super) fn begin_offer(&mut self, cx: &LoopContext) -> bool {
         if self.hand_over != HandOver::Queued {
             return false;
@@ -69,15 +69,15 @@ impl Connection {
         is_watched
     }
 
-    /// Whether nothing of a request or of an answer is in this process.
+    /// Whether no byte of a request or an answer is in this process.
     fn can_be_offered(&self) -> bool {
         let waits = matches!(self.waits_for(), Wait::Fresh | Wait::Idle);
         let is_bare = !self.io.has_input() && self.exchanges.is_empty() && !self.turn.is_queued;
-        // One whose peer has closed ends here.
+        // If the peer has closed, the connection ends here.
         waits && is_bare && !self.io.ready.read_closed && !self.io.ready.failed
     }
 
-    /// What another process has to know.
+    /// What another process has to know about it.
     pub(in super::super) fn facts(&self, cx: &LoopContext) -> (ConnectionFacts, BorrowedFd<'_>) {
         let peer = match self.peer {
             Peer::Tcp(address) => Some(address),
@@ -97,18 +97,18 @@ impl Connection {
         self.hand_over == HandOver::Offered
     }
 
-    /// Another process has it.
+    /// Another process has taken it.
     pub(in super::super) fn leave(self, cx: &mut LoopContext) {
         self.uncount(cx);
     }
 
-    /// It was not taken: what came meanwhile is reported when it is watched.
+    /// The other process didn't take it. epoll reports what has arrived since.
     pub(in super::super) fn on_declined(&mut self, cx: &mut LoopContext) -> Next {
         self.hand_over = HandOver::Declined;
         if cx.upstreams.watch(self.io.socket(), self.token).is_err() {
             return Next::Drop;
         }
-        // A look at its deadline may have passed.
+        // A check of its deadline may have been missed.
         let at = self.waits.deadline.at();
         self.waits.set(at, self.token, &mut cx.timers);
         Next::Wait

@@ -1,7 +1,7 @@
-//! What comes before the first request: a PROXY header, which says who the client is.
+//! What precedes the first request: a PROXY header, which names the client.
 //!
-//! - A connection whose header is refused is dropped without an answer, counted, and now and then
-//!   logged. So is one whose client has as many as it may.
+//! - A connection whose header is refused is dropped without an answer, counted, and logged at a
+//!   limited rate. So is a connection of a client at its limit.
 //! - No byte of the header reaches the protocol.
 
 use std::time::Duration;
@@ -16,11 +16,12 @@ use crate::{
     logging::event,
 };
 
-/// How often a loop logs a refused header at most: any client that can connect can send one.
+/// Shortest time between two log lines about refused headers: any client that can connect can send
+/// one.
 const REFUSED_LOG_EVERY: Duration = Duration::from_secs(60);
 
 impl Connection {
-    /// Reads the header, if it is whole; from then on the peer is the one that it names.
+    /// Reads the header if it is complete. From then on the peer is the client that it names.
     pub(super) fn read_proxy_header(&mut self, cx: &mut LoopContext) -> Next {
         let Some(input) = &mut self.io.input else { return Next::Wait };
         match ProxyHeader::read(input.unread()) {
@@ -29,7 +30,8 @@ impl Connection {
                 input.consume(used);
                 self.io.discount(used);
                 self.state = State::Http(h1::Server::new());
-                // Without a client's name it is the proxy's own, or any client's.
+                // Without a source address the peer stays: it is the proxy itself, or an unknown
+                // client.
                 if let Some(source) = source {
                     self.peer = Peer::Tcp(source);
                     if !self.permit.count_for(self.peer) {
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_fresh_until_a_byte_comes_behind_its_header() {
+    fn a_connection_is_fresh_until_a_byte_follows_its_proxy_header() {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_header_and_the_peers_end_may_come_in_one_turn() {
+    fn the_rest_of_a_proxy_header_and_the_peers_end_may_come_in_one_turn() {
         for request in ["", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
             let mut running = test_support::running(Vec::new(), None);
             let cx = &mut running.cx;
@@ -129,7 +131,7 @@ mod tests {
             wait_readable(connection.io.socket());
             let ready = Ready { read_closed: true, ..READABLE };
             assert_eq!(connection.on_ready(ready, cx), Next::Drop);
-            assert_eq!(connection.io.received_total(), request.len() as u64, "behind the header");
+            assert_eq!(connection.io.received_total(), request.len() as u64, "without the header");
             connection.abort(cx);
             let mut answer = String::new();
             peer.read_to_string(&mut answer).unwrap();
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_not_whole_at_the_deadline_has_a_last_read_and_no_further_one() {
+    fn an_incomplete_proxy_header_gets_one_last_read_at_its_deadline() {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_read_may_bring_the_rest_of_the_header_and_a_request() {
+    fn the_last_read_may_complete_the_proxy_header_and_bring_a_request() {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_as_many_as_it_may_is_dropped_when_its_header_names_it() {
+    fn a_client_at_its_limit_is_dropped_when_its_proxy_header_names_it() {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let budget = ConnectionBudget::new(10, 10);
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_dropped_and_counted_also_at_the_deadline() {
+    fn an_invalid_proxy_header_is_dropped_and_counted_also_at_the_deadline() {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);

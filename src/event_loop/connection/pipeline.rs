@@ -1,4 +1,4 @@
-//! Requests out of the unread bytes.
+//! Parses requests from the unread bytes.
 
 use super::{
     super::{context::LoopContext, exchange::holds_head},
@@ -10,8 +10,8 @@ use crate::http::h1::{FieldTable, ServerEvent, ServerPhase};
 pub(super) const PIPELINE_BYTES_MAX: usize = 64 * 1024;
 
 impl Connection {
-    /// Takes events out of the unread bytes until they are used up or answers have to go out first.
-    /// Returns whether bytes were left for that.
+    /// Handles events in the unread bytes until none is left or answers have to be sent first.
+    /// Returns whether it stopped with bytes left because of that.
     pub(super) fn process_input(&mut self, cx: &mut LoopContext) -> bool {
         let Some(mut input) = self.io.input.take() else { return false };
         let is_stalled = loop {
@@ -25,7 +25,7 @@ impl Connection {
                 break !input.is_empty();
             }
             let mut fields = FieldTable::new();
-            // Looked at where it is: a head that is moved out of its event is copied once more.
+            // Matched by reference: moving the head out of its event would copy it again.
             let next = protocol.next_event(input.unread(), &mut fields, &cx.rules[self.class].http);
             let used = next.0;
             self.turn.has_next = cx.is_closing(self.class) && holds_head(&input.unread()[used..]);

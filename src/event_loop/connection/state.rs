@@ -1,4 +1,4 @@
-//! What a connection is.
+//! A connection's state.
 
 use std::os::fd::OwnedFd;
 
@@ -30,7 +30,7 @@ pub(in super::super) struct Connection {
     pub(in super::super) peer: Peer,
     pub(in super::super) io: Io,
     pub(super) state: State,
-    /// Those whose answer is not all with the kernel, in the order of their answers.
+    /// Exchanges whose answer the kernel doesn't have completely, in the order of their answers.
     pub(in super::super) exchanges: SmallVec<[Exchange; 1]>,
     pub(super) waits: Waits,
     pub(super) turn: Turn,
@@ -38,34 +38,34 @@ pub(in super::super) struct Connection {
     pub(super) permit: ConnectionPermit,
 }
 
-/// What a connection is at.
+/// The stage of a connection.
 pub(super) enum State {
     /// A PROXY header, which names the peer, comes first.
     Opening,
     /// Requests and their answers.
     Http(h1::Server),
-    /// Our side is closed; the peer's is read out.
+    /// Our side is closed; the peer's bytes are read and dropped.
     Lingering {
         /// Windows of `linger_timeout` that have passed.
         windows: u8,
     },
 }
 
-/// Where a connection stands while its loop offers some to another process.
+/// How far the hand-over of a connection to another process has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum HandOver {
-    /// This loop's, like any.
+    /// Not offered.
     #[default]
     Local,
-    /// This loop's, and in the queue of those that are to be offered.
+    /// In the queue for an offer.
     Queued,
-    /// Offered: no loop watches it until the answer is there.
+    /// Offered: no loop watches it until the answer arrives.
     Offered,
-    /// It was not taken, and stays until it speaks.
+    /// The other process didn't take it: it stays until its next request.
     Declined,
 }
 
-/// A connection as it was accepted.
+/// A newly accepted connection.
 pub(in super::super) struct Newcomer {
     pub(in super::super) class: Class,
     pub(in super::super) socket: OwnedFd,
@@ -73,22 +73,22 @@ pub(in super::super) struct Newcomer {
     pub(in super::super) permit: ConnectionPermit,
     /// It begins with a PROXY header.
     pub(in super::super) proxy_protocol: bool,
-    /// What its peer sent first may have been dropped, and comes again.
+    /// The gate may have dropped its first bytes, which the peer retransmits.
     pub(in super::super) is_deaf: bool,
 }
 
-/// What the loop does with a connection that has worked.
+/// What the loop does with a connection after it has run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Next {
     /// It waits for its socket or its deadline.
     Wait,
-    /// It has used up its turn and has more to do: another turn.
+    /// It has used up its turn and has more to do: queue another turn.
     Turn,
-    /// It has a request for an upstream, which is held until the turn's other events are handled.
+    /// It has a request for an upstream, held back until the turn's other events are handled.
     Hold,
-    /// It is dropped.
+    /// Drop it.
     Drop,
-    /// It is dropped because a drain's patience has ended.
+    /// Cut it: a tunnel has outlasted a drain.
     Cut,
 }
 
@@ -108,7 +108,7 @@ impl Connection {
         connection
     }
 
-    /// A connection that counts nowhere, and has no deadline.
+    /// A connection that isn't counted yet and has no deadline.
     pub(super) fn unwatched(token: Token, newcomer: Newcomer) -> Self {
         let state = match newcomer.proxy_protocol {
             true => State::Opening,
@@ -132,7 +132,7 @@ impl Connection {
         self.io.socket()
     }
 
-    /// The protocol's part, while there is one.
+    /// The protocol's state, if it has reached that.
     pub(super) fn protocol(&self) -> Option<&h1::Server> {
         match &self.state {
             State::Http(protocol) => Some(protocol),
@@ -151,22 +151,22 @@ impl Connection {
         self.protocol().is_some_and(|protocol| protocol.phase() == phase)
     }
 
-    /// How its last exchange is with an upstream, if it was passed on to one.
+    /// The last exchange's forwarding to an upstream, if any.
     pub(in super::super) fn forwarding(&self) -> Option<&Forwarding> {
         self.exchanges.last().and_then(Exchange::forwarding)
     }
 
-    /// Whether bytes go both ways as they come.
+    /// Whether it is a tunnel.
     pub(super) fn is_tunnel(&self) -> bool {
         self.forwarding().is_some_and(Forwarding::is_tunnel)
     }
 
-    /// Whether another turn of it is queued; says whether that is so from here on.
+    /// Sets whether another turn is queued. Returns the previous value.
     pub(in super::super) fn replace_queued(&mut self, is_queued: bool) -> bool {
         std::mem::replace(&mut self.turn.is_queued, is_queued)
     }
 
-    /// Lets the last exchange act, if there is one, and does what it wants of its connection.
+    /// Runs the last exchange, if there is one, and applies its effect to the connection.
     pub(super) fn with_exchange<R: Default>(
         &mut self,
         act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
@@ -192,10 +192,10 @@ impl Connection {
         result
     }
 
-    /// Whether no answer is on its way.
+    /// Whether no answer is pending.
     pub(in super::super) fn is_settled(&self, cx: &LoopContext) -> bool {
         let is_awaited = self.exchanges.last().is_some_and(Exchange::awaits_delivery);
-        // A peer that came just before another process took over has to be answered, too.
+        // A peer that connected just before another process took over is owed an answer, too.
         let is_new = cx.closing.has_successor && self.is_new();
         self.io.outbox.is_empty() && !is_awaited && !is_new
     }
@@ -205,12 +205,12 @@ impl Connection {
         self.exchanges.iter().any(|exchange| exchange.flight.life() == Some(life))
     }
 
-    /// Whether its exchange is with this upstream.
+    /// Whether its exchange is forwarded to this upstream.
     pub(in super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
         self.exchanges.last().is_some_and(|exchange| exchange.is_forwarding_to(upstream))
     }
 
-    /// Lets go of exchanges whose last byte is with the kernel.
+    /// Ends the exchanges whose last byte the kernel has.
     pub(super) fn end_sent_exchanges(&mut self, cx: &mut LoopContext) {
         let sent = self.io.outbox.sent();
         let ended = self.exchanges.iter().take_while(|exchange| exchange.flight.end <= sent);
@@ -218,20 +218,20 @@ impl Connection {
         if ended == 0 {
             return;
         }
-        // About 25 ns for what a send(2) has sent, which takes a microsecond at least.
+        // About 25 ns, beside a send(2) that takes a microsecond at least.
         let now_ns = cx.clock.read_ns();
         for exchange in self.exchanges.drain(..ended) {
             exchange.flight.end(sent, End::Complete, now_ns, cx);
         }
     }
 
-    /// The connection is going: what is in flight does not reach its end.
+    /// The connection ends before its exchanges have completed.
     pub(in super::super) fn abort(self, cx: &mut LoopContext) {
         self.end_all(End::Aborted, cx);
     }
 
-    /// Ends what is in flight because a deadline passed. Returns how many exchanges that cut; those
-    /// of one app that wait on one connection are one.
+    /// Ends the exchanges because a deadline has passed. Returns how many were cut; exchanges of
+    /// one app that wait on the connection together count as one.
     pub(in super::super) fn cut(self, cx: &mut LoopContext) -> u64 {
         if let Some(forwarding) = self.forwarding() {
             forwarding.count_cut();
@@ -239,10 +239,10 @@ impl Connection {
         self.end_all(End::Cut, cx)
     }
 
-    /// Returns how many exchanges of a life that cut.
+    /// Returns how many exchanges of a life were cut.
     fn end_all(mut self, how: End, cx: &mut LoopContext) -> u64 {
         let sent = self.io.outbox.sent();
-        // First, so that no peer waits any more when the end is reported.
+        // First, so that no `Later` still sees a waiting peer when the end is reported.
         self.with_exchange(|exchange, out| exchange.abandon(out, cx));
         let now_ns = cx.clock.read_ns();
         let ends =

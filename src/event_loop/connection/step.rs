@@ -1,5 +1,5 @@
-//! What a connection does when something happens to it: its socket is ready, its deadline has come,
-//! something was delivered to its exchange.
+//! Runs a connection when its socket is ready, its deadline has passed, or its exchange gets a
+//! delivery.
 
 use std::io;
 
@@ -23,7 +23,7 @@ use crate::{
     message::ExchangeNumber,
 };
 
-/// Reads and writes of one connection before others get their turn.
+/// Reads and writes of one connection before others get a turn.
 const STEPS_PER_TURN: usize = 16;
 
 impl Connection {
@@ -33,7 +33,7 @@ impl Connection {
         self.work_on_event(cx)
     }
 
-    /// An event came for the connection that this exchange has to an upstream.
+    /// An event for this exchange's connection to an upstream.
     pub(in super::super) fn on_upstream_ready(
         &mut self,
         number: ExchangeNumber,
@@ -55,7 +55,7 @@ impl Connection {
         delivery: Delivery,
         cx: &mut LoopContext,
     ) -> Next {
-        // Behind an exchange that waits, no other one begins.
+        // No other exchange begins while this one waits.
         if self.exchanges.last().is_none_or(|last| last.number != number) {
             return Next::Wait;
         }
@@ -66,10 +66,10 @@ impl Connection {
         }
     }
 
-    /// The deadline has come.
+    /// The deadline has passed.
     pub(in super::super) fn on_deadline(&mut self, cx: &mut LoopContext) -> Next {
         if self.is_offered() {
-            // It has its deadline again when it stays.
+            // It gets its deadline back if it stays.
             return Next::Wait;
         }
         match self.waits.current() {
@@ -104,7 +104,7 @@ impl Connection {
         self.work(cx)
     }
 
-    /// I7: what came in since the last edge was handled is served; else the connection closes.
+    /// I7: serves what came in since the last edge was handled; otherwise the connection closes.
     fn read_a_last_time(&mut self, cx: &mut LoopContext) -> Next {
         let is_silent = !matches!(self.receive(cx), Ok(Received::Bytes(_)));
         if matches!(self.state, State::Opening) && self.read_proxy_header(cx) == Next::Drop {
@@ -126,13 +126,13 @@ impl Connection {
         }
     }
 
-    /// Works, unless its next turn is queued: that comes behind the events, and takes in what they
-    /// reported.
+    /// Runs, unless its next turn is queued already: that turn comes after the events, and handles
+    /// them.
     fn work_on_event(&mut self, cx: &mut LoopContext) -> Next {
         if self.turn.is_queued { Next::Wait } else { self.work(cx) }
     }
 
-    /// Does what can be done now, at most a turn's worth.
+    /// Does what can be done now, up to a turn's worth.
     pub(in super::super) fn work(&mut self, cx: &mut LoopContext) -> Next {
         self.turn.begin(self.io.outbox.sent());
         let next = self.step_until_waiting(cx);
@@ -186,8 +186,8 @@ impl Connection {
                 continue;
             }
             if is_stalled || !self.wants_input(is_sent) || !self.io.ready.readable {
-                // Nothing is read or sent that would run into the error: a peer that has reset
-                // while the app holds its answer back waits no more (I3).
+                // No read or write would run into the error: a peer that resets while the app holds
+                // its answer back has left (I3).
                 return if self.io.ready.failed { Next::Drop } else { Next::Wait };
             }
             if self.turn.has_read_enough() {
@@ -207,7 +207,7 @@ impl Connection {
         Next::Turn
     }
 
-    /// Whether what the peer sends next is read now.
+    /// Whether the peer's next bytes are read now.
     fn wants_input(&self, is_sent: bool) -> bool {
         let forwarding = self.forwarding();
         if forwarding.is_some_and(|forwarding| !forwarding.takes_more()) {
@@ -217,7 +217,7 @@ impl Connection {
             return true;
         }
         let Some(protocol) = self.protocol() else { return true };
-        // Content is read beside the sending: a peer may send all of it before it reads.
+        // Content is read while an answer is sent: a peer may send all of it before it reads.
         let beside = || protocol.reads_content() && self.io.outbox.buffered() <= PIPELINE_BYTES_MAX;
         protocol.wants_input() && (is_sent || beside())
     }
@@ -231,7 +231,7 @@ impl Connection {
     }
 
     fn end_of_input(&mut self, cx: &mut LoopContext) -> Next {
-        // Before the first request nothing is owed.
+        // Before the first request no answer is owed.
         let State::Http(protocol) = &mut self.state else { return Next::Drop };
         if let ServerEvent::Refused(refused) = protocol.receive_eof() {
             self.answer_refused(refused, cx);
@@ -241,7 +241,7 @@ impl Connection {
 
     fn flush(&mut self, cx: &mut LoopContext) -> io::Result<Flushed> {
         let flushed = self.io.flush()?;
-        // Not every end of an answer is something to send.
+        // An exchange may also end without bytes to send.
         self.end_sent_exchanges(cx);
         Ok(flushed)
     }
@@ -253,7 +253,7 @@ impl Connection {
         }
     }
 
-    /// Nothing more will be said: closes our side, and reads out the peer's.
+    /// No more will be sent: closes our side, and reads the peer's to its end.
     fn begin_linger(&mut self, cx: &mut LoopContext) -> Next {
         debug_assert!(self.exchanges.is_empty(), "lingering with an exchange in flight");
         let mut is_done = self.io.has_ended();
@@ -271,7 +271,7 @@ impl Connection {
         if let Some(input) = self.io.input.take() {
             cx.buffers.give_input(input);
         }
-        // A connection that was never readable may have bytes all the same: the first read tells.
+        // Bytes may be there although no edge reported any; the first read shows.
         self.io.ready.readable = true;
         Next::Wait
     }
@@ -316,7 +316,8 @@ mod tests {
     const READABLE: Ready =
         Ready { readable: true, writable: true, read_closed: false, failed: false };
 
-    /// Sends requests for no app's host in one piece, and has them answered.
+    /// Sends requests for an unknown host in one piece, and runs the connection until all are
+    /// answered.
     fn exchange(
         connection: &mut Connection,
         peer: &mut TcpStream,
@@ -332,10 +333,10 @@ mod tests {
         assert_eq!((next, connection.waits_for()), (Next::Wait, Wait::Idle));
     }
 
-    /// Lets time pass until the connection's deadline, as the loop does; `None` if it has none.
-    fn come_to_deadline(connection: &mut Connection, cx: &mut LoopContext) -> Option<Next> {
-        while let Some((look, token)) = cx.timers.pop_due(u64::MAX) {
-            if cx.timers.is_due(&mut connection.waits.deadline, token, look, u64::MAX) {
+    /// Advances time to the connection's deadline, as the loop does; `None` if it has none.
+    fn run_to_deadline(connection: &mut Connection, cx: &mut LoopContext) -> Option<Next> {
+        while let Some((check_at, token)) = cx.timers.pop_due(u64::MAX) {
+            if cx.timers.is_due(&mut connection.waits.deadline, token, check_at, u64::MAX) {
                 return Some(connection.on_deadline(cx));
             }
         }
@@ -343,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_answers_so_many_requests_of_a_pipeline_and_the_next_ones_the_rest() {
+    fn a_turn_answers_a_limited_part_of_a_pipeline_and_later_turns_the_rest() {
         const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let count = 64 * 1024 / REQUEST.len() as u64;
         let mut running = test_support::running(Vec::new(), None);
@@ -364,7 +365,7 @@ mod tests {
             let answered = (queued(&connection) - before) / answer_bytes;
             assert!(answered <= REQUESTS_PER_TURN.into(), "{answered} in one turn");
             turns += 1;
-            // There is not always something to read.
+            // There may be nothing to read.
             let _ = peer.read(&mut [0; 64 * 1024]);
         }
         assert_eq!(connection.waits_for(), Wait::Idle);
@@ -372,12 +373,12 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_reads_so_many_bytes_and_an_event_gives_no_second_one() {
+    fn a_turn_reads_a_limited_number_of_bytes_and_an_event_adds_no_turn() {
         const CONTENT_BYTES: usize = 2 * TURN_INPUT_BYTES as usize;
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::connection(cx);
-        // The kernel takes it all before the first turn.
+        // The kernel takes all of it before the first turn.
         set_socket_send_buffer_size(&peer, CONTENT_BYTES).unwrap();
         let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {CONTENT_BYTES}\r\n\r\n");
         peer.write_all(head.as_bytes()).unwrap();
@@ -396,7 +397,11 @@ mod tests {
                 full_turns += 1;
                 connection.replace_queued(true);
                 assert_eq!(connection.on_ready(READABLE, cx), Next::Wait);
-                assert_eq!(connection.io.received_total(), before + read, "its turn is to come");
+                assert_eq!(
+                    connection.io.received_total(),
+                    before + read,
+                    "its turn is still queued"
+                );
                 connection.replace_queued(false);
             }
         }
@@ -404,11 +409,12 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_holds_no_list_of_the_requests_it_once_pipelined() {
+    fn an_idle_connection_keeps_no_memory_of_its_pipelines_exchanges() {
         let path = Some("/dev/null".into());
         let log = LogConfig { access: AccessFormat::Json, access_path: path, ..Default::default() };
         let log = AccessLog::open(&log).unwrap().unwrap();
-        // With an access log each request has its own line, and with it its own place in the list.
+        // With an access log each request has a record of its own, and so its own entry in the
+        // list.
         let mut running = test_support::running(Vec::new(), Some(log.for_loop()));
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::connection(cx);
@@ -425,11 +431,11 @@ mod tests {
         exchange(&mut connection, &mut peer, 1, cx);
         peer.write_all(b"\r\n").unwrap();
         wait_readable(connection.io.socket());
-        // The deadline comes before the event does. An empty line is no request: it stays idle.
-        assert_eq!(come_to_deadline(&mut connection, cx), Some(Next::Wait));
+        // The deadline passes before the event arrives. An empty line is no request: it stays idle.
+        assert_eq!(run_to_deadline(&mut connection, cx), Some(Next::Wait));
         assert_eq!(connection.waits.current(), Wait::Idle);
         // I7: the next last read finds nothing.
-        assert_eq!(come_to_deadline(&mut connection, cx), Some(Next::Wait));
+        assert_eq!(run_to_deadline(&mut connection, cx), Some(Next::Wait));
         assert_eq!(connection.waits.current(), Wait::Lingering);
         let mut answers = String::new();
         peer.read_to_string(&mut answers).unwrap();

@@ -1,8 +1,8 @@
-//! How much one connection does before others get their turn.
+//! How much one connection does before others get a turn.
 //!
-//! A read holds hundreds of small requests, and a peer that sends without end always has more: a
-//! turn is over after [`REQUESTS_PER_TURN`], or when [`TURN_INPUT_BYTES`] are read or
-//! [`TURN_BYTES`] of answers are sent, and the loop's other connections come before the rest.
+//! One read can hold hundreds of small requests, and a peer that never stops sending always has
+//! more. So a turn ends after [`REQUESTS_PER_TURN`], [`TURN_INPUT_BYTES`] read or [`TURN_BYTES`]
+//! sent, and the loop's other connections run before the rest.
 
 use super::super::io::{Mark, TURN_BYTES};
 
@@ -15,13 +15,13 @@ pub(super) const TURN_INPUT_BYTES: u64 = 64 * 1024;
 /// What a connection has done since its turn began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Turn {
-    /// It waits in the loop's queue for its next turn.
+    /// It is in the loop's queue for its next turn.
     pub(super) is_queued: bool,
-    /// A whole head is behind what is being read; only looked for while the server stops.
+    /// A complete head follows what is being read. Only checked while the server stops.
     pub(super) has_next: bool,
     requests: u32,
     received: u64,
-    /// What the kernel had taken of the answers before.
+    /// The bytes of answers that the kernel had taken before the turn.
     sent_before: Mark,
 }
 
@@ -39,17 +39,17 @@ impl Turn {
         self.received += bytes as u64;
     }
 
-    /// Whether no further request is begun in this turn.
+    /// Whether no further request begins in this turn.
     pub(super) fn has_begun_enough(&self) -> bool {
         self.requests >= REQUESTS_PER_TURN
     }
 
-    /// Whether the next turn has to read on; what was read is not kept for it.
+    /// Whether reading has to wait for the next turn; input isn't kept for it.
     pub(super) fn has_read_enough(&self) -> bool {
         self.received >= TURN_INPUT_BYTES
     }
 
-    /// Whether all that is left has to wait for the next turn.
+    /// Whether everything left waits for the next turn.
     pub(super) fn is_over(&self, sent: Mark) -> bool {
         self.has_begun_enough() || sent.bytes_since(self.sent_before) >= TURN_BYTES
     }

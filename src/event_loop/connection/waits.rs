@@ -5,7 +5,7 @@ use mio::Token;
 use super::super::timers::{Deadline, Timers};
 use crate::metrics::LoopCounts;
 
-/// What has to move within a time-out for it to begin again: less is a peer that trickles.
+/// Bytes that must move within a time-out to restart it: a peer with fewer trickles.
 const WINDOW_BYTES_MIN: u64 = 1024;
 
 /// What a connection waits for.
@@ -17,24 +17,24 @@ pub(super) enum Wait {
     Content,
     App,
     Upstream,
-    /// For an answer of which the peer may read nothing: it has closed its side.
+    /// For an answer that the peer may never read: it has closed its side.
     HalfClosed,
     Sending,
     Lingering,
 }
 
-/// The wait of one connection, and its deadline.
+/// A connection's current wait, and its deadline.
 pub(super) struct Waits {
     current: Wait,
     pub(super) deadline: Deadline,
-    /// What was waited for has come: the same wait, if it follows, is a new one.
+    /// The wait has ended: if the same wait follows, it is a new one.
     is_over: bool,
-    /// The total of bytes in the wait's direction when its window began.
+    /// The byte total of the wait's direction when its window began.
     window_start: u64,
 }
 
 impl Waits {
-    /// The wait of a connection that begins so; its deadline is to be set.
+    /// The first wait of a connection; its deadline isn't set yet.
     pub(super) fn new(current: Wait) -> Self {
         Self { current, deadline: Deadline::never(), is_over: true, window_start: 0 }
     }
@@ -43,22 +43,22 @@ impl Waits {
         self.current
     }
 
-    /// What was waited for has come, or its deadline has.
+    /// Ends the wait, because its event or its deadline has come.
     pub(super) fn end(&mut self) {
         self.is_over = true;
     }
 
-    /// Whether this is a wait that has its deadline already.
+    /// Whether this wait already has its deadline.
     pub(super) fn is_current(&self, wait: Wait) -> bool {
         wait == self.current && !self.is_over
     }
 
-    /// Begins a wait in which the total of its direction is this.
+    /// Begins a wait, at this byte total of its direction.
     pub(super) fn begin(&mut self, wait: Wait, total: u64) {
         (self.current, self.is_over, self.window_start) = (wait, false, total);
     }
 
-    /// Whether enough moved in this window of the wait, where the total is this now.
+    /// Whether enough bytes moved in this window, at this byte total.
     pub(super) fn has_progressed(&self, total: u64) -> bool {
         total - self.window_start >= WINDOW_BYTES_MIN
     }
@@ -70,7 +70,7 @@ impl Waits {
 }
 
 impl Wait {
-    /// The count of the connections that wait so.
+    /// The count of connections in this wait.
     pub(super) fn count(self, counts: &mut LoopCounts) -> &mut u64 {
         match self {
             Self::Fresh => &mut counts.fresh,

@@ -1,8 +1,8 @@
-//! Which upstream is asked, and which one next when that fails.
+//! Chooses an upstream for a request, and another one if it fails.
 //!
-//! What is asked again: anything, as long as no byte of it went out; else an idempotent request
-//! without content, as long as no byte of an answer came (RFC 9110 §9.2.2). A kept connection that
-//! its upstream had closed is no failure of the upstream.
+//! A request is retried if no byte of it was sent, or if it is idempotent, has no content, and no
+//! byte of an answer came (RFC 9110 §9.2.2). If the upstream had closed a kept connection, that
+//! isn't its failure.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::{
     message::ExchangeId,
 };
 
-/// A request on its way to an upstream.
+/// A request that is being sent to an upstream.
 struct Attempt {
     forward: Forward,
     content: RequestContent,
@@ -32,14 +32,14 @@ struct Attempt {
     retries_left: u32,
     tries: u32,
     last_cause: Option<FailureCause>,
-    /// A kept connection was closed by its upstream: the next one is to be new.
+    /// The upstream had closed a kept connection, so the next one must be new.
     fresh: bool,
-    /// The state of an exchange of which no byte went out, and its content so far.
+    /// The protocol's state and the content so far, if no byte was sent.
     sent: Option<(h1::Client, Vec<u8>)>,
 }
 
 impl Attempt {
-    /// Another upstream, if the request may be asked once more.
+    /// Another upstream, if the request may be retried.
     fn next(&mut self, cx: &LoopContext) -> Option<Chosen> {
         self.retries_left = self.retries_left.checked_sub(1)?;
         self.forward.choose(cx.clock.now_ns(), &self.tried).ok()
@@ -47,7 +47,7 @@ impl Attempt {
 }
 
 impl Exchange {
-    /// Passes a request on.
+    /// Forwards a request.
     pub(super) fn begin_forward(
         &mut self,
         forward: Forward,
@@ -80,8 +80,7 @@ impl Exchange {
         self.ask(attempt, chosen, out, cx);
     }
 
-    /// Opens a connection to an upstream and writes the request; goes on to others while that
-    /// fails.
+    /// Connects to an upstream and writes the request. If that fails, tries the others.
     fn ask(
         &mut self,
         mut attempt: Attempt,
@@ -108,12 +107,12 @@ impl Exchange {
         };
         let awaits_continue = out.protocol.awaits_continue();
         let begin = conn.io.outbox.end();
-        let mut exchange = write_request(&attempt, &chosen, awaits_continue, &mut conn, cx);
+        let mut client = write_request(&attempt, &chosen, awaits_continue, &mut conn, cx);
         let outbox = &mut conn.io.outbox;
         let head_bytes = outbox.buffered();
         if let Some((sent, content)) = attempt.sent {
-            // The content that was taken from the client before the connection was open.
-            exchange.go_on_from(&sent);
+            // Content that the client sent before the connection was open.
+            client.go_on_from(&sent);
             outbox.buffer(&mut cx.buffers).extend_from_slice(&content);
         }
         let Attempt { forward, content, tried, retries_left, tries, last_cause, .. } = attempt;
@@ -126,7 +125,7 @@ impl Exchange {
             tries,
             last_cause,
             conn,
-            exchange,
+            client,
             content,
             begin,
             head_bytes,
@@ -139,7 +138,7 @@ impl Exchange {
         }));
     }
 
-    /// There is no answer: another upstream is asked, if that is safe.
+    /// There is no answer: retries with another upstream, if that is safe.
     pub(super) fn ask_again(
         &mut self,
         forwarding: Forwarding,
@@ -149,12 +148,12 @@ impl Exchange {
     ) {
         let used_for = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
         let nothing_sent = forwarding.nothing_sent();
-        let Forwarding { forward, mut chosen, mut tried, conn, exchange, content, .. } = forwarding;
+        let Forwarding { forward, mut chosen, mut tried, conn, client, content, .. } = forwarding;
         let is_closed = matches!(
             failure.cause,
             FailureCause::ClosedBeforeAnswer | FailureCause::ResetBeforeAnswer
         );
-        let is_stale = conn.is_used && !exchange.answered() && is_closed;
+        let is_stale = conn.is_used && !client.answered() && is_closed;
         let (url_of, mut next) = (chosen.index(), None);
         let mut last_cause = forwarding.last_cause;
         if !conn.is_open && chosen.next_address(cx.clock.now_ns()) {
@@ -175,15 +174,15 @@ impl Exchange {
                 cx,
             );
         }
-        let is_repeatable = is_repeatable(&forward, content) && !exchange.answered();
+        let is_repeatable = is_repeatable(&forward, content) && !client.answered();
         let sent = nothing_sent
-            .then(|| (exchange, conn.io.outbox.waiting()[forwarding.head_bytes..].to_vec()));
+            .then(|| (client, conn.io.outbox.waiting()[forwarding.head_bytes..].to_vec()));
         let (tries, retries_left) = (forwarding.tries, forwarding.retries_left);
         let fresh = is_stale;
         let mut attempt =
             Attempt { forward, content, tried, retries_left, tries, last_cause, fresh, sent };
         if is_stale && nothing_sent {
-            // That the connection was closed before was nobody's failure, and happens once.
+            // A stale connection is no upstream's failure, and happens once.
             attempt.retries_left += 1;
         }
         if (nothing_sent || is_repeatable)
@@ -195,7 +194,7 @@ impl Exchange {
     }
 }
 
-/// A connection to the upstream, kept or new; its other addresses are tried if it has any.
+/// A connection to the upstream, kept or new. Tries its other addresses, if it has any.
 fn open_connection(
     attempt: &Attempt,
     chosen: &mut Chosen,
@@ -203,27 +202,27 @@ fn open_connection(
     cx: &mut LoopContext,
 ) -> Result<UpstreamConn, UpstreamFailure> {
     let now_ms = cx.clock.now_ms();
-    let asks_once = !is_repeatable(&attempt.forward, attempt.content);
+    let must_check = !is_repeatable(&attempt.forward, attempt.content);
     if !attempt.fresh
-        && let Some(kept) = cx.upstreams.take(chosen, exchange, now_ms, asks_once)
+        && let Some(kept) = cx.upstreams.take(chosen, exchange, now_ms, must_check)
     {
         return Ok(kept);
     }
     loop {
         match cx.upstreams.open(chosen.address(), exchange) {
-            // Ports, and whether there is IPv6 at all, are matters of the address.
+            // Ports, and whether there is IPv6 at all, depend on the address.
             Err(_) if chosen.next_address(cx.clock.now_ns()) => {}
             opened => return opened,
         }
     }
 }
 
-/// Whether a request may be asked again of which bytes went out.
+/// Whether a request may be retried after some of its bytes were sent.
 fn is_repeatable(forward: &Forward, content: RequestContent) -> bool {
     forward.is_idempotent() && !content.follows()
 }
 
-/// Writes the request for an upstream.
+/// Writes the request to the upstream's outbox.
 fn write_request(
     Attempt { forward, content, .. }: &Attempt,
     chosen: &Chosen,

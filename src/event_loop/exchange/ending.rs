@@ -1,13 +1,13 @@
-//! How the exchange with an upstream ends.
+//! How an exchange with an upstream ends.
 //!
 //! ```text
 //!  asking ──fails──► another upstream (attempt), or 502, 503, 504
 //!  answering ──fails──┬─ no byte of the head with the kernel ─► taken back: 502, 504
 //!                     └─ else what is queued goes out ─► the connection ends, or is reset
 //! ```
-//! - An answer that breaks off is never ended as if it were whole. Where the end of the connection
-//!   does not show that, it is reset.
-//! - It is the upstream's failure: counted, logged, and of weight for an ejection.
+//! - A broken answer is never ended as if it were complete. If closing the connection doesn't show
+//!   that, the connection is reset.
+//! - It counts as the upstream's failure: it is logged, and may eject the upstream.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::{
 };
 
 impl Forwarding {
-    /// What the access line says of it, if it ends now.
+    /// What the access log says about it, if it ends now.
     fn upstream_use(&self, reason: Option<FailureCause>, now_ns: u64) -> UpstreamUse<'_> {
         UpstreamUse {
             url: self.chosen.endpoint().url(),
@@ -38,15 +38,15 @@ impl Forwarding {
     }
 }
 
-/// What the deadline of an upstream comes to.
+/// The result of an upstream's deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) enum TimedOut {
-    /// The exchange goes on, or is answered.
+    /// The exchange goes on, or has been answered.
     #[default]
     GoesOn,
-    /// It was a tunnel, through which nothing went for long.
+    /// It was a tunnel that was idle for too long.
     Idle,
-    /// It was a tunnel, for which a drain has no more patience.
+    /// It was a tunnel that has outlasted a drain.
     Cut,
 }
 
@@ -56,7 +56,7 @@ impl Forwarding {
         self.chosen.count_cut();
     }
 
-    /// The exchange ends otherwise: no peer waits for the upstream any more.
+    /// The exchange ends early: no client waits for the upstream any more.
     pub(super) fn abandon(
         self,
         flight: &mut InFlight,
@@ -66,13 +66,13 @@ impl Forwarding {
         flight.note_upstream(&self.upstream_use(None, cx.clock.now_ns()), cx);
         cx.upstreams.forget(&self.conn);
         if self.stage != Stage::Asking {
-            // The answer is not whole: a mere end could be taken for its end.
+            // The answer isn't complete, and a plain close could look like its end.
             out.io.reset_at_close();
         }
     }
 
-    /// A tunnel ends when nothing went through it for long, or its app has drained for long.
-    fn look_at_tunnel(&self, flight: &InFlight, cx: &LoopContext) -> TimedOut {
+    /// A tunnel ends when it was idle for too long, or has outlasted a drain.
+    fn check_tunnel(&self, flight: &InFlight, cx: &LoopContext) -> TimedOut {
         let idle_ms = cx.clock.now_ms().saturating_sub(self.moved_ms);
         if self.is_drained_out(flight, cx) {
             TimedOut::Cut
@@ -83,7 +83,7 @@ impl Forwarding {
         }
     }
 
-    /// Whether the app, or the upstream, has drained for as long as a tunnel may last then.
+    /// Whether the app or the upstream has drained for as long as a tunnel may last.
     fn is_drained_out(&self, flight: &InFlight, cx: &LoopContext) -> bool {
         let DrainTunnels::CutAfter(after) = self.forward.config().drain_tunnels else {
             return false;
@@ -98,9 +98,9 @@ impl Forwarding {
 }
 
 impl Exchange {
-    /// Moves what can be moved between the peer and the upstream.
+    /// Moves bytes between the client and the upstream, as far as possible.
     pub(in super::super) fn pump(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
-        // Again after a failure: another upstream is asked, as often as retries are left.
+        // Again after a failure: another upstream is tried, as often as retries are left.
         while let Answering::Forwarded(forwarding) = &mut self.answering {
             match forwarding.pump(&mut self.flight, out, cx) {
                 Ok(false) => {
@@ -116,7 +116,7 @@ impl Exchange {
         }
     }
 
-    /// What came of the upstream is no longer needed here: the exchange is its own again.
+    /// Takes the forwarding out: the exchange answers by itself again.
     fn take_forwarding(&mut self) -> Option<Forwarding> {
         match std::mem::replace(&mut self.answering, Answering::Here) {
             Answering::Forwarded(forwarding) => Some(*forwarding),
@@ -124,14 +124,14 @@ impl Exchange {
         }
     }
 
-    /// The upstream's part is over: its connection is kept if it can be.
+    /// The upstream's part is done. Keeps its connection if possible.
     fn end_forward(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         let Some(forwarding) = self.take_forwarding() else { return };
         self.flight.note_upstream(&forwarding.upstream_use(None, cx.clock.now_ns()), cx);
-        let Forwarding { forward, chosen, mut conn, exchange, .. } = forwarding;
+        let Forwarding { forward, chosen, mut conn, client, .. } = forwarding;
         chosen.completed();
         let mut trailers = Vec::new();
-        write_response_trailers(exchange.trailers().fields(), &mut trailers);
+        write_response_trailers(client.trailers().fields(), &mut trailers);
         out.end_stream(&Fields::from_lines(trailers.into()), &mut self.flight, cx);
         out.progress();
         if !out.io.ready.writable
@@ -142,14 +142,14 @@ impl Exchange {
         let io = &mut conn.io;
         let is_clean = io.outbox.is_empty() && io.input.is_none() && !io.ready.read_closed;
         io.release(&mut cx.buffers);
-        if exchange.reusable() && is_clean && !cx.is_closing(out.class) {
+        if client.reusable() && is_clean && !cx.is_closing(out.class) {
             cx.upstreams.give(conn, forward.config(), &chosen, cx.clock.now_ms());
         } else {
             cx.upstreams.forget(&conn);
         }
     }
 
-    /// There is no answer, or not all of it.
+    /// There is no answer, or only a part of it.
     fn fail_forward(
         &mut self,
         failure: UpstreamFailure,
@@ -166,7 +166,7 @@ impl Exchange {
         }
     }
 
-    /// The answer has begun, and has no end.
+    /// The answer has begun, and won't be completed.
     fn break_off(
         &mut self,
         forwarding: &Forwarding,
@@ -190,7 +190,7 @@ impl Exchange {
         out.end(&mut self.flight);
     }
 
-    /// The upstream took too long; or a tunnel is to be looked at.
+    /// The upstream took too long, or a tunnel is due for a check.
     pub(in super::super) fn on_upstream_deadline(
         &mut self,
         out: &mut Outgoing<'_>,
@@ -200,7 +200,7 @@ impl Exchange {
             return TimedOut::GoesOn;
         };
         if forwarding.is_tunnel() {
-            return forwarding.look_at_tunnel(&self.flight, cx);
+            return forwarding.check_tunnel(&self.flight, cx);
         }
         if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
             out.send_continue(cx);
@@ -219,7 +219,7 @@ impl Exchange {
         TimedOut::GoesOn
     }
 
-    /// Counts the failure of an upstream, and has it logged.
+    /// Counts an upstream's failure, and has it logged.
     pub(super) fn note_failure(
         &self,
         forward: &Forward,
@@ -241,7 +241,7 @@ impl Exchange {
         })));
     }
 
-    /// The same where there was no upstream to ask.
+    /// The same if no upstream was available.
     pub(super) fn note_unserved(
         &mut self,
         forward: &Forward,

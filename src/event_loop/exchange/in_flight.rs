@@ -1,11 +1,11 @@
-//! The account of one exchange, from its complete head until the kernel has its last byte.
+//! The accounting of one exchange, from its complete head until the kernel has its last byte.
 //!
-//! I3: the guard of an exchange sits here and leaves with it. However an exchange ends, it is
-//! counted once: for its life, at its own end or with the exchange that its guard passed on to; or
-//! for the loop, if it was refused before it had a life.
+//! I3: an exchange holds its guard here, and drops it when it ends. However it ends, it is counted
+//! once: for its life, at its own end or with the exchange that took over its guard; or for the
+//! loop, if it was refused before it had a life.
 //!
-//! An exchange lasts from the turn in which its head was complete until the kernel has its last
-//! byte. The clock is read again once for all that ends together: in a pipeline many exchanges do.
+//! An exchange begins in the turn in which its head was complete. The clock is read once for all
+//! exchanges that end together: in a pipeline there are many.
 
 use std::time::Duration;
 
@@ -17,42 +17,42 @@ use crate::{
     registry::AppId,
 };
 
-/// An exchange whose answer is not all with the kernel.
+/// An exchange whose answer the kernel doesn't have completely.
 pub(in super::super) struct InFlight {
-    /// Holds the app's life; none if no app serves this exchange, or a later one has it.
+    /// Holds the app's life; `None` if no app serves this exchange, or a later one took the guard.
     pub(in super::super) guard: Option<AppGuard>,
     pub(in super::super) record: Option<AccessRecord>,
-    /// Method and target, for who looks at what takes long. The one allocation that this costs is
-    /// not made for short answers that are written at once: they are most of all, and are gone
-    /// before anybody looks.
+    /// Method and target, for lists of slow requests. Short answers that are written at once don't
+    /// pay for this allocation: most answers are short, and end before a list can show them.
     pub(in super::super) request: Option<Box<str>>,
-    /// Earlier exchanges of this turn that had the guard, and end with this one.
+    /// Earlier exchanges of this turn whose guard this one took over, and which it counts at its
+    /// end.
     uncounted: Uncounted,
-    /// It was refused before any app's life was found for it.
+    /// It was refused before an app's life was found for it.
     pub(in super::super) is_unrouted: bool,
     /// 0 as long as there is no answer.
     pub(in super::super) status: u16,
-    /// The upstream broke its answer off.
+    /// The upstream's answer broke off.
     pub(in super::super) is_broken: bool,
     /// Bytes of the answer's head.
     pub(in super::super) head_bytes: u32,
     pub(in super::super) started_ns: u64,
-    /// Where the answer's content begins in the connection's outbox, and where it ends; unknown as
-    /// long as it is not written.
+    /// Where the answer's content begins and ends in the connection's outbox; unknown until it is
+    /// written.
     pub(in super::super) begin: Mark,
     pub(in super::super) end: Mark,
 }
 
-/// Exchanges whose guard has passed on, and which are still to be counted.
+/// Exchanges whose guard was passed on, and which still have to be counted.
 #[derive(Clone, Copy, Default)]
 pub(in super::super) struct Uncounted {
     status: u16,
-    /// A turn begins fewer than this holds.
+    /// A turn begins fewer exchanges than this type holds.
     count: u8,
 }
 
-/// What an exchange is counted as that ended without an answer, whoever ended it. It is no status
-/// of HTTP; nginx has made it known for this.
+/// The status that is counted for an exchange without an answer, whichever side ended it. It isn't
+/// an HTTP status; nginx made it known for this.
 const NO_ANSWER: u16 = 499;
 
 impl InFlight {
@@ -78,7 +78,7 @@ impl InFlight {
         }
     }
 
-    /// Its name in the access log, if it has a line there.
+    /// Its request id in the access log, if it is logged.
     pub(in super::super) fn id(&self) -> Option<RequestId> {
         self.record.as_ref().map(AccessRecord::id)
     }
@@ -88,31 +88,31 @@ impl InFlight {
         self.guard.as_ref().map(AppGuard::id)
     }
 
-    /// The host of the app that it belongs to.
+    /// The host of its app.
     pub(super) fn host(&self) -> Option<&str> {
         self.guard.as_ref().map(|guard| guard.entry().host())
     }
 
-    /// What stands around the app that it belongs to; none if that is nothing.
+    /// The filters of its app; `None` if it has none.
     #[inline]
     pub(super) fn filters(&self) -> Option<&Filters> {
         let filters = &self.guard.as_ref()?.entry().app().filters;
         (!filters.is_empty()).then_some(filters)
     }
 
-    /// Has its access line tell of the upstream.
+    /// Adds the upstream to its access log record.
     pub(super) fn note_upstream(&mut self, used: &UpstreamUse<'_>, cx: &LoopContext) {
         if let (Some(access), Some(record)) = (&cx.access, &mut self.record) {
             access.note_upstream(record, used);
         }
     }
 
-    /// Whether nothing is left to account for: the guard has passed on, and no line is owed.
+    /// Whether nothing is left to count or log: the guard was passed on, and there is no record.
     pub(in super::super) fn is_spent(&self) -> bool {
         self.guard.is_none() && self.record.is_none() && !self.is_unrouted
     }
 
-    /// Whether the whole answer is in the connection's output.
+    /// Whether the whole answer is in the connection's outbox.
     pub(in super::super) fn is_answered(&self) -> bool {
         self.end != Mark::UNKNOWN
     }
@@ -121,12 +121,12 @@ impl InFlight {
         self.request = Some([method, target].join(" ").into());
     }
 
-    /// Where the head of the answer begins in the connection's outbox.
+    /// Where the answer's head begins in the connection's outbox.
     pub(in super::super) fn head_start(&self) -> Mark {
         self.begin.before(u64::from(self.head_bytes))
     }
 
-    /// The answer was taken back: there is none again.
+    /// The answer was removed from the outbox.
     pub(in super::super) fn take_back(&mut self) {
         (self.status, self.head_bytes, self.begin, self.end) = (0, 0, Mark::UNKNOWN, Mark::UNKNOWN);
     }
@@ -136,9 +136,10 @@ impl InFlight {
         sent.min(self.end).bytes_since(self.head_start())
     }
 
-    /// The guard has passed from this exchange to the next one of its connection. Returns what that
-    /// one counts at its end. Only exchanges that began in one turn with one status end alike.
-    pub(in super::super) fn pass_guard(&self, guard: &AppGuard, cx: &LoopContext) -> Uncounted {
+    /// The next exchange of the connection has taken the guard. Returns what that one has to count
+    /// at its end. Only exchanges that began in the same turn with the same status are counted
+    /// together.
+    pub(in super::super) fn pass_guard_on(&self, guard: &AppGuard, cx: &LoopContext) -> Uncounted {
         let Uncounted { status, count } = self.uncounted;
         if self.started_ns == cx.clock.now_ns() {
             if count == 0 {
@@ -152,7 +153,7 @@ impl InFlight {
         Uncounted::default()
     }
 
-    /// Counts this exchange, and those that it took over, for the life of a guard.
+    /// Counts this exchange, and those whose guard it took over, for the guard's life.
     fn count(&self, guard: &AppGuard, ended_ns: u64, cx: &LoopContext) {
         let counters = &guard.entry().app().counters;
         let nanos = ended_ns.saturating_sub(self.started_ns);
@@ -166,8 +167,8 @@ impl InFlight {
         counters.record(cx.index, counted(self.status), nanos);
     }
 
-    /// The exchange is over at this time, with the connection's outbox sent up to this mark.
-    /// Returns whether that cut an exchange of a life.
+    /// Ends the exchange at this time, with the connection's outbox sent up to this mark. Returns
+    /// whether that cut an exchange of a life.
     pub(in super::super) fn end(
         mut self,
         sent: Mark,
@@ -189,7 +190,7 @@ impl InFlight {
             let nanos = ended_ns.saturating_sub(self.started_ns);
             cx.gauges.count_unrouted(counted(self.status), nanos);
         }
-        // Last, for it may announce the end of a drain.
+        // Last, because it may announce the end of a drain.
         let Some(guard) = self.guard.take() else { return false };
         self.count(&guard, ended_ns, cx);
         if how == End::Cut {

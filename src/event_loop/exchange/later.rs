@@ -1,9 +1,9 @@
-//! Answers that come from outside the loop: parking for them, and what is delivered.
+//! Answers from outside the loop: parking the exchange, and its deliveries.
 //!
-//! A delivery names its connection and its exchange; one that comes for an exchange that is not
-//! parked any more is dropped. What waits has no deadline: the app may take its time, and whoever
-//! holds the [`Later`] sees whether the peer is still there. A peer that does not take what a
-//! stream sends loses its connection, so that it cannot hold memory (I9).
+//! A delivery names its connection and its exchange; if that exchange isn't parked any more, the
+//! delivery is dropped. A parked exchange has no deadline: the app may take its time, and its
+//! [`Later`] shows whether the client is still there. A client that doesn't read a stream fast
+//! enough loses its connection, so that it can't pile up memory (I9).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -20,22 +20,22 @@ use crate::{
     message::LoopCommand,
 };
 
-/// Unsent bytes at which a stream's peer is too slow.
+/// Unsent bytes above which a stream's client is too slow.
 const STREAM_BYTES_MAX: u64 = 256 * 1024;
 
-/// What became of a delivery.
+/// The result of a delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) enum Delivered {
-    /// The exchange is not there, or waits for something else.
+    /// The exchange has ended, or waits for something else.
     #[default]
     Dropped,
     Taken,
-    /// It is a piece of a stream whose peer is too slow.
+    /// It is a piece of a stream whose client is too slow.
     TooSlow,
 }
 
 impl Exchange {
-    /// Parks the exchange and hands out the way to answer it.
+    /// Parks the exchange, and gives the app a `Later` to answer it.
     pub(super) fn park_for_later(
         &mut self,
         start: Box<dyn FnOnce(Later) + Send>,
@@ -54,7 +54,7 @@ impl Exchange {
         let later = Later::new(deliver, &waiting);
         self.park(Parked::Later(waiting));
         out.progress();
-        // Whatever becomes of the function, the `Later` answers when it is dropped.
+        // However the function ends, dropping the `Later` answers.
         if catch_unwind(AssertUnwindSafe(|| start(later))).is_err() {
             event!(Error, "app_panicked", host = self.host(out));
         }
@@ -88,7 +88,7 @@ impl Exchange {
             }
             Delivery::Piece(piece) => {
                 out.write_piece(&piece, cx);
-                // Nothing is no sign of life.
+                // An empty piece isn't progress.
                 if !piece.is_empty() {
                     out.progress();
                 }
@@ -131,10 +131,10 @@ mod tests {
         registry::NewApp,
     };
 
-    /// Leaves every exchange to the test, which delivers without its `Later`.
-    struct Leaves;
+    /// Leaves every exchange to the test, which delivers without a `Later`.
+    struct ForgetsLater;
 
-    impl App for Leaves {
+    impl App for ForgetsLater {
         fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
             Reply::Later(Box::new(std::mem::forget))
         }
@@ -148,7 +148,7 @@ mod tests {
         Delivery::Piece(text.into())
     }
 
-    /// Whether that had something sent.
+    /// Delivers, and returns whether that queued bytes.
     fn deliver(
         number: ExchangeNumber,
         delivery: Delivery,
@@ -161,25 +161,28 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_for_another_exchange_or_out_of_turn_is_dropped() {
+    fn deliveries_for_another_exchange_or_out_of_order_are_dropped() {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
-        let new =
-            NewApp { host: "a".into(), aliases: Vec::new(), app: hosted_app(Arc::new(Leaves)) };
+        let new = NewApp {
+            host: "a".into(),
+            aliases: Vec::new(),
+            app: hosted_app(Arc::new(ForgetsLater)),
+        };
         let life = cx.view.registry().insert(new).unwrap();
         let (mut connection, mut peer) = test_support::connection(cx);
         let ready = Ready { readable: true, writable: true, ..Ready::default() };
         let [first, second] = [1, 2].map(ExchangeNumber);
         peer.write_all("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2).as_bytes()).unwrap();
         wait_readable(connection.socket());
-        // The deliveries of nobody's exchange come before there is one.
+        // Deliveries that come before their exchange.
         assert!(!deliver(first, response("early"), &mut connection, cx));
         assert_eq!(connection.on_ready(ready, cx), Next::Wait);
         assert!(!deliver(second, response("not yet"), &mut connection, cx));
         assert!(!deliver(first, piece("without a head"), &mut connection, cx));
         assert!(!deliver(first, Delivery::End, &mut connection, cx));
         assert!(deliver(first, response("one"), &mut connection, cx));
-        assert_eq!(life.drain().active_connections(), 1, "the next one waits");
+        assert_eq!(life.drain().active_connections(), 1, "the next exchange waits");
         assert!(!deliver(first, response("twice"), &mut connection, cx));
         assert!(deliver(second, Delivery::Begin(Response::new(200)), &mut connection, cx));
         assert!(!deliver(first, piece("late"), &mut connection, cx));

@@ -1,16 +1,15 @@
-//! Everything of one request, from its complete head until the kernel has the last byte of its
-//! answer.
+//! One request and its answer, from the complete head until the kernel has the answer's last byte.
 //!
 //! ```text
 //!             ┌─ the app answers ──────────────────────────────► written ──sent──► over
 //!  begun ─────┼─ parked: for content, for a time, for `Later` ──────▲
 //!             └─ forwarding: asked of an upstream ──────────────────┘
 //! ```
-//! An exchange acts through [`Outgoing`]: it writes its own answer, and nothing else. What it wants
-//! of its connection it says by an [`Effect`]; it never calls the connection.
+//! An exchange acts through [`Outgoing`], to which it writes its own answer and nothing else. It
+//! tells its connection what it wants by an [`Effect`]; it never calls the connection.
 //!
-//! - I3: its [`InFlight`] holds the guard of the app's life, and leaves with it.
-//! - I9: a panic of an app is its exchange's 500.
+//! - I3: its [`InFlight`] holds the guard of the app's life, and drops it with the exchange.
+//! - I9: an app's panic becomes the exchange's 500.
 
 mod attempt;
 mod ending;

@@ -16,33 +16,33 @@ use crate::{
     message::Class,
 };
 
-/// The way to the peer: an exchange writes its answer to it, and does nothing else to its
+/// The way to the client: an exchange writes its answer to it, and does nothing else to the
 /// connection.
 pub(in super::super) struct Outgoing<'a> {
     pub(in super::super) io: &'a mut Io,
     pub(in super::super) protocol: &'a mut h1::Server,
-    /// The connection's name in its loop.
+    /// The connection's token in its loop.
     pub(in super::super) token: Token,
     pub(in super::super) class: Class,
     pub(in super::super) peer: Peer,
-    /// A whole head is behind this request.
+    /// A complete head follows this request.
     pub(in super::super) has_next: bool,
-    /// While connections move to another process, this one stays.
+    /// The connection was offered to another process, which didn't take it.
     pub(in super::super) is_declined: bool,
     pub(in super::super) effect: Effect,
 }
 
-/// The body of an answer, by where it comes from.
+/// Where the body of an answer comes from.
 pub(super) enum Body {
-    /// It is the response's own content.
+    /// The response's own content.
     Whole,
-    /// It is in memory and in files.
+    /// Memory and files.
     Segments(Vec<Segment>),
-    /// It follows in pieces.
+    /// Later pieces.
     Stream {
-        /// Of all pieces, if it is known.
+        /// The total, if it is known.
         length: Option<u64>,
-        /// The fields bring the date along.
+        /// The response has a Date field of its own.
         has_date: bool,
     },
 }
@@ -50,18 +50,18 @@ pub(super) enum Body {
 /// What an exchange wants of its connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in super::super) struct Effect {
-    /// Something came or went: what is waited for now is a new wait.
+    /// Bytes came or went, so the current wait is a new one.
     pub(in super::super) progressed: bool,
 }
 
 impl Outgoing<'_> {
-    /// What is waited for now is a new wait.
+    /// Marks the current wait as a new one.
     pub(super) fn progress(&mut self) {
         self.effect.progressed = true;
     }
 
-    /// Writes an answer: its head, as the app's filters leave it, and its body as far as that is
-    /// there. Every answer goes out by this function, whatever it is made of.
+    /// Writes an answer: its filtered head, and its body as far as it is available. Every answer
+    /// goes through this function.
     #[inline]
     pub(super) fn write(
         &mut self,
@@ -71,7 +71,7 @@ impl Outgoing<'_> {
         cx: &mut LoopContext,
     ) {
         let is_stream = matches!(body, Body::Stream { .. });
-        // A client that still sends is not asked to end: the upstream wants the rest.
+        // A client that is still sending isn't asked to close: the upstream wants the rest.
         if self.is_last_answer(cx) && !(is_stream && self.protocol.reads_content()) {
             self.protocol.close_after();
         }
@@ -106,12 +106,12 @@ impl Outgoing<'_> {
         self.end(flight);
     }
 
-    /// Writes a piece of a body that is a stream, or of a tunnel.
+    /// Writes a piece of a streamed body or of a tunnel.
     pub(super) fn write_piece(&mut self, piece: &[u8], cx: &mut LoopContext) {
         self.protocol.write_piece(piece, &mut self.io.outbox.buffer(&mut cx.buffers));
     }
 
-    /// Ends a body that is a stream.
+    /// Ends a streamed body.
     pub(super) fn end_stream(
         &mut self,
         trailers: &Fields<'_>,
@@ -122,12 +122,12 @@ impl Outgoing<'_> {
         self.end(flight);
     }
 
-    /// All of the answer is in the outbox: it is over when that has gone out.
+    /// The whole answer is in the outbox: the exchange is over when that is sent.
     pub(super) fn end(&self, flight: &mut InFlight) {
         flight.end = self.io.outbox.end();
     }
 
-    /// Lets the client send the content that it holds back, if it does.
+    /// Writes a 100 if the client waits for one before it sends content.
     pub(super) fn send_continue(&mut self, cx: &mut LoopContext) {
         self.protocol.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
     }
@@ -138,7 +138,7 @@ impl Outgoing<'_> {
         self.protocol.write_interim(status, fields, &mut out);
     }
 
-    /// Writes a 101: from here on bytes go both ways as they come.
+    /// Writes a 101: from here on the connection is a tunnel.
     pub(super) fn begin_tunnel(
         &mut self,
         fields: &Fields<'_>,
@@ -150,15 +150,15 @@ impl Outgoing<'_> {
         self.note_head(101, start, flight);
     }
 
-    /// A head was written, from this place of the outbox on.
+    /// Notes the head that was written from this position on.
     fn note_head(&self, status: u16, start: Mark, flight: &mut InFlight) {
         (flight.status, flight.begin) = (status, self.io.outbox.end());
         flight.head_bytes = flight.begin.bytes_since(start) as u32;
     }
 
-    /// Whether the answer that begins now is the last one here, because the server stops: what was
-    /// read is answered, so none is with a whole head behind it. Where the next process takes the
-    /// connection, none is.
+    /// Whether the answer that begins now is the connection's last, because the server stops.
+    /// Requests that were read are all answered, so it isn't while another complete head follows.
+    /// Nor if the next process takes the connection.
     fn is_last_answer(&self, cx: &LoopContext) -> bool {
         if !cx.is_closing(self.class) {
             return false;
@@ -169,7 +169,7 @@ impl Outgoing<'_> {
     }
 }
 
-/// Whether a request's head is whole in these bytes, if they begin with one.
+/// Whether these bytes begin with a complete request head.
 pub(in super::super) fn holds_head(bytes: &[u8]) -> bool {
     memmem::find(bytes.trim_ascii_start(), b"\r\n\r\n").is_some()
 }

@@ -1,21 +1,21 @@
-//! What the server says itself, without an app.
+//! The server's own answers, without an app.
 
 use crate::http::{Refused, RequestHead, Response};
 
-/// Methods that some app may serve; `OPTIONS *` tells them.
+/// Methods that an app may serve; `OPTIONS *` lists them.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// A request that cannot be served.
+/// For a request that can't be served.
 pub(in super::super) fn refused(refused: Refused) -> Response<'static> {
     error(refused.status, refused.reason)
 }
 
-/// No app names the host (I10).
+/// No app has this host (I10).
 pub(in super::super) fn unknown_host() -> Response<'static> {
     error(404, "No app configured for this host")
 }
 
-/// The app drains for so many seconds more.
+/// The app drains, for this many seconds more.
 pub(in super::super) fn draining(retry_after_s: u64) -> Response<'static> {
     let document = format!("{{\"error\":\"Service draining\",\"retry_after_s\":{retry_after_s}}}");
     Response::json(503, document).with_field("Retry-After", &retry_after_s.to_string())
@@ -31,17 +31,17 @@ pub(in super::super) fn server_options() -> Response<'static> {
     Response::new(200).with_field("Allow", METHODS)
 }
 
-/// TRACE would echo credentials to whoever can make a browser send it.
+/// TRACE would echo credentials to any page that can make a browser send it.
 pub(in super::super) fn trace() -> Response<'static> {
     error(405, "TRACE is not served").with_field("Allow", METHODS)
 }
 
-/// Whether the request asks the server as a whole.
+/// Whether the request addresses the server as a whole.
 pub(in super::super) fn is_server_options(head: &RequestHead<'_>) -> bool {
     head.path() == "*"
 }
 
-/// Reasons are our own words: nothing in them needs escaping.
+/// Reasons are our own texts, which need no escaping.
 fn error(status: u16, reason: &str) -> Response<'static> {
     Response::json(status, format!("{{\"error\":\"{reason}\"}}"))
 }

@@ -1,4 +1,4 @@
-//! What an exchange waits for, where its answer waits for something other than a socket.
+//! What an exchange waits for when its answer doesn't wait for a socket.
 
 use crate::{
     app::{OnContent, Reply, Waiting},
@@ -7,15 +7,15 @@ use crate::{
 
 /// An exchange whose answer waits for something other than a socket.
 pub(super) enum Parked {
-    /// The answer is known, but the request's content is still coming: if that turns out broken,
-    /// the request is refused, in whatever pieces it comes.
+    /// The answer is known, but the request's content is still coming. If the content proves
+    /// broken, the request is refused.
     Content(Reply<'static>),
-    /// The app wants the request's content first; what came so far.
+    /// The app wants the whole content first; this is the content so far.
     Collect(Box<OnContent>, Vec<u8>),
     /// The app holds the answer back until this time of the loop's clock, in milliseconds.
     Until(u64, Response<'static>),
-    /// The answer comes from outside the loop. When the exchange goes, its [`Later`] sees by this
-    /// that no peer waits.
+    /// The answer comes from outside the loop. Dropping this shows its [`Later`] that the client
+    /// has left.
     ///
     /// [`Later`]: crate::app::Later
     Later(Waiting),
@@ -24,7 +24,7 @@ pub(super) enum Parked {
 }
 
 impl Parked {
-    /// When the answer is due, in the loop's milliseconds.
+    /// When the answer is due, in milliseconds of the loop's clock.
     pub(super) fn due_ms(&self) -> Option<u64> {
         match self {
             Self::Until(due, _) => Some(*due),
@@ -32,7 +32,7 @@ impl Parked {
         }
     }
 
-    /// Whether it is the app's turn, however long that takes.
+    /// Whether it waits for the app, however long that takes.
     pub(super) fn waits_for_app(&self) -> bool {
         matches!(self, Self::Until(..) | Self::Later(_) | Self::Stream { .. })
     }

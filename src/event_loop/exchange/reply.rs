@@ -1,6 +1,6 @@
-//! From a request to its answer: the app, and what its reply asks of the loop.
+//! From a request to its answer: asks the app, and carries out its reply.
 //!
-//! I9: a panic of an app is its exchange's 500.
+//! I9: an app's panic becomes the exchange's 500.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Exchange {
-    /// Has the app of this life answer.
+    /// Lets the app of this life answer.
     pub(in super::super) fn answer_by_app(
         &mut self,
         life: &AppLife,
@@ -42,7 +42,7 @@ impl Exchange {
         self.answer_or_park(reply, out, cx);
     }
 
-    /// Has the filters look at a request; true if one of them answers. Most apps have none.
+    /// Runs the filters on a request; true if one of them answers. Most apps have none.
     #[cold]
     fn is_stopped_by(
         &mut self,
@@ -56,7 +56,7 @@ impl Exchange {
         answer.map(|answer| self.answer_or_park(answer, out, cx)).is_some()
     }
 
-    /// Has an app of the server's own answer.
+    /// Lets the server's own app for a class answer.
     pub(in super::super) fn answer_by_side_app(
         &mut self,
         app: &dyn App,
@@ -66,7 +66,7 @@ impl Exchange {
     ) {
         let reply = self.ask_app(app, out.class.name(), head, out, cx);
         if reply.status() == Some(401) {
-            // A stranger's connection keeps no place.
+            // An unauthorized client's connection keeps no place.
             out.protocol.close_after();
         }
         self.answer_or_park(reply, out, cx);
@@ -92,8 +92,8 @@ impl Exchange {
         reply.unwrap_or_else(|_| panicked(host))
     }
 
-    /// Errors are written at once: a client that sends much should not have to send it all. Every
-    /// other answer comes behind the request's content.
+    /// Errors are written at once: a client with a large body shouldn't have to send all of it.
+    /// Every other answer waits for the end of the request's content.
     #[inline(always)]
     pub(in super::super) fn answer_or_park(
         &mut self,
@@ -124,7 +124,7 @@ impl Exchange {
             }
             Reply::Collect(on_content) => self.give_collected(on_content, &[], out, cx),
             Reply::Later(start) => self.park_for_later(start, out, cx),
-            // An app passes the request itself on, not what is made of its content.
+            // An app may forward the request, but not after it has read the content.
             Reply::Forward(_) => self.respond(own_answers::internal_error(), out, cx),
         }
     }
@@ -141,14 +141,14 @@ impl Exchange {
         }
         let reply = catch_unwind(AssertUnwindSafe(|| on_content(content)));
         let reply = match reply {
-            // There is no more content than that.
+            // The content is complete; there is no more to collect.
             Ok(Reply::Collect(_)) | Err(_) => panicked(self.host(out)),
             Ok(reply) => reply,
         };
         self.give_reply(reply, out, cx);
     }
 
-    /// A piece of the request's content; dropped unless the app wants it.
+    /// A piece of the request's content. Dropped unless the app wants it.
     pub(in super::super) fn on_content(&mut self, content: &[u8], cx: &mut LoopContext) {
         match &mut self.answering {
             Answering::Forwarded(forwarding) => forwarding.take_content(content, cx),
@@ -161,7 +161,7 @@ impl Exchange {
         }
     }
 
-    /// The request's content is complete: what waited for it goes on.
+    /// The request's content is complete: the exchange that waited for it goes on.
     pub(in super::super) fn on_content_end(
         &mut self,
         out: &mut Outgoing<'_>,
@@ -179,7 +179,7 @@ impl Exchange {
         }
     }
 
-    /// The time of an answer that was held back has come.
+    /// A held-back answer is due.
     pub(in super::super) fn on_due(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         if let Some(Parked::Until(_, response)) =
             self.unpark_if(|parked| matches!(parked, Parked::Until(..)))
@@ -188,7 +188,7 @@ impl Exchange {
         }
     }
 
-    /// The request cannot be served. It may have begun: its content is broken.
+    /// The request can't be served. Its exchange may have begun, if its content is broken.
     pub(in super::super) fn refuse(
         &mut self,
         refused: Refused,
@@ -200,7 +200,7 @@ impl Exchange {
         self.respond(own_answers::refused(refused), out, cx);
     }
 
-    /// Writes a whole answer.
+    /// Writes a complete answer.
     pub(in super::super) fn respond(
         &mut self,
         response: Response<'_>,
@@ -211,7 +211,7 @@ impl Exchange {
     }
 }
 
-/// Whether an answer is likely to be gone within this turn.
+/// Whether an answer is likely to be sent within this turn.
 fn is_short(reply: &Reply<'_>) -> bool {
     let length = match reply {
         Reply::Full(response) => response.content().len() as u64,

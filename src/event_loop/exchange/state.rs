@@ -1,4 +1,4 @@
-//! What an exchange is: its account, and how its answer comes about.
+//! The state of an exchange: its accounting, and where its answer comes from.
 
 use super::{
     super::context::LoopContext, forwarding::Forwarding, in_flight::InFlight, outgoing::Outgoing,
@@ -16,9 +16,9 @@ pub(in super::super) struct Exchange {
     pub(super) answering: Answering,
 }
 
-/// How the answer comes about.
+/// Where the answer comes from.
 pub(super) enum Answering {
-    /// It is written, or about to be.
+    /// It is written here, or about to be.
     Here,
     /// It waits for something other than a socket.
     Parked(Box<Parked>),
@@ -26,7 +26,7 @@ pub(super) enum Answering {
     Forwarded(Box<Forwarding>),
 }
 
-/// What an exchange waits for, other than its peer.
+/// What an exchange waits for, apart from its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Awaits {
     /// A time of the loop's clock, in milliseconds.
@@ -41,7 +41,7 @@ impl Exchange {
         Self { number, flight, answering: Answering::Here }
     }
 
-    /// Its name for all that is outside of its connection.
+    /// Identifies it outside of its connection.
     pub(super) fn id(&self, out: &Outgoing<'_>) -> ExchangeId {
         ExchangeId { connection: out.token, number: self.number }
     }
@@ -50,7 +50,7 @@ impl Exchange {
         self.answering = Answering::Parked(Box::new(parked));
     }
 
-    /// Takes it from where it waits, if it waits so.
+    /// Takes the parked state out, if it matches.
     pub(super) fn unpark_if(&mut self, waits: impl FnOnce(&Parked) -> bool) -> Option<Parked> {
         if !matches!(&self.answering, Answering::Parked(parked) if waits(parked)) {
             return None;
@@ -68,7 +68,7 @@ impl Exchange {
         }
     }
 
-    /// How it is with an upstream, if it was passed on to one.
+    /// Its forwarding to an upstream, if any.
     pub(in super::super) fn forwarding(&self) -> Option<&Forwarding> {
         match &self.answering {
             Answering::Forwarded(forwarding) => Some(forwarding),
@@ -83,12 +83,12 @@ impl Exchange {
         }
     }
 
-    /// Whether an answer from outside the loop is to come.
+    /// Whether it waits for an answer from outside the loop.
     pub(in super::super) fn awaits_delivery(&self) -> bool {
         matches!(self.parked(), Some(Parked::Later(_)))
     }
 
-    /// What it waits for, if that is not its peer.
+    /// What it waits for, apart from its client.
     pub(in super::super) fn awaits(&self) -> Option<Awaits> {
         match &self.answering {
             Answering::Here => None,
@@ -102,24 +102,24 @@ impl Exchange {
         }
     }
 
-    /// Whether it is with this upstream.
+    /// Whether it is forwarded to this upstream.
     pub(in super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
         self.forwarding().is_some_and(|forwarding| forwarding.is_forwarding_to(upstream))
     }
 
-    /// Method and target, where they are known.
+    /// Method and target, if they are known.
     pub(in super::super) fn request(&self) -> Option<(&str, &str)> {
         let kept = self.flight.request.as_deref().and_then(|line| line.split_once(' '));
         let forwarding = || self.forwarding().filter(|_| !self.flight.is_answered());
         kept.or_else(|| forwarding()?.request())
     }
 
-    /// The host of the app that answers, for the log of events.
+    /// The host of the app that answers, for the event log.
     pub(super) fn host(&self, out: &Outgoing<'_>) -> &str {
         self.flight.host().unwrap_or(out.class.name())
     }
 
-    /// No answer of an app's or an upstream's is waited for any more.
+    /// Stops waiting for an app or an upstream.
     pub(in super::super) fn abandon(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         match std::mem::replace(&mut self.answering, Answering::Here) {
             Answering::Forwarded(forwarding) => forwarding.abandon(&mut self.flight, out, cx),

@@ -17,7 +17,7 @@ use crate::{
     http::{RequestHead, Response},
 };
 
-/// An app that answers each path by another kind of reply.
+/// An app that answers each path with another kind of reply.
 struct Kinds;
 
 const CONTENT: &str = "some content";
@@ -47,7 +47,7 @@ impl App for Kinds {
     }
 }
 
-/// The content, the first half from memory and the other one from a file.
+/// The content, the first half from memory and the second from a file.
 fn segments() -> Vec<Segment> {
     let (first, second) = CONTENT.split_at(6);
     let mut file = tempfile::tempfile().expect("a file");
@@ -59,14 +59,14 @@ fn segments() -> Vec<Segment> {
     ]
 }
 
-/// A proxy app whose one upstream is this.
+/// A proxy app with this one upstream.
 fn proxy(upstream: &str) -> HostedApp {
     let table = serde_json::json!({ "proxy": { "upstreams": [upstream], "retries": 0 } });
     let config = AppConfig::from_json("p", &table, Path::new("/")).expect("a config");
     hosted_app(app::load(&config.kind, 1).expect("no file is read"))
 }
 
-/// The answer to a request, and all that follows it until the end of the connection.
+/// The answer to a request, with everything up to the connection's end.
 fn ask(rig: &Rig, host: &str, path: &str, fields: &str) -> String {
     let mut peer = rig.connect();
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
@@ -76,7 +76,7 @@ fn ask(rig: &Rig, host: &str, path: &str, fields: &str) -> String {
     answer
 }
 
-/// An upstream that gives one answer, with an interim one before it, to the first who asks.
+/// An upstream that answers its first client, with an interim response before the answer.
 fn upstream() -> (String, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

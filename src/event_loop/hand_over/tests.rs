@@ -62,8 +62,8 @@ fn hand_over(old: &Rig, socket: OwnedFd) {
 
 /// The next offer on this socket.
 fn offer(socket: &OwnedFd) -> (Vec<ConnectionFacts>, Vec<OwnedFd>) {
-    let mut look = [PollFd::new(socket, PollFlags::IN)];
-    assert_eq!(rustix::event::poll(&mut look, Some(&PATIENCE)), Ok(1), "no offer");
+    let mut poll_fds = [PollFd::new(socket, PollFlags::IN)];
+    assert_eq!(rustix::event::poll(&mut poll_fds, Some(&PATIENCE)), Ok(1), "no offer");
     receive_offer(socket).unwrap()
 }
 
@@ -118,8 +118,8 @@ fn bytes_between_offer_and_answer_reach_the_loop_that_gets_the_connection() {
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             send_offer(&ours, facts, &sockets).unwrap();
             let mut taken = [NOT_TAKEN];
-            let mut look = [PollFd::new(&ours, PollFlags::IN)];
-            assert_eq!(rustix::event::poll(&mut look, Some(&PATIENCE)), Ok(1));
+            let mut poll_fds = [PollFd::new(&ours, PollFlags::IN)];
+            assert_eq!(rustix::event::poll(&mut poll_fds, Some(&PATIENCE)), Ok(1));
             rustix::net::recv(&ours, &mut taken[..], RecvFlags::empty()).unwrap();
             assert_eq!(taken, [TAKEN]);
             answer(&theirs, &taken);

@@ -1,8 +1,8 @@
-//! Input and output memory, lent to connections that have work and taken back when they idle.
+//! Input and output memory: lent to connections with work, returned when they are idle.
 //!
 //! One pool per loop, last in first out, so that the memory in use stays in the cache.
 
-/// Bytes that came in and are not read yet: `start..end` of a fixed block.
+/// Received bytes that aren't read yet: `start..end` of a fixed block.
 #[derive(Debug)]
 pub(in super::super) struct InputBuffer {
     block: Box<[u8]>,
@@ -24,12 +24,12 @@ impl InputBuffer {
         self.end - self.start == self.block.len()
     }
 
-    /// What is not read yet.
+    /// The bytes that aren't read yet.
     pub(in super::super) fn unread(&self) -> &[u8] {
         &self.block[self.start..self.end]
     }
 
-    /// This many bytes were read.
+    /// Marks this many bytes as read.
     pub(in super::super) fn consume(&mut self, len: usize) {
         self.start += len;
         debug_assert!(self.start <= self.end);
@@ -38,12 +38,12 @@ impl InputBuffer {
         }
     }
 
-    /// Drops what is not read.
+    /// Drops the unread bytes.
     pub(in super::super) fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Room for more, moved together when little is left of it.
+    /// Room for more bytes. Compacts the block when little room is left.
     pub(in super::super) fn room(&mut self) -> &mut [u8] {
         if self.start > 0 && self.end > self.block.len() / 2 {
             self.block.copy_within(self.start..self.end, 0);
@@ -52,7 +52,7 @@ impl InputBuffer {
         &mut self.block[self.end..]
     }
 
-    /// This many bytes came in.
+    /// Marks this many bytes as received.
     pub(in super::super) fn fill(&mut self, len: usize) {
         self.end += len;
         debug_assert!(self.end <= self.block.len());
@@ -66,13 +66,13 @@ pub(in super::super) struct BufferPool {
     outputs: Vec<Vec<u8>>,
 }
 
-/// Free buffers of a kind that are kept.
+/// Free buffers of each kind that are kept.
 const FREE_MAX: usize = 256;
 
-/// An output buffer that grew beyond this is not kept.
+/// An output buffer with a larger capacity isn't kept.
 const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024;
 
-/// What an output buffer begins with.
+/// The capacity of a new output buffer.
 const OUTPUT_BYTES: usize = 4 * 1024;
 
 impl BufferPool {
@@ -85,7 +85,7 @@ impl BufferPool {
         self.inputs.pop().unwrap_or_else(|| InputBuffer::new(self.input_bytes))
     }
 
-    /// Hands out buffers of this size from here on.
+    /// Hands out input buffers of this size from now on.
     pub(in super::super) fn set_input_bytes(&mut self, input_bytes: usize) {
         if input_bytes != self.input_bytes {
             self.input_bytes = input_bytes;
@@ -93,8 +93,8 @@ impl BufferPool {
         }
     }
 
-    /// Puts what is unread into a buffer of the size that is handed out now, if that is larger: a
-    /// head may have been let grow while it came.
+    /// Moves the unread bytes into a buffer of the current size, if that is larger: the limit may
+    /// have been raised while a head was being received.
     pub(in super::super) fn enlarge(&mut self, buffer: &mut InputBuffer) {
         if buffer.block.len() < self.input_bytes {
             let mut larger = self.take_input();
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unread_bytes_survive_being_moved_together() {
+    fn unread_bytes_survive_compaction() {
         let mut buffer = InputBuffer::new(8);
         buffer.room()[..6].copy_from_slice(b"abcdef");
         buffer.fill(6);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_given_back_is_empty_when_it_is_taken() {
+    fn a_returned_buffer_is_empty_when_it_is_taken() {
         let mut pool = BufferPool::new(8);
         let mut input = pool.take_input();
         input.fill(3);

@@ -1,7 +1,7 @@
-//! Bytes of one socket, both ways: what came and is not read yet, and what is to go out.
+//! The bytes of one socket, both ways: received and not read yet, or still to be sent.
 //!
-//! For clients, the admin's peers and upstreams alike. Knows no protocol: what the bytes mean, and
-//! when enough of them were read or sent, is the caller's.
+//! For clients, admin peers and upstreams alike. Knows no protocol: the caller decides what the
+//! bytes mean, and when enough of them were read or sent.
 
 mod buffers;
 mod outbox;

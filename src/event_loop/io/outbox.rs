@@ -1,10 +1,10 @@
-//! What a connection still has to send: bytes in a buffer, and content that comes from files.
+//! What a connection still has to send: bytes in a buffer, and content from files.
 //!
-//! A [`Mark`] is a place in it: an exchange that keeps the mark behind its last byte sees when the
-//! kernel has that byte.
+//! A [`Mark`] is a position in it. An exchange keeps the mark behind its last byte, and so sees
+//! when the kernel has that byte.
 //!
-//! Owns the unsent bytes. A batch of answers goes out in one write; a file goes from the page cache
-//! to the socket by sendfile(2), its head held back (MSG_MORE) to travel with it.
+//! Owns the unsent bytes. A batch of answers goes out in one write. A file goes from the page cache
+//! to the socket by sendfile(2); its head is held back (MSG_MORE) to travel with it.
 
 use std::{collections::VecDeque, io, os::fd::AsFd};
 
@@ -21,60 +21,61 @@ use crate::{
 pub(in super::super) struct Outbox {
     buffer: Vec<u8>,
     sent: usize,
-    /// Content behind the buffer; boxed, for few connections have some at a time.
+    /// Content behind the buffer; boxed, because few connections have any at a time.
     segments: Option<Box<Segments>>,
-    /// Bytes ever put in, and ever taken by the kernel.
+    /// Bytes ever queued, and bytes ever taken by the kernel.
     queued_total: u64,
     sent_total: u64,
 }
 
-/// A place between two bytes of an outbox: it has passed when the kernel has what stands before it.
+/// A position between two bytes of an outbox. It has passed when the kernel has all bytes before
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in super::super) struct Mark(u64);
 
 impl Mark {
-    /// A place that is not known yet: no byte that is sent passes it.
+    /// A position that isn't known yet: it never passes.
     pub(in super::super) const UNKNOWN: Self = Self(u64::MAX);
 
-    /// In front of the first byte that is ever put in.
+    /// Before the first byte ever queued.
     pub(in super::super) const START: Self = Self(0);
 
-    /// Bytes between an earlier place and this one; 0 if that one is not earlier.
+    /// Bytes from an earlier position to this one; 0 if the other isn't earlier.
     pub(in super::super) fn bytes_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The place so many bytes before.
+    /// The position this many bytes earlier.
     pub(in super::super) fn before(self, bytes: u64) -> Self {
         Self(self.0.saturating_sub(bytes))
     }
 }
 
-/// Content that is sent from where it is.
+/// Content that is sent from where it is stored.
 struct Segments {
     queue: VecDeque<Segment>,
-    /// Bytes of the first segment that are sent, if it is in memory.
+    /// Bytes of the first segment that were sent, if it is in memory.
     first_sent: usize,
 }
 
-/// How sending ended.
+/// How a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Flushed {
-    /// Everything is with the kernel.
+    /// The kernel has everything.
     All,
-    /// The peer has to read first.
+    /// The kernel takes no more until the peer reads.
     Blocked,
-    /// This turn's share is sent; there is more.
+    /// This turn's share was sent; there is more.
     TurnOver,
 }
 
-/// Bytes of file content that one connection sends before others get their turn.
+/// Bytes of file content that one connection sends before others get a turn.
 pub(in super::super) const TURN_BYTES: u64 = 1024 * 1024;
 
 impl Outbox {
-    /// The buffer to write to; taken from the pool at first.
+    /// The buffer to write to, taken from the pool when needed.
     pub(in super::super) fn buffer(&mut self, pool: &mut BufferPool) -> OutboxBuffer<'_> {
-        debug_assert!(self.segments.is_none(), "an answer behind one that is not complete");
+        debug_assert!(self.segments.is_none(), "an answer behind an incomplete one");
         if self.buffer.capacity() == 0 {
             self.buffer = pool.take_output();
         }
@@ -85,7 +86,7 @@ impl Outbox {
         OutboxBuffer { len_before: self.buffer.len(), output: self }
     }
 
-    /// Adds in-memory content.
+    /// Queues content from memory.
     pub(in super::super) fn push_content(&mut self, content: Bytes<'_>) {
         let bytes = content.as_slice();
         self.queued_total += bytes.len() as u64;
@@ -97,7 +98,7 @@ impl Outbox {
         self.segments = Some(Box::new(Segments { queue, first_sent: 0 }));
     }
 
-    /// Adds content that comes from files.
+    /// Queues content from files.
     pub(in super::super) fn push_segments(&mut self, content: Vec<Segment>) {
         let queue: VecDeque<_> = content.into_iter().filter(|part| part.length() > 0).collect();
         self.queued_total += queue.iter().map(Segment::length).sum::<u64>();
@@ -106,10 +107,10 @@ impl Outbox {
         }
     }
 
-    /// Takes the bytes from this place on out again. They are in the buffer, and the kernel has
-    /// none of them.
+    /// Removes the bytes from this position on. They are in the buffer, and the kernel has none of
+    /// them.
     pub(in super::super) fn take_back(&mut self, from: Mark) {
-        debug_assert!(self.sent() <= from && self.segments.is_none(), "bytes are sent");
+        debug_assert!(self.sent() <= from && self.segments.is_none(), "some of the bytes are sent");
         let count = usize::try_from(self.end().bytes_since(from)).unwrap_or(usize::MAX);
         self.buffer.truncate(self.buffer.len().saturating_sub(count));
         self.queued_total = from.0;
@@ -119,17 +120,17 @@ impl Outbox {
         }
     }
 
-    /// The place behind all that was put in so far.
+    /// The position behind everything queued so far.
     pub(in super::super) fn end(&self) -> Mark {
         Mark(self.queued_total)
     }
 
-    /// The place behind all that the kernel has.
+    /// The position behind everything that the kernel has.
     pub(in super::super) fn sent(&self) -> Mark {
         Mark(self.sent_total)
     }
 
-    /// Bytes that the kernel ever took.
+    /// Bytes that the kernel has ever taken.
     pub(in super::super) fn sent_total(&self) -> u64 {
         self.sent_total
     }
@@ -138,30 +139,30 @@ impl Outbox {
         self.queued_total == self.sent_total
     }
 
-    /// Whether the content of the last answer is still outside the buffer.
+    /// Whether content of the last answer is still outside the buffer.
     pub(in super::super) fn has_segments(&self) -> bool {
         self.segments.is_some()
     }
 
-    /// Bytes that the kernel has not taken.
+    /// Bytes that the kernel hasn't taken yet.
     pub(in super::super) fn unsent(&self) -> u64 {
         self.queued_total - self.sent_total
     }
 
-    /// What waits in the buffer.
+    /// The unsent bytes in the buffer.
     pub(in super::super) fn waiting(&self) -> &[u8] {
         &self.buffer[self.sent..]
     }
 
-    /// Bytes that wait in the buffer.
+    /// How many unsent bytes are in the buffer.
     pub(in super::super) fn buffered(&self) -> usize {
         self.buffer.len() - self.sent
     }
 
-    /// Sends until all is sent or the kernel takes no more.
+    /// Sends until everything is sent, or the kernel takes no more.
     ///
     /// # Errors
-    /// The socket's; `UnexpectedEof` when a file became shorter than its answer said.
+    /// The socket's; `UnexpectedEof` when a file is shorter than the announced length.
     pub(in super::super) fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
         let mut turn_left = TURN_BYTES;
         loop {
@@ -201,7 +202,7 @@ impl Outbox {
         Ok(sent as u64)
     }
 
-    /// Gives the buffer back when nothing is in it.
+    /// Returns an empty buffer to the pool.
     pub(in super::super) fn release(&mut self, pool: &mut BufferPool) {
         if self.buffer.is_empty() && self.buffer.capacity() > 0 {
             pool.give_output(std::mem::take(&mut self.buffer));
@@ -209,7 +210,7 @@ impl Outbox {
     }
 }
 
-/// The buffer while something is written to it; what was written counts when this is dropped.
+/// The buffer while it is being written to. Dropping this counts the written bytes.
 pub(in super::super) struct OutboxBuffer<'a> {
     output: &'a mut Outbox,
     len_before: usize,
@@ -236,7 +237,7 @@ impl Drop for OutboxBuffer<'_> {
 }
 
 impl Segments {
-    /// Sends from the first segment; drops it when it is sent. 0 when the turn is over.
+    /// Sends from the first segment, and drops it when all of it is sent. 0 when the turn is over.
     fn send(&mut self, socket: impl AsFd, turn_left: &mut u64) -> io::Result<u64> {
         let more = self.queue.len() > 1;
         let (sent, done) = match self.queue.front_mut() {
@@ -259,7 +260,7 @@ impl Segments {
                 if sent == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-                // The kernel takes no more at once; what it takes meanwhile can wait for a turn.
+                // The kernel's buffer is full; what it frees meanwhile can wait for the next turn.
                 *turn_left = if sent < count as u64 { 0 } else { *turn_left - sent };
                 *length -= sent;
                 (sent, *length == 0)
@@ -282,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_sent_in_part_ends_the_turn_and_then_waits_for_its_peer() {
+    fn a_partly_sent_file_ends_the_turn_and_then_waits_for_its_peer() {
         const LENGTH: u64 = 8 << 20;
         let (socket, mut peer) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_is_never_sent_empty_does_not_grow() {
+    fn a_buffer_that_never_empties_does_not_grow() {
         const ANSWER_BYTES: usize = 16 * 1024;
         // More than the kernel takes at once.
         const UNSENT_BYTES_MIN: usize = 4 * ANSWER_BYTES;
@@ -330,7 +331,7 @@ mod tests {
         }
         assert!(room <= 4 * COPIED_BYTES_MAX, "{room} bytes");
         assert_eq!(output.queued_total, written.len() as u64);
-        // What was dropped was sent: nothing is missing, nothing comes twice.
+        // Only sent bytes were dropped: none is missing, none is sent twice.
         assert_eq!(output.sent_total, (written.len() - output.buffered()) as u64);
         assert!(written.starts_with(&read));
         assert!(written.ends_with(&output.buffer[output.sent..]));

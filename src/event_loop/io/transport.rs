@@ -1,8 +1,7 @@
-//! The socket, what it is known to be ready for, and reading and writing, which are the same for
-//! every peer.
+//! The socket, its known readiness, and reading and writing, which are the same for every peer.
 //!
-//! Edges of epoll(7) tell of changes only, so readiness is remembered, and a read or write that
-//! finds nothing to do takes it back.
+//! epoll(7) is edge-triggered and reports only changes, so readiness is remembered until a read or
+//! write would block.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -21,32 +20,32 @@ use super::{
 pub(in super::super) struct Io {
     transport: Transport,
     pub(in super::super) ready: Ready,
-    /// What came and is not read yet; a buffer of the pool's, as long as there is something.
+    /// Received bytes that aren't read yet; a buffer of the pool, as long as there are any.
     pub(in super::super) input: Option<InputBuffer>,
     pub(in super::super) outbox: Outbox,
-    /// Bytes that ever came.
+    /// Bytes ever received.
     received_total: u64,
 }
 
-/// How bytes get to the peer.
+/// How bytes reach the peer.
 enum Transport {
     /// As they are.
     Plain(OwnedFd),
 }
 
-/// What a socket is known to be ready for.
+/// A socket's known readiness.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in super::super) struct Ready {
     pub(in super::super) readable: bool,
     pub(in super::super) writable: bool,
-    /// The peer has closed its side; the end is still to be read.
+    /// The peer has closed its side; the end may still have to be read.
     pub(in super::super) read_closed: bool,
-    /// The connection is reset, or lost.
+    /// The connection is reset or lost.
     pub(in super::super) failed: bool,
 }
 
 impl Ready {
-    /// Remembers what an event told.
+    /// Adds what an event reported.
     pub(in super::super) fn add(&mut self, ready: Self) {
         self.readable |= ready.readable;
         self.writable |= ready.writable;
@@ -55,16 +54,16 @@ impl Ready {
     }
 }
 
-/// What reading once came to.
+/// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Received {
-    /// So many bytes, one at least.
+    /// This many bytes, at least one.
     Bytes(usize),
-    /// There is nothing now.
+    /// Nothing to read now.
     Nothing,
-    /// The end of the peer's bytes.
+    /// The peer has closed its side.
     End,
-    /// The input buffer has no room: nothing was read.
+    /// The input buffer is full: nothing was read.
     Full,
 }
 
@@ -84,17 +83,17 @@ impl Io {
         socket
     }
 
-    /// Bytes that ever came.
+    /// Bytes ever received.
     pub(in super::super) fn received_total(&self) -> u64 {
         self.received_total
     }
 
-    /// So many bytes came before the socket came here.
+    /// Starts the total at the bytes that another process has received.
     pub(in super::super) fn begin_at(&mut self, received_total: u64) {
         self.received_total = received_total;
     }
 
-    /// So many bytes came before what the total counts.
+    /// Takes bytes out of the total that it shouldn't count.
     pub(in super::super) fn discount(&mut self, bytes: usize) {
         self.received_total -= bytes as u64;
     }
@@ -103,7 +102,7 @@ impl Io {
         self.input.as_ref().is_some_and(|input| !input.is_empty())
     }
 
-    /// Whether the peer has sent its last byte, and it was read.
+    /// Whether the peer has closed its side, and everything was read.
     pub(in super::super) fn has_ended(&self) -> bool {
         self.ready.read_closed && !self.ready.readable
     }
@@ -140,13 +139,13 @@ impl Io {
         }
         input.fill(len);
         self.received_total += len as u64;
-        // epoll(7): a short read means that the socket is read empty; only a peer that has closed
-        // has still its end to tell.
+        // epoll(7): a short read means that the socket is empty. Only after a close is its end
+        // still to be read.
         self.ready.readable = len == room_len || self.ready.read_closed;
         Ok(Received::Bytes(len))
     }
 
-    /// Sends what is in the outbox, as far as the kernel takes it and the turn allows.
+    /// Sends from the outbox, as far as the kernel takes it and the turn allows.
     ///
     /// # Errors
     /// Those of [`Outbox::flush`].
@@ -163,21 +162,21 @@ impl Io {
         Ok(flushed)
     }
 
-    /// Closes our side: the peer reads its end behind what was sent.
+    /// Closes our side: the peer reads the end after all sent bytes.
     ///
     /// # Errors
-    /// shutdown(2)'s: the connection is gone.
+    /// shutdown(2)'s: the connection is lost.
     pub(in super::super) fn shutdown_write(&self) -> io::Result<()> {
         Ok(rustix::net::shutdown(self.socket(), Shutdown::Write)?)
     }
 
-    /// Has the socket reset when it is closed, whatever is unsent.
+    /// Makes the close a reset, whatever is unsent.
     pub(in super::super) fn reset_at_close(&self) {
-        // The socket is closed in any case.
+        // The socket closes in any case.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Gives back the buffers in which nothing is.
+    /// Returns empty buffers to the pool.
     pub(in super::super) fn release(&mut self, pool: &mut BufferPool) {
         if let Some(input) = self.input.take_if(|input| input.is_empty()) {
             pool.give_input(input);

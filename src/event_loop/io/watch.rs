@@ -1,4 +1,4 @@
-//! Which sockets a loop hears of.
+//! Watching sockets with epoll(7).
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use mio::{Interest, Registry, Token, unix::SourceFd};
 /// What a connection is watched for.
 pub(in super::super) const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// Lets the loop hear of what happens on a socket that it owns.
+/// Makes the loop receive a socket's events.
 ///
 /// # Errors
 /// epoll_ctl(2)'s.

@@ -1,18 +1,18 @@
-//! A request that is passed on to an upstream, and its answer back.
+//! A request that is forwarded to an upstream, and its answer.
 //!
 //! ```text
 //!  begin ──choose──► opening ──connected──► asking ──head──► answering ──end──► done
 //!            ▲          │ fails                │ fails, no byte of an answer     │
-//!            └──retry───┴──────────────────────┘ and safe to ask again           └─► line kept
+//!            └──retry───┴──────────────────────┘ and safe to retry             └─► conn. kept
 //!                       └─ else 502, 503, 504     fails later: broken off
-//!  answering ──101──► tunnel ──both sides closed──► done
+//! answering ──101──► tunnel ──both sides closed──► done
 //! ```
-//! The client's connection owns the line to the upstream while the exchange lasts, so one state
-//! machine sees both sockets, and no request changes threads or takes a lock.
+//! The client's connection owns the connection to the upstream while the exchange lasts. So one
+//! state machine sees both sockets, and no request changes threads or takes a lock.
 //!
-//! - Both ways are bounded: a side is read only while the other takes what it sends (I9).
-//! - An exchange is over when the kernel has the last byte for the client, as any other's (I6).
-//! - What is asked again, and where, is in `attempt`; how an exchange ends otherwise in `ending`.
+//! - Both directions are bounded: each side is read only while the other takes its bytes (I9).
+//! - Like any exchange, it is over when the kernel has the last byte for the client (I6).
+//! - `attempt` decides what is retried, and where; `ending` handles every other end.
 
 mod pace;
 mod pump;

@@ -1,16 +1,16 @@
-//! How fast an upstream has to be, where bytes are due.
+//! How fast an upstream has to send what it owes.
 //!
-//! Silence is the deadline's business (`answer_timeout`). Here is judged who sends, but hardly:
+//! Silence is up to the deadline (`answer_timeout`). This judges upstreams that send too little:
 //!
-//! | what comes | has to come |
+//! | what comes | limit |
 //! |---|---|
-//! | a head, interim or final | whole within `answer_timeout` of its first byte |
+//! | a head, interim or final | complete within `answer_timeout` of its first byte |
 //! | interim responses | for at most `interim_timeout`, and at most `limits.head_bytes` a second |
-//! | content of an announced length | 1 KiB in each `answer_timeout`, or the rest of it |
-//! | content without one | the same if `slow_streams` is off; else as slowly as it likes |
+//! | content of announced length | 1 KiB in each `answer_timeout`, or the rest of it |
+//! | content without a length | the same if `slow_streams` is off; otherwise no limit |
 //!
-//! A stream without a length (events, progress, a watch) has no bytes that are due. Time in which
-//! the client takes nothing, or the request is still being sent, counts for no upstream. Looked at
+//! A stream without a length (events, progress, a watch) owes no bytes. Time in which the client
+//! reads nothing, or the request is still being sent, doesn't count against an upstream. Judged
 //! only when bytes come: no timer, and no clock but the turn's.
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     http::ResponseContent,
 };
 
-/// What has to come in a window: less is an upstream that trickles. As for clients.
+/// Bytes that have to come in a window: an upstream with fewer trickles. The same as for clients.
 const WINDOW_BYTES_MIN: u64 = 1024;
 
 /// The window for interim responses, in milliseconds.
@@ -33,16 +33,16 @@ pub(in super::super) struct Pace {
     begun_ms: Option<u64>,
     /// Content in this window.
     bytes: u64,
-    /// Bytes of content are due.
+    /// Bytes of content are owed.
     is_due: bool,
-    /// When the first interim response came, the request being sent.
+    /// When the first interim response came after the request was sent.
     interim_since_ms: Option<u64>,
     /// When the window of interim responses began, and their bytes in it.
     interim_window: (u64, usize),
 }
 
 impl Pace {
-    /// The head is here, and content of this kind follows.
+    /// The head is complete, and content of this kind follows.
     pub(super) fn begin_content(
         &mut self,
         content: ResponseContent,
@@ -54,12 +54,12 @@ impl Pace {
         self.restart(now_ms);
     }
 
-    /// A new window of content: the one before does not count.
+    /// Begins a new window of content.
     pub(super) fn restart(&mut self, now_ms: u64) {
         (self.begun_ms, self.bytes) = (Some(now_ms), 0);
     }
 
-    /// Bytes came of a head.
+    /// Bytes of a head came.
     ///
     /// # Errors
     /// When it takes too long.
@@ -75,10 +75,10 @@ impl Pace {
         Ok(())
     }
 
-    /// So many bytes of content came.
+    /// This many bytes of content came.
     ///
     /// # Errors
-    /// When that is too little for the time it took.
+    /// When that is too little for the time.
     pub(super) fn take_content(
         &mut self,
         bytes: usize,
@@ -98,10 +98,10 @@ impl Pace {
         Ok(())
     }
 
-    /// An interim response of so many bytes came; `is_sent`: behind the whole request.
+    /// An interim response of this many bytes came. `is_sent`: the whole request was sent before.
     ///
     /// # Errors
-    /// When there are too many of them, or for too long.
+    /// When there are too many, or for too long.
     pub(super) fn take_interim(
         &mut self,
         (bytes, bytes_max): (usize, usize),

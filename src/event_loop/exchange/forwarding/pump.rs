@@ -1,4 +1,4 @@
-//! From the upstream to the client, and back: what can be moved now.
+//! Moves bytes from the upstream to the client, and back.
 
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// What an event of the upstream's comes to.
-enum Then {
+/// What follows from an event of the upstream.
+enum AfterEvent {
     GoOn,
-    /// An interim response was passed on.
+    /// An interim response was forwarded.
     Interim,
     Wait,
     End,
@@ -36,11 +36,11 @@ enum Then {
 impl Forwarding {
     /// A piece of the request's content.
     pub(in super::super) fn take_content(&mut self, piece: &[u8], cx: &mut LoopContext) {
-        if !self.exchange.request_done() {
-            // It comes without having been asked for, too.
+        if !self.client.request_done() {
+            // Clients may send content without waiting for the 100.
             self.awaits_continue = false;
             let mut to_upstream = self.conn.io.outbox.buffer(&mut cx.buffers);
-            self.exchange.write_content(piece, &mut to_upstream);
+            self.client.write_content(piece, &mut to_upstream);
         }
     }
 
@@ -52,21 +52,21 @@ impl Forwarding {
         }
         self.awaits_continue = false;
         let mut to_upstream = self.conn.io.outbox.buffer(&mut cx.buffers);
-        self.exchange.end_content(&Fields::from_lines(trailers.into()), &mut to_upstream);
+        self.client.end_content(&Fields::from_lines(trailers.into()), &mut to_upstream);
     }
 
-    /// The connection to the upstream told of changes.
+    /// An event for the connection to the upstream.
     pub(in super::super::super) fn on_ready(&mut self, token: Token, ready: Ready) {
         if self.conn.token == token {
             self.conn.io.ready.add(ready);
         }
     }
 
-    /// Moves what can be moved between the two sockets. Returns whether the exchange with the
-    /// upstream is over.
+    /// Moves bytes between the two sockets, as far as possible. Returns whether the exchange with
+    /// the upstream is over.
     ///
     /// # Errors
-    /// The upstream has failed.
+    /// When the upstream has failed.
     pub(in super::super) fn pump(
         &mut self,
         flight: &mut InFlight,
@@ -81,7 +81,7 @@ impl Forwarding {
         }
         self.flush();
         if !out.io.outbox.is_empty() && self.stage == Stage::Answering {
-            // The client takes less than comes: that is no slowness of the upstream.
+            // The client reads slower than bytes come: the upstream isn't slow.
             self.pace.restart(cx.clock.now_ms());
         }
         for _ in 0..READS_PER_TURN {
@@ -111,7 +111,7 @@ impl Forwarding {
         Ok(false)
     }
 
-    /// Takes what came as far as the client takes it. Returns whether the answer is complete.
+    /// Handles what came, as far as the client takes it. Returns whether the answer is complete.
     fn take_events(
         &mut self,
         flight: &mut InFlight,
@@ -122,17 +122,17 @@ impl Forwarding {
         let limits = cx.rules[out.class].http;
         let ended = loop {
             let mut fields = FieldTable::new();
-            let (used, event) = self.exchange.next_event(input.unread(), &mut fields, &limits);
-            let then = match event {
-                ClientEvent::NeedMore | ClientEvent::Closed => Then::Wait,
+            let (used, event) = self.client.next_event(input.unread(), &mut fields, &limits);
+            let after = match event {
+                ClientEvent::NeedMore | ClientEvent::Closed => AfterEvent::Wait,
                 ClientEvent::Interim(head) if head.status() == 100 => {
                     self.awaits_continue = false;
                     out.send_continue(cx);
-                    Then::Interim
+                    AfterEvent::Interim
                 }
                 ClientEvent::Interim(head) => {
                     write_interim(&head, out, cx);
-                    Then::Interim
+                    AfterEvent::Interim
                 }
                 ClientEvent::Response(head) => {
                     let latency = cx.clock.now_ns().saturating_sub(self.asked_ns);
@@ -141,34 +141,34 @@ impl Forwarding {
                     let config = self.forward.config();
                     self.pace.begin_content(head.content(), config, cx.clock.now_ms());
                     self.stage = write_answer_head(&head, flight, out, cx);
-                    if self.is_tunnel() { Then::Wait } else { Then::GoOn }
+                    if self.is_tunnel() { AfterEvent::Wait } else { AfterEvent::GoOn }
                 }
                 ClientEvent::Content(piece) => {
                     out.write_piece(piece, cx);
-                    Then::GoOn
+                    AfterEvent::GoOn
                 }
-                ClientEvent::End => Then::End,
+                ClientEvent::End => AfterEvent::End,
                 ClientEvent::Refused(refused) => {
                     let is_behind_head = self.stage != Stage::Asking;
-                    Then::Fail(UpstreamFailure::refused(refused, is_behind_head))
+                    AfterEvent::Fail(UpstreamFailure::refused(refused, is_behind_head))
                 }
-                ClientEvent::Truncated => Then::Fail(self.ended_early()),
+                ClientEvent::Truncated => AfterEvent::Fail(self.ended_early()),
             };
             input.consume(used);
-            match then {
-                Then::GoOn => {}
-                Then::Interim => {
+            match after {
+                AfterEvent::GoOn => {}
+                AfterEvent::Interim => {
                     let (config, now_ms) = (self.forward.config(), cx.clock.now_ms());
                     let bytes = (used, limits.head_bytes);
-                    let is_sent = self.exchange.request_done();
+                    let is_sent = self.client.request_done();
                     let taken = self.pace.take_interim(bytes, is_sent, config, now_ms);
                     if let Err(failure) = taken {
                         break Err(failure);
                     }
                 }
-                Then::Wait => break Ok(false),
-                Then::End => break Ok(true),
-                Then::Fail(failure) => break Err(failure),
+                AfterEvent::Wait => break Ok(false),
+                AfterEvent::End => break Ok(true),
+                AfterEvent::Fail(failure) => break Err(failure),
             }
         };
         if input.is_empty() {
@@ -189,7 +189,7 @@ impl Forwarding {
         if self.take_events(flight, out, cx)? {
             return Ok(true);
         }
-        match self.exchange.receive_eof() {
+        match self.client.receive_eof() {
             ClientEvent::End => Ok(true),
             _ => Err(self.ended_early()),
         }
@@ -202,7 +202,7 @@ fn write_interim(head: &ResponseHead<'_>, out: &mut Outgoing<'_>, cx: &mut LoopC
     out.write_interim(head.status(), &Fields::from_lines(lines.into()), cx);
 }
 
-/// Writes the head of the answer for the client.
+/// Writes the answer's head for the client.
 fn write_answer_head(
     head: &ResponseHead<'_>,
     flight: &mut InFlight,

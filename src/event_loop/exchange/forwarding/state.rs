@@ -1,4 +1,4 @@
-//! How an exchange with an upstream stands, and its connection to it.
+//! The state of an exchange with an upstream, and its connection.
 
 use std::{io, time::Duration};
 
@@ -18,21 +18,21 @@ use crate::{
     http::{RequestContent, h1},
 };
 
-/// An exchange that is passed on.
+/// A forwarded exchange.
 pub(in super::super::super) struct Forwarding {
     pub(in super::super) forward: Forward,
     pub(in super::super) chosen: Chosen,
-    /// Upstreams that failed for this request.
+    /// Upstreams that have failed for this request.
     pub(in super::super) tried: SmallVec<[usize; 4]>,
     pub(in super::super) retries_left: u32,
-    /// Upstreams that were asked, each try counted.
+    /// How often an upstream was asked.
     pub(in super::super) tries: u32,
-    /// Why the last one failed that did.
+    /// The last failure, if any.
     pub(in super::super) last_cause: Option<FailureCause>,
     pub(in super::super) conn: UpstreamConn,
-    pub(in super::super) exchange: h1::Client,
+    pub(in super::super) client: h1::Client,
     pub(in super::super) content: RequestContent,
-    /// Where the request begins in the outbox, and so many bytes of it are its head.
+    /// Where the request begins in the outbox, and the length of its head.
     pub(in super::super) begin: Mark,
     pub(in super::super) head_bytes: usize,
     pub(in super::super) asked_ns: u64,
@@ -41,14 +41,14 @@ pub(in super::super::super) struct Forwarding {
     pub(in super::super) awaits_continue: bool,
     /// Bytes came or went since the deadline was set.
     pub(in super::super) moved: bool,
-    /// When they did last, in the loop's milliseconds.
+    /// When bytes last came or went, in milliseconds of the loop's clock.
     pub(in super::super) moved_ms: u64,
     pub(in super::super) pace: Pace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Stage {
-    /// No head of an answer was written to the client.
+    /// The client has no head of an answer yet.
     Asking,
     Answering,
     Tunnel {
@@ -57,17 +57,17 @@ pub(in super::super) enum Stage {
     },
 }
 
-/// What waits for the other side at most before a side is read no further.
+/// Bytes that may wait for one side before the other is no longer read.
 pub(super) const WAITING_BYTES_MAX: usize = 64 * 1024;
 
-/// How long an upstream may take to ask for content that it was told of. Then it is taken for one
-/// that never does, as the client would take it (RFC 9110 §10.1.1).
+/// How long an upstream may take to answer `Expect: 100-continue`. Then the content is sent without
+/// a 100, as a client would do (RFC 9110 §10.1.1).
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a tunnel is looked at that a drain may cut.
-const TUNNEL_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a tunnel is checked that a drain may cut.
+const TUNNEL_CHECK_EVERY: Duration = Duration::from_millis(250);
 
-/// Reads from an upstream before others get their turn.
+/// Reads from an upstream before others get a turn.
 pub(super) const READS_PER_TURN: usize = 8;
 
 impl Forwarding {
@@ -82,7 +82,7 @@ impl Forwarding {
         is_readable && client_outbox.buffered() <= WAITING_BYTES_MAX
     }
 
-    /// Has its loop told again how the line is.
+    /// Makes epoll report the connection's state again.
     pub(in super::super::super) fn rewatch(&self, cx: &LoopContext) -> io::Result<()> {
         cx.upstreams.rewatch(self.conn.io.socket(), self.conn.token)
     }
@@ -92,7 +92,7 @@ impl Forwarding {
         self.forward.request()
     }
 
-    /// Whether nothing of the request has gone out, and the line takes it.
+    /// Whether no byte of the request was sent, but can be.
     pub(in super::super::super) fn is_unsent(&self) -> bool {
         self.conn.is_open && self.nothing_sent() && self.conn.io.ready.writable
     }
@@ -106,31 +106,31 @@ impl Forwarding {
         !self.conn.is_open
     }
 
-    /// Whether bytes go both ways as they come.
+    /// Whether it is a tunnel.
     pub(in super::super::super) fn is_tunnel(&self) -> bool {
         matches!(self.stage, Stage::Tunnel { .. })
     }
 
-    /// Whether the next move is the client's: its content is asked for.
+    /// Whether the client is next: its content was asked for.
     pub(in super::super::super) fn waits_for_client(&self) -> bool {
-        let is_asked_for = !self.awaits_continue && !self.exchange.request_done();
+        let is_asked_for = !self.awaits_continue && !self.client.request_done();
         self.stage == Stage::Asking && is_asked_for && self.conn.io.outbox.is_empty()
     }
 
-    /// Whether the upstream knows of the client's end, as far as it is told: in a tunnel.
-    pub(in super::super::super) fn is_told_of_the_end(&self) -> bool {
+    /// Whether the upstream got the client's end; true for anything but a tunnel.
+    pub(in super::super::super) fn has_forwarded_end(&self) -> bool {
         !matches!(self.stage, Stage::Tunnel { client_ended: false, .. })
     }
 
-    /// Whether the exchange is with this upstream.
+    /// Whether it is forwarded to this upstream.
     pub(in super::super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
         upstream.is_that_of(&self.chosen)
     }
 
-    /// What it is that the upstream has closed the connection, and its answer is not whole.
+    /// The failure of an upstream that closes before its answer is complete.
     pub(super) fn ended_early(&self) -> UpstreamFailure {
         let (cause, text) = match self.stage {
-            Stage::Asking if self.exchange.answered() => {
+            Stage::Asking if self.client.answered() => {
                 (FailureCause::ClosedBeforeAnswer, "closed within the head of the answer")
             }
             Stage::Asking => (FailureCause::ClosedBeforeAnswer, "closed without an answer"),
@@ -141,8 +141,8 @@ impl Forwarding {
         UpstreamFailure::new(cause, text)
     }
 
-    /// Sends what waits for the upstream. One that takes no more may have answered already: an
-    /// error here is reported by the read.
+    /// Sends the outbox to the upstream. An upstream that takes no more may have answered already,
+    /// so the read reports the error.
     pub(super) fn flush(&mut self) {
         let io = &mut self.conn.io;
         if io.outbox.is_empty() || !io.ready.writable {
@@ -183,14 +183,14 @@ impl Forwarding {
         self.forward.config().tunnel_idle_timeout
     }
 
-    /// How long the wait may last that it is in.
+    /// How long the current wait may last.
     pub(in super::super::super) fn timeout(&self) -> Duration {
         let config = self.forward.config();
         match self.stage {
             _ if self.is_opening() => config.connect_timeout,
-            // Looked at now and then: its app may have begun to drain.
+            // Checked regularly: its app may have begun to drain.
             Stage::Tunnel { .. } if config.drain_tunnels != DrainTunnels::Keep => {
-                config.tunnel_idle_timeout.min(TUNNEL_LOOK_EVERY)
+                config.tunnel_idle_timeout.min(TUNNEL_CHECK_EVERY)
             }
             Stage::Tunnel { .. } => config.tunnel_idle_timeout,
             Stage::Asking if self.awaits_continue => config.answer_timeout.min(CONTINUE_TIMEOUT),

@@ -1,7 +1,7 @@
-//! A tunnel: after a 101 the bytes go both ways as they come (RFC 9110 §7.8).
+//! A tunnel: after a 101, bytes go both ways unchanged (RFC 9110 §7.8).
 //!
-//! It ends with the upstream's side; when the client's ends, the upstream is told, and may still
-//! send what it has.
+//! It ends when the upstream closes. When the client half-closes, so does our side to the upstream,
+//! which may still send.
 
 use super::state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX};
 use crate::{
@@ -26,7 +26,7 @@ impl Forwarding {
         self.flush();
         if out.io.has_ended() && !client_ended && self.conn.io.outbox.is_empty() {
             client_ended = true;
-            // It may have closed already: the read finds that.
+            // It may have closed already; the read notices.
             let _ = self.conn.io.shutdown_write();
         }
         for _ in 0..READS_PER_TURN {
@@ -45,7 +45,7 @@ impl Forwarding {
             }
         }
         self.stage = Stage::Tunnel { client_ended, upstream_ended };
-        // One that has ended on the upstream's side has nothing to say to the client any more.
+        // After the upstream's end there is nothing left to send to the client.
         Ok(upstream_ended)
     }
 }
