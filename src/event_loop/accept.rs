@@ -30,7 +30,7 @@ pub(super) struct Acceptor {
     /// The listener that accepts first.
     first: usize,
     /// When a pause ends and accepting is tried again.
-    again_ms: Option<u64>,
+    resume_ms: Option<u64>,
     /// The pause is for want of a descriptor, and hasn't been reported yet.
     exhausted: bool,
     /// For pauses.
@@ -39,8 +39,8 @@ pub(super) struct Acceptor {
 
 impl Acceptor {
     pub(super) fn new(budget: ConnectionBudget) -> Self {
-        let (listeners, first, again_ms) = (Vec::new(), 0, None);
-        Self { listeners, budget, first, again_ms, exhausted: false, log: Throttle::default() }
+        let (listeners, first, resume_ms) = (Vec::new(), 0, None);
+        Self { listeners, budget, first, resume_ms, exhausted: false, log: Throttle::default() }
     }
 
     pub(super) fn add(&mut self, listener: Listener) {
@@ -61,12 +61,12 @@ impl Acceptor {
 
     /// Whether connections can be accepted at once.
     pub(super) fn can_accept(&self) -> bool {
-        self.again_ms.is_none() && self.listeners.iter().any(|listener| listener.ready)
+        self.resume_ms.is_none() && self.listeners.iter().any(|listener| listener.ready)
     }
 
     /// When a pause ends.
-    pub(super) fn again_ms(&self) -> Option<u64> {
-        self.again_ms
+    pub(super) fn resume_ms(&self) -> Option<u64> {
+        self.resume_ms
     }
 
     /// Whether accepting ran out of descriptors since the last call.
@@ -76,8 +76,8 @@ impl Acceptor {
 
     /// A place or a descriptor has become free.
     pub(super) fn end_pause(&mut self) {
-        if self.again_ms.is_some() {
-            self.again_ms = Some(0);
+        if self.resume_ms.is_some() {
+            self.resume_ms = Some(0);
         }
     }
 
@@ -92,11 +92,11 @@ impl Acceptor {
         now_ms: u64,
         mut take: impl FnMut(OwnedFd, Peer, ConnectionPermit, &Listener),
     ) {
-        if let Some(again_ms) = self.again_ms {
-            if again_ms > now_ms {
+        if let Some(resume_ms) = self.resume_ms {
+            if resume_ms > now_ms {
                 return;
             }
-            self.again_ms = None;
+            self.resume_ms = None;
         }
         let (first, count) = (self.first, self.listeners.len());
         for index in (first..first + count).map(|index| index % count) {
@@ -105,7 +105,7 @@ impl Acceptor {
                     break;
                 }
             }
-            if self.again_ms.is_some() {
+            if self.resume_ms.is_some() {
                 // The other listeners come first next time, or one busy address would take every
                 // place.
                 self.first = index + 1;
@@ -127,14 +127,14 @@ impl Acceptor {
         }
         let pause_until = now_ms + milliseconds(ACCEPT_PAUSE);
         let Some(permit) = self.budget.take() else {
-            self.again_ms = Some(pause_until);
+            self.resume_ms = Some(pause_until);
             return false;
         };
         match listener.accept() {
             Accepted::Empty => false,
             Accepted::Vanished => true,
             Accepted::Exhausted(error) => {
-                (self.again_ms, self.exhausted) = (Some(pause_until), true);
+                (self.resume_ms, self.exhausted) = (Some(pause_until), true);
                 if self.log.passes(now_ms, ACCEPT_LOG_EVERY) {
                     event!(Warn, "accept_paused", error:% = error);
                 }
@@ -170,7 +170,7 @@ impl Acceptor {
     pub(super) fn begin_closing(&mut self, which: impl Fn(SocketAddr) -> bool) {
         for listener in self.listeners.iter_mut().filter(|listener| is_selected(listener, &which)) {
             (listener.ready, listener.closing) = (true, true);
-            self.again_ms = None;
+            self.resume_ms = None;
         }
     }
 

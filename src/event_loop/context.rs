@@ -51,7 +51,7 @@ pub(super) struct LoopContext {
     /// Reports about upstreams, sent to control at the end of the turn.
     pub(super) reports: Vec<ControlEvent>,
     /// Events are being handled, so requests for upstreams are held back.
-    pub(super) holds_requests: bool,
+    pub(super) is_holding_requests: bool,
 }
 
 impl LoopContext {
@@ -78,7 +78,7 @@ impl LoopContext {
             handle,
             upstreams,
             reports: Vec::new(),
-            holds_requests: false,
+            is_holding_requests: false,
         };
         cx.announce_idle_time();
         cx

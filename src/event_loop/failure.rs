@@ -1,7 +1,7 @@
 //! A loop that fails: it panics outside of any connection, or epoll_wait(2) fails.
 //!
 //! ```text
-//! serving ──fails──► goes on, and control begins a stop ──FAILURES_MAX times──► dead
+//! serving ──fails──► recovers, and control begins a stop ──FAILURES_MAX times──► dead
 //! ```
 //! A failure is a bug that may have left anything half done, so the server drains. But sockets,
 //! connections and exchanges are whole: a connection that is being ended is removed first. So the
@@ -80,7 +80,7 @@ impl Running {
     pub(super) fn recover(&mut self) {
         self.cx.clock.tick();
         self.queue.clear();
-        self.cx.holds_requests = false;
+        self.cx.is_holding_requests = false;
         self.cx.upstreams.close_idle();
         self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.recover());
         self.outgoing_offers.recover();

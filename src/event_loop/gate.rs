@@ -1,4 +1,4 @@
-//! The gate of a public address: no new connection begins, and none that has begun is lost.
+//! The gate of a public address: it lets no new connection begin, and loses none in progress.
 //!
 //! ```text
 //! open ──sink, program──► gated ──all listeners closed──► the sinks close
@@ -19,8 +19,8 @@
 //! - A peer that sends with a TTL of 255 passes the gate. Loops accept from a sink as from any
 //!   listener, and check its accept queue once more right before they close it.
 //! - If no sink can be made (no descriptor is left, or the port belongs to another user), the
-//!   listener gets the limit itself. A connection whose handshake ends there inherits the limit: it
-//!   is **deaf** until [`lift`] removes the limit, right after accept(2). The peer's kernel
+//!   listener gets the limit itself. A connection that ends its handshake there inherits the limit:
+//!   it is **deaf** until [`lift`] removes the limit, right after accept(2). The peer's kernel
 //!   retransmits what was dropped until then ([`RESEND_MAX`]).
 //! - If the service manager keeps the listening sockets over a restart, they stay in the group, and
 //!   the sink goes with the process. So each listener gets the limit itself before it closes

@@ -72,7 +72,7 @@ pub(super) enum Accepted {
     Connection(OwnedFd, Peer),
     /// The queue is empty.
     Empty,
-    /// The connection is gone already; there may be others.
+    /// The connection was closed before it was accepted; there may be others.
     Vanished,
     /// No descriptors, no memory, or another lasting error: to be tried again after a pause.
     Exhausted(io::Error),
@@ -168,7 +168,7 @@ impl Listener {
     }
 
     /// Keeps the address gated where the service manager keeps the socket open behind this process.
-    pub(super) fn stay_gated(&self) {
+    pub(super) fn keep_gated(&self) {
         if !self.is_kept
             && let Err(error) = gate::deafen(&self.socket, self.is_ipv6())
         {

@@ -108,7 +108,7 @@ impl Running {
         }
     }
 
-    /// Reports each draining upstream once that this loop has left. A resumed one is forgotten.
+    /// Reports each draining upstream that this loop has left, once. Forgets resumed ones.
     pub(super) fn report_left_upstreams(&mut self) {
         let Self { draining_upstreams, report, cx, .. } = self;
         draining_upstreams.retain(|(drain, upstream)| {

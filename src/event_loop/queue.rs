@@ -1,4 +1,4 @@
-//! Connections with work left, and connections whose requests wait for the end of the events.
+//! Connections with work left, and those with requests that are held back for further events.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use mio::Token;
 
 /// Connections that get a further turn before the kernel is asked again, so that a small request
 /// needn't wait for all the large ones.
-pub(super) const AGAIN_PER_TURN: usize = 64;
+pub(super) const QUEUED_TURNS_MAX: usize = 64;
 
 /// Requests for upstreams that are held back for further events, at most.
 const HELD_MAX: usize = 64;
@@ -18,7 +18,7 @@ pub(super) struct TurnQueue {
     /// The first connections of the queue that were there when the round began, and haven't had
     /// their turn yet.
     owed: usize,
-    /// Connections whose requests for upstreams are held back until the events are handled.
+    /// Connections with requests for upstreams that are held back until the events are handled.
     held: Vec<Token>,
 }
 
@@ -36,7 +36,7 @@ impl TurnQueue {
 
     /// How many connections get a turn before the kernel is asked again.
     pub(super) fn take_turns(&mut self) -> usize {
-        let turns = self.owed.min(AGAIN_PER_TURN);
+        let turns = self.owed.min(QUEUED_TURNS_MAX);
         self.owed -= turns;
         turns
     }
@@ -64,7 +64,7 @@ impl TurnQueue {
     }
 
     /// Whether no further request may be held back.
-    pub(super) fn holds_enough(&self) -> bool {
+    pub(super) fn has_held_enough(&self) -> bool {
         self.held.len() >= HELD_MAX
     }
 

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     ConnectionBudget, ListenerSet, LoopSetup,
-    connection::{Connection, Newcomer},
+    connection::{Connection, NewConnection},
     context::LoopContext,
     running::Running,
     upstream::UpstreamPool,
@@ -75,7 +75,7 @@ fn connect(cx: &mut LoopContext, proxy_protocol: bool) -> (Connection, TcpStream
     let (socket, address) = listener.accept().expect("accept");
     socket.set_nonblocking(true).expect("O_NONBLOCK");
     let permit = budget().take().expect("a place");
-    let newcomer = Newcomer {
+    let accepted = NewConnection {
         class: Class::Public,
         socket: socket.into(),
         peer: Peer::Tcp(address),
@@ -83,7 +83,7 @@ fn connect(cx: &mut LoopContext, proxy_protocol: bool) -> (Connection, TcpStream
         proxy_protocol,
         is_deaf: false,
     };
-    (Connection::new(TOKEN, newcomer, cx), peer)
+    (Connection::new(TOKEN, accepted, cx), peer)
 }
 
 /// Waits until the socket has something to read.

@@ -16,7 +16,7 @@ use mio::{Events, Token};
 use super::{
     connection::Next,
     obey::END_GRACE,
-    queue::AGAIN_PER_TURN,
+    queue::QUEUED_TURNS_MAX,
     test_support::{self, hosted_app, stop_rules},
     turn::EVENTS_MAX,
     *,
@@ -590,7 +590,7 @@ fn events_that_a_failure_lost_are_reported_again() {
     let mut events = Events::with_capacity(EVENTS_MAX);
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     assert!(events.iter().any(|event| event.token() == token), "the request has arrived");
-    running.cx.holds_requests = true;
+    running.cx.is_holding_requests = true;
     running.recover();
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     running.handle_events(&events);
@@ -600,7 +600,7 @@ fn events_that_a_failure_lost_are_reported_again() {
 
 #[test]
 fn queued_turns_are_limited_between_two_polls() {
-    const COUNT: usize = AGAIN_PER_TURN + 10;
+    const COUNT: usize = QUEUED_TURNS_MAX + 10;
     let listeners = bind_address(([127, 0, 0, 1], 0).into(), 1, false).unwrap();
     let address = listeners[0].address;
     let mut running = test_support::running(listeners, None);
@@ -620,7 +620,7 @@ fn queued_turns_are_limited_between_two_polls() {
     let mut events = Events::with_capacity(EVENTS_MAX);
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     running.handle_events(&events);
-    assert_eq!(running.queue.len(), COUNT - AGAIN_PER_TURN, "no event added a turn");
+    assert_eq!(running.queue.len(), COUNT - QUEUED_TURNS_MAX, "no event added a turn");
     assert!(!running.is_caught_up(), "a deadline would run before events that were in time");
     events.clear();
     running.handle_events(&events);

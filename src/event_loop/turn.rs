@@ -11,7 +11,7 @@ use mio::{Events, Poll, Token, event::Event};
 use super::{
     accept::Acceptor,
     clock::milliseconds,
-    connection::{Connection, Newcomer, Next},
+    connection::{Connection, NewConnection, Next},
     context::LoopContext,
     io::{BOTH_WAYS, Ready, watch},
     listener::Listener,
@@ -42,7 +42,7 @@ impl Running {
             let commanded = self.handle_events(events);
             self.accept_all();
             let closed = self.acceptors[Class::Public].take_empty();
-            closed.iter().for_each(Listener::stay_gated);
+            closed.iter().for_each(Listener::keep_gated);
             self.close_listeners(closed);
             // A deadline that passed while the kernel was asked, or since, waits for the next turn:
             // the process may have been suspended in between, and more events may be ready by now.
@@ -94,7 +94,7 @@ impl Running {
             return Some(Duration::ZERO);
         }
         let due = [self.cx.timers.next(), self.ending.end_ms, Some(self.release_idle_ms)];
-        let pauses = self.acceptors.values().map(Acceptor::again_ms);
+        let pauses = self.acceptors.values().map(Acceptor::resume_ms);
         let next = due.into_iter().chain(pauses).flatten().min()?;
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
@@ -104,7 +104,7 @@ impl Running {
     pub(super) fn handle_events(&mut self, events: &Events) -> bool {
         self.queue.begin_round();
         let (mut commanded, mut count) = (false, 0);
-        self.cx.holds_requests = true;
+        self.cx.is_holding_requests = true;
         for event in events {
             count += 1;
             match event.token() {
@@ -116,9 +116,9 @@ impl Running {
                 }
                 token => self.on_socket_event(token, event),
             }
-            if self.queue.holds_enough() {
+            if self.queue.has_held_enough() {
                 self.send_held();
-                self.cx.holds_requests = true;
+                self.cx.is_holding_requests = true;
             }
         }
         self.full_turns = if count == EVENTS_MAX { self.full_turns + 1 } else { 0 };
@@ -133,9 +133,9 @@ impl Running {
         commanded
     }
 
-    /// Runs the connections whose requests were held back.
+    /// Runs the connections with held-back requests.
     pub(super) fn send_held(&mut self) {
-        self.cx.holds_requests = false;
+        self.cx.is_holding_requests = false;
         let mut held = self.queue.take_held();
         for token in held.drain(..) {
             self.with_connection(token, Connection::work);
@@ -169,8 +169,9 @@ impl Running {
         for (class, acceptor) in acceptors.iter_mut() {
             acceptor.accept_all(now_ms, |socket, peer, permit, listener| {
                 let (proxy_protocol, is_deaf) = (listener.proxy_protocol(), listener.is_deaf());
-                let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol, is_deaf };
-                add_connection(poll, connections, newcomer, cx);
+                let accepted =
+                    NewConnection { class, socket, peer, permit, proxy_protocol, is_deaf };
+                add_connection(poll, connections, accepted, cx);
             });
             // Idle connections to upstreams hold descriptors, but no places.
             if acceptor.take_exhausted() {
@@ -222,15 +223,15 @@ impl Running {
 fn add_connection(
     poll: &Poll,
     connections: &mut Slots<Connection>,
-    mut newcomer: Newcomer,
+    mut accepted: NewConnection,
     cx: &mut LoopContext,
 ) {
     // Behind a PROXY header the client isn't known yet.
-    if !newcomer.proxy_protocol && !newcomer.permit.count_for(newcomer.peer) {
-        return cx.count_refused(newcomer.peer);
+    if !accepted.proxy_protocol && !accepted.permit.count_for(accepted.peer) {
+        return cx.count_refused(accepted.peer);
     }
     let inserted = connections.insert(|token| {
-        let connection = Connection::new(token, newcomer, cx);
+        let connection = Connection::new(token, accepted, cx);
         let watched = watch(poll.registry(), connection.socket(), token, BOTH_WAYS);
         watched.inspect_err(|_| connection.uncount(cx)).map(|()| connection)
     });

@@ -69,7 +69,7 @@ impl Connection {
     }
 
     /// Admits a request, with the guard of the previous exchange if that has the same life. The
-    /// second value is what the new exchange counts for exchanges whose guard it took over.
+    /// second value is what the new exchange counts for those that passed it the guard.
     fn admit(
         &mut self,
         head: &RequestHead<'_>,

@@ -42,8 +42,8 @@ const STRANGER_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 const LEFT_AFTER: Duration = Duration::from_secs(2);
 
 /// How long the upstream of a tunnel may take none of the last bytes of a client that has closed
-/// its side. They may matter, so it is longer than [`LEFT_AFTER`]; but a drain never waits for the
-/// dead, so it is shorter than a drain.
+/// its side. Longer than [`LEFT_AFTER`], because the bytes may matter; shorter than a drain, which
+/// must not wait for an upstream that is stuck.
 const LAST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connection {

@@ -35,4 +35,4 @@ mod step;
 mod turn;
 mod waits;
 
-pub(super) use state::{Connection, Newcomer, Next};
+pub(super) use state::{Connection, NewConnection, Next};

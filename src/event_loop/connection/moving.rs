@@ -6,7 +6,7 @@ use mio::Token;
 
 use super::{
     super::{context::LoopContext, hand_over::ConnectionFacts, listener::ConnectionPermit},
-    state::{Connection, HandOver, Newcomer, Next, State},
+    state::{Connection, HandOver, NewConnection, Next, State},
     waits::{Wait, Waits},
 };
 use crate::{app::Peer, message::Class};
@@ -23,9 +23,9 @@ impl Connection {
         let peer = facts.peer.map_or(Peer::Unix, Peer::Tcp);
         let proxy_protocol = facts.awaits_proxy_header;
         let (class, is_deaf) = (Class::Public, false);
-        let newcomer = Newcomer { class, socket, peer, permit, proxy_protocol, is_deaf };
-        let mut connection = Self::unwatched(token, newcomer);
-        connection.io.begin_at(facts.received);
+        let new = NewConnection { class, socket, peer, permit, proxy_protocol, is_deaf };
+        let mut connection = Self::unwatched(token, new);
+        connection.io.set_received_total(facts.received);
         connection.waits = Waits::new(connection.waits_for());
         connection.count(cx);
         connection.set_deadline(cx);
@@ -62,19 +62,20 @@ impl Connection {
             return false;
         }
         self.hand_over = HandOver::Local;
-        let is_watched = self.can_be_offered() && cx.upstreams.unwatch(self.io.socket()).is_ok();
-        if is_watched {
+        let is_unwatched = self.can_be_offered() && cx.upstreams.unwatch(self.io.socket()).is_ok();
+        if is_unwatched {
             self.hand_over = HandOver::Offered;
         }
-        is_watched
+        is_unwatched
     }
 
     /// Whether no byte of a request or an answer is in this process.
     fn can_be_offered(&self) -> bool {
         let waits = matches!(self.waits_for(), Wait::Fresh | Wait::Idle);
-        let is_bare = !self.io.has_input() && self.exchanges.is_empty() && !self.turn.is_queued;
+        let holds_no_request =
+            !self.io.has_input() && self.exchanges.is_empty() && !self.turn.is_queued;
         // If the peer has closed, the connection ends here.
-        waits && is_bare && !self.io.ready.read_closed && !self.io.ready.failed
+        waits && holds_no_request && !self.io.ready.read_closed && !self.io.ready.failed
     }
 
     /// What another process has to know about it.

@@ -1,6 +1,6 @@
 //! What precedes the first request: a PROXY header, which names the client.
 //!
-//! - A connection whose header is refused is dropped without an answer, counted, and logged at a
+//! - A connection with a refused header is dropped without an answer, counted, and logged at a
 //!   limited rate. So is a connection of a client at its limit.
 //! - No byte of the header reaches the protocol.
 
@@ -28,7 +28,7 @@ impl Connection {
             ProxyHeader::NeedMore => {}
             ProxyHeader::Header { source, used } => {
                 input.consume(used);
-                self.io.discount(used);
+                self.io.uncount_received(used);
                 self.state = State::Http(h1::Server::new());
                 // Without a source address the peer stays: it is the proxy itself, or an unknown
                 // client.

@@ -30,7 +30,7 @@ pub(in super::super) struct Connection {
     pub(in super::super) peer: Peer,
     pub(in super::super) io: Io,
     pub(super) state: State,
-    /// Exchanges whose answer the kernel doesn't have completely, in the order of their answers.
+    /// Exchanges in flight, in the order of their answers.
     pub(in super::super) exchanges: SmallVec<[Exchange; 1]>,
     pub(super) waits: Waits,
     pub(super) turn: Turn,
@@ -66,7 +66,7 @@ pub(super) enum HandOver {
 }
 
 /// A newly accepted connection.
-pub(in super::super) struct Newcomer {
+pub(in super::super) struct NewConnection {
     pub(in super::super) class: Class,
     pub(in super::super) socket: OwnedFd,
     pub(in super::super) peer: Peer,
@@ -93,9 +93,13 @@ pub(in super::super) enum Next {
 }
 
 impl Connection {
-    pub(in super::super) fn new(token: Token, newcomer: Newcomer, cx: &mut LoopContext) -> Self {
-        let is_deaf = newcomer.is_deaf;
-        let mut connection = Self::unwatched(token, newcomer);
+    pub(in super::super) fn new(
+        token: Token,
+        accepted: NewConnection,
+        cx: &mut LoopContext,
+    ) -> Self {
+        let is_deaf = accepted.is_deaf;
+        let mut connection = Self::unwatched(token, accepted);
         if connection.class == Class::Public {
             cx.counts.fresh += 1;
             cx.counts.accepted += 1;
@@ -109,22 +113,22 @@ impl Connection {
     }
 
     /// A connection that isn't counted yet and has no deadline.
-    pub(super) fn unwatched(token: Token, newcomer: Newcomer) -> Self {
-        let state = match newcomer.proxy_protocol {
+    pub(super) fn unwatched(token: Token, accepted: NewConnection) -> Self {
+        let state = match accepted.proxy_protocol {
             true => State::Opening,
             false => State::Http(h1::Server::new()),
         };
         Self {
             token,
-            class: newcomer.class,
-            peer: newcomer.peer,
-            io: Io::new(newcomer.socket, Ready { writable: true, ..Ready::default() }),
+            class: accepted.class,
+            peer: accepted.peer,
+            io: Io::new(accepted.socket, Ready { writable: true, ..Ready::default() }),
             state,
             exchanges: SmallVec::new(),
             waits: Waits::new(Wait::Fresh),
             turn: Turn::default(),
             hand_over: HandOver::Local,
-            permit: newcomer.permit,
+            permit: accepted.permit,
         }
     }
 
@@ -210,7 +214,7 @@ impl Connection {
         self.exchanges.last().is_some_and(|exchange| exchange.is_forwarding_to(upstream))
     }
 
-    /// Ends the exchanges whose last byte the kernel has.
+    /// Ends exchanges when the kernel has their last byte.
     pub(super) fn end_sent_exchanges(&mut self, cx: &mut LoopContext) {
         let sent = self.io.outbox.sent();
         let ended = self.exchanges.iter().take_while(|exchange| exchange.flight.end <= sent);

@@ -157,7 +157,7 @@ impl Connection {
             }
             let is_stalled = self.process_input(cx);
             let was_forwarding = match self.forwarding() {
-                Some(forwarding) if cx.holds_requests && forwarding.is_unsent() => {
+                Some(forwarding) if cx.is_holding_requests && forwarding.is_unsent() => {
                     return Next::Hold;
                 }
                 forwarding => forwarding.is_some(),
@@ -210,7 +210,7 @@ impl Connection {
     /// Whether the peer's next bytes are read now.
     fn wants_input(&self, is_sent: bool) -> bool {
         let forwarding = self.forwarding();
-        if forwarding.is_some_and(|forwarding| !forwarding.takes_more()) {
+        if forwarding.is_some_and(|forwarding| !forwarding.can_take_more()) {
             return false;
         }
         if forwarding.is_some_and(Forwarding::is_tunnel) {
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_whose_last_read_finds_an_empty_line_still_has_a_deadline() {
+    fn an_idle_connection_with_an_empty_line_in_its_last_read_still_has_a_deadline() {
         let mut running = test_support::running(Vec::new(), None);
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::connection(cx);

@@ -77,11 +77,11 @@ impl Exchange {
             fresh: false,
             sent: None,
         };
-        self.ask(attempt, chosen, out, cx);
+        self.try_upstreams(attempt, chosen, out, cx);
     }
 
     /// Connects to an upstream and writes the request. If that fails, tries the others.
-    fn ask(
+    fn try_upstreams(
         &mut self,
         mut attempt: Attempt,
         mut chosen: Chosen,
@@ -139,7 +139,7 @@ impl Exchange {
     }
 
     /// There is no answer: retries with another upstream, if that is safe.
-    pub(super) fn ask_again(
+    pub(super) fn retry(
         &mut self,
         forwarding: Forwarding,
         failure: UpstreamFailure,
@@ -147,7 +147,7 @@ impl Exchange {
         cx: &mut LoopContext,
     ) {
         let used_for = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
-        let nothing_sent = forwarding.nothing_sent();
+        let is_nothing_sent = forwarding.is_nothing_sent();
         let Forwarding { forward, mut chosen, mut tried, conn, client, content, .. } = forwarding;
         let is_closed = matches!(
             failure.cause,
@@ -175,20 +175,20 @@ impl Exchange {
             );
         }
         let is_repeatable = is_repeatable(&forward, content) && !client.answered();
-        let sent = nothing_sent
+        let sent = is_nothing_sent
             .then(|| (client, conn.io.outbox.waiting()[forwarding.head_bytes..].to_vec()));
         let (tries, retries_left) = (forwarding.tries, forwarding.retries_left);
         let fresh = is_stale;
         let mut attempt =
             Attempt { forward, content, tried, retries_left, tries, last_cause, fresh, sent };
-        if is_stale && nothing_sent {
+        if is_stale && is_nothing_sent {
             // A stale connection is no upstream's failure, and happens once.
             attempt.retries_left += 1;
         }
-        if (nothing_sent || is_repeatable)
+        if (is_nothing_sent || is_repeatable)
             && let Some(next) = next.or_else(|| attempt.next(cx))
         {
-            return self.ask(attempt, next, out, cx);
+            return self.try_upstreams(attempt, next, out, cx);
         }
         self.respond(failure.cause.response(), out, cx);
     }

@@ -143,7 +143,7 @@ impl Exchange {
         let is_clean = io.outbox.is_empty() && io.input.is_none() && !io.ready.read_closed;
         io.release(&mut cx.buffers);
         if client.reusable() && is_clean && !cx.is_closing(out.class) {
-            cx.upstreams.give(conn, forward.config(), &chosen, cx.clock.now_ms());
+            cx.upstreams.keep(conn, forward.config(), &chosen, cx.clock.now_ms());
         } else {
             cx.upstreams.forget(&conn);
         }
@@ -159,7 +159,7 @@ impl Exchange {
         let Some(forwarding) = self.take_forwarding() else { return };
         cx.upstreams.forget(&forwarding.conn);
         match forwarding.stage {
-            Stage::Asking => self.ask_again(forwarding, failure, out, cx),
+            Stage::Asking => self.retry(forwarding, failure, out, cx),
             Stage::Answering | Stage::Tunnel { .. } => {
                 self.break_off(&forwarding, failure.behind_head(), out, cx);
             }

@@ -17,7 +17,7 @@ use crate::{
     registry::AppId,
 };
 
-/// An exchange whose answer the kernel doesn't have completely.
+/// An exchange in flight: the kernel doesn't have its last byte yet.
 pub(in super::super) struct InFlight {
     /// Holds the app's life; `None` if no app serves this exchange, or a later one took the guard.
     pub(in super::super) guard: Option<AppGuard>,
@@ -25,7 +25,7 @@ pub(in super::super) struct InFlight {
     /// Method and target, for lists of slow requests. Short answers that are written at once don't
     /// pay for this allocation: most answers are short, and end before a list can show them.
     pub(in super::super) request: Option<Box<str>>,
-    /// Earlier exchanges of this turn whose guard this one took over, and which it counts at its
+    /// Earlier exchanges of this turn: this one took over their guard, and counts them at its
     /// end.
     uncounted: Uncounted,
     /// It was refused before an app's life was found for it.
@@ -43,7 +43,7 @@ pub(in super::super) struct InFlight {
     pub(in super::super) end: Mark,
 }
 
-/// Exchanges whose guard was passed on, and which still have to be counted.
+/// Exchanges that have passed their guard on, and still have to be counted.
 #[derive(Clone, Copy, Default)]
 pub(in super::super) struct Uncounted {
     status: u16,
@@ -153,7 +153,7 @@ impl InFlight {
         Uncounted::default()
     }
 
-    /// Counts this exchange, and those whose guard it took over, for the guard's life.
+    /// Counts this exchange, and those that passed it their guard, for the guard's life.
     fn count(&self, guard: &AppGuard, ended_ns: u64, cx: &LoopContext) {
         let counters = &guard.entry().app().counters;
         let nanos = ended_ns.saturating_sub(self.started_ns);

@@ -30,7 +30,7 @@ pub(in super::super) enum Delivered {
     #[default]
     Dropped,
     Taken,
-    /// It is a piece of a stream whose client is too slow.
+    /// The client of the stream is too slow.
     TooSlow,
 }
 

@@ -5,7 +5,7 @@ use crate::{
     http::Response,
 };
 
-/// An exchange whose answer waits for something other than a socket.
+/// The state of an exchange that waits for something other than a socket.
 pub(super) enum Parked {
     /// The answer is known, but the request's content is still coming. If the content proves
     /// broken, the request is refused.

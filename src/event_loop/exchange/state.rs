@@ -93,7 +93,7 @@ impl Exchange {
         match &self.answering {
             Answering::Here => None,
             Answering::Forwarded(forwarding) => {
-                (!forwarding.waits_for_client()).then_some(Awaits::Upstream)
+                (!forwarding.is_waiting_for_client()).then_some(Awaits::Upstream)
             }
             Answering::Parked(parked) => match parked.due_ms() {
                 Some(due_ms) => Some(Awaits::Time(due_ms)),

@@ -76,7 +76,7 @@ const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024;
 const OUTPUT_BYTES: usize = 4 * 1024;
 
 impl BufferPool {
-    /// A pool whose input buffers hold this many bytes.
+    /// A pool of input buffers with this many bytes.
     pub(in super::super) fn new(input_bytes: usize) -> Self {
         Self { input_bytes, inputs: Vec::new(), outputs: Vec::new() }
     }

@@ -89,12 +89,12 @@ impl Io {
     }
 
     /// Starts the total at the bytes that another process has received.
-    pub(in super::super) fn begin_at(&mut self, received_total: u64) {
+    pub(in super::super) fn set_received_total(&mut self, received_total: u64) {
         self.received_total = received_total;
     }
 
     /// Takes bytes out of the total that it shouldn't count.
-    pub(in super::super) fn discount(&mut self, bytes: usize) {
+    pub(in super::super) fn uncount_received(&mut self, bytes: usize) {
         self.received_total -= bytes as u64;
     }
 

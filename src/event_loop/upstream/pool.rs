@@ -60,7 +60,7 @@ impl UpstreamPool {
         Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget }
     }
 
-    /// A kept connection, if there is one. `must_check`: only one whose socket shows that it is
+    /// A kept connection, if there is one. `must_check`: only if its socket shows that it is
     /// still open. The loop may not have reached the event of its end yet, and a request that can't
     /// be retried has no other protection.
     pub(in super::super) fn take(
@@ -127,7 +127,7 @@ impl UpstreamPool {
     }
 
     /// Keeps a connection for reuse, unless enough are kept.
-    pub(in super::super) fn give(
+    pub(in super::super) fn keep(
         &mut self,
         conn: UpstreamConn,
         config: &ProxyConfig,
@@ -197,7 +197,7 @@ impl UpstreamPool {
         None
     }
 
-    /// Closes connections that were idle too long, or whose upstream is no longer used.
+    /// Closes connections that were idle too long, or lead to an upstream that is no longer used.
     pub(in super::super) fn sweep(&mut self, now_ms: u64) {
         self.retain(|idle| idle.until_ms > now_ms && idle.kept.has_use());
     }

@@ -3,9 +3,9 @@
 //! ```text
 //!  begin ──choose──► opening ──connected──► asking ──head──► answering ──end──► done
 //!            ▲          │ fails                │ fails, no byte of an answer     │
-//!            └──retry───┴──────────────────────┘ and safe to retry             └─► conn. kept
+//!            └──retry───┴──────────────────────┘ and safe to retry               └─► conn. kept
 //!                       └─ else 502, 503, 504     fails later: broken off
-//! answering ──101──► tunnel ──both sides closed──► done
+//!  answering ──101──► tunnel ──both sides closed──► done
 //! ```
 //! The client's connection owns the connection to the upstream while the exchange lasts. So one
 //! state machine sees both sockets, and no request changes threads or takes a lock.

@@ -72,7 +72,7 @@ pub(super) const READS_PER_TURN: usize = 8;
 
 impl Forwarding {
     /// Whether the upstream takes more of the request's content.
-    pub(in super::super::super) fn takes_more(&self) -> bool {
+    pub(in super::super::super) fn can_take_more(&self) -> bool {
         self.conn.is_open && self.conn.io.outbox.buffered() <= WAITING_BYTES_MAX
     }
 
@@ -94,11 +94,11 @@ impl Forwarding {
 
     /// Whether no byte of the request was sent, but can be.
     pub(in super::super::super) fn is_unsent(&self) -> bool {
-        self.conn.is_open && self.nothing_sent() && self.conn.io.ready.writable
+        self.conn.is_open && self.is_nothing_sent() && self.conn.io.ready.writable
     }
 
     /// Whether the kernel has no byte of the request.
-    pub(in super::super) fn nothing_sent(&self) -> bool {
+    pub(in super::super) fn is_nothing_sent(&self) -> bool {
         self.conn.io.outbox.sent() <= self.begin
     }
 
@@ -112,7 +112,7 @@ impl Forwarding {
     }
 
     /// Whether the client is next: its content was asked for.
-    pub(in super::super::super) fn waits_for_client(&self) -> bool {
+    pub(in super::super::super) fn is_waiting_for_client(&self) -> bool {
         let is_asked_for = !self.awaits_continue && !self.client.request_done();
         self.stage == Stage::Asking && is_asked_for && self.conn.io.outbox.is_empty()
     }
