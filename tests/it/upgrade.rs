@@ -1315,7 +1315,7 @@ fn a_file_at_the_admins_path_that_is_not_its_own_is_left() {
     fs::write(&path, "precious").expect("a file");
     server.signal(Signal::USR2);
     let failed = server.wait_event("upgrade_failed");
-    assert!(failed.field("error").is_some_and(|it| it.contains("no socket")), "{failed:?}");
+    assert!(failed.field("error").is_some_and(|it| it.contains("not a socket")), "{failed:?}");
     assert_eq!(ask(&server, "a.test").0, 200);
     server.signal(Signal::TERM);
     assert_eq!(server.wait_orphan(server.pid()), Some(0));
