@@ -31,7 +31,6 @@ mod exchange;
 mod failure;
 mod gate;
 mod hand_over;
-mod io;
 mod listener;
 mod obey;
 mod queue;

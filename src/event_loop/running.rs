@@ -19,7 +19,6 @@ use super::{
     connection::{Connection, Next},
     context::LoopContext,
     hand_over::{IncomingOffers, OutgoingOffers},
-    io::watch,
     listener::{ConnectionBudget, Listener},
     queue::TurnQueue,
     setup::{LoopSetup, SideSetup},
@@ -29,6 +28,7 @@ use super::{
 };
 use crate::{
     app::OneUpstream,
+    io::watch,
     logging::event,
     message::{Class, ControlEvent, LoopCommand, LoopHandle, PublicSocket, UpstreamDrainId},
     metrics::LoopCounts,

@@ -13,13 +13,13 @@ use super::{
     clock::milliseconds,
     connection::{Connection, NewConnection, Next},
     context::LoopContext,
-    io::{BOTH_WAYS, Ready, watch},
     listener::Listener,
     running::{RELEASE_IDLE_EVERY, Running},
     slots::Slots,
     tokens::{self, UPSTREAM_BIT, WAKER},
 };
 use crate::{
+    io::{BOTH_WAYS, Ready, watch},
     logging::event,
     message::{Class, ControlEvent},
 };
@@ -145,14 +145,7 @@ impl Running {
 
     /// An event for a client's socket, or for its connection to an upstream.
     pub(super) fn on_socket_event(&mut self, token: Token, event: &Event) {
-        let ready = Ready {
-            // The next read returns the error.
-            readable: event.is_readable() || event.is_error(),
-            writable: event.is_writable(),
-            read_closed: event.is_read_closed(),
-            // A process that closed its unix socket has left, and no read reports that.
-            failed: event.is_error() || event.is_write_closed(),
-        };
+        let ready = Ready::from(event);
         if token.0 & UPSTREAM_BIT == 0 {
             return self.with_connection(token, |connection, cx| connection.on_ready(ready, cx));
         }

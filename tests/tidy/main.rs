@@ -29,11 +29,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("app", &["sync", "http", "logging", "config"]),
     ("registry", &["sync"]),
     ("metrics", &["sync"]),
+    ("io", &["http", "app"]),
     ("hosted", &["config", "app", "registry", "metrics"]),
     ("message", &["acknowledgement", "logging", "config", "app", "registry"]),
     (
         "event_loop",
-        &["sync", "http", "logging", "config", "app", "registry", "metrics", "hosted", "message"],
+        &[
+            "sync", "http", "io", "logging", "config", "app", "registry", "metrics", "hosted",
+            "message",
+        ],
     ),
     (
         "control",
@@ -41,6 +45,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "sync",
             "acknowledgement",
             "http",
+            "io",
             "logging",
             "config",
             "app",

@@ -20,11 +20,12 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::{
     super::notices::{Notices, notice},
-    probe::{Outcome, Probe},
+    probe::{self, Outcome, Probe},
     watched::Watch,
 };
 use crate::{
     app::{Endpoint, HealthPlan, Upstreams},
+    io::{BufferPool, Ready},
     logging::event,
 };
 
@@ -55,6 +56,7 @@ impl Drop for ChecksHandle {
 /// The state of the thread.
 pub(super) struct Checks {
     poll: Poll,
+    buffers: BufferPool,
     epoch: Instant,
     notices: Arc<Notices>,
     watches: Receiver<Watch>,
@@ -101,6 +103,7 @@ impl Checks {
         let (sender, watches) = crossbeam_channel::unbounded();
         let checks = Self {
             poll,
+            buffers: probe::buffers(),
             epoch,
             notices,
             watches,
@@ -130,7 +133,7 @@ impl Checks {
             }
             for event in &events {
                 if event.token() != WAKER {
-                    self.advance(event.token());
+                    self.advance(event.token(), Ready::from(event));
                 } else if !self.take_watches() {
                     return;
                 }
@@ -201,16 +204,18 @@ impl Checks {
                 let deadline_ns = now_ns.saturating_add(timeout);
                 self.due.insert((deadline_ns, Due::Timeout(token)));
                 self.running.insert(token, Running { life: number, index, deadline_ns, probe });
-                // What is open at once may have its first event behind it.
-                self.advance(token);
+                // A socket that is open at once may have no further event.
+                self.advance(token, Ready::default());
             }
             Err(fault) => self.end(number, index, Err(fault)),
         }
     }
 
-    fn advance(&mut self, token: Token) {
-        let Some(running) = self.running.get_mut(&token) else { return };
-        let Some(outcome) = running.probe.advance(self.poll.registry()) else { return };
+    fn advance(&mut self, token: Token, ready: Ready) {
+        let Self { poll, buffers, running, .. } = self;
+        let Some(checked) = running.get_mut(&token) else { return };
+        let advanced = checked.probe.advance(ready, buffers, poll.registry());
+        let Some(outcome) = advanced else { return };
         let Some(Running { life, index, deadline_ns, .. }) = self.running.remove(&token) else {
             return;
         };

@@ -1,57 +1,48 @@
 //! One check of one upstream: a request, and the status that comes back. Never blocks.
 
-use std::{
-    collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
-    net::SocketAddr,
-    path::Path,
-};
+use std::{collections::VecDeque, io, net::SocketAddr};
 
-use mio::{
-    Interest, Registry, Token,
-    event::Source,
-    net::{TcpStream, UnixStream},
-};
+use mio::{Registry, Token};
 
 use crate::{
-    app::Endpoint,
+    app::{Address, Endpoint},
     config::{HealthConfig, HostPolicy},
     http::{
         Limits, RequestContent,
         h1::{self, ClientEvent, ClientRequest, FieldTable},
     },
+    io::{BOTH_WAYS, BufferPool, Flushed, Io, Mark, Ready, Received, watch},
 };
 
 /// More of an answer than this is not read.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
 /// Of an answer's head.
 const LIMITS: Limits =
-    Limits { head_bytes: 16 * 1024, fields: FieldTable::LEN, content_bytes: u64::MAX };
+    Limits { head_bytes: HEAD_BYTES_MAX, fields: FieldTable::LEN, content_bytes: u64::MAX };
+
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// The buffers of checks: a head fits in.
+pub(super) fn buffers() -> BufferPool {
+    BufferPool::new(HEAD_BYTES_MAX + 2)
+}
 
 /// A check that is under way.
 pub(super) struct Probe {
     token: Token,
-    stream: Stream,
+    io: Io,
+    /// The handshake is over.
+    is_open: bool,
     request: Vec<u8>,
-    written: usize,
-    exchange: h1::Client,
-    /// What the exchange has not taken yet.
-    answer: Vec<u8>,
+    client: h1::Client,
     /// To be tried if this one cannot be connected to.
     more_addresses: VecDeque<SocketAddr>,
-    /// Bytes of the answer so far.
-    read: usize,
     status: Option<u16>,
 }
 
 /// What a check came to: a status, or what went wrong.
 pub(super) type Outcome = Result<u16, String>;
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
 
 impl Probe {
     /// Connects. `first` is the address to begin with; `policy` is what requests get as their Host.
@@ -64,10 +55,11 @@ impl Probe {
         let mut addresses = VecDeque::from(endpoint.addresses());
         let count = addresses.len();
         addresses.rotate_left(first % count.max(1));
-        let stream = match endpoint.unix_path() {
-            Some(path) => Stream::unix(path, token, registry),
-            None => Stream::first_of(&mut addresses, token, registry),
+        let opened = match endpoint.unix_path() {
+            Some(path) => open(Address::Unix(path), token, registry),
+            None => open_first(&mut addresses, token, registry),
         };
+        let (io, is_open) = opened.map_err(|error| format!("connect: {error}"))?;
         let host = match (&health.host, policy) {
             (Some(host), _) | (None, HostPolicy::Fixed(host)) => host,
             (None, HostPolicy::Keep | HostPolicy::Upstream) => endpoint.authority(),
@@ -85,35 +77,31 @@ impl Probe {
             expects_continue: false,
             close: true,
         };
-        let exchange = h1::Client::begin(&framing, &mut request);
-        Ok(Self {
-            token,
-            stream: stream.map_err(|error| format!("connect: {error}"))?,
-            request,
-            written: 0,
-            exchange,
-            answer: Vec::new(),
-            more_addresses: addresses,
-            read: 0,
-            status: None,
-        })
+        let client = h1::Client::begin(&framing, &mut request);
+        Ok(Self { token, io, is_open, request, client, more_addresses: addresses, status: None })
     }
 
-    /// Goes on as far as the socket lets it. The outcome comes with the end of the answer: who is
-    /// checked shall not find its connection reset.
-    pub(super) fn advance(&mut self, registry: &Registry) -> Option<Outcome> {
+    /// Goes on as far as the socket lets it. The outcome comes with the end of the answer, so that
+    /// the upstream does not find its connection reset.
+    pub(super) fn advance(
+        &mut self,
+        ready: Ready,
+        buffers: &mut BufferPool,
+        registry: &Registry,
+    ) -> Option<Outcome> {
+        self.io.ready.add(ready);
         loop {
-            let error = match self.exchange() {
+            let error = match self.exchange(buffers) {
                 Ok(true) => return Some(self.outcome("connection closed without an answer")),
                 Ok(false) => return None,
                 Err(error) => error,
             };
-            // What was never written to was never open.
-            if self.written > 0 || self.status.is_some() {
+            // Without a byte written the connection was never open.
+            if self.io.outbox.sent() > Mark::START || self.status.is_some() {
                 return Some(self.outcome(&error.to_string()));
             }
-            match Stream::first_of(&mut self.more_addresses, self.token, registry) {
-                Ok(stream) => self.stream = stream,
+            match open_first(&mut self.more_addresses, self.token, registry) {
+                Ok(opened) => (self.io, self.is_open) = opened,
                 Err(_) => return Some(Err(format!("connect: {error}"))),
             }
         }
@@ -125,100 +113,83 @@ impl Probe {
     }
 
     /// Whether the answer is at its end; not while the socket has no more.
-    fn exchange(&mut self) -> io::Result<bool> {
-        while self.written < self.request.len() {
-            match self.stream.write(&self.request[self.written..]) {
-                Ok(written) => self.written += written,
-                Err(error) if is_to_wait(&error) => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    fn exchange(&mut self, buffers: &mut BufferPool) -> io::Result<bool> {
+        if !self.is_open {
+            self.is_open = self.io.finish_connecting()?;
+            if !self.is_open {
+                return Ok(false);
             }
         }
-        let mut buffer = [0; 4096];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Ok(true),
-                Ok(read) if self.take(&buffer[..read])? => return Ok(true),
-                Ok(_) => {}
-                Err(error) if is_to_wait(&error) => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        if self.io.outbox.end() == Mark::START {
+            self.io.outbox.buffer(buffers).extend_from_slice(&self.request);
+        }
+        if self.io.flush()? != Flushed::All {
+            return Ok(false);
+        }
+        while self.io.ready.readable {
+            match self.io.receive(buffers)? {
+                Received::Bytes(_) if self.take(buffers)? => return Ok(true),
+                Received::Bytes(_) => {}
+                Received::Nothing => break,
+                Received::End => return Ok(true),
+                Received::Full => {
+                    return Err(io::Error::other("the head of the answer is too long"));
+                }
             }
         }
+        Ok(false)
     }
 
-    /// Takes a piece of the answer in; whether that was the last one, or enough.
-    fn take(&mut self, piece: &[u8]) -> io::Result<bool> {
-        self.answer.extend_from_slice(piece);
-        self.read += piece.len();
-        loop {
+    /// Takes what came of the answer; whether that was the last of it, or enough.
+    fn take(&mut self, buffers: &mut BufferPool) -> io::Result<bool> {
+        let Some(mut input) = self.io.input.take() else { return Ok(false) };
+        let is_over = loop {
             let mut fields = FieldTable::new();
-            let (used, event) = self.exchange.next_event(&self.answer, &mut fields, &LIMITS);
-            match event {
-                ClientEvent::Interim(_) | ClientEvent::Content(_) => {}
-                ClientEvent::Response(head) => self.status = Some(head.status()),
-                ClientEvent::NeedMore => {
-                    self.answer.drain(..used);
-                    return Ok(self.read > ANSWER_BYTES_MAX);
+            let (used, event) = self.client.next_event(input.unread(), &mut fields, &LIMITS);
+            let is_over = match event {
+                ClientEvent::Interim(_) | ClientEvent::Content(_) => None,
+                ClientEvent::Response(head) => {
+                    self.status = Some(head.status());
+                    None
                 }
-                ClientEvent::End | ClientEvent::Truncated | ClientEvent::Closed => {
-                    return Ok(true);
-                }
+                ClientEvent::NeedMore => Some(self.io.received_total() > ANSWER_BYTES_MAX),
+                ClientEvent::End | ClientEvent::Truncated | ClientEvent::Closed => Some(true),
                 ClientEvent::Refused(refused) => {
                     return Err(io::Error::other(format!("no HTTP answer: {}", refused.reason)));
                 }
+            };
+            input.consume(used);
+            if let Some(is_over) = is_over {
+                break is_over;
             }
-            self.answer.drain(..used);
+        };
+        if input.is_empty() {
+            buffers.give_input(input);
+        } else {
+            self.io.input = Some(input);
         }
+        Ok(is_over)
     }
 }
 
-impl Stream {
-    fn unix(path: &Path, token: Token, registry: &Registry) -> io::Result<Self> {
-        let mut stream = UnixStream::connect(path)?;
-        register(&mut stream, token, registry)?;
-        Ok(Self::Unix(stream))
-    }
-
-    /// Begins to connect to the first address that does not fail at once.
-    fn first_of(
-        addresses: &mut VecDeque<SocketAddr>,
-        token: Token,
-        registry: &Registry,
-    ) -> io::Result<Self> {
-        let mut last = io::Error::new(ErrorKind::NotFound, "no address");
-        while let Some(address) = addresses.pop_front() {
-            let stream = TcpStream::connect(address).and_then(|mut stream| {
-                register(&mut stream, token, registry)?;
-                Ok(stream)
-            });
-            match stream {
-                Ok(stream) => return Ok(Self::Tcp(stream)),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
+/// Begins to connect to the first address that does not fail at once.
+fn open_first(
+    addresses: &mut VecDeque<SocketAddr>,
+    token: Token,
+    registry: &Registry,
+) -> io::Result<(Io, bool)> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+    while let Some(address) = addresses.pop_front() {
+        match open(Address::Tcp(address), token, registry) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = error,
         }
     }
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
+    Err(last)
 }
 
-fn register(source: &mut impl Source, token: Token, registry: &Registry) -> io::Result<()> {
-    registry.register(source, token, Interest::READABLE | Interest::WRITABLE)
-}
-
-fn is_to_wait(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
+fn open(address: Address<'_>, token: Token, registry: &Registry) -> io::Result<(Io, bool)> {
+    let (io, is_open) = Io::connect(address)?;
+    watch(registry, io.socket(), token, BOTH_WAYS)?;
+    Ok((io, is_open))
 }

@@ -75,9 +75,9 @@ mod tests {
     use super::{super::waits::Wait, *};
     use crate::event_loop::{
         ConnectionBudget,
-        io::Ready,
         test_support::{self, wait_readable},
     };
+    use crate::io::Ready;
 
     const READABLE: Ready =
         Ready { readable: true, writable: true, read_closed: false, failed: false };

@@ -9,7 +9,6 @@ use super::{
     super::{
         context::LoopContext,
         exchange::{Effect, Exchange, Forwarding, Outgoing},
-        io::{Io, Ready},
         listener::ConnectionPermit,
     },
     turn::Turn,
@@ -18,6 +17,7 @@ use super::{
 use crate::{
     app::{OneUpstream, Peer},
     http::h1::{self, ServerPhase},
+    io::{Io, Ready},
     logging::End,
     message::Class,
     registry::AppId,

@@ -11,7 +11,6 @@ use super::{
         class::linger_windows,
         context::LoopContext,
         exchange::{Delivered, Exchange, Forwarding, TimedOut},
-        io::{Flushed, InputBuffer, Ready, Received},
     },
     pipeline::PIPELINE_BYTES_MAX,
     state::{Connection, Next, State},
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     app::Delivery,
     http::h1::{ServerEvent, ServerPhase},
+    io::{Flushed, InputBuffer, Ready, Received},
     message::ExchangeNumber,
 };
 
@@ -301,15 +301,13 @@ mod tests {
     use rustix::net::sockopt::set_socket_send_buffer_size;
 
     use super::{
-        super::{
-            super::io::Mark,
-            turn::{REQUESTS_PER_TURN, TURN_INPUT_BYTES},
-        },
+        super::turn::{REQUESTS_PER_TURN, TURN_INPUT_BYTES},
         *,
     };
     use crate::{
         config::{AccessFormat, LogConfig},
         event_loop::test_support::{self, wait_readable},
+        io::Mark,
         logging::AccessLog,
     };
 

@@ -4,7 +4,7 @@
 //! more. So a turn ends after [`REQUESTS_PER_TURN`], [`TURN_INPUT_BYTES`] read or [`TURN_BYTES`]
 //! sent, and the loop's other connections run before the rest.
 
-use super::super::io::{Mark, TURN_BYTES};
+use crate::io::{Mark, TURN_BYTES};
 
 /// Requests that one connection begins in a turn: about 30 microseconds.
 pub(super) const REQUESTS_PER_TURN: u32 = 32;

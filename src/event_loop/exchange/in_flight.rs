@@ -9,10 +9,11 @@
 
 use std::time::Duration;
 
-use super::super::{context::LoopContext, io::Mark};
+use super::super::context::LoopContext;
 use crate::{
     app::Filters,
     hosted::AppGuard,
+    io::Mark,
     logging::{AccessRecord, End, Outcome, RequestId, UpstreamUse},
     registry::AppId,
 };

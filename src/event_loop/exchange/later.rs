@@ -123,10 +123,10 @@ mod tests {
         app::{App, Context, Reply},
         event_loop::{
             connection::{Connection, Next},
-            io::Ready,
             test_support::{self, hosted_app, wait_readable},
         },
         http::RequestHead,
+        io::Ready,
         message::ExchangeNumber,
         registry::NewApp,
     };

@@ -3,16 +3,11 @@
 use memchr::memmem;
 use mio::Token;
 
-use super::{
-    super::{
-        context::LoopContext,
-        io::{Io, Mark},
-    },
-    in_flight::InFlight,
-};
+use super::{super::context::LoopContext, in_flight::InFlight};
 use crate::{
     app::{Peer, Segment},
     http::{Fields, Response, h1},
+    io::{Io, Mark},
     message::Class,
 };
 

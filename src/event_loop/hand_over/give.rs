@@ -6,11 +6,11 @@ use mio::Interest;
 use rustix::{io::Errno, net::RecvFlags};
 
 use super::{
-    super::{connection::Connection, io::watch, running::Running},
+    super::{connection::Connection, running::Running},
     offer::{OFFERED_MAX, TAKEN, send_offer},
     sockets::OutgoingSocket,
 };
-use crate::logging::event;
+use crate::{io::watch, logging::event};
 
 impl Running {
     /// Starts offering idle connections on these sockets.

@@ -6,16 +6,16 @@ use mio::Interest;
 use rustix::net::SendFlags;
 
 use super::{
-    super::{
-        connection::Connection,
-        io::{BOTH_WAYS, watch},
-        listener::ConnectionPermit,
-        running::Running,
-    },
+    super::{connection::Connection, listener::ConnectionPermit, running::Running},
     offer::{ConnectionFacts, NOT_TAKEN, TAKEN, receive_offer},
     sockets::IncomingSocket,
 };
-use crate::{app::Peer, logging::event, message::Class};
+use crate::{
+    app::Peer,
+    io::{BOTH_WAYS, watch},
+    logging::event,
+    message::Class,
+};
 
 impl Running {
     /// Starts receiving offers on this socket.

@@ -1,10 +1,8 @@
 //! A connection to an upstream that is in use.
 
 use mio::Token;
-use socket2::SockRef;
 
-use super::super::io::Io;
-use crate::app::{FailureCause, UpstreamFailure};
+use crate::{app::UpstreamFailure, io::Io};
 
 /// A connection to an upstream that is in use.
 pub(in super::super) struct UpstreamConn {
@@ -22,19 +20,8 @@ impl UpstreamConn {
     /// # Errors
     /// When it has failed.
     pub(in super::super) fn finish_opening(&mut self) -> Result<bool, UpstreamFailure> {
-        let ready = self.io.ready;
-        if !(ready.writable || ready.failed) {
-            return Ok(false);
-        }
-        match SockRef::from(self.io.socket()).take_error() {
-            Ok(None) if ready.writable => {
-                self.is_open = true;
-                Ok(true)
-            }
-            Ok(Some(error)) | Err(error) => Err(UpstreamFailure::connect(&error)),
-            Ok(None) => {
-                Err(UpstreamFailure::new(FailureCause::ConnectFailed, "the connection failed"))
-            }
-        }
+        self.is_open =
+            self.io.finish_connecting().map_err(|error| UpstreamFailure::connect(&error))?;
+        Ok(self.is_open)
     }
 }

@@ -14,21 +14,15 @@ use std::{
 
 use mio::{Registry, Token, unix::SourceFd};
 use rustix::{io::Errno, net::RecvFlags};
-use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
-    super::{
-        clock::milliseconds,
-        io::{BOTH_WAYS, Io, Ready, watch},
-        listener::ConnectionBudget,
-        slots::Slots,
-        tokens::UPSTREAM_BIT,
-    },
+    super::{clock::milliseconds, listener::ConnectionBudget, slots::Slots, tokens::UPSTREAM_BIT},
     conn::UpstreamConn,
 };
 use crate::{
     app::{Address, Chosen, FailureCause, KeptLine, PoolKey, UpstreamFailure},
     config::ProxyConfig,
+    io::{BOTH_WAYS, Io, Ready, watch},
     message::ExchangeId,
 };
 
@@ -103,26 +97,11 @@ impl UpstreamPool {
 
     fn try_open(&mut self, address: Address<'_>, exchange: ExchangeId) -> io::Result<UpstreamConn> {
         self.budget.note_upstream_conn();
-        let (domain, address) = match address {
-            Address::Tcp(address) => (Domain::for_address(address), SockAddr::from(address)),
-            Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
-        };
-        let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
-        if domain != Domain::UNIX {
-            socket.set_tcp_nodelay(true)?;
-        }
-        let is_open = match socket.connect(&address) {
-            Ok(()) => true,
-            Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => false,
-            Err(error) => return Err(error),
-        };
-        let socket = OwnedFd::from(socket);
+        let (io, is_open) = Io::connect(address)?;
         let registry = &self.registry;
         let token = self.slots.insert(|token| {
-            watch(registry, &socket, mark(token), BOTH_WAYS).map(|()| Slot::Busy(exchange))
+            watch(registry, io.socket(), mark(token), BOTH_WAYS).map(|()| Slot::Busy(exchange))
         })?;
-        let ready = Ready { writable: is_open, ..Ready::default() };
-        let io = Io::new(socket, ready);
         Ok(UpstreamConn { token: mark(token), io, is_used: false, is_open })
     }
 
@@ -230,9 +209,6 @@ impl UpstreamPool {
 fn is_silent(socket: &OwnedFd) -> bool {
     matches!(rustix::net::recv(socket, &mut [0], RecvFlags::PEEK), Err(Errno::AGAIN))
 }
-
-/// connect(2): the handshake is in progress.
-const IN_PROGRESS: i32 = Errno::INPROGRESS.raw_os_error();
 
 fn mark(token: Token) -> Token {
     Token(token.0 | UPSTREAM_BIT)

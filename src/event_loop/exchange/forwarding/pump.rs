@@ -6,10 +6,7 @@ use mio::Token;
 
 use super::{
     super::{
-        super::{
-            context::LoopContext,
-            io::{Ready, Received},
-        },
+        super::context::LoopContext,
         in_flight::InFlight,
         outgoing::{Body, Outgoing},
     },
@@ -21,6 +18,7 @@ use crate::{
         Bytes, Fields, Response, ResponseContent, ResponseHead,
         h1::{ClientEvent, FieldTable},
     },
+    io::{Ready, Received},
 };
 
 /// What follows from an event of the upstream.

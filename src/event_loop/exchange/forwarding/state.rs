@@ -5,17 +5,14 @@ use std::{io, time::Duration};
 use smallvec::SmallVec;
 
 use super::{
-    super::super::{
-        context::LoopContext,
-        io::{BufferPool, Mark, Outbox, Received},
-        upstream::UpstreamConn,
-    },
+    super::super::{context::LoopContext, upstream::UpstreamConn},
     pace::Pace,
 };
 use crate::{
     app::{Chosen, FailureCause, Forward, OneUpstream, UpstreamFailure},
     config::DrainTunnels,
     http::{RequestContent, h1},
+    io::{BufferPool, Mark, Outbox, Received},
 };
 
 /// A forwarded exchange.

@@ -6,7 +6,8 @@
 use super::state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX};
 use crate::{
     app::UpstreamFailure,
-    event_loop::{context::LoopContext, exchange::Outgoing, io::Received},
+    event_loop::{context::LoopContext, exchange::Outgoing},
+    io::Received,
 };
 
 impl Forwarding {

@@ -5,6 +5,7 @@
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
+use mio::event::Event;
 use rustix::{
     io::Errno,
     net::{RecvFlags, Shutdown},
@@ -17,12 +18,12 @@ use super::{
 };
 
 /// One socket with its unread and unsent bytes.
-pub(in super::super) struct Io {
+pub(crate) struct Io {
     transport: Transport,
-    pub(in super::super) ready: Ready,
+    pub(crate) ready: Ready,
     /// Received bytes that aren't read yet; a buffer of the pool, as long as there are any.
-    pub(in super::super) input: Option<InputBuffer>,
-    pub(in super::super) outbox: Outbox,
+    pub(crate) input: Option<InputBuffer>,
+    pub(crate) outbox: Outbox,
     /// Bytes ever received.
     received_total: u64,
 }
@@ -35,18 +36,31 @@ enum Transport {
 
 /// A socket's known readiness.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in super::super) struct Ready {
-    pub(in super::super) readable: bool,
-    pub(in super::super) writable: bool,
+pub(crate) struct Ready {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
     /// The peer has closed its side; the end may still have to be read.
-    pub(in super::super) read_closed: bool,
+    pub(crate) read_closed: bool,
     /// The connection is reset or lost.
-    pub(in super::super) failed: bool,
+    pub(crate) failed: bool,
+}
+
+impl From<&Event> for Ready {
+    fn from(event: &Event) -> Self {
+        Self {
+            // The next read returns the error.
+            readable: event.is_readable() || event.is_error(),
+            writable: event.is_writable(),
+            read_closed: event.is_read_closed(),
+            // A process that closed its unix socket has left, and no read reports that.
+            failed: event.is_error() || event.is_write_closed(),
+        }
+    }
 }
 
 impl Ready {
     /// Adds what an event reported.
-    pub(in super::super) fn add(&mut self, ready: Self) {
+    pub(crate) fn add(&mut self, ready: Self) {
         self.readable |= ready.readable;
         self.writable |= ready.writable;
         self.read_closed |= ready.read_closed;
@@ -56,7 +70,7 @@ impl Ready {
 
 /// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Received {
+pub(crate) enum Received {
     /// This many bytes, at least one.
     Bytes(usize),
     /// Nothing to read now.
@@ -68,7 +82,7 @@ pub(in super::super) enum Received {
 }
 
 impl Io {
-    pub(in super::super) fn new(socket: OwnedFd, ready: Ready) -> Self {
+    pub(crate) fn new(socket: OwnedFd, ready: Ready) -> Self {
         Self {
             transport: Transport::Plain(socket),
             ready,
@@ -78,32 +92,32 @@ impl Io {
         }
     }
 
-    pub(in super::super) fn socket(&self) -> &OwnedFd {
+    pub(crate) fn socket(&self) -> &OwnedFd {
         let Transport::Plain(socket) = &self.transport;
         socket
     }
 
     /// Bytes ever received.
-    pub(in super::super) fn received_total(&self) -> u64 {
+    pub(crate) fn received_total(&self) -> u64 {
         self.received_total
     }
 
     /// Starts the total at the bytes that another process has received.
-    pub(in super::super) fn set_received_total(&mut self, received_total: u64) {
+    pub(crate) fn set_received_total(&mut self, received_total: u64) {
         self.received_total = received_total;
     }
 
     /// Takes bytes out of the total that it shouldn't count.
-    pub(in super::super) fn uncount_received(&mut self, bytes: usize) {
+    pub(crate) fn uncount_received(&mut self, bytes: usize) {
         self.received_total -= bytes as u64;
     }
 
-    pub(in super::super) fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&self) -> bool {
         self.input.as_ref().is_some_and(|input| !input.is_empty())
     }
 
     /// Whether the peer has closed its side, and everything was read.
-    pub(in super::super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ready.read_closed && !self.ready.readable
     }
 
@@ -111,7 +125,7 @@ impl Io {
     ///
     /// # Errors
     /// recv(2)'s: the connection is reset, or lost.
-    pub(in super::super) fn receive(&mut self, pool: &mut BufferPool) -> io::Result<Received> {
+    pub(crate) fn receive(&mut self, pool: &mut BufferPool) -> io::Result<Received> {
         let input = self.input.get_or_insert_with(|| pool.take_input());
         if input.is_full() {
             pool.enlarge(input);
@@ -149,7 +163,7 @@ impl Io {
     ///
     /// # Errors
     /// Those of [`Outbox::flush`].
-    pub(in super::super) fn flush(&mut self) -> io::Result<Flushed> {
+    pub(crate) fn flush(&mut self) -> io::Result<Flushed> {
         if self.outbox.is_empty() {
             return Ok(Flushed::All);
         }
@@ -166,18 +180,18 @@ impl Io {
     ///
     /// # Errors
     /// shutdown(2)'s: the connection is lost.
-    pub(in super::super) fn shutdown_write(&self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         Ok(rustix::net::shutdown(self.socket(), Shutdown::Write)?)
     }
 
     /// Makes the close a reset, whatever is unsent.
-    pub(in super::super) fn reset_at_close(&self) {
+    pub(crate) fn reset_at_close(&self) {
         // The socket closes in any case.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 
     /// Returns empty buffers to the pool.
-    pub(in super::super) fn release(&mut self, pool: &mut BufferPool) {
+    pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         if let Some(input) = self.input.take_if(|input| input.is_empty()) {
             pool.give_input(input);
         }

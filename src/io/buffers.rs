@@ -4,7 +4,7 @@
 
 /// Received bytes that aren't read yet: `start..end` of a fixed block.
 #[derive(Debug)]
-pub(in super::super) struct InputBuffer {
+pub(crate) struct InputBuffer {
     block: Box<[u8]>,
     start: usize,
     end: usize,
@@ -15,22 +15,22 @@ impl InputBuffer {
         Self { block: vec![0; bytes].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    pub(in super::super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Whether there is no room left.
-    pub(in super::super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.end - self.start == self.block.len()
     }
 
     /// The bytes that aren't read yet.
-    pub(in super::super) fn unread(&self) -> &[u8] {
+    pub(crate) fn unread(&self) -> &[u8] {
         &self.block[self.start..self.end]
     }
 
     /// Marks this many bytes as read.
-    pub(in super::super) fn consume(&mut self, len: usize) {
+    pub(crate) fn consume(&mut self, len: usize) {
         self.start += len;
         debug_assert!(self.start <= self.end);
         if self.is_empty() {
@@ -39,12 +39,12 @@ impl InputBuffer {
     }
 
     /// Drops the unread bytes.
-    pub(in super::super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
     }
 
     /// Room for more bytes. Compacts the block when little room is left.
-    pub(in super::super) fn room(&mut self) -> &mut [u8] {
+    pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.start > 0 && self.end > self.block.len() / 2 {
             self.block.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -53,14 +53,14 @@ impl InputBuffer {
     }
 
     /// Marks this many bytes as received.
-    pub(in super::super) fn fill(&mut self, len: usize) {
+    pub(crate) fn fill(&mut self, len: usize) {
         self.end += len;
         debug_assert!(self.end <= self.block.len());
     }
 }
 
 /// A loop's free buffers.
-pub(in super::super) struct BufferPool {
+pub(crate) struct BufferPool {
     input_bytes: usize,
     inputs: Vec<InputBuffer>,
     outputs: Vec<Vec<u8>>,
@@ -77,16 +77,16 @@ const OUTPUT_BYTES: usize = 4 * 1024;
 
 impl BufferPool {
     /// A pool of input buffers with this many bytes.
-    pub(in super::super) fn new(input_bytes: usize) -> Self {
+    pub(crate) fn new(input_bytes: usize) -> Self {
         Self { input_bytes, inputs: Vec::new(), outputs: Vec::new() }
     }
 
-    pub(in super::super) fn take_input(&mut self) -> InputBuffer {
+    pub(crate) fn take_input(&mut self) -> InputBuffer {
         self.inputs.pop().unwrap_or_else(|| InputBuffer::new(self.input_bytes))
     }
 
     /// Hands out input buffers of this size from now on.
-    pub(in super::super) fn set_input_bytes(&mut self, input_bytes: usize) {
+    pub(crate) fn set_input_bytes(&mut self, input_bytes: usize) {
         if input_bytes != self.input_bytes {
             self.input_bytes = input_bytes;
             self.inputs.clear();
@@ -95,7 +95,7 @@ impl BufferPool {
 
     /// Moves the unread bytes into a buffer of the current size, if that is larger: the limit may
     /// have been raised while a head was being received.
-    pub(in super::super) fn enlarge(&mut self, buffer: &mut InputBuffer) {
+    pub(crate) fn enlarge(&mut self, buffer: &mut InputBuffer) {
         if buffer.block.len() < self.input_bytes {
             let mut larger = self.take_input();
             let unread = buffer.unread();
@@ -105,18 +105,18 @@ impl BufferPool {
         }
     }
 
-    pub(in super::super) fn give_input(&mut self, mut buffer: InputBuffer) {
+    pub(crate) fn give_input(&mut self, mut buffer: InputBuffer) {
         buffer.clear();
         if self.inputs.len() < FREE_MAX && buffer.block.len() == self.input_bytes {
             self.inputs.push(buffer);
         }
     }
 
-    pub(in super::super) fn take_output(&mut self) -> Vec<u8> {
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
         self.outputs.pop().unwrap_or_else(|| Vec::with_capacity(OUTPUT_BYTES))
     }
 
-    pub(in super::super) fn give_output(&mut self, mut buffer: Vec<u8>) {
+    pub(crate) fn give_output(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
         if self.outputs.len() < FREE_MAX && buffer.capacity() <= OUTPUT_KEPT_BYTES_MAX {
             self.outputs.push(buffer);

@@ -4,11 +4,12 @@
 //! bytes mean, and when enough of them were read or sent.
 
 mod buffers;
+mod connect;
 mod outbox;
 mod transport;
 mod watch;
 
-pub(super) use buffers::{BufferPool, InputBuffer};
-pub(super) use outbox::{Flushed, Mark, Outbox, TURN_BYTES};
-pub(super) use transport::{Io, Ready, Received};
-pub(super) use watch::{BOTH_WAYS, watch};
+pub(crate) use buffers::{BufferPool, InputBuffer};
+pub(crate) use outbox::{Flushed, Mark, Outbox, TURN_BYTES};
+pub(crate) use transport::{Io, Ready, Received};
+pub(crate) use watch::{BOTH_WAYS, watch};

@@ -8,13 +8,13 @@ use std::{
 use mio::{Interest, Registry, Token, unix::SourceFd};
 
 /// What a connection is watched for.
-pub(in super::super) const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
+pub(crate) const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Makes the loop receive a socket's events.
 ///
 /// # Errors
 /// epoll_ctl(2)'s.
-pub(in super::super) fn watch(
+pub(crate) fn watch(
     registry: &Registry,
     socket: &OwnedFd,
     token: Token,

@@ -18,7 +18,7 @@ use crate::{
 
 /// The unsent part of the answers of one connection, in order.
 #[derive(Default)]
-pub(in super::super) struct Outbox {
+pub(crate) struct Outbox {
     buffer: Vec<u8>,
     sent: usize,
     /// Content behind the buffer; boxed, because few connections have any at a time.
@@ -31,22 +31,22 @@ pub(in super::super) struct Outbox {
 /// A position between two bytes of an outbox. It has passed when the kernel has all bytes before
 /// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(in super::super) struct Mark(u64);
+pub(crate) struct Mark(u64);
 
 impl Mark {
     /// A position that isn't known yet: it never passes.
-    pub(in super::super) const UNKNOWN: Self = Self(u64::MAX);
+    pub(crate) const UNKNOWN: Self = Self(u64::MAX);
 
     /// Before the first byte ever queued.
-    pub(in super::super) const START: Self = Self(0);
+    pub(crate) const START: Self = Self(0);
 
     /// Bytes from an earlier position to this one; 0 if the other isn't earlier.
-    pub(in super::super) fn bytes_since(self, earlier: Self) -> u64 {
+    pub(crate) fn bytes_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
     /// The position this many bytes earlier.
-    pub(in super::super) fn before(self, bytes: u64) -> Self {
+    pub(crate) fn before(self, bytes: u64) -> Self {
         Self(self.0.saturating_sub(bytes))
     }
 }
@@ -60,7 +60,7 @@ struct Segments {
 
 /// How a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Flushed {
+pub(crate) enum Flushed {
     /// The kernel has everything.
     All,
     /// The kernel takes no more until the peer reads.
@@ -70,11 +70,11 @@ pub(in super::super) enum Flushed {
 }
 
 /// Bytes of file content that one connection sends before others get a turn.
-pub(in super::super) const TURN_BYTES: u64 = 1024 * 1024;
+pub(crate) const TURN_BYTES: u64 = 1024 * 1024;
 
 impl Outbox {
     /// The buffer to write to, taken from the pool when needed.
-    pub(in super::super) fn buffer(&mut self, pool: &mut BufferPool) -> OutboxBuffer<'_> {
+    pub(crate) fn buffer(&mut self, pool: &mut BufferPool) -> OutboxBuffer<'_> {
         debug_assert!(self.segments.is_none(), "an answer behind an incomplete one");
         if self.buffer.capacity() == 0 {
             self.buffer = pool.take_output();
@@ -87,7 +87,7 @@ impl Outbox {
     }
 
     /// Queues content from memory.
-    pub(in super::super) fn push_content(&mut self, content: Bytes<'_>) {
+    pub(crate) fn push_content(&mut self, content: Bytes<'_>) {
         let bytes = content.as_slice();
         self.queued_total += bytes.len() as u64;
         if bytes.len() < COPIED_BYTES_MAX {
@@ -99,7 +99,7 @@ impl Outbox {
     }
 
     /// Queues content from files.
-    pub(in super::super) fn push_segments(&mut self, content: Vec<Segment>) {
+    pub(crate) fn push_segments(&mut self, content: Vec<Segment>) {
         let queue: VecDeque<_> = content.into_iter().filter(|part| part.length() > 0).collect();
         self.queued_total += queue.iter().map(Segment::length).sum::<u64>();
         if !queue.is_empty() {
@@ -109,7 +109,7 @@ impl Outbox {
 
     /// Removes the bytes from this position on. They are in the buffer, and the kernel has none of
     /// them.
-    pub(in super::super) fn take_back(&mut self, from: Mark) {
+    pub(crate) fn take_back(&mut self, from: Mark) {
         debug_assert!(self.sent() <= from && self.segments.is_none(), "some of the bytes are sent");
         let count = usize::try_from(self.end().bytes_since(from)).unwrap_or(usize::MAX);
         self.buffer.truncate(self.buffer.len().saturating_sub(count));
@@ -121,41 +121,41 @@ impl Outbox {
     }
 
     /// The position behind everything queued so far.
-    pub(in super::super) fn end(&self) -> Mark {
+    pub(crate) fn end(&self) -> Mark {
         Mark(self.queued_total)
     }
 
     /// The position behind everything that the kernel has.
-    pub(in super::super) fn sent(&self) -> Mark {
+    pub(crate) fn sent(&self) -> Mark {
         Mark(self.sent_total)
     }
 
     /// Bytes that the kernel has ever taken.
-    pub(in super::super) fn sent_total(&self) -> u64 {
+    pub(crate) fn sent_total(&self) -> u64 {
         self.sent_total
     }
 
-    pub(in super::super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queued_total == self.sent_total
     }
 
     /// Whether content of the last answer is still outside the buffer.
-    pub(in super::super) fn has_segments(&self) -> bool {
+    pub(crate) fn has_segments(&self) -> bool {
         self.segments.is_some()
     }
 
     /// Bytes that the kernel hasn't taken yet.
-    pub(in super::super) fn unsent(&self) -> u64 {
+    pub(crate) fn unsent(&self) -> u64 {
         self.queued_total - self.sent_total
     }
 
     /// The unsent bytes in the buffer.
-    pub(in super::super) fn waiting(&self) -> &[u8] {
+    pub(crate) fn waiting(&self) -> &[u8] {
         &self.buffer[self.sent..]
     }
 
     /// How many unsent bytes are in the buffer.
-    pub(in super::super) fn buffered(&self) -> usize {
+    pub(crate) fn buffered(&self) -> usize {
         self.buffer.len() - self.sent
     }
 
@@ -163,7 +163,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The socket's; `UnexpectedEof` when a file is shorter than the announced length.
-    pub(in super::super) fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
+    pub(crate) fn flush(&mut self, socket: impl AsFd) -> io::Result<Flushed> {
         let mut turn_left = TURN_BYTES;
         loop {
             let sent = if self.sent < self.buffer.len() {
@@ -203,7 +203,7 @@ impl Outbox {
     }
 
     /// Returns an empty buffer to the pool.
-    pub(in super::super) fn release(&mut self, pool: &mut BufferPool) {
+    pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         if self.buffer.is_empty() && self.buffer.capacity() > 0 {
             pool.give_output(std::mem::take(&mut self.buffer));
         }
@@ -211,7 +211,7 @@ impl Outbox {
 }
 
 /// The buffer while it is being written to. Dropping this counts the written bytes.
-pub(in super::super) struct OutboxBuffer<'a> {
+pub(crate) struct OutboxBuffer<'a> {
     output: &'a mut Outbox,
     len_before: usize,
 }
