@@ -1,7 +1,7 @@
 //! The bytes of one socket, both ways: received and not read yet, or still to be sent.
 //!
-//! For clients, admin peers, upstreams and their health checks. Knows no protocol: the caller decides
-//! what the bytes mean, and when enough of them were read or sent.
+//! For clients, admin peers, upstreams and their health checks. Knows no protocol: the caller
+//! decides what the bytes mean, and when enough of them were read or sent.
 
 mod buffers;
 mod connect;
