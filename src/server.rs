@@ -28,9 +28,9 @@ use crate::{
     app::App,
     config::{AppConfig, Config},
     control::{
-        Admin, Control, Ended, Facts, Host, Inherited, Input, Listening, LoopReport, LoopThreads,
-        Notices, Operator, Predecessor, PutMode, Reloads, ServiceManager, TakeOver, TaskReceiver,
-        TaskSender, Upgrader, load, tasks, unavailable,
+        Admin, Control, Ended, Facts, Inherited, Input, Listening, LoopReport, LoopThreads,
+        Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads, ServiceManager, TakeOver,
+        TaskReceiver, TaskSender, Upgrader, load, tasks, unavailable,
     },
     event_loop::{self, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
     hosted::{Apps, Origin},
@@ -366,7 +366,7 @@ impl HttpServer {
             logging: self.logging.clone(),
             listening: self.listening.clone(),
             closing: Vec::new(),
-            host: Host {
+            host: OperatorHost {
                 bind: Box::new(move |address, beside| {
                     Ok(event_loop::bind_address(address, loops, beside)?)
                 }),

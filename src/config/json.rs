@@ -1,12 +1,15 @@
 //! One app from JSON, as the admin API receives it.
 //!
-//! The JSON is converted to TOML and read like a file, so there is one reader and one set of
-//! checks. Handles what only JSON has: null, and unlimited depth.
+//! The JSON becomes the tree that the TOML parser makes of a file, so there is one reader and one
+//! set of checks. Handles what only JSON has: null, and unlimited depth.
 
-use std::{collections::HashSet, fmt::Write as _, path::Path};
+use std::{borrow::Cow, collections::HashSet, path::Path, slice};
 
 use serde_json::Value;
-use toml::de::DeValue;
+use toml::{
+    Spanned,
+    de::{DeArray, DeTable, DeValue},
+};
 
 use super::{
     AppConfig, Problem,
@@ -16,7 +19,7 @@ use super::{
     values::Fault,
 };
 
-/// Deeper values are omitted: no key is that deep, and the TOML parser has a limit of its own.
+/// Deeper values are omitted: no key is that deep.
 const DEPTH_MAX: usize = 16;
 
 impl AppConfig {
@@ -27,19 +30,16 @@ impl AppConfig {
     /// # Errors
     /// All problems of the host and the table, never empty. Their lines and columns are 0.
     pub fn from_json(host: &str, table: &Value, base: &Path) -> Result<Self, Vec<Problem>> {
-        let mut toml = TomlText::default();
-        toml.push(table, host, "", 0);
-        let (tree, errors) = DeValue::parse_recoverable(&toml.text);
-        let errors = errors.iter().map(|error| {
-            Finding::new(error.span().unwrap_or_default(), error.message().to_owned())
-        });
-        let mut findings: Vec<Finding> = errors.collect();
-        let mut apps = Apps::default();
+        let mut numbers = Vec::new();
+        push_numbers(table, 0, &mut numbers);
+        let mut builder = TreeBuilder { numbers: numbers.iter(), next: 0, nulls: Vec::new() };
+        let tree = builder.value(table, host, "", 0);
+        let (mut findings, mut apps) = (Vec::new(), Apps::default());
         Table::read_json(host, &tree, &mut findings, |table| apps::app(table, base, &mut apps));
         // The placeholder for a null may have got an error about its type.
-        let nulls: HashSet<Span> = toml.nulls.iter().map(|null| null.span.clone()).collect();
+        let nulls: HashSet<Span> = builder.nulls.iter().map(|null| null.span.clone()).collect();
         findings.retain(|finding| !nulls.contains(&finding.span));
-        findings.append(&mut toml.nulls);
+        findings.append(&mut builder.nulls);
         findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
         let problem = |Finding { message, help, .. }| Problem { line: 0, column: 0, message, help };
         match apps.list.pop() {
@@ -49,70 +49,77 @@ impl AppConfig {
     }
 }
 
-/// A TOML value under construction.
-#[derive(Default)]
-struct TomlText {
-    text: String,
+/// The numbers of a value as text, in the order in which [`TreeBuilder`] meets them: a tree holds
+/// its numbers as the parser found them.
+fn push_numbers(value: &Value, depth: usize, numbers: &mut Vec<String>) {
+    match value {
+        Value::Number(number) => numbers.push(number.to_string()),
+        Value::Array(items) if depth < DEPTH_MAX => {
+            items.iter().for_each(|item| push_numbers(item, depth + 1, numbers));
+        }
+        Value::Object(entries) if depth < DEPTH_MAX => {
+            entries.values().for_each(|value| push_numbers(value, depth + 1, numbers));
+        }
+        _ => {}
+    }
+}
+
+/// Builds the tree. A span counts keys and values: it only tells them apart, and which comes first.
+struct TreeBuilder<'t> {
+    numbers: slice::Iter<'t, String>,
+    next: usize,
     nulls: Vec<Finding>,
 }
 
-impl TomlText {
-    /// Writes a value that messages call `name`. The paths of its keys begin with `path`.
-    fn push(&mut self, value: &Value, name: &str, path: &str, depth: usize) {
-        match value {
-            Value::Null => self.push_null(name),
-            Value::Bool(flag) => self.push_plain(flag),
-            Value::Number(number) => self.push_plain(number),
-            Value::String(text) => self.push_string(text),
+impl<'t> TreeBuilder<'t> {
+    /// A value that messages call `name`. The paths of its keys begin with `path`.
+    fn value(
+        &mut self,
+        value: &'t Value,
+        name: &str,
+        path: &str,
+        depth: usize,
+    ) -> Spanned<DeValue<'t>> {
+        let start = self.position();
+        let is_shown = depth < DEPTH_MAX;
+        let value = match value {
+            Value::Null => {
+                // TOML has no null. With a placeholder other errors are still found.
+                let fault = Fault::new("is null").help("leave it out, or give it a value");
+                self.nulls.push(fault.into_finding(name, start..self.next));
+                DeValue::Boolean(false)
+            }
+            Value::Bool(flag) => DeValue::Boolean(*flag),
+            Value::Number(_) => {
+                let text = self.numbers.next().expect("every number was pushed");
+                DeValue::parse(text).expect("JSON's numbers are TOML's").into_inner()
+            }
+            Value::String(text) => DeValue::String(Cow::Borrowed(text)),
             Value::Array(items) => {
-                self.text.push('[');
-                for (index, item) in items.iter().enumerate().filter(|_| depth < DEPTH_MAX) {
+                let mut array = DeArray::new();
+                for (index, item) in items.iter().enumerate().filter(|_| is_shown) {
                     let path = format!("{path}[{index}]");
-                    self.push(item, &path, &path, depth + 1);
-                    self.text.push(',');
+                    array.push(self.value(item, &path, &path, depth + 1));
                 }
-                self.text.push(']');
+                DeValue::Array(array)
             }
             Value::Object(entries) => {
-                self.text.push('{');
-                for (index, (key, value)) in
-                    entries.iter().enumerate().filter(|_| depth < DEPTH_MAX)
-                {
-                    if index > 0 {
-                        self.text.push(',');
-                    }
+                let mut table = DeTable::new();
+                for (key, value) in entries.iter().filter(|_| is_shown) {
                     let path = dotted_path(path, key);
-                    self.push_string(key);
-                    self.text.push('=');
-                    self.push(value, &path, &path, depth + 1);
+                    let at = self.position();
+                    let spanned = Spanned::new(at..self.next, Cow::Borrowed(&**key));
+                    table.insert(spanned, self.value(value, &path, &path, depth + 1));
                 }
-                self.text.push('}');
+                DeValue::Table(table)
             }
-        }
+        };
+        Spanned::new(start..self.next, value)
     }
 
-    /// TOML has no null. A placeholder is written, so that other errors are still found.
-    fn push_null(&mut self, name: &str) {
-        let start = self.text.len();
-        self.text.push_str("false");
-        let fault = Fault::new("is null").help("leave it out, or give it a value");
-        self.nulls.push(fault.into_finding(name, start..self.text.len()));
-    }
-
-    fn push_plain(&mut self, value: impl std::fmt::Display) {
-        let _ = write!(self.text, "{value}");
-    }
-
-    fn push_string(&mut self, text: &str) {
-        self.text.push('"');
-        for c in text.chars() {
-            match c {
-                '"' | '\\' => self.text.extend(['\\', c]),
-                c if c.is_control() => self.push_plain(format_args!("\\u{:04X}", u32::from(c))),
-                c => self.text.push(c),
-            }
-        }
-        self.text.push('"');
+    fn position(&mut self) -> usize {
+        self.next += 1;
+        self.next - 1
     }
 }
 

@@ -13,10 +13,10 @@ use super::{
     change_error::ChangeError,
     changes::{Begun, LifeChanges, LivesChanged, PutMode},
     drain_view::{DrainName, DrainTicket, DrainView},
+    history::Measured,
     kept_sockets::KeptSockets,
     listening::Sockets,
     stuck_loop::StuckLoop,
-    tally::Measured,
     totals::Totals,
     watchers::DrainWatch,
 };

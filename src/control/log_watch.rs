@@ -24,12 +24,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is known of the logs.
 pub(super) struct LogWatch {
     pub(super) logging: Option<Logging>,
-    watched: HashMap<&'static str, Watched>,
+    watched: HashMap<&'static str, WatchedLog>,
     due: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Watched {
+struct WatchedLog {
     /// Lost lines that operators were told of.
     told: u64,
     /// What the last look saw.
@@ -39,7 +39,7 @@ struct Watched {
 
 /// What a look found.
 #[derive(Debug, PartialEq, Eq)]
-enum Change {
+enum LogChange {
     /// The log loses lines, so many so far.
     Begun(u64),
     /// It has lost so many, within this time.
@@ -64,14 +64,14 @@ impl LogWatch {
     }
 }
 
-impl Watched {
-    fn look(&mut self, losses: &Losses, now: Instant) -> Option<Change> {
+impl WatchedLog {
+    fn look(&mut self, losses: &Losses, now: Instant) -> Option<LogChange> {
         if losses.lost < self.lost {
             // Another log has its place: what this one lost is all that it is going to lose.
             let lines = self.lost - self.told;
             let since = self.losing_since.take();
             *self = Self::default();
-            return since.map(|since| Change::Over(lines, now.duration_since(since)));
+            return since.map(|since| LogChange::Over(lines, now.duration_since(since)));
         }
         self.lost = losses.lost;
         let is_losing = losses.lost > losses.reported;
@@ -79,14 +79,14 @@ impl Watched {
         match self.losing_since {
             None if is_losing => {
                 self.losing_since = Some(now);
-                Some(Change::Begun(lines))
+                Some(LogChange::Begun(lines))
             }
             Some(_) if is_losing => None,
             None if lines == 0 => None,
             since => {
                 (self.losing_since, self.told) = (None, losses.lost);
                 let time = since.map(|since| now.duration_since(since)).unwrap_or_default();
-                Some(Change::Over(lines, time))
+                Some(LogChange::Over(lines, time))
             }
         }
     }
@@ -94,14 +94,14 @@ impl Watched {
 
 /// Says it to operators; in the log of events only of the other one: its own losses stand there
 /// already, and a line about lines that can't be written would be one more.
-fn say(notices: &Notices, log: &'static str, losses: &Losses, change: &Change) {
+fn say(notices: &Notices, log: &'static str, losses: &Losses, change: &LogChange) {
     let (output, error) = (&*losses.output, losses.failure.as_deref());
     match *change {
-        Change::Begun(lines) if log == "events" => {
+        LogChange::Begun(lines) if log == "events" => {
             let fields = || fields(log, output, lines, ("error", json!(error)));
             notices.publish(Level::Error, "log_losing_lines", fields);
         }
-        Change::Begun(lines) => notice!(
+        LogChange::Begun(lines) => notice!(
             notices,
             Error,
             "log_losing_lines",
@@ -110,11 +110,11 @@ fn say(notices: &Notices, log: &'static str, losses: &Losses, change: &Change) {
             lines = lines,
             error = error,
         ),
-        Change::Over(lines, time) if log == "events" => {
+        LogChange::Over(lines, time) if log == "events" => {
             let fields = || fields(log, output, lines, ("for_ms", json!(milliseconds(time))));
             notices.publish(Level::Warn, "log_lines_lost", fields);
         }
-        Change::Over(lines, time) => notice!(
+        LogChange::Over(lines, time) => notice!(
             notices,
             Warn,
             "log_lines_lost",
@@ -140,23 +140,26 @@ mod tests {
 
     #[test]
     fn a_loss_is_told_when_it_begins_and_when_it_is_over() {
-        let (mut log, start) = (Watched::default(), Instant::now());
+        let (mut log, start) = (WatchedLog::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(log.look(&losses(0, 0), at(0)), None);
-        assert_eq!(log.look(&losses(3, 0), at(1)), Some(Change::Begun(3)));
+        assert_eq!(log.look(&losses(3, 0), at(1)), Some(LogChange::Begun(3)));
         assert_eq!(log.look(&losses(9, 0), at(2)), None);
-        assert_eq!(log.look(&losses(9, 9), at(4)), Some(Change::Over(9, Duration::from_secs(3))));
+        assert_eq!(
+            log.look(&losses(9, 9), at(4)),
+            Some(LogChange::Over(9, Duration::from_secs(3)))
+        );
         assert_eq!(log.look(&losses(9, 9), at(5)), None);
         // Begun and over between two looks.
-        assert_eq!(log.look(&losses(11, 11), at(6)), Some(Change::Over(2, Duration::ZERO)));
+        assert_eq!(log.look(&losses(11, 11), at(6)), Some(LogChange::Over(2, Duration::ZERO)));
     }
 
     #[test]
     fn a_log_that_is_replaced_while_it_loses_lines_loses_no_more() {
-        let (mut log, now) = (Watched::default(), Instant::now());
-        assert_eq!(log.look(&losses(3, 0), now), Some(Change::Begun(3)));
+        let (mut log, now) = (WatchedLog::default(), Instant::now());
+        assert_eq!(log.look(&losses(3, 0), now), Some(LogChange::Begun(3)));
         assert_eq!(log.look(&losses(5, 0), now), None);
-        assert_eq!(log.look(&losses(0, 0), now), Some(Change::Over(5, Duration::ZERO)));
-        assert_eq!(log.look(&losses(1, 0), now), Some(Change::Begun(1)));
+        assert_eq!(log.look(&losses(0, 0), now), Some(LogChange::Over(5, Duration::ZERO)));
+        assert_eq!(log.look(&losses(1, 0), now), Some(LogChange::Begun(1)));
     }
 }

@@ -34,7 +34,7 @@ macro_rules! notice {
             $notices.keep(::log::Level::$level, $name, fields);
         } else {
             $crate::logging::event_to!(
-                $crate::logging::TOLD_TARGET, $level, $name $(, $key = $value)*
+                $crate::logging::NOTICE_TARGET, $level, $name $(, $key = $value)*
             );
             $notices.publish(::log::Level::$level, $name, || {
                 ::serde_json::json!({ $(stringify!($key): $value),* })

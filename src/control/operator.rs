@@ -40,7 +40,7 @@ use crate::{
 pub(crate) type RenewedAdmin = (Arc<OwnedFd>, (u64, u64));
 
 /// What the operator cannot do by itself: it knows no sockets.
-pub(crate) struct Host {
+pub(crate) struct OperatorHost {
     /// Binds an address for every loop, also beside other sockets of ours on its port.
     pub(crate) bind: Box<dyn Fn(SocketAddr, bool) -> io::Result<Sockets> + Send>,
     /// Finds out whether an address can be bound, and lets it go.
@@ -67,7 +67,7 @@ pub(crate) struct Operator {
     pub(crate) listening: Vec<Listening>,
     /// Addresses that the loops were told to close, and when.
     pub(crate) closing: Vec<(SocketAddr, Instant)>,
-    pub(crate) host: Host,
+    pub(crate) host: OperatorHost,
     pub(crate) upgrader: Upgrader,
     /// Where others see what it is at.
     pub(crate) desk: Arc<Desk>,

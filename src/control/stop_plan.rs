@@ -17,7 +17,7 @@ use crate::message::ControlEvent;
 /// The stop of a server.
 #[derive(Debug)]
 pub(super) struct StopPlan {
-    phase: Phase,
+    phase: StopPhase,
     gate: GatePlan,
     deadline: Instant,
     drain_timeout: Duration,
@@ -46,7 +46,7 @@ pub(super) enum StopStep {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum StopPhase {
     Delay { until: Instant },
     Gating,
     Draining,
@@ -63,7 +63,7 @@ impl StopPlan {
         drain_timeout: Duration,
     ) -> Self {
         Self {
-            phase: Phase::Delay { until: now + shutdown_delay },
+            phase: StopPhase::Delay { until: now + shutdown_delay },
             gate: GatePlan::begin(loops),
             deadline: now + shutdown_delay + drain_timeout,
             drain_timeout,
@@ -80,9 +80,9 @@ impl StopPlan {
     /// cut already.
     pub(super) fn set_drain_timeout(&mut self, drain_timeout: Duration, now: Instant) -> bool {
         let from = match self.phase {
-            Phase::Delay { until } => until,
-            Phase::Gating | Phase::Draining => now,
-            Phase::Cutting { .. } | Phase::Over => return false,
+            StopPhase::Delay { until } => until,
+            StopPhase::Gating | StopPhase::Draining => now,
+            StopPhase::Cutting { .. } | StopPhase::Over => return false,
         };
         (self.drain_timeout, self.deadline) = (drain_timeout, from + drain_timeout);
         true
@@ -91,10 +91,10 @@ impl StopPlan {
     /// When [`StopPlan::on_time`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Delay { until } | Phase::Cutting { until } => Some(until),
-            Phase::Gating => self.gate.look().into_iter().chain([self.deadline]).min(),
-            Phase::Draining => Some(self.deadline),
-            Phase::Over => None,
+            StopPhase::Delay { until } | StopPhase::Cutting { until } => Some(until),
+            StopPhase::Gating => self.gate.look().into_iter().chain([self.deadline]).min(),
+            StopPhase::Draining => Some(self.deadline),
+            StopPhase::Over => None,
         }
     }
 
@@ -104,24 +104,24 @@ impl StopPlan {
             return None;
         }
         match self.phase {
-            Phase::Delay { .. } => {
+            StopPhase::Delay { .. } => {
                 self.deadline = now + self.drain_timeout;
-                self.phase = Phase::Gating;
+                self.phase = StopPhase::Gating;
                 Some(StopStep::Gate)
             }
-            Phase::Gating if now < self.deadline => Some(StopStep::LookForHandshakes),
-            Phase::Gating | Phase::Draining => self.cut(now),
-            Phase::Cutting { .. } => Some(self.over()),
-            Phase::Over => None,
+            StopPhase::Gating if now < self.deadline => Some(StopStep::LookForHandshakes),
+            StopPhase::Gating | StopPhase::Draining => self.cut(now),
+            StopPhase::Cutting { .. } => Some(self.over()),
+            StopPhase::Over => None,
         }
     }
 
     /// Whether handshakes are under way.
     pub(super) fn on_handshakes(&mut self, pending: bool, now: Instant) -> Option<StopStep> {
-        if self.phase != Phase::Gating || !self.gate.on_handshakes(pending, now) {
+        if self.phase != StopPhase::Gating || !self.gate.on_handshakes(pending, now) {
             return None;
         }
-        self.phase = Phase::Draining;
+        self.phase = StopPhase::Draining;
         Some(StopStep::Finish)
     }
 
@@ -132,7 +132,7 @@ impl StopPlan {
         event: &ControlEvent,
         now: Instant,
     ) -> Option<StopStep> {
-        if self.phase == Phase::Over {
+        if self.phase == StopPhase::Over {
             return None;
         }
         let ended = &mut self.ended[index];
@@ -156,15 +156,15 @@ impl StopPlan {
 
     /// Somebody has no more patience: a second signal, or the deadline.
     pub(super) fn cut(&mut self, now: Instant) -> Option<StopStep> {
-        if matches!(self.phase, Phase::Cutting { .. } | Phase::Over) {
+        if matches!(self.phase, StopPhase::Cutting { .. } | StopPhase::Over) {
             return None;
         }
-        self.phase = Phase::Cutting { until: now + CUT_GRACE };
+        self.phase = StopPhase::Cutting { until: now + CUT_GRACE };
         Some(StopStep::CutAll)
     }
 
     fn over(&mut self) -> StopStep {
-        self.phase = Phase::Over;
+        self.phase = StopPhase::Over;
         StopStep::Over {
             cut: self.ended.iter().flatten().sum(),
             stuck: (0..self.ended.len()).filter(|&index| self.ended[index].is_none()).collect(),

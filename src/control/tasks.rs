@@ -56,8 +56,8 @@ pub(crate) enum Task {
 /// Tells the outcome of a task to the client that waits for it, if there is one; once.
 pub(crate) struct Tell<T, E>(Option<Asker<T, E>>);
 
-type Asker<T, E> = Arc<Mutex<Option<Answer<T, E>>>>;
-type Answer<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
+type Asker<T, E> = Arc<Mutex<Option<TellOnce<T, E>>>>;
+type TellOnce<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
 
 /// Says to the client of a task why there is no outcome; none if it has no client.
 type Refuse = Option<Box<dyn FnOnce(ChangeError) + Send>>;

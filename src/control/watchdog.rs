@@ -31,7 +31,7 @@ const LATE: Duration = Duration::from_millis(500);
 
 /// What a look at the loops found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
+enum LoopChange {
     Stuck(usize, Turn),
     Recovered(usize, Turn),
 }
@@ -39,14 +39,14 @@ enum Change {
 /// What is known of the loops. Times are nanoseconds of their epoch.
 #[derive(Debug, Default)]
 pub(super) struct LoopWatch {
-    loops: Vec<Watched>,
+    loops: Vec<WatchedLoop>,
     due_ns: u64,
     /// When a look was late last.
     late_ns: u64,
 }
 
 #[derive(Debug, Default)]
-struct Watched {
+struct WatchedLoop {
     /// The turn that the last look saw.
     turn: Option<Turn>,
     is_stuck: bool,
@@ -57,12 +57,12 @@ struct Watched {
 
 impl LoopWatch {
     pub(super) fn begin(loops: usize) -> Self {
-        Self { loops: (0..loops).map(|_| Watched::default()).collect(), ..Self::default() }
+        Self { loops: (0..loops).map(|_| WatchedLoop::default()).collect(), ..Self::default() }
     }
 
     /// A loop whose thread has ended within a turn is not stuck.
     pub(super) fn on_died(&mut self, index: usize) {
-        self.loops[index] = Watched { is_dead: true, ..Watched::default() };
+        self.loops[index] = WatchedLoop { is_dead: true, ..WatchedLoop::default() };
     }
 
     pub(super) fn is_dead(&self, index: usize) -> bool {
@@ -75,7 +75,7 @@ impl LoopWatch {
     }
 
     /// Compares the turns that the loops are at work on now with those of the last look.
-    fn look(&mut self, now_ns: u64, turns: &[Option<Turn>]) -> Vec<Change> {
+    fn look(&mut self, now_ns: u64, turns: &[Option<Turn>]) -> Vec<LoopChange> {
         let mut changes = Vec::new();
         if self.due_ns > 0 && now_ns >= self.due_ns + nanoseconds(LATE) {
             self.late_ns = now_ns;
@@ -86,14 +86,14 @@ impl LoopWatch {
             let before = watched.turn.take().filter(|_| !watched.is_dead);
             if let Some(before) = before.filter(|before| watched.is_stuck && !is_same(*before)) {
                 (watched.is_stuck, watched.host) = (false, None);
-                changes.push(Change::Recovered(index, before));
+                changes.push(LoopChange::Recovered(index, before));
             }
             watched.turn = turn;
             let Some(turn) = turn.filter(|_| !watched.is_dead) else { continue };
             let stuck_at = turn.since_ns.max(self.late_ns) + nanoseconds(STUCK_AFTER);
             if before.is_some_and(is_same) && stuck_at <= now_ns && !watched.is_stuck {
                 watched.is_stuck = true;
-                changes.push(Change::Stuck(index, turn));
+                changes.push(LoopChange::Stuck(index, turn));
             }
             let next = stuck_at.max(now_ns + nanoseconds(LOOK_AGAIN));
             self.due_ns = self.due_ns.min(next);
@@ -115,7 +115,7 @@ impl LoopWatch {
         let turns: Vec<_> = (0..cx.loops.count()).map(|index| cx.loops.turn(index)).collect();
         for change in self.look(now_ns, &turns) {
             match change {
-                Change::Stuck(index, turn) => {
+                LoopChange::Stuck(index, turn) => {
                     self.loops[index].host = host_of(lives, turn);
                     let stuck = self.stuck_loop(lives, index, turn, now_ns);
                     notice!(
@@ -128,7 +128,7 @@ impl LoopWatch {
                         for_ms = milliseconds(stuck.time),
                     );
                 }
-                Change::Recovered(index, turn) => {
+                LoopChange::Recovered(index, turn) => {
                     let time = Duration::from_nanos(now_ns.saturating_sub(turn.since_ns));
                     let for_ms = milliseconds(time);
                     let notices = &cx.notices;
@@ -196,10 +196,10 @@ mod tests {
         let began = 300 * MS;
         assert_eq!(watch.look(SECOND, &[None, turn(began)]), []);
         assert_eq!(watch.due_ns, began + SECOND, "the look is in time");
-        let stuck = Change::Stuck(1, turn(began).expect("a turn"));
+        let stuck = LoopChange::Stuck(1, turn(began).expect("a turn"));
         assert_eq!(watch.look(watch.due_ns, &[None, turn(began)]), [stuck]);
         assert_eq!(watch.look(watch.due_ns, &[turn(SECOND), turn(began)]), []);
-        let recovered = Change::Recovered(1, turn(began).expect("a turn"));
+        let recovered = LoopChange::Recovered(1, turn(began).expect("a turn"));
         assert_eq!(watch.look(watch.due_ns, &[None, turn(9 * SECOND)]), [recovered]);
         assert_eq!(watch.look(watch.due_ns, &[None, None]), []);
     }
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(watch.look(60 * SECOND, &[turn(SECOND)]), [], "nobody saw it work till now");
         let again = 60 * SECOND + 250 * MS;
         assert_eq!(watch.look(again, &[turn(SECOND)]), [], "it has hardly had time to go on");
-        let stuck = Change::Stuck(0, turn(SECOND).expect("a turn"));
+        let stuck = LoopChange::Stuck(0, turn(SECOND).expect("a turn"));
         assert_eq!(watch.look(watch.due_ns, &[turn(SECOND)]), [stuck], "it has had a second");
         assert_eq!(watch.due_ns, 61 * SECOND + 250 * MS);
     }

@@ -65,7 +65,7 @@ pub struct AccessRecord {
 
 /// How an exchange went.
 #[derive(Clone, Copy, Debug)]
-pub struct Outcome {
+pub struct AccessOutcome {
     /// The status of the answer; 0 if there was none.
     pub status: u16,
     /// Bytes of content that were sent.
@@ -193,7 +193,7 @@ impl AccessWriter {
     }
 
     /// Writes the line of an exchange that ended at `now`.
-    pub fn finish(&mut self, mut record: AccessRecord, outcome: &Outcome, now: SystemTime) {
+    pub fn finish(&mut self, mut record: AccessRecord, outcome: &AccessOutcome, now: SystemTime) {
         self.stamp.set(now);
         match self.format {
             LineFormat::Combined => {
@@ -367,7 +367,12 @@ fn or_dash(part: &[u8]) -> &[u8] {
     if part.is_empty() { b"-" } else { part }
 }
 
-fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
+fn push_combined_line(
+    out: &mut Vec<u8>,
+    stamp: &Stamp,
+    record: &AccessRecord,
+    outcome: &AccessOutcome,
+) {
     let (before_time, rest) = record.text.split_at(record.time_at);
     let (before_status, rest) = rest.split_at(record.outcome_at - record.time_at);
     let (rest, upstream) = rest.split_at(record.upstream_at - record.outcome_at);
@@ -390,7 +395,12 @@ fn push_combined_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, o
     out.push(b'\n');
 }
 
-fn push_json_line(out: &mut Vec<u8>, stamp: &Stamp, record: &AccessRecord, outcome: &Outcome) {
+fn push_json_line(
+    out: &mut Vec<u8>,
+    stamp: &Stamp,
+    record: &AccessRecord,
+    outcome: &AccessOutcome,
+) {
     let (text, upstream) = record.text.split_at(record.upstream_at);
     let (before_time, before_status) = text.split_at(record.time_at);
     out.extend_from_slice(before_time);
@@ -449,7 +459,7 @@ mod tests {
         logging::writer::flush_all,
     };
 
-    const OUTCOME: Outcome = Outcome {
+    const OUTCOME: AccessOutcome = AccessOutcome {
         status: 200,
         bytes: 1234,
         duration: Duration::from_micros(1500),
@@ -558,7 +568,7 @@ mod tests {
     fn a_request_without_a_valid_head() {
         let write = |writer: &mut AccessWriter| {
             let record = writer.begin("192.0.2.7".parse().unwrap(), None, None);
-            let outcome = Outcome { status: 0, bytes: 0, end: End::Aborted, ..OUTCOME };
+            let outcome = AccessOutcome { status: 0, bytes: 0, end: End::Aborted, ..OUTCOME };
             writer.finish(record, &outcome, now());
         };
         let combined = lines(AccessFormat::Combined, write);

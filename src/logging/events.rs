@@ -63,7 +63,7 @@ pub(crate) use event_to;
 pub(crate) fn log_kept(level: Level, name: &'static str, fields: &serde_json::Value) {
     let fields = KeptFields(fields);
     let mut record = Record::builder();
-    record.target(TOLD_TARGET).level(level).key_values(&fields);
+    record.target(NOTICE_TARGET).level(level).key_values(&fields);
     if level <= log::max_level() {
         log::logger().log(&record.args(format_args!("{name}")).build());
     }
@@ -96,7 +96,7 @@ impl kv::Source for KeptFields<'_> {
 pub(crate) const EVENT_TARGET: &str = "tidegate::event";
 
 /// The target of events that operators have already received: they bypass the [`Tap`].
-pub(crate) const TOLD_TARGET: &str = "tidegate::told";
+pub(crate) const NOTICE_TARGET: &str = "tidegate::notice";
 
 /// A receiver of events besides the log: level, name and fields. It must not log.
 pub(crate) type Tap =
@@ -106,7 +106,7 @@ pub(crate) type Tap =
 pub(super) const TAP_LEVEL: LevelFilter = LevelFilter::Info;
 
 fn is_event(target: &str) -> bool {
-    target == EVENT_TARGET || target == TOLD_TARGET
+    target == EVENT_TARGET || target == NOTICE_TARGET
 }
 
 /// The most bytes of events that wait for the disk.

@@ -32,9 +32,9 @@ use std::{
     time::Duration,
 };
 
-pub use access::{AccessLog, AccessRecord, AccessWriter, End, Outcome};
+pub use access::{AccessLog, AccessOutcome, AccessRecord, AccessWriter, End};
 pub(crate) use escape::is_deceptive;
-pub(crate) use events::{EVENT_TARGET, TOLD_TARGET, Tap, event, event_to, log_kept};
+pub(crate) use events::{EVENT_TARGET, NOTICE_TARGET, Tap, event, event_to, log_kept};
 pub use log_error::LogError;
 pub use request_id::RequestId;
 pub(crate) use request_id::RequestIds;
@@ -283,7 +283,7 @@ mod tests {
     fn finish_with(writer: &mut AccessWriter) {
         let record = writer.begin("192.0.2.7".parse().unwrap(), None, None);
         let outcome =
-            Outcome { status: 400, bytes: 9, duration: Duration::ZERO, end: End::Complete };
+            AccessOutcome { status: 400, bytes: 9, duration: Duration::ZERO, end: End::Complete };
         writer.finish(record, &outcome, std::time::UNIX_EPOCH);
         writer.flush();
     }

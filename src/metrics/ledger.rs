@@ -19,7 +19,7 @@ const LEFT_UPSTREAMS_MAX: usize = 100;
 /// The totals of all hosts. `begin` and `retire` add and remove their lives.
 #[derive(Debug, Default)]
 pub(crate) struct HostLedger {
-    hosts: BTreeMap<Arc<str>, Host>,
+    hosts: BTreeMap<Arc<str>, HostCounts>,
     /// Hosts without a life, in the order of their removal.
     left: BTreeMap<u64, Arc<str>>,
     /// How many hosts have been removed, counting repetitions.
@@ -29,7 +29,7 @@ pub(crate) struct HostLedger {
 }
 
 #[derive(Debug, Default)]
-struct Host {
+struct HostCounts {
     lives: usize,
     /// The key in `left`, if the host has no life.
     left_at: Option<u64>,
@@ -176,7 +176,7 @@ impl HostLedger {
         &self,
         lives: impl IntoIterator<Item = LifeReading<'a>>,
     ) -> Vec<HostReading> {
-        let reading = |(host, entry): (&Arc<str>, &Host)| HostReading {
+        let reading = |(host, entry): (&Arc<str>, &HostCounts)| HostReading {
             host: Arc::clone(host),
             active_connections: None,
             totals: entry.totals.clone(),
@@ -217,10 +217,10 @@ impl HostLedger {
         }
     }
 
-    fn host(&mut self, host: &str) -> &mut Host {
+    fn host(&mut self, host: &str) -> &mut HostCounts {
         // Looked up first, so that a name is allocated only once.
         if !self.hosts.contains_key(host) {
-            self.hosts.insert(Arc::from(host), Host::default());
+            self.hosts.insert(Arc::from(host), HostCounts::default());
         }
         self.hosts.get_mut(host).expect("it was put there")
     }

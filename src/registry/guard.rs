@@ -7,12 +7,12 @@ use crate::sync::Arc;
 
 /// A life and the word of it that one loop writes.
 #[derive(Debug)]
-pub struct Seat<A> {
+pub struct LoopEntry<A> {
     entry: Arc<AppEntry<A>>,
     loop_index: usize,
 }
 
-impl<A> Seat<A> {
+impl<A> LoopEntry<A> {
     pub(super) fn new(entry: Arc<AppEntry<A>>, loop_index: usize) -> Self {
         Self { entry, loop_index }
     }
@@ -35,13 +35,13 @@ impl<A> Seat<A> {
 /// no way to release it but dropping it (I3).
 #[must_use = "dropping the guard says that the exchange is over"]
 pub struct InFlightGuard<A> {
-    seat: Rc<Seat<A>>,
+    loop_entry: Rc<LoopEntry<A>>,
 }
 
 impl<A> InFlightGuard<A> {
-    pub(super) fn enter(seat: &Rc<Seat<A>>) -> Result<Self, Draining> {
-        seat.entry().drain().enter(seat.loop_index())?;
-        Ok(Self { seat: Rc::clone(seat) })
+    pub(super) fn enter(loop_entry: &Rc<LoopEntry<A>>) -> Result<Self, Draining> {
+        loop_entry.entry().drain().enter(loop_entry.loop_index())?;
+        Ok(Self { loop_entry: Rc::clone(loop_entry) })
     }
 
     /// Admits a further exchange of the connection that this guard counts already: the connection
@@ -50,12 +50,12 @@ impl<A> InFlightGuard<A> {
     /// # Errors
     /// [`Draining`] when a drain has begun since (I1).
     pub fn enter_again(&self) -> Result<(), Draining> {
-        self.entry().drain().enter_again(self.seat.loop_index())
+        self.entry().drain().enter_again(self.loop_entry.loop_index())
     }
 
     /// The life that is held.
     pub fn entry(&self) -> &AppEntry<A> {
-        self.seat.entry()
+        self.loop_entry.entry()
     }
 
     /// The life's name.
@@ -64,8 +64,8 @@ impl<A> InFlightGuard<A> {
     }
 
     /// The life, for longer than the guard: it keeps the app's memory, but counts nothing.
-    pub fn seat(&self) -> Rc<Seat<A>> {
-        Rc::clone(&self.seat)
+    pub fn loop_entry(&self) -> Rc<LoopEntry<A>> {
+        Rc::clone(&self.loop_entry)
     }
 
     /// Ends the exchange because a deadline passed: counted as cut, then released.
@@ -76,7 +76,7 @@ impl<A> InFlightGuard<A> {
 
 impl<A> Drop for InFlightGuard<A> {
     fn drop(&mut self) {
-        self.entry().drain().leave(self.seat.loop_index());
+        self.entry().drain().leave(self.loop_entry.loop_index());
     }
 }
 

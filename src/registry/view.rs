@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use super::{AppEntry, AppRegistry, InFlightGuard, Seat};
+use super::{AppEntry, AppRegistry, InFlightGuard, LoopEntry};
 use crate::sync::Arc;
 
 /// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory:
@@ -20,13 +20,13 @@ pub struct RegistryView<A> {
     loop_index: usize,
     generation: u64,
     /// By the host as it was sent, in any case.
-    seats: HashMap<Rc<[u8]>, Rc<Seat<A>>>,
-    /// The seat of the last host: most requests follow one for the same host.
+    loop_entries: HashMap<Rc<[u8]>, Rc<LoopEntry<A>>>,
+    /// The loop_entry of the last host: most requests follow one for the same host.
     last: Option<Known<A>>,
 }
 
 /// A host as it was sent, and who answers it.
-type Known<A> = (Rc<[u8]>, Rc<Seat<A>>);
+type Known<A> = (Rc<[u8]>, Rc<LoopEntry<A>>);
 
 /// Why a request is not admitted.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl<A> RegistryView<A> {
     pub fn new(registry: Arc<AppRegistry<A>>, loop_index: usize) -> Self {
         assert!(loop_index < registry.loops(), "there is no loop {loop_index}");
         let generation = registry.generation();
-        Self { registry, loop_index, generation, seats: HashMap::new(), last: None }
+        Self { registry, loop_index, generation, loop_entries: HashMap::new(), last: None }
     }
 
     /// Admits an exchange for a host, as the request names it in any case: route and count in one
@@ -68,8 +68,8 @@ impl<A> RegistryView<A> {
     ) -> Result<InFlightGuard<A>, Refusal<A>> {
         self.refresh();
         loop {
-            let seat = self.seat(host).ok_or(Refusal::UnknownHost)?;
-            match before.as_ref().filter(|guard| guard.id() == seat.entry().id()) {
+            let loop_entry = self.loop_entry(host).ok_or(Refusal::UnknownHost)?;
+            match before.as_ref().filter(|guard| guard.id() == loop_entry.entry().id()) {
                 Some(guard) if guard.enter_again().is_ok() => {
                     if let Some(guard) = before.take() {
                         return Ok(guard);
@@ -77,14 +77,14 @@ impl<A> RegistryView<A> {
                 }
                 Some(_) => {}
                 None => {
-                    if let Ok(guard) = InFlightGuard::enter(&seat) {
+                    if let Ok(guard) = InFlightGuard::enter(&loop_entry) {
                         return Ok(guard);
                     }
                 }
             }
-            // The seat may be older than a change made since: look at the map again.
+            // The loop_entry may be older than a change made since: look at the map again.
             if self.registry.generation() == self.generation {
-                return Err(Refusal::Draining(seat.life()));
+                return Err(Refusal::Draining(loop_entry.life()));
             }
             self.refresh();
         }
@@ -101,35 +101,35 @@ impl<A> RegistryView<A> {
         let generation = self.registry.generation();
         if generation != self.generation {
             self.generation = generation;
-            self.seats.clear();
+            self.loop_entries.clear();
             self.last = None;
         }
     }
 
-    fn seat(&mut self, host: Option<&[u8]>) -> Option<Rc<Seat<A>>> {
+    fn loop_entry(&mut self, host: Option<&[u8]>) -> Option<Rc<LoopEntry<A>>> {
         let name = host.unwrap_or_default();
-        if let Some((last, seat)) = &self.last
+        if let Some((last, loop_entry)) = &self.last
             && **last == *name
         {
-            return Some(Rc::clone(seat));
+            return Some(Rc::clone(loop_entry));
         }
-        let (name, seat) = match self.seats.get_key_value(name) {
-            Some((name, seat)) => (Rc::clone(name), Rc::clone(seat)),
+        let (name, loop_entry) = match self.loop_entries.get_key_value(name) {
+            Some((name, loop_entry)) => (Rc::clone(name), Rc::clone(loop_entry)),
             None => self.look_up(host)?,
         };
-        self.last = Some((name, Rc::clone(&seat)));
-        Some(seat)
+        self.last = Some((name, Rc::clone(&loop_entry)));
+        Some(loop_entry)
     }
 
     fn look_up(&mut self, host: Option<&[u8]>) -> Option<Known<A>> {
         let text = host.map(|host| std::str::from_utf8(host).unwrap_or_default());
         let entry = self.registry.resolve(text)?;
         let name = Rc::from(host.unwrap_or_default());
-        let seat = Rc::new(Seat::new(entry, self.loop_index));
-        if self.seats.len() >= SEATS_MAX {
-            self.seats.clear();
+        let loop_entry = Rc::new(LoopEntry::new(entry, self.loop_index));
+        if self.loop_entries.len() >= SEATS_MAX {
+            self.loop_entries.clear();
         }
-        self.seats.insert(Rc::clone(&name), Rc::clone(&seat));
-        Some((name, seat))
+        self.loop_entries.insert(Rc::clone(&name), Rc::clone(&loop_entry));
+        Some((name, loop_entry))
     }
 }

@@ -153,7 +153,7 @@ impl Lives {
 
     fn record_end(&mut self, cx: &Context, view: &DrainView, life: AppId) {
         cx.drain_log.drain_ended(view, life);
-        self.tally.drain_ended(view);
+        self.history.drain_ended(view);
         self.drains.remember(view.clone());
     }
 
@@ -167,7 +167,7 @@ impl Lives {
                 self.end_drain(cx, name, now);
             }
         }
-        self.tally.retire(life);
+        self.history.retire(life);
     }
 
     fn finish_drain(&mut self, cx: &mut Context, mut drain: Drain, now: Instant) {

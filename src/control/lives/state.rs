@@ -12,8 +12,8 @@ use super::super::{
     change_error::ChangeError,
     drain_view::DrainView,
     drains::Drains,
+    history::{History, Measured},
     input::{Input, LifeView},
-    tally::{Measured, Tally},
     totals::Totals,
     upstreams::UpstreamWatch,
 };
@@ -26,7 +26,7 @@ use crate::{
 pub(in super::super) struct Lives {
     pub(super) registry: Arc<Apps>,
     pub(in super::super) drains: Drains,
-    pub(super) tally: Tally,
+    pub(super) history: History,
     upstreams: UpstreamWatch,
     /// Where a life announces that its last exchange has left.
     pub(super) control: Sender<Input>,
@@ -46,7 +46,7 @@ impl Lives {
         Self {
             registry,
             drains: Drains::default(),
-            tally: Tally::default(),
+            history: History::default(),
             upstreams,
             control,
             drain_timeout,
@@ -99,7 +99,7 @@ impl Lives {
     /// What this process counted, how much of it is active, and the lives with something in flight.
     /// Looks at every life once: it is asked for several times a second, with any number of apps.
     pub(in super::super) fn busy(&self, now: Instant) -> (Totals, u64, Vec<LifeView>) {
-        let (mut totals, mut active_connections) = (self.tally.totals(), 0);
+        let (mut totals, mut active_connections) = (self.history.totals(), 0);
         let mut busy = Vec::new();
         for life in self.all() {
             let active = life.drain().active_connections();
@@ -115,7 +115,7 @@ impl Lives {
     /// What this process counted.
     pub(in super::super) fn totals(&self) -> Totals {
         let lives = self.all();
-        lives.iter().fold(self.tally.totals(), |sum, life| sum + Totals::of(life.drain()))
+        lives.iter().fold(self.history.totals(), |sum, life| sum + Totals::of(life.drain()))
     }
 
     pub(in super::super) fn active_connections(&self) -> u64 {
@@ -124,12 +124,12 @@ impl Lives {
 
     pub(in super::super) fn measure(&self, now_ns: u64) -> Measured {
         let running = self.drains.running().count() as u64;
-        self.tally.measure(&self.all(), running, now_ns)
+        self.history.measure(&self.all(), running, now_ns)
     }
 
     /// Forgets lives that are gone, as soon as no loop holds an exchange of them.
     pub(in super::super) fn let_go_of_ended(&mut self) {
-        self.tally.let_go_of_ended();
+        self.history.let_go_of_ended();
     }
 
     /// The drains that run and have no verdict, as they are now.
@@ -177,7 +177,7 @@ impl Lives {
 
     /// A life has begun, in the place of another one if there was one.
     pub(super) fn note_begun(&mut self, life: &AppLife, before: Option<&AppLife>) {
-        self.tally.begin(life);
+        self.history.begin(life);
         if let Some(before) = before {
             self.drains.hand_on_all(before, life);
         }

@@ -29,7 +29,7 @@ pub(super) enum Question {
 }
 
 /// What came of a question.
-pub(super) enum Outcome {
+pub(super) enum QuestionOutcome {
     Begun(Arc<AppLife>),
     Draining(DrainTicket),
     UpstreamDraining,

@@ -4,13 +4,13 @@ use std::{sync::Weak, time::Instant};
 
 use serde_json::Value;
 
-use super::{super::DrainView, asked::Outcome};
+use super::{super::DrainView, asked::QuestionOutcome};
 use crate::hosted::AppLife;
 
 /// What control says, in its order.
 pub(super) enum Said {
     Notice(&'static str, Value),
-    Answer(usize, Outcome),
+    Answer(usize, QuestionOutcome),
     Shown(usize, Option<DrainView>),
 }
 

@@ -15,7 +15,7 @@ use super::{
         Input, PutApp, PutMode, ReloadError, ReloadOptions, RemoveApp, Report, ResumeApp,
         ResumeUpstream, StopAsker, StopRequest, changes::LivesChanged, input::ReadyReload, load,
     },
-    asked::{HOSTS, Outcome, Question, Reload},
+    asked::{HOSTS, Question, QuestionOutcome, Reload},
     ledger::{Named, Said, State},
     new_process::{PID, Upgrade},
     world::World,
@@ -60,7 +60,7 @@ impl World {
     pub(super) fn answer<T: Send + 'static>(
         &mut self,
         question: Question,
-        outcome: impl FnOnce(T) -> Outcome + Send + 'static,
+        outcome: impl FnOnce(T) -> QuestionOutcome + Send + 'static,
     ) -> Answer<T> {
         let number = self.questions.len();
         self.note(|| format!("ask {number}: {question:?}"));
@@ -69,7 +69,7 @@ impl World {
         Answer::new(move |answer| {
             let mut said = said.lock().expect("no run goes on behind a panic");
             said.extend(notices.take_held().into_iter().map(|(name, it)| Said::Notice(name, it)));
-            said.push(Said::Answer(number, answer.map_or_else(Outcome::Refused, outcome)));
+            said.push(Said::Answer(number, answer.map_or_else(QuestionOutcome::Refused, outcome)));
         })
     }
 
@@ -84,30 +84,31 @@ impl World {
                 let mode = *self.random.pick(&[PutMode::Add, PutMode::Replace, PutMode::Either]);
                 let app = self.new_app(&host, Origin::Admin);
                 let question = Question::Put(host, mode);
-                let answer = self.answer(question, |begun: Begun| Outcome::Begun(begun.life));
+                let answer =
+                    self.answer(question, |begun: Begun| QuestionOutcome::Begun(begun.life));
                 Input::Put(PutApp { app, mode, answer })
             }
             4..7 => {
-                let answer = self.answer(Question::Remove(host.clone()), Outcome::Draining);
+                let answer = self.answer(Question::Remove(host.clone()), QuestionOutcome::Draining);
                 Input::Remove(RemoveApp { host, timeout, answer })
             }
             7..10 => {
-                let answer = self.answer(Question::Drain(host.clone()), Outcome::Draining);
+                let answer = self.answer(Question::Drain(host.clone()), QuestionOutcome::Draining);
                 Input::Drain(DrainApp { host, timeout, answer })
             }
             10..13 => {
                 let app = self.random.one_in(3).then(|| self.new_app(&host, Origin::Config));
-                let answer = self.answer(Question::Resume(host.clone()), Outcome::Begun);
+                let answer = self.answer(Question::Resume(host.clone()), QuestionOutcome::Begun);
                 Input::Resume(ResumeApp { host, app, answer })
             }
             13..16 => {
                 let question = Question::DrainUpstream(host.clone());
-                let answer = self.answer(question, |_| Outcome::UpstreamDraining);
+                let answer = self.answer(question, |_| QuestionOutcome::UpstreamDraining);
                 Input::DrainUpstream(DrainUpstream { host, url, timeout, answer })
             }
             16..18 => {
                 let question = Question::ResumeUpstream(host.clone());
-                let answer = self.answer(question, |_| Outcome::UpstreamResumed);
+                let answer = self.answer(question, |_| QuestionOutcome::UpstreamResumed);
                 Input::ResumeUpstream(ResumeUpstream { host, url, answer })
             }
             18..20 => return self.watch_something(),
@@ -144,7 +145,7 @@ impl World {
             4 => StopAsker::Predecessor { cut: self.random.one_in(3) },
             _ => {
                 let cuts = self.random.one_in(3);
-                let answer = self.answer(Question::Stop, |_: DrainView| Outcome::Stopping);
+                let answer = self.answer(Question::Stop, |_: DrainView| QuestionOutcome::Stopping);
                 StopAsker::Admin { cuts, answer }
             }
         };
@@ -164,7 +165,7 @@ impl World {
                 let config = self.read_disk();
                 let options = ReloadOptions { allow_empty, ..ReloadOptions::default() };
                 self.reload = Reload::Read(Box::new(config), options);
-                let report = |report| Outcome::Report(Box::new(report));
+                let report = |report| QuestionOutcome::Report(Box::new(report));
                 let answer = self.answer(Question::ReportForReload, report);
                 self.send(Input::Report(answer));
             }
@@ -172,7 +173,7 @@ impl World {
                 let (prepared, changes) = *prepared;
                 let (configured, all) = acknowledgement();
                 self.reload = Reload::Given(Box::new(prepared), all);
-                let answer = self.answer(Question::Reload, Outcome::Reloaded);
+                let answer = self.answer(Question::Reload, QuestionOutcome::Reloaded);
                 let ready = ReadyReload { changes, configured, answer };
                 self.send(Input::Reload(Box::new(ready)));
             }
@@ -211,10 +212,10 @@ impl World {
     }
 
     /// Control has answered.
-    pub(super) fn on_answer(&mut self, number: usize, outcome: Outcome) {
+    pub(super) fn on_answer(&mut self, number: usize, outcome: QuestionOutcome) {
         let question = self.questions[number].take();
         let question = question.unwrap_or_else(|| panic!("question {number} is answered twice"));
-        if let Outcome::Refused(reason) = &outcome {
+        if let QuestionOutcome::Refused(reason) = &outcome {
             self.note(|| format!("answer {number}: {question:?} is refused: {reason}"));
             self.check_refusal(&question, reason);
         } else {
@@ -222,23 +223,25 @@ impl World {
             self.check_done(&question);
         }
         match outcome {
-            Outcome::Begun(life) => self.oracle.on_begun(&life),
-            Outcome::Draining(ticket) => self.oracle.on_ticket(ticket),
-            Outcome::Report(report) if matches!(question, Question::ReportForReload) => {
+            QuestionOutcome::Begun(life) => self.oracle.on_begun(&life),
+            QuestionOutcome::Draining(ticket) => self.oracle.on_ticket(ticket),
+            QuestionOutcome::Report(report) if matches!(question, Question::ReportForReload) => {
                 self.prepare_reload(&report);
             }
-            Outcome::Report(report) => self.on_report_for_upgrade(*report),
-            Outcome::Lives(lives) => self.start_new_process(&lives),
-            Outcome::Reloaded(changed) => self.settle_reload(changed),
-            Outcome::HandOverBegun(lives) => self.on_held(lives),
-            Outcome::Refused(_) => match question {
+            QuestionOutcome::Report(report) => self.on_report_for_upgrade(*report),
+            QuestionOutcome::Lives(lives) => self.start_new_process(&lives),
+            QuestionOutcome::Reloaded(changed) => self.settle_reload(changed),
+            QuestionOutcome::HandOverBegun(lives) => self.on_held(lives),
+            QuestionOutcome::Refused(_) => match question {
                 Question::Reload | Question::ReportForReload => self.reload = Reload::None,
                 Question::ReportForUpgrade
                 | Question::LivesForUpgrade
                 | Question::BeginHandOver => self.upgrade = Upgrade::None,
                 _ => {}
             },
-            Outcome::UpstreamDraining | Outcome::UpstreamResumed | Outcome::Stopping => {}
+            QuestionOutcome::UpstreamDraining
+            | QuestionOutcome::UpstreamResumed
+            | QuestionOutcome::Stopping => {}
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
         input::HandedOver,
         upgrade::{FromNew, HandOverPlan, HandOverStep, input_of},
     },
-    asked::{Outcome, Question},
+    asked::{Question, QuestionOutcome},
     new_process::{Conduct, Expected, PID, Serving, Starting, Upgrade},
     oracle::LATE_MAX,
     world::World,
@@ -38,7 +38,7 @@ impl World {
     pub(super) fn begin_upgrade(&mut self) {
         if matches!(self.upgrade, Upgrade::None) {
             self.upgrade = Upgrade::Asked(None);
-            let report = |report| Outcome::Report(Box::new(report));
+            let report = |report| QuestionOutcome::Report(Box::new(report));
             let answer = self.answer(Question::ReportForUpgrade, report);
             self.send(Input::Report(answer));
         }
@@ -52,7 +52,7 @@ impl World {
             }
             Upgrade::Asked(_) => {
                 self.upgrade = Upgrade::Asked(Some(Box::new(report)));
-                let answer = self.answer(Question::LivesForUpgrade, Outcome::Lives);
+                let answer = self.answer(Question::LivesForUpgrade, QuestionOutcome::Lives);
                 self.send(Input::Lives(answer));
             }
             Upgrade::Starting(mut starting) => {
@@ -163,7 +163,7 @@ impl World {
             HandOverStep::Hold(_) => {
                 starting.is_asked_to_hold = true;
                 self.upgrade = Upgrade::Starting(starting);
-                let answer = self.answer(Question::BeginHandOver, Outcome::HandOverBegun);
+                let answer = self.answer(Question::BeginHandOver, QuestionOutcome::HandOverBegun);
                 self.send(Input::BeginHandOver(answer));
             }
             HandOverStep::Go => {
@@ -190,7 +190,7 @@ impl World {
         self.way_back.is_held = true;
         let Upgrade::Starting(starting) = &mut self.upgrade else { panic!("no new process") };
         starting.holding = Some(lives);
-        let report = |report| Outcome::Report(Box::new(report));
+        let report = |report| QuestionOutcome::Report(Box::new(report));
         let answer = self.answer(Question::ReportForUpgrade, report);
         self.send(Input::Report(answer));
     }

@@ -17,7 +17,7 @@ use crossbeam_channel::Receiver;
 
 use super::{
     super::{
-        Control, Host, Input, Listening, LoopReport, Notices, Operator, Upgrader, Verdict,
+        Control, Input, Listening, LoopReport, Notices, Operator, OperatorHost, Upgrader, Verdict,
         listening::Sockets, tasks::Desk, upgrade::OnItsWay,
     },
     asked::{HOSTS, Question, Reload},
@@ -115,7 +115,7 @@ fn operator(
         logging: None,
         access: None,
         closing: Vec::new(),
-        host: Host {
+        host: OperatorHost {
             bind: Box::new(move |address, _| Ok(sockets(address, loops))),
             try_bind: Box::new(|_| Err(io::ErrorKind::Unsupported.into())),
             renew_admin: Box::new(|| Ok(None)),

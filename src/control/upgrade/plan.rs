@@ -27,13 +27,13 @@ pub(super) const NOT_IN_TIME: &str = "it was not ready in time";
 /// An upgrade that is under way.
 #[derive(Debug)]
 pub(in super::super) struct HandOverPlan {
-    phase: Phase,
+    phase: HandOverPhase,
     deadline: Instant,
     is_hurried: bool,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum HandOverPhase {
     Preparing,
     Holding(Readiness),
     Going(Readiness),
@@ -75,7 +75,7 @@ pub(in super::super) enum HandOverStep {
 impl HandOverPlan {
     /// A new process has started, and has until the deadline to get ready.
     pub(in super::super) fn begin(deadline: Instant) -> Self {
-        Self { phase: Phase::Preparing, deadline, is_hurried: false }
+        Self { phase: HandOverPhase::Preparing, deadline, is_hurried: false }
     }
 
     /// When [`HandOverPlan::on_silence`] has to be called, if the new process says nothing.
@@ -85,7 +85,7 @@ impl HandOverPlan {
 
     /// A stop waits for the end of the hand-over.
     pub(in super::super) fn hurry(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Going(_)) && !self.is_hurried {
+        if matches!(self.phase, HandOverPhase::Going(_)) && !self.is_hurried {
             self.is_hurried = true;
             self.deadline = self.deadline.min(now + HURRIED_TIMEOUT);
         }
@@ -93,17 +93,17 @@ impl HandOverPlan {
 
     /// The new process says something.
     pub(in super::super) fn on_word(&mut self, word: FromNew) -> HandOverStep {
-        match (std::mem::replace(&mut self.phase, Phase::Over), word) {
+        match (std::mem::replace(&mut self.phase, HandOverPhase::Over), word) {
             (
-                Phase::Preparing,
+                HandOverPhase::Preparing,
                 FromNew::Ready { listeners, admin, pid, taking_loops: loops, next_app_id },
             ) => {
                 let ready = Readiness { listeners, admin, loops, pid, next_app_id };
                 let pid = ready.pid;
-                self.phase = Phase::Holding(ready);
+                self.phase = HandOverPhase::Holding(ready);
                 HandOverStep::Hold(pid)
             }
-            (Phase::Going(ready), FromNew::Serving) => HandOverStep::HandOver(ready),
+            (HandOverPhase::Going(ready), FromNew::Serving) => HandOverStep::HandOver(ready),
             (phase, FromNew::Failed(reason)) => give_up(phase, reason),
             (phase, _) => give_up(phase, "it speaks out of turn".to_owned()),
         }
@@ -111,9 +111,9 @@ impl HandOverPlan {
 
     /// Control holds everything. Whether the new process knows all as it is.
     pub(in super::super) fn on_held(&mut self, is_same: bool, now: Instant) -> HandOverStep {
-        match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Holding(ready) if is_same => {
-                self.phase = Phase::Going(ready);
+        match std::mem::replace(&mut self.phase, HandOverPhase::Over) {
+            HandOverPhase::Holding(ready) if is_same => {
+                self.phase = HandOverPhase::Going(ready);
                 self.deadline = now + GO_TIMEOUT;
                 HandOverStep::Go
             }
@@ -123,12 +123,12 @@ impl HandOverPlan {
 
     /// The new process can't be reached any more.
     pub(in super::super) fn on_end(&mut self, reason: String) -> HandOverStep {
-        give_up(std::mem::replace(&mut self.phase, Phase::Over), reason)
+        give_up(std::mem::replace(&mut self.phase, HandOverPhase::Over), reason)
     }
 
     /// Whether the new process was told to serve, and has not said that it does.
     pub(super) fn is_going(&self) -> bool {
-        matches!(self.phase, Phase::Going(_))
+        matches!(self.phase, HandOverPhase::Going(_))
     }
 
     /// The deadline has passed, and what came before it is heard.
@@ -137,10 +137,10 @@ impl HandOverPlan {
     }
 }
 
-fn give_up(phase: Phase, reason: String) -> HandOverStep {
+fn give_up(phase: HandOverPhase, reason: String) -> HandOverStep {
     let held_for = match phase {
-        Phase::Holding(ready) | Phase::Going(ready) => Some(ready),
-        Phase::Preparing | Phase::Over => None,
+        HandOverPhase::Holding(ready) | HandOverPhase::Going(ready) => Some(ready),
+        HandOverPhase::Preparing | HandOverPhase::Over => None,
     };
     HandOverStep::GiveUp { reason, held_for }
 }

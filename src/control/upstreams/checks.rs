@@ -20,7 +20,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::{
     super::notices::{Notices, notice},
-    probe::{self, Outcome, Probe},
+    probe::{self, Probe, ProbeResult},
     watched::Watch,
 };
 use crate::{
@@ -233,7 +233,7 @@ impl Checks {
     }
 
     /// A check has ended: what the upstream is from now on, and when the next one is.
-    fn end(&mut self, number: u64, index: usize, outcome: Outcome) {
+    fn end(&mut self, number: u64, index: usize, outcome: ProbeResult) {
         let now_ns = self.now_ns();
         let Some(life) = self.lives.get_mut(&number) else { return };
         let Some(upstreams) = life.watch.upstreams.upgrade() else {
@@ -305,7 +305,7 @@ impl Checks {
 }
 
 /// What is wrong with the outcome of a check, if anything is.
-fn fault_of(upstreams: &Upstreams, outcome: Outcome) -> Option<String> {
+fn fault_of(upstreams: &Upstreams, outcome: ProbeResult) -> Option<String> {
     let good = upstreams.config().health.as_ref().map(|health| health.status.clone());
     match outcome {
         Ok(status) if good.is_some_and(|good| good.contains(&status)) => None,

@@ -42,7 +42,7 @@ pub(super) struct Probe {
 }
 
 /// What a check came to: a status, or what went wrong.
-pub(super) type Outcome = Result<u16, String>;
+pub(super) type ProbeResult = Result<u16, String>;
 
 impl Probe {
     /// Connects. `first` is the address to begin with; `policy` is what requests get as their Host.
@@ -88,7 +88,7 @@ impl Probe {
         ready: Ready,
         buffers: &mut BufferPool,
         registry: &Registry,
-    ) -> Option<Outcome> {
+    ) -> Option<ProbeResult> {
         self.io.ready.add(ready);
         loop {
             let error = match self.exchange(buffers) {
@@ -108,7 +108,7 @@ impl Probe {
     }
 
     /// What is known so far; without a status, that this went wrong.
-    pub(super) fn outcome(&self, fault: &str) -> Outcome {
+    pub(super) fn outcome(&self, fault: &str) -> ProbeResult {
         self.status.ok_or_else(|| fault.to_owned())
     }
 

@@ -39,13 +39,13 @@ impl Connection {
         } else {
             match self.admit(head, cx) {
                 Ok((guard, uncounted)) => {
-                    // The reply borrows from the app; the seat keeps the app alive beside the
-                    // guard.
-                    let seat = guard.seat();
+                    // The reply borrows from the app; the loop entry keeps the app alive
+                    // beside the guard.
+                    let loop_entry = guard.loop_entry();
                     self.begin_exchange(Some(head), Some(guard), uncounted, cx);
                     return self.with_exchange(|exchange, out| match refused {
                         Some(refused) => exchange.respond(exchange::refused(refused), out, cx),
-                        None => exchange.answer_by_app(seat.entry(), head, out, cx),
+                        None => exchange.answer_by_app(loop_entry.entry(), head, out, cx),
                     });
                 }
                 Err(Refusal::UnknownHost) => exchange::unknown_host(),

@@ -14,7 +14,7 @@ use crate::{
     app::Filters,
     hosted::AppGuard,
     io::Mark,
-    logging::{AccessRecord, End, Outcome, RequestId, UpstreamUse},
+    logging::{AccessOutcome, AccessRecord, End, RequestId, UpstreamUse},
     registry::AppId,
 };
 
@@ -179,7 +179,7 @@ impl InFlight {
     ) -> bool {
         let how = if self.is_broken && how != End::Cut { End::UpstreamBroke } else { how };
         if let (Some(record), Some(access)) = (self.record.take(), &mut cx.access) {
-            let outcome = Outcome {
+            let outcome = AccessOutcome {
                 status: self.status,
                 bytes: sent.min(self.end).bytes_since(self.begin),
                 duration: Duration::from_nanos(ended_ns.saturating_sub(self.started_ns)),

@@ -17,7 +17,7 @@ use crate::{
 /// A life can be gone while a loop that is stuck still holds exchanges of it: what becomes of those
 /// is counted when they end.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct History {
     /// Lives that are gone, with exchanges that loops still hold.
     held: Vec<Arc<AppLife>>,
     /// Requests of lives that are gone, and not held.
@@ -35,7 +35,7 @@ pub(crate) struct Measured {
     pub(crate) drain_seconds: DrainSeconds,
 }
 
-impl Tally {
+impl History {
     /// Of lives that are gone.
     pub(super) fn totals(&self) -> Totals {
         let gone = Totals { requests_total: self.requests, cut_total: self.cut };
