@@ -33,8 +33,8 @@ pub use load::load;
 pub use load_error::LoadError;
 
 pub(crate) use proxy::{
-    Address, Chosen, Endpoint, EndpointRow, EndpointState, FailureCause, HealthPlan, KeptLine,
-    LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_request_trailers,
+    ChosenUpstream, ConnectAddress, Endpoint, EndpointRow, EndpointState, FailureCause, HealthPlan,
+    KeptLine, LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_request_trailers,
     write_response_fields, write_response_trailers,
 };
 pub use proxy::{Forward, Proxy, Upstreams};

@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        app::{App, Chosen, Context, OneUpstream, Peer, Proxy, Reply, test_support},
+        app::{App, ChosenUpstream, Context, OneUpstream, Peer, Proxy, Reply, test_support},
         config::{AppKind, Config},
         event_loop::test_support::running,
         message::UpstreamDrainId,
@@ -256,7 +256,7 @@ mod tests {
         Proxy::open(*config, 1)
     }
 
-    fn choose(proxy: &Proxy) -> Option<Chosen> {
+    fn choose(proxy: &Proxy) -> Option<ChosenUpstream> {
         let request = test_support::request("GET", "/", &[]);
         let context = Context { peer: Peer::Unix, ..test_support::context() };
         let Reply::Forward(forward) = proxy.handle(&request, &context) else {

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::transport::{Io, Ready};
-use crate::app::Address;
+use crate::app::ConnectAddress;
 
 /// connect(2): the handshake goes on.
 const IN_PROGRESS: i32 = Errno::INPROGRESS.raw_os_error();
@@ -16,10 +16,10 @@ impl Io {
     ///
     /// # Errors
     /// socket(2)'s and connect(2)'s.
-    pub(crate) fn connect(address: Address<'_>) -> io::Result<(Self, bool)> {
+    pub(crate) fn connect(address: ConnectAddress<'_>) -> io::Result<(Self, bool)> {
         let (domain, address) = match address {
-            Address::Tcp(address) => (Domain::for_address(address), SockAddr::from(address)),
-            Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+            ConnectAddress::Tcp(address) => (Domain::for_address(address), SockAddr::from(address)),
+            ConnectAddress::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
         };
         let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
         if domain != Domain::UNIX {

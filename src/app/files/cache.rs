@@ -100,14 +100,14 @@ impl Resource {
 /// The entries of one loop.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
-    entries: HashMap<Arc<str>, Entry>,
+    entries: HashMap<Arc<str>, CacheEntry>,
     /// The keys of all entries, each once; the first is the next to be looked at for eviction.
     round: VecDeque<Arc<str>>,
     held: Cost,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct CacheEntry {
     resource: Resource,
     cost: Cost,
     checked: Instant,
@@ -158,10 +158,10 @@ impl Cache {
         self.held.add(cost);
         if let Some(entry) = self.entries.get_mut(key) {
             self.held.subtract(entry.cost);
-            *entry = Entry { resource, cost, checked: now, is_used: true };
+            *entry = CacheEntry { resource, cost, checked: now, is_used: true };
         } else {
             let key: Arc<str> = key.into();
-            let entry = Entry { resource, cost, checked: now, is_used: false };
+            let entry = CacheEntry { resource, cost, checked: now, is_used: false };
             self.entries.insert(Arc::clone(&key), entry);
             self.round.push_back(key);
         }
@@ -193,7 +193,7 @@ impl Cache {
         (self.held.memory_bytes, self.held.open_files, self.entries.len())
     }
 
-    fn retain(&mut self, keeps: impl Fn(&Entry) -> bool) {
+    fn retain(&mut self, keeps: impl Fn(&CacheEntry) -> bool) {
         let held = &mut self.held;
         self.entries.retain(|_, entry| {
             let is_kept = keeps(entry);

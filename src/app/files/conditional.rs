@@ -18,7 +18,7 @@ pub(super) struct Validators<'a> {
 
 /// What the preconditions say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum Preconditions {
     /// Go on.
     Proceed,
     /// 304
@@ -29,15 +29,15 @@ pub(super) enum Outcome {
 
 impl Validators<'_> {
     /// Evaluates the preconditions in the order of RFC 9110 §13.2.2, without If-Range.
-    pub(super) fn evaluate(&self, request: &RequestHead<'_>) -> Outcome {
+    pub(super) fn evaluate(&self, request: &RequestHead<'_>) -> Preconditions {
         match self.matches(request, "If-Match", Comparison::Strong) {
-            Some(false) => return Outcome::Failed,
+            Some(false) => return Preconditions::Failed,
             Some(true) => {}
             None => {
                 if self
                     .compare_date(request, "If-Unmodified-Since", |modified, date| modified > date)
                 {
-                    return Outcome::Failed;
+                    return Preconditions::Failed;
                 }
             }
         }
@@ -47,7 +47,7 @@ impl Validators<'_> {
                 self.compare_date(request, "If-Modified-Since", |modified, date| modified <= date)
             }
         };
-        if unchanged { Outcome::NotModified } else { Outcome::Proceed }
+        if unchanged { Preconditions::NotModified } else { Preconditions::Proceed }
     }
 
     /// Whether If-Range allows a part to be sent (§13.1.5); also true without that field. Weak
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn preconditions_in_their_order() {
-        use Outcome::{Failed, NotModified, Proceed};
+        use Preconditions::{Failed, NotModified, Proceed};
         for (fields, outcome) in [
             (&[][..], Proceed),
             (&[("If-Match", "*")], Proceed),
@@ -199,7 +199,10 @@ mod tests {
     fn without_a_date_only_tags_count() {
         let undated = Validators { modified_s: None, ..FILE };
         for name in ["If-Modified-Since", "If-Unmodified-Since"] {
-            assert_eq!(undated.evaluate(&request("GET", "/", &[(name, SAME)])), Outcome::Proceed);
+            assert_eq!(
+                undated.evaluate(&request("GET", "/", &[(name, SAME)])),
+                Preconditions::Proceed
+            );
         }
         assert!(!undated.allow_range(&request("GET", "/", &[("If-Range", SAME)])));
         assert!(!undated.allow_range(&request("GET", "/", &[("If-Range", "no date")])));
@@ -209,12 +212,12 @@ mod tests {
     fn a_weak_tag_tells_what_is_unchanged_and_permits_no_range() {
         let weak = Validators { etag: "W/\"a,b\"", ..FILE };
         for (name, value, outcome) in [
-            ("If-None-Match", "W/\"a,b\"", Outcome::NotModified),
-            ("If-None-Match", ETAG, Outcome::NotModified),
-            ("If-None-Match", "\"a\"", Outcome::Proceed),
-            ("If-Match", "W/\"a,b\"", Outcome::Failed),
-            ("If-Match", ETAG, Outcome::Failed),
-            ("If-Match", "*", Outcome::Proceed),
+            ("If-None-Match", "W/\"a,b\"", Preconditions::NotModified),
+            ("If-None-Match", ETAG, Preconditions::NotModified),
+            ("If-None-Match", "\"a\"", Preconditions::Proceed),
+            ("If-Match", "W/\"a,b\"", Preconditions::Failed),
+            ("If-Match", ETAG, Preconditions::Failed),
+            ("If-Match", "*", Preconditions::Proceed),
         ] {
             let request = request("GET", "/", &[(name, value)]);
             assert_eq!(weak.evaluate(&request), outcome, "{name}: {value}");

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::failure::Failure;
+use super::failure::FileFailure;
 
 /// How often an open is tried again while the kernel says that the tree moved under it.
 const OPEN_ATTEMPTS_MAX: usize = 8;
@@ -68,7 +68,7 @@ impl Directory {
     }
 
     /// Opens what stands at a name below this directory.
-    pub(super) fn open_file(&self, relative: &[u8]) -> Result<Opened, Failure> {
+    pub(super) fn open_file(&self, relative: &[u8]) -> Result<Opened, FileFailure> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let (fd, is_leased) = match open_beneath(&self.fd, relative, flags) {
             // The holder of a lease has been asked to give it up. A descriptor that cannot be read
@@ -86,7 +86,7 @@ impl Directory {
                 Ok(Opened::Regular(file, Stamp::of(&stat)))
             }
             FileType::Directory => Ok(Opened::Directory),
-            _ => Err(Failure::NotFound),
+            _ => Err(FileFailure::NotFound),
         }
     }
 }
@@ -95,14 +95,14 @@ impl Directory {
 #[derive(Debug)]
 pub(super) struct Listing {
     /// Directories first, each by name.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ListedFile>,
     /// There are more.
     pub(super) is_cut: bool,
 }
 
 /// A file or directory of a listing.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ListedFile {
     /// Its name in the directory.
     pub(super) name: Vec<u8>,
     /// Whether it is a directory.
@@ -115,7 +115,7 @@ pub(super) struct Entry {
 
 impl Directory {
     /// Lists a directory below this one, without what is hidden, leads out, or cannot be opened.
-    pub(super) fn list(&self, relative: &[u8]) -> Result<Listing, Failure> {
+    pub(super) fn list(&self, relative: &[u8]) -> Result<Listing, FileFailure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = if relative.is_empty() { b"." } else { relative };
         let mut names = Dir::new(open_beneath(&self.fd, name, flags)?)?;
@@ -139,11 +139,11 @@ impl Directory {
         Ok(listing)
     }
 
-    fn entry(&self, relative: &[u8], name: &[u8]) -> Result<Option<Entry>, Failure> {
+    fn entry(&self, relative: &[u8], name: &[u8]) -> Result<Option<ListedFile>, FileFailure> {
         let opened = open_beneath(&self.fd, relative, OFlags::PATH | OFlags::CLOEXEC);
-        let fd = match opened.map_err(Failure::from) {
+        let fd = match opened.map_err(FileFailure::from) {
             Ok(fd) => fd,
-            Err(Failure::Exhausted) => return Err(Failure::Exhausted),
+            Err(FileFailure::Exhausted) => return Err(FileFailure::Exhausted),
             Err(_) => return Ok(None),
         };
         let stat = rustix::fs::fstat(&fd)?;
@@ -153,7 +153,7 @@ impl Directory {
             _ => return Ok(None),
         };
         let Stamp { size, modified: (modified_s, _), .. } = Stamp::of(&stat);
-        Ok(Some(Entry { name: name.to_vec(), is_directory, size, modified_s }))
+        Ok(Some(ListedFile { name: name.to_vec(), is_directory, size, modified_s }))
     }
 }
 
@@ -186,12 +186,12 @@ impl Stamp {
     }
 
     /// The state of an open file.
-    pub(super) fn of_file(file: &File) -> Result<Self, Failure> {
+    pub(super) fn of_file(file: &File) -> Result<Self, FileFailure> {
         Ok(Self::of(&rustix::fs::fstat(file)?))
     }
 }
 
-impl From<Errno> for Failure {
+impl From<Errno> for FileFailure {
     fn from(errno: Errno) -> Self {
         match errno {
             // XDEV: the name leads out of the root. NXIO, NODEV: a socket, a device without driver.
@@ -227,7 +227,7 @@ mod tests {
     use super::*;
     use std::os::unix::{fs::symlink, net::UnixListener};
 
-    fn failure(root: &Directory, name: &str) -> Option<Failure> {
+    fn failure(root: &Directory, name: &str) -> Option<FileFailure> {
         root.open_file(name.as_bytes()).err()
     }
 
@@ -267,7 +267,7 @@ mod tests {
             &"n".repeat(300),
             &"n/".repeat(3000),
         ] {
-            assert_eq!(failure(&root, name), Some(Failure::NotFound), "{name}");
+            assert_eq!(failure(&root, name), Some(FileFailure::NotFound), "{name}");
         }
     }
 
@@ -278,8 +278,8 @@ mod tests {
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
         let _listener = UnixListener::bind(dir.path().join("socket")).unwrap();
         let root = Directory::open(dir.path()).unwrap();
-        assert_eq!(failure(&root, "fifo"), Some(Failure::NotFound));
-        assert_eq!(failure(&root, "socket"), Some(Failure::NotFound));
+        assert_eq!(failure(&root, "fifo"), Some(FileFailure::NotFound));
+        assert_eq!(failure(&root, "socket"), Some(FileFailure::NotFound));
     }
 
     #[test]
@@ -304,16 +304,16 @@ mod tests {
     #[test]
     fn errors_of_the_system_have_their_status() {
         for (errno, failure) in [
-            (Errno::NOENT, Failure::NotFound),
-            (Errno::XDEV, Failure::NotFound),
-            (Errno::ACCESS, Failure::Forbidden),
-            (Errno::PERM, Failure::Forbidden),
-            (Errno::MFILE, Failure::Exhausted),
-            (Errno::NFILE, Failure::Exhausted),
-            (Errno::AGAIN, Failure::Unsteady),
-            (Errno::IO, Failure::Broken(Errno::IO)),
+            (Errno::NOENT, FileFailure::NotFound),
+            (Errno::XDEV, FileFailure::NotFound),
+            (Errno::ACCESS, FileFailure::Forbidden),
+            (Errno::PERM, FileFailure::Forbidden),
+            (Errno::MFILE, FileFailure::Exhausted),
+            (Errno::NFILE, FileFailure::Exhausted),
+            (Errno::AGAIN, FileFailure::Unsteady),
+            (Errno::IO, FileFailure::Broken(Errno::IO)),
         ] {
-            assert_eq!(Failure::from(errno), failure, "{errno:?}");
+            assert_eq!(FileFailure::from(errno), failure, "{errno:?}");
         }
     }
 }

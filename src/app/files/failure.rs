@@ -9,7 +9,7 @@ const LEASE_RETRY_S: &str = "1";
 
 /// Why a request is not answered with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum FileFailure {
     /// 400: the path can't be read.
     Malformed,
     /// 301: a directory, asked for without the slash at its end.
@@ -28,7 +28,7 @@ pub(super) enum Failure {
     Broken(Errno),
 }
 
-impl Failure {
+impl FileFailure {
     pub(super) fn response(self) -> Response<'static> {
         match self {
             Self::Malformed => error_response(400),

@@ -11,7 +11,7 @@ use std::{
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::directory::{Entry, Listing};
+use super::directory::{ListedFile, Listing};
 
 /// What stands for itself in a link (RFC 3986 §2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -45,7 +45,7 @@ pub(super) fn page(path: &[u8], listing: &Listing) -> String {
     page
 }
 
-fn push_row(page: &mut String, entry: &Entry) {
+fn push_row(page: &mut String, entry: &ListedFile) {
     let slash = if entry.is_directory { "/" } else { "" };
     let _ = write!(page, "<tr><td><a href=\"./{}{slash}\">", percent_encode(&entry.name, ENCODED));
     push_escaped(page, &entry.name);
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn names_are_shown_and_linked_as_names_whatever_they_are() {
-        let entry = |name: &[u8], is_directory| Entry {
+        let entry = |name: &[u8], is_directory| ListedFile {
             name: name.to_vec(),
             is_directory,
             size: 12,

@@ -10,7 +10,7 @@ use super::{
     cache::{Resource, Variant},
     directory::{Directory, Opened, Stamp},
     encoding::{AcceptedCodings, Coding},
-    failure::Failure,
+    failure::FileFailure,
     listing,
     media_type::media_type,
     path::FilePath,
@@ -22,7 +22,7 @@ use crate::config::FilesConfig;
 pub(super) const NOT_FOUND_KEY: &str = "";
 
 /// A file by its name below the root; [`Opened::Regular`] says what stands beside.
-type Named = (Vec<u8>, Option<File>, Stamp);
+type NamedFile = (Vec<u8>, Option<File>, Stamp);
 
 /// What is looked up, for which request.
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ impl LookUp<'_> {
         &self,
         root: &Directory,
         last_known: Option<&Resource>,
-    ) -> Result<Resource, Failure> {
+    ) -> Result<Resource, FileFailure> {
         let Self { config, key, accepted, wall_s, needs_neighbours } = *self;
         let is_error_page = key == NOT_FOUND_KEY;
         let (name, file, stamp) = match &config.not_found {
@@ -52,7 +52,7 @@ impl LookUp<'_> {
             _ => {
                 let path = FilePath::parse(key)?;
                 match self.open_requested(root, &path) {
-                    Err(Failure::NotFound) if path.is_directory && config.listing => {
+                    Err(FileFailure::NotFound) if path.is_directory && config.listing => {
                         return self.list(root, &path);
                     }
                     outcome => outcome?,
@@ -89,7 +89,7 @@ impl LookUp<'_> {
                 Some(known) => Some(known.clone()),
                 None if coding != chosen => None,
                 None => {
-                    let file = file.take().ok_or(Failure::Leased)?;
+                    let file = file.take().ok_or(FileFailure::Leased)?;
                     Some(Representation::load(file, stamp, coding, &spec, wall_s)?)
                 }
             };
@@ -98,28 +98,28 @@ impl LookUp<'_> {
         Ok(Resource::new(variants))
     }
 
-    fn open_requested(&self, root: &Directory, path: &FilePath) -> Result<Named, Failure> {
+    fn open_requested(&self, root: &Directory, path: &FilePath) -> Result<NamedFile, FileFailure> {
         if path.is_directory {
             for index in &self.config.index {
                 match open_file(root, path.join(index)) {
-                    Err(Failure::NotFound | Failure::IsDirectory) => {}
+                    Err(FileFailure::NotFound | FileFailure::IsDirectory) => {}
                     outcome => return outcome,
                 }
             }
-            return Err(Failure::NotFound);
+            return Err(FileFailure::NotFound);
         }
         for ending in &self.config.tries.endings {
             match open_file(root, [&path.relative, ending.as_bytes()].concat()) {
-                Err(Failure::NotFound) => {}
+                Err(FileFailure::NotFound) => {}
                 // Only the path itself is sent on into the directory.
-                Err(Failure::IsDirectory) if !ending.is_empty() => {}
+                Err(FileFailure::IsDirectory) if !ending.is_empty() => {}
                 outcome => return outcome,
             }
         }
-        Err(Failure::NotFound)
+        Err(FileFailure::NotFound)
     }
 
-    fn list(&self, root: &Directory, path: &FilePath) -> Result<Resource, Failure> {
+    fn list(&self, root: &Directory, path: &FilePath) -> Result<Resource, FileFailure> {
         let page = listing::page(&path.relative, &root.list(&path.relative)?);
         let spec = FieldsSpec {
             media_type: "text/html; charset=utf-8",
@@ -133,10 +133,10 @@ impl LookUp<'_> {
     }
 }
 
-fn open_file(root: &Directory, name: Vec<u8>) -> Result<Named, Failure> {
+fn open_file(root: &Directory, name: Vec<u8>) -> Result<NamedFile, FileFailure> {
     match root.open_file(&name)? {
         Opened::Regular(file, stamp) => Ok((name, file, stamp)),
-        Opened::Directory => Err(Failure::IsDirectory),
+        Opened::Directory => Err(FileFailure::IsDirectory),
     }
 }
 
@@ -146,12 +146,12 @@ fn open_neighbour(
     name: &[u8],
     coding: Coding,
     original: &Stamp,
-) -> Result<Option<(Option<File>, Stamp)>, Failure> {
+) -> Result<Option<(Option<File>, Stamp)>, FileFailure> {
     match root.open_file(&[name, coding.suffix().as_bytes()].concat()) {
         Ok(Opened::Regular(file, stamp)) if stamp.modified.0 >= original.modified.0 => {
             Ok(Some((file, stamp)))
         }
-        Err(Failure::Exhausted) => Err(Failure::Exhausted),
+        Err(FileFailure::Exhausted) => Err(FileFailure::Exhausted),
         _ => Ok(None),
     }
 }

@@ -44,10 +44,10 @@ use crate::{
 
 use self::{
     cache::Cache,
-    conditional::Outcome,
+    conditional::Preconditions,
     directory::Directory,
     encoding::AcceptedCodings,
-    failure::Failure,
+    failure::FileFailure,
     look_up::{LookUp, NOT_FOUND_KEY},
     ranges::Ranges,
     representation::Representation,
@@ -60,12 +60,12 @@ pub struct Files {
     root: Directory,
     /// The request path of the file that is sent for all that is not found.
     fallback_key: Option<String>,
-    loops: PerLoop<LoopState>,
+    loops: PerLoop<LoopFiles>,
 }
 
 /// What a loop has for itself.
 #[derive(Default)]
-struct LoopState {
+struct LoopFiles {
     cache: Cache,
     /// The root, when it is another now than when the app was loaded.
     root: Option<Directory>,
@@ -100,7 +100,7 @@ impl Files {
         if !key.starts_with('/') {
             return Reply::Full(error_response(400));
         }
-        let asked = Asked::read(request);
+        let asked = AskedFields::read(request);
         let accepted = || AcceptedCodings::of(request);
         let mut state = self.loops.lock(context.loop_index);
         if let Some(found) = state.cache.find(key, accepted, context.now) {
@@ -109,9 +109,9 @@ impl Files {
         let send = |found: &Representation| answer(request, &asked, found);
         match self.resolve(&mut state, key, accepted(), context, send) {
             Ok(reply) => reply,
-            Err(Failure::NotFound) => self.fall_back(&mut state, request, &asked, context),
-            Err(Failure::IsDirectory) => Reply::Full(redirect_into(request)),
-            Err(Failure::Malformed) => Reply::Full(Failure::Malformed.response()),
+            Err(FileFailure::NotFound) => self.fall_back(&mut state, request, &asked, context),
+            Err(FileFailure::IsDirectory) => Reply::Full(redirect_into(request)),
+            Err(FileFailure::Malformed) => Reply::Full(FileFailure::Malformed.response()),
             Err(failure) => {
                 self.log(&mut state, key, failure, context.now);
                 Reply::Full(failure.response())
@@ -123,9 +123,9 @@ impl Files {
     /// had been asked for, so all of its paths share one entry of the cache.
     fn fall_back(
         &self,
-        state: &mut LoopState,
+        state: &mut LoopFiles,
         request: &RequestHead<'_>,
-        asked: &Asked,
+        asked: &AskedFields,
         context: &Context,
     ) -> Reply<'static> {
         let Some(key) = &self.fallback_key else { return self.not_found(state, context) };
@@ -141,13 +141,13 @@ impl Files {
     }
 
     /// Says why a file that is there is not sent.
-    fn log(&self, state: &mut LoopState, key: &str, failure: Failure, now: Instant) {
+    fn log(&self, state: &mut LoopFiles, key: &str, failure: FileFailure, now: Instant) {
         if state.log_after.is_some_and(|after| now < after) {
             return;
         }
         state.log_after = Some(now + LOG_EVERY);
         let reason = match failure {
-            Failure::Broken(errno) => errno.to_string(),
+            FileFailure::Broken(errno) => errno.to_string(),
             other => other.reason().to_owned(),
         };
         event!(
@@ -161,7 +161,7 @@ impl Files {
     }
 
     /// 404 with the configured page, else with the built-in one.
-    fn not_found(&self, state: &mut LoopState, context: &Context) -> Reply<'static> {
+    fn not_found(&self, state: &mut LoopFiles, context: &Context) -> Reply<'static> {
         let built_in = || Reply::Full(error_response(404));
         if self.config.not_found.is_none() {
             return built_in();
@@ -179,12 +179,12 @@ impl Files {
     /// believed.
     fn resolve(
         &self,
-        state: &mut LoopState,
+        state: &mut LoopFiles,
         key: &str,
         accepted: AcceptedCodings,
         context: &Context,
         send: impl Fn(&Representation) -> Reply<'static>,
-    ) -> Result<Reply<'static>, Failure> {
+    ) -> Result<Reply<'static>, FileFailure> {
         let root = state.root.as_ref().unwrap_or(&self.root);
         if let Some(successor) = root.successor(&self.config.root) {
             state.root = Some(successor);
@@ -194,24 +194,24 @@ impl Files {
         let mut look_up =
             LookUp { config: &self.config, key, accepted, wall_s, needs_neighbours: true };
         let mut outcome = look_up.run(root, state.cache.last_known(key));
-        if matches!(outcome, Err(Failure::Exhausted)) {
+        if matches!(outcome, Err(FileFailure::Exhausted)) {
             state.cache.forget_open_files();
             look_up.needs_neighbours = false;
             outcome = look_up.run(root, state.cache.last_known(key));
         }
         match outcome {
             Ok(resource) => {
-                let reply = resource.select(|| accepted).map(send).ok_or(Failure::Unsteady)?;
+                let reply = resource.select(|| accepted).map(send).ok_or(FileFailure::Unsteady)?;
                 state.cache.store(key, resource, context.now);
                 Ok(reply)
             }
-            Err(Failure::Exhausted) => {
+            Err(FileFailure::Exhausted) => {
                 let known = state.cache.last_known(key);
                 let known = known.and_then(|known| known.select(|| accepted)).map(send);
                 state.cache.believe(key, context.now);
-                known.ok_or(Failure::Exhausted)
+                known.ok_or(FileFailure::Exhausted)
             }
-            Err(Failure::Leased) => Err(Failure::Leased),
+            Err(FileFailure::Leased) => Err(FileFailure::Leased),
             Err(failure) => {
                 state.cache.forget(key);
                 Err(failure)
@@ -246,12 +246,12 @@ impl App for Files {
 
 /// Which fields of a request stand in the way of a plain answer, found in one pass.
 #[derive(Default)]
-struct Asked {
+struct AskedFields {
     is_conditional: bool,
     has_range: bool,
 }
 
-impl Asked {
+impl AskedFields {
     fn read(request: &RequestHead<'_>) -> Self {
         let mut asked = Self::default();
         for (name, _) in request.fields() {
@@ -270,12 +270,16 @@ impl Asked {
 }
 
 /// Answers with a file, as far as the request's conditions and ranges let it (RFC 9110 §13.2.2).
-fn answer(request: &RequestHead<'_>, asked: &Asked, found: &Representation) -> Reply<'static> {
+fn answer(
+    request: &RequestHead<'_>,
+    asked: &AskedFields,
+    found: &Representation,
+) -> Reply<'static> {
     if asked.is_conditional {
         match found.validators().evaluate(request) {
-            Outcome::Proceed => {}
-            Outcome::NotModified => return found.not_modified(),
-            Outcome::Failed => return Reply::Full(error_response(412)),
+            Preconditions::Proceed => {}
+            Preconditions::NotModified => return found.not_modified(),
+            Preconditions::Failed => return Reply::Full(error_response(412)),
         }
     }
     if asked.has_range && request.method() == Method::Get {

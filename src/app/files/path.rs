@@ -13,7 +13,7 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-use super::failure::Failure;
+use super::failure::FileFailure;
 
 /// What stands for itself in a path (RFC 3986 §2.3), and the slash.
 const ENCODED: &AsciiSet =
@@ -30,8 +30,8 @@ pub(super) struct FilePath {
 
 impl FilePath {
     /// Reads a request's percent-encoded path.
-    pub(super) fn parse(encoded: &str) -> Result<Self, Failure> {
-        let segments = encoded.strip_prefix('/').ok_or(Failure::Malformed)?;
+    pub(super) fn parse(encoded: &str) -> Result<Self, FileFailure> {
+        let segments = encoded.strip_prefix('/').ok_or(FileFailure::Malformed)?;
         let mut relative = Vec::with_capacity(segments.len());
         for segment in segments.split('/').filter(|segment| !segment.is_empty()) {
             let is_first = relative.is_empty();
@@ -43,7 +43,7 @@ impl FilePath {
             let decoded = &relative[start..];
             let is_hidden = decoded[0] == b'.' && !(is_first && decoded == b".well-known");
             if is_hidden || decoded.iter().any(|byte| matches!(byte, b'/' | b'\\')) {
-                return Err(Failure::NotFound);
+                return Err(FileFailure::NotFound);
             }
         }
         Ok(Self { relative, is_directory: encoded.ends_with('/') })
@@ -61,19 +61,19 @@ pub(super) fn encoded(path: &str) -> impl fmt::Display {
     percent_encode(path.as_bytes(), ENCODED)
 }
 
-fn decode_onto(decoded: &mut Vec<u8>, segment: &[u8]) -> Result<(), Failure> {
+fn decode_onto(decoded: &mut Vec<u8>, segment: &[u8]) -> Result<(), FileFailure> {
     let mut rest = segment.iter();
     while let Some(&byte) = rest.next() {
         let byte = match byte {
             b'%' => {
-                let high = hex_digit(rest.next()).ok_or(Failure::Malformed)?;
-                let low = hex_digit(rest.next()).ok_or(Failure::Malformed)?;
+                let high = hex_digit(rest.next()).ok_or(FileFailure::Malformed)?;
+                let low = hex_digit(rest.next()).ok_or(FileFailure::Malformed)?;
                 high << 4 | low
             }
             plain => plain,
         };
         if byte.is_ascii_control() {
-            return Err(Failure::Malformed);
+            return Err(FileFailure::Malformed);
         }
         decoded.push(byte);
     }
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn paths_that_are_refused() {
         for encoded in ["", "*", "a", "/%", "/%4", "/%zz", "/%+1", "/a%00", "/a\0", "/%0d%0a"] {
-            assert_eq!(FilePath::parse(encoded), Err(Failure::Malformed), "{encoded:?}");
+            assert_eq!(FilePath::parse(encoded), Err(FileFailure::Malformed), "{encoded:?}");
         }
-        assert_eq!(FilePath::parse("/%7f"), Err(Failure::Malformed));
+        assert_eq!(FilePath::parse("/%7f"), Err(FileFailure::Malformed));
         for encoded in [
             "/.",
             "/..",
@@ -147,7 +147,7 @@ mod tests {
             "/..\\..\\x",
             "/%5c%5cevil",
         ] {
-            assert_eq!(FilePath::parse(encoded), Err(Failure::NotFound), "{encoded}");
+            assert_eq!(FilePath::parse(encoded), Err(FileFailure::NotFound), "{encoded}");
         }
     }
 

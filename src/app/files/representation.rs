@@ -28,7 +28,7 @@ use crate::{
 };
 
 use super::{
-    conditional::Validators, directory::Stamp, encoding::Coding, failure::Failure,
+    conditional::Validators, directory::Stamp, encoding::Coding, failure::FileFailure,
     ranges::ByteRange,
 };
 
@@ -73,13 +73,13 @@ pub(super) struct Representation {
     etag: Arc<str>,
     modified_s: Option<u64>,
     length: u64,
-    body: Body,
+    body: Storage,
     is_coded: bool,
     is_settled: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Body {
+enum Storage {
     Memory(Arc<[u8]>),
     Open(Arc<File>),
 }
@@ -93,28 +93,34 @@ impl Representation {
         coding: Coding,
         spec: &FieldsSpec<'_>,
         wall_s: i64,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, FileFailure> {
         for _ in 0..READ_ATTEMPTS_MAX {
             if stamp.size > MEMORY_BYTES_MAX {
-                let body = Body::Open(Arc::new(file));
+                let body = Storage::Open(Arc::new(file));
                 return Ok(Self::new(stamp, body, coding, spec, wall_s));
             }
             if let Some(content) = read_exact(&file, stamp.size)? {
-                let body = Body::Memory(content.into());
+                let body = Storage::Memory(content.into());
                 return Ok(Self::new(stamp, body, coding, spec, wall_s));
             }
             stamp = Stamp::of_file(&file)?;
         }
-        Err(Failure::Unsteady)
+        Err(FileFailure::Unsteady)
     }
 
     /// A page that no file holds.
     pub(super) fn of_page(page: String, spec: &FieldsSpec<'_>, wall_s: i64) -> Self {
         let stamp = Stamp::of_listing(page.len() as u64);
-        Self::new(stamp, Body::Memory(page.into_bytes().into()), Coding::Identity, spec, wall_s)
+        Self::new(stamp, Storage::Memory(page.into_bytes().into()), Coding::Identity, spec, wall_s)
     }
 
-    fn new(stamp: Stamp, body: Body, coding: Coding, spec: &FieldsSpec<'_>, wall_s: i64) -> Self {
+    fn new(
+        stamp: Stamp,
+        body: Storage,
+        coding: Coding,
+        spec: &FieldsSpec<'_>,
+        wall_s: i64,
+    ) -> Self {
         let mut fields = Vec::with_capacity(256);
         push_field(&mut fields, "Content-Type", spec.media_type);
         let type_end = fields.len();
@@ -124,10 +130,10 @@ impl Representation {
         let last_change_s = stamp.modified.0.max(stamp.changed.0);
         let is_settled = last_change_s.saturating_add(SETTLED_AFTER_S) <= wall_s;
         let etag = match &body {
-            Body::Memory(content) => content_tag(content, coding),
-            Body::Open(_) if is_settled => file_tag(&stamp, coding),
+            Storage::Memory(content) => content_tag(content, coding),
+            Storage::Open(_) if is_settled => file_tag(&stamp, coding),
             // Another one each second, so that it matches nothing that was written meanwhile.
-            Body::Open(_) => format!("W/\"{:x}-{wall_s:x}\"", stamp.size),
+            Storage::Open(_) => format!("W/\"{:x}-{wall_s:x}\"", stamp.size),
         };
         let modified_s = last_modified(&stamp, wall_s);
         let mut lasting_start = fields.len();
@@ -164,10 +170,10 @@ impl Representation {
         let head =
             Response::new(status).with_encoded_fields(Bytes::Shared(Arc::clone(&self.fields)));
         match &self.body {
-            Body::Memory(content) => {
+            Storage::Memory(content) => {
                 Reply::Full(head.with_content_bytes(Bytes::Shared(Arc::clone(content))))
             }
-            Body::Open(_) => {
+            Storage::Open(_) => {
                 let whole = ByteRange { offset: 0, length: self.length };
                 Reply::Files { head, content: vec![self.segment(whole)] }
             }
@@ -229,25 +235,25 @@ impl Representation {
 
     /// Whether it holds a descriptor.
     pub(super) fn is_open_file(&self) -> bool {
-        matches!(self.body, Body::Open(_))
+        matches!(self.body, Storage::Open(_))
     }
 
     /// The memory that it holds, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
         let content = match &self.body {
-            Body::Memory(content) => content.len(),
-            Body::Open(_) => 0,
+            Storage::Memory(content) => content.len(),
+            Storage::Open(_) => 0,
         };
         self.fields.len() + self.etag.len() + content
     }
 
     fn segment(&self, part: ByteRange) -> Segment {
         match &self.body {
-            Body::Memory(content) => {
+            Storage::Memory(content) => {
                 let start = part.offset as usize;
                 Segment::Bytes(content[start..start + part.length as usize].to_vec().into())
             }
-            Body::Open(file) => {
+            Storage::Open(file) => {
                 Segment::File { file: Arc::clone(file), offset: part.offset, length: part.length }
             }
         }
@@ -297,13 +303,14 @@ fn last_modified(stamp: &Stamp, wall_s: i64) -> Option<u64> {
 }
 
 /// The first `size` bytes of a file; none when it has fewer.
-fn read_exact(file: &File, size: u64) -> Result<Option<Vec<u8>>, Failure> {
+fn read_exact(file: &File, size: u64) -> Result<Option<Vec<u8>>, FileFailure> {
     let mut content = vec![0; size as usize];
     match file.read_exact_at(&mut content, 0) {
         Ok(()) => Ok(Some(content)),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => {
-            Err(Errno::from_io_error(&error).map_or(Failure::Broken(Errno::IO), Failure::from))
+            Err(Errno::from_io_error(&error)
+                .map_or(FileFailure::Broken(Errno::IO), FileFailure::from))
         }
     }
 }

@@ -80,7 +80,7 @@ impl Site {
         self.get(target).status
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, LoopState> {
+    fn cache(&self) -> std::sync::MutexGuard<'_, LoopFiles> {
         self.app.loops.lock(0)
     }
 }
@@ -941,5 +941,5 @@ fn a_file_that_fails_to_read_is_an_error_of_its_own() {
     assert_eq!(answer.status, 404);
     let error = io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error());
     let errno = rustix::io::Errno::from_io_error(&error).unwrap();
-    assert_eq!(Failure::from(errno), Failure::Broken(errno));
+    assert_eq!(FileFailure::from(errno), FileFailure::Broken(errno));
 }

@@ -33,9 +33,9 @@ use crate::{
 };
 
 /// All filters, in the order in which a request meets them. Each loads itself if its key is there.
-const ALL: &[Load] = &[rate_limit::load];
+const ALL: &[LoadFilter] = &[rate_limit::load];
 
-type Load = fn(&FilterConfig) -> Option<Box<dyn Filter>>;
+type LoadFilter = fn(&FilterConfig) -> Option<Box<dyn Filter>>;
 
 /// The filters of one life of an app, in their order.
 #[derive(Default)]

@@ -40,7 +40,7 @@ pub(crate) struct Endpoint {
     state: CachePadded<State>,
     details: Mutex<Details>,
     failures: FailureLog,
-    loops: Box<[CachePadded<LoopCounters>]>,
+    loops: Box<[CachePadded<EndpointCounters>]>,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ struct Details {
 }
 
 #[derive(Debug, Default)]
-struct LoopCounters {
+struct EndpointCounters {
     active: AtomicU64,
     idle: AtomicU64,
     cut: AtomicU64,
@@ -469,7 +469,7 @@ impl Endpoint {
         }
     }
 
-    fn sum(&self, counter: fn(&LoopCounters) -> &AtomicU64) -> u64 {
+    fn sum(&self, counter: fn(&EndpointCounters) -> &AtomicU64) -> u64 {
         self.loops.iter().map(|counters| counter(counters).load(Relaxed)).sum()
     }
 

@@ -33,13 +33,13 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// The fields that `Connection` names.
 #[derive(Default)]
-struct Named<'a> {
+struct ConnectionOptions<'a> {
     names: SmallVec<[&'a [u8]; 4]>,
     /// Options, empty ones too.
     options: usize,
 }
 
-impl<'a> Named<'a> {
+impl<'a> ConnectionOptions<'a> {
     fn add(&mut self, value: &'a [u8]) {
         for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             self.options += 1;
@@ -56,7 +56,7 @@ impl<'a> Named<'a> {
 
 /// What is known of where a request comes from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Origin {
+pub(super) struct RequestSource {
     /// The address of the peer; none on a unix socket.
     pub(super) peer: Option<IpAddr>,
     /// Whether the peer is a trusted proxy.
@@ -66,21 +66,21 @@ pub(super) struct Origin {
 }
 
 /// The fields of a request, each looked up once, and what they say together.
-pub(super) struct Survey<'a> {
+pub(super) struct RequestFields<'a> {
     request: &'a RequestHead<'a>,
     /// One for each field.
     rules: SmallVec<[Rule; 32]>,
-    named: Named<'a>,
+    named: ConnectionOptions<'a>,
     /// What `Upgrade` asks for, if it stands once.
     upgrade: Option<&'a [u8]>,
     /// How often servers like this one had the request.
     passes: usize,
 }
 
-impl<'a> Survey<'a> {
+impl<'a> RequestFields<'a> {
     pub(super) fn of(request: &'a RequestHead<'a>) -> Self {
         let mut upgrades = 0;
-        let (rules, named) = (SmallVec::new(), Named::default());
+        let (rules, named) = (SmallVec::new(), ConnectionOptions::default());
         let mut survey = Self { request, rules, named, upgrade: None, passes: 0 };
         for (name, value) in request.fields() {
             let rule = rules::of_request(name);
@@ -122,7 +122,7 @@ impl<'a> Survey<'a> {
     /// fields, each line ended by CRLF. Returns where Host belongs, if it depends on the upstream.
     pub(super) fn write_head(
         &self,
-        origin: &Origin,
+        source: &RequestSource,
         host: &HostPolicy,
         is_websocket: bool,
         out: &mut Vec<u8>,
@@ -138,7 +138,7 @@ impl<'a> Survey<'a> {
                 Rule::Trailer if request.content() == RequestContent::Chunked => {
                     write_field(name, value, out);
                 }
-                Rule::Identity if origin.is_trusted => write_field(name, value, out),
+                Rule::Identity if source.is_trusted => write_field(name, value, out),
                 Rule::MaxForwards => write_max_forwards(request.method(), value, out),
                 _ => {}
             }
@@ -147,7 +147,7 @@ impl<'a> Survey<'a> {
             out.extend_from_slice(b"Upgrade: websocket\r\n");
         }
         write_via(request.version(), out);
-        write_origin(request, origin, authority.as_deref(), out);
+        write_source(request, source, authority.as_deref(), out);
         host_gap
     }
 }
@@ -174,7 +174,7 @@ pub(crate) fn write_response_fields<'a>(
     status: u16,
     out: &mut Vec<u8>,
 ) -> bool {
-    let mut named = Named::default();
+    let mut named = ConnectionOptions::default();
     for (_, value) in fields.clone().filter(|(name, _)| is_like(name, "connection")) {
         named.add(value);
     }
@@ -341,14 +341,14 @@ fn write_max_forwards(method: Method<'_>, value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Writes who asks, for which host and by which scheme.
-fn write_origin(
+fn write_source(
     request: &RequestHead<'_>,
-    origin: &Origin,
+    source: &RequestSource,
     authority: Option<&[u8]>,
     out: &mut Vec<u8>,
 ) {
     let told = |name: &'static str| -> SmallVec<[&[u8]; 2]> {
-        if !origin.is_trusted {
+        if !source.is_trusted {
             return SmallVec::new();
         }
         request.fields_named(name).filter(|value| !value.is_empty()).collect()
@@ -358,7 +358,7 @@ fn write_origin(
         [value] => Some(value),
         _ => None,
     };
-    let peer = origin.peer.map(|peer| peer.to_canonical());
+    let peer = source.peer.map(|peer| peer.to_canonical());
     let peer_text = peer.map(address);
 
     if let Some(peer) = &peer_text {
@@ -393,7 +393,7 @@ fn write_origin(
         |id: &&[u8]| id.len() <= REQUEST_ID_BYTES_MAX && id.iter().all(u8::is_ascii_graphic);
     match single("x-request-id").filter(is_id) {
         Some(id) => write_field("X-Request-Id", id, out),
-        None => write_field("X-Request-Id", &origin.id.digits(), out),
+        None => write_field("X-Request-Id", &source.id.digits(), out),
     }
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::{
     endpoint::Endpoint,
     failure::UpstreamFailure,
-    upstreams::{Chosen, NoUpstream, Seat},
+    upstreams::{ChosenUpstream, LoopShare, NoUpstream},
 };
 use crate::config::ProxyConfig;
 
 /// A request that is to be passed on: what the loop needs for that.
 #[derive(Debug)]
 pub struct Forward {
-    pub(super) seat: Arc<Seat>,
+    pub(super) share: Arc<LoopShare>,
     pub(super) head: Vec<u8>,
     pub(super) host_gap: Option<usize>,
     pub(super) key: Option<u64>,
@@ -24,18 +24,22 @@ pub struct Forward {
 impl Forward {
     /// What the app was configured as: times and counts for the loop.
     pub(crate) fn config(&self) -> &ProxyConfig {
-        self.seat.upstreams().config()
+        self.share.upstreams().config()
     }
 
     /// Chooses an upstream, none of those that failed for this request. `now_ns`: nanoseconds of
     /// the process's epoch, as everywhere here.
-    pub(crate) fn choose(&self, now_ns: u64, tried: &[usize]) -> Result<Chosen, NoUpstream> {
-        self.seat.choose(self.key, now_ns, tried)
+    pub(crate) fn choose(
+        &self,
+        now_ns: u64,
+        tried: &[usize],
+    ) -> Result<ChosenUpstream, NoUpstream> {
+        self.share.choose(self.key, now_ns, tried)
     }
 
     /// There was no upstream to ask. If it is to be logged: how many were not since the last one.
     pub(crate) fn note_unserved(&self, failure: UpstreamFailure, now_ns: u64) -> Option<u64> {
-        self.seat.note_unserved(failure, now_ns)
+        self.share.note_unserved(failure, now_ns)
     }
 
     /// Method and target, as the upstream gets them.
@@ -48,7 +52,7 @@ impl Forward {
     /// Writes request line and fields for this upstream, each line ended by CRLF. What is missing
     /// is the framing (`Content-Length` or `Transfer-Encoding`), `Connection`, `Expect`, and the
     /// empty line.
-    pub(crate) fn write_head(&self, chosen: &Chosen, out: &mut Vec<u8>) {
+    pub(crate) fn write_head(&self, chosen: &ChosenUpstream, out: &mut Vec<u8>) {
         let Some(gap) = self.host_gap else { return out.extend_from_slice(&self.head) };
         let authority = chosen.endpoint().authority().as_bytes();
         for part in [&self.head[..gap], b"Host: ", authority, b"\r\n", &self.head[gap..]] {
@@ -60,7 +64,7 @@ impl Forward {
     /// without the framing, `Connection`, `Expect` and the empty line.
     pub fn upstream_head(&self) -> Vec<u8> {
         let Some(gap) = self.host_gap else { return self.head.clone() };
-        let endpoints = self.seat.upstreams().endpoints();
+        let endpoints = self.share.upstreams().endpoints();
         let authority = endpoints.first().map_or("", Endpoint::authority).as_bytes();
         [&self.head[..gap], b"Host: ", authority, b"\r\n", &self.head[gap..]].concat()
     }
@@ -84,6 +88,6 @@ impl Forward {
 
 impl Drop for Forward {
     fn drop(&mut self) {
-        self.seat.give_head(std::mem::take(&mut self.head));
+        self.share.give_head(std::mem::take(&mut self.head));
     }
 }

@@ -31,12 +31,12 @@ pub(crate) struct HealthPlan {
     known: KnownHealth,
     /// Results in a row that speak against the state.
     against: u32,
-    due: Due,
+    due: CheckDue,
     random: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+enum CheckDue {
     At(u64),
     /// A check is under way that began then.
     Running(u64),
@@ -56,10 +56,10 @@ impl HealthPlan {
             fall: config.fall,
             known,
             against: 0,
-            due: Due::At(0),
+            due: CheckDue::At(0),
             random: seed,
         };
-        plan.due = Due::At(now_ns.saturating_add(plan.spread_ns()));
+        plan.due = CheckDue::At(now_ns.saturating_add(plan.spread_ns()));
         plan
     }
 
@@ -71,8 +71,8 @@ impl HealthPlan {
     /// When the next check is due; none while one is under way.
     pub(crate) fn due_ns(&self) -> Option<u64> {
         match self.due {
-            Due::At(due) => Some(due),
-            Due::Running(_) => None,
+            CheckDue::At(due) => Some(due),
+            CheckDue::Running(_) => None,
         }
     }
 
@@ -80,17 +80,17 @@ impl HealthPlan {
     pub(crate) fn begin_if_due(&mut self, now_ns: u64) -> bool {
         let begins = self.due_ns().is_some_and(|due| due <= now_ns);
         if begins {
-            self.due = Due::Running(now_ns);
+            self.due = CheckDue::Running(now_ns);
         }
         begins
     }
 
     /// The check has ended. Says what the upstream is from now on, if that changed: up or not.
     pub(crate) fn on_result(&mut self, passed: bool, now_ns: u64) -> Option<bool> {
-        if let Due::Running(began) = self.due {
+        if let CheckDue::Running(began) = self.due {
             let half = self.interval_ns / SPREAD / 2;
             let step = self.interval_ns.saturating_sub(half).saturating_add(self.spread_ns());
-            self.due = Due::At(began.saturating_add(step).max(now_ns));
+            self.due = CheckDue::At(began.saturating_add(step).max(now_ns));
         }
         let is_first = !self.known.has_passed;
         self.known.has_passed |= passed;

@@ -32,17 +32,17 @@ pub use forward::Forward;
 pub(crate) use health::HealthPlan;
 pub(crate) use one_upstream::OneUpstream;
 pub use upstreams::Upstreams;
-pub(crate) use upstreams::{Address, Chosen, KeptLine, PoolKey};
+pub(crate) use upstreams::{ChosenUpstream, ConnectAddress, KeptLine, PoolKey};
 
-use fields::{Origin, Survey};
-use upstreams::Seat;
+use fields::{RequestFields, RequestSource};
+use upstreams::LoopShare;
 
 /// An app that passes requests on.
 #[derive(Debug)]
 pub struct Proxy {
     upstreams: Arc<Upstreams>,
     /// One for each loop, so that no count of references is shared on the request path.
-    seats: Box<[Arc<Seat>]>,
+    shares: Box<[Arc<LoopShare>]>,
 }
 
 impl Proxy {
@@ -63,31 +63,31 @@ impl Proxy {
 
     fn of(upstreams: Upstreams, loops: usize) -> Self {
         let upstreams = Arc::new(upstreams);
-        let seat = |loop_index| Arc::new(Seat::new(Arc::clone(&upstreams), loop_index));
-        Self { seats: (0..loops).map(seat).collect(), upstreams }
+        let share = |loop_index| Arc::new(LoopShare::new(Arc::clone(&upstreams), loop_index));
+        Self { shares: (0..loops).map(share).collect(), upstreams }
     }
 
     fn forward(
         &self,
-        survey: &Survey<'_>,
+        fields: &RequestFields<'_>,
         request: &RequestHead<'_>,
         context: &Context,
     ) -> Forward {
-        let seat = Arc::clone(&self.seats[context.loop_index]);
+        let share = Arc::clone(&self.shares[context.loop_index]);
         let config = self.upstreams.config();
         let peer = match context.peer {
             Peer::Tcp(peer) => Some(peer.ip()),
             Peer::Unix => None,
         };
         let is_trusted = |peer| config.trusted_proxies.iter().any(|net| net.contains(peer));
-        let origin = Origin {
+        let source = RequestSource {
             peer,
             is_trusted: peer.is_some_and(is_trusted),
-            id: context.request_id.unwrap_or_else(|| seat.next_id()),
+            id: context.request_id.unwrap_or_else(|| share.next_id()),
         };
-        let asks_upgrade = survey.asks_for_websocket();
-        let mut head = seat.take_head();
-        let host_gap = survey.write_head(&origin, &config.host, asks_upgrade, &mut head);
+        let asks_upgrade = fields.asks_for_websocket();
+        let mut head = share.take_head();
+        let host_gap = fields.write_head(&source, &config.host, asks_upgrade, &mut head);
         Forward {
             head,
             host_gap,
@@ -95,24 +95,24 @@ impl Proxy {
             is_head: request.method() == Method::Head,
             is_idempotent: is_idempotent(request.method()),
             asks_upgrade,
-            seat,
+            share,
         }
     }
 }
 
 impl App for Proxy {
     fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
-        let survey = Survey::of(request);
-        if survey.names_too_many() {
+        let fields = RequestFields::of(request);
+        if fields.names_too_many() {
             return Reply::Full(error_response(400));
         }
-        if survey.is_looping() {
+        if fields.is_looping() {
             return Reply::Full(Response::json(508, r#"{"error":"Loop detected"}"#));
         }
         if fields::ends_here(request) {
             return Reply::Full(Response::new(204));
         }
-        Reply::Forward(self.forward(&survey, request, context))
+        Reply::Forward(self.forward(&fields, request, context))
     }
 
     fn kind(&self) -> &'static str {
@@ -124,7 +124,7 @@ impl App for Proxy {
     }
 
     fn again(&self) -> Option<Arc<dyn App>> {
-        Some(Arc::new(Self::of(self.upstreams.again(self.seats.len()), self.seats.len())))
+        Some(Arc::new(Self::of(self.upstreams.again(self.shares.len()), self.shares.len())))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     endpoint::Endpoint,
-    upstreams::{Chosen, Upstreams},
+    upstreams::{ChosenUpstream, Upstreams},
 };
 use crate::config::UpstreamAddress;
 
@@ -84,7 +84,7 @@ impl OneUpstream {
     }
 
     /// Whether this was chosen of it.
-    pub(crate) fn is_that_of(&self, chosen: &Chosen) -> bool {
+    pub(crate) fn is_that_of(&self, chosen: &ChosenUpstream) -> bool {
         let is_there = |place: &Place| chosen.is(&place.upstreams, place.index);
         self.places().any(is_there)
     }

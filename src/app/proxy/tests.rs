@@ -728,17 +728,17 @@ fn addresses_take_turns_and_one_that_does_not_open_is_passed_over() {
     endpoint.set_addresses(Ok(vec![address(1), address(2), address(3)]));
     let forward = forward(&proxy);
     let next = |now_ns| match forward.choose(now_ns, &[]).unwrap().address() {
-        Address::Tcp(address) => address,
-        Address::Unix(path) => panic!("{path:?}"),
+        ConnectAddress::Tcp(address) => address,
+        ConnectAddress::Unix(path) => panic!("{path:?}"),
     };
     assert_eq!([0; 4].map(next), [1, 2, 3, 1].map(address));
     let mut chosen = forward.choose(0, &[]).unwrap();
-    assert_eq!(chosen.address(), Address::Tcp(address(2)));
+    assert_eq!(chosen.address(), ConnectAddress::Tcp(address(2)));
     assert!(chosen.next_address(0));
-    assert_eq!(chosen.address(), Address::Tcp(address(3)));
+    assert_eq!(chosen.address(), ConnectAddress::Tcp(address(3)));
     assert_eq!([0; 3].map(next), [1, 3, 1].map(address));
     assert!(chosen.next_address(0));
-    assert_eq!(chosen.address(), Address::Tcp(address(1)));
+    assert_eq!(chosen.address(), ConnectAddress::Tcp(address(1)));
     assert!(!chosen.next_address(0), "all three were tried");
     assert_eq!(proxy.upstreams.rows(0)[0].failures, 0);
     // All failed: still one of them, and after a while each.

@@ -1,11 +1,11 @@
 //! The upstreams of one life, and the choice among them.
 //!
-//! [`Upstreams`] is shared by loops, checks and operators; each loop has its own [`Seat`], with
-//! whatever the choice remembers, so that the request path shares nothing that is written.
+//! [`Upstreams`] is shared by loops, checks and operators. What the choice remembers is in the
+//! [`LoopShare`] of each loop, so that the request path shares nothing that is written.
 //!
 //! - An upstream that is down or drained is never chosen.
 //! - An ejected one only when there is no other; the last one is never ejected.
-//! - I3: the count of active exchanges is held by [`Chosen`], that of kept connections by
+//! - I3: the count of active exchanges is held by [`ChosenUpstream`], that of kept connections by
 //!   [`KeptLine`]; only their `Drop` releases it.
 
 use std::{
@@ -183,15 +183,15 @@ pub(crate) struct FailureNote {
 /// One loop's part of the upstreams of a life. Its count of references is written by its loop
 /// alone.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct LoopShare {
     upstreams: Arc<Upstreams>,
     loop_index: usize,
     /// Locked by this loop alone: never waited for.
-    own: Mutex<LoopState>,
+    own: Mutex<ShareState>,
 }
 
 #[derive(Debug)]
-struct LoopState {
+struct ShareState {
     credit: Vec<i64>,
     addresses: Vec<LoopAddresses>,
     ids: RequestIds,
@@ -203,10 +203,10 @@ struct LoopState {
 const HEADS_KEPT_MAX: usize = 64;
 const HEAD_KEPT_BYTES_MAX: usize = 4096;
 
-impl Seat {
+impl LoopShare {
     pub(super) fn new(upstreams: Arc<Upstreams>, loop_index: usize) -> Self {
         let count = upstreams.endpoints.len();
-        let own = LoopState {
+        let own = ShareState {
             credit: vec![0; count],
             addresses: (0..count).map(|_| LoopAddresses::default()).collect(),
             ids: RequestIds::new(),
@@ -249,7 +249,7 @@ impl Seat {
         key: Option<u64>,
         now_ns: u64,
         tried: &[usize],
-    ) -> Result<Chosen, NoUpstream> {
+    ) -> Result<ChosenUpstream, NoUpstream> {
         let upstreams = &*self.upstreams;
         let open =
             |index: &usize| !tried.contains(index) && upstreams.endpoints[*index].is_usable();
@@ -264,8 +264,8 @@ impl Seat {
         let untried_addresses = own.addresses[index].len().saturating_sub(1);
         drop(own);
         endpoint.enter(self.loop_index);
-        let seat = Arc::clone(self);
-        Ok(Chosen { seat, index, address, untried_addresses, _of_one_loop: PhantomData })
+        let share = Arc::clone(self);
+        Ok(ChosenUpstream { share, index, address, untried_addresses, _of_one_loop: PhantomData })
     }
 
     fn choose_among(
@@ -295,7 +295,7 @@ impl Seat {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, LoopState> {
+    fn lock(&self) -> MutexGuard<'_, ShareState> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -304,8 +304,8 @@ impl Seat {
 /// thread of its loop.
 #[derive(Debug)]
 #[must_use = "dropping it says that the exchange with the upstream is over"]
-pub(crate) struct Chosen {
-    seat: Arc<Seat>,
+pub(crate) struct ChosenUpstream {
+    share: Arc<LoopShare>,
     index: usize,
     /// None for a unix socket.
     address: Option<SocketAddr>,
@@ -315,12 +315,12 @@ pub(crate) struct Chosen {
 
 /// What to connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Address<'a> {
+pub(crate) enum ConnectAddress<'a> {
     Tcp(SocketAddr),
     Unix(&'a Path),
 }
 
-impl Chosen {
+impl ChosenUpstream {
     /// Which upstream it is: for a loop's pool, and for what was tried.
     pub(crate) fn index(&self) -> usize {
         self.index
@@ -328,19 +328,19 @@ impl Chosen {
 
     /// Whether it is this upstream of this life.
     pub(super) fn is(&self, upstreams: &Arc<Upstreams>, index: usize) -> bool {
-        self.index == index && Arc::ptr_eq(upstreams, &self.seat.upstreams)
+        self.index == index && Arc::ptr_eq(upstreams, &self.share.upstreams)
     }
 
     /// The upstream.
     pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.seat.upstreams.endpoints[self.index]
+        &self.share.upstreams.endpoints[self.index]
     }
 
     /// What to connect to, if no pooled connection is used.
-    pub(crate) fn address(&self) -> Address<'_> {
+    pub(crate) fn address(&self) -> ConnectAddress<'_> {
         match (self.address, self.endpoint().unix_path()) {
-            (_, Some(path)) => Address::Unix(path),
-            (Some(address), None) => Address::Tcp(address),
+            (_, Some(path)) => ConnectAddress::Unix(path),
+            (Some(address), None) => ConnectAddress::Tcp(address),
             (None, None) => unreachable!("an upstream without an address is not chosen"),
         }
     }
@@ -349,8 +349,8 @@ impl Chosen {
     /// has one that was not tried. That is no failure of the upstream yet.
     pub(crate) fn next_address(&mut self, now_ns: u64) -> bool {
         let Some(address) = self.address else { return false };
-        let avoid_for = self.seat.upstreams.config.eject_for;
-        let mut own = self.seat.lock();
+        let avoid_for = self.share.upstreams.config.eject_for;
+        let mut own = self.share.lock();
         let addresses = &mut own.addresses[self.index];
         addresses.avoid(address, later(now_ns, avoid_for));
         if self.untried_addresses == 0 {
@@ -366,12 +366,12 @@ impl Chosen {
 
     /// A drain has no more patience for this exchange: it ends with its connection.
     pub(crate) fn count_cut(&self) {
-        self.endpoint().count_cut(self.seat.loop_index);
+        self.endpoint().count_cut(self.share.loop_index);
     }
 
     /// Names the upstream within one loop.
     pub(crate) fn pool_key(&self) -> PoolKey {
-        (Arc::as_ptr(&self.seat).addr(), self.index)
+        (Arc::as_ptr(&self.share).addr(), self.index)
     }
 
     /// Counts a connection to this upstream that is kept for later; none where that has no use: it
@@ -380,14 +380,14 @@ impl Chosen {
         if self.endpoint().is_drained() {
             return None;
         }
-        self.endpoint().enter_idle(self.seat.loop_index);
-        let seat = Arc::downgrade(&self.seat);
-        Some(KeptLine { seat, index: self.index, _of_one_loop: PhantomData })
+        self.endpoint().enter_idle(self.share.loop_index);
+        let share = Arc::downgrade(&self.share);
+        Some(KeptLine { share, index: self.index, _of_one_loop: PhantomData })
     }
 
     /// The head of an answer came, so long after the choice.
     pub(crate) fn succeeded(&self, latency: Duration) {
-        self.endpoint().count_answer(self.seat.loop_index, latency);
+        self.endpoint().count_answer(self.share.loop_index, latency);
     }
 
     /// The answer came whole.
@@ -397,25 +397,25 @@ impl Chosen {
 
     /// No answer came, or not a whole one.
     pub(crate) fn failed(&self, failure: UpstreamFailure, now_ns: u64) -> FailureNote {
-        self.seat.upstreams.on_failure(self.index, self.seat.loop_index, failure, now_ns)
+        self.share.upstreams.on_failure(self.index, self.share.loop_index, failure, now_ns)
     }
 }
 
-impl Drop for Chosen {
+impl Drop for ChosenUpstream {
     fn drop(&mut self) {
-        self.endpoint().leave(self.seat.loop_index);
+        self.endpoint().leave(self.share.loop_index);
     }
 }
 
-/// An upstream of a life, as one loop names it: by where its seat is in memory, and the index.
+/// An upstream of a life, as one loop names it: by where its share is in memory, and the index.
 pub(crate) type PoolKey = (usize, usize);
 
 /// A connection that a loop keeps for later: it counts as idle until this is dropped. It does not
-/// keep the life, but its seat's place in memory, so that a [`PoolKey`] is no other's meanwhile.
+/// keep the life, but its share's place in memory, so that a [`PoolKey`] is no other's meanwhile.
 #[derive(Debug)]
 #[must_use = "dropping it says that the connection is not idle any more"]
 pub(crate) struct KeptLine {
-    seat: Weak<Seat>,
+    share: Weak<LoopShare>,
     index: usize,
     _of_one_loop: PhantomData<Rc<()>>,
 }
@@ -423,16 +423,16 @@ pub(crate) struct KeptLine {
 impl KeptLine {
     /// Whether there may be a request for it: its life is there, and the upstream not drained.
     pub(crate) fn has_use(&self) -> bool {
-        let seat = self.seat.upgrade();
-        seat.is_some_and(|seat| !seat.upstreams.endpoints[self.index].is_drained())
+        let share = self.share.upgrade();
+        share.is_some_and(|share| !share.upstreams.endpoints[self.index].is_drained())
     }
 }
 
 impl Drop for KeptLine {
     fn drop(&mut self) {
         // With the life the count is gone.
-        if let Some(seat) = self.seat.upgrade() {
-            seat.upstreams.endpoints[self.index].leave_idle(seat.loop_index);
+        if let Some(share) = self.share.upgrade() {
+            share.upstreams.endpoints[self.index].leave_idle(share.loop_index);
         }
     }
 }

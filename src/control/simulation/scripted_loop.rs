@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::board::Board;
 use crate::{
-    app::{Chosen, OneUpstream, Peer, Reply, test_support},
+    app::{ChosenUpstream, OneUpstream, Peer, Reply, test_support},
     hosted::{AppGuard, AppLife, Apps, HostedApp},
     message::{ControlEvent, LoopCommand, UpstreamDrainId},
     metrics::Turn,
@@ -15,7 +15,7 @@ use crate::{
 /// An exchange that was admitted.
 pub(super) struct Flight {
     guard: AppGuard,
-    chosen: Option<Chosen>,
+    chosen: Option<ChosenUpstream>,
 }
 
 impl Flight {
@@ -146,7 +146,7 @@ impl ScriptedLoop {
         asked
     }
 
-    fn choose(&self, life: &AppLife) -> Option<Chosen> {
+    fn choose(&self, life: &AppLife) -> Option<ChosenUpstream> {
         life.app().app.upstreams()?;
         let request = test_support::request("GET", "/", &[]);
         let context = crate::app::Context {

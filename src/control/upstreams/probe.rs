@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io, net::SocketAddr};
 use mio::{Registry, Token};
 
 use crate::{
-    app::{Address, Endpoint},
+    app::{ConnectAddress, Endpoint},
     config::{HealthConfig, HostPolicy},
     http::{
         Limits, RequestContent,
@@ -56,7 +56,7 @@ impl Probe {
         let count = addresses.len();
         addresses.rotate_left(first % count.max(1));
         let opened = match endpoint.unix_path() {
-            Some(path) => open(Address::Unix(path), token, registry),
+            Some(path) => open(ConnectAddress::Unix(path), token, registry),
             None => open_first(&mut addresses, token, registry),
         };
         let (io, is_open) = opened.map_err(|error| format!("connect: {error}"))?;
@@ -180,7 +180,7 @@ fn open_first(
 ) -> io::Result<(Io, bool)> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
     while let Some(address) = addresses.pop_front() {
-        match open(Address::Tcp(address), token, registry) {
+        match open(ConnectAddress::Tcp(address), token, registry) {
             Ok(opened) => return Ok(opened),
             Err(error) => last = error,
         }
@@ -188,7 +188,7 @@ fn open_first(
     Err(last)
 }
 
-fn open(address: Address<'_>, token: Token, registry: &Registry) -> io::Result<(Io, bool)> {
+fn open(address: ConnectAddress<'_>, token: Token, registry: &Registry) -> io::Result<(Io, bool)> {
     let (io, is_open) = Io::connect(address)?;
     watch(registry, io.socket(), token, BOTH_WAYS)?;
     Ok((io, is_open))

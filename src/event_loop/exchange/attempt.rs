@@ -15,7 +15,7 @@ use super::{
     state::{Answering, Exchange},
 };
 use crate::{
-    app::{Chosen, FailureCause, Forward, UpstreamFailure},
+    app::{ChosenUpstream, FailureCause, Forward, UpstreamFailure},
     http::{
         RequestContent,
         h1::{self, ClientRequest},
@@ -40,7 +40,7 @@ struct Attempt {
 
 impl Attempt {
     /// Another upstream, if the request may be retried.
-    fn next(&mut self, cx: &LoopContext) -> Option<Chosen> {
+    fn next(&mut self, cx: &LoopContext) -> Option<ChosenUpstream> {
         self.retries_left = self.retries_left.checked_sub(1)?;
         self.forward.choose(cx.clock.now_ns(), &self.tried).ok()
     }
@@ -84,7 +84,7 @@ impl Exchange {
     fn try_upstreams(
         &mut self,
         mut attempt: Attempt,
-        mut chosen: Chosen,
+        mut chosen: ChosenUpstream,
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) {
@@ -197,7 +197,7 @@ impl Exchange {
 /// A connection to the upstream, kept or new. Tries its other addresses, if it has any.
 fn open_connection(
     attempt: &Attempt,
-    chosen: &mut Chosen,
+    chosen: &mut ChosenUpstream,
     exchange: ExchangeId,
     cx: &mut LoopContext,
 ) -> Result<UpstreamConn, UpstreamFailure> {
@@ -225,7 +225,7 @@ fn is_repeatable(forward: &Forward, content: RequestContent) -> bool {
 /// Writes the request to the upstream's outbox.
 fn write_request(
     Attempt { forward, content, .. }: &Attempt,
-    chosen: &Chosen,
+    chosen: &ChosenUpstream,
     expects_continue: bool,
     conn: &mut UpstreamConn,
     cx: &mut LoopContext,

@@ -19,7 +19,7 @@ use super::{
     state::{Answering, Exchange},
 };
 use crate::{
-    app::{Chosen, FailureCause, Forward, UpstreamFailure, write_response_trailers},
+    app::{ChosenUpstream, FailureCause, Forward, UpstreamFailure, write_response_trailers},
     config::DrainTunnels,
     http::Fields,
     logging::UpstreamUse,
@@ -223,7 +223,7 @@ impl Exchange {
     pub(super) fn note_failure(
         &self,
         forward: &Forward,
-        chosen: &Chosen,
+        chosen: &ChosenUpstream,
         failure: UpstreamFailure,
         out: &Outgoing<'_>,
         cx: &mut LoopContext,

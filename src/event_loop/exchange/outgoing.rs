@@ -57,7 +57,8 @@ impl Outgoing<'_> {
 
     /// Writes an answer: its filtered head, and its body as far as it is available. Every answer
     /// goes through this function.
-    #[inline]
+    // Inlined by force: the kind of the body is known at each of the few calls.
+    #[inline(always)]
     pub(super) fn write(
         &mut self,
         mut response: Response<'_>,

@@ -20,7 +20,7 @@ use super::{
     conn::UpstreamConn,
 };
 use crate::{
-    app::{Address, Chosen, FailureCause, KeptLine, PoolKey, UpstreamFailure},
+    app::{ChosenUpstream, ConnectAddress, FailureCause, KeptLine, PoolKey, UpstreamFailure},
     config::ProxyConfig,
     io::{BOTH_WAYS, Io, Ready, watch},
     message::ExchangeId,
@@ -59,7 +59,7 @@ impl UpstreamPool {
     /// be retried has no other protection.
     pub(in super::super) fn take(
         &mut self,
-        chosen: &Chosen,
+        chosen: &ChosenUpstream,
         exchange: ExchangeId,
         now_ms: u64,
         must_check: bool,
@@ -83,7 +83,7 @@ impl UpstreamPool {
     /// When it fails at once.
     pub(in super::super) fn open(
         &mut self,
-        address: Address<'_>,
+        address: ConnectAddress<'_>,
         exchange: ExchangeId,
     ) -> Result<UpstreamConn, UpstreamFailure> {
         let failure = |error: io::Error| UpstreamFailure::connect(&error);
@@ -95,7 +95,11 @@ impl UpstreamPool {
         opened
     }
 
-    fn try_open(&mut self, address: Address<'_>, exchange: ExchangeId) -> io::Result<UpstreamConn> {
+    fn try_open(
+        &mut self,
+        address: ConnectAddress<'_>,
+        exchange: ExchangeId,
+    ) -> io::Result<UpstreamConn> {
         self.budget.note_upstream_conn();
         let (io, is_open) = Io::connect(address)?;
         let registry = &self.registry;
@@ -110,7 +114,7 @@ impl UpstreamPool {
         &mut self,
         conn: UpstreamConn,
         config: &ProxyConfig,
-        chosen: &Chosen,
+        chosen: &ChosenUpstream,
         now_ms: u64,
     ) {
         let key = chosen.pool_key();

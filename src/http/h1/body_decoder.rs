@@ -16,7 +16,7 @@ use crate::http::message::{
 /// Content that is being read.
 #[derive(Debug)]
 pub(super) struct BodyDecoder {
-    state: State,
+    state: Position,
     /// Blanks may stand at the end of a size line.
     may_pad: bool,
     /// Bytes of content that are left: of the whole, or of this chunk.
@@ -44,7 +44,7 @@ const SIZE_DIGITS_MAX: u8 = 16;
 const SIZE_BLANKS_MAX: u8 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Position {
     /// `Content-Length`: content until `left` is 0.
     Length,
     /// In a chunk's size, after this many digits.
@@ -73,8 +73,8 @@ enum State {
 impl BodyDecoder {
     pub(super) fn new(framing: Framing) -> Self {
         let (state, left) = match framing {
-            Framing::Length(left) => (State::Length, left),
-            Framing::Chunked => (State::Size(0), 0),
+            Framing::Length(left) => (Position::Length, left),
+            Framing::Chunked => (Position::Size(0), 0),
         };
         Self { state, may_pad: false, left, overhead: 0, trailers: 0 }
     }
@@ -88,7 +88,7 @@ impl BodyDecoder {
     pub(super) fn left(&self) -> u64 {
         // A size counts when its line is complete: before, any split could decide whether it is
         // refused for what it says or for how its line goes on.
-        if matches!(self.state, State::Length | State::Data) { self.left } else { 0 }
+        if matches!(self.state, Position::Length | Position::Data) { self.left } else { 0 }
     }
 
     /// Reads on. Returns how many bytes were read and what they came to.
@@ -101,11 +101,11 @@ impl BodyDecoder {
         let mut at = 0;
         loop {
             match self.state {
-                State::End => return Ok((at, Piece::End)),
-                State::Length if self.left == 0 => self.state = State::End,
-                State::Data if self.left == 0 => self.state = State::DataCr,
+                Position::End => return Ok((at, Piece::End)),
+                Position::Length if self.left == 0 => self.state = Position::End,
+                Position::Data if self.left == 0 => self.state = Position::DataCr,
                 _ if at == input.len() => return Ok((at, Piece::NeedMore)),
-                State::Length | State::Data => {
+                Position::Length | Position::Data => {
                     let left = usize::try_from(self.left).unwrap_or(usize::MAX);
                     let len = left.min(input.len() - at);
                     self.left -= len as u64;
@@ -115,7 +115,7 @@ impl BodyDecoder {
                     let before = self.state;
                     self.state = self.framing_byte(input[at], limits)?;
                     if let Some(trailers) = &mut trailers
-                        && (self.state.is_in_trailer() || before == State::TrailerLf)
+                        && (self.state.is_in_trailer() || before == Position::TrailerLf)
                     {
                         trailers.push(input[at]);
                     }
@@ -126,57 +126,62 @@ impl BodyDecoder {
     }
 
     /// One byte of what stands around the chunks' content.
-    fn framing_byte(&mut self, byte: u8, limits: &Limits) -> Result<State, Refused> {
+    fn framing_byte(&mut self, byte: u8, limits: &Limits) -> Result<Position, Refused> {
         const BAD_SIZE: Refused = refused(400, "malformed chunk size");
         const BAD_CHUNK: Refused = refused(400, "malformed chunk");
         const BAD_TRAILER: Refused = refused(400, "malformed trailer");
         Ok(match (self.state, byte) {
-            (State::Size(SIZE_DIGITS_MAX..), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (Position::Size(SIZE_DIGITS_MAX..), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 return Err(BAD_SIZE);
             }
-            (State::Size(digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (Position::Size(digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
                 self.left = self.left << 4 | digit;
-                State::Size(digits + 1)
+                Position::Size(digits + 1)
             }
-            (State::Size(1..), b'\r') => State::SizeLf,
-            (State::Size(1..), b';') => State::Extension,
-            (State::Size(1..), b' ' | b'\t') => State::Blank(1),
-            (State::Blank(blanks @ ..SIZE_BLANKS_MAX), b' ' | b'\t') => State::Blank(blanks + 1),
-            (State::Blank(_), b';') => State::Extension,
-            (State::Blank(_), b'\r') if self.may_pad => State::SizeLf,
-            (State::Size(_) | State::Blank(_), _) => return Err(BAD_SIZE),
-            (State::Extension, b'\r') => State::SizeLf,
-            (State::Extension, byte) if is_text_byte(byte) => {
+            (Position::Size(1..), b'\r') => Position::SizeLf,
+            (Position::Size(1..), b';') => Position::Extension,
+            (Position::Size(1..), b' ' | b'\t') => Position::Blank(1),
+            (Position::Blank(blanks @ ..SIZE_BLANKS_MAX), b' ' | b'\t') => {
+                Position::Blank(blanks + 1)
+            }
+            (Position::Blank(_), b';') => Position::Extension,
+            (Position::Blank(_), b'\r') if self.may_pad => Position::SizeLf,
+            (Position::Size(_) | Position::Blank(_), _) => return Err(BAD_SIZE),
+            (Position::Extension, b'\r') => Position::SizeLf,
+            (Position::Extension, byte) if is_text_byte(byte) => {
                 self.count_overhead(limits)?;
-                State::Extension
+                Position::Extension
             }
-            (State::SizeLf, b'\n') if self.left == 0 => State::TrailerStart,
-            (State::SizeLf, b'\n') => State::Data,
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size(0),
-            (State::TrailerStart, b'\r') => State::EndLf,
-            (State::TrailerStart, byte) if is_token_byte(byte) => {
+            (Position::SizeLf, b'\n') if self.left == 0 => Position::TrailerStart,
+            (Position::SizeLf, b'\n') => Position::Data,
+            (Position::DataCr, b'\r') => Position::DataLf,
+            (Position::DataLf, b'\n') => Position::Size(0),
+            (Position::TrailerStart, b'\r') => Position::EndLf,
+            (Position::TrailerStart, byte) if is_token_byte(byte) => {
                 self.trailers += 1;
                 if self.trailers > limits.fields {
                     return Err(refused(431, "more trailers than limits.headers"));
                 }
-                State::TrailerName
+                Position::TrailerName
             }
-            (State::TrailerName, byte) if is_token_byte(byte) => {
+            (Position::TrailerName, byte) if is_token_byte(byte) => {
                 self.count_overhead(limits)?;
-                State::TrailerName
+                Position::TrailerName
             }
-            (State::TrailerName, b':') => State::TrailerValue,
-            (State::TrailerValue, b'\r') => State::TrailerLf,
-            (State::TrailerValue, byte) if is_text_byte(byte) => {
+            (Position::TrailerName, b':') => Position::TrailerValue,
+            (Position::TrailerValue, b'\r') => Position::TrailerLf,
+            (Position::TrailerValue, byte) if is_text_byte(byte) => {
                 self.count_overhead(limits)?;
-                State::TrailerValue
+                Position::TrailerValue
             }
-            (State::TrailerLf, b'\n') => State::TrailerStart,
-            (State::EndLf, b'\n') => State::End,
+            (Position::TrailerLf, b'\n') => Position::TrailerStart,
+            (Position::EndLf, b'\n') => Position::End,
             (
-                State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf,
+                Position::TrailerStart
+                | Position::TrailerName
+                | Position::TrailerValue
+                | Position::TrailerLf,
                 _,
             ) => return Err(BAD_TRAILER),
             _ => return Err(BAD_CHUNK),
@@ -192,7 +197,7 @@ impl BodyDecoder {
     }
 }
 
-impl State {
+impl Position {
     fn is_in_trailer(self) -> bool {
         matches!(self, Self::TrailerName | Self::TrailerValue | Self::TrailerLf)
     }

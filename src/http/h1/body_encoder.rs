@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn each_coding_writes_its_pieces_and_its_end() {
-        for (mut coding, written) in [
+        for (mut encoder, written) in [
             (BodyEncoder::Length(12), "Content-Length: 12\r\n|0123456789ab|"),
             (
                 BodyEncoder::Chunked,
@@ -90,12 +90,12 @@ mod tests {
             (BodyEncoder::Omitted, "||"),
         ] {
             let mut out = Vec::new();
-            coding.write_field(&mut out);
+            encoder.write_field(&mut out);
             out.push(b'|');
-            coding.write(b"", &mut out);
-            coding.write(b"0123456789ab", &mut out);
+            encoder.write(b"", &mut out);
+            encoder.write(b"0123456789ab", &mut out);
             out.push(b'|');
-            assert!(coding.end(b"A: b\r\n", &mut out));
+            assert!(encoder.end(b"A: b\r\n", &mut out));
             assert_eq!(out.escape_ascii().to_string(), written.escape_default().to_string());
         }
     }

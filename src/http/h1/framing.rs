@@ -131,13 +131,13 @@ mod tests {
     }
 
     /// Fields, and the framing they tell.
-    type Told = (&'static [(&'static str, &'static str)], Result<Option<Framing>, u16>);
+    type Announced = (&'static [(&'static str, &'static str)], Result<Option<Framing>, u16>);
 
     #[test]
     fn framing_is_told_in_one_way() {
         const TE: &str = "Transfer-Encoding";
         const CL: &str = "content-length";
-        let rows: &[Told] = &[
+        let rows: &[Announced] = &[
             (&[], Ok(None)),
             (&[("Content-Lengths", "5")], Ok(None)),
             (&[(CL, "0")], Ok(Some(Framing::Length(0)))),

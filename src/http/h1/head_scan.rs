@@ -25,7 +25,7 @@ pub(super) enum Scan {
 
 /// What is wrong with a head's lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum LineFault {
     BareLf,
     StartLineTooLong,
     HeadTooLong,
@@ -48,12 +48,12 @@ impl HeadScan {
     }
 
     /// Looks for the end of the head, from where the last look ended.
-    pub(super) fn look(&mut self, input: &[u8], limits: &Limits) -> Result<Scan, Fault> {
+    pub(super) fn look(&mut self, input: &[u8], limits: &Limits) -> Result<Scan, LineFault> {
         let window = &input[..input.len().min(limits.head_bytes)];
         while let Some(at) = memchr::memchr(b'\n', &window[self.scanned..]) {
             let lf = self.scanned + at;
             if lf == 0 || window[lf - 1] != b'\r' {
-                return Err(Fault::BareLf);
+                return Err(LineFault::BareLf);
             }
             if self.line_start == 0 {
                 self.start_line_end = lf - 1;
@@ -67,7 +67,7 @@ impl HeadScan {
         if input.len() < limits.head_bytes {
             return Ok(Scan::NeedMore);
         }
-        Err(if self.line_start == 0 { Fault::StartLineTooLong } else { Fault::HeadTooLong })
+        Err(if self.line_start == 0 { LineFault::StartLineTooLong } else { LineFault::HeadTooLong })
     }
 
     /// The first line of a complete head, and what stands behind it.
@@ -88,7 +88,7 @@ mod tests {
     const LIMITS: Limits = Limits { head_bytes: 24, fields: 4, content_bytes: 0 };
 
     /// Looks at ever more of the input, one byte after the other: how far it had to look.
-    fn scan(input: &str) -> (usize, Result<Scan, Fault>) {
+    fn scan(input: &str) -> (usize, Result<Scan, LineFault>) {
         let mut scan = HeadScan::default();
         for len in 0..=input.len() {
             match scan.look(&input.as_bytes()[..len], &LIMITS) {
@@ -103,17 +103,17 @@ mod tests {
     fn the_end_of_a_head_is_found_as_soon_as_it_is_there() {
         for (input, looked_at, found) in [
             ("", 0, Ok(Scan::NeedMore)),
-            ("\n", 1, Err(Fault::BareLf)),
-            ("G\n", 2, Err(Fault::BareLf)),
-            ("G\rX\n", 4, Err(Fault::BareLf)),
-            ("G\r\n\n", 4, Err(Fault::BareLf)),
+            ("\n", 1, Err(LineFault::BareLf)),
+            ("G\n", 2, Err(LineFault::BareLf)),
+            ("G\rX\n", 4, Err(LineFault::BareLf)),
+            ("G\r\n\n", 4, Err(LineFault::BareLf)),
             ("G\r\n\r\r\n", 6, Ok(Scan::NeedMore)),
             ("G\r\nA\r\n\r", 7, Ok(Scan::NeedMore)),
             ("G\r\n\r\nX", 5, Ok(Scan::Complete(5))),
             ("G\r\nA: b\r\n\r\n", 11, Ok(Scan::Complete(11))),
             ("G /23456789012345678\r\n\r\n", 24, Ok(Scan::Complete(24))),
-            ("G /234567890123456789\r\n\r\n", 24, Err(Fault::HeadTooLong)),
-            ("G /2345678901234567890123\r\n", 24, Err(Fault::StartLineTooLong)),
+            ("G /234567890123456789\r\n\r\n", 24, Err(LineFault::HeadTooLong)),
+            ("G /2345678901234567890123\r\n", 24, Err(LineFault::StartLineTooLong)),
         ] {
             assert_eq!(scan(input), (looked_at, found), "{input:?}");
         }

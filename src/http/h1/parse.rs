@@ -14,7 +14,7 @@ use httparse::{Header, Status};
 
 use super::{
     field_table::FieldTable,
-    head_scan::{Fault, HeadScan, Scan},
+    head_scan::{HeadScan, LineFault, Scan},
 };
 use crate::http::message::{Limits, Refused, Version, refused};
 
@@ -32,7 +32,7 @@ pub(super) trait StartLine<'b>: Sized {
     fn parse<'h>(
         head: &'b [u8],
         room: &'h mut [MaybeUninit<Header<'b>>],
-    ) -> httparse::Result<(usize, Syntax<'h, Self>)>
+    ) -> httparse::Result<(usize, HeadSyntax<'h, Self>)>
     where
         'b: 'h;
 
@@ -46,11 +46,11 @@ pub(super) trait StartLine<'b>: Sized {
     }
 
     /// The answer to wrong lines.
-    fn fault(fault: Fault) -> Refused;
+    fn fault(fault: LineFault) -> Refused;
 }
 
 /// A head whose syntax is right.
-pub(super) struct Syntax<'h, L> {
+pub(super) struct HeadSyntax<'h, L> {
     pub(super) start_line: L,
     pub(super) version: Version,
     pub(super) fields: &'h [Header<'h>],
@@ -64,7 +64,7 @@ pub(super) fn read<'h, 'b: 'h, L: StartLine<'b>>(
     input: &'b [u8],
     fields: &'h mut FieldTable<'b>,
     limits: &Limits,
-) -> Result<Option<(usize, Syntax<'h, L>)>, Refused> {
+) -> Result<Option<(usize, HeadSyntax<'h, L>)>, Refused> {
     let FieldTable { at_once, in_pieces, later_version } = fields;
     if scan.is_untouched()
         && let Some(parsed) = parse_at_once(input, at_once, limits)
@@ -83,7 +83,7 @@ fn read_the_long_way<'h, 'b: 'h, L: StartLine<'b>>(
     input: &'b [u8],
     (room, later_version): (&'h mut [MaybeUninit<Header<'b>>], &'h mut Vec<Header<'b>>),
     limits: &Limits,
-) -> Result<Option<(usize, Syntax<'h, L>)>, Refused> {
+) -> Result<Option<(usize, HeadSyntax<'h, L>)>, Refused> {
     if !input.is_empty() && !L::begins(input) {
         return Err(L::MALFORMED);
     }
@@ -107,7 +107,7 @@ fn parse_at_once<'h, 'b: 'h, L: StartLine<'b>>(
     input: &'b [u8],
     room: &'h mut [MaybeUninit<Header<'b>>],
     limits: &Limits,
-) -> Option<(usize, Syntax<'h, L>)> {
+) -> Option<(usize, HeadSyntax<'h, L>)> {
     if input.is_empty() || !L::begins(input) {
         return None;
     }
@@ -122,7 +122,7 @@ fn parse_whole<'h, 'b: 'h, L: StartLine<'b>>(
     head: &'b [u8],
     room: &'h mut [MaybeUninit<Header<'b>>],
     limits: &Limits,
-) -> Result<Syntax<'h, L>, Refused> {
+) -> Result<HeadSyntax<'h, L>, Refused> {
     let room = &mut room[..limits.fields.min(FieldTable::LEN)];
     match L::parse(head, room) {
         Ok(Status::Complete((_, syntax))) => Ok(syntax),
@@ -136,10 +136,10 @@ fn parse_fields<'h, 'b: 'h, L: StartLine<'b>>(
     start_line: L,
     (head, lines): (&'b [u8], &'b [u8]),
     room: &'h mut [Header<'b>],
-) -> Result<Syntax<'h, L>, Refused> {
+) -> Result<HeadSyntax<'h, L>, Refused> {
     match httparse::parse_headers(lines, room) {
         Ok(Status::Complete((_, fields))) => {
-            Ok(Syntax { start_line, version: Version::Http11, fields })
+            Ok(HeadSyntax { start_line, version: Version::Http11, fields })
         }
         Ok(Status::Partial) => Err(BAD_FIELD),
         Err(error) => Err(refusal::<L>(error, head)),

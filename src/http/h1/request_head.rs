@@ -14,8 +14,8 @@ use httparse::{Header, Status};
 use super::{
     field_table::FieldTable,
     framing::{Framing, FramingFields},
-    head_scan::{Fault, HeadScan},
-    parse::{self, StartLine, Syntax},
+    head_scan::{HeadScan, LineFault},
+    parse::{self, HeadSyntax, StartLine},
 };
 use crate::http::message::{
     Host, Limits, Method, Refused, RequestContent, RequestHead, TargetForm, Version, refused,
@@ -68,7 +68,7 @@ impl<'b> StartLine<'b> for RequestLine<'b> {
     fn parse<'h>(
         head: &'b [u8],
         room: &'h mut [MaybeUninit<Header<'b>>],
-    ) -> httparse::Result<(usize, Syntax<'h, Self>)>
+    ) -> httparse::Result<(usize, HeadSyntax<'h, Self>)>
     where
         'b: 'h,
     {
@@ -80,7 +80,7 @@ impl<'b> StartLine<'b> for RequestLine<'b> {
         let start_line =
             Self { method: method.unwrap_or_default(), target: path.unwrap_or_default() };
         let version = parse::version(version);
-        Ok(Status::Complete((len, Syntax { start_line, version, fields: headers })))
+        Ok(Status::Complete((len, HeadSyntax { start_line, version, fields: headers })))
     }
 
     fn of_later_version(line: &'b [u8]) -> Result<Option<Self>, Refused> {
@@ -90,11 +90,13 @@ impl<'b> StartLine<'b> for RequestLine<'b> {
         }
     }
 
-    fn fault(fault: Fault) -> Refused {
+    fn fault(fault: LineFault) -> Refused {
         match fault {
-            Fault::BareLf => refused(400, "line not ended by CRLF"),
-            Fault::StartLineTooLong => refused(414, "request line longer than limits.head_bytes"),
-            Fault::HeadTooLong => refused(431, "request head longer than limits.head_bytes"),
+            LineFault::BareLf => refused(400, "line not ended by CRLF"),
+            LineFault::StartLineTooLong => {
+                refused(414, "request line longer than limits.head_bytes")
+            }
+            LineFault::HeadTooLong => refused(431, "request head longer than limits.head_bytes"),
         }
     }
 }
@@ -140,8 +142,8 @@ fn announced_version(request_line: &[u8]) -> Result<Announced, Refused> {
 
 /// Checks what the syntax leaves open.
 #[inline(always)]
-fn check<'h>(syntax: &Syntax<'h, RequestLine<'h>>) -> Result<ParsedRequest<'h>, Refused> {
-    let &Syntax { start_line: RequestLine { method, target }, version, fields } = syntax;
+fn check<'h>(syntax: &HeadSyntax<'h, RequestLine<'h>>) -> Result<ParsedRequest<'h>, Refused> {
+    let &HeadSyntax { start_line: RequestLine { method, target }, version, fields } = syntax;
     let known = KnownFields::collect(fields, version)?;
     let method = Method::from_token(method);
     let form = TargetForm::parse(method, target)?;

@@ -10,8 +10,8 @@ use httparse::{Header, ParserConfig, Status};
 use super::{
     field_table::FieldTable,
     framing::{Framing, FramingFields},
-    head_scan::{Fault, HeadScan},
-    parse::{self, StartLine, Syntax},
+    head_scan::{HeadScan, LineFault},
+    parse::{self, HeadSyntax, StartLine},
 };
 use crate::http::message::{
     Limits, Refused, ResponseContent, ResponseHead, Version, refused, syntax::is_text_byte,
@@ -88,7 +88,7 @@ impl<'b> StartLine<'b> for StatusLine<'b> {
     fn parse<'h>(
         head: &'b [u8],
         room: &'h mut [MaybeUninit<Header<'b>>],
-    ) -> httparse::Result<(usize, Syntax<'h, Self>)>
+    ) -> httparse::Result<(usize, HeadSyntax<'h, Self>)>
     where
         'b: 'h,
     {
@@ -102,7 +102,7 @@ impl<'b> StartLine<'b> for StatusLine<'b> {
         let start_line =
             Self { status: code.unwrap_or_default(), reason: reason.unwrap_or_default() };
         let version = parse::version(version);
-        Ok(Status::Complete((len, Syntax { start_line, version, fields: headers })))
+        Ok(Status::Complete((len, HeadSyntax { start_line, version, fields: headers })))
     }
 
     fn of_later_version(line: &'b [u8]) -> Result<Option<Self>, Refused> {
@@ -123,10 +123,10 @@ impl<'b> StartLine<'b> for StatusLine<'b> {
         }
     }
 
-    fn fault(fault: Fault) -> Refused {
+    fn fault(fault: LineFault) -> Refused {
         match fault {
-            Fault::BareLf => refused(502, "line not ended by CRLF"),
-            Fault::StartLineTooLong | Fault::HeadTooLong => {
+            LineFault::BareLf => refused(502, "line not ended by CRLF"),
+            LineFault::StartLineTooLong | LineFault::HeadTooLong => {
                 refused(431, "response head longer than limits.head_bytes")
             }
         }
@@ -152,10 +152,10 @@ impl<'b> StatusLine<'b> {
 
 /// Checks what the syntax leaves open. The fields lie in `head`.
 fn check<'h>(
-    syntax: &Syntax<'h, StatusLine<'h>>,
+    syntax: &HeadSyntax<'h, StatusLine<'h>>,
     head: &[u8],
 ) -> Result<ParsedResponse<'h>, Refused> {
-    let &Syntax { start_line: StatusLine { status, reason }, version, fields } = syntax;
+    let &HeadSyntax { start_line: StatusLine { status, reason }, version, fields } = syntax;
     // Beyond these no status has a meaning (RFC 9110 §15).
     if !(100..=599).contains(&status) {
         return Err(refused(502, "a status that is not 100 to 599"));

@@ -9,7 +9,7 @@ use super::{
     pace::Pace,
 };
 use crate::{
-    app::{Chosen, FailureCause, Forward, OneUpstream, UpstreamFailure},
+    app::{ChosenUpstream, FailureCause, Forward, OneUpstream, UpstreamFailure},
     config::DrainTunnels,
     http::{RequestContent, h1},
     io::{BufferPool, Mark, Outbox, Received},
@@ -18,7 +18,7 @@ use crate::{
 /// A forwarded exchange.
 pub(in super::super::super) struct Forwarding {
     pub(in super::super) forward: Forward,
-    pub(in super::super) chosen: Chosen,
+    pub(in super::super) chosen: ChosenUpstream,
     /// Upstreams that have failed for this request.
     pub(in super::super) tried: SmallVec<[usize; 4]>,
     pub(in super::super) retries_left: u32,
