@@ -55,7 +55,7 @@ struct Options {
     bench: bool,
 }
 
-/// An attack: it says when it has begun, and ends when it is told so.
+/// An attack: reports when it has begun, and ends on request.
 type Run = fn(&Scene<'_>) -> io::Result<()>;
 
 const ATTACKS: &[(&str, Run)] = &[
@@ -95,7 +95,7 @@ const TRIES: u32 = 4;
 /// due until it was answered.
 type Timed = (usize, u64);
 
-/// What the good clients are told.
+/// Commands to the good clients.
 #[derive(Default)]
 struct Clock {
     /// The number of the window that goes on; 0 while nothing is measured.
@@ -181,7 +181,7 @@ fn cells(latencies: &Histogram<u64>) -> String {
     [0.5, 0.99, 0.999].map(|quantile| format!("{:.0}", nanos(quantile))).join(" | ")
 }
 
-/// One attack, and who runs on which of the `cores`.
+/// One attack, and the `cores` of each process.
 struct Bench<'a> {
     options: &'a Options,
     address: SocketAddr,

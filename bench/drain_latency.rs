@@ -51,7 +51,7 @@ struct Options {
     bench: bool,
 }
 
-/// The app that is drained, and the one that is loaded beside.
+/// The drained app, and the app under load beside it.
 const HOST: &str = "drained.localhost";
 const OTHER: &str = "other.localhost";
 const LOOPS: [usize; 2] = [1, 4];
@@ -92,7 +92,7 @@ fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Who runs where.
+/// The cores of each process.
 struct Layout {
     loops: usize,
     server: Vec<usize>,
@@ -180,8 +180,8 @@ fn outside(layout: &Layout, connections: usize, samples: usize) -> io::Result<So
         let waiter = thread::spawn(move || Ok::<_, io::Error>((answer(waiter)?, Instant::now())));
         read_answer(&mut client)?;
         let read = Instant::now();
-        let told = waiter.join().map_err(|_| io::Error::other("the waiter panicked"))?;
-        let (document, announced) = told?;
+        let waited = waiter.join().map_err(|_| io::Error::other("the waiter panicked"))?;
+        let (document, announced) = waited?;
         if !document.contains(r#""verdict":"drained""#) {
             return Err(io::Error::other(format!("the drain came to {document}")));
         }

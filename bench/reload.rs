@@ -1,7 +1,7 @@
 //! Reloads: what many apps cost, and what traffic feels of a reload.
 //!
 //! The real binary, with one loop and two cores, if there are enough; the traffic is on the others.
-//! Each request's time counts from when it was due, so one that is late delays no other unseen.
+//! Each request's time counts from when it was due, so a late request hides no delay of others.
 
 #[allow(dead_code)]
 #[path = "throughput/machine.rs"]
@@ -187,7 +187,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Copy)]
 enum Change {
     None,
-    /// Of one app, not the one that has traffic.
+    /// A change of one app without traffic.
     One,
     All,
 }

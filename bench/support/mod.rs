@@ -136,7 +136,7 @@ pub(crate) fn answer(mut socket: impl Read) -> io::Result<String> {
     }
 }
 
-/// An address of this machine that nobody listens on.
+/// A free address of this machine.
 pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

@@ -25,7 +25,7 @@ const ROUNDS: [f64; 2] = [10.0, 30.0];
 /// So long after a load its connections are closed.
 const CLOSED: Duration = Duration::from_millis(200);
 
-/// The parts of the source whose instructions are told apart.
+/// The parts of the source whose instructions are counted separately.
 const ADMISSION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/registry/");
 const COUNTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/");
 
@@ -123,7 +123,7 @@ struct Counts {
 
 impl Counts {
     /// Reads callgrind's output. `ob=PATH` says in which file the next addresses are, and
-    /// `ADDRESS LINE COUNT` how often one was executed. `cfn=NAME` says who is called, and
+    /// `ADDRESS LINE COUNT` how often it was executed. `cfn=NAME` names the called function, and
     /// `calls=COUNT …` how often; the line behind that is the cost of the calls, which is counted
     /// where it arose. `totals: COUNT` is the sum.
     fn parse(text: &str) -> Counts {

@@ -40,7 +40,7 @@ pub(crate) struct Case {
     pub(crate) connections: usize,
     /// So many of the connections have a batch under way, in turns; the others are idle.
     pub(crate) busy: usize,
-    /// Cores that make the load, unless told otherwise: as few as keep the floor busy.
+    /// Cores that make the load, by default: as few as keep the floor busy.
     pub(crate) load_cores: usize,
     /// Requests that are sent at once; the next ones follow when all are answered.
     pub(crate) pipeline: usize,

@@ -7,7 +7,7 @@ use crate::kind::Kind;
 use crate::machine;
 use crate::options::Options;
 
-/// Who runs where.
+/// The cores of each process.
 pub(crate) struct Layout {
     /// The one core of the server.
     pub(crate) server: usize,

@@ -77,7 +77,7 @@ impl Load {
         Load::spawn(bodies)
     }
 
-    /// A thread for each body, which runs until it is told to stop, and counts the answers.
+    /// A thread for each body, which runs until it is stopped, and counts the answers.
     pub(crate) fn spawn<F>(bodies: impl IntoIterator<Item = F>) -> Load
     where
         F: FnOnce(&AtomicBool, &AtomicU64) -> io::Result<()> + Send + 'static,
@@ -144,7 +144,7 @@ struct Client<'a> {
     poll: Poll,
     input: Vec<u8>,
     connections: Vec<Connection>,
-    /// Those whose batch is answered, the one that rests longest first.
+    /// Those whose batch is answered, the longest resting first.
     resting: VecDeque<usize>,
     done: &'a AtomicU64,
 }

@@ -202,7 +202,7 @@ impl Bench<'_> {
             eprintln!("{}: round {} of {}", case.name, round + 1, self.options.rounds);
             for turn in 0..count {
                 self.check()?;
-                // Nobody always follows the same neighbour's start of the round.
+                // The order changes, so that no server always follows the same one.
                 let contestant = &mut contestants[(turn + round) % count];
                 let (Some(peer), Ok(length)) = (contestant.server.peer(), &contestant.answer_bytes)
                 else {

@@ -3,7 +3,7 @@
 //! A request is due at a time that does not depend on the server, and its latency counts from then.
 //! It goes out on the connection that has been idle longest; while none is idle it waits, and that
 //! is part of its latency. One thread, which never sleeps: its own waking is in no number. How late
-//! it sent what it could have sent is told apart.
+//! it sent what it could have sent is reported apart.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -54,7 +54,7 @@ struct Client {
     plan: Plan,
     poll: Poll,
     connections: Vec<Connection>,
-    /// The one that has been idle longest first.
+    /// The longest idle connection first.
     idle: VecDeque<usize>,
 }
 

@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(ledger.client(ClientKind::Kept).counts, counts);
         assert_eq!(ledger.client(ClientKind::Post).counts, Tally::default());
         assert_eq!(ledger.statuses(), &BTreeMap::from([(200, 1), (404, 1), (503, 1)]));
-        let results: Vec<_> = ledger.failures().0.iter().map(|told| told.result).collect();
+        let results: Vec<_> = ledger.failures().0.iter().map(|failed| failed.result).collect();
         assert_eq!(results, ["lost", "truncated"]);
         let not_accepted: Vec<_> = ledger.not_accepted().collect();
         assert_eq!(not_accepted, [(RequestPhase::Connecting, "reset", 1)]);

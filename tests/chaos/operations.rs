@@ -303,7 +303,7 @@ impl Operators<'_> {
         let path = |what| format!("/apps/up.steady/upstreams/{what}?url={url}");
         let drained = self.service.call("POST", &path("drain"), "");
         self.pause_for(random.milliseconds(0, 200));
-        // What one process was told, its successor knows.
+        // A change made in one process is known to its successor.
         let is_back = wait_until(SETTLE, || {
             let resumed = self.service.call("POST", &path("resume"), "");
             resumed.is_some_and(|(status, _)| [200, 409].contains(&status))

@@ -209,7 +209,7 @@ impl Traffic<'_> {
                     .take_while(|nth| self.expect(&attempt, &mut client, content(*nth).as_bytes()))
                     .count();
                 if answered < count {
-                    // The last one that was read says close, or has failed and says so itself.
+                    // The last answer read has `close`, or failed and reports that itself.
                     let missing = count - answered - 1;
                     if missing > 0 {
                         self.ledger.leave(missing as u64);

@@ -596,7 +596,7 @@ fn events_of_upstreams_come_to_the_stream_whatever_the_logs_level() {
     let config = fs::read_to_string(server.dir().join("config.toml")).expect("the config");
     server.rewrite(&config.replace("level = \"info\"", "level = \"error\""));
     server.admin().post("/reload");
-    // One that is up from the first check on never comes up.
+    // An upstream that is up from the first check never comes up.
     let state = || server.admin().get("/apps/proxy.test")["upstreams"][0]["state"].clone();
     assert!(wait_until(PATIENCE, || state() == "down"), "{}", state());
     let listener = std::net::TcpListener::bind(dead).expect("the port");

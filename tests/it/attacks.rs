@@ -36,7 +36,7 @@ const GOOD_PAUSE: Duration = Duration::from_millis(5);
 /// Connections of one attack, where there are descriptors for them.
 const CONNECTIONS_MAX: usize = 5_000;
 
-/// Whoever attacks from another address than the good client.
+/// An attacker with another address than the good client.
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 
 /// Memory that does not count: what any load leaves in pools and in the allocator.
@@ -138,7 +138,7 @@ impl Before {
 /// Connections that have sent this, and go on so slowly that it never ends.
 fn trickle(clients: &mut [Client], bytes: &str) {
     for client in clients {
-        // Whoever was closed is told so later.
+        // A closed client notices later.
         let _ = client.try_send(bytes.as_bytes());
     }
 }
@@ -199,7 +199,7 @@ fn content_that_never_ends_is_408() {
 }
 
 #[test]
-fn answers_that_nobody_reads_end_with_their_connections() {
+fn answers_that_are_never_read_end_with_their_connections() {
     const LARGE: usize = 16 * 1024 * 1024;
     let _alone = alone();
     let files = "files = { root = \"site\" }";
@@ -237,7 +237,7 @@ fn connections_over_the_limit_wait_outside_and_come_in_later() {
         let clients = open(&server, many().min(2_000), "");
         assert!(wait_until(PATIENCE, || server.sockets() > 200));
         assert!(server.sockets() <= before.sockets + 200 + 2);
-        // Who is silent has to go after a while, and the next ones come in.
+        // Silent clients are closed after a while, and the next ones get in.
         let mut late = server.connect();
         drop(clients);
         assert_eq!(late.exchange(get_and_close(HOST, "/")).text(), HOST);

@@ -122,7 +122,7 @@ impl ByHand {
         self.wait_checks(nth + 1);
     }
 
-    /// The app has a new life, and with it the next check is one of that: who asked for the one
+    /// The app has a new life, and the next check belongs to it: the request for the one
     /// under way is gone.
     fn begin_new_life(&self) {
         let nth = self.ended.fetch_add(1, SeqCst) + 1;
@@ -136,8 +136,8 @@ impl ByHand {
     }
 }
 
-/// Where nobody listens, on an address that other tests leave alone: it stays free.
-fn nobody() -> String {
+/// An address that refuses connections and that no other test uses.
+fn refusing() -> String {
     let listener = TcpListener::bind("127.0.0.3:0").expect("a free port");
     format!("http://{}", listener.local_addr().expect("an address"))
 }
@@ -188,13 +188,13 @@ fn set(server: &Server, what: &str, upstream: &Upstream) {
     server.admin().post(&format!("/apps/{HOST}/upstreams/{what}?url={}", upstream.url()));
 }
 
-/// Who answers so many requests, one after another on one connection.
+/// Which upstream answers each of so many requests on one connection.
 fn turns(server: &Server, count: usize) -> Vec<String> {
     let mut client = server.connect();
     (0..count).map(|_| ask(&mut client, GET)).collect()
 }
 
-/// Who answers a request.
+/// Which upstream answers a request.
 fn ask(client: &mut Client, request: &str) -> String {
     let response = client.exchange(request);
     assert_eq!(response.status, 200, "{response:?}");
@@ -264,7 +264,7 @@ fn the_least_active_is_asked_and_a_slow_one_is_left_alone() {
     assert_eq!(upstream_row(&server, 0)["active"], 1);
     gate.open();
     assert_eq!(held.response().text(), "slow");
-    // Nobody is active: they take turns.
+    // No upstream is active: they take turns.
     let turns = turns(&server, 20);
     assert_eq!((share(&turns, "slow"), share(&turns, "quick")), (10, 10), "{turns:?}");
 }
@@ -297,7 +297,7 @@ fn the_least_active_is_counted_by_weight() {
 
 // Keys.
 
-/// Who answers each of many keys, each asked twice on connections of their own.
+/// Which upstream answers each of many keys, each requested twice on new connections.
 fn owners(server: &Server, field: &str) -> BTreeMap<String, String> {
     let owner = |n: usize| {
         // Keys are numbers within a line such as `X-Forwarded-For: 10.0.0.KEY`.
@@ -400,7 +400,7 @@ fn check_slow_start(slow_start: &str, check: fn(&Server)) {
 }
 
 #[test]
-fn one_that_came_back_begins_with_a_small_share() {
+fn a_returning_upstream_begins_with_a_small_share() {
     check_slow_start("1h", |server| {
         let turns = turns(server, 100);
         assert!(share(&turns, "back") <= 5, "{} of 100", share(&turns, "back"));
@@ -408,7 +408,7 @@ fn one_that_came_back_begins_with_a_small_share() {
 }
 
 #[test]
-fn the_share_of_one_that_came_back_grows_to_the_whole() {
+fn the_share_of_a_returning_upstream_grows_to_the_whole() {
     check_slow_start("2s", |server| {
         let mut shares = Vec::new();
         let mut client = server.connect();
@@ -571,7 +571,7 @@ fn the_statuses_that_are_good_are_those_of_the_config() {
 }
 
 #[test]
-fn who_gives_no_answer_to_a_check_is_down_and_the_reason_says_how() {
+fn an_upstream_that_fails_its_checks_is_down_with_a_reason() {
     let bound = |backlog: &TcpListener| format!("http://{}", backlog.local_addr().expect("it"));
     let unaccepted = TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent = Upstream::tcp(|_, line| drop(line.read_to_end()));
@@ -580,14 +580,14 @@ fn who_gives_no_answer_to_a_check_is_down_and_the_reason_says_how() {
         line.send("220 mail.test ESMTP\r\n");
         line.close();
     });
-    let nobody = nobody();
+    let refusing = refusing();
     let good = named("good");
     let urls = [
         &bound(&unaccepted),
         silent.url(),
         closing.url(),
         garbled.url(),
-        &nobody,
+        &refusing,
         "unix:/nonexistent/up.sock",
         good.url(),
     ];
@@ -612,7 +612,7 @@ fn who_gives_no_answer_to_a_check_is_down_and_the_reason_says_how() {
 #[test]
 fn an_upstream_that_appears_is_taken_in() {
     let good = named("page");
-    let url = nobody();
+    let url = refusing();
     let server = Setup::new().app(HOST, &proxy(&[good.url(), &url], HEALTH)).start();
     wait_state(&server, 1, "down", Some(REFUSED));
     let load = Load::start(LoadKind::NewConnections, 2, server.address(), HOST, "page");
@@ -655,8 +655,8 @@ fn a_check_is_good_although_its_connection_stays_open() {
 fn all_down_is_a_503_at_once_and_the_row_says_why() {
     let status = Arc::new(AtomicU16::new(503));
     let sick = checked("sick", &status);
-    let nobody = nobody();
-    let server = setup(&[sick.url(), &nobody], HEALTH).start();
+    let refusing = refusing();
+    let server = setup(&[sick.url(), &refusing], HEALTH).start();
     wait_state(&server, 0, "down", Some("status 503"));
     wait_state(&server, 1, "down", Some(REFUSED));
     let expect = |response: &Response| {
@@ -669,12 +669,12 @@ fn all_down_is_a_503_at_once_and_the_row_says_why() {
         expect(&client.exchange(GET));
     }
     expect(&server.connect().exchange(POST));
-    // Nor is content waited for that nobody will take.
+    // Nor does it wait for content that no upstream will take.
     let mut upload = server.connect();
     upload.send("POST / HTTP/1.1\r\nHost: p.test\r\nContent-Length: 100000\r\n\r\nbegin");
     expect(&upload.response());
     assert_eq!(served(&sick), 0);
-    // One that is drained is none to ask either.
+    // A drained upstream is not tried either.
     set(&server, "drain", &sick);
     expect(&client.exchange(GET));
     set(&server, "resume", &sick);
@@ -697,13 +697,13 @@ fn checks_end_with_their_app() {
     let (gone, stays) = (named("gone"), named("stays"));
     let server =
         setup(&[gone.url()], HEALTH).app("other.test", &proxy(&[stays.url()], HEALTH)).start();
-    // Connections that know the app, in use by nobody.
+    // Idle connections that remember the app.
     let mut client = server.connect();
     assert_eq!(ask(&mut client, GET), "gone");
     gone.wait_asked(4);
     let drain = server.admin().call("DELETE", &format!("/apps/{HOST}"), "").json();
     assert_eq!(server.admin().wait_drain(&drain["id"])["verdict"], "drained");
-    // The one that was under way when the app went, and one that had begun beside it.
+    // The check in flight when the app was removed, and one that had begun beside it.
     let (before, others) = (checks(&gone), checks(&stays));
     let went_on = wait_until(PATIENCE, || checks(&stays) >= others + 6);
     assert!(went_on, "{} checks of the other app", checks(&stays));
@@ -804,20 +804,20 @@ fn a_new_life_knows_what_the_checks_of_the_old_one_found() {
     assert_eq!(upstream_row(&server, 0)["state"], "down", "rise is two");
     by_hand.end_check(200);
     assert_eq!(upstream_row(&server, 0)["state"], "up");
-    // One that was up is not new either.
+    // An upstream that was up is not new either.
     reload(&server, &setup(&urls, HEALTH));
     by_hand.begin_new_life();
     for (status, state) in [(500, "up"), (501, "up"), (503, "down")] {
         by_hand.end_check(status);
         assert_eq!(upstream_row(&server, 0)["state"], state, "{status}");
     }
-    // Without checks nobody would ever bring it back.
+    // Without checks nothing would ever bring it back.
     reload(&server, &setup(&urls, ""));
     wait_state(&server, 0, "up", None);
 }
 
 #[test]
-fn a_new_life_leaves_out_who_is_ejected_or_drained() {
+fn a_new_life_leaves_out_ejected_and_drained_upstreams() {
     let bad = Upstream::tcp(|_, line| line.reset());
     let (drained, good) = (named("drained"), named("good"));
     let urls = [bad.url(), drained.url(), good.url()];
@@ -839,7 +839,7 @@ fn a_new_life_leaves_out_who_is_ejected_or_drained() {
     assert_eq!((bad.asked().len(), served(&drained)), (asked, out));
     set(&server, "resume", &drained);
     assert_eq!(share(&turns(&server, 30), "drained"), 10);
-    // Who is ejected nowhere more is back.
+    // An upstream that no loop ejects any more is back.
     reload(&server, &setup(&urls, "eject_after = 0"));
     assert_eq!(upstream_row(&server, 3)["state"], "up");
 }
@@ -947,12 +947,12 @@ fn every_way_of_failing_ejects() {
         line.send("what\r\n\r\n");
         line.close();
     });
-    let nobody = nobody();
+    let refusing = refusing();
     // Where bytes came as an answer, the request is not sent again.
     for (url, reason, first) in [
         (silent.url(), "answer_timeout", 200),
         (garbled.url(), "bad_head", 502),
-        (&*nobody, "connect_refused", 200),
+        (&*refusing, "connect_refused", 200),
         ("unix:/nonexistent/up.sock", "connect_failed", 200),
     ] {
         let good = named("good");
@@ -1000,7 +1000,7 @@ fn the_last_upstream_is_never_ejected() {
 }
 
 #[test]
-fn nobody_is_ejected_if_the_app_says_so() {
+fn no_upstream_is_ejected_if_the_app_says_so() {
     let (bad, good) = (Upstream::tcp(|_, line| line.reset()), named("good"));
     let server = start(&[&bad, &good], "eject_after = 0");
     assert_eq!(share(&turns(&server, 20), "good"), 20);

@@ -490,7 +490,7 @@ fn an_app_is_put_from_a_file() {
 }
 
 #[test]
-fn a_replacement_waits_for_the_old_life_if_told_to() {
+fn a_replacement_can_wait_for_the_old_life() {
     let drain = draining("x.test", 7);
     let answers = [
         json!({ "result": "replaced", "app": row("x.test", 8), "drain": 7 }),
@@ -592,7 +592,7 @@ fn a_stop_waits_until_the_server_has_ended() {
 fn a_server_that_ends_between_two_requests_keeps_its_verdict() {
     let fake = Fake::unix(|seen| match seen.line.as_str() {
         "GET /status" => Reply::Json(200, status()),
-        // One that waits for the end has it in its answer; any other meets no server afterwards.
+        // A request that waits for the end gets it as its answer; later requests find no server.
         line if line.contains("wait=604800s") => {
             let mut answer = ended(&stopping(), "cut", 3);
             (answer["pid"], answer["old_pid"]) = (json!(2_000_000_000), json!(1_999_999_999));
@@ -613,7 +613,7 @@ fn a_server_that_ends_between_two_requests_keeps_its_verdict() {
 }
 
 #[test]
-fn a_server_that_stays_after_its_stop_is_told() {
+fn a_server_that_stays_after_its_stop_is_reported() {
     let fake = Fake::unix(|seen| match seen.line.as_str() {
         "GET /status" => {
             let mut status = status();
@@ -687,7 +687,7 @@ fn events_are_printed_as_they_come() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_standard_output_is_no_failure() {
     let fake = Fake::always(200, json!({ "apps": [row("a", 1)] }));
     for arguments in [&["apps"][..], &["apps", "--json"], &["version"], &["man"]] {
         let (reader, writer) = io::pipe().expect("a pipe");
@@ -699,7 +699,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn no_server_is_said_with_its_address() {
+fn a_missing_server_is_reported_with_its_address() {
     let folder = tempfile::tempdir().expect("a folder");
     let here = |arguments: &[&str]| run(tidegate(folder.path(), arguments));
     let ran = here(&["status", "--admin", "unix:none.sock"]);
@@ -745,7 +745,7 @@ fn the_server_is_found_by_flag_then_environment_then_config() {
     let texts = ["config.toml: `admin.enabled` is false\n", "name another one with --config"];
     with("", &["apps"]).expect_failure(2, &texts);
 
-    // A config with mistakes is in nobody's way, unless they are in `[admin]` itself.
+    // A config with mistakes does no harm, unless they are in `[admin]` itself.
     config("[sever]\n[apps.x]\n");
     with("", &["apps"]).expect_output(0, head);
     config("[admin]\nlisten = 7\n");
@@ -808,7 +808,7 @@ fn the_servers_own_error_is_passed_on() {
 }
 
 #[test]
-fn what_is_no_tidegate_is_told_apart() {
+fn another_program_on_the_address_is_recognised() {
     let answers = [
         ("SSH-2.0-OpenSSH_9.6\r\n", "it does not speak HTTP"),
         ("\0\u{1}\u{2}", "it does not speak HTTP"),
@@ -830,7 +830,7 @@ fn a_server_that_does_not_answer_is_given_up() {
 }
 
 #[test]
-fn a_socket_of_another_user_is_said() {
+fn a_socket_of_another_user_is_reported() {
     let fake = Fake::always(200, json!({ "apps": [] }));
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode");

@@ -384,7 +384,7 @@ fn check_takes_a_file_or_standard_input_and_serve_says_why_it_does_not() {
 }
 
 #[test]
-fn an_app_that_can_answer_nothing_is_no_green_serving_without_a_note() {
+fn an_app_that_can_answer_nothing_is_shown_down_with_a_note() {
     let dead = free_port();
     let proxy = |path: &str| {
         format!(

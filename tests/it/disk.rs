@@ -324,7 +324,7 @@ fn a_config_that_became_a_fifo_is_refused_by_a_reload() {
     make_fifo(&path);
     let refused = server.admin().call("POST", "/reload", "");
     assert_eq!(refused.status, 422, "{refused:?}");
-    assert!(refused.text.contains("no regular file"), "{refused:?}");
+    assert!(refused.text.contains("not a regular file"), "{refused:?}");
     stop(server);
 }
 
@@ -387,7 +387,7 @@ fn a_config_that_is_a_pipe_is_read_at_the_start_alone() {
     let log = lines_of(server.0.stderr.take().expect("a pipe"));
     wait_line(&log, "multi_app_ready");
     server.signal(Signal::HUP);
-    assert!(wait_line(&log, "config_reload_failed").contains("no regular file"));
+    assert!(wait_line(&log, "config_reload_failed").contains("not a regular file"));
     server.signal(Signal::TERM);
     assert_eq!(server.exit_code(), Some(0));
 }

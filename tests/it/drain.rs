@@ -314,7 +314,7 @@ fn new_connections_after_sigterm_are_not_reset() {
     let mut slow = slow_clients(&server, 1);
     server.signal(Signal::TERM);
     let (mut answered, mut turned_away) = (0, 0);
-    // The slow answer keeps the process alive that long. A refusal means that nobody listens any
+    // The slow answer keeps the process alive that long. A refusal means that nothing listens any
     // more.
     let mut refused = false;
     while !slow[0].is_readable() && !refused {
@@ -454,7 +454,7 @@ fn sigterm_under_new_connections_loses_nothing() {
 
 fn stop_under_load(kind: LoadKind) {
     // The grace is long, so that a load thread that a busy machine holds up still speaks in time;
-    // nobody waits for it, because all of them speak.
+    // no one waits for it, because all of them speak.
     let mut server = setup("0s").server("idle_grace = \"10s\"").start();
     let load = Load::start(kind, 4, server.address(), "app.test", "hello");
     load.wait_answered(300);

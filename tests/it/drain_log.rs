@@ -1,5 +1,5 @@
-//! Any drain can be told from the JSON log alone: when and why it began, how it went, whom it cut,
-//! and how it ended.
+//! Any drain can be followed in the JSON log alone: when and why it began, how it went, which apps
+//! it cut, and how it ended.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn setup() -> Setup {
 
 /// A drain as the log tells it.
 #[derive(Debug, Default)]
-struct Told {
+struct LoggedDrain {
     cause: String,
     host: Option<String>,
     active_at_start: u64,
@@ -37,11 +37,11 @@ struct Told {
 }
 
 /// Reads a drain from the lines that name it; they have to be in order, with one start and one end.
-fn told(server: &Server, drain: &str) -> Told {
+fn logged_drain(server: &Server, drain: &str) -> LoggedDrain {
     let lines: Vec<Value> =
         server.log_lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let own = lines.iter().filter(|line| line["fields"]["drain"] == drain);
-    let mut told = Told::default();
+    let mut drain_log = LoggedDrain::default();
     let (mut began, mut ended) = (false, false);
     for line in own {
         let fields = &line["fields"];
@@ -51,29 +51,29 @@ fn told(server: &Server, drain: &str) -> Told {
         assert_ne!(began, matches!(event, "app_drain_start" | "shutdown_graceful"), "{line}");
         match event {
             "app_drain_start" => {
-                told.cause = fields["cause"].as_str().expect("a cause").to_owned();
-                told.host = fields["host"].as_str().map(str::to_owned);
-                told.active_at_start = number("active_connections");
-                told.timeout_ms = number("timeout_ms");
+                drain_log.cause = fields["cause"].as_str().expect("a cause").to_owned();
+                drain_log.host = fields["host"].as_str().map(str::to_owned);
+                drain_log.active_at_start = number("active_connections");
+                drain_log.timeout_ms = number("timeout_ms");
             }
             "shutdown_graceful" => {
-                told.cause = "stop".to_owned();
-                told.active_at_start = number("active_connections");
-                told.timeout_ms = number("drain_timeout_ms");
+                drain_log.cause = "stop".to_owned();
+                drain_log.active_at_start = number("active_connections");
+                drain_log.timeout_ms = number("drain_timeout_ms");
             }
             "app_drain_progress" | "shutdown_progress" => {
-                told.progress.push((
+                drain_log.progress.push((
                     number("active_connections"),
                     number("refused"),
                     number("cut"),
                 ));
             }
             "app_drain_cut" | "shutdown_cut" => {
-                told.cut_active = Some(number("active_connections"));
+                drain_log.cut_active = Some(number("active_connections"));
             }
             "app_cut" => {
                 let host = fields["host"].as_str().expect("a host");
-                told.cut_of.push((host.to_owned(), number("cut")));
+                drain_log.cut_of.push((host.to_owned(), number("cut")));
             }
             "shutdown_gated" => {}
             "app_drained"
@@ -82,16 +82,16 @@ fn told(server: &Server, drain: &str) -> Told {
             | "shutdown_drained"
             | "shutdown_timeout_reached" => {
                 ended = true;
-                told.verdict = fields["verdict"].as_str().expect("a verdict").to_owned();
-                (told.refused, told.cut) = (number("refused"), number("cut"));
-                told.elapsed_ms = number("elapsed_ms");
+                drain_log.verdict = fields["verdict"].as_str().expect("a verdict").to_owned();
+                (drain_log.refused, drain_log.cut) = (number("refused"), number("cut"));
+                drain_log.elapsed_ms = number("elapsed_ms");
             }
-            _ => panic!("an event of a drain that nobody knows: {line}"),
+            _ => panic!("an event of an unknown drain: {line}"),
         }
         began = true;
     }
     assert!(ended, "drain {drain} has no end: {lines:#?}");
-    told
+    drain_log
 }
 
 /// Clients that are sent a large file and do not read it.
@@ -106,7 +106,7 @@ fn downloads(server: &Server, count: usize) -> Vec<Client> {
 }
 
 #[test]
-fn the_drain_of_an_app_can_be_told_from_the_log() {
+fn the_log_shows_the_whole_drain_of_an_app() {
     let server = setup().start();
     let mut kept = server.connect();
     let mut clients = downloads(&server, 3);
@@ -118,15 +118,21 @@ fn the_drain_of_an_app_can_be_told_from_the_log() {
     assert_eq!(clients.pop().expect("three").response().body.len(), LARGE);
     assert_eq!(server.admin().wait_drain(&drain["id"])["verdict"], "cut");
     server.wait_event("app_removed");
-    let told = told(&server, &drain["id"].to_string());
-    assert_eq!((told.cause.as_str(), told.host.as_deref()), ("remove", Some("files.test")));
-    assert_eq!((told.active_at_start, told.timeout_ms), (3, 4000));
-    assert!(told.progress.contains(&(2, 2, 0)), "{told:?}");
-    assert!(told.progress.is_sorted_by_key(|counts| std::cmp::Reverse(counts.0)), "{told:?}");
-    assert!(told.progress.len() <= 4, "only what changes: {told:?}");
-    assert_eq!(told.cut_active, Some(2));
-    assert_eq!((told.verdict.as_str(), told.refused, told.cut), ("cut", 2, 2));
-    assert!((4000..30_000).contains(&told.elapsed_ms), "{told:?}");
+    let drain_log = logged_drain(&server, &drain["id"].to_string());
+    assert_eq!(
+        (drain_log.cause.as_str(), drain_log.host.as_deref()),
+        ("remove", Some("files.test"))
+    );
+    assert_eq!((drain_log.active_at_start, drain_log.timeout_ms), (3, 4000));
+    assert!(drain_log.progress.contains(&(2, 2, 0)), "{drain_log:?}");
+    assert!(
+        drain_log.progress.is_sorted_by_key(|counts| std::cmp::Reverse(counts.0)),
+        "{drain_log:?}"
+    );
+    assert!(drain_log.progress.len() <= 4, "only what changes: {drain_log:?}");
+    assert_eq!(drain_log.cut_active, Some(2));
+    assert_eq!((drain_log.verdict.as_str(), drain_log.refused, drain_log.cut), ("cut", 2, 2));
+    assert!((4000..30_000).contains(&drain_log.elapsed_ms), "{drain_log:?}");
 }
 
 #[test]
@@ -138,9 +144,12 @@ fn a_drain_that_is_cancelled_has_an_end_in_the_log() {
     let drain = server.admin().post("/apps/slow.test/drain?timeout=60s");
     server.admin().post("/apps/slow.test/resume");
     server.wait_event("app_drain_cancelled");
-    let told = told(&server, &drain["id"].to_string());
-    assert_eq!((told.cause.as_str(), told.verdict.as_str(), told.cut), ("drain", "cancelled", 0));
-    assert_eq!((told.active_at_start, told.cut_active), (1, None));
+    let drain_log = logged_drain(&server, &drain["id"].to_string());
+    assert_eq!(
+        (drain_log.cause.as_str(), drain_log.verdict.as_str(), drain_log.cut),
+        ("drain", "cancelled", 0)
+    );
+    assert_eq!((drain_log.active_at_start, drain_log.cut_active), (1, None));
 }
 
 #[test]
@@ -158,7 +167,7 @@ fn a_drain_that_gets_another_cause_and_deadline_says_so() {
 }
 
 #[test]
-fn a_stop_can_be_told_from_the_log_with_whom_it_cut() {
+fn the_log_shows_a_stop_and_the_apps_that_it_cut() {
     let mut server = setup().start();
     let mut slow: Vec<Client> = (0..2).map(|_| server.connect()).collect();
     for client in &mut slow {
@@ -169,21 +178,27 @@ fn a_stop_can_be_told_from_the_log_with_whom_it_cut() {
     server.signal(Signal::TERM);
     assert_eq!(clients.pop().expect("two").response().body.len(), LARGE);
     assert_eq!(server.wait_exit().code(), Some(3));
-    let told = told(&server, "stop");
-    assert_eq!((told.cause.as_str(), told.active_at_start, told.timeout_ms), ("stop", 4, 2500));
-    assert_eq!((told.verdict.as_str(), told.cut, told.cut_active), ("cut", 3, Some(3)));
-    let mut cut_of = told.cut_of;
+    let drain_log = logged_drain(&server, "stop");
+    assert_eq!(
+        (drain_log.cause.as_str(), drain_log.active_at_start, drain_log.timeout_ms),
+        ("stop", 4, 2500)
+    );
+    assert_eq!(
+        (drain_log.verdict.as_str(), drain_log.cut, drain_log.cut_active),
+        ("cut", 3, Some(3))
+    );
+    let mut cut_of = drain_log.cut_of;
     cut_of.sort();
     assert_eq!(cut_of, [("files.test".to_owned(), 1), ("slow.test".to_owned(), 2)]);
-    assert!(told.elapsed_ms >= 2500);
+    assert!(drain_log.elapsed_ms >= 2500);
 }
 
 #[test]
-fn a_stop_in_order_and_one_of_no_patience_are_told_apart() {
+fn an_orderly_and_an_impatient_stop_differ_in_the_log() {
     let mut server = setup().start();
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code(), Some(0));
-    let orderly = told(&server, "stop");
+    let orderly = logged_drain(&server, "stop");
     assert_eq!((orderly.verdict.as_str(), orderly.cut, orderly.cut_active), ("drained", 0, None));
     let mut server = setup().server("shutdown_delay = \"10s\"").start();
     let mut client = server.connect();
@@ -195,7 +210,7 @@ fn a_stop_in_order_and_one_of_no_patience_are_told_apart() {
     assert_eq!(server.wait_exit().code(), Some(3));
     let cut = server.wait_event("shutdown_cut");
     assert_eq!((cut.field("reason"), cut.count("active_connections")), (Some("SIGINT"), 1));
-    assert_eq!(told(&server, "stop").cut_of, [("slow.test".to_owned(), 1)]);
+    assert_eq!(logged_drain(&server, "stop").cut_of, [("slow.test".to_owned(), 1)]);
 }
 
 #[test]
@@ -207,13 +222,16 @@ fn a_stop_that_cuts_nothing_says_nothing_of_a_cut() {
     assert_eq!(idle.exchange(get("none.test", "/")).status, 404);
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code(), Some(0));
-    let told = told(&server, "stop");
-    assert_eq!((told.verdict.as_str(), told.cut, told.cut_active), ("drained", 0, None));
+    let drain_log = logged_drain(&server, "stop");
+    assert_eq!(
+        (drain_log.verdict.as_str(), drain_log.cut, drain_log.cut_active),
+        ("drained", 0, None)
+    );
     drop(idle);
 }
 
 #[test]
-fn progress_is_streamed_to_who_listens() {
+fn progress_is_streamed_to_clients_of_the_event_stream() {
     let server = setup().start();
     let mut events = server.admin().events();
     let mut clients = downloads(&server, 2);

@@ -67,7 +67,7 @@ fn drill_own(name: &str) -> Value {
 }
 
 #[test]
-fn a_reload_a_replace_and_an_upgrade_refuse_nobody() {
+fn a_reload_a_replace_and_an_upgrade_refuse_no_request() {
     for name in ["reload", "replace", "upgrade", "nothing"] {
         let account = drill_own(name);
         assert_eq!((&account["refused"], &account["not_accepted"]), (&0.into(), &0.into()));
@@ -75,7 +75,7 @@ fn a_reload_a_replace_and_an_upgrade_refuse_nobody() {
 }
 
 #[test]
-fn an_app_that_leaves_refuses_and_loses_nobody() {
+fn a_removed_app_refuses_but_loses_no_request() {
     for name in ["remove+add", "drain+resume"] {
         let account = drill_own(name);
         assert_eq!(account["not_accepted"], 0);
@@ -83,10 +83,10 @@ fn an_app_that_leaves_refuses_and_loses_nobody() {
 }
 
 #[test]
-fn a_stop_turns_connections_away_and_loses_nobody() {
+fn a_stop_turns_connections_away_and_loses_no_request() {
     let account = drill_own("stop+start");
     assert_eq!(account["refused"], 0);
-    assert!(account["not_accepted"].as_u64() > Some(0), "nobody listens for a while: {account}");
+    assert!(account["not_accepted"].as_u64() > Some(0), "nothing listens for a while: {account}");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn a_kept_connection_that_is_closed_at_the_next_request_is_a_lost_request() {
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_before_is_nobodys_loss() {
+fn a_kept_connection_that_was_closed_before_is_no_loss() {
     let url = scripted(|stream| {
         // The end goes out with the answer.
         SockRef::from(&stream).set_tcp_cork(true).expect("cork");
@@ -210,7 +210,7 @@ fn a_kept_connection_that_was_closed_before_is_nobodys_loss() {
 #[test]
 fn from_far_away_a_close_that_crosses_the_request_is_a_lost_request() {
     let url = scripted(|stream| {
-        // Closes idle connections soon, and tells nobody.
+        // Closes idle connections soon, without notice.
         stream.set_read_timeout(Some(Duration::from_millis(10))).expect("a time-out");
         requests(stream, |stream, _| write(stream, ANSWER));
     });
@@ -390,14 +390,14 @@ fn who_leaves_has_a_row_and_sees_what_is_lost_before_it_leaves() {
     let long = || {
         scripted(|stream| {
             requests(stream, |stream, _| {
-                // Never the whole of it: who waits for more leaves.
+                // Never the whole answer: a client that waits for more leaves.
                 write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart")
             });
         })
     };
     let account = drill(1, &["--url", &long(), "--clients=leaving"]);
     assert_eq!((&account["left"], &account["lost"]), (&account["sent"], &0.into()), "{account}");
-    assert_eq!(account["answered"], 0, "so nobody knows whether it works");
+    assert_eq!(account["answered"], 0, "so it is unknown whether it works");
 
     let url = scripted(|stream| requests(stream, |_, _| false));
     let account = drill(1, &["--url", &url, "--clients=leaving"]);

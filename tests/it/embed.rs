@@ -187,7 +187,7 @@ fn an_app_that_was_removed_is_dropped_while_its_connections_stay() {
         assert_eq!(client.exchange(get("a.test", "/")).status, 204);
     }
     site.remove_drained("a.test");
-    // No request has to come first: the loops are told.
+    // No request has to come first: the loops are notified.
     assert!(wait_until(PATIENCE, || gone.strong_count() == 0), "the app stays in memory");
     for client in &mut clients {
         assert_eq!(client.exchange(get("a.test", "/")).status, 404);
@@ -316,7 +316,7 @@ fn a_default_app_answers_for_unknown_and_removed_hosts_until_it_leaves() {
 // --- Deadlines and verdicts
 
 #[test]
-fn the_deadline_of_an_app_cuts_what_is_left() {
+fn the_deadline_of_an_app_cuts_the_remaining_exchanges() {
     let (a, b) = (Stage::new("a"), Stage::new("b"));
     let stages: [(&str, &Stage); 2] = [("cut.test", &a), ("b.test", &b)];
     let site = Site::with_stages("drain_timeout = \"250ms\"", &stages);
@@ -485,7 +485,7 @@ fn pipelined_requests_of_a_life_that_leaves_are_refused_in_order() {
     assert_eq!(client.response().body.len(), Stage::LARGE);
     assert!(matches!(client.response().status, 404 | 503));
     assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained));
-    // The same, but somebody else has the name by then.
+    // The same, but another app has the name by then.
     site.handle.add_app("a.test", old.clone()).expect("the name is free");
     client.send(get("a.test", "/large") + &get("a.test", "/"));
     old.wait_asked(2);
@@ -541,7 +541,7 @@ fn many_slow_exchanges_are_all_answered_or_refused() {
     });
     let count = |status| statuses.iter().filter(|own| **own == status).count();
     println!("200: {}, 503: {}, 404: {}", count(200), count(503), count(404));
-    assert_eq!(count(200), a.asked(), "who was admitted was answered");
+    assert_eq!(count(200), a.asked(), "admitted requests were answered");
     assert_eq!(count(404), 200, "each connection lives to the end");
     assert_eq!(count(200) + count(503) + count(404), statuses.len());
 }
@@ -635,7 +635,7 @@ fn an_app_reads_content() {
 }
 
 #[test]
-fn a_client_that_expects_100_is_told_to_go_on() {
+fn a_client_that_expects_100_gets_it() {
     let a = Stage::new("a");
     let site = Site::with_stages("", &[("a.test", &a)]);
     let mut client = site.connect();
@@ -653,10 +653,10 @@ fn a_client_that_expects_100_is_told_to_go_on() {
         assert_eq!(client.exchange(head + expects).status, 100);
         site.remove("a.test")
     };
-    assert!(is_running(&ticket), "who was told to go on is in flight");
+    assert!(is_running(&ticket), "an exchange with a 100 is in flight");
     assert_eq!(text(&client.exchange("<>")), (200, "a<>"));
     assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained));
-    // Nobody is told to send content that is not wanted.
+    // No client gets a 100 for content that is not wanted.
     let head = "POST /content HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n".to_owned();
     let response = client.exchange(head + expects);
     assert_eq!((response.status, response.says_close()), (404, true));
@@ -713,7 +713,7 @@ fn a_client_that_only_closes_its_side_gets_its_slow_answer() {
     let ticket = site.remove("a.test");
     assert_eq!(text(&client.response()), (200, "a"));
     client.expect_end();
-    assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained), "also of the one who left");
+    assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained), "also for the client that left");
 }
 
 #[test]
@@ -891,7 +891,7 @@ fn a_stop_from_the_handle_lets_what_runs_end() {
 }
 
 #[test]
-fn a_second_stop_cuts_what_is_left() {
+fn a_second_stop_cuts_the_remaining_exchanges() {
     let (a, b) = (Stage::new("a"), Stage::new("b"));
     let mut site = Site::with_stages("", &[("a.test", &a), ("b.test", &b)]);
     let mut idle = site.connect();
@@ -919,7 +919,7 @@ fn a_stop_with_nothing_in_flight_is_quick() {
 }
 
 #[test]
-fn the_deadline_of_a_stop_cuts_what_is_left() {
+fn the_deadline_of_a_stop_cuts_the_remaining_exchanges() {
     let a = Stage::new("a");
     let mut site = Site::with_stages("drain_timeout = \"250ms\"", &[("a.test", &a)]);
     let held = Held::begin_all(&site, "a.test", &a, 3);
@@ -970,7 +970,7 @@ fn a_stuck_app_does_not_hold_its_own_drain_for_ever() {
     // The name is free, and the old life, when it wakes, touches nothing of the new one.
     site.handle.add_app("hang.test", Stage::new("new")).expect("the name is free");
     drop(gate);
-    // The loop may have been told to cut by then, but never cuts what it has answered.
+    // The loop may have received the cut by then, but never cuts what it has answered.
     if let Ok(response) = blocked.try_response(false) {
         assert_eq!(text(&response), (200, "freed"));
     }

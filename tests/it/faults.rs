@@ -73,7 +73,7 @@ fn a_loop_that_fails_drains_the_server_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_loop_that_dies_is_counted_and_another_one_serves_who_would_have_come_to_it() {
+fn a_loop_that_dies_is_counted_and_another_serves_its_clients() {
     let mut server = setup().server("shutdown_delay = \"2s\"").start();
     let mut slow: Vec<Client> = (0..16).map(|_| server.connect()).collect();
     slow.iter_mut().for_each(|client| client.send(get("slow.test", "/")));
@@ -83,7 +83,7 @@ fn a_loop_that_dies_is_counted_and_another_one_serves_who_would_have_come_to_it(
     }
     let died = server.wait_event("loop_died");
     assert_eq!(died.count("loop_index"), 1);
-    // The kernel goes on to hand connections to each socket. Nobody waits for the dead loop.
+    // The kernel goes on to hand connections to each socket. Nothing waits for the dead loop.
     for _ in 0..40 {
         assert_eq!(ask(&server), "app.test");
     }

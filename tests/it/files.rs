@@ -106,7 +106,7 @@ fn single_ranges_are_served() {
 }
 
 #[test]
-fn ranges_that_hold_nothing_are_416_and_what_is_no_range_is_ignored() {
+fn unsatisfiable_ranges_are_416_and_invalid_ones_are_ignored() {
     let server = setup().file("site/small", pattern(100)).file("site/empty", "").start();
     let mut client = server.connect();
     for (path, range) in [
@@ -146,7 +146,7 @@ fn several_ranges_come_as_multipart() {
     assert!(parts[0].1 == content[..10]);
     assert!(parts[1].1 == content[1_000_000..=3_000_000]);
     assert!(parts[2].1 == content[content.len() - 5..]);
-    // One that holds nothing is left out, and one alone is no multipart.
+    // An empty range is omitted, and a single range is no multipart.
     let one = client.exchange(get_with("/large.bin", "Range: bytes=0-1,9999999-"));
     assert_eq!(one.status, 206);
     assert!(one.body == content[..2] || multipart(&one)[0].1 == content[..2]);
@@ -253,7 +253,7 @@ fn conditional_requests_are_decided_by_etag_and_date() {
 }
 
 #[test]
-fn precompressed_neighbours_go_to_who_accepts_them() {
+fn precompressed_files_go_to_clients_that_accept_them() {
     let app = "files = { root = \"site\", precompressed = true }";
     let mut setup = Setup::new().app(HOST, app);
     for (name, content) in [
@@ -397,7 +397,7 @@ fn links_inside_the_root_are_followed() {
 }
 
 #[test]
-fn what_is_no_file_is_not_opened() {
+fn only_regular_files_are_opened() {
     let setup = setup();
     let site = setup.dir().join("site");
     let made = std::process::Command::new("mkfifo").arg(site.join("pipe")).status();

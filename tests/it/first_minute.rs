@@ -83,14 +83,14 @@ fn ask(address: SocketAddr, host: &str, path: &str) -> String {
 }
 
 #[test]
-fn without_a_config_it_is_said_what_can_be_done() {
+fn without_a_config_the_error_shows_the_options() {
     let place = Place::new();
     for arguments in [&[][..], &["serve"]] {
         let ran = place.run(arguments);
         let hints = ["no config.toml here", "tidegate init", "--config FILE", "serve --files ."];
         ran.expect_failure(2, &hints);
     }
-    // One that is named and not there is an error of its own.
+    // A named config that is missing is an error of its own.
     let ran = place.run(&["--config", "none.toml"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.err.contains("none.toml: No such file"), "{ran:?}");
@@ -128,7 +128,7 @@ fn one_app_is_served_without_a_config_for_every_host() {
 }
 
 #[test]
-fn servers_without_a_config_are_told_apart_by_their_sockets() {
+fn servers_without_a_config_differ_by_their_sockets() {
     let place = Place::new();
     let (_one, _) = place.serve(&["--respond", "1", "--listen", "127.0.0.1:0"]);
     let own = place.dir.path().join("tidegate");
@@ -160,7 +160,7 @@ fn what_cannot_be_served_without_a_config_is_a_usage_error() {
 }
 
 #[test]
-fn a_terminal_is_told_the_urls_and_what_an_interrupt_does() {
+fn a_terminal_shows_the_urls_and_what_an_interrupt_does() {
     let place = Place::new();
     let apps: String =
         (10..22).map(|n| format!("[apps.\"a{n}.test\"]\nrespond = {{}}\n")).collect();
@@ -221,7 +221,7 @@ fn a_first_config_is_right_and_never_takes_the_place_of_another() {
 }
 
 #[test]
-fn an_address_in_use_is_said_with_the_process_that_has_it() {
+fn an_address_in_use_is_reported_with_its_process() {
     let place = Place::new();
     let (server, address) = place.serve(&["--respond", "1"]);
     let arguments = ["serve", "--respond", "2", "--listen", &address.to_string()];

@@ -1,4 +1,4 @@
-//! The health listener: what probes of load balancers elsewhere are told, and that nothing they or
+//! The health listener: what probes of remote load balancers get, and that nothing they or
 //! strangers do there touches operators and the public.
 
 use std::{
@@ -149,7 +149,7 @@ fn without_the_key_there_is_no_such_listener() {
 }
 
 #[test]
-fn strangers_who_fill_its_places_keep_out_neither_operators_nor_the_public() {
+fn clients_that_fill_its_places_keep_out_neither_operators_nor_the_public() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("descriptors");
     let (server, health) = start(Setup::new().admin(LISTEN));
@@ -336,7 +336,7 @@ fn a_reload_says_that_it_changes_at_the_next_start() {
 }
 
 #[test]
-fn an_address_that_is_taken_or_none_is_said() {
+fn an_address_that_is_taken_or_invalid_is_reported() {
     let said = |line: &str, command: &str| {
         let setup = Setup::new().named_app("a.test").admin(line);
         let config = setup.write();

@@ -87,7 +87,7 @@ fn another_thread_answers_and_the_connection_goes_on() {
 }
 
 #[test]
-fn an_exchange_that_nobody_answers_is_a_500() {
+fn an_exchange_without_an_answer_is_a_500() {
     let (site, laters) = site("");
     let mut client = site.connect();
     client.send(get("a.test", "/"));
@@ -138,7 +138,7 @@ fn pipelined_requests_wait_for_the_answer_before_them() {
 // --- Peers that leave
 
 #[test]
-fn an_answer_to_a_peer_that_reset_reaches_nobody() {
+fn an_answer_to_a_reset_connection_is_dropped() {
     // One loop: the next connection takes the place of the one that is gone.
     let (site, laters) = site("threads = 1");
     let mut client = site.connect();
@@ -233,7 +233,7 @@ fn a_peer_that_leaves_a_stream_is_let_go() {
         // A stream without anything to send has no deadline.
         assert!(!wait_until(3 * SILENCE, || !stream.send(Vec::new())));
         leave(client);
-        assert!(wait_until(PATIENCE, || !stream.send(Vec::new())), "nobody listens");
+        assert!(wait_until(PATIENCE, || !stream.send(Vec::new())), "the receiver is gone");
     }
     site.remove_drained("a.test");
 }
@@ -272,7 +272,7 @@ fn a_stream_whose_peer_makes_no_progress_times_out() {
 // --- Drains and the stop
 
 #[test]
-fn a_drain_waits_for_what_is_answered_later() {
+fn a_drain_waits_for_later_answers() {
     let (site, laters) = site("");
     let (mut whole, mut streamed) = (site.connect(), site.connect());
     whole.send(get("a.test", "/"));
@@ -290,7 +290,7 @@ fn a_drain_waits_for_what_is_answered_later() {
 }
 
 #[test]
-fn a_deadline_cuts_what_is_never_answered() {
+fn a_deadline_cuts_exchanges_that_are_never_answered() {
     let (site, laters) = site("drain_timeout = \"100ms\"");
     let (mut whole, mut streamed) = (site.connect(), site.connect());
     whole.send(get("a.test", "/"));
@@ -304,7 +304,7 @@ fn a_deadline_cuts_what_is_never_answered() {
 }
 
 #[test]
-fn a_stop_lets_what_is_answered_later_end() {
+fn a_stop_lets_later_answers_finish() {
     // One loop: the idle connection's end says that it is gated, and of no other.
     let (mut site, laters) = site("threads = 1");
     let (mut whole, mut streamed) = (site.connect(), site.connect());
@@ -328,7 +328,7 @@ fn a_stop_lets_what_is_answered_later_end() {
 }
 
 #[test]
-fn what_is_answered_after_the_end_is_dropped() {
+fn an_answer_after_the_end_is_dropped() {
     let (mut site, laters) = site("");
     let mut client = site.connect();
     client.send(get("a.test", "/1"));

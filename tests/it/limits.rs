@@ -21,11 +21,11 @@ fn wait_refused(server: &Server, count: u64) {
 }
 
 /// A connection from an address of this machine, if its first request is answered; `header` comes
-/// before that. One that is refused is closed without an answer.
+/// before that. A refused connection is closed without an answer.
 fn served(address: SocketAddr, ip: &str, header: &str) -> Option<Client> {
     let ip: IpAddr = ip.parse().expect("an address");
     let mut client = Client::connect_from(ip, address);
-    // Whoever is closed may notice before it has sent.
+    // A closed client may notice before it has sent.
     let _ = client.try_send(format!("{header}{}", get(HOST, "/")).as_bytes());
     match client.try_response(false) {
         Ok(response) => {
@@ -73,8 +73,8 @@ fn a_client_has_no_more_connections_than_it_may_and_others_have_theirs() {
     let event = server.wait_event("connection_refused");
     assert_eq!(event.field("client"), Some("127.0.0.1"), "{event:?}");
     let events = server.events();
-    let told = events.iter().filter(|event| event.name == "connection_refused").count();
-    assert!(told <= 2, "{told} lines of two loops");
+    let reported = events.iter().filter(|event| event.name == "connection_refused").count();
+    assert!(reported <= 2, "{reported} lines of two loops");
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn behind_a_proxy_header_the_client_that_it_names_is_counted() {
     assert_eq!(metric(&server, "tidegate_proxy_headers_refused_total"), 0);
     drop(first);
     let _second = wait_served(|| connect("2001:db8::2"));
-    // The proxy's own connections name nobody.
+    // The proxy's own connections name no client.
     for _ in 0..3 {
         let header = "PROXY UNKNOWN\r\n";
         assert!(served(server.address(), "127.0.0.1", header).is_some());
@@ -175,7 +175,7 @@ fn a_client_has_its_burst_over_all_loops_and_then_429() {
 }
 
 #[test]
-fn a_connection_goes_on_behind_429_and_the_bucket_fills() {
+fn a_connection_continues_after_429_and_the_bucket_fills() {
     let limit = "rate_limit = { requests = 1, per = \"300ms\" }";
     let dead = "proxy = { upstreams = [\"http://127.0.0.1:1\"] }";
     let setup = Setup::new().app(HOST, &limited("a", limit)).app("p.test", dead);
@@ -187,7 +187,7 @@ fn a_connection_goes_on_behind_429_and_the_bucket_fills() {
     assert_eq!(client.response().status, 404, "the request behind it");
     let filled = || client.exchange(get(HOST, "/")).status == 200;
     assert!(wait_until(PATIENCE, filled));
-    // The app is not asked: it would say that nobody is there.
+    // The app is not called: it would report that it is empty.
     let statuses: Vec<u16> = (0..4).map(|_| client.exchange(get("q.test", "/")).status).collect();
     assert_eq!(statuses, [502, 502, 502, 429]);
 }

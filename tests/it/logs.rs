@@ -1,4 +1,4 @@
-//! The logs, as who reads them finds them: access lines and how exchanges ended, rotation, JSON,
+//! The logs, as their readers find them: access lines and how exchanges ended, rotation, JSON,
 //! and a disk that is full.
 
 use std::{
@@ -118,7 +118,7 @@ fn access_lines_count_content_and_not_heads() {
         client.exchange(get("app.test", "/a?b=%22"));
         client.send("HEAD / HTTP/1.1\r\nHost: app.test\r\n\r\n");
         client.response_to_head();
-        // Answers that leave in one write are told apart.
+        // Answers that leave in one write have lines of their own.
         client.send(get("app.test", "/1").repeat(3) + &get("none.test", "/"));
         let pipelined: Vec<_> = (0..4).map(|_| client.response()).collect();
         assert_eq!(client.exchange(get("files.test", "/large")).body.len(), LARGE);
@@ -194,7 +194,7 @@ fn sigusr1_goes_on_in_a_new_access_log_after_a_rename() {
     client.exchange(get("app.test", "/between"));
     wait_lines(&old, 2);
     server.signal(Signal::USR1);
-    assert!(wait_until(PATIENCE, || path.exists()), "the log is not opened anew");
+    assert!(wait_until(PATIENCE, || path.exists()), "the log is not opened again");
     client.exchange(get_and_close("app.test", "/after"));
     client.expect_end();
     assert_eq!(wait_lines(&path, 1)[0].request, "GET /after HTTP/1.1");
@@ -262,7 +262,7 @@ fn metric(server: &Server, series: &str) -> f64 {
 }
 
 #[test]
-fn what_is_refused_is_counted_and_logged_with_what_is_known_of_it() {
+fn refused_requests_are_counted_and_logged_with_all_that_is_known() {
     let server = Setup::new()
         .named_app("a.test")
         .limits("body_bytes = \"1KiB\"")

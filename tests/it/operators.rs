@@ -84,7 +84,7 @@ fn a_drained_app_whose_host_becomes_an_alias_by_a_reload_is_gone() {
     assert_eq!(done["removed"], json!(["a.test"]), "{done}");
     assert_eq!(ask(&server, "a.test"), (200, "b".to_owned()));
     let total = admin.get("/status")["requests_total"].as_u64();
-    assert_eq!(ask(&server, "a2.test").0, 404, "nobody can remove what is left of it");
+    assert_eq!(ask(&server, "a2.test").0, 404, "the rest of it can't be removed");
     assert!(total >= Some(2), "its count is lost: {total:?}");
 }
 
@@ -181,7 +181,7 @@ fn a_reload_leaves_room_for_the_connections_that_are_open() {
     server.admin().post("/reload");
     let mut one_more = server.connect();
     one_more.send(get("a.test", "/"));
-    assert!(!one_more.stays_silent(Duration::from_secs(2)), "nobody is accepted any more");
+    assert!(!one_more.stays_silent(Duration::from_secs(2)), "no connection is accepted any more");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who the server runs as: root gives way to the user of the config in every thread, and all that a
+//! Who the server runs as: the config's user replaces root in every thread, and all that a
 //! server does later works as that user too.
 //!
 //! What only root can begin is skipped, and says so, where the tests do not run as root.
@@ -33,7 +33,7 @@ const NET_BIND_SERVICE: u64 = 1 << 10;
 fn is_root() -> bool {
     let is_root = geteuid().is_root();
     if !is_root {
-        eprintln!("skipped: only root can become somebody else");
+        eprintln!("skipped: only root can become another user");
     }
     is_root
 }
@@ -42,7 +42,7 @@ fn nobody() -> User {
     User::from_name(NOBODY).expect("a look-up").expect("an account")
 }
 
-/// A setup whose server becomes nobody, in a folder of nobody's.
+/// A setup whose server becomes the user nobody, in a folder of that user.
 fn setup() -> Setup {
     let setup = Setup::new().server("user = \"nobody\"").named_app("a.test");
     let user = nobody();
@@ -94,7 +94,7 @@ fn ask(address: SocketAddr) -> (u16, String) {
     (response.status, response.text().to_owned())
 }
 
-/// A port that only root, or who has CAP_NET_BIND_SERVICE, can bind; another address each time.
+/// A port that only root, or a process with CAP_NET_BIND_SERVICE can bind; a new address each time.
 fn low_port() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [.., process] = std::process::id().to_be_bytes();
@@ -106,7 +106,7 @@ fn low_port() -> SocketAddr {
 
 /// The program where everybody finds it: that of the tests may lie below root's home. A process of
 /// its own copies it, for a child of another test that began meanwhile would keep the file open for
-/// writing, and nobody could run it.
+/// writing, and no process could run it.
 fn reachable_program(folder: &Path) -> PathBuf {
     let program = folder.join("tidegate");
     let copied = Command::new("cp").arg(BINARY).arg(&program).status().expect("cp");
@@ -138,7 +138,7 @@ fn root_gives_way_in_every_thread_and_the_server_works_on() {
 
     fs::rename(&log, server.dir().join("access.log.1")).expect("rename");
     server.signal(Signal::USR1);
-    assert!(file_is_there(&log), "it is not opened anew");
+    assert!(file_is_there(&log), "it is not opened again");
 
     // An address that root alone could bind comes by a reload.
     let (first, second) = (server.address(), low_port());
@@ -152,7 +152,7 @@ fn root_gives_way_in_every_thread_and_the_server_works_on() {
 
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code(), Some(0));
-    assert!(!server.dir().join("tidegate.sock").exists(), "it is nobody's to remove");
+    assert!(!server.dir().join("tidegate.sock").exists(), "the user nobody may remove it");
     for event in server.events() {
         assert!(!["WARN", "ERROR"].contains(&&*event.level), "{event:?}");
     }
@@ -244,7 +244,7 @@ fn a_group_takes_the_place_of_the_users_own() {
 }
 
 #[test]
-fn what_the_user_cannot_open_is_said_at_the_start() {
+fn files_that_the_user_cannot_open_are_reported_at_the_start() {
     if !is_root() {
         return;
     }
@@ -296,7 +296,7 @@ fn only_root_becomes_another() {
     }
     let setup = setup();
     let (config, program) = (setup.write(), reachable_program(setup.dir()));
-    // Whose only right is to be somebody else than nobody.
+    // A process that may only become a user other than nobody.
     let daemon = User::from_name("daemon").expect("a look-up").expect("an account").uid.as_raw();
     fs::set_permissions(setup.dir(), fs::Permissions::from_mode(0o755)).expect("mode");
     let as_daemon = |command: &str| {

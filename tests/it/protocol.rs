@@ -413,7 +413,7 @@ fn a_fresh_connection_that_says_nothing_is_closed_silently() {
 }
 
 #[test]
-fn a_connection_that_is_reset_harms_nobody() {
+fn a_reset_connection_affects_no_other() {
     let server =
         one_app().app("slow.test", "respond = { body = \"slow\", delay = \"50ms\" }").start();
     let before = server.sockets();
@@ -536,7 +536,7 @@ fn a_fixed_answer_is_as_configured() {
 }
 
 #[test]
-fn a_delayed_answer_blocks_nobody() {
+fn a_delayed_answer_blocks_no_other_client() {
     let server = one_app()
         .server("threads = 1")
         .app("slow.test", "respond = { body = \"slow\", delay = \"400ms\" }")
@@ -593,7 +593,7 @@ fn a_busy_address_does_not_take_every_place_that_gets_free() {
         .limits("connections = 2")
         .start();
     let [busy, quiet] = server.addresses() else { panic!("two addresses") };
-    // The first address always has somebody waiting.
+    // The first address always has a waiting client.
     let mut waiting: VecDeque<Client> = (0..10).map(|_| Client::connect(*busy)).collect();
     waiting.iter_mut().for_each(|client| client.send(get("app.test", "/")));
     let mut patient = Client::connect(*quiet);
@@ -635,7 +635,7 @@ fn out_of_descriptors_it_waits_without_spinning() {
     let silent = clients[waiting].stays_silent(Duration::from_millis(1000));
     let (cpu, time) = (server.cpu_time() - cpu_before, started.elapsed());
     assert!(cpu < time * 3 / 10, "{cpu:?} of processor time in {time:?}");
-    // It may close idle connections to make room, but nobody may be left without an answer.
+    // It may close idle connections to make room, but every request must get an answer.
     let mut open = clients;
     if !silent {
         assert_eq!(open.remove(waiting).response().text(), "hello");
@@ -668,7 +668,7 @@ fn several_addresses_are_served() {
 }
 
 #[test]
-fn a_lost_answer_is_told_from_a_late_one() {
+fn a_lost_answer_differs_from_a_late_one() {
     // A check of the client itself: what the other tests build on.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let mut client = Client::connect(listener.local_addr().expect("address"));

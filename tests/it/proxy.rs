@@ -343,7 +343,7 @@ fn an_upstream_asks_for_the_content_that_a_client_holds_back() {
     // Content that does not wait is passed on beside the expectation.
     client.send([EXPECTING, "hello"].concat());
     let response = client.response();
-    assert_eq!((response.status, response.text()), (200, "hello"), "nobody waits for a 100");
+    assert_eq!((response.status, response.text()), (200, "hello"), "no side waits for a 100");
     assert_eq!(upstream.connections(), 1);
 }
 
@@ -356,7 +356,7 @@ fn an_upstream_may_refuse_content_before_it_is_sent() {
         client.send(EXPECTING);
         let response = client.response();
         assert_eq!((response.status, response.text()), (413, "too much"));
-        // Nobody could tell content from a next request.
+        // Content could not be told apart from a next request.
         assert!(response.says_close(), "{}", response.head);
         client.expect_end();
         assert_eq!(upstream.connections(), connection);
@@ -364,7 +364,7 @@ fn an_upstream_may_refuse_content_before_it_is_sent() {
 }
 
 #[test]
-fn a_client_is_told_to_go_on_when_its_upstream_says_nothing() {
+fn a_client_gets_a_100_when_its_upstream_is_silent() {
     // It reads the content before it says a word.
     let upstream = Upstream::tcp(echo);
     let server = start(&upstream, "");
@@ -428,7 +428,7 @@ fn a_line_that_finds_no_descriptor_is_a_503_and_no_fault_of_the_upstream() {
     assert_eq!(failed.field("reason"), Some("no_descriptors"));
     gate.open();
     assert_eq!(first.response().text(), "here");
-    // It is not taken for one that failed, and a kept line needs no descriptor.
+    // It does not count as failed, and a kept connection needs no descriptor.
     assert_eq!(second.exchange(GET).text(), "here");
     assert_eq!(upstream.connections(), 1);
 }
@@ -472,8 +472,8 @@ fn clients_that_wait_for_a_place_close_no_idle_line() {
 }
 
 #[test]
-fn nobody_listening_is_a_502_at_once() {
-    let server = setup(&[&Upstream::nobody(), "unix:/nonexistent/up.sock"], "").start();
+fn a_refused_connection_is_a_502_at_once() {
+    let server = setup(&[&Upstream::refusing(), "unix:/nonexistent/up.sock"], "").start();
     let began = Instant::now();
     let mut client = server.connect();
     for request in [GET.as_bytes(), &post(b"hello"), &post(&pattern(300 * 1024))] {
@@ -488,15 +488,15 @@ fn nobody_listening_is_a_502_at_once() {
 
 #[test]
 fn the_other_upstream_is_asked_when_one_does_not_listen() {
-    for nobody in [Upstream::nobody(), "unix:/nonexistent/up.sock".to_owned()] {
+    for refusing in [Upstream::refusing(), "unix:/nonexistent/up.sock".to_owned()] {
         let upstream = Upstream::tcp(echo);
-        let server = setup(&[&nobody, upstream.url()], "eject_after = 0").start();
+        let server = setup(&[&refusing, upstream.url()], "eject_after = 0").start();
         for size in [5, 300 * 1024] {
             let content = pattern(size);
             for _ in 0..4 {
                 let response = server.connect().exchange(post(&content));
-                assert_eq!(response.status, 200, "{size} {nobody}");
-                assert!(response.body == content, "{size} {nobody}: {}", response.body.len());
+                assert_eq!(response.status, 200, "{size} {refusing}");
+                assert!(response.body == content, "{size} {refusing}: {}", response.body.len());
                 assert!(upstream.last().content == content);
                 assert_eq!(status_of(&server, GET), 200);
             }
@@ -516,7 +516,7 @@ fn every_address_of_a_name_is_tried() {
 }
 
 #[test]
-fn what_was_sent_is_asked_again_only_if_that_is_safe() {
+fn a_request_that_was_sent_is_retried_only_if_that_is_safe() {
     for resets in [false, true] {
         let bad = Upstream::tcp(move |_, line| if resets { line.reset() } else { line.close() });
         let good = Upstream::tcp(named("good"));
@@ -565,7 +565,7 @@ fn a_kept_connection_that_is_closed_under_a_post_is_a_502() {
 
 /// The server learns of the reset when it writes: no byte of the request goes out.
 #[test]
-fn what_was_not_sent_at_all_is_asked_again() {
+fn a_request_that_was_not_sent_is_retried() {
     for request in [GET.as_bytes().to_vec(), post(b"hello"), post(&pattern(300 * 1024))] {
         let (gate, over) = (Gate::default(), Gate::default());
         let upstream = Upstream::tcp({
@@ -809,7 +809,7 @@ fn a_bad_chunk_breaks_the_answer_off() {
 }
 
 #[test]
-fn bytes_behind_an_answer_answer_nobody() {
+fn bytes_after_an_answer_answer_no_request() {
     let upstream = Upstream::tcp(|_, line| {
         line.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n");
         line.send("Content-Length: 6\r\n\r\nsecret");
@@ -871,7 +871,7 @@ fn a_connection_that_stays_after_an_early_answer_is_in_step() {
 }
 
 #[test]
-fn what_an_upstream_says_unasked_answers_nobody() {
+fn unsolicited_bytes_of_an_upstream_answer_no_request() {
     let gate = Gate::default();
     let upstream = Upstream::tcp({
         let gate = gate.clone();
@@ -940,7 +940,7 @@ fn an_answer_that_begins_before_the_content_ends_goes_on_beside_it() {
     assert_eq!(upstream.connections(), 1);
 }
 
-// Those who leave, and those who are slow.
+// Clients that leave, and slow clients.
 
 #[test]
 fn a_client_that_resets_leaves_no_connection_behind() {
@@ -954,7 +954,7 @@ fn a_client_that_resets_leaves_no_connection_behind() {
     wait_active(&server, 0);
 }
 
-/// One that closed cannot be told from one that waits with its side closed, until it is answered.
+/// A client that closed looks like a client that half-closed and waits, until it is answered.
 #[test]
 fn a_client_that_closes_before_its_answer_begins_frees_the_upstream() {
     let gate = Gate::default();

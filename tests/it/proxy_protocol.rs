@@ -86,7 +86,7 @@ fn answer(address: SocketAddr, bytes: String) -> Option<u16> {
 }
 
 #[test]
-fn the_client_is_the_one_that_the_header_names() {
+fn the_header_names_the_client() {
     let log = "access = \"combined\"\naccess_path = \"access.log\"";
     let upstream = Upstream::tcp(|_, line| line.answer(200, "up"));
     let proxy = format!("proxy = {{ upstreams = [\"{}\"] }}", upstream.url());
@@ -152,8 +152,8 @@ fn what_begins_otherwise_is_closed_without_an_answer() {
     assert_eq!(peer.map(|peer| peer.ip().is_loopback()), Some(true), "{event:?}");
     // One for each of two loops.
     let events = server.events();
-    let told = events.iter().filter(|event| event.name == "proxy_header_refused").count();
-    assert!(told <= 2, "{told} lines for {count} connections");
+    let reported = events.iter().filter(|event| event.name == "proxy_header_refused").count();
+    assert!(reported <= 2, "{reported} lines for {count} connections");
 }
 
 #[test]

@@ -346,7 +346,7 @@ fn reloads_every_100_ms_lose_refuse_and_mix_up_nothing() {
         assert!(tally.lost.is_empty(), "{host} after {rounds} reloads: {:?}", tally.lost);
         assert!(tally.answered > rounds as usize, "{host}: {tally:?}");
         if kind == LoadKind::KeepAlive {
-            assert_eq!((tally.connects, tally.closed_idle), (2, 0), "{host} had to connect anew");
+            assert_eq!((tally.connects, tally.closed_idle), (2, 0), "{host} had to connect again");
         }
         println!(
             "{host} {kind:?}: {} answered in {rounds} reloads, {} connects",

@@ -1,4 +1,4 @@
-//! What a service manager is told of the real binary, by a socket of the tests' own.
+//! What the real binary reports to a service manager, by a socket of the tests' own.
 
 use std::{
     thread,
@@ -23,7 +23,7 @@ fn setup(socket: &NotifySocket) -> Setup {
 }
 
 #[test]
-fn ready_reloading_and_stopping_are_told_by_a_path_and_by_an_abstract_name() {
+fn ready_reloading_and_stopping_are_notified_by_path_and_by_abstract_name() {
     for mut socket in [NotifySocket::with_path(), NotifySocket::with_abstract_name()] {
         let mut server = setup(&socket).start();
         socket.wait("READY=1");
@@ -31,13 +31,13 @@ fn ready_reloading_and_stopping_are_told_by_a_path_and_by_an_abstract_name() {
         assert_eq!(server.connect().exchange(get("app.test", "/")).text(), "app.test");
         socket.clear();
         server.signal(Signal::HUP);
-        assert_told_of_a_reload(&mut socket);
+        assert_notified_of_a_reload(&mut socket);
         server.admin().post("/reload");
-        assert_told_of_a_reload(&mut socket);
-        // Also one that fails is over.
+        assert_notified_of_a_reload(&mut socket);
+        // A reload that fails ends too.
         server.rewrite("nonsense");
         assert_eq!(server.admin().call("POST", "/reload", "").status, 422);
-        assert_told_of_a_reload(&mut socket);
+        assert_notified_of_a_reload(&mut socket);
         server.signal(Signal::TERM);
         socket.wait("STOPPING=1");
         assert_eq!(server.wait_exit().code(), Some(0));
@@ -48,13 +48,14 @@ fn ready_reloading_and_stopping_are_told_by_a_path_and_by_an_abstract_name() {
     }
 }
 
-fn assert_told_of_a_reload(socket: &mut NotifySocket) {
+fn assert_notified_of_a_reload(socket: &mut NotifySocket) {
     socket.wait("RELOADING=1");
     let reloading = socket.message("RELOADING=1");
-    let told: u128 = reloading[1].strip_prefix("MONOTONIC_USEC=").expect("it").parse().expect("µs");
+    let reported: u128 =
+        reloading[1].strip_prefix("MONOTONIC_USEC=").expect("it").parse().expect("µs");
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let now = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32).as_micros();
-    assert!(told <= now && now < told + 60_000_000, "{told} {now}");
+    assert!(reported <= now && now < reported + 60_000_000, "{reported} {now}");
     socket.wait("READY=1");
     assert!(socket.times("READY=1") > socket.times("RELOADING=1"));
     socket.clear();
@@ -151,7 +152,7 @@ fn a_main_process_is_the_service_managers_child_before_it_is_named() {
 }
 
 #[test]
-fn who_did_not_ask_for_signs_of_life_gets_none() {
+fn a_manager_without_a_watchdog_gets_no_signs_of_life() {
     for (name, value) in [("WATCHDOG_USEC", "0"), ("WATCHDOG_PID", "1")] {
         let mut socket = NotifySocket::with_path();
         let setup = setup(&socket).environment("WATCHDOG_USEC", "100000");

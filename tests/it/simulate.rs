@@ -74,7 +74,7 @@ fn no_bytes_do_harm() {
     });
 }
 
-/// One exchange, its peer, its app and its model, who act in turns that chance gives.
+/// One exchange, its peer, its app and its model, which act in random order.
 struct Simulation<'r> {
     random: &'r mut Random,
     plans: Vec<Plan>,
@@ -91,7 +91,7 @@ struct Model {
     reading: Reading,
     owed: Option<u16>,
     keep: bool,
-    /// The client waits to be told to go on.
+    /// The client waits for a 100.
     holds_back: bool,
     /// Requests that came out, and those that are answered.
     requests: usize,

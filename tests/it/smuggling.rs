@@ -494,7 +494,7 @@ fn chunks_are_read_strictly() {
 }
 
 #[test]
-fn what_is_too_large_is_refused() {
+fn too_large_a_request_is_refused() {
     let mut table = Table::new(setup());
     let long = "a".repeat(20_000);
     let host = "Host: site.test\r\n";
@@ -551,7 +551,7 @@ fn content_in_chunks_is_held_to_the_limit() {
 }
 
 #[test]
-fn what_is_valid_is_served() {
+fn valid_requests_are_served() {
     let mut table = Table::new(setup());
     for (request, location) in SERVED {
         table.serve(request, location);
@@ -587,7 +587,7 @@ fn heads_within_the_limits_are_served() {
 }
 
 #[test]
-fn nothing_is_read_behind_a_request_that_says_close() {
+fn nothing_is_read_after_a_request_that_says_close() {
     let server = setup().start();
     for request in [
         "GET /x HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n",
@@ -601,7 +601,7 @@ fn nothing_is_read_behind_a_request_that_says_close() {
     ] {
         let request_len = request.len();
         let request = [request.as_bytes(), SMUGGLED.as_bytes()].concat();
-        // Split within the request only: who sends more after its answer is reset (RFC 9112 §9.6).
+        // Split within the request only: bytes after the answer give a reset (RFC 9112 §9.6).
         for at in (1..request_len).step_by(7) {
             let answer = answer_to(&server, &request, &[at]).unwrap_or_else(|why| panic!("{why}"));
             let answers = Client::parse_all(&answer);

@@ -1,4 +1,4 @@
-//! Operators who do everything at once, in any order, under load: afterwards nothing is left over.
+//! Operators do everything at once, in any order, under load; afterwards nothing is left over.
 //!
 //! Random, from a seed that is printed; `TIDEGATE_STRESS_SEED` replays the choices, though not the
 //! threads' timing, and `TIDEGATE_STRESS_SECONDS` makes it longer.
@@ -35,7 +35,7 @@ struct Stress {
     address: SocketAddr,
     admin: Admin,
     over: AtomicBool,
-    /// Requests that an app answered, and those of which nobody knows.
+    /// Requests that an app answered, and those with an unknown result.
     answered: AtomicU64,
     unknown: AtomicU64,
     drains: Mutex<Vec<Value>>,
@@ -191,7 +191,7 @@ fn check_row(row: &Value) {
 }
 
 #[test]
-fn operators_who_do_everything_at_once_leave_nothing_behind() {
+fn operators_that_do_everything_at_once_leave_nothing_behind() {
     let seed = number_of_environment("TIDEGATE_STRESS_SEED", 0x7469_6465_6761_7465);
     println!("TIDEGATE_STRESS_SEED={seed}");
     let (first, second) = (free_port().to_string(), free_port().to_string());
@@ -206,7 +206,7 @@ fn operators_who_do_everything_at_once_leave_nothing_behind() {
         drains: Mutex::default(),
     };
     let random = |nth: u64| Random::of_thread(seed, nth);
-    // A reader of events who never reads.
+    // A client of the event stream that never reads.
     let _events = stress.admin.events();
     let admin = stress.admin.clone();
     thread::scope(|scope| {

@@ -225,7 +225,7 @@ const TARGETS: &[Transcript] = &[
 ];
 
 const EXPECTATIONS: &[Transcript] = &[
-    // Answered before it was told to go on, a client may send its content or not.
+    // Answered before its 100, a client may send its content or not.
     (
         concat!(
             head!("POST /x", "Expect: 100-continue", "Content-Length: 5"),
@@ -649,7 +649,7 @@ const INTERIM: &[Scene] = &[
     (WhenTold, &[In(head!("GET /1")), Begin, Interim(103)], "[GET /1 a] <200 chunked> = Answer"),
 ];
 
-/// A 101 makes a tunnel: what comes behind the request is nobody's request.
+/// A 101 makes a tunnel: bytes after the request are not another request.
 const TUNNELS: &[Scene] = &[
     (
         WhenTold,
@@ -691,7 +691,7 @@ fn a_100_that_is_passed_on_lets_the_client_go_on() {
         assert_eq!(head.content(), RequestContent::Length(5));
         let mut out = Vec::new();
         exchange.write_interim(interim, &Fields::NONE, &mut out);
-        // A client that was not told to go on is told so by an own 100, and none is told twice.
+        // A client without a 100 gets one from us, and no client gets two.
         exchange.send_continue(&mut out);
         exchange.send_continue(&mut out);
         assert_eq!(out.windows(3).filter(|word| word == b"100").count(), 1);
@@ -707,7 +707,7 @@ fn a_100_that_is_passed_on_lets_the_client_go_on() {
 }
 
 #[test]
-fn trailers_of_a_request_are_kept_for_who_wants_them() {
+fn trailers_of_a_request_are_kept_for_apps_that_want_them() {
     let head = head!("PUT /x", "Transfer-Encoding: chunked");
     let content = "2\r\nhi\r\n0\r\nA: b\r\nHost: c\r\nD:\r\n\r\n";
     for (keeps, kept) in [(true, Some("A: b\r\nD:\r\n")), (false, None)] {
@@ -777,7 +777,7 @@ fn content_of_answers_follows_method_and_status() {
 }
 
 #[test]
-fn nothing_is_read_behind_a_refusal() {
+fn nothing_is_read_after_a_refusal() {
     check(REFUSALS);
 }
 

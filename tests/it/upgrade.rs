@@ -47,7 +47,7 @@ fn ask_at(address: SocketAddr, host: &str) -> (u16, String) {
     (response.status, response.text().to_owned())
 }
 
-/// Whether nobody listens there, and the kernel says so.
+/// Whether nothing listens there, so that the kernel refuses connections.
 fn is_refused(address: SocketAddr) -> bool {
     wait_until(PATIENCE, || {
         let refused = Client::try_connect(address, Duration::from_millis(200)).err();
@@ -76,7 +76,7 @@ fn wait_alone(server: &Server) {
     assert!(alone, "{:?} run, not only {:?}", server.processes(), server.pid());
 }
 
-/// Waits until nothing is in flight and nobody is connected, for counts of descriptors.
+/// Waits until nothing is in flight and no client is connected, for counts of descriptors.
 fn wait_idle(server: &Server) {
     let idle = wait_until(PATIENCE, || {
         let status = server.admin().get("/status");
@@ -226,7 +226,7 @@ fn a_log_that_only_a_reload_sends_to_a_descriptor_is_refused_and_not_lost_by_an_
 }
 
 #[test]
-fn a_signal_upgrades_and_one_to_the_old_process_that_drains_is_told_why_not() {
+fn a_signal_upgrades_and_a_second_to_the_draining_process_is_refused_with_a_reason() {
     let (_upstream, gate, app) = held();
     let mut server = start_with(Setup::new().app("slow.test", &app));
     let mut waiting = begin(&server, "slow.test");
@@ -397,7 +397,7 @@ fn a_new_process_whose_old_one_dies_at_once_serves() {
     ask_in_vain(&server, &binary).join().expect("a thread");
     server.kill_first();
     let serves = || Client::try_connect(server.address(), PATIENCE).is_ok();
-    assert!(wait_until(PATIENCE, serves), "nobody serves");
+    assert!(wait_until(PATIENCE, serves), "no process serves");
     assert_eq!(ask(&server, "a.test"), (200, "a".to_owned()));
     server.follow(pid_in(&server.admin().get("/status")));
     wait_alone(&server);
@@ -489,7 +489,7 @@ fn addresses_come_and_go_with_an_upgrade() {
         assert_eq!(open.exchange(get("a.test", "/")).status, 200);
         rewrite(&server, &both, &one);
         upgrade(&mut server);
-        // Whoever was connected is served to the end, by the old process.
+        // Connected clients are served to the end by the old process.
         assert_eq!(open.exchange(get("a.test", "/")).text(), "a");
         let gone = || Client::try_connect(second, PATIENCE).is_err();
         assert!(wait_until(PATIENCE, gone), "it is still listened on");
@@ -701,7 +701,7 @@ fn a_stop_of_the_new_process_waits_for_the_old_one() {
     server.signal(Signal::TERM);
     server.wait_event("server_stop");
     assert!(server.is_running());
-    assert!(is_refused(server.address()), "the old process holds no socket of one that stops");
+    assert!(is_refused(server.address()), "the old process holds no socket of a stopping one");
     gate.open();
     assert_eq!(waiting.response().text(), "at last");
     assert!(server.wait_exit().success(), "the old process");
@@ -811,7 +811,7 @@ fn the_old_process_passes_a_signal_on_and_refuses_an_operators_stop() {
     server.wait_event("stop_passed_on");
     let stopping = || server.admin().get("/status")["state"] == "stopping";
     assert!(wait_until(PATIENCE, stopping), "{:?}", server.events());
-    // Whoever signals the whole process group has asked once, not twice.
+    // A signal to the whole process group is one request, not two.
     server.signal(Signal::TERM);
     gate.open();
     assert_eq!(waiting.response().text(), "at last");
@@ -858,26 +858,27 @@ fn an_upgrade_that_fails_leaves_no_event_of_what_it_did_and_no_id_twice() {
     let url = "/apps/p.test/upstreams/drain?url=http://127.0.0.1:1";
     assert_eq!(admin.wait_drain(&admin.post(url)["id"])["id"], "u1");
     let names = ["app_added", "app_loaded", "app_drain_start", "upstream_drain_start"];
-    let told = |server: &Server| {
+    let app_events = |server: &Server| {
         let lines = server.log_lines();
         let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let is_one = |line: &Value| line["event"].as_str().is_some_and(|it| names.contains(&it));
         lines.filter(is_one).collect::<Vec<_>>()
     };
-    let before = told(&server);
+    let before = app_events(&server);
     let site = server.dir().join("site");
     fs::rename(&site, server.dir().join("away")).expect("rename");
     for _ in 0..2 {
         assert!(refused_upgrade(&server, "").error().contains("files.test"));
     }
-    assert_eq!(told(&server), before, "a process that never served has done nothing");
+    assert_eq!(app_events(&server), before, "a process that never served has done nothing");
     fs::rename(server.dir().join("away"), &site).expect("rename");
     upgrade(&mut server);
     let pid = server.pid().as_raw_nonzero().get();
-    let new = wait_until(PATIENCE, || told(&server).len() == 2 * before.len());
-    assert!(new, "{:?}", told(&server));
-    assert!(told(&server)[before.len()..].iter().all(|line| line["pid"] == pid));
-    let mut ids: Vec<_> = told(&server).iter().map(|line| line["fields"]["id"].as_u64()).collect();
+    let new = wait_until(PATIENCE, || app_events(&server).len() == 2 * before.len());
+    assert!(new, "{:?}", app_events(&server));
+    assert!(app_events(&server)[before.len()..].iter().all(|line| line["pid"] == pid));
+    let mut ids: Vec<_> =
+        app_events(&server).iter().map(|line| line["fields"]["id"].as_u64()).collect();
     let drained = server.admin().get("/apps/p.test")["id"].as_u64();
     assert_eq!(ids.iter().filter(|id| **id == drained).count(), 2, "loaded, upstream drained");
     ids.sort_unstable();
@@ -925,7 +926,7 @@ exec sleep 60"#;
 }
 
 #[test]
-fn nobody_waits_behind_a_new_process_that_hangs_when_it_is_to_serve() {
+fn a_new_process_that_hangs_before_it_serves_blocks_no_client() {
     let mut server = start();
     let asked = ask_in_vain(&server, &ready_and_no_more(&server));
     // From when on changes are put off.
@@ -1060,7 +1061,7 @@ fn a_socket_of_systemd_is_served_handed_on_and_outlives_every_process() {
         let mut early = Client::connect(address);
         early.send(get_and_close("a.test", "/"));
         let mut server = start_with(setup());
-        assert_eq!(early.response().text(), "a", "who came before the server waits");
+        assert_eq!(early.response().text(), "a", "an early client waits for the server");
         let load = Load::start(LoadKind::NewConnections, 2, address, "a.test", "a");
         for round in 1..=3 {
             upgrade(&mut server);
@@ -1071,7 +1072,7 @@ fn a_socket_of_systemd_is_served_handed_on_and_outlives_every_process() {
         wait_alone(&server);
         server.admin().post("/stop");
         assert_eq!(server.wait_orphan(server.pid()), Some(0));
-        // Systemd has the socket still: who comes now waits for the next process.
+        // Systemd still has the socket: a client that connects now waits for the next process.
         let mut between = Client::connect(address);
         between.send(get_and_close("a.test", "/"));
         let _next = start_with(setup());
@@ -1248,7 +1249,7 @@ fn an_address_that_the_new_process_closes_is_not_kept_open_by_the_old_one() {
 
 #[test]
 fn a_new_process_that_was_given_up_does_not_serve() {
-    // Without its launcher nobody ends what the program has left behind.
+    // Without its launcher nothing ends what the program has left behind.
     for before in ["", "sleep 0.1; kill -KILL $PPID; "] {
         let server = start();
         let here = server.dir().join("here");
@@ -1304,7 +1305,7 @@ fn a_server_whose_old_process_stands_still_ends_and_says_so() {
 fn a_file_at_the_admins_path_that_is_not_its_own_is_left() {
     let mut server = start();
     let path = server.admin().path().to_owned();
-    // Nobody finds the handed socket then: the new process makes one.
+    // The handed socket can't be found then: the new process makes one.
     fs::remove_file(&path).expect("the socket's file");
     server.signal(Signal::USR2);
     wait_events(&server, "upgrade_handed_over", 1);

@@ -93,7 +93,7 @@ const FRAMINGS: &[Transcript] = &[
     (Get, "HTTP/1.1 304 Not Modified\r\n\r\n", "[304 none] . kept"),
     (Get, "HTTP/1.1 204 No Content\r\n\r\n", "[204 none] . kept"),
     (Get, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", "[204 none 0] . kept"),
-    // It must not announce any; who does is not asked again.
+    // It must not announce any; an upstream that does is not reused.
     (Get, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "[204 none 5] . lost"),
     (
         Get,
@@ -132,7 +132,7 @@ const CONNECTIONS: &[Transcript] = &[
         "HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok",
         "[200 length] +ok . kept",
     ),
-    // What nobody asked for is never the next response.
+    // Unsolicited bytes are never the next response.
     (Get, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\r\n", "[200 length] +ok . lost"),
     (
         Get,
@@ -163,7 +163,7 @@ const INTERIM: &[Transcript] = &[
         "HTTP/1.1 100\r\n\r\nHTTP/1.1 102\r\nContent-Length: 0\r\n\r\nHTTP/1.1 204\r\n\r\n",
         "(100) (102) [204 none] . kept",
     ),
-    // An early answer: nobody can tell what the upstream takes the content for.
+    // An early answer: it is unknown how the upstream reads the content.
     (Put, "HTTP/1.1 417 X\r\nContent-Length: 0\r\n\r\n", "[417 length] . lost"),
     (
         Put,
@@ -199,7 +199,7 @@ const NOT_LAST: &str = "chunked is not the last transfer coding";
 const UNKNOWN_CODING: &str = "unknown transfer coding";
 const OLD_CODING: &str = "Transfer-Encoding in an HTTP/1.0 message";
 const ANNOUNCED: &str = "content announced by a status without content";
-const UNASKED: &str = "a 101 that nobody asked for";
+const UNASKED: &str = "an unsolicited 101";
 const NO_UPGRADE: &str = "a 101 without Upgrade";
 const TOO_LONG: &str = "response head longer than limits.head_bytes";
 
@@ -433,7 +433,7 @@ fn a_request_is_written_with_its_framing_alone() {
         assert!(exchange.request_done() && !exchange.awaits_continue() && !exchange.answered());
         let written = [head, written.as_bytes()].concat();
         assert_eq!(out.escape_ascii().to_string(), written.escape_ascii().to_string());
-        // Whoever was told to close is not asked again.
+        // An upstream that was asked to close is not reused.
         let ended = b"HTTP/1.1 204 X\r\n\r\n";
         take(&mut exchange, ended, LIMITS);
         assert!(exchange.answered() && exchange.response_done());
@@ -463,12 +463,12 @@ fn a_request_that_would_be_framed_twice_is_a_bug_of_ours() {
 }
 
 #[test]
-fn an_early_answer_leaves_the_connection_to_who_sends_the_rest() {
+fn after_an_early_answer_the_connection_is_kept_if_the_rest_is_sent() {
     let early = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    for (told, kept) in [(true, true), (false, false)] {
+    for (says_close, kept) in [(true, true), (false, false)] {
         let mut out = Vec::new();
         let mut exchange = Put.begin(&mut out);
-        if told {
+        if says_close {
             take(&mut exchange, b"HTTP/1.1 100 X\r\n\r\n", LIMITS);
             assert!(!exchange.awaits_continue());
         }
@@ -480,7 +480,7 @@ fn an_early_answer_leaves_the_connection_to_who_sends_the_rest() {
 }
 
 #[test]
-fn what_stands_behind_a_101_is_left_to_the_tunnel() {
+fn bytes_after_a_101_belong_to_the_tunnel() {
     let mut exchange = Upgrade.begin(&mut Vec::new());
     let input = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x00";
     let (rest, trace) = take(&mut exchange, input, LIMITS);

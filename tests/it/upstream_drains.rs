@@ -1,4 +1,4 @@
-//! The drain of one upstream: who waits for what, how it ends, and what becomes of the traffic.
+//! The drain of one upstream: what waits for it, how it ends, and what happens to the traffic.
 
 use std::{
     net::SocketAddr,
@@ -132,7 +132,7 @@ fn a_drain_waits_for_its_exchange_while_the_other_upstream_serves() {
     for _ in 0..6 {
         assert_eq!(asks(&server), "other");
     }
-    // Whoever drains it once more waits for the same drain.
+    // A second drain command waits for the same drain.
     assert_eq!(drain(&server, &slow, "")["id"], *id);
     assert_eq!(server.admin().get("/drains")["drains"][0]["id"], *id);
     assert_eq!(server.admin().get(&format!("/drains/{id}?wait=50ms"))["state"], "draining");
@@ -208,7 +208,7 @@ fn a_resume_cancels_the_drain_and_brings_the_traffic_back() {
     assert!(wait_until(PATIENCE, || asks(&server) == "slow"));
     let again = server.admin().call("POST", &path(&slow, "resume"), "");
     assert_eq!(again.status, 409, "{again:?}");
-    // The loops leave what was cancelled too; nobody is told (I2).
+    // The loops leave a cancelled drain too; nothing is announced (I2).
     assert_eq!(server.admin().wait_drain(&drain(&server, &slow, "")["id"])["id"], "u2");
     assert_eq!(server.wait_event("upstream_drained").field("drain"), Some("u2"));
     expect_events(&server, "upstream_drained", 1);
@@ -365,9 +365,9 @@ fn a_resume_in_a_new_life_cancels_the_drain_of_the_old_one() {
     gate.open();
     assert_eq!((old.response().text(), &*asks(&server)), ("slow", "slow"));
     expect_events(&server, "upstream_drained", 0);
-    let anew = drain(&server, &slow, "");
-    assert_ne!(anew["id"], begun["id"]);
-    assert_eq!(server.admin().wait_drain(&anew["id"])["verdict"], "drained");
+    let again = drain(&server, &slow, "");
+    assert_ne!(again["id"], begun["id"]);
+    assert_eq!(server.admin().wait_drain(&again["id"])["verdict"], "drained");
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn a_stop_ends_the_drain_of_an_upstream() {
 }
 
 #[test]
-fn what_cannot_be_drained_is_said() {
+fn a_drain_that_is_impossible_is_refused_with_a_reason() {
     let one = named("one");
     let server = start(&[&one], "");
     let call = |method, path: &str| server.admin().call(method, path, "");
@@ -524,11 +524,11 @@ fn what_cannot_be_drained_is_said() {
 #[test]
 fn metrics_tell_of_upstreams_and_their_counters_go_on_over_lives() {
     let gate = Gate::default();
-    let (one, nobody) = (gated(&gate, "one"), Upstream::nobody());
+    let (one, refusing) = (gated(&gate, "one"), Upstream::refusing());
     let server = start(&[&one], "");
     let has = |line: &str| {
         let labels = |url: &str| format!("app=\"p.test\",upstream=\"{url}\"");
-        let line = line.replace("ONE", &labels(one.url())).replace("NOBODY", &labels(&nobody));
+        let line = line.replace("ONE", &labels(one.url())).replace("REFUSING", &labels(&refusing));
         let metrics = server.admin().call("GET", "/metrics", "").text;
         let reached = metrics.lines().any(|own| own == format!("tidegate_upstream_{line}"));
         assert!(reached, "no {line} in\n{metrics}");
@@ -551,14 +551,14 @@ fn metrics_tell_of_upstreams_and_their_counters_go_on_over_lives() {
     has("active{ONE} 0");
     has("idle{ONE} 1");
     has("requests_total{ONE} 2");
-    let table = json!({ "proxy": { "upstreams": [one.url(), nobody], "retries": 1 } });
+    let table = json!({ "proxy": { "upstreams": [one.url(), refusing], "retries": 1 } });
     server.admin().put("/apps/p.test", &table);
     for _ in 0..2 {
         assert_eq!(asks(&server), "one");
     }
     has("requests_total{ONE} 4");
     has("answer_seconds_count{ONE} 4");
-    has("failures_total{NOBODY,cause=\"connect_refused\"} 1");
+    has("failures_total{REFUSING,cause=\"connect_refused\"} 1");
     server.admin().wait_drain(&server.admin().call("DELETE", "/apps/p.test", "").json()["id"]);
     has("requests_total{ONE} 4");
     let metrics = server.admin().call("GET", "/metrics", "").text;

@@ -1,4 +1,4 @@
-//! Upstreams that fail: what the client gets, who is blamed, and where it is said why.
+//! Upstreams that fail: what the client gets, which side is blamed, and where the reason is logged.
 
 use std::{fs, time::Duration};
 
@@ -176,7 +176,7 @@ fn every_502_and_504_says_its_cause_everywhere() {
 
 #[test]
 fn an_upstream_that_cannot_be_connected_to_says_why() {
-    let url = Upstream::nobody();
+    let url = Upstream::refusing();
     let server = setup(&[&url], "").start();
     let response = server.connect().exchange(GET);
     check_cause(&server, &url, &response, (502, "connect_refused"));
@@ -238,16 +238,16 @@ fn failures_are_logged_once_a_second_and_the_others_counted() {
     assert!(grew, "a second later the next one is logged");
     let events = logged();
     let row = upstream_row(&server, 0);
-    let told: usize = events.iter().map(|event| 1 + event.count("suppressed")).sum();
+    let reported: usize = events.iter().map(|event| 1 + event.count("suppressed")).sum();
     assert!(events[1].count("suppressed") >= 4, "{events:?}");
     // Those behind the last line are in the count alone.
-    assert!(told as u64 <= row["failures"].as_u64().expect("a number"), "{told} {row}");
+    assert!(reported as u64 <= row["failures"].as_u64().expect("a number"), "{reported} {row}");
     assert_eq!(failures(&server, upstream.url(), "reset_before_answer"), row["failures"].as_u64());
 }
 
 #[test]
 fn a_try_that_failed_is_in_the_line_of_the_one_that_worked() {
-    let (bad, good) = (Upstream::nobody(), Upstream::tcp(|_, line| line.answer(200, "ok")));
+    let (bad, good) = (Upstream::refusing(), Upstream::tcp(|_, line| line.answer(200, "ok")));
     for format in ["json", "combined"] {
         let server = Setup::new()
             .server("threads = 1")
@@ -378,7 +378,7 @@ fn the_answer_before_one_that_breaks_off_is_whole() {
 }
 
 #[test]
-fn whoever_ends_an_exchange_its_line_names_the_upstream() {
+fn the_line_names_the_upstream_whichever_side_ends_the_exchange() {
     let upstream = Upstream::tcp(|asked, line| {
         if asked.target() == "/tunnel" {
             line.send("HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\nhi");
@@ -422,7 +422,7 @@ fn events_of_upstreams_reach_the_stream_of_operators() {
             line.answer(status, "");
         }
     });
-    let bad = Upstream::nobody();
+    let bad = Upstream::refusing();
     let more = "health = { path = \"/\", interval = \"200ms\", fall = 1, rise = 1 }";
     let server = setup(&[upstream.url(), &bad], more).start();
     let is_down = || upstream_row(&server, 0)["state"] == "down";
@@ -471,8 +471,8 @@ fn the_reason_of_a_failing_check_is_the_newest_one() {
     // The same reason again is no news.
     let checks = upstream.asked().len();
     upstream.wait_asked(checks + 3);
-    let told = server.events().iter().filter(|it| it.name == "upstream_still_down").count();
-    assert_eq!(told, 1);
+    let reported = server.events().iter().filter(|it| it.name == "upstream_still_down").count();
+    assert_eq!(reported, 1);
 }
 
 // Slow upstreams.

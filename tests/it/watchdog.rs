@@ -46,7 +46,7 @@ fn a_loop_is_stuck_in_an_app_until_it_goes_on() {
     let mut client = site.connect();
     client.send(get(host, "/"));
     assert!(wait_until(PATIENCE, || entered.load(SeqCst) == 1), "the app is asked");
-    assert!(wait_until(PATIENCE, || said(host, "loop_stuck") == 1), "nobody says it");
+    assert!(wait_until(PATIENCE, || said(host, "loop_stuck") == 1), "it is not logged");
     assert!(begun.elapsed() >= 999 * MS, "too early: {:?}", begun.elapsed());
     let status = admin.get("/status");
     let stuck = &status["stuck_loops"][0];
@@ -78,7 +78,7 @@ fn a_loop_is_stuck_in_an_app_until_it_goes_on() {
 }
 
 #[test]
-fn a_stop_that_a_stuck_loop_holds_up_says_who_did() {
+fn a_stop_that_a_stuck_loop_delays_names_the_app() {
     let host = "holds-the-stop.test";
     let (stuck, gate, entered) = Stuck::new();
     let (mut site, _admin, _dir) = site(host, stuck);

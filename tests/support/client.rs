@@ -1,4 +1,4 @@
-//! A client at the level of bytes: split writes, half-close, slow reads, reset told from end.
+//! A client at the level of bytes: split writes, half-close, slow reads, reset and end kept apart.
 
 use std::{
     io::{self, ErrorKind, Read, Write},

@@ -18,15 +18,15 @@ use super::{
     wait::{PATIENCE, wait_until},
 };
 
-/// A held loop, let go when this is dropped: nobody could end the process of a test that fails
-/// otherwise. All of this is for the thread that holds it.
+/// A held loop, released when this is dropped, so that the process of a failing test can
+/// end. Only the thread that holds the loop may use this.
 pub struct HeldLoop {
     thread: Pid,
 }
 
 impl HeldLoop {
     /// Holds the loop of this number, which has to be idle, when `wake` has given it work. None
-    /// where nobody may trace a process.
+    /// where tracing a process is forbidden.
     pub fn hold(server: &Server, index: usize, wake: impl FnOnce()) -> Option<Self> {
         let held = Self::stop(server, index)?;
         // It goes back to sleep, wakes up, and does the first thing.
@@ -74,7 +74,7 @@ impl HeldLoop {
         false
     }
 
-    /// Stops the loop, wherever it is; none where nobody may trace a process.
+    /// Stops the loop, wherever it is; none where tracing a process is forbidden.
     fn stop(server: &Server, index: usize) -> Option<Self> {
         Self::stop_thread(server, &format!("loop-{index}"))
     }
@@ -98,7 +98,7 @@ impl HeldLoop {
     /// Lets it go on.
     pub fn release(self) {}
 
-    /// Waits for the end of the process: its parent is told of that after this.
+    /// Waits for the end of the process: its parent learns of that later.
     pub fn wait_exit(self) {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
         let gone = || {

@@ -37,8 +37,8 @@ pub use site::{Act, Held, Site, Stage, Stuck, logged, post};
 pub use upstream::{Asked, Gate, Line, Upstream};
 pub use wait::{PATIENCE, give_way, wait_until};
 
-/// An address where nobody listens now. Its port is below those that outgoing connections are given
-/// (ip_local_port_range): one of theirs may be taken again at any moment.
+/// An address that refuses connections now. Its port is below the range for outgoing
+/// connections (ip_local_port_range), where a port may be taken again at any moment.
 pub fn free_port() -> SocketAddr {
     const PORTS: std::ops::Range<u32> = 10_000..32_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -381,7 +381,7 @@ impl Server {
         pids.filter(is_ours).filter_map(Pid::from_raw).collect()
     }
 
-    /// Ended children that nobody waited for, of all processes of this server.
+    /// Unreaped children of all processes of this server.
     pub fn zombies(&self) -> Vec<String> {
         let parents: Vec<_> =
             self.processes().iter().map(|pid| pid.as_raw_nonzero().to_string()).collect();

@@ -115,8 +115,8 @@ impl Upstream {
         upstream
     }
 
-    /// An address where nobody listens.
-    pub fn nobody() -> String {
+    /// An address that refuses connections.
+    pub fn refusing() -> String {
         format!("http://{}", super::free_port())
     }
 
@@ -255,7 +255,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Sends bytes. Whoever cannot be sent to any more is gone.
+    /// Sends bytes. A peer that can't be written to is gone.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.socket.write_all(bytes.as_ref()).is_ok()
     }

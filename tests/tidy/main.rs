@@ -19,7 +19,7 @@ const COLUMNS_MAX: usize = 100;
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 500;
 
-/// A module and the modules it may import. Who isn't here may import all (`lib`, `main`).
+/// A module and the modules it may import. Others (`lib`, `main`) may import all.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("acknowledgement", &[]),

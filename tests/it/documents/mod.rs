@@ -225,7 +225,7 @@ fn parsed(text: &str) -> Config {
     config.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The keys that the parser knows in a table, as it lists them for one that it does not know.
+/// The keys that the parser knows in a table, as it lists them for an unknown key.
 fn known_keys(before: &str, behind: &str) -> BTreeSet<String> {
     let text = format!("{before}zzzzzzzzzzzzzzzzzzzzzzzz = 1{behind}");
     let error = Config::parse(&text, Path::new("c"), Path::new("/")).expect_err(&text);

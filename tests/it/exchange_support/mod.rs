@@ -28,7 +28,7 @@ pub fn fields(lines: &str) -> Fields<'_> {
 /// When the scripted app answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// As soon as it has the head; the client is never told to go on.
+    /// As soon as it has the head; the client never gets a 100.
     AtOnce,
     /// As soon as it has the content.
     AfterContent,

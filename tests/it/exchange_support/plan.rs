@@ -17,7 +17,7 @@ pub struct Plan {
     pub content: Vec<u8>,
     /// The connection stays open for the next request.
     pub keeps: bool,
-    /// The client expects to be told to go on.
+    /// The client expects a 100.
     pub holds_back: bool,
     /// What it is answered with.
     pub status: u16,
