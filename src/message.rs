@@ -56,8 +56,8 @@ pub(crate) enum LoopCommand {
     Give(Vec<OwnedFd>),
     /// The process before this one offers its connections on this line.
     Take(OwnedFd),
-    /// All listeners of all loops are gated: accept until nobody waits and close them. Answered by
-    /// [`ControlEvent::Emptied`] with the last public connection. The other classes go on.
+    /// All listeners of all loops are gated: accept until no client waits and close them. Answered
+    /// by [`ControlEvent::Emptied`] with the last public connection. The other classes go on.
     Finish,
     /// Ends the exchanges of one life.
     Cut(AppId),
@@ -69,7 +69,7 @@ pub(crate) enum LoopCommand {
     /// Ends every public connection. Answered by [`ControlEvent::Emptied`].
     CutAll,
     /// Another process serves these public addresses now, and these classes beside them: let go of
-    /// their listeners, which stay open there with whoever waits.
+    /// their listeners, which stay open there with their queues.
     /// With the last acknowledgement no connection comes here any more.
     LetGo(Arc<[SocketAddr]>, Vec<Class>, Acknowledgement),
     /// That process has ended, and the drain is cancelled: serve again, by these sockets of this
@@ -86,7 +86,7 @@ pub(crate) enum LoopCommand {
     ListenForAdmin(OwnedFd),
     /// Gate the public listeners of these addresses. Answered by [`ControlEvent::ListenersGated`].
     GateListeners(Arc<[SocketAddr]>),
-    /// All loops have gated these: accept until nobody waits, and close them. Connections stay.
+    /// All loops have gated these: accept until no client waits, and close them. Connections stay.
     CloseListeners(Arc<[SocketAddr]>),
     /// From here on these hold, also for connections that are open.
     /// With the last acknowledgement no request is judged by what held before.
@@ -100,7 +100,7 @@ pub(crate) enum LoopCommand {
 }
 
 impl LoopCommand {
-    /// Whether a deadline, or somebody without patience, ends exchanges by it.
+    /// Whether it ends exchanges.
     pub(crate) fn cuts(&self) -> bool {
         matches!(self, Self::Cut(_) | Self::CutUpstream(_) | Self::CutAll)
     }
@@ -124,10 +124,10 @@ pub(crate) struct StopRules {
 pub(crate) struct PublicSocket {
     /// What it is called by; port 0 is the real one here.
     pub(crate) address: SocketAddr,
-    /// Shared only with who hands it over to another process.
+    /// Shared only with the operator, which hands it over to another process.
     pub(crate) socket: Arc<OwnedFd>,
-    /// Systemd has it too: it is never gated, for who comes when this process is gone waits for the
-    /// next one.
+    /// Systemd has it too: it is never gated, for clients that come later wait for the next
+    /// process.
     pub(crate) is_kept: bool,
     /// What it shares with the other sockets of its address.
     pub(crate) group: Arc<ListenGroup>,
@@ -229,7 +229,7 @@ pub(crate) enum ControlEvent {
         /// What was thrown.
         error: String,
     },
-    /// The thread has ended without being told. Its connections are gone.
+    /// The thread has ended without a command. Its connections are gone.
     Died {
         /// Why.
         error: String,
@@ -238,7 +238,7 @@ pub(crate) enum ControlEvent {
     },
 }
 
-/// The failure of an upstream, as operators are told of it.
+/// The failure of an upstream, as it is reported to operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FailureReport {
     /// The app's.

@@ -168,8 +168,8 @@ impl HttpServer {
         self.source = Some(path);
     }
 
-    /// Has the service manager told when the server serves, reloads and stops, and how it is, if
-    /// the environment names one (sd_notify(3)). One that cannot be reached is logged.
+    /// Reports to the service manager when the server serves, reloads and stops, and how it is, if
+    /// the environment names one (sd_notify(3)). If it cannot be reached, that is logged.
     pub fn notify_service_manager(&mut self) {
         self.control.notify(ServiceManager::from_env());
     }
@@ -184,7 +184,7 @@ impl HttpServer {
         Ok(())
     }
 
-    /// Loads apps from their config. One that cannot be loaded is logged and answers 503 (I8).
+    /// Loads apps from their config. An app that cannot be loaded is logged and answers 503 (I8).
     pub fn load_apps(&mut self, apps: &[AppConfig]) {
         let loops = self.registry.loops();
         for config in apps {
@@ -309,7 +309,7 @@ impl HttpServer {
             }
             Ended::LoopFailed => Err(ServerError::LoopFailed),
         }
-        // The threads are not joined: one that is stuck in an app must not hold up the exit.
+        // The threads are not joined: a loop that is stuck in an app must not hold up the exit.
     }
 
     fn make_loops(
@@ -392,7 +392,7 @@ impl HttpServer {
 
     fn upgrader(&self, admin: &Arc<Admin>) -> Upgrader {
         let handed = self.beside.handed(&self.config.admin);
-        // The operator has to end, who would keep it there.
+        // Weak, for the operator would keep it for ever.
         let admin = Arc::downgrade(admin);
         let generation = Arc::new(move || admin.upgrade()?.generation());
         let relay = self.control.relay().clone();

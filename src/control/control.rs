@@ -1,4 +1,4 @@
-//! The control thread: the one that changes the registry, and sees every drain to its end.
+//! The control thread: it alone changes the registry, and sees every drain to its end.
 //!
 //! It decides by the pure plans ([`drain_plan`], [`gate_plan`], [`stop_plan`]), and its parts carry
 //! their steps out, through the [`Context`]. It waits only on its channel, never on a loop or a
@@ -115,12 +115,12 @@ impl Control {
         &self.inputs
     }
 
-    /// Has operators told when these logs lose lines.
+    /// Reports to operators when these logs lose lines.
     pub(crate) fn watch_lines_of(&mut self, logging: Logging) {
         self.logs.logging = Some(logging);
     }
 
-    /// Has the service manager told what happens here.
+    /// Reports to the service manager what happens here.
     pub(crate) fn notify(&mut self, manager: ServiceManager) {
         self.service.manager = Arc::new(manager);
     }
@@ -149,7 +149,7 @@ impl Control {
         self.lives.load_error_of(host)
     }
 
-    /// Registers an app, alone or in the place of the one that has its host. Served at once.
+    /// Registers an app, alone or in the place of the app with its host. It is served at once.
     pub(crate) fn put_app(
         &mut self,
         app: NewApp<HostedApp>,
@@ -243,7 +243,7 @@ impl Control {
         self.service.ready(status, now);
     }
 
-    /// Has the loops look at the routes again, if those have changed. Called when no input waits,
+    /// Sends the loops to look at the routes again, if these changed. Called when no input waits,
     /// so that many changes are one look.
     pub(super) fn refresh_routes(&mut self) {
         if self.lives.take_routes_changed() {

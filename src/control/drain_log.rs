@@ -1,4 +1,4 @@
-//! The log of drains: a line for each phase of each, from which any drain can be told afterwards.
+//! The log of drains: a line for each phase of each, so that the log has the whole of every drain.
 //!
 //! ```text
 //! app_drain_start ► app_drain_progress … ► app_drain_cut ► app_drained │ app_drain_timeout

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long loops have to obey a cut; one that does not is stuck in an app.
+/// How long loops have to obey a cut; a loop that does not is stuck in an app.
 pub(super) const CUT_GRACE: Duration = Duration::from_secs(1);
 
 /// One app's drain.

@@ -11,7 +11,7 @@ use crate::{message::UpstreamDrainId, registry::AppId};
 pub enum Verdict {
     /// Every exchange that was admitted ended by itself.
     Drained,
-    /// The deadline, or somebody without patience, ended this many exchanges.
+    /// The deadline, or a request to cut, ended this many exchanges.
     Cut(u64),
     /// The app was resumed before the drain's end.
     Cancelled,
@@ -49,11 +49,11 @@ pub(crate) enum Cause {
     Remove,
     /// A new life of it serves.
     Replace,
-    /// The config no longer has the app, or has it otherwise.
+    /// The config no longer has the app, or has changed it.
     Reload,
-    /// It is to serve nobody until it is resumed.
+    /// It serves no request until it is resumed.
     Drain,
-    /// One of its upstreams is to be asked by nobody until it is resumed.
+    /// One of its upstreams gets no request until it is resumed.
     Upstream,
     /// The server stops.
     Stop,

@@ -87,14 +87,14 @@ impl Drain {
         draining.waiting == 0
     }
 
-    /// A ticket for one more who waits.
+    /// One more ticket for the end of this drain.
     pub(super) fn ticket(&mut self) -> DrainTicket {
         let (sender, verdict) = crossbeam_channel::bounded(1);
         self.tickets.push(sender);
         DrainTicket { id: self.life.id(), verdict }
     }
 
-    /// Tells the verdict to whoever has a ticket.
+    /// Gives the verdict to all tickets.
     pub(super) fn announce(&mut self, verdict: Verdict) {
         for ticket in self.tickets.drain(..) {
             // A ticket can be dropped.
@@ -112,7 +112,7 @@ impl Drain {
     }
 
     /// Exchanges that the deadline ended. What a loop that is stuck in the app holds still counts
-    /// at the end: cut, as far as anybody can.
+    /// at the end, as cut.
     pub(super) fn cut(&self) -> u64 {
         let cut = self.upstream().map_or_else(|| self.life.drain().cut(), OneUpstream::cut);
         cut - self.cut_before
@@ -180,7 +180,7 @@ impl Drains {
         self.running.values()
     }
 
-    /// Has the plans asked again at this time.
+    /// Asks the plans again at this time.
     pub(super) fn look_at(&mut self, due: Instant) {
         self.next_due = self.next_due.into_iter().chain([due]).min();
     }

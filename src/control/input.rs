@@ -137,8 +137,8 @@ pub(crate) struct StopRequest {
     pub(crate) by: StopAsker,
 }
 
-/// Who wants the server to stop. That decides what a second request does, and what happens to a
-/// request that comes when another process serves already.
+/// Where a request to stop comes from. That decides what a second request does, and what happens
+/// to a request that comes when another process serves already.
 pub(crate) enum StopAsker {
     /// A signal, or the program that embeds the server. A second one cuts. Passed on to the process
     /// that serves.
@@ -173,7 +173,7 @@ pub(crate) struct ReloadChanges {
     pub(crate) close: Vec<SocketAddr>,
 }
 
-/// What control knows and nobody else does.
+/// What only control knows.
 pub(crate) struct Report {
     /// The stop, if one has begun.
     pub(crate) stop: Option<DrainView>,
@@ -298,7 +298,7 @@ pub(crate) fn send(control: &Sender<Input>, input: Input) {
     }
 }
 
-/// Asks control, and waits for its answer; control waits for nobody, so that is soon. But for what
+/// Asks control, and waits for its answer; control never waits, so that is soon. But for what
 /// changes something while a new process is about to serve: that is put off until it does or not.
 pub(crate) fn ask<T: Send + 'static>(
     control: &Sender<Input>,

@@ -49,7 +49,7 @@ impl Listeners {
         self.closing.iter().map(Closing::due).min()
     }
 
-    /// Has the loops listen on one more address, each on its own socket.
+    /// Tells the loops to listen on one more address, each on its own socket.
     pub(super) fn listen(&mut self, cx: &Context, sockets: Sockets) {
         self.addresses.extend(sockets.first().map(|socket| socket.address));
         for (index, socket) in sockets.into_iter().enumerate() {
@@ -57,7 +57,7 @@ impl Listeners {
         }
     }
 
-    /// Has the loops close these addresses, once all of them are gated.
+    /// Tells the loops to close these addresses, once all of them are gated.
     pub(super) fn close(&mut self, cx: &Context, addresses: Vec<SocketAddr>, now: Instant) {
         if addresses.is_empty() {
             return;

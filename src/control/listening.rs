@@ -34,7 +34,7 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Has the sockets of an address, at least one, behave as configured.
+    /// Configures the sockets of an address, of which there is at least one.
     pub(crate) fn new(listen: &ListenConfig, sockets: &Sockets) -> Self {
         let first = &sockets[0];
         let listening = Self {
@@ -49,7 +49,7 @@ impl Listening {
         listening
     }
 
-    /// The loops' sockets, for loops: as long as somebody has them, they are open.
+    /// The loops' sockets, for loops: they stay open as long as one of these is held.
     pub(super) fn sockets(&self) -> Sockets {
         let Some(group) = self.group.upgrade() else { return Vec::new() };
         let socket = |socket| PublicSocket {

@@ -2,7 +2,7 @@
 //!
 //! A log that loses lines can't tell of it, and the other one may not know. Control compares the
 //! counts about once a second, and tells operators when a loss begins and when it is over: when the
-//! log itself has told of it, since it can be written again.
+//! log itself has reported it, since it can be written again.
 
 use std::{
     collections::HashMap,
@@ -30,8 +30,8 @@ pub(super) struct LogWatch {
 
 #[derive(Debug, Default)]
 struct WatchedLog {
-    /// Lost lines that operators were told of.
-    told: u64,
+    /// Lost lines that were reported to operators.
+    reported: u64,
     /// What the last look saw.
     lost: u64,
     losing_since: Option<Instant>,
@@ -68,14 +68,14 @@ impl WatchedLog {
     fn look(&mut self, losses: &Losses, now: Instant) -> Option<LogChange> {
         if losses.lost < self.lost {
             // Another log has its place: what this one lost is all that it is going to lose.
-            let lines = self.lost - self.told;
+            let lines = self.lost - self.reported;
             let since = self.losing_since.take();
             *self = Self::default();
             return since.map(|since| LogChange::Over(lines, now.duration_since(since)));
         }
         self.lost = losses.lost;
         let is_losing = losses.lost > losses.reported;
-        let lines = losses.lost - self.told;
+        let lines = losses.lost - self.reported;
         match self.losing_since {
             None if is_losing => {
                 self.losing_since = Some(now);
@@ -84,7 +84,7 @@ impl WatchedLog {
             Some(_) if is_losing => None,
             None if lines == 0 => None,
             since => {
-                (self.losing_since, self.told) = (None, losses.lost);
+                (self.losing_since, self.reported) = (None, losses.lost);
                 let time = since.map(|since| now.duration_since(since)).unwrap_or_default();
                 Some(LogChange::Over(lines, time))
             }

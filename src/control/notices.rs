@@ -1,5 +1,5 @@
-//! What operators are told: each notice is an event of the log, and goes to whoever has subscribed
-//! to the event stream of the admin API.
+//! Notices for operators: each is an event of the log, and goes to all subscribers of the event
+//! stream of the admin API.
 //!
 //! All other events of the log, such as `upstream_down`, come to the stream by the log's tap.
 //!
@@ -52,7 +52,7 @@ pub(crate) struct Notices {
     held: Mutex<Vec<Notice>>,
 }
 
-/// What is told later.
+/// A notice that is held back.
 #[derive(Debug)]
 struct Notice {
     level: Level,
@@ -114,7 +114,7 @@ impl Notices {
         subscribers.retain(|stream| stream.send(text.clone().into_bytes()));
     }
 
-    /// Finds out who is gone, and keeps what stands between from closing quiet connections.
+    /// Finds subscribers that are gone, and keeps middleboxes from closing quiet connections.
     pub(crate) fn keep_alive(&self) {
         self.subscribers().retain(|stream| stream.send(b":\n\n".to_vec()));
     }

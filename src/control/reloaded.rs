@@ -78,7 +78,7 @@ pub struct Reloaded {
     pub removed: Vec<String>,
     /// How many apps stayed as they were.
     pub unchanged: usize,
-    /// Hosts of apps that could not be loaded, and why. One that served before goes on so.
+    /// Hosts of apps that could not be loaded, and why. An app that served before goes on.
     pub failed: Vec<(String, String)>,
     /// Lives that drain now.
     pub drains: Vec<AppId>,
@@ -103,7 +103,7 @@ pub(crate) struct LastReload {
     pub(crate) error: Option<String>,
 }
 
-/// What has been reloaded so far, for whoever shows it.
+/// What has been reloaded so far, for the threads that show it.
 #[derive(Debug, Default)]
 pub(crate) struct Reloads {
     state: Mutex<ReloadCounts>,

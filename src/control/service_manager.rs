@@ -1,4 +1,4 @@
-//! What the service manager is told, systemd or another: sd_notify(3), by the socket that
+//! Reports to the service manager, systemd or another: sd_notify(3), by the socket that
 //! `NOTIFY_SOCKET` names.
 //!
 //! The messages are written by sd-notify; they are sent here, for that crate knows no abstract
@@ -60,7 +60,7 @@ pub(crate) struct ServiceManager {
     handed_over: AtomicBool,
 }
 
-/// A reload that the service manager was told of. It is told of the end when this goes.
+/// A reload that was reported to the service manager. Its end is reported when this is dropped.
 #[must_use = "dropping it ends the reload"]
 pub(super) struct Reloading<'a>(&'a ServiceManager);
 
@@ -79,7 +79,7 @@ impl ServiceManager {
         manager
     }
 
-    /// A reload begins, whoever asked for it.
+    /// A reload begins.
     pub(super) fn begin_reload(&self) -> Reloading<'_> {
         // The manager matches the time with that of its own request.
         let now = NotifyState::monotonic_usec_now().ok();
@@ -126,7 +126,7 @@ impl ServiceManager {
     }
 
     fn send_unless_stopping(&self, states: &[NotifyState<'_>]) {
-        // The manager would take the server for one that serves again.
+        // The manager would believe that the server serves again.
         if !self.is_stopping.load(Relaxed) {
             self.send(states);
         }
@@ -152,7 +152,7 @@ impl ServiceManager {
         let Some(address) = &self.address else { return Ok(()) };
         let socket = UnixDatagram::unbound()?;
         if self.has_failed.load(Relaxed) {
-            // One that did not read before is not waited for again.
+            // A manager that did not read before is not waited for again.
             socket.set_nonblocking(true)?;
         } else {
             socket.set_write_timeout(Some(SEND_TIMEOUT))?;
@@ -173,7 +173,7 @@ impl ServiceManager {
         Ok(())
     }
 
-    /// Once: it is told more all the same, for it may come back.
+    /// Logged once. Reports go on all the same, for the manager may come back.
     fn say_failed(&self, error: &io::Error) {
         if !self.has_failed.swap(true, Relaxed) {
             event!(Warn, "notify_failed", error:% = error);
@@ -320,7 +320,7 @@ mod tests {
 
     use super::*;
 
-    /// A manager, and the socket by which it is told.
+    /// A manager, and the socket that it reads.
     fn manager() -> (ServiceManager, UnixDatagram, TempDir) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");

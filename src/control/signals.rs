@@ -63,7 +63,7 @@ impl StopSignals {
         Ok(())
     }
 
-    /// The name of one that has come.
+    /// The name of a signal that has come.
     pub(crate) fn any(&self) -> Option<&'static str> {
         let has_come = |has_come: &Arc<AtomicBool>| has_come.load(Ordering::SeqCst);
         signal_name(STOPS[self.0.iter().position(has_come)?])

@@ -76,7 +76,7 @@ impl StopPlan {
         self.deadline
     }
 
-    /// Has the deadline come this long after now, or after the gate; false if everything is being
+    /// Moves the deadline to this long after now, or after the gate; false if everything is being
     /// cut already.
     pub(super) fn set_drain_timeout(&mut self, drain_timeout: Duration, now: Instant) -> bool {
         let from = match self.phase {
@@ -154,7 +154,7 @@ impl StopPlan {
         None
     }
 
-    /// Somebody has no more patience: a second signal, or the deadline.
+    /// A second signal, or the deadline, has come.
     pub(super) fn cut(&mut self, now: Instant) -> Option<StopStep> {
         if matches!(self.phase, StopPhase::Cutting { .. } | StopPhase::Over) {
             return None;

@@ -25,7 +25,7 @@ use super::{
 use crate::message::{ControlEvent, LoopCommand};
 
 impl Control {
-    /// Begins to stop, or has the stop that is under way go faster. If another process serves, the
+    /// Begins to stop, or speeds up the stop that is under way. If another process serves, the
     /// stop is that one's too.
     pub(super) fn stop(&mut self, request: StopRequest, now: Instant) -> Option<Verdict> {
         let StopRequest { reason, timeout, by } = request;
@@ -265,8 +265,11 @@ mod tests {
         commands.try_iter().for_each(drop);
         control.on_input(Input::Orphaned(vec![open, listener()]), now);
         let Ok(LoopCommand::Listen(sockets)) = commands.try_recv() else { panic!("none listens") };
-        assert_eq!(sockets.len(), 1, "one is nobody's any more");
-        assert!(!control.stopping.stop.as_ref().is_some_and(|stop| stop.asked), "nobody has asked");
+        assert_eq!(sockets.len(), 1, "the other one is dropped");
+        assert!(
+            !control.stopping.stop.as_ref().is_some_and(|stop| stop.asked),
+            "no request was made"
+        );
         let over = control.on_input(report(1, died()), now);
         assert_eq!((over, control.stopping.failed.len()), (Some(Verdict::Cut(6)), 2));
         control.on_input(Input::Orphaned(vec![listener()]), now);

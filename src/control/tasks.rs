@@ -6,11 +6,11 @@
 //! Control sees to that, by [`Desk::refuse_overdue`].
 //!
 //! ```text
-//! waiting ──begin──► at work ──end──► told
-//!    └─ WAIT_MAX ─► refused   └─ WORK_MAX ─► told that it goes on
+//! waiting ──begin──► at work ──end──► answered
+//!    └─ WAIT_MAX ─► refused   └─ WORK_MAX ─► answered that it goes on
 //! ```
 //! A task that no client waits for (a signal's) stays in the queue. Reloads of that kind are
-//! joined: one that waits reads the file as it is when it begins, so a second one would change
+//! joined: a reload that waits reads the file as it is when it begins, so a second one would change
 //! nothing.
 
 use std::{
@@ -35,7 +35,7 @@ use crate::hosted::AppLife;
 /// How long a task that a client waits for may wait for its turn; less than the commands wait.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// A task that is at work for longer is told of: others wait for it.
+/// A task that is at work for longer is reported: others wait for it.
 const SLOW_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a client waits for a task that is at work; an upgrade has a time-out of its own.
@@ -163,8 +163,8 @@ struct AtWork {
     at: SystemTime,
     /// None for what has a time-out of its own, too.
     refuse: Refuse,
-    /// Operators were told that it is slow.
-    is_told: bool,
+    /// It was reported as slow.
+    is_reported: bool,
 }
 
 /// What the operator is at.
@@ -192,10 +192,10 @@ impl Desk {
     /// The same, once for each task.
     fn newly_slow(&self, now: Instant) -> Option<Busy> {
         let mut papers = self.papers();
-        let at_work = papers.at_work.as_mut().filter(|at_work| !at_work.is_told)?;
+        let at_work = papers.at_work.as_mut().filter(|at_work| !at_work.is_reported)?;
         let busy = at_work.busy(now);
-        at_work.is_told = busy.is_slow();
-        at_work.is_told.then_some(busy)
+        at_work.is_reported = busy.is_slow();
+        at_work.is_reported.then_some(busy)
     }
 
     /// Reports a task that takes long, and answers clients that have waited for too long.
@@ -237,7 +237,8 @@ impl Desk {
         let Some(Waiting { refuse, .. }) = self.take(number) else { return false };
         let refuse = refuse.filter(|_| !matches!(task, Task::Upgrade(..)));
         let (since, at) = (Instant::now(), SystemTime::now());
-        let at_work = AtWork { name: task.name(), step: None, since, at, refuse, is_told: false };
+        let at_work =
+            AtWork { name: task.name(), step: None, since, at, refuse, is_reported: false };
         self.papers().at_work = Some(at_work);
         true
     }
@@ -357,7 +358,7 @@ mod tests {
         assert!(second_told.is_empty());
         assert!(desk.newly_slow(now).is_none());
         assert!(desk.newly_slow(now + SLOW_AFTER).is_some_and(|busy| busy.with.contains("x.toml")));
-        assert!(desk.newly_slow(now + 2 * SLOW_AFTER).is_none(), "it is told of once");
+        assert!(desk.newly_slow(now + 2 * SLOW_AFTER).is_none(), "it is reported once");
         desk.refuse_overdue(now + WAIT_MAX);
         let with = "reload: reading x.toml".to_owned();
         assert_eq!(refusal(&second_told), ChangeError::Busy { with: with.clone(), seconds: 5 });
@@ -367,7 +368,7 @@ mod tests {
         assert_eq!(refusal(&first_told), ChangeError::UnderWay { with, seconds: 60 });
         let Task::Reload(_, tell) = first else { unreachable!() };
         tell.tell(Err(ReloadError::NoFile));
-        assert!(first_told.is_empty(), "it is told once");
+        assert!(first_told.is_empty(), "it is answered once");
         desk.end();
         let (number, second) = receiver.recv().unwrap();
         assert!(!desk.begin(number, &second));

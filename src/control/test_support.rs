@@ -14,7 +14,7 @@ use crate::{
     registry::{AppRegistry, NewApp},
 };
 
-/// A control thread's state with two loops, and what they are told.
+/// A control thread's state with two loops, and their commands.
 pub(super) fn control() -> (Control, Receiver<LoopCommand>) {
     let registry = Arc::new(AppRegistry::new(2, None));
     let (notices, config) = (Arc::default(), ServerConfig::default());

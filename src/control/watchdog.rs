@@ -219,7 +219,7 @@ mod tests {
     fn a_process_that_was_stopped_has_no_stuck_loop() {
         let mut watch = LoopWatch::begin(1);
         assert_eq!(watch.look(SECOND, &[None]), []);
-        assert_eq!(watch.look(60 * SECOND, &[turn(SECOND)]), [], "nobody saw it work till now");
+        assert_eq!(watch.look(60 * SECOND, &[turn(SECOND)]), [], "no look saw it at work before");
         let again = 60 * SECOND + 250 * MS;
         assert_eq!(watch.look(again, &[turn(SECOND)]), [], "it has hardly had time to go on");
         let stuck = LoopChange::Stuck(0, turn(SECOND).expect("a turn"));

@@ -1,4 +1,4 @@
-//! The drain protocol: who is in flight for one life of an app, and when the last one has left.
+//! The drain protocol: what is in flight for one life of an app, and when the last of it has left.
 //!
 //! Owns one word per loop: the top bit says *draining*, the rest counts that loop's active
 //! connections. Flag and count share the word because apart they cannot be right: between "check
@@ -9,9 +9,9 @@
 //!            enter: n → n+1                    begin_drain: set the bit
 //!   serving(n) ───────────────► serving(n+1)   serving(n) ──► draining(n)   n = 0: word done
 //!            leave: n → n-1
-//!   draining(n): enter refuses (I1), leave n → n-1, and who makes it draining(0): word done
+//!   draining(n): enter refuses (I1), leave n → n-1; at draining(0) the word is done
 //! ```
-//! A draining word never grows, so each word is done once; who finishes the last word announces
+//! A draining word never grows, so each word is done once; the last word to be done announces
 //! (I2). Loops write only their own word.
 
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, Ordering};
 
 const DRAINING: u64 = 1 << 63;
 
-/// Called once, by whoever brings the last word to zero; it must not block.
+/// Called once, when the last word comes to zero; it must not block.
 pub type Announce = Box<dyn FnOnce() + Send>;
 
 /// The life is draining and admits nothing (I1).
@@ -118,7 +118,7 @@ impl AppDrainState {
             .compare_exchange(0, now_ns.max(1), Ordering::AcqRel, Ordering::Acquire)
             .map_err(|_| Draining)?;
         self.deadline_ns.store(deadline_ns, Ordering::Release);
-        // Stored before the first bit is set: the bit publishes it to whoever leaves last.
+        // Stored before the first bit is set: the bit publishes it to the last guard that leaves.
         *self.announce.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(announce);
         for word in &self.words {
             if word.state.fetch_or(DRAINING, Ordering::AcqRel) == 0 {
@@ -130,7 +130,7 @@ impl AppDrainState {
 
     pub(super) fn enter(&self, loop_index: usize) -> Result<(), Draining> {
         let word = &self.words[loop_index];
-        // Acquire, also where it is refused: who sees the bit sees the routes that were changed
+        // Acquire, also where it is refused: a loop that sees the bit sees the routes that changed
         // before it, and looks again instead of refusing what the new life serves.
         let mut state = word.state.load(Ordering::Acquire);
         // Not add-then-undo: a count that was never admitted must not hold up the announcement.

@@ -82,7 +82,7 @@ impl<A> AppEntry<A> {
         &self.app
     }
 
-    /// Who is in flight, and whether the life is draining.
+    /// What is in flight, and whether the life is draining.
     pub fn drain(&self) -> &AppDrainState {
         &self.drain
     }

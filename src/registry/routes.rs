@@ -13,7 +13,7 @@ use crate::sync::{Arc, AtomicU64, Ordering, ShardedLock};
 /// Names are lower case; a name `*.example.com` stands for every host below `example.com`.
 pub struct AppRegistry<A> {
     loops: usize,
-    /// Readers write no cache line of each other: hosts that nobody serves are looked up here each
+    /// Readers write no cache line of each other: unknown hosts are looked up here each
     /// time.
     routes: ShardedLock<Routes<A>>,
     /// Moves with every change of the routes; views compare it before they trust their copies.
@@ -133,7 +133,7 @@ impl<A> AppRegistry<A> {
     /// Takes the names of a life out of the map, those that are still its own. Says whether there
     /// were any.
     pub fn forget(&self, life: &AppEntry<A>) -> bool {
-        // Who left the map before changes nothing for anybody.
+        // A life that left the map before changes no route.
         let has_names = |routes: &Routes<A>| life.names().any(|name| routes.holds(name, life));
         self.read(has_names) && self.change(|routes| routes.forget(life))
     }
@@ -182,7 +182,7 @@ impl<A> AppRegistry<A> {
     fn change<T>(&self, change: impl FnOnce(&mut Routes<A>) -> T) -> T {
         let mut routes = self.routes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let result = change(&mut routes);
-        // Inside the lock: whoever sees the new generation also finds the new routes.
+        // Inside the lock: a view that sees the new generation also finds the new routes.
         self.generation.fetch_add(1, Ordering::Release);
         result
     }

@@ -25,7 +25,7 @@ pub struct RegistryView<A> {
     last: Option<Known<A>>,
 }
 
-/// A host as it was sent, and who answers it.
+/// A host as it was sent, and the life that answers it.
 type Known<A> = (Rc<[u8]>, Rc<LoopEntry<A>>);
 
 /// Why a request is not admitted.

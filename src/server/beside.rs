@@ -86,7 +86,7 @@ impl Beside {
         self.health.as_ref().map(|health| health.bound.to_string())
     }
 
-    /// From now on the files of sockets are this process's, whoever made them.
+    /// From now on the files of sockets are this process's, also those that it did not make.
     pub(super) fn own_files(&self, config: &AdminConfig) {
         self.admin.iter().for_each(|admin| admin.own_file(config));
     }

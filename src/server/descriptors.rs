@@ -28,7 +28,7 @@ pub(super) fn connections_possible(descriptors: usize, loops: usize, others: usi
 }
 
 pub(super) fn connections_max(configured: usize, possible: usize) -> usize {
-    // Nobody asked for the default.
+    // The default is no request.
     if possible < configured && configured != Limits::default().connections {
         event!(
             Warn,

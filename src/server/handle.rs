@@ -117,19 +117,19 @@ impl ServerHandle {
     }
 
     /// The last act of a process whose server has ended: a signal to stop that no thread has been
-    /// woken for is for the process that serves. Returns when that has been told.
+    /// woken for is for the process that serves. Returns when that process has read it.
     ///
     /// To be called by the main thread ([`StopSignals`]). What comes later is lost, until the
     /// process is gone.
     pub(crate) fn pass_last_stop_on(&self, stops: &StopSignals) {
-        // One that was passed on before is passed on twice: it is one stop.
+        // A stop that was passed on before is passed on twice: it is one stop.
         if let Some(told) = stops.any().and_then(|reason| self.pass_unread_on(reason)) {
             told.wait();
         }
     }
 
     /// Begins to stop the server; if control reads that no more, the process that serves. Then it
-    /// gives what waits until that has been told.
+    /// gives what waits until that process has read it.
     fn pass_unread_on(&self, reason: &str) -> Option<StopTold> {
         let (reason, by) = (reason.to_owned(), StopAsker::Signal);
         let request = StopRequest { reason: reason.clone(), timeout: None, by };

@@ -1,4 +1,4 @@
-//! Who the process runs as: root gives way to the account that the config names.
+//! The account that the process runs as: root gives way to the one that the config names.
 //!
 //! It does so before the first thread is started and before anything is opened. Nothing is made,
 //! written or removed as root in folders that belong to others, and what the server can open at its
@@ -42,14 +42,14 @@ pub(crate) struct AccountError {
 pub(crate) enum Privileges {
     /// Everything: the config names no account.
     Root,
-    /// What it was started with, as somebody else than root.
+    /// What it was started with, as another account than root.
     Given,
     /// What this account may do, and these capabilities.
     Dropped(Account, CapabilitySet),
 }
 
 impl Account {
-    /// Looks up who the config names, if it names anybody.
+    /// Looks up the account that the config names, if it names one.
     ///
     /// # Errors
     /// When there is no such user or group, or it is root.
@@ -72,7 +72,7 @@ impl Account {
     /// The process is that already, or is root and can become it.
     ///
     /// # Errors
-    /// Who it is instead.
+    /// The account that it is instead.
     pub(crate) fn check_reachable(&self) -> Result<(), String> {
         if self.is_current() || geteuid().is_root() {
             return Ok(());
@@ -88,7 +88,7 @@ impl Account {
 
     /// Becomes this account, from root; the capabilities that stay.
     fn assume(&self) -> io::Result<CapabilitySet> {
-        // Capabilities belong to threads: one that was there before would keep all.
+        // Capabilities belong to threads: a thread that was there before would keep all.
         assert!(fs::read_dir("/proc/self/task")?.count() == 1, "a thread runs as root");
         let kept = capabilities(None)?.permitted & CapabilitySet::NET_BIND_SERVICE;
         set_keep_capabilities(true)?;

@@ -1,4 +1,4 @@
-//! The listening sockets of a server: bound here, or taken from whoever bound them before.
+//! The listening sockets of a server: bound here, or taken from another process.
 
 use std::{
     env, io,
@@ -22,7 +22,7 @@ use crate::{
     logging::event,
 };
 
-/// Sockets for each loop, and for who changes addresses.
+/// Sockets for each loop, and for the operator, which changes addresses.
 pub(super) struct PublicSockets {
     pub(super) of_loops: Vec<ListenerSet>,
     pub(super) listening: Vec<Listening>,
@@ -30,7 +30,7 @@ pub(super) struct PublicSockets {
 
 impl PublicSockets {
     /// Takes what is inherited, and binds the rest. Beside what another process serves nothing is
-    /// listened on yet: if this process fails, whoever had come would be reset.
+    /// listened on yet: if this process fails, clients that had come would be reset.
     pub(super) fn open(
         listen: &[ListenConfig],
         loops: usize,
@@ -104,7 +104,7 @@ impl AdminSocket {
         let configured = configured(listen);
         match listen {
             AdminListen::Unix(path) => {
-                // Nobody finds the socket by another file: a new one is made.
+                // No client finds the socket by another file: a new one is made.
                 let adopt = |id: Option<_>| UnixSocketFile::adopt(path, id?);
                 match take_over.take_admin(&configured, adopt) {
                     Some((socket, file)) => {
@@ -167,7 +167,7 @@ impl AdminSocket {
         HandedAdmin { configured: configured(listen), socket, file, left }
     }
 
-    /// From now on its file is this process's, whoever made it, and as this config says.
+    /// From now on its file is this process's, also if another made it, and as this config says.
     pub(super) fn own_file(&self, admin: &AdminConfig) {
         if let Some(file) = &*lock(&self.file) {
             file.left().store(false, Ordering::Release);

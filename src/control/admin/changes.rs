@@ -73,7 +73,7 @@ impl Admin {
         match name.and_then(|name| Ok((name, call.duration("wait")?))) {
             Ok((name, wait)) => {
                 // That of the server is waited for to its end, which its deadline brings:
-                // afterwards nobody can ask.
+                // afterwards no request is answered.
                 let longest = if name == DrainName::Stop { TIME_MAX } else { WAIT_MAX };
                 let until = Instant::now() + wait.unwrap_or_default().min(longest);
                 tell_drain(&self.control, name, until, 200, later);
@@ -120,7 +120,7 @@ impl Admin {
     }
 
     /// Answers when the new process serves, or why it does not; with `wait`, when this process has
-    /// drained, at the latest after that time: its connections end with it, and nobody can ask. Its
+    /// drained, at the latest after that time: its connections end with it. Its
     /// drain has a deadline, so that time has no other limit.
     pub(super) fn upgrade(&self, call: &Call<'_>, later: Later) {
         let (options, wait) = match upgrade_options(call) {

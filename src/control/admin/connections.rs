@@ -21,11 +21,11 @@ use crate::{
     registry::AppId,
 };
 
-/// How long loops have to say who is busy; one that does not is stuck in an app.
+/// How long loops have to list busy connections; a loop that does not is stuck in an app.
 const LOOP_ANSWER_MAX: Duration = Duration::from_millis(500);
 
 impl Admin {
-    /// Lists who holds an app. The loops are waited for by a thread of its own: one that is stuck
+    /// Lists the connections that hold an app. A thread of its own waits for the loops: a stuck one
     /// in an app must not hold up other requests.
     pub(super) fn connections(&self, host: &str, later: Later) {
         let lives: Arc<[AppId]> = match self.lives_of(host) {
@@ -34,7 +34,7 @@ impl Admin {
         };
         let (sender, answers) = crossbeam_channel::unbounded();
         for handle in &self.loops {
-            // A loop that cannot be woken counts as one that does not answer.
+            // A loop that cannot be woken counts as silent.
             drop(handle.send(LoopCommand::ListBusy(Arc::clone(&lives), sender.clone())));
         }
         drop(sender);

@@ -1,6 +1,6 @@
 //! The admin API: what operators ask over HTTP on the admin listener.
 //!
-//! [`AdminApp`] runs on the loops, as any app: it checks who asks, and passes the request on to the
+//! [`AdminApp`] runs on the loops, as any app: it checks the client, and passes requests on to the
 //! `admin` thread, which owns the routes. Everything that takes time is a [`Later`]: no loop ever
 //! waits. What only has to be looked up is answered here; changes go to control, and what may wait
 //! for a disk to the operator.

@@ -58,7 +58,7 @@ pub(crate) struct Admin {
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 impl Admin {
-    /// Answers until nobody is left who could ask.
+    /// Answers until no sender of requests is left.
     pub(crate) fn run(&self, requests: &Receiver<(AdminRequest, Later)>) {
         let mut keep_alive = Instant::now() + KEEP_ALIVE;
         loop {

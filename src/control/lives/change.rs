@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Lives {
-    /// Registers an app, alone or in the place of the one that has its host. Served at once.
+    /// Registers an app, alone or in the place of the app with its host. It is served at once.
     pub(in super::super) fn put_app(
         &mut self,
         cx: &mut Context,
@@ -83,7 +83,7 @@ impl Lives {
         self.remove_life(cx, &life, Cause::Remove, timeout, now)
     }
 
-    /// Begins the drain of an app that stays, drained, until it is resumed. One that drains so
+    /// Begins the drain of an app that stays, drained, until it is resumed. If it drains so
     /// already goes on, and the ticket is for that drain.
     pub(in super::super) fn drain_app(
         &mut self,

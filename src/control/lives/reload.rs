@@ -47,7 +47,7 @@ impl Lives {
         let mut begin: Vec<_> = begin.collect();
         let olds: Vec<_> = begin.iter().map(|life| life.instead_of.clone()).collect();
         begin.iter_mut().for_each(|life| self.take_over(life));
-        // The config says who has which name, but for the apps of the embedder.
+        // The config decides which app has which name, but for the apps of the embedder.
         let begun = self
             .registry
             .update(begin, |held| held.app().origin != Origin::Embedder || held.drain().draining());
@@ -62,13 +62,13 @@ impl Lives {
                     notice!(cx.notices, Info, "app_replaced", host = host, id = id, kind = kind);
                     drains.extend(self.leave_map(cx, &old, Cause::Reload, now));
                 }
-                // Of one that could not be loaded it was said that it failed.
+                // The failure of an app that could not be loaded was logged already.
                 None if life.app().load_error.is_some() => {}
                 None => notice!(cx.notices, Info, "app_added", host = host, id = id, kind = kind),
             }
         }
         for life in changes.remove {
-            // One that is being removed already is what the config wants.
+            // A life that is being removed already is what the config wants.
             if let Ok(ticket) = self.remove_life(cx, &life, Cause::Reload, None, now) {
                 drains.push(ticket.id());
             }

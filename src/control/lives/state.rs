@@ -32,7 +32,7 @@ pub(in super::super) struct Lives {
     pub(super) control: Sender<Input>,
     /// Of apps that have none of their own.
     pub(in super::super) drain_timeout: Duration,
-    /// The routes have changed since the loops were told to look again.
+    /// The routes have changed since the last `LoopCommand::Refresh`.
     pub(super) routes_changed: bool,
 }
 

@@ -4,9 +4,9 @@
 //! flag set ──WatchUpstream──► loops ──UpstreamLeft from each──► drained
 //!                             deadline ──CutUpstream──► loops ──UpstreamLeft──► cut N
 //! ```
-//! The flag is set before the loops are told: a loop that says that it has left has no exchange
-//! with the upstream and begins none. Each loop is asked about its own count alone, so nobody has
-//! to add up counts that move. The drain is a [`Drain`] like a life's: I2 and I5 are kept there. It
+//! The flag is set before the loops get the command: a loop that reports that it has left has no
+//! exchange with the upstream and begins none. Each loop looks at its own count alone, so counts
+//! that move are never added up. The drain is a [`Drain`] like a life's: I2 and I5 hold there. It
 //! waits for older lives of the app too, and ends with its own life if they have nothing there. The
 //! upstream stays out until it is resumed: a further life of the app has it out too.
 
@@ -33,8 +33,8 @@ use crate::{
 
 impl Lives {
     /// Begins the drain of one upstream of an app: of the life that serves, and of older ones that
-    /// are not over, for whoever is told that it is drained may end it. For one that is out already
-    /// this is the drain that took it out.
+    /// are not over: once it is drained, an operator may end it. If it is out already, this is the
+    /// drain that took it out.
     pub(in super::super) fn drain_upstream(
         &mut self,
         cx: &mut Context,
@@ -54,7 +54,7 @@ impl Lives {
         let id = self.drains.take_out(life.id(), upstream.index());
         upstream.drain(cx.nanoseconds(now));
         let watch = || LoopCommand::WatchUpstream(id, upstream.clone());
-        // One that has ended holds nothing any more.
+        // A loop that has ended holds nothing any more.
         let waiting = (0..cx.loops.count()).filter(|index| cx.command_one(*index, watch()));
         let waiting = waiting.count();
         let app = life.id();
@@ -100,7 +100,7 @@ impl Lives {
     }
 
     /// A loop has no exchange with an upstream that drains. What was cancelled is left by loops
-    /// too, and nobody is told again (I2).
+    /// too, and that is not announced again (I2).
     pub(in super::super) fn on_upstream_left(
         &mut self,
         cx: &mut Context,

@@ -1,4 +1,4 @@
-//! Listening sockets that somebody else has bound: the process before this one, or systemd.
+//! Listening sockets that another process has bound: the one before this one, or systemd.
 
 use std::{net::SocketAddr, os::fd::OwnedFd};
 
@@ -53,7 +53,7 @@ impl Inherited {
         self.0.iter().any(|known| known.bound.port() == port)
     }
 
-    /// Lets go of what nobody took; its addresses.
+    /// Closes what was not taken, and gives its addresses.
     pub(crate) fn drop_rest(&mut self) -> Vec<SocketAddr> {
         let left = self.0.iter_mut().filter_map(|known| known.sockets.take().map(|_| known.bound));
         left.collect()

@@ -55,7 +55,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often children that were killed are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// What the launcher is told.
+/// Orders for the launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Leave the new process alone, and exit.
@@ -141,7 +141,7 @@ fn end_all(child: &mut Child) -> io::Result<()> {
         let listed = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
         let pids = listed.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
         for pid in pids.filter_map(Pid::from_raw) {
-            // One that has ended meanwhile is still there to be waited for.
+            // A process that has ended meanwhile can still be waited for.
             let _ = kill_process(pid, Signal::KILL);
         }
         match wait(WaitOptions::NOHANG) {

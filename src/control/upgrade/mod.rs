@@ -23,7 +23,7 @@
 //! - A listening socket is never closed by both: a client that waits on it is accepted by one or
 //!   the other. An address that the new process does not serve is gated and emptied, as for a stop.
 //! - The new process is no child of the old one: [`launcher`] starts it, and is gone before the
-//!   service manager is told of it.
+//!   service manager learns of it.
 //! - Connections without a request move from loop to loop, on lines of their own: no report waits
 //!   behind them. `event_loop::hand_over` has that part.
 //! - The end of the channel is not the end of a process: each side follows the other by pidfd

@@ -43,7 +43,7 @@ pub(crate) struct TakeOver {
     report: FailureReport,
 }
 
-/// By which the old process is told that this one fails, until this one serves.
+/// Reports to the old process that this one fails, until this one serves.
 #[derive(Clone)]
 pub(crate) struct FailureReport(Arc<Mutex<Option<Channel>>>);
 
@@ -172,7 +172,7 @@ impl TakeOver {
         self.handed.apps.iter().any(|(put, _)| put == host)
     }
 
-    /// Has the apps as operators left them. To be called when those of the config are loaded.
+    /// Restores the apps as operators left them. To be called when those of the config are loaded.
     ///
     /// # Errors
     /// An app that serves in the old process, and cannot here.
@@ -191,7 +191,7 @@ impl TakeOver {
             put.map_err(|error| failed(error.to_string()))?;
         }
         for host in &self.handed.serving {
-            // One that the config no longer has is not missed, if others are left.
+            // An app that the config no longer has is not missed, if others are left.
             if let Some(error) = control.load_error_of(host) {
                 return Err(format!("{host}: {error}"));
             }
@@ -304,7 +304,7 @@ impl FailureReport {
     /// Tells the old process why this one ends.
     pub(crate) fn fail(&self, reason: &str) {
         if let Some(mut channel) = self.take() {
-            // Whoever is gone needs no reason.
+            // A process that is gone needs no reason.
             let _ = channel.send(&FromNew::Failed(reason.to_owned()));
         }
     }

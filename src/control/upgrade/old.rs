@@ -166,7 +166,7 @@ impl Operator {
             generation: Arc::clone(&self.upgrader.generation),
         };
         if let Err(error) = self.upgrader.successor.follow(follower) {
-            // The drain goes on, and no process is told of it.
+            // The drain goes on, and is reported to no process.
             event!(Error, "successor_not_told", error:% = error);
         }
         // The client that asked for the upgrade meets the new process from here on.

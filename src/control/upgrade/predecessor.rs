@@ -34,7 +34,7 @@ const END_GRACE: Duration = Duration::from_secs(7);
 /// How long it may take from a cut to its end: a second signal is not for waiting.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the old process may take to read what it is told: it only has to be read.
+/// How long the old process may take to read a message: it only has to be read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The process before this one.

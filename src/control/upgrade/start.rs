@@ -37,10 +37,10 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether a stop waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// How long it may take to be told that it is not wanted.
+/// How long it may take to read that it is not wanted.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A process that was started. It is told and ended with this value, unless it was let go.
+/// A process that was started. Dropping this ends it, unless it was let go.
 pub(super) struct NewProcess<'a> {
     pub(super) starting: &'a Starting,
     pub(super) relay: &'a StopRelay,
@@ -170,7 +170,7 @@ struct New {
 }
 
 impl Starting {
-    /// Ends it, and lets no other be started: whoever stops the server wants none.
+    /// Ends it, and lets no other be started: the server stops.
     pub(crate) fn end_for_good(&self) {
         self.end();
         *self.lock() = Start::Never;
@@ -277,7 +277,7 @@ impl Launched {
         let _ = self.channel.send(order);
         let _ = self.channel.set_timeout(Some(OBEY_TIMEOUT));
         while self.channel.receive::<Word>().is_ok() {}
-        // One that hangs is killed. Waited for, it leaves no zombie; where SIGCHLD is ignored, the
+        // If it hangs, it is killed. Waited for, it leaves no zombie; where SIGCHLD is ignored, the
         // kernel has done that, and the error says so.
         let _ = self.launcher.kill();
         let _ = self.launcher.wait();

@@ -1,4 +1,4 @@
-//! The new process, as the old one sees it once it serves: what it wants, and what it is told.
+//! The new process, as the old one sees it once it serves: what it asks for, and reports to it.
 //!
 //! Two threads: one hears, one reports and passes stops on. Neither holds anything up: the new
 //! process goes on without reports, and this one drains without a listener.
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::logging::event;
 
-/// How often the new process is told how far the drain is.
+/// How often the drain is reported to the new process.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// How long a new process may take for a report: it only has to be read.

@@ -3,7 +3,7 @@
 //! Two threads for the whole process, begun with the first app that needs one of them: `checks`
 //! waits for sockets only, `resolver` for the system's resolver, which can be slow and must hold up
 //! no check. They hold no app: what is watched ends with its life. Results reach the loops by the
-//! state of [`Upstreams`], never by a message. What changes is told to operators, as are the
+//! state of [`Upstreams`], never by a message. Changes are reported to operators, as are the
 //! failures that loops report.
 
 mod checks;

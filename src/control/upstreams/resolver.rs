@@ -1,6 +1,6 @@
 //! The thread that looks names of upstreams up, again and again: a name can move.
 //!
-//! Operators are told of a name when it begins to fail, fails for another reason, or is well again.
+//! Operators hear of a name when it begins to fail, fails for another reason, or is well again.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ pub(super) struct Resolver {
 /// A life whose upstreams have names.
 struct Named {
     watch: Watch,
-    /// Of each upstream, what operators were told last.
+    /// Of each upstream, the error that was reported last.
     errors: Vec<Option<String>>,
 }
 
@@ -90,9 +90,9 @@ impl Named {
     fn tell_changes(&mut self, upstreams: &Upstreams, notices: &Notices) {
         let host = &*self.watch.host;
         self.errors.resize(upstreams.endpoints().len(), None);
-        for (endpoint, told) in upstreams.endpoints().iter().zip(&mut self.errors) {
+        for (endpoint, reported) in upstreams.endpoints().iter().zip(&mut self.errors) {
             let (url, error) = (endpoint.url(), endpoint.resolve_error());
-            if error == *told {
+            if error == *reported {
                 continue;
             }
             match &error {
@@ -109,7 +109,7 @@ impl Named {
                     notice!(notices, Info, "upstream_resolved", host = host, upstream = url);
                 }
             }
-            *told = error;
+            *reported = error;
         }
     }
 }
