@@ -56,7 +56,7 @@ impl fmt::Display for Client {
 /// A table by client, in parts.
 #[derive(Debug)]
 pub(crate) struct PerClient<P> {
-    /// Chooses the part, so that nobody outside can.
+    /// Chooses the part, so that no client can.
     hasher: RandomState,
     parts: [CachePadded<Mutex<P>>; PARTS],
 }

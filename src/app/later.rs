@@ -1,8 +1,8 @@
 //! Answers that are completed from outside a loop: one response, or a stream of bytes.
 //!
-//! The loop parks the exchange and hands out a [`Later`]; whoever holds it completes the exchange
-//! from any thread. One that is dropped instead is answered with 500: an exchange that was admitted
-//! is answered (I6). What is delivered goes to the loop as a message; nobody waits for a socket.
+//! The loop parks the exchange and hands out a [`Later`], by which any thread completes the
+//! exchange. If the `Later` is dropped instead, the answer is 500: every admitted exchange is
+//! answered (I6). Deliveries reach the loop as messages, and no thread waits for a socket.
 
 use std::{
     fmt,
@@ -75,7 +75,7 @@ impl Later {
 }
 
 impl Stream {
-    /// Sends a piece of the content. False when nobody is there to take it; a peer that is too slow
+    /// Sends a piece of the content. False when the peer is gone; a peer that is too slow
     /// to take what it is sent loses its connection.
     pub fn send(&self, piece: Vec<u8>) -> bool {
         self.line.is_awaited() && (self.line.deliver)(Delivery::Piece(piece))

@@ -2,7 +2,7 @@
 //!
 //! Owns one value per loop, padded so that no two loops share a cache line. A value is locked only
 //! by its own loop, so the lock is never waited for; it is there because the compiler can't know.
-//! A value whose loop panicked while it held the lock is begun anew.
+//! A value whose loop panicked while it held the lock starts over.
 
 use std::sync::{Mutex, MutexGuard};
 

@@ -2,7 +2,7 @@
 //!
 //! Owns, for each request path (as it was sent, so that a hit decodes nothing), the file that it
 //! named, its neighbours, and what of them was loaded. A hit makes no system call; an entry is good
-//! for [`REVALIDATE_AFTER`], then the path is resolved anew. Answers without a file are not kept.
+//! for [`REVALIDATE_AFTER`], then the path is resolved again. Answers without a file are not kept.
 //!
 //! Bounded by memory, entries and descriptors. What has to go goes by the clock rule: oldest
 //! first, but what was used since it was last looked at gets another round.
@@ -22,7 +22,7 @@ use super::{
 /// How long an entry is believed without a look at the file system.
 pub(super) const REVALIDATE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long an entry that nobody asks for is kept, at least.
+/// How long an unused entry is kept, at least.
 pub(super) const IDLE_AFTER: Duration = Duration::from_secs(30);
 
 /// Memory for content, fields and keys, in bytes; with [`ENTRY_BYTES`] for each entry.

@@ -3,10 +3,10 @@
 //! A bucket holds the requests that may come at once, and fills at the rate that may last. Exact
 //! over all loops: they share the buckets. Pure but for their lock: the time is given.
 //!
-//! Memory is bounded (I9): a bucket that is full again says what a missing one says, and is
-//! forgotten when its place is needed. A client for whom there is no place passes. Refused, it
-//! would be locked out by whoever fills the table; and who has that many addresses is not held up
-//! by a limit for each of them.
+//! Memory is bounded (I9): a bucket that is full again means the same as a missing one, and is
+//! dropped when its place is needed. A client without a place passes: if it were refused, an
+//! attacker could lock all others out by filling the table, and an attacker with that many
+//! addresses is not stopped by a limit for each of them.
 
 use std::{
     any::Any,
@@ -37,8 +37,8 @@ struct RateLimiter {
 /// Clients that an app has buckets for at most; about 4 MiB of them.
 const CLIENTS_MAX: usize = 100_000;
 
-/// How often a full part of the table is searched at most for buckets that are full again: whoever
-/// fills the table should not have each newcomer pay for it.
+/// How often a full part of the table is searched at most for buckets that are full again, so that
+/// not every new client pays for a search.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 
 /// The filter of an app that has such a limit.

@@ -73,7 +73,7 @@ pub struct ClientRequest {
     pub upgrade: bool,
     /// Whether the content waits for a 100 (RFC 9110 §10.1.1).
     pub expects_continue: bool,
-    /// Whether the upstream is told that the connection ends with this exchange.
+    /// Whether the request says that the connection ends with this exchange.
     pub close: bool,
 }
 

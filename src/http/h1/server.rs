@@ -55,7 +55,7 @@ pub struct Server {
     is_http10: bool,
     /// Bytes of content read in this exchange.
     content_read: u64,
-    /// The request's trailers, if somebody wants them.
+    /// The request's trailers, if the caller wants them.
     trailers: Option<Box<Trailers>>,
 }
 
@@ -213,7 +213,7 @@ impl Server {
         if let Piece::Content(len) = piece {
             self.content_read += len as u64;
         }
-        // What a chunk announces counts at once: nobody has to send it to hear that it is too much.
+        // The announced size of a chunk counts at once: the client need not send it to be refused.
         if self.content_read.saturating_add(left) > limits.content_bytes {
             return self.refuse(CONTENT_TOO_LARGE);
         }

@@ -110,7 +110,7 @@ impl<'a> Response<'a> {
         self.content.as_slice()
     }
 
-    /// The content, for who sends it.
+    /// The content, taken out of the response.
     pub fn into_content(self) -> Bytes<'a> {
         self.content
     }

@@ -1,8 +1,8 @@
-//! The trailer fields of chunked content (RFC 9110 §6.5, RFC 9112 §7.1.2), for who passes them on.
+//! The trailer fields of chunked content (RFC 9110 §6.5, RFC 9112 §7.1.2), for a proxy.
 //!
 //! They stay apart from the fields of the head: nothing here decides about a message. A field that
-//! must not stand in a trailer is dropped, for whoever merges it into the head would be misled by
-//! it. Bounded by the limits to which the content is held that they end.
+//! must not stand in a trailer is dropped: it would mislead a recipient that merges it into the
+//! head. Their size is bounded by the limits of the content that they end.
 
 use super::{
     fields::{decode_line, decode_lines},

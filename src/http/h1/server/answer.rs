@@ -41,7 +41,7 @@ impl Server {
     /// In debug builds, when no response is owed, or the request is not complete.
     pub fn begin_tunnel(&mut self, fields: &Fields<'_>, out: &mut Vec<u8>) {
         debug_assert!(matches!(self.reading, Reading::Done), "a tunnel within a request");
-        debug_assert_eq!(self.writing, Writing::Owed, "a tunnel that nobody asked for");
+        debug_assert_eq!(self.writing, Writing::Owed, "a tunnel without a request");
         self.keep_alive = false;
         write_status_line(101, "", out);
         out.extend_from_slice(fields.lines());
@@ -135,9 +135,9 @@ impl Server {
 
     /// Decides what the answer that begins now means for what is read.
     fn begin_answer(&mut self) {
-        debug_assert_eq!(self.writing, Writing::Owed, "a response that nobody asked for");
-        // Answered before it was told to go on, the client may send its content or not: nobody
-        // could tell what comes next.
+        debug_assert_eq!(self.writing, Writing::Owed, "a response without a request");
+        // The client was answered before a 100. It may send its content or not, so the bytes that
+        // follow are ambiguous.
         self.keep_alive &= !self.awaits_continue;
         if !self.keep_alive && !matches!(self.reading, Reading::Done) {
             self.reading = Reading::Closed;
