@@ -1,14 +1,14 @@
-//! The way in which loops say that they have obeyed: a command that has to be waited for carries an
-//! [`Acknowledgement`], and dropping it is the answer.
+//! How a loop acknowledges a command: a command whose sender waits carries an [`Acknowledgement`],
+//! and dropping it is the acknowledgement.
 //!
-//! There is nothing to forget: a loop that has obeyed, has ended or has panicked holds none. The
-//! one that waits is released by the last of them, or by its own time-out.
+//! It can't be forgotten: a loop that has obeyed, ended or panicked holds none. The waiting sender
+//! continues when the last one is dropped, or on its own time-out.
 
 use std::{convert::Infallible, time::Duration};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-/// Held by what has still to obey. Each loop gets a clone.
+/// Held until the command is obeyed. Each loop gets a clone.
 #[derive(Clone, Debug)]
 #[must_use = "dropping it says that it was obeyed"]
 pub(crate) struct Acknowledgement {

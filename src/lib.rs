@@ -1,5 +1,5 @@
 //! Tidegate: many apps on one machine, routed by hostname, in one process with one synchronous
-//! event loop per core. Apps come and go, and the server stops, without one lost request.
+//! event loop per core. Apps are added and removed, and the server stops, without one lost request.
 //!
 //! **Data** goes one way:
 //!
@@ -8,7 +8,7 @@
 //!            event_loop   http       route + guard          app                     guard drops
 //! ```
 //!
-//! **Control** goes the other axis; loops and control share only `message`:
+//! **Control** uses another path; loops and control share only `message`:
 //!
 //! ```text
 //! signal thread ──┐                       ┌─► loop 0 ─ sockets, exchanges, timers
@@ -17,8 +17,8 @@
 //! operator thread ┘    drain plans)      ◄── ControlEvent up: channel
 //! ```
 //!
-//! The admin thread answers the admin API; the operator thread does what waits for a disk: reading
-//! the config and loading apps.
+//! The admin thread answers the admin API. The operator thread does the work that waits for a disk:
+//! reading the config and loading apps.
 //!
 //! The drain is in [`registry`], which loom checks; the protocol, sans-IO, in [`http`]; the
 //! invariants I1 to I10 that comments cite are these:

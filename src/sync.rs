@@ -1,6 +1,6 @@
-//! What threads share: the standard library's primitives, or loom's in a model run.
+//! Synchronisation primitives: the standard library's, or loom's in a model run.
 //!
-//! Only the drain protocol and the registry go through here; they are what loom checks.
+//! For the drain protocol and the registry, which loom checks.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
