@@ -196,7 +196,7 @@ fn a_check_ends_with_the_end_of_the_answer_although_the_connection_stays_open() 
         ),
         (
             "HTTP/1.1 101 x\r\nUpgrade: x\r\n\r\n",
-            (Down, Some("no HTTP answer: a 101 that nobody asked for")),
+            (Down, Some("no HTTP answer: an unsolicited 101")),
         ),
         (
             "HTTP/2 200 OK\r\n\r\n",

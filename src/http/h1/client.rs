@@ -323,7 +323,7 @@ impl Client {
         framing: Option<Framing>,
     ) -> Result<ClientEvent<'h>, Refused> {
         if !self.upgrade || !self.request_done() {
-            return Err(refused(502, "a 101 that nobody asked for"));
+            return Err(refused(502, "an unsolicited 101"));
         }
         if parsed.version == Version::Http10 || !parsed.names_protocol() {
             return Err(refused(502, "a 101 without Upgrade"));
