@@ -209,7 +209,7 @@ enum Limit {
 }
 
 impl TimedSocket {
-    /// Whether bytes have come that nobody has asked for.
+    /// Whether unsolicited bytes have arrived.
     pub(super) fn has_unasked(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         rustix::net::recv(&self.socket, &mut [0], flags).is_ok_and(|(count, _)| count > 0)
