@@ -61,7 +61,8 @@ impl Connection {
                 }
             }
         };
-        self.begin_exchange(Some(head), None, Uncounted::default(), cx).flight.is_unrouted = true;
+        self.begin_exchange(Some(head), None, Uncounted::default(), cx);
+        self.mark_unrouted();
         let own_answer = refused.map_or(own_answer, exchange::refused);
         self.with_exchange(|exchange, out| {
             exchange.answer_or_park(Reply::Full(own_answer), out, cx);
@@ -116,9 +117,8 @@ impl Connection {
     pub(super) fn answer_refused(&mut self, refused: Refused, cx: &mut LoopContext) {
         let last = self.exchanges.last();
         if last.is_none_or(|exchange| exchange.flight.is_answered()) {
-            let is_unrouted = self.class == Class::Public;
-            let exchange = self.begin_exchange(None, None, Uncounted::default(), cx);
-            exchange.flight.is_unrouted = is_unrouted;
+            self.begin_exchange(None, None, Uncounted::default(), cx);
+            self.mark_unrouted();
         }
         self.with_exchange(|exchange, out| exchange.refuse(refused, out, cx));
     }
@@ -130,7 +130,7 @@ impl Connection {
         guard: Option<AppGuard>,
         uncounted: Uncounted,
         cx: &mut LoopContext,
-    ) -> &mut Exchange {
+    ) {
         let app = guard.as_ref().map(|guard| guard.entry().host());
         let record = match (&mut cx.access, self.peer) {
             (Some(access), Peer::Tcp(peer)) if self.class == Class::Public => {
@@ -141,10 +141,18 @@ impl Connection {
         self.waits.end();
         let flight = InFlight::new(guard, record, uncounted, cx.clock.now_ns());
         let exchange = Exchange::new(cx.next_number(), flight);
-        match self.exchanges.last_mut().filter(|last| last.flight.is_spent()) {
-            Some(spent) => *spent = exchange,
-            None => self.exchanges.push(exchange),
+        match self.exchanges.last_mut() {
+            Some(last) if last.flight.is_spent() => *last = exchange,
+            _ => self.exchanges.push(exchange),
         }
-        self.exchanges.last_mut().expect("just added")
+    }
+
+    /// Marks the exchange that has just begun as one that belongs to no app.
+    fn mark_unrouted(&mut self) {
+        if self.class == Class::Public
+            && let Some(last) = self.exchanges.last_mut()
+        {
+            last.flight.is_unrouted = true;
+        }
     }
 }
