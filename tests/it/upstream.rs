@@ -199,7 +199,7 @@ const NOT_LAST: &str = "chunked is not the last transfer coding";
 const UNKNOWN_CODING: &str = "unknown transfer coding";
 const OLD_CODING: &str = "Transfer-Encoding in an HTTP/1.0 message";
 const ANNOUNCED: &str = "content announced by a status without content";
-const UNASKED: &str = "a 101 that nobody asked for";
+const UNASKED: &str = "an unsolicited 101";
 const NO_UPGRADE: &str = "a 101 without Upgrade";
 const TOO_LONG: &str = "response head longer than limits.head_bytes";
 
