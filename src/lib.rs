@@ -56,6 +56,7 @@ mod event_loop;
 mod hosted;
 #[cfg(not(loom))]
 pub mod http;
+#[cfg(not(loom))]
 mod io;
 #[cfg(not(loom))]
 pub mod logging;
