@@ -97,19 +97,20 @@ impl Connection {
     ) {
         let Some(app) = cx.rules[self.class].app.clone() else { return };
         self.begin_exchange(Some(head), None, Uncounted::default(), cx);
-        if self.class == Class::Health
-            && let Some(protocol) = self.protocol_mut()
-        {
-            protocol.close_after();
-        }
-        if let Some(refused) = refusal(self.class, head).or(refused) {
-            // The peer may send on; none of it is read as content.
-            self.protocol_mut().map(|protocol| protocol.refuse(refused));
-            return self.with_exchange(|exchange, out| {
-                exchange.respond(exchange::refused(refused), out, cx);
-            });
-        }
-        self.with_exchange(|exchange, out| exchange.answer_by_side_app(&*app, head, out, cx));
+        let (class, refused) = (self.class, refusal(self.class, head).or(refused));
+        self.with_exchange(|exchange, out| {
+            if class == Class::Health {
+                out.protocol.close_after();
+            }
+            match refused {
+                Some(refused) => {
+                    // The peer may send on; none of it is read as content.
+                    out.protocol.refuse(refused);
+                    exchange.respond(exchange::refused(refused), out, cx);
+                }
+                None => exchange.answer_by_side_app(&*app, head, out, cx),
+            }
+        });
     }
 
     /// Answers a request that can't be served. Its exchange may have begun, if its content is
@@ -147,7 +148,7 @@ impl Connection {
         }
     }
 
-    /// Marks the exchange that has just begun as one that belongs to no app.
+    /// Marks the new exchange as belonging to no app.
     fn mark_unrouted(&mut self) {
         if self.class == Class::Public
             && let Some(last) = self.exchanges.last_mut()

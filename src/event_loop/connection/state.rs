@@ -144,13 +144,6 @@ impl Connection {
         }
     }
 
-    pub(super) fn protocol_mut(&mut self) -> Option<&mut h1::Server> {
-        match &mut self.state {
-            State::Http(protocol) => Some(protocol),
-            State::Opening | State::Lingering { .. } => None,
-        }
-    }
-
     pub(super) fn is_in_phase(&self, phase: ServerPhase) -> bool {
         self.protocol().is_some_and(|protocol| protocol.phase() == phase)
     }
