@@ -221,7 +221,7 @@ pub(super) struct Drain {
     pub(super) remaining_ms: u64,
     /// For a stop: the process that stops. Absent in answers of older servers.
     pub(super) pid: Option<i32>,
-    /// For a stop: how long that process may wait for earlier ones that still drain.
+    /// For a stop: how long that process may wait for earlier processes that still drain.
     pub(super) older_ms: Option<u64>,
 }
 

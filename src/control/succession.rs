@@ -98,7 +98,7 @@ impl Succession {
         self.kept = None;
     }
 
-    /// Whether what this loop reports of a stop is of one that was cancelled.
+    /// Whether this loop still reports on a stop that was cancelled.
     pub(super) fn is_taking_up(&self, index: usize) -> bool {
         self.taking_up.contains(&index)
     }

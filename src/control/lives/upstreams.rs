@@ -32,9 +32,9 @@ use crate::{
 };
 
 impl Lives {
-    /// Begins the drain of one upstream of an app: of the life that serves, and of older ones that
-    /// are not over: once it is drained, an operator may end it. If it is out already, this is the
-    /// drain that took it out.
+    /// Begins the drain of one upstream of an app, in the life that serves and in older lives that
+    /// still drain: an operator may end the upstream once it is drained. If it is drained already,
+    /// returns that drain.
     pub(in super::super) fn drain_upstream(
         &mut self,
         cx: &mut Context,

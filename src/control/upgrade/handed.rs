@@ -1,4 +1,4 @@
-//! The sockets beside the public ones that are handed over.
+//! The sockets of the admin and health listeners, which are handed over beside the public ones.
 
 use std::{
     net::SocketAddr,

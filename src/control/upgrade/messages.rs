@@ -46,8 +46,8 @@ pub(in super::super) struct HandedListener {
     /// Systemd has them too.
     pub(super) is_kept: bool,
     pub(super) sockets: usize,
-    /// It is the health listener, the last one. An older version takes it for a public one that its
-    /// config does not name, and so leaves it here.
+    /// It is the health listener, and comes last. An older version takes it for a public listener
+    /// that its config does not name, and leaves it to this process.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_health: bool,
 }

@@ -16,8 +16,9 @@
 //!   long, ends the new process and nothing else; so does a stop, and a change of an app that the
 //!   new process does not know of. From `Go` to `Serving` control puts both off. After `Serving` a
 //!   stop is the new process's ([`relay`]).
-//! - A new process accepts nothing before it has said `Serving`, and an old one that gives it up
-//!   takes that word no more: no process is ended for being late that has accepted a connection.
+//! - A new process accepts nothing before it has said `Serving`. An old process that gives it up
+//!   reads no such message afterwards. So no process that has accepted a connection is ended for
+//!   being late.
 //! - A new process whose config has none of the apps, or none of the addresses, that the old one
 //!   serves, fails: the config may have been cut off in a write. An operator can allow it.
 //! - A listening socket is never closed by both: a client that waits on it is accepted by one or
