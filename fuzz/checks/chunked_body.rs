@@ -4,8 +4,8 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Bytes, Fields, Limits, Refused, RequestContent, Response,
-    h1::{self, ClientEvent, ClientRequest, FieldTable, HeadTemplate, ServerEvent},
+    Bytes, FieldTable, Fields, Limits, Refused, RequestContent, Response, ServerEvent,
+    h1::{self, ClientEvent, ClientRequest, HeadTemplate},
 };
 
 use super::{
@@ -69,7 +69,7 @@ fn as_request(pieces: &[&[u8]], limits: &Limits) -> Read {
     let (mut exchange, mut fields) = (h1::Server::new(), FieldTable::new());
     let head = Limits { head_bytes: REQUEST.len(), fields: 2, ..*limits };
     let (used, event) = exchange.next_event(REQUEST, &mut fields, &head);
-    assert!(matches!(event, ServerEvent::Request(_, None)) && used == REQUEST.len());
+    assert!(matches!(event, ServerEvent::Request(_, _, None)) && used == REQUEST.len());
     exchange.keep_trailers();
     let (mut content, mut done) = (Vec::new(), 0);
     let end = 'end: {
@@ -81,9 +81,9 @@ fn as_request(pieces: &[&[u8]], limits: &Limits) -> Read {
                 done += used;
                 match event {
                     ServerEvent::NeedMore => break,
-                    ServerEvent::Content(bytes) => content.extend_from_slice(bytes),
-                    ServerEvent::ContentEnd => break 'end End::Whole(done),
-                    ServerEvent::Refused(refused) => break 'end End::Refused(refused),
+                    ServerEvent::Content(_, bytes) => content.extend_from_slice(bytes),
+                    ServerEvent::ContentEnd(_) => break 'end End::Whole(done),
+                    ServerEvent::Refused(_, refused) => break 'end End::Refused(refused),
                     event => panic!("{event:?} within content"),
                 }
             }

@@ -4,8 +4,9 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Bytes, Fields, Limits, Method, Refused, RequestContent, RequestHead, Response, Version,
-    h1::{self, ClientEvent, ClientRequest, FieldTable, HeadTemplate, ServerEvent, ServerPhase},
+    Bytes, FieldTable, Fields, Limits, Method, Refused, RequestContent, RequestHead, Response,
+    ServerEvent, ServerPhase, Version,
+    h1::{self, ClientEvent, ClientRequest, HeadTemplate},
 };
 
 use super::in_any_split;
@@ -177,7 +178,7 @@ impl Talk {
                 ServerEvent::NeedMore
             }
         };
-        if let ServerEvent::Refused(refused) = event {
+        if let ServerEvent::Refused(_, refused) = event {
             self.refused(refused);
         }
         self.take_events();
@@ -190,17 +191,19 @@ impl Talk {
             let (used, event) = self.exchange.next_event(&unread, &mut fields, &self.limits);
             let is_read = matches!(
                 event,
-                ServerEvent::Request(_, None) | ServerEvent::Content(_) | ServerEvent::ContentEnd
+                ServerEvent::Request(_, _, None)
+                    | ServerEvent::Content(..)
+                    | ServerEvent::ContentEnd(_)
             );
             assert!(!(is_read && self.over), "{event:?} behind the end");
             let waits = matches!(event, ServerEvent::NeedMore | ServerEvent::Closed);
             match event {
                 ServerEvent::NeedMore => {}
                 ServerEvent::Closed => self.over = true,
-                ServerEvent::Request(head, None) => self.requested(&head),
-                ServerEvent::Content(piece) => self.content(piece),
-                ServerEvent::ContentEnd => self.content_end(),
-                ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
+                ServerEvent::Request(_, head, None) => self.requested(&head),
+                ServerEvent::Content(_, piece) => self.content(piece),
+                ServerEvent::ContentEnd(_) => self.content_end(),
+                ServerEvent::Refused(_, refused) | ServerEvent::Request(_, _, Some(refused)) => {
                     self.refused(refused);
                 }
             }
@@ -325,7 +328,7 @@ impl Talk {
         let has_content = !matches!(way.status, 204 | 304);
         let length = (way.kind == Kind::SizedStream).then_some(way.len as u64);
         self.write(|exchange, out| {
-            exchange.begin_stream(&response, length, &opening(), out);
+            exchange.begin_response(&response, length, &opening(), out);
             [one, b"", other].into_iter().for_each(|piece| exchange.write_piece(piece, out));
         });
         let sends = has_content && !self.is_head;
@@ -338,7 +341,7 @@ impl Talk {
         self.write(|exchange, out| {
             exchange.begin_tunnel(&fields(b"Upgrade: x\r\n"), out);
             exchange.write_piece(CONTENT, out);
-            exchange.end_stream(&Fields::NONE, out);
+            exchange.end_response(&Fields::NONE, out);
         });
         let (content, is_head) = (CONTENT.to_vec(), false);
         self.seen.answers.push(Answer { status: 101, is_head, content });
@@ -347,7 +350,7 @@ impl Talk {
     }
 
     fn end_stream(&mut self) {
-        self.write(|exchange, out| exchange.end_stream(&fields(b"X: y\r\n"), out));
+        self.write(|exchange, out| exchange.end_response(&fields(b"X: y\r\n"), out));
         self.due = Due::Nothing;
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use tidegate::http::{Limits, h1::FieldTable};
+use tidegate::http::{FieldTable, Limits};
 
 /// Runs `wire` whole, byte by byte, and cut at two places. All have to come to the same.
 pub(super) fn in_any_split<T: Debug + PartialEq>(

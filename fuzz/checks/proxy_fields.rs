@@ -12,8 +12,8 @@ use tidegate::{
     app::{App, Context, Peer, Proxy, Reply},
     config::{AppKind, Config},
     http::{
-        RequestHead, ResponseHead,
-        h1::{self, ClientEvent, FieldTable, ServerEvent},
+        FieldTable, RequestHead, ResponseHead, ServerEvent,
+        h1::{self, ClientEvent},
     },
 };
 
@@ -38,7 +38,7 @@ pub fn check(data: &[u8]) {
     let Some((&[choice], wire)) = data.split_first_chunk() else { return };
     let limits = super::limits(0);
     let mut fields = FieldTable::new();
-    if let (_, ServerEvent::Request(request, None)) =
+    if let (_, ServerEvent::Request(_, request, None)) =
         h1::Server::new().next_event(wire, &mut fields, &limits)
     {
         check_request(&request, choice);
@@ -103,7 +103,7 @@ fn check_request(request: &RequestHead<'_>, choice: u8) {
     let (mut fields, mut exchange) = (FieldTable::new(), h1::Server::new());
     let limits = super::limits(3);
     match exchange.next_event(&bytes, &mut fields, &limits).1 {
-        ServerEvent::Request(again, None) => assert_eq!(again.method(), request.method()),
+        ServerEvent::Request(_, again, None) => assert_eq!(again.method(), request.method()),
         event => panic!("{event:?}: {}", bytes.escape_ascii()),
     }
     assert_eq!(head.all("host").len(), 1);

@@ -4,8 +4,8 @@
 use std::time::UNIX_EPOCH;
 
 use tidegate::http::{
-    Limits, Refused, RequestContent, RequestHead, Response, Version,
-    h1::{self, FieldTable, HeadTemplate, ServerEvent},
+    FieldTable, Limits, Refused, RequestContent, RequestHead, Response, ServerEvent, Version,
+    h1::{self, HeadTemplate},
 };
 
 use super::{in_any_split, oracle};
@@ -64,12 +64,12 @@ fn read(pieces: &[&[u8]], limits: &Limits) -> Outcome {
         done += used;
         match event {
             ServerEvent::NeedMore => assert!(used == 0 || unread.starts_with(b"\r\n") && used == 2),
-            ServerEvent::Request(head, None) => {
+            ServerEvent::Request(_, head, None) => {
                 let mut seen = Seen::of(&head);
                 seen.keeps = keeps(&mut exchange);
                 return Outcome::Head(done, Box::new(seen));
             }
-            ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
+            ServerEvent::Refused(_, refused) | ServerEvent::Request(_, _, Some(refused)) => {
                 let mut fields = FieldTable::new();
                 let behind = exchange.next_event(&unread, &mut fields, limits);
                 assert!(matches!(behind, (0, ServerEvent::Closed)), "{behind:?} behind a refusal");

@@ -2,8 +2,8 @@
 //! has, and a connection is kept only behind a response whose end is beyond doubt.
 
 use tidegate::http::{
-    Limits, Refused, RequestContent, ResponseContent, ResponseHead, Version,
-    h1::{self, ClientEvent, ClientRequest, FieldTable},
+    FieldTable, Limits, Refused, RequestContent, ResponseContent, ResponseHead, Version,
+    h1::{self, ClientEvent, ClientRequest},
 };
 
 use super::{

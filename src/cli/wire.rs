@@ -15,8 +15,8 @@ use rustix::net::RecvFlags;
 use socket2::Socket;
 
 use crate::http::{
-    Limits, Refused, RequestContent,
-    h1::{self, ClientEvent, ClientRequest, FieldTable},
+    FieldTable, Limits, Refused, RequestContent,
+    h1::{self, ClientEvent, ClientRequest},
 };
 
 /// The longest silence of an event stream; the server sends a comment every 15 s.

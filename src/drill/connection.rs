@@ -31,8 +31,8 @@ use super::{
     plan::{ClientKind, Target},
 };
 use crate::http::{
-    Limits, RequestContent,
-    h1::{self, ClientEvent, ClientRequest, FieldTable},
+    FieldTable, Limits, RequestContent,
+    h1::{self, ClientEvent, ClientRequest},
 };
 
 /// Limits for the head of an answer.

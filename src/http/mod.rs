@@ -1,15 +1,21 @@
 //! HTTP, sans-IO: bytes in, bytes out.
 //!
-//! `message` has what all versions share, [`h1`] is HTTP/1.1 and 1.0, and a PROXY header may come
-//! before either. No sockets, no clock, no locks.
+//! `message` has what all versions share, [`h1`] is HTTP/1.1 and 1.0, [`Protocol`] is the server
+//! side of either version, and a PROXY header may come before it. No sockets, no clock, no locks.
 
+mod event;
+mod field_table;
 pub mod h1;
 mod message;
+mod protocol;
 mod proxy_protocol;
 
+pub use event::{ServerEvent, ServerPhase, StreamId};
+pub use field_table::FieldTable;
 pub use message::{
     Bytes, Fields, Host, Limits, Method, Refused, RequestContent, RequestHead, Response,
     ResponseContent, ResponseHead, Trailers, Version, is_field_name, is_field_value,
     is_framing_field, is_host_name, reason_phrase,
 };
+pub use protocol::Protocol;
 pub use proxy_protocol::ProxyHeader;

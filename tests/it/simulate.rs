@@ -5,10 +5,7 @@
 
 use std::{env, thread};
 
-use tidegate::http::{
-    Limits, Response,
-    h1::{self, FieldTable, ServerEvent, ServerPhase},
-};
+use tidegate::http::{FieldTable, Limits, Response, ServerEvent, ServerPhase, h1};
 
 use crate::exchange_support::{
     DATE, Item, Moment, Random, Step, Talk, opening, pieces,
@@ -175,10 +172,10 @@ impl<'r> Simulation<'r> {
         match event {
             ServerEvent::NeedMore => model.starved = true,
             ServerEvent::Closed => assert_eq!(model.reading, Reading::Closed),
-            ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
+            ServerEvent::Refused(_, refused) | ServerEvent::Request(_, _, Some(refused)) => {
                 panic!("{refused:?} after {model:?}");
             }
-            ServerEvent::Request(head, None) => {
+            ServerEvent::Request(_, head, None) => {
                 assert_eq!((model.reading, model.owed), (Reading::Head, None));
                 let plan = &plans[model.requests];
                 plan.check_head(&head);
@@ -190,14 +187,14 @@ impl<'r> Simulation<'r> {
                 let reads = plan.has_content();
                 model.reading = if reads { Reading::Content } else { Reading::Done };
             }
-            ServerEvent::Content(content) => {
+            ServerEvent::Content(_, content) => {
                 assert_eq!(model.reading, Reading::Content);
                 assert!(!content.is_empty());
                 model.holds_back = false;
                 model.content.extend_from_slice(content);
                 assert!(plans[model.requests - 1].content.starts_with(&model.content));
             }
-            ServerEvent::ContentEnd => {
+            ServerEvent::ContentEnd(_) => {
                 assert_eq!(model.reading, Reading::Content);
                 assert_eq!(model.content, plans[model.requests - 1].content);
                 model.holds_back = false;
@@ -274,11 +271,11 @@ impl<'r> Simulation<'r> {
             _ => self.exchange.time_out(),
         };
         match (event, model.reading) {
-            (ServerEvent::Refused(refused), Reading::Content) if owed => {
+            (ServerEvent::Refused(_, refused), Reading::Content) if owed => {
                 model.owed = Some(refused.status);
                 model.reading = Reading::Closed;
             }
-            (ServerEvent::Refused(refused), Reading::Head | Reading::Done) => {
+            (ServerEvent::Refused(_, refused), Reading::Head | Reading::Done) => {
                 assert_eq!(refused.status, 408);
                 model.owed = Some(408);
                 model.reading = Reading::Closed;

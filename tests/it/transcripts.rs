@@ -14,9 +14,7 @@
 //! ```
 
 use tidegate::http::{
-    Fields, Limits, RequestContent, Response,
-    h1::{self, FieldTable, ServerEvent},
-    reason_phrase,
+    FieldTable, Fields, Limits, RequestContent, Response, ServerEvent, h1, reason_phrase,
 };
 
 use crate::exchange_support::{DATE, Moment, Random, Step, Talk, opening, pieces};
@@ -686,7 +684,7 @@ fn a_100_that_is_passed_on_lets_the_client_go_on() {
     for interim in [100, 103] {
         let (mut exchange, mut fields) = (h1::Server::new(), FieldTable::new());
         let (used, event) = exchange.next_event(input.as_bytes(), &mut fields, &LIMITS);
-        let ServerEvent::Request(head, None) = event else { panic!("{event:?}") };
+        let ServerEvent::Request(_, head, None) = event else { panic!("{event:?}") };
         assert!(used == input.len() && head.expects_continue());
         assert_eq!(head.content(), RequestContent::Length(5));
         let mut out = Vec::new();
@@ -722,7 +720,7 @@ fn trailers_of_a_request_are_kept_for_apps_that_want_them() {
                 while !ended && !piece.is_empty() {
                     let mut fields = FieldTable::new();
                     let (used, event) = exchange.next_event(piece, &mut fields, &LIMITS);
-                    ended = matches!(event, ServerEvent::ContentEnd);
+                    ended = matches!(event, ServerEvent::ContentEnd(_));
                     piece = &piece[used..];
                 }
             }

@@ -15,8 +15,8 @@
 
 use proptest::prelude::*;
 use tidegate::http::{
-    Fields, Limits, RequestContent, Response, ResponseContent, Version,
-    h1::{self, ClientEvent, ClientRequest, FieldTable, ServerEvent},
+    FieldTable, Fields, Limits, RequestContent, Response, ResponseContent, ServerEvent, Version,
+    h1::{self, ClientEvent, ClientRequest},
 };
 
 use crate::exchange_support::{Random, fields, opening, pieces};
@@ -531,7 +531,7 @@ impl Meant {
         let mut exchange = h1::Server::new();
         let mut table = FieldTable::new();
         let (_, event) = exchange.next_event(request.as_bytes(), &mut table, &LIMITS);
-        assert!(matches!(event, ServerEvent::Request(_, None)), "{event:?}");
+        assert!(matches!(event, ServerEvent::Request(_, _, None)), "{event:?}");
         let mut response = Response::new(self.status);
         for (name, value) in &self.fields {
             response = response.with_field(name, value);
@@ -542,10 +542,10 @@ impl Meant {
         }
         let length = self.pieces.iter().map(|piece| piece.len() as u64).sum();
         let length = self.is_sized.then_some(length);
-        exchange.begin_stream(&response, length, &opening(), &mut out);
+        exchange.begin_response(&response, length, &opening(), &mut out);
         exchange.write_interim(103, &Fields::NONE, &mut out);
         self.pieces.iter().for_each(|piece| exchange.write_piece(piece, &mut out));
-        exchange.end_stream(&fields("X-Sum: 5\r\n"), &mut out);
+        exchange.end_response(&fields("X-Sum: 5\r\n"), &mut out);
         out
     }
 
@@ -641,15 +641,15 @@ proptest! {
                         input.drain(..used);
                         break;
                     }
-                    ServerEvent::Request(head, None) => {
+                    ServerEvent::Request(_, head, None) => {
                         prop_assert_eq!(head.content(), request.content);
                         prop_assert!(!head.expects_continue());
                         exchange.keep_trailers();
                     }
-                    ServerEvent::Content(piece) => seen.extend_from_slice(piece),
-                    ServerEvent::ContentEnd => {}
-                    ServerEvent::Refused(_)
-                    | ServerEvent::Request(_, Some(_))
+                    ServerEvent::Content(_, piece) => seen.extend_from_slice(piece),
+                    ServerEvent::ContentEnd(_) => {}
+                    ServerEvent::Refused(..)
+                    | ServerEvent::Request(_, _, Some(_))
                     | ServerEvent::Closed => {
                         prop_assert!(false, "{event:?}");
                     }

@@ -12,10 +12,7 @@ use super::{upstreams::NoUpstream, *};
 use crate::{
     app::test_support::{context, request},
     config::{AppKind, Config},
-    http::{
-        Limits, RequestContent, Version,
-        h1::{self, FieldTable, ServerEvent},
-    },
+    http::{FieldTable, Limits, RequestContent, ServerEvent, Version, h1},
 };
 
 const MS: u64 = 1_000_000;
@@ -860,7 +857,7 @@ fn parsed<T>(bytes: &[u8], then: impl FnOnce(&RequestHead<'_>) -> T) -> Option<T
     let (mut exchange, mut table) = (h1::Server::new(), FieldTable::new());
     let limits = Limits { head_bytes: 1 << 16, fields: 256, content_bytes: 1 << 16 };
     match exchange.next_event(bytes, &mut table, &limits) {
-        (used, ServerEvent::Request(head, None)) => {
+        (used, ServerEvent::Request(_, head, None)) => {
             assert_eq!(used, bytes.len(), "one request and no more");
             Some(then(&head))
         }

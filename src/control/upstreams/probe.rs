@@ -8,8 +8,8 @@ use crate::{
     app::{ConnectAddress, Endpoint},
     config::{HealthConfig, HostPolicy},
     http::{
-        Limits, RequestContent,
-        h1::{self, ClientEvent, ClientRequest, FieldTable},
+        FieldTable, Limits, RequestContent,
+        h1::{self, ClientEvent, ClientRequest},
     },
     io::{BOTH_WAYS, BufferPool, Flushed, Io, Mark, Ready, Received, watch},
 };

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::{Peer, Reply},
     hosted::{AppGuard, HostedApp},
-    http::{Method, Refused, RequestHead},
+    http::{Method, Refused, RequestHead, StreamId},
     message::Class,
     registry::Refusal,
 };
@@ -25,12 +25,13 @@ impl Connection {
     /// Answers a request, or parks it. A request that is refused still belongs to its app.
     pub(super) fn answer(
         &mut self,
+        stream: StreamId,
         head: &RequestHead<'_>,
         refused: Option<Refused>,
         cx: &mut LoopContext,
     ) {
         if self.class != Class::Public {
-            return self.answer_by_side_app(head, refused, cx);
+            return self.answer_by_side_app(stream, head, refused, cx);
         }
         let own_answer = if exchange::is_server_options(head) {
             exchange::server_options()
@@ -42,7 +43,7 @@ impl Connection {
                     // The reply borrows from the app; the loop entry keeps the app alive
                     // beside the guard.
                     let loop_entry = guard.loop_entry();
-                    self.begin_exchange(Some(head), Some(guard), uncounted, cx);
+                    self.begin_exchange(stream, Some(head), Some(guard), uncounted, cx);
                     return self.with_exchange(|exchange, out| match refused {
                         Some(refused) => exchange.respond(exchange::refused(refused), out, cx),
                         None => exchange.answer_by_app(loop_entry.entry(), head, out, cx),
@@ -54,14 +55,14 @@ impl Connection {
                         life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
                     let answer = exchange::draining(left_ns.div_ceil(1_000_000_000).max(1));
                     // The life counts the requests that it refuses.
-                    self.begin_exchange(Some(head), None, Uncounted::default(), cx);
+                    self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
                     return self.with_exchange(|exchange, out| {
                         exchange.answer_or_park(Reply::Full(answer), out, cx);
                     });
                 }
             }
         };
-        self.begin_exchange(Some(head), None, Uncounted::default(), cx);
+        self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
         self.mark_unrouted();
         let own_answer = refused.map_or(own_answer, exchange::refused);
         self.with_exchange(|exchange, out| {
@@ -91,21 +92,22 @@ impl Connection {
     /// Requests of the other classes hold no app's life, and aren't in the access log.
     fn answer_by_side_app(
         &mut self,
+        stream: StreamId,
         head: &RequestHead<'_>,
         refused: Option<Refused>,
         cx: &mut LoopContext,
     ) {
         let Some(app) = cx.rules[self.class].app.clone() else { return };
-        self.begin_exchange(Some(head), None, Uncounted::default(), cx);
+        self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
         let (class, refused) = (self.class, refusal(self.class, head).or(refused));
         self.with_exchange(|exchange, out| {
             if class == Class::Health {
-                out.protocol.close_after();
+                out.close_after();
             }
             match refused {
                 Some(refused) => {
                     // The peer may send on; none of it is read as content.
-                    out.protocol.refuse(refused);
+                    out.refuse(refused);
                     exchange.respond(exchange::refused(refused), out, cx);
                 }
                 None => exchange.answer_by_side_app(&*app, head, out, cx),
@@ -115,18 +117,24 @@ impl Connection {
 
     /// Answers a request that can't be served. Its exchange may have begun, if its content is
     /// broken.
-    pub(super) fn answer_refused(&mut self, refused: Refused, cx: &mut LoopContext) {
-        let last = self.exchanges.last();
-        if last.is_none_or(|exchange| exchange.flight.is_answered()) {
-            self.begin_exchange(None, None, Uncounted::default(), cx);
+    pub(super) fn answer_refused(
+        &mut self,
+        stream: StreamId,
+        refused: Refused,
+        cx: &mut LoopContext,
+    ) {
+        let current = self.exchanges.iter().rfind(|exchange| exchange.stream == stream);
+        if current.is_none_or(|exchange| exchange.flight.is_answered()) {
+            self.begin_exchange(stream, None, None, Uncounted::default(), cx);
             self.mark_unrouted();
         }
-        self.with_exchange(|exchange, out| exchange.refuse(refused, out, cx));
+        self.with_exchange_of(stream, |exchange, out| exchange.refuse(refused, out, cx));
     }
 
     /// Adds an exchange. A spent entry is reused, so a pipeline for one app needs only one.
     fn begin_exchange(
         &mut self,
+        stream: StreamId,
         head: Option<&RequestHead<'_>>,
         guard: Option<AppGuard>,
         uncounted: Uncounted,
@@ -141,7 +149,7 @@ impl Connection {
         };
         self.waits.end();
         let flight = InFlight::new(guard, record, uncounted, cx.clock.now_ns());
-        let exchange = Exchange::new(cx.next_number(), flight);
+        let exchange = Exchange::new(cx.next_number(), stream, flight);
         match self.exchanges.last_mut() {
             Some(last) if last.flight.is_spent() => *last = exchange,
             _ => self.exchanges.push(exchange),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{super::context::LoopContext, state::Connection};
 use crate::{
-    http::h1::ServerPhase,
+    http::ServerPhase,
     message::{BusyConnection, BusyPhase},
     registry::AppId,
 };

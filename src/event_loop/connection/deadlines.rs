@@ -31,7 +31,7 @@ use super::{
     state::{Connection, State},
     waits::Wait,
 };
-use crate::{app::Peer, http::h1::ServerPhase, io::Mark, message::Class};
+use crate::{app::Peer, http::ServerPhase, io::Mark, message::Class};
 
 /// How long an admin peer on TCP may take for a request's head. Any user of this machine can
 /// connect there, and must not hold the places that an operator needs; a real head arrives at once.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     app::Peer,
-    http::{ProxyHeader, h1},
+    http::{Protocol, ProxyHeader},
     logging::event,
 };
 
@@ -29,7 +29,7 @@ impl Connection {
             ProxyHeader::Header { source, used } => {
                 input.consume(used);
                 self.io.uncount_received(used);
-                self.state = State::Http(h1::Server::new());
+                self.state = State::Http(Protocol::h1());
                 // Without a source address the peer stays: it is the proxy itself, or an unknown
                 // client.
                 if let Some(source) = source {

@@ -1,10 +1,10 @@
 //! Parses requests from the unread bytes.
 
 use super::{
-    super::{context::LoopContext, exchange::holds_head},
+    super::context::LoopContext,
     state::{Connection, State},
 };
-use crate::http::h1::{FieldTable, ServerEvent, ServerPhase};
+use crate::http::{FieldTable, ServerEvent, ServerPhase};
 
 /// Unsent bytes above which no further request of a pipeline is answered.
 pub(super) const PIPELINE_BYTES_MAX: usize = 64 * 1024;
@@ -28,19 +28,22 @@ impl Connection {
             // Matched by reference: moving the head out of its event would copy it again.
             let next = protocol.next_event(input.unread(), &mut fields, &cx.rules[self.class].http);
             let used = next.0;
-            self.turn.has_next = cx.is_closing(self.class) && holds_head(&input.unread()[used..]);
+            self.turn.has_next =
+                cx.is_closing(self.class) && protocol.has_request(&input.unread()[used..]);
             match &next.1 {
-                ServerEvent::Request(head, refused) => {
+                ServerEvent::Request(stream, head, refused) => {
                     self.turn.count_request();
-                    self.answer(head, *refused, cx);
+                    self.answer(*stream, head, *refused, cx);
                 }
-                ServerEvent::Content(content) => {
-                    self.with_exchange(|exchange, _| exchange.on_content(content, cx));
+                ServerEvent::Content(stream, content) => {
+                    self.with_exchange_of(*stream, |exchange, _| exchange.on_content(content, cx));
                 }
-                ServerEvent::ContentEnd => {
-                    self.with_exchange(|exchange, out| exchange.on_content_end(out, cx));
+                ServerEvent::ContentEnd(stream) => {
+                    self.with_exchange_of(*stream, |exchange, out| {
+                        exchange.on_content_end(out, cx);
+                    });
                 }
-                ServerEvent::Refused(refused) => self.answer_refused(*refused, cx),
+                ServerEvent::Refused(stream, refused) => self.answer_refused(*stream, *refused, cx),
                 ServerEvent::NeedMore => {
                     input.consume(used);
                     break false;

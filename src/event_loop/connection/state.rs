@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::{OneUpstream, Peer},
-    http::h1::{self, ServerPhase},
+    http::{Protocol, ServerPhase, StreamId},
     io::{Io, Ready},
     logging::End,
     message::Class,
@@ -43,7 +43,7 @@ pub(super) enum State {
     /// A PROXY header, which names the peer, comes first.
     Opening,
     /// Requests and their answers.
-    Http(h1::Server),
+    Http(Protocol),
     /// Our side is closed; the peer's bytes are read and dropped.
     Lingering {
         /// Windows of `linger_timeout` that have passed.
@@ -116,7 +116,7 @@ impl Connection {
     pub(super) fn unwatched(token: Token, accepted: NewConnection) -> Self {
         let state = match accepted.proxy_protocol {
             true => State::Opening,
-            false => State::Http(h1::Server::new()),
+            false => State::Http(Protocol::h1()),
         };
         Self {
             token,
@@ -137,7 +137,7 @@ impl Connection {
     }
 
     /// The protocol's state, if it has reached that.
-    pub(super) fn protocol(&self) -> Option<&h1::Server> {
+    pub(super) fn protocol(&self) -> Option<&Protocol> {
         match &self.state {
             State::Http(protocol) => Some(protocol),
             State::Opening | State::Lingering { .. } => None,
@@ -168,13 +168,33 @@ impl Connection {
         &mut self,
         act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
     ) -> R {
-        let (Some(exchange), State::Http(protocol)) = (self.exchanges.last_mut(), &mut self.state)
+        self.with_exchange_found(<[Exchange]>::last_mut, act)
+    }
+
+    /// Runs the current exchange of a stream, as [`Connection::with_exchange`] does.
+    pub(super) fn with_exchange_of<R: Default>(
+        &mut self,
+        stream: StreamId,
+        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
+    ) -> R {
+        let find = |exchange: &&mut Exchange| exchange.stream == stream;
+        self.with_exchange_found(|exchanges| exchanges.iter_mut().rfind(find), act)
+    }
+
+    #[inline(always)]
+    fn with_exchange_found<R: Default>(
+        &mut self,
+        find: impl FnOnce(&mut [Exchange]) -> Option<&mut Exchange>,
+        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
+    ) -> R {
+        let (Some(exchange), State::Http(protocol)) = (find(&mut self.exchanges), &mut self.state)
         else {
             return R::default();
         };
         let mut out = Outgoing {
             io: &mut self.io,
             protocol,
+            stream: exchange.stream,
             token: self.token,
             class: self.class,
             peer: self.peer,

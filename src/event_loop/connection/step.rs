@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     app::Delivery,
-    http::h1::{ServerEvent, ServerPhase},
+    http::{ServerEvent, ServerPhase},
     io::{Flushed, InputBuffer, Ready, Received},
     message::ExchangeNumber,
 };
@@ -120,9 +120,9 @@ impl Connection {
 
     fn time_out(&mut self, cx: &mut LoopContext) {
         if let State::Http(protocol) = &mut self.state
-            && let ServerEvent::Refused(refused) = protocol.time_out()
+            && let ServerEvent::Refused(stream, refused) = protocol.time_out()
         {
-            self.answer_refused(refused, cx);
+            self.answer_refused(stream, refused, cx);
         }
     }
 
@@ -218,7 +218,8 @@ impl Connection {
         }
         let Some(protocol) = self.protocol() else { return true };
         // Content is read while an answer is sent: a peer may send all of it before it reads.
-        let beside = || protocol.reads_content() && self.io.outbox.buffered() <= PIPELINE_BYTES_MAX;
+        let reads_content = protocol.phase() == ServerPhase::Content;
+        let beside = || reads_content && self.io.outbox.buffered() <= PIPELINE_BYTES_MAX;
         protocol.wants_input() && (is_sent || beside())
     }
 
@@ -233,8 +234,8 @@ impl Connection {
     fn end_of_input(&mut self, cx: &mut LoopContext) -> Next {
         // Before the first request no answer is owed.
         let State::Http(protocol) = &mut self.state else { return Next::Drop };
-        if let ServerEvent::Refused(refused) = protocol.receive_eof() {
-            self.answer_refused(refused, cx);
+        if let ServerEvent::Refused(stream, refused) = protocol.receive_eof() {
+            self.answer_refused(stream, refused, cx);
         }
         Next::Wait
     }

@@ -64,7 +64,7 @@ impl Exchange {
             }
         };
         if content.follows() {
-            out.protocol.keep_trailers();
+            out.keep_trailers();
         }
         let retries_left = forward.config().retries;
         let attempt = Attempt {
@@ -105,7 +105,7 @@ impl Exchange {
             };
             chosen = next;
         };
-        let awaits_continue = out.protocol.awaits_continue();
+        let awaits_continue = out.awaits_continue();
         let begin = conn.io.outbox.end();
         let mut client = write_request(&attempt, &chosen, awaits_continue, &mut conn, cx);
         let outbox = &mut conn.io.outbox;

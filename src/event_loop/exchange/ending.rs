@@ -132,7 +132,7 @@ impl Exchange {
         chosen.completed();
         let mut trailers = Vec::new();
         write_response_trailers(client.trailers().fields(), &mut trailers);
-        out.end_stream(&Fields::from_lines(trailers.into()), &mut self.flight, cx);
+        out.end_response(&Fields::from_lines(trailers.into()), &mut self.flight, cx);
         out.progress();
         if !out.io.ready.writable
             && let Some((method, target)) = forward.request()
@@ -181,13 +181,11 @@ impl Exchange {
         let head_start = self.flight.head_start();
         if head_start >= out.io.outbox.sent() {
             self.flight.take_back();
-            out.io.outbox.take_back(head_start);
-            out.protocol.take_back();
+            out.take_back(head_start);
             return self.respond(failure.cause.response(), out, cx);
         }
         self.flight.is_broken = true;
-        out.protocol.break_off();
-        out.end(&mut self.flight);
+        out.break_off(&mut self.flight);
     }
 
     /// The upstream took too long, or a tunnel is due for a check.

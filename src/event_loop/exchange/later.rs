@@ -95,7 +95,7 @@ impl Exchange {
             }
             Delivery::End => {
                 self.answering = Answering::Here;
-                out.end_stream(&Fields::NONE, &mut self.flight, cx);
+                out.end_response(&Fields::NONE, &mut self.flight, cx);
             }
         }
         Delivered::Taken
@@ -106,7 +106,7 @@ impl Exchange {
             self.park(Parked::Stream { _waiting: waiting });
         }
         out.progress();
-        let body = Body::Stream { length: None, has_date: false };
+        let body = Body::Pieces { length: None, has_date: false };
         out.write(head, body, &mut self.flight, cx);
     }
 }

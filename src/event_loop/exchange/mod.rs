@@ -28,7 +28,7 @@ pub(super) use ending::TimedOut;
 pub(super) use forwarding::Forwarding;
 pub(super) use in_flight::{InFlight, Uncounted};
 pub(super) use later::Delivered;
-pub(super) use outgoing::{Effect, Outgoing, holds_head};
+pub(super) use outgoing::{Effect, Outgoing};
 pub(super) use own_answers::{
     draining, is_server_options, refused, server_options, trace, unknown_host,
 };

@@ -1,12 +1,11 @@
 //! What an exchange may do to its connection.
 
-use memchr::memmem;
 use mio::Token;
 
 use super::{super::context::LoopContext, in_flight::InFlight};
 use crate::{
     app::{Peer, Segment},
-    http::{Fields, Response, h1},
+    http::{Fields, Protocol, Refused, Response, StreamId, Trailers},
     io::{Io, Mark},
     message::Class,
 };
@@ -15,7 +14,9 @@ use crate::{
 /// connection.
 pub(in super::super) struct Outgoing<'a> {
     pub(in super::super) io: &'a mut Io,
-    pub(in super::super) protocol: &'a mut h1::Server,
+    pub(in super::super) protocol: &'a mut Protocol,
+    /// The stream of the exchange.
+    pub(in super::super) stream: StreamId,
     /// The connection's token in its loop.
     pub(in super::super) token: Token,
     pub(in super::super) class: Class,
@@ -34,7 +35,7 @@ pub(super) enum Body {
     /// Memory and files.
     Segments(Vec<Segment>),
     /// Later pieces.
-    Stream {
+    Pieces {
         /// The total, if it is known.
         length: Option<u64>,
         /// The response has a Date field of its own.
@@ -55,6 +56,36 @@ impl Outgoing<'_> {
         self.effect.progressed = true;
     }
 
+    /// Whether the request's content is still coming.
+    pub(super) fn reads_content(&self) -> bool {
+        self.protocol.reads_content(self.stream)
+    }
+
+    /// Whether the client waits for a 100 before it sends its content.
+    pub(super) fn awaits_continue(&self) -> bool {
+        self.protocol.awaits_continue(self.stream)
+    }
+
+    /// Keeps the request's trailers, which are dropped otherwise.
+    pub(super) fn keep_trailers(&mut self) {
+        self.protocol.keep_trailers(self.stream);
+    }
+
+    /// The request's trailers, if they were kept.
+    pub(super) fn trailers(&self) -> Option<&Trailers> {
+        self.protocol.trailers(self.stream)
+    }
+
+    /// Reads nothing more of the request, which is refused.
+    pub(in super::super) fn refuse(&mut self, refused: Refused) {
+        self.protocol.refuse(self.stream, refused);
+    }
+
+    /// The connection ends behind this exchange.
+    pub(in super::super) fn close_after(&mut self) {
+        self.protocol.close_after();
+    }
+
     /// Writes an answer: its filtered head, and its body as far as it is available. Every answer
     /// goes through this function.
     // Inlined by force: the kind of the body is known at each of the few calls.
@@ -66,9 +97,9 @@ impl Outgoing<'_> {
         flight: &mut InFlight,
         cx: &mut LoopContext,
     ) {
-        let is_stream = matches!(body, Body::Stream { .. });
+        let is_in_pieces = matches!(body, Body::Pieces { .. });
         // A client that is still sending isn't asked to close: the upstream wants the rest.
-        if self.is_last_answer(cx) && !(is_stream && self.protocol.reads_content()) {
+        if self.is_last_answer(cx) && !(is_in_pieces && self.reads_content()) {
             self.protocol.close_after();
         }
         if let Some(filters) = flight.filters() {
@@ -79,22 +110,22 @@ impl Outgoing<'_> {
         let has_content = match &body {
             Body::Whole => {
                 let length = response.content().len() as u64;
-                self.protocol.respond(&response, length, template, &mut out)
+                self.protocol.respond(self.stream, &response, length, template, &mut out)
             }
             Body::Segments(segments) => {
                 let length = segments.iter().map(Segment::length).sum();
-                self.protocol.respond(&response, length, template, &mut out)
+                self.protocol.respond(self.stream, &response, length, template, &mut out)
             }
-            Body::Stream { length, has_date } => {
+            Body::Pieces { length, has_date } => {
                 let template = if *has_date { cx.clock.dateless() } else { template };
-                self.protocol.begin_stream(&response, *length, template, &mut out);
+                self.protocol.begin_response(self.stream, &response, *length, template, &mut out);
                 false
             }
         };
         drop(out);
         self.note_head(response.status(), start, flight);
         match body {
-            Body::Stream { .. } => return,
+            Body::Pieces { .. } => return,
             Body::Whole if has_content => self.io.outbox.push_content(response.into_content()),
             Body::Segments(segments) if has_content => self.io.outbox.push_segments(segments),
             Body::Whole | Body::Segments(_) => {}
@@ -102,19 +133,21 @@ impl Outgoing<'_> {
         self.end(flight);
     }
 
-    /// Writes a piece of a streamed body or of a tunnel.
+    /// Writes a piece of a body or of a tunnel.
     pub(super) fn write_piece(&mut self, piece: &[u8], cx: &mut LoopContext) {
-        self.protocol.write_piece(piece, &mut self.io.outbox.buffer(&mut cx.buffers));
+        self.protocol.write_piece(self.stream, piece, &mut self.io.outbox.buffer(&mut cx.buffers));
     }
 
-    /// Ends a streamed body.
-    pub(super) fn end_stream(
+    /// Ends a body in pieces.
+    pub(super) fn end_response(
         &mut self,
         trailers: &Fields<'_>,
         flight: &mut InFlight,
         cx: &mut LoopContext,
     ) {
-        self.protocol.end_stream(trailers, &mut self.io.outbox.buffer(&mut cx.buffers));
+        let mut out = self.io.outbox.buffer(&mut cx.buffers);
+        self.protocol.end_response(self.stream, trailers, &mut out);
+        drop(out);
         self.end(flight);
     }
 
@@ -125,13 +158,13 @@ impl Outgoing<'_> {
 
     /// Writes a 100 if the client waits for one before it sends content.
     pub(super) fn send_continue(&mut self, cx: &mut LoopContext) {
-        self.protocol.send_continue(&mut self.io.outbox.buffer(&mut cx.buffers));
+        self.protocol.send_continue(self.stream, &mut self.io.outbox.buffer(&mut cx.buffers));
     }
 
     /// Writes an interim response.
     pub(super) fn write_interim(&mut self, status: u16, fields: &Fields<'_>, cx: &mut LoopContext) {
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
-        self.protocol.write_interim(status, fields, &mut out);
+        self.protocol.write_interim(self.stream, status, fields, &mut out);
     }
 
     /// Writes a 101: from here on the connection is a tunnel.
@@ -142,8 +175,22 @@ impl Outgoing<'_> {
         cx: &mut LoopContext,
     ) {
         let start = self.io.outbox.end();
-        self.protocol.begin_tunnel(fields, &mut self.io.outbox.buffer(&mut cx.buffers));
+        let mut out = self.io.outbox.buffer(&mut cx.buffers);
+        self.protocol.begin_tunnel(self.stream, fields, &mut out);
+        drop(out);
         self.note_head(101, start, flight);
+    }
+
+    /// Takes back the head that begins here, of which the client has no byte.
+    pub(super) fn take_back(&mut self, head_start: Mark) {
+        self.io.outbox.take_back(head_start);
+        self.protocol.take_back(self.stream);
+    }
+
+    /// Gives up an answer that can't be completed.
+    pub(super) fn break_off(&mut self, flight: &mut InFlight) {
+        self.protocol.break_off(self.stream);
+        self.end(flight);
     }
 
     /// Notes the head that was written from this position on.
@@ -160,12 +207,8 @@ impl Outgoing<'_> {
             return false;
         }
         let stays = !cx.can_hand_over() || self.is_declined;
-        let is_read_on = self.io.input.as_ref().is_some_and(|input| holds_head(input.unread()));
+        let is_next = |unread| self.protocol.has_request(unread);
+        let is_read_on = self.io.input.as_ref().is_some_and(|input| is_next(input.unread()));
         stays && !(is_read_on || self.has_next)
     }
-}
-
-/// Whether these bytes begin with a complete request head.
-pub(in super::super) fn holds_head(bytes: &[u8]) -> bool {
-    memmem::find(bytes.trim_ascii_start(), b"\r\n\r\n").is_some()
 }

@@ -36,7 +36,7 @@ impl Exchange {
         if let Reply::Forward(forward) = reply {
             return self.begin_forward(forward, head.content(), out, cx);
         }
-        if !is_short(&reply) || out.protocol.reads_content() {
+        if !is_short(&reply) || out.reads_content() {
             self.flight.remember_request(head.method().as_str(), head.target());
         }
         self.answer_or_park(reply, out, cx);
@@ -67,7 +67,7 @@ impl Exchange {
         let reply = self.ask_app(app, out.class.name(), head, out, cx);
         if reply.status() == Some(401) {
             // An unauthorized client's connection keeps no place.
-            out.protocol.close_after();
+            out.close_after();
         }
         self.answer_or_park(reply, out, cx);
     }
@@ -101,7 +101,7 @@ impl Exchange {
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) {
-        if !out.protocol.reads_content() || reply.status().is_some_and(|status| status >= 400) {
+        if !out.reads_content() || reply.status().is_some_and(|status| status >= 400) {
             return self.give_reply(reply, out, cx);
         }
         out.send_continue(cx);

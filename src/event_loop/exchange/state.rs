@@ -6,12 +6,15 @@ use super::{
 };
 use crate::{
     app::OneUpstream,
+    http::StreamId,
     message::{ExchangeId, ExchangeNumber},
 };
 
 /// One request and its answer.
 pub(in super::super) struct Exchange {
     pub(in super::super) number: ExchangeNumber,
+    /// The stream that carries it.
+    pub(in super::super) stream: StreamId,
     pub(in super::super) flight: InFlight,
     pub(super) answering: Answering,
 }
@@ -37,8 +40,12 @@ pub(in super::super) enum Awaits {
 }
 
 impl Exchange {
-    pub(in super::super) fn new(number: ExchangeNumber, flight: InFlight) -> Self {
-        Self { number, flight, answering: Answering::Here }
+    pub(in super::super) fn new(
+        number: ExchangeNumber,
+        stream: StreamId,
+        flight: InFlight,
+    ) -> Self {
+        Self { number, stream, flight, answering: Answering::Here }
     }
 
     /// Identifies it outside of its connection.

@@ -21,14 +21,16 @@
 use super::{
     body_decoder::{BodyDecoder, Piece},
     body_encoder::BodyEncoder,
-    field_table::FieldTable,
     framing::Framing,
     head_scan::HeadScan,
     response_head::{self, ParsedResponse},
 };
-use crate::http::message::{
-    Fields, Limits, Refused, RequestContent, ResponseContent, ResponseHead, Trailers, Version,
-    refused,
+use crate::http::{
+    field_table::FieldTable,
+    message::{
+        Fields, Limits, Refused, RequestContent, ResponseContent, ResponseHead, Trailers, Version,
+        refused,
+    },
 };
 
 /// The protocol state of one exchange with an upstream.

@@ -6,7 +6,6 @@
 mod body_decoder;
 mod body_encoder;
 mod client;
-mod field_table;
 mod framing;
 mod head_scan;
 mod head_template;
@@ -16,6 +15,5 @@ mod response_head;
 mod server;
 
 pub use client::{Client, ClientEvent, ClientRequest};
-pub use field_table::FieldTable;
 pub use head_template::HeadTemplate;
-pub use server::{Server, ServerEvent, ServerPhase};
+pub use server::Server;

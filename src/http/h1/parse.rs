@@ -12,11 +12,11 @@ use std::mem::MaybeUninit;
 
 use httparse::{Header, Status};
 
-use super::{
+use super::head_scan::{HeadScan, LineFault, Scan};
+use crate::http::{
     field_table::FieldTable,
-    head_scan::{HeadScan, LineFault, Scan},
+    message::{Limits, Refused, Version, refused},
 };
-use crate::http::message::{Limits, Refused, Version, refused};
 
 const BAD_FIELD: Refused = refused(400, "malformed header field");
 

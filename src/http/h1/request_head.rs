@@ -12,14 +12,16 @@ use std::mem::MaybeUninit;
 use httparse::{Header, Status};
 
 use super::{
-    field_table::FieldTable,
     framing::{Framing, FramingFields},
     head_scan::{HeadScan, LineFault},
     parse::{self, HeadSyntax, StartLine},
 };
-use crate::http::message::{
-    Host, Limits, Method, Refused, RequestContent, RequestHead, TargetForm, Version, refused,
-    syntax::{is_field_name, is_token_byte},
+use crate::http::{
+    field_table::FieldTable,
+    message::{
+        Host, Limits, Method, Refused, RequestContent, RequestHead, TargetForm, Version, refused,
+        syntax::{is_field_name, is_token_byte},
+    },
 };
 
 const BAD_REQUEST_LINE: Refused = refused(400, "malformed request line");

@@ -8,13 +8,15 @@ use std::mem::MaybeUninit;
 use httparse::{Header, ParserConfig, Status};
 
 use super::{
-    field_table::FieldTable,
     framing::{Framing, FramingFields},
     head_scan::{HeadScan, LineFault},
     parse::{self, HeadSyntax, StartLine},
 };
-use crate::http::message::{
-    Limits, Refused, ResponseContent, ResponseHead, Version, refused, syntax::is_text_byte,
+use crate::http::{
+    field_table::FieldTable,
+    message::{
+        Limits, Refused, ResponseContent, ResponseHead, Version, refused, syntax::is_text_byte,
+    },
 };
 
 const BAD_STATUS_LINE: Refused = refused(502, "malformed status line");

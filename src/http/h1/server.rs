@@ -4,13 +4,13 @@
 //! ```text
 //! reading:  Head ──complete──► Content ──last byte──► Done      Closed: nothing more is read as
 //!             └───────no content───────────────────────▲        a request (refused, not kept, EOF)
-//! writing:  Idle ──head──► Owed ──respond──────────────────► Done
-//!                            └──begin_stream──► Stream ──end_stream──▲
+//! writing:  Idle ──head──► Owed ──respond───────────────────────► Done
+//!                            └──begin_response──► Content ──end_response──▲
 //! ```
-//! A stream is a response whose content is written in pieces. Where its length is not known at its
-//! head, HTTP/1.1 is told its end by the last chunk, HTTP/1.0 by the end of the connection
-//! (RFC 9112 §6.3). A tunnel is a stream in both directions, behind a 101: from then on the peer's
-//! bytes are no requests, and stay in the caller's input.
+//! The content of a response may be written in pieces. If the head doesn't give its length, the
+//! last chunk ends it in HTTP/1.1, and the end of the connection in HTTP/1.0 (RFC 9112 §6.3). A
+//! tunnel is a response in pieces behind a 101: from then on the peer's bytes are no requests, and
+//! stay in the caller's input.
 //!
 //! With both sides Done the next exchange begins, if the connection is kept, else it is Closed.
 //! Reading goes on beside writing: content that the app does not want is read and dropped, so that
@@ -24,16 +24,19 @@
 
 mod answer;
 
+use memchr::memmem;
+
 use super::{
     body_decoder::{BodyDecoder, Piece},
     body_encoder::BodyEncoder,
-    field_table::FieldTable,
     framing::Framing,
     head_scan::HeadScan,
     request_head,
 };
-use crate::http::message::{
-    Limits, Method, Refused, RequestContent, RequestHead, Trailers, Version, refused,
+use crate::http::{
+    event::{ServerEvent, ServerPhase, StreamId},
+    field_table::FieldTable,
+    message::{Limits, Method, Refused, RequestContent, Trailers, Version, refused},
 };
 
 /// The protocol state of one connection.
@@ -71,39 +74,8 @@ enum Reading {
 enum Writing {
     Idle,
     Owed,
-    Stream(BodyEncoder),
+    Content(BodyEncoder),
     Done,
-}
-
-/// What the input came to.
-#[derive(Debug)]
-pub enum ServerEvent<'a> {
-    /// Nothing, until more bytes come or the response is done.
-    NeedMore,
-    /// A request whose head is complete and valid. It has to be answered with
-    /// [`Server::respond`]: with this status, if it cannot be served.
-    Request(RequestHead<'a>, Option<Refused>),
-    /// A piece of the request's content.
-    Content(&'a [u8]),
-    /// The request's content is complete.
-    ContentEnd,
-    /// What cannot be served; it has to be answered with this status.
-    Refused(Refused),
-    /// Nothing more is read on this connection.
-    Closed,
-}
-
-/// Where a connection is between and within exchanges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerPhase {
-    /// Waiting for a request, or reading its head.
-    Head,
-    /// Waiting for the request's content, before or after the answer.
-    Content,
-    /// The request is read, and its response is owed.
-    Answer,
-    /// Nothing more is read, and nothing is owed.
-    Closed,
 }
 
 const CONTENT_TOO_LARGE: Refused = refused(413, "content longer than limits.body_bytes");
@@ -200,7 +172,8 @@ impl Server {
             self.read_no_more();
         }
         // The event is made in this place alone: with a second one, the head is copied at each.
-        (used, ServerEvent::Request(parsed.head, is_too_large.then_some(CONTENT_TOO_LARGE)))
+        let refused = is_too_large.then_some(CONTENT_TOO_LARGE);
+        (used, ServerEvent::Request(StreamId::H1, parsed.head, refused))
     }
 
     fn content_event<'a>(
@@ -221,13 +194,13 @@ impl Server {
             Piece::NeedMore => ServerEvent::NeedMore,
             Piece::Content(len) => {
                 self.awaits_continue = false;
-                ServerEvent::Content(&read[read.len() - len..])
+                ServerEvent::Content(StreamId::H1, &read[read.len() - len..])
             }
             Piece::End => {
                 self.awaits_continue = false;
                 self.reading = Reading::Done;
                 self.settle();
-                ServerEvent::ContentEnd
+                ServerEvent::ContentEnd(StreamId::H1)
             }
         }
     }
@@ -239,7 +212,7 @@ impl Server {
         self.read_no_more();
         if answerable {
             self.writing = Writing::Owed;
-            return ServerEvent::Refused(refused);
+            return ServerEvent::Refused(StreamId::H1, refused);
         }
         ServerEvent::Closed
     }
@@ -298,6 +271,11 @@ impl Server {
     /// Whether the client waits for a 100 before it sends its content.
     pub fn awaits_continue(&self) -> bool {
         self.awaits_continue
+    }
+
+    /// Whether these bytes begin with a complete head.
+    pub fn has_head(unread: &[u8]) -> bool {
+        memmem::find(unread.trim_ascii_start(), b"\r\n\r\n").is_some()
     }
 
     /// Where the connection is.

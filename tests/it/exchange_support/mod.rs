@@ -8,8 +8,8 @@ pub mod plan;
 use std::{fmt, time::UNIX_EPOCH};
 
 use tidegate::http::{
-    Bytes, Fields, Limits, RequestHead, Response, Version,
-    h1::{self, FieldTable, HeadTemplate, ServerEvent, ServerPhase},
+    Bytes, FieldTable, Fields, Limits, RequestHead, Response, ServerEvent, ServerPhase, Version,
+    h1::{self, HeadTemplate},
 };
 
 /// The date of every answer.
@@ -156,7 +156,7 @@ impl Talk {
                 ServerEvent::NeedMore
             }
         };
-        if let ServerEvent::Refused(refused) = event {
+        if let ServerEvent::Refused(_, refused) = event {
             self.refused(refused.status);
         }
         self.take_events();
@@ -170,23 +170,25 @@ impl Talk {
             assert!(used <= len, "{used} of {len} bytes used: {}", self.trace());
             let reads = matches!(
                 event,
-                ServerEvent::Request(_, None) | ServerEvent::Content(_) | ServerEvent::ContentEnd
+                ServerEvent::Request(_, _, None)
+                    | ServerEvent::Content(..)
+                    | ServerEvent::ContentEnd(_)
             );
             assert!(!(reads && self.over), "read behind the end: {}", self.items.len());
             let waits = matches!(event, ServerEvent::NeedMore | ServerEvent::Closed);
             match event {
                 ServerEvent::NeedMore => {}
                 ServerEvent::Closed => self.over = true,
-                ServerEvent::Request(head, None) => {
+                ServerEvent::Request(_, head, None) => {
                     let (request, status) = (describe(&head), status_for(&head));
                     self.requested(request, status);
                 }
-                ServerEvent::Content(content) => {
+                ServerEvent::Content(_, content) => {
                     let content = content.to_vec();
                     self.content(&content);
                 }
-                ServerEvent::ContentEnd => self.content_end(),
-                ServerEvent::Refused(refused) | ServerEvent::Request(_, Some(refused)) => {
+                ServerEvent::ContentEnd(_) => self.content_end(),
+                ServerEvent::Refused(_, refused) | ServerEvent::Request(_, _, Some(refused)) => {
                     self.refused(refused.status);
                 }
             }
@@ -250,12 +252,12 @@ impl Talk {
         match step {
             Step::Begin => {
                 let response = answer(self.owed.take().expect("an answer is owed"));
-                self.exchange.begin_stream(&response, None, &opening(), &mut out);
+                self.exchange.begin_response(&response, None, &opening(), &mut out);
                 return self.items.push(Item::Output(out));
             }
             Step::BeginSized(length) => {
                 let response = answer(self.owed.take().expect("an answer is owed"));
-                self.exchange.begin_stream(&response, Some(length), &opening(), &mut out);
+                self.exchange.begin_response(&response, Some(length), &opening(), &mut out);
                 return self.items.push(Item::Output(out));
             }
             Step::Interim(status) => {
@@ -267,9 +269,9 @@ impl Talk {
             }
             Step::Piece(piece) => self.exchange.write_piece(piece.as_bytes(), &mut out),
             Step::EndWith(trailers) => {
-                self.exchange.end_stream(&fields(trailers), &mut out);
+                self.exchange.end_response(&fields(trailers), &mut out);
             }
-            _ => self.exchange.end_stream(&Fields::NONE, &mut out),
+            _ => self.exchange.end_response(&Fields::NONE, &mut out),
         }
         self.items.push(Item::Stream(out));
     }

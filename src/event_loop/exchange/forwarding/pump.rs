@@ -14,10 +14,7 @@ use super::{
 };
 use crate::{
     app::{UpstreamFailure, write_request_trailers, write_response_fields},
-    http::{
-        Bytes, Fields, Response, ResponseContent, ResponseHead,
-        h1::{ClientEvent, FieldTable},
-    },
+    http::{Bytes, FieldTable, Fields, Response, ResponseContent, ResponseHead, h1::ClientEvent},
     io::{Ready, Received},
 };
 
@@ -45,7 +42,7 @@ impl Forwarding {
     /// The request's content is complete.
     pub(in super::super) fn end_content(&mut self, out: &Outgoing<'_>, cx: &mut LoopContext) {
         let mut trailers = Vec::new();
-        if let Some(kept) = out.protocol.trailers() {
+        if let Some(kept) = out.trailers() {
             write_request_trailers(kept.fields(), &mut trailers);
         }
         self.awaits_continue = false;
@@ -220,7 +217,7 @@ fn write_answer_head(
             ResponseContent::None => head.content_length(),
             ResponseContent::Chunked | ResponseContent::UntilClose => None,
         };
-        out.write(response, Body::Stream { length, has_date }, flight, cx);
+        out.write(response, Body::Pieces { length, has_date }, flight, cx);
         Stage::Answering
     };
     cx.buffers.give_output(lines);

@@ -35,7 +35,7 @@ impl Server {
 
     /// Writes a 101 with these fields, of which one is `Upgrade` (RFC 9110 §7.8): the
     /// connection is a tunnel. What the peer sent behind its request stays in the input; bytes for
-    /// it go through [`Server::write_piece`] or past it, until [`Server::end_stream`].
+    /// it go through [`Server::write_piece`] or past it, until [`Server::end_response`].
     ///
     /// # Panics
     /// In debug builds, when no response is owed, or the request is not complete.
@@ -46,7 +46,7 @@ impl Server {
         write_status_line(101, "", out);
         out.extend_from_slice(fields.lines());
         out.extend_from_slice(b"Connection: upgrade\r\n\r\n");
-        self.writing = Writing::Stream(BodyEncoder::UntilClose);
+        self.writing = Writing::Content(BodyEncoder::UntilClose);
     }
 
     /// Writes the head of the response that is owed, for content of this length. Returns whether
@@ -62,7 +62,7 @@ impl Server {
         template: &HeadTemplate,
         out: &mut Vec<u8>,
     ) -> bool {
-        self.begin_answer();
+        self.decide_keep_alive();
         let has_content = has_content(response.status());
         template.write(response, out);
         out.extend_from_slice(response.fields().lines());
@@ -78,11 +78,11 @@ impl Server {
 
     /// Writes the head of the response that is owed, for content that follows in pieces: of this
     /// length, if it is known. The pieces come by [`Server::write_piece`], until
-    /// [`Server::end_stream`]; no request comes out before that.
+    /// [`Server::end_response`]; no request comes out before that.
     ///
     /// # Panics
     /// In debug builds, when no response is owed.
-    pub fn begin_stream(
+    pub fn begin_response(
         &mut self,
         response: &Response<'_>,
         content_length: Option<u64>,
@@ -96,7 +96,7 @@ impl Server {
         };
         let has_content = has_content(response.status());
         self.keep_alive &= !(has_content && encoder == BodyEncoder::UntilClose);
-        self.begin_answer();
+        self.decide_keep_alive();
         template.write(response, out);
         out.extend_from_slice(response.fields().lines());
         if has_content {
@@ -104,37 +104,37 @@ impl Server {
         }
         self.end_head(template, out);
         let sends_content = has_content && !self.is_head;
-        self.writing = Writing::Stream(if sends_content { encoder } else { BodyEncoder::Omitted });
+        self.writing = Writing::Content(if sends_content { encoder } else { BodyEncoder::Omitted });
     }
 
-    /// Writes a piece of a stream's content. An empty one writes nothing.
+    /// Writes a piece of the response's content. An empty one writes nothing.
     ///
     /// # Panics
-    /// In debug builds, when there is no stream, or it is longer than it said.
+    /// In debug builds, when no response has begun, or its content is longer than it said.
     pub fn write_piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match &mut self.writing {
-            Writing::Stream(encoder) => encoder.write(piece, out),
-            _ => debug_assert!(false, "a piece of content without a stream"),
+            Writing::Content(encoder) => encoder.write(piece, out),
+            _ => debug_assert!(false, "a piece of content without a response"),
         }
     }
 
-    /// Ends a stream: the response is complete, and the next request may come out. A caller that
+    /// Ends the content: the response is complete, and the next request may come out. A caller that
     /// cannot end it closes the connection instead. The trailer fields are written where the
     /// framing has room for them (RFC 9110 §6.5.1).
     ///
     /// # Panics
-    /// In debug builds, when there is no stream, or it is shorter than it said.
-    pub fn end_stream(&mut self, trailers: &Fields<'_>, out: &mut Vec<u8>) {
+    /// In debug builds, when no response has begun, or its content is shorter than it said.
+    pub fn end_response(&mut self, trailers: &Fields<'_>, out: &mut Vec<u8>) {
         match self.writing {
-            Writing::Stream(encoder) => self.keep_alive &= encoder.end(trailers.lines(), out),
-            _ => debug_assert!(false, "the end of no stream"),
+            Writing::Content(encoder) => self.keep_alive &= encoder.end(trailers.lines(), out),
+            _ => debug_assert!(false, "the end of no response"),
         }
         self.writing = Writing::Done;
         self.settle();
     }
 
     /// Decides what the answer that begins now means for what is read.
-    fn begin_answer(&mut self) {
+    fn decide_keep_alive(&mut self) {
         debug_assert_eq!(self.writing, Writing::Owed, "a response without a request");
         // The client was answered before a 100. It may send its content or not, so the bytes that
         // follow are ambiguous.
@@ -154,25 +154,26 @@ impl Server {
         out.extend_from_slice(end);
     }
 
-    /// Takes back the head of a stream, of which the peer has no byte: the response is owed again.
+    /// Takes back the head of a response, of which the peer has no byte: the response is owed
+    /// again.
     ///
     /// # Panics
-    /// In debug builds, when there is no stream.
+    /// In debug builds, when no response has begun.
     pub fn take_back(&mut self) {
-        debug_assert!(matches!(self.writing, Writing::Stream(_)), "the head of no stream");
+        debug_assert!(matches!(self.writing, Writing::Content(_)), "the head of no response");
         self.writing = Writing::Owed;
     }
 
-    /// Gives a stream up that has no end: nothing more is read or written. Where the end of the
+    /// Gives up a response that has no end: nothing more is read or written. Where the end of the
     /// connection does not show that the response is not whole (RFC 9112 §8), only a reset does.
     ///
     /// # Panics
-    /// In debug builds, when there is no stream.
+    /// In debug builds, when no response has begun.
     pub fn break_off(&mut self) {
-        debug_assert!(matches!(self.writing, Writing::Stream(_)), "the end of no stream");
+        debug_assert!(matches!(self.writing, Writing::Content(_)), "the end of no response");
         let end_shows_it = matches!(
             self.writing,
-            Writing::Stream(BodyEncoder::Chunked | BodyEncoder::Length(1..))
+            Writing::Content(BodyEncoder::Chunked | BodyEncoder::Length(1..))
         );
         self.ends_by_reset = !end_shows_it;
         self.writing = Writing::Done;

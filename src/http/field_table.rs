@@ -4,15 +4,15 @@ use std::mem::MaybeUninit;
 
 use httparse::Header;
 
-use crate::http::message::Limits;
+use super::message::Limits;
 
 /// Room for the fields of one head, on the stack of the caller of `next_event`. Nothing of it is
 /// written before it is needed.
 pub struct FieldTable<'a> {
-    pub(super) at_once: [MaybeUninit<Header<'a>>; FieldTable::LEN],
-    pub(super) in_pieces: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    pub(in crate::http) at_once: [MaybeUninit<Header<'a>>; FieldTable::LEN],
+    pub(in crate::http) in_pieces: [MaybeUninit<Header<'a>>; FieldTable::LEN],
     /// For a head of a later minor version; empty, and without memory, for all others.
-    pub(super) later_version: Vec<Header<'a>>,
+    pub(in crate::http) later_version: Vec<Header<'a>>,
 }
 
 impl FieldTable<'_> {

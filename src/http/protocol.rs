@@ -1,0 +1,257 @@
+//! The server side of a connection, whatever its version of HTTP.
+//!
+//! Events come out of it with the stream that they belong to, and what is written names its stream.
+//! A connection and its exchanges know this type alone, so another version is another arm here.
+
+use super::{
+    event::{ServerEvent, ServerPhase, StreamId},
+    field_table::FieldTable,
+    h1::{self, HeadTemplate},
+    message::{Fields, Limits, Refused, Response, Trailers},
+};
+
+/// The protocol state of one connection.
+#[derive(Debug)]
+pub enum Protocol {
+    /// HTTP/1.1 and 1.0.
+    H1(h1::Server),
+}
+
+/// What concerns the connection as a whole.
+impl Protocol {
+    /// The state of a new HTTP/1 connection.
+    pub fn h1() -> Self {
+        Self::H1(h1::Server::new())
+    }
+
+    /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
+    /// bytes it used. To be called until it returns [`ServerEvent::NeedMore`] or
+    /// [`ServerEvent::Closed`].
+    // Inlined by force, as what it calls.
+    #[inline(always)]
+    pub fn next_event<'h, 'b: 'h>(
+        &mut self,
+        input: &'b [u8],
+        fields: &'h mut FieldTable<'b>,
+        limits: &Limits,
+    ) -> (usize, ServerEvent<'h>) {
+        match self {
+            Self::H1(server) => server.next_event(input, fields, limits),
+        }
+    }
+
+    /// The peer has sent its last byte. A request that is complete still gets its answer.
+    pub fn receive_eof(&mut self) -> ServerEvent<'static> {
+        match self {
+            Self::H1(server) => server.receive_eof(),
+        }
+    }
+
+    /// The peer was too slow: refused with 408 if that can be said.
+    pub fn time_out(&mut self) -> ServerEvent<'static> {
+        match self {
+            Self::H1(server) => server.time_out(),
+        }
+    }
+
+    /// Ends a connection that is between exchanges.
+    pub fn close_now(&mut self) {
+        match self {
+            Self::H1(server) => server.close_now(),
+        }
+    }
+
+    /// The exchanges that have begun are the connection's last; their answers say so, if they are
+    /// not written yet.
+    #[inline]
+    pub fn close_after(&mut self) {
+        match self {
+            Self::H1(server) => server.close_after(),
+        }
+    }
+
+    /// Where the connection is.
+    #[inline]
+    pub fn phase(&self) -> ServerPhase {
+        match self {
+            Self::H1(server) => server.phase(),
+        }
+    }
+
+    /// Whether bytes of the peer are of use now.
+    #[inline]
+    pub fn wants_input(&self) -> bool {
+        match self {
+            Self::H1(server) => server.wants_input(),
+        }
+    }
+
+    /// Whether a further request is complete in these bytes, which are unread.
+    #[inline]
+    pub fn has_request(&self, unread: &[u8]) -> bool {
+        match self {
+            Self::H1(_) => h1::Server::has_head(unread),
+        }
+    }
+
+    /// Whether the peer said that it sends nothing more, and all that it sent was of use.
+    pub fn peer_is_done(&self) -> bool {
+        match self {
+            Self::H1(server) => server.peer_is_done(),
+        }
+    }
+
+    /// Whether the connection is to be reset behind the last byte.
+    pub fn ends_by_reset(&self) -> bool {
+        match self {
+            Self::H1(server) => server.ends_by_reset(),
+        }
+    }
+}
+
+/// What concerns the request of one stream.
+impl Protocol {
+    /// Whether the request's content is still coming.
+    #[inline]
+    pub fn reads_content(&self, stream: StreamId) -> bool {
+        match self {
+            Self::H1(server) => only(server, stream).reads_content(),
+        }
+    }
+
+    /// Whether the client waits for a 100 before it sends its content.
+    #[inline]
+    pub fn awaits_continue(&self, stream: StreamId) -> bool {
+        match self {
+            Self::H1(server) => only(server, stream).awaits_continue(),
+        }
+    }
+
+    /// Keeps the request's trailers, which are dropped otherwise.
+    pub fn keep_trailers(&mut self, stream: StreamId) {
+        match self {
+            Self::H1(server) => only(server, stream).keep_trailers(),
+        }
+    }
+
+    /// The trailers that were kept: complete with [`ServerEvent::ContentEnd`], and gone with the
+    /// exchange.
+    #[inline]
+    pub fn trailers(&self, stream: StreamId) -> Option<&Trailers> {
+        match self {
+            Self::H1(server) => only(server, stream).trailers(),
+        }
+    }
+
+    /// Refuses what is being read. An answer can be written unless one is under way already.
+    pub fn refuse(&mut self, stream: StreamId, refused: Refused) -> ServerEvent<'static> {
+        match self {
+            Self::H1(server) => only(server, stream).refuse(refused),
+        }
+    }
+}
+
+/// What concerns the response of one stream. In debug builds, each of these panics when no such
+/// response is owed or under way.
+impl Protocol {
+    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does.
+    pub fn send_continue(&mut self, stream: StreamId, out: &mut Vec<u8>) {
+        match self {
+            Self::H1(server) => only(server, stream).send_continue(out),
+        }
+    }
+
+    /// Writes an interim response with these fields (RFC 9110 §15.2), if the client can read one.
+    pub fn write_interim(
+        &mut self,
+        stream: StreamId,
+        status: u16,
+        fields: &Fields<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::H1(server) => only(server, stream).write_interim(status, fields, out),
+        }
+    }
+
+    /// Writes a 101 with these fields (RFC 9110 §7.8): from here on the stream is a tunnel.
+    pub fn begin_tunnel(&mut self, stream: StreamId, fields: &Fields<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::H1(server) => only(server, stream).begin_tunnel(fields, out),
+        }
+    }
+
+    /// Writes the head of a response whose content has this length and follows at once. Returns
+    /// whether the content has to follow.
+    #[inline]
+    pub fn respond(
+        &mut self,
+        stream: StreamId,
+        response: &Response<'_>,
+        content_length: u64,
+        template: &HeadTemplate,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        match self {
+            Self::H1(server) => {
+                only(server, stream).respond(response, content_length, template, out)
+            }
+        }
+    }
+
+    /// Writes the head of a response whose content follows in pieces: of this length, if it is
+    /// known. The pieces come by [`Protocol::write_piece`], until [`Protocol::end_response`].
+    #[inline]
+    pub fn begin_response(
+        &mut self,
+        stream: StreamId,
+        response: &Response<'_>,
+        content_length: Option<u64>,
+        template: &HeadTemplate,
+        out: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::H1(server) => {
+                only(server, stream).begin_response(response, content_length, template, out);
+            }
+        }
+    }
+
+    /// Writes a piece of the response's content, or of a tunnel. An empty one writes nothing.
+    #[inline]
+    pub fn write_piece(&mut self, stream: StreamId, piece: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::H1(server) => only(server, stream).write_piece(piece, out),
+        }
+    }
+
+    /// Ends the content: the response is complete, with these trailers if there is room for them.
+    #[inline]
+    pub fn end_response(&mut self, stream: StreamId, trailers: &Fields<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::H1(server) => only(server, stream).end_response(trailers, out),
+        }
+    }
+
+    /// Takes back the head of a response, of which the peer has no byte: the response is owed
+    /// again.
+    pub fn take_back(&mut self, stream: StreamId) {
+        match self {
+            Self::H1(server) => only(server, stream).take_back(),
+        }
+    }
+
+    /// Gives up a response that has no end, so that the client takes it for no whole one.
+    pub fn break_off(&mut self, stream: StreamId) {
+        match self {
+            Self::H1(server) => only(server, stream).break_off(),
+        }
+    }
+}
+
+/// HTTP/1 has one stream.
+#[inline]
+fn only<S>(server: S, stream: StreamId) -> S {
+    debug_assert_eq!(stream, StreamId::H1, "a stream that HTTP/1 doesn't have");
+    server
+}
