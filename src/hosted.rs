@@ -1,6 +1,6 @@
-//! What the registry holds of an app: the app itself, what stands around it, and what is counted.
+//! What the registry holds for an app: the app, its config, its filters and its counters.
 //!
-//! One [`HostedApp`] is one life of an app (I4): a new life has a new one, which takes over what
+//! Each life of an app has its own [`HostedApp`] (I4). That of a new life takes over the state that
 //! outlives a life.
 
 use std::{sync::Arc, time::Duration};
@@ -18,32 +18,32 @@ pub(crate) type Apps = AppRegistry<HostedApp>;
 /// One life of an app of a server.
 pub(crate) type AppLife = AppEntry<HostedApp>;
 
-/// An active connection of an app of a server.
+/// A connection with an exchange for an app.
 pub(crate) type AppGuard = InFlightGuard<HostedApp>;
 
-/// An app as a life holds it.
+/// One life of an app.
 pub(crate) struct HostedApp {
     /// The app itself.
     pub(crate) app: Arc<dyn App>,
-    /// What it was loaded from; none for an embedder's app, and for one that could not be loaded:
+    /// Its config. `None` for an embedder's app, and for an app that could not be loaded, so that
     /// the next reload tries again.
     pub(crate) config: Option<AppConfig>,
-    /// The table that an operator has put, as it came.
+    /// The JSON definition, if an admin request defined the app.
     pub(crate) definition: Option<Arc<serde_json::Value>>,
-    /// Why it could not be loaded, if so.
+    /// Why it could not be loaded, if it could not.
     pub(crate) load_error: Option<String>,
-    /// Who wanted it.
+    /// Where its definition comes from.
     pub(crate) origin: Origin,
-    /// How long a drain may take; none: as long as the server's.
+    /// How long a drain may take; `None` means the server's `drain_timeout`.
     pub(crate) drain_timeout: Option<Duration>,
-    /// What stands around the app.
+    /// Its filters.
     pub(crate) filters: Filters,
     /// How its exchanges ended.
     pub(crate) counters: ExchangeCounters,
 }
 
 impl HostedApp {
-    /// An app that nothing is counted of yet.
+    /// An app without a config and filters, with all counts at 0.
     pub(crate) fn new(app: Arc<dyn App>, origin: Origin, loops: usize) -> Self {
         let counters = ExchangeCounters::new(loops);
         Self {
@@ -58,7 +58,7 @@ impl HostedApp {
         }
     }
 
-    /// The same app for a further life.
+    /// A copy for the next life, with all counts at 0.
     pub(crate) fn again(&self, loops: usize) -> Self {
         let app = self.app.again().unwrap_or_else(|| Arc::clone(&self.app));
         Self {
@@ -72,13 +72,13 @@ impl HostedApp {
     }
 }
 
-/// Who wanted an app.
+/// Where the definition of an app comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The config file.
     Config,
-    /// An admin request; it lives until a reload of a config that does not name it.
+    /// An admin request. A reload of a config without this app removes it.
     Admin,
-    /// The program that embeds the server; reloads leave it alone.
+    /// The program that embeds the server. Reloads don't change it.
     Embedder,
 }

@@ -1,7 +1,8 @@
-//! The messages between control and the loops, and the values that these carry.
+//! The messages between control and the loops, and the values that they carry.
 //!
-//! Down: a channel, then the loop's waker ([`LoopHandle`]). Up: one channel, which the loops share
-//! with all other threads that ask control for something. Nothing here decides or keeps anything.
+//! From control to a loop: a channel and the loop's waker ([`LoopHandle`]). From the loops to
+//! control: one channel, which they share with all other threads that send requests to control. This
+//! module decides nothing and keeps no state.
 
 use std::{
     io,
@@ -22,7 +23,7 @@ use crate::{
     registry::AppId,
 };
 
-/// Which connections share a listener, places, limits, and what answers them.
+/// A class of connections. Those of one class share listeners, limits and the app that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Answered by the registry's apps, until a stop.
@@ -34,10 +35,10 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    /// In the order of their numbers.
+    /// All classes, in the order of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Public, Self::Admin, Self::Health];
 
-    /// How logs call it.
+    /// The name in logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Public => "public",
@@ -47,92 +48,96 @@ impl Class {
     }
 }
 
-/// Control to a loop. Obeyed between turns, so that nothing an event still names goes away.
+/// A command of control to a loop. It is obeyed between turns, so that it never removes what a
+/// pending event refers to.
 pub(crate) enum LoopCommand {
     /// A stop begins: gate all public listeners, and end public connections by these rules.
     /// Answered by [`ControlEvent::Gated`].
     Gate(StopRules),
-    /// Another process takes connections without a request: offer it them on these lines.
+    /// Another process takes connections without a request: offer it connections on these sockets.
     Give(Vec<OwnedFd>),
-    /// The process before this one offers its connections on this line.
+    /// The previous process offers its connections on this socket.
     Take(OwnedFd),
-    /// All listeners of all loops are gated: accept until no client waits and close them. Answered
-    /// by [`ControlEvent::Emptied`] with the last public connection. The other classes go on.
+    /// All loops have gated all their listeners: accept until no client waits, and close them. The
+    /// other classes go on. [`ControlEvent::Emptied`] follows when the last public connection ends.
     Finish,
-    /// Ends the exchanges of one life.
+    /// End the exchanges of one life.
     Cut(AppId),
-    /// This upstream is drained. Answered by [`ControlEvent::UpstreamLeft`] when no exchange of the
-    /// loop is with it, which may be at once.
+    /// This upstream is drained. [`ControlEvent::UpstreamLeft`] follows when the loop has no
+    /// exchange with it, which may be at once.
     WatchUpstream(UpstreamDrainId, OneUpstream),
-    /// Ends the exchanges that are with this upstream.
+    /// End the exchanges with this upstream.
     CutUpstream(OneUpstream),
-    /// Ends every public connection. Answered by [`ControlEvent::Emptied`].
+    /// End every public connection. Answered by [`ControlEvent::Emptied`].
     CutAll,
-    /// Another process serves these public addresses now, and these classes beside them: let go of
-    /// their listeners, which stay open there with their queues.
-    /// With the last acknowledgement no connection comes here any more.
+    /// Another process now serves these public addresses and these other classes: drop their
+    /// listeners. The other process keeps the sockets and their queues. After the last
+    /// acknowledgement no connection arrives in this process.
     LetGo(Arc<[SocketAddr]>, Vec<Class>, Acknowledgement),
-    /// That process has ended, and the drain is cancelled: serve again, by these sockets of this
-    /// loop's, and those of the classes beside. Answered by [`ControlEvent::TookUp`].
+    /// That process has ended, and the drain is cancelled: serve again, with these public sockets of
+    /// this loop and these sockets of the other classes. Answered by [`ControlEvent::TookUp`].
     TakeUp(Vec<PublicSocket>, Vec<(Class, OwnedFd)>),
-    /// The server is over: close all other listeners, send what their peers are still owed, and end
-    /// the thread. Answered by [`ControlEvent::Ended`].
+    /// The server ends: close all remaining listeners, send what is owed to their peers, and end the
+    /// thread. Answered by [`ControlEvent::Ended`].
     End,
     /// The routes changed: forget lives that ended.
     Refresh,
-    /// Serve these public addresses too; each with this loop's own socket.
+    /// Serve these public addresses too. Each socket belongs to this loop.
     Listen(Vec<PublicSocket>),
-    /// Take admin connections on this socket instead of the one before.
+    /// Accept admin connections on this socket instead of the previous one.
     ListenForAdmin(OwnedFd),
     /// Gate the public listeners of these addresses. Answered by [`ControlEvent::ListenersGated`].
     GateListeners(Arc<[SocketAddr]>),
-    /// All loops have gated these: accept until no client waits, and close them. Connections stay.
+    /// All loops have gated these listeners: accept until no client waits, and close them. Their
+    /// connections stay.
     CloseListeners(Arc<[SocketAddr]>),
-    /// From here on these hold, also for connections that are open.
-    /// With the last acknowledgement no request is judged by what held before.
+    /// Use these settings from now on, also for open connections. After the last acknowledgement no
+    /// request is judged by the old settings.
     Configure(Box<LoopConfig>, Acknowledgement),
-    /// Say which connections are busy for these lives, all lives if there are none named.
+    /// List the connections with an exchange for one of these lives; for any life if the list is
+    /// empty.
     ListBusy(Arc<[AppId]>, Sender<Vec<BusyConnection>>),
-    /// Ends one connection, if it is there; says how many exchanges that cut.
+    /// End one connection. Answers how many exchanges that cut; `None` if there is no such
+    /// connection.
     CutConnection(Token, Sender<Option<u64>>),
-    /// An answer, or a part of one, for this exchange, if it still waits for it.
+    /// A part of an answer for this exchange, if it still waits.
     Deliver(ExchangeId, Delivery),
 }
 
 impl LoopCommand {
-    /// Whether it ends exchanges.
+    /// Whether the command ends exchanges.
     pub(crate) fn cuts(&self) -> bool {
         matches!(self, Self::Cut(_) | Self::CutUpstream(_) | Self::CutAll)
     }
 }
 
-/// How public connections end from here on.
+/// How public connections end after a stop began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StopRules {
-    /// Another process serves. Connections without a request are offered to it, if it takes any,
-    /// and keep their own time-outs. Else they are closed after `idle_grace`.
+    /// Whether another process serves. If so, connections without a request are offered to it, if it
+    /// takes any, and keep their own time-outs. If not, they are closed after `idle_grace`.
     pub(crate) has_successor: bool,
-    /// From when on answers say `Connection: close` although connections are offered. Where none
-    /// are, they say it at once.
+    /// From when on answers say `Connection: close` although connections are offered to another
+    /// process. If they are not offered, answers say so at once.
     pub(crate) close_from: Instant,
-    /// When a connection without a request is closed at the latest.
+    /// The latest time at which a connection without a request is closed.
     pub(crate) idle_until: Instant,
 }
 
 /// A public listening socket of one loop.
 #[derive(Debug)]
 pub(crate) struct PublicSocket {
-    /// What it is called by; port 0 is the real one here.
+    /// Its address. If the config says port 0, this has the port that the kernel chose.
     pub(crate) address: SocketAddr,
-    /// Shared only with the operator, which hands it over to another process.
+    /// Shared only with control, which hands it over to another process.
     pub(crate) socket: Arc<OwnedFd>,
-    /// Systemd has it too: it is never gated, for clients that come later wait for the next
-    /// process.
+    /// Whether systemd also has the socket. Then it is never gated: clients that connect later wait
+    /// for the next process.
     pub(crate) is_kept: bool,
     /// What it shares with the other sockets of its address.
     pub(crate) group: Arc<ListenGroup>,
-    /// Whether its connections begin with a PROXY header: of each as it is when it is accepted. All
-    /// loops and the operator share it.
+    /// Whether its connections begin with a PROXY header. The value at the time of the accept
+    /// counts. All loops and control share it.
     pub(crate) proxy_protocol: Arc<AtomicBool>,
 }
 
@@ -141,22 +146,22 @@ pub(crate) struct PublicSocket {
 pub(crate) struct ListenGroup {
     /// Sockets among which the kernel chooses for a new connection.
     pub(crate) size: u32,
-    /// The gate's sockets; they close behind all others of the address.
+    /// The sockets of the gate. They close after all others of the address.
     pub(crate) sinks: Mutex<Vec<Arc<OwnedFd>>>,
-    /// The process before this one had gated them: connections that wait there since may be deaf.
+    /// Whether the previous process had gated them. Then connections in their queues may be deaf.
     pub(crate) was_gated: bool,
 }
 
-/// Names one drain of one upstream. Never used twice in a process.
+/// The id of one drain of one upstream. Never used twice in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct UpstreamDrainId(pub(crate) u64);
 
-/// Names an exchange within its loop, which uses no number twice.
+/// The number of an exchange. A loop uses no number twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExchangeNumber(pub(crate) u64);
 
-/// Names an exchange of a loop for all that is outside of its connection. What comes late for it
-/// must not go to the next exchange of that connection.
+/// Identifies an exchange of a loop. A delivery that comes late must not go to the next exchange of
+/// the same connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExchangeId {
     /// Its connection.
@@ -165,90 +170,91 @@ pub(crate) struct ExchangeId {
     pub(crate) number: ExchangeNumber,
 }
 
-/// What of a loop's settings can change while it runs.
+/// The settings of a loop that can change while it runs.
 pub(crate) struct LoopConfig {
-    /// `[limits]`, without the counts of connections: those are the process's.
+    /// `[limits]`. A loop does not use the limits on the number of connections, which apply to the
+    /// process.
     pub(crate) limits: Limits,
     /// `server.idle_grace`
     pub(crate) idle_grace: Duration,
-    /// Where requests are written, if they are.
+    /// The access log, if there is one.
     pub(crate) access: Option<AccessWriter>,
 }
 
-/// A connection within an exchange.
+/// A connection with an exchange.
 #[derive(Clone, Debug)]
 pub(crate) struct BusyConnection {
     pub(crate) loop_index: usize,
     pub(crate) token: Token,
     pub(crate) life: AppId,
     pub(crate) peer: Peer,
-    /// Method and target; not kept for short answers that are written at once.
+    /// Method and target; not stored for short answers that are written at once.
     pub(crate) request: Option<(String, String)>,
-    /// Since the complete request head.
+    /// The time since the request head was complete.
     pub(crate) age: Duration,
     pub(crate) phase: BusyPhase,
-    /// Of the response, head included.
+    /// Bytes of the response that were sent, including its head.
     pub(crate) bytes_sent: u64,
-    /// Bytes go both ways as they come.
+    /// Whether it is a tunnel.
     pub(crate) is_tunnel: bool,
 }
 
 /// What a busy connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BusyPhase {
-    /// The request's content.
+    /// For the request's content.
     ReadingBody,
-    /// The app.
+    /// For the app.
     WaitingForApp,
-    /// The peer, to take the response.
+    /// For the peer to read the response.
     Sending,
 }
 
-/// A loop to control.
+/// An event that a loop reports to control.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ControlEvent {
     /// All public listeners are gated: a stop has begun.
     Gated,
-    /// An upstream gave no answer, or not a whole one.
+    /// An upstream gave no answer, or an incomplete one.
     UpstreamFailed(Box<FailureReport>),
-    /// No exchange of the loop is with the upstream that drains so.
+    /// The loop has no exchange with the upstream of this drain.
     UpstreamLeft(UpstreamDrainId),
-    /// The loop serves again. What it has said of a stop before this is of the cancelled one.
+    /// The loop serves again. Its earlier events about a stop belong to the cancelled stop.
     TookUp,
     /// These listeners are gated.
     ListenersGated(Arc<[SocketAddr]>),
-    /// The last public connection is gone; so many exchanges were cut by `CutAll`.
+    /// The last public connection has ended.
     Emptied {
-        /// Exchanges that were cut.
+        /// Exchanges that `CutAll` cut.
         cut: u64,
     },
     /// The thread ends.
     Ended,
-    /// A bug, or the kernel, has thrown the loop out of a turn. It goes on, but for a stop alone.
+    /// A panic or a system error ended a turn of the loop. It goes on only to stop.
     Failed {
-        /// What was thrown.
+        /// The panic or error.
         error: String,
     },
     /// The thread has ended without a command. Its connections are gone.
     Died {
         /// Why.
         error: String,
-        /// Exchanges that were cut, also before.
+        /// Exchanges that were cut by this or by an earlier `CutAll`.
         cut: u64,
     },
 }
 
-/// The failure of an upstream, as it is reported to operators.
+/// The failure of an upstream, as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FailureReport {
-    /// The app's.
+    /// The app's primary host.
     pub(crate) host: String,
-    /// None if there was no upstream to ask.
+    /// The upstream's URL; `None` if there was no upstream to ask.
     pub(crate) upstream: Option<String>,
     pub(crate) failure: UpstreamFailure,
-    /// It is to be logged, and so many before it were not.
+    /// `Some` if it should be logged: how many were not logged since the last logged one.
     pub(crate) unlogged: Option<u64>,
-    /// The upstream is taken out for so long.
+    /// `Some` if the upstream was ejected: for how long.
     pub(crate) ejected_for: Option<Duration>,
 }
 
@@ -265,7 +271,7 @@ impl LoopHandle {
         Self { commands, waker }
     }
 
-    /// Sends a command and wakes the loop. A loop that has ended needs none: false then.
+    /// Sends a command and wakes the loop. Returns false if the loop has ended.
     ///
     /// # Errors
     /// The waker's.

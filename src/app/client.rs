@@ -1,6 +1,6 @@
-//! Clients as limits by address know them, and a table of them that all loops share.
+//! Clients as the limits per address distinguish them, and a table by client that all loops share.
 //!
-//! The table is in parts with a lock each: loops rarely meet at one. A part is locked for one
+//! The table has parts, each with a lock of its own, so loops rarely contend. A lock is held for one
 //! look-up.
 
 use std::{
@@ -14,15 +14,15 @@ use crossbeam_utils::CachePadded;
 
 use super::Peer;
 
-/// Whom a limit by address means.
+/// A client, as a limit per address counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
-    /// All processes of this machine that come by a unix socket.
+    /// All processes of this machine that connect through a unix socket.
     Unix,
     /// An IPv4 address.
     V4(Ipv4Addr),
-    /// The first 64 bits of an IPv6 address: a host has all addresses of such a network (RFC 6177),
-    /// and could be another client with each connection.
+    /// The first 64 bits of an IPv6 address. A host usually has a whole /64 network (RFC 6177), and
+    /// could use a new address for each connection.
     V6([u8; 8]),
 }
 
@@ -53,19 +53,19 @@ impl fmt::Display for Client {
     }
 }
 
-/// A table by client, in parts.
+/// A table by client, in parts of type `P`.
 #[derive(Debug)]
 pub(crate) struct PerClient<P> {
-    /// Chooses the part, so that no client can.
+    /// Chooses the part. It is keyed at random, so that a client cannot aim at one part.
     hasher: RandomState,
     parts: [CachePadded<Mutex<P>>; PARTS],
 }
 
-/// Parts of a table: several for each loop of a usual machine.
+/// Parts of a table: more than the loops of most machines.
 pub(crate) const PARTS: usize = 16;
 
 impl<P> PerClient<P> {
-    /// The part that this client is in, locked.
+    /// Locks the part with this client.
     pub(crate) fn lock(&self, client: Client) -> MutexGuard<'_, P> {
         let part = self.hasher.hash_one(client) % PARTS as u64;
         self.parts[part as usize].lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,4 +1,4 @@
-//! What an app is, what it may know, and how it answers.
+//! The interface of an app: what it gets with a request, and how it answers.
 
 use std::{
     fs::File,
@@ -13,43 +13,44 @@ use crate::{
     logging::RequestId,
 };
 
-/// What a hostname serves.
+/// An app: what a host name serves.
 ///
-/// One value serves all loops at once, so what it changes while handling (a cache) it keeps per
+/// One value serves all loops at once. State that changes with requests (a cache) is best kept per
 /// loop, by [`Context::loop_index`].
 pub trait App: Send + Sync {
-    /// Answers a request head. A panic here is answered with 500 and touches nobody else.
+    /// Answers a request head. It runs on the loop's thread and must not block. After a panic the
+    /// client gets a 500; other requests are not affected.
     fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a>;
 
-    /// The kind as shown to operators.
+    /// The name of the kind, as operators see it.
     fn kind(&self) -> &'static str {
         "custom"
     }
 
-    /// The servers that it passes requests on to, for who checks and shows them.
+    /// The upstreams of a proxy, for health checks and for operators.
     fn upstreams(&self) -> Option<&Arc<Upstreams>> {
         None
     }
 
-    /// The same app for a further life, if it counts something that is one life's (I4). Asked when
-    /// a drained app is resumed; it must not block.
+    /// A copy of this app for its next life, if the app counts something per life (I4); `None` lets
+    /// the next life use this value too. Called when a drained app is resumed. It must not block.
     fn again(&self) -> Option<Arc<dyn App>> {
         None
     }
 
-    /// Lets go of what is held for this loop and was not used for a while (open files, memory).
-    /// Each loop calls it now and then; an app that is never asked again would hold it for ever.
+    /// Releases what the app holds for this loop and has not used for a while (open files, memory).
+    /// Each loop calls it from time to time: an app without requests could not release it otherwise.
     fn release_idle(&self, _loop_index: usize, _now: Instant) {}
 }
 
-/// What an app may know of the loop and the connection it is called from.
+/// The loop and the connection that a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// Which loop calls, from zero.
+    /// The index of the loop, from 0.
     pub loop_index: usize,
-    /// The time of this turn of the loop.
+    /// The monotonic time at which this turn of the loop began.
     pub now: Instant,
-    /// The time of day.
+    /// The time of day at which this turn of the loop began.
     pub wall: SystemTime,
     /// The peer of the connection.
     pub peer: Peer,
@@ -57,39 +58,40 @@ pub struct Context {
     pub request_id: Option<RequestId>,
 }
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// A peer on TCP.
+    /// The address of a TCP peer.
     Tcp(SocketAddr),
-    /// A process of this machine, on a unix socket.
+    /// A process of this machine that uses a unix socket.
     Unix,
 }
 
 /// An app's answer to a request head.
 pub enum Reply<'a> {
-    /// A whole response.
+    /// A complete response.
     Full(Response<'a>),
-    /// A response whose content is read from files by the loop. The content of `head` is not sent.
+    /// A response whose content the loop reads from files. The content of `head` is not sent.
     Files {
         /// Status and fields.
         head: Response<'a>,
         /// The content, in order.
         content: Vec<Segment>,
     },
-    /// A response that is held back for this long without blocking the loop.
+    /// A response that the loop sends after this delay. It does not block meanwhile.
     After(Duration, Response<'a>),
-    /// The app wants the request's content first, whole and within `limits.body_bytes`.
+    /// The app needs the whole content of the request first. The loop collects it, up to
+    /// `limits.body_bytes`, and calls the function.
     Collect(Box<OnContent>),
-    /// The answer comes from outside the loop. The function is called when the exchange is parked,
-    /// on the loop's thread: it passes the [`Later`] on, and must not block.
+    /// The answer comes from another thread. The loop parks the exchange and calls the function on
+    /// its own thread. The function passes the [`Later`] on and must not block.
     Later(Box<dyn FnOnce(Later) + Send>),
-    /// The request is passed on by the loop, and its content with it as it comes.
+    /// The loop forwards the request to an upstream, and streams its content.
     Forward(Forward),
 }
 
 impl Reply<'_> {
-    /// The status of the answer, if it is known already.
+    /// The status of the answer, if it is already known.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Full(response) | Self::After(_, response) => Some(response.status()),
@@ -98,7 +100,7 @@ impl Reply<'_> {
         }
     }
 
-    /// The same reply, free of the app's lifetime.
+    /// The same reply, independent of the app's lifetime.
     pub fn into_owned(self) -> Reply<'static> {
         match self {
             Self::Full(response) => Reply::Full(response.into_owned()),
@@ -111,15 +113,15 @@ impl Reply<'_> {
     }
 }
 
-/// What an app does with the whole content of a request. A reply that is `Collect` again is an
-/// error of the app, and answered with 500.
+/// A function that gets the whole content of a request and returns the answer. Another `Collect` is
+/// an error of the app: the client gets a 500.
 pub type OnContent = dyn FnOnce(&[u8]) -> Reply<'static> + Send;
 
-/// Content in memory from this size on is sent from where it is, instead of copied to a
-/// connection's buffer.
+/// Content in memory that is at least this long, in bytes, is sent from where it is. Shorter content
+/// is copied to the connection's buffer.
 pub(crate) const COPIED_BYTES_MAX: usize = 64 * 1024;
 
-/// One piece of a response's content.
+/// A piece of a response's content.
 #[derive(Clone, Debug)]
 pub enum Segment {
     /// Bytes in memory.
@@ -128,15 +130,15 @@ pub enum Segment {
     File {
         /// The open file.
         file: Arc<File>,
-        /// Where to begin, in bytes.
+        /// Where the piece begins in the file, in bytes.
         offset: u64,
-        /// How many bytes. A file that turns out shorter ends the connection.
+        /// Its length in bytes. If the file is shorter, the connection ends.
         length: u64,
     },
 }
 
 impl Segment {
-    /// Bytes of this piece.
+    /// The length of this piece in bytes.
     pub fn length(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.as_slice().len() as u64,

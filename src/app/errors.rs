@@ -1,11 +1,11 @@
-//! The built-in answers of apps with an error status.
+//! The built-in error answers of apps.
 
 use crate::http::{Bytes, Response};
 
-/// What a document in JSON has.
+/// The fields of an answer with a JSON document.
 pub(super) const JSON_FIELDS: &[u8] = b"Content-Type: application/json\r\n";
 
-/// The built-in answer with an error status; it allocates nothing.
+/// The built-in answer with this error status. It does not allocate.
 pub(super) fn error_response(status: u16) -> Response<'static> {
     let document: &[u8] = match status {
         400 => br#"{"error":"Bad request"}"#,

@@ -1,8 +1,8 @@
-//! Answers that are completed from outside a loop: one response, or a stream of bytes.
+//! Answers that other threads complete: one response, or a stream of bytes.
 //!
-//! The loop parks the exchange and hands out a [`Later`], by which any thread completes the
-//! exchange. If the `Later` is dropped instead, the answer is 500: every admitted exchange is
-//! answered (I6). Deliveries reach the loop as messages, and no thread waits for a socket.
+//! The loop parks the exchange and hands out a [`Later`], with which any thread can answer. If the
+//! `Later` is dropped instead, the answer is a 500: every admitted exchange is answered (I6).
+//! Deliveries reach the loop as messages, so no thread waits for a socket.
 
 use std::{
     fmt,
@@ -11,10 +11,10 @@ use std::{
 
 use crate::http::Response;
 
-/// What reaches the loop for an exchange that is parked.
+/// A message to the loop for a parked exchange.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// The whole response.
+    /// A complete response.
     Response(Response<'static>),
     /// The head of a response whose content follows in pieces.
     Begin(Response<'static>),
@@ -24,10 +24,10 @@ pub(crate) enum Delivery {
     End,
 }
 
-/// The loop's end of an exchange that is parked: as long as it lives, the peer is there.
+/// The loop holds this value as long as the peer waits for the answer of a parked exchange.
 pub(crate) type Waiting = Arc<()>;
 
-/// How deliveries reach the loop; false when it has ended.
+/// Passes a delivery to the loop. Returns false if the loop has ended.
 pub(crate) type Deliver = Box<dyn Fn(Delivery) -> bool + Send>;
 
 /// An exchange that waits for its answer.
@@ -51,12 +51,13 @@ impl Later {
         Self { line: Some(Line { deliver, waiting: Arc::downgrade(waiting) }) }
     }
 
-    /// Answers.
+    /// Answers with a complete response.
     pub fn respond(mut self, response: Response<'static>) {
         self.deliver(Delivery::Response(response));
     }
 
-    /// Answers with content that follows piece by piece; the content of `head` is not sent.
+    /// Answers with a response whose content follows in pieces. The content of `head` is not sent.
+    /// `None` if the loop has ended.
     pub fn stream(mut self, head: Response<'static>) -> Option<Stream> {
         let line = self.line.take()?;
         (line.deliver)(Delivery::Begin(head)).then_some(Stream { line })
@@ -75,8 +76,8 @@ impl Later {
 }
 
 impl Stream {
-    /// Sends a piece of the content. False when the peer is gone; a peer that is too slow
-    /// to take what it is sent loses its connection.
+    /// Sends a piece of the content. Returns false if the peer is gone. The loop closes the
+    /// connection of a peer that reads too slowly.
     pub fn send(&self, piece: Vec<u8>) -> bool {
         self.line.is_awaited() && (self.line.deliver)(Delivery::Piece(piece))
     }

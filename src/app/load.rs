@@ -1,14 +1,14 @@
-//! Apps as a config describes them.
+//! Loads apps from their config.
 
 use std::sync::Arc;
 
 use super::{App, Files, LoadError, Proxy, Redirect, Respond};
 use crate::config::AppKind;
 
-/// Loads an app of a configured kind, to be served by `loops` loops.
+/// Loads an app, to be served by `loops` loops.
 ///
 /// # Errors
-/// When what the app serves can't be opened. It concerns this app alone (I8).
+/// When the directory that the app serves cannot be opened. Other apps are not affected (I8).
 pub fn load(kind: &AppKind, loops: usize) -> Result<Arc<dyn App>, LoadError> {
     Ok(match kind {
         AppKind::Respond(config) => Arc::new(Respond::new(config)),

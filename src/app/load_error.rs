@@ -10,7 +10,7 @@ pub struct LoadError {
 }
 
 impl LoadError {
-    /// The file or folder that was the reason.
+    /// The directory that could not be opened.
     pub fn path(&self) -> &std::path::Path {
         &self.path
     }

@@ -1,7 +1,8 @@
-//! Apps: what a hostname serves. A new kind touches this folder only.
+//! Apps: what a host name serves. A new kind is a file or folder here, an arm in `load`, and its keys
+//! in `config`.
 //!
-//! An app sees a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
-//! must not block: what takes time is said by the reply, and the loop does the waiting.
+//! An app gets a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
+//! must not block: a reply can describe work that takes time, and the loop waits for it.
 
 mod client;
 mod contract;

@@ -1,8 +1,8 @@
-//! State that an app keeps once for every loop.
+//! State that an app keeps per loop.
 //!
-//! Owns one value per loop, padded so that no two loops share a cache line. A value is locked only
-//! by its own loop, so the lock is never waited for; it is there because the compiler can't know.
-//! A value whose loop panicked while it held the lock starts over.
+//! Owns one value per loop, padded so that no two loops share a cache line. Only its own loop locks
+//! a value, so no thread ever waits for the lock; the compiler needs it because the app is shared.
+//! If a loop panics while it holds the lock, its value is replaced by the default.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -12,15 +12,15 @@ use crossbeam_utils::CachePadded;
 pub(crate) struct PerLoop<T>(Box<[CachePadded<Mutex<T>>]>);
 
 impl<T: Default> PerLoop<T> {
-    /// A fresh value for each of `loops` loops.
+    /// A default value for each of `loops` loops.
     pub(crate) fn new(loops: usize) -> Self {
         Self((0..loops).map(|_| CachePadded::default()).collect())
     }
 
-    /// The value of this loop.
+    /// Locks the value of this loop.
     ///
     /// # Panics
-    /// When there is no such loop: that is our own bug.
+    /// When there is no such loop, which is a bug of ours.
     pub(crate) fn lock(&self, loop_index: usize) -> MutexGuard<'_, T> {
         let mutex = &self.0[loop_index];
         mutex.lock().unwrap_or_else(|poisoned| {
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_under_the_lock_begins_the_value_anew() {
+    fn a_panic_under_the_lock_resets_the_value() {
         let values = PerLoop::<u32>::new(2);
         *values.lock(0) = 7;
         *values.lock(1) = 8;

@@ -1,8 +1,8 @@
-//! The `redirect` kind: sends every request on to the same path and query of another place.
+//! The `redirect` kind: redirects every request to the same path and query below another URL.
 //!
-//! The request never chooses the host: `to` is absolute and ends without a slash, and what is put
-//! behind it begins with one, so the authority has ended before the request's first byte. The path
-//! stays as it was sent, with its percent-encodings and double slashes.
+//! The request cannot choose the host: `to` is an absolute URL without a slash at its end, and the
+//! path that follows it begins with one, so the authority ends before any byte of the request. The
+//! path stays as it was sent, with its percent-encodings and double slashes.
 
 use crate::{
     config::RedirectConfig,
@@ -19,7 +19,7 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// An app that sends on as `config` says.
+    /// An app that redirects as `config` says.
     pub fn new(config: &RedirectConfig) -> Self {
         Self { to: config.to.clone(), status: config.status }
     }
@@ -58,7 +58,7 @@ mod tests {
     fn location(to: &str, target: &str) -> String {
         let app = Redirect::new(&RedirectConfig { to: to.to_owned(), status: 308 });
         let Reply::Full(response) = app.handle(&request("GET", target, &[]), &context()) else {
-            panic!("not a whole response")
+            panic!("not a complete response")
         };
         assert!(response.content().is_empty() || response.status() == 400);
         format!(

@@ -1,8 +1,8 @@
 //! The `respond` kind: a fixed answer to every request, whatever its method and path.
 //!
-//! The answer is built once, when the app is loaded. Handling borrows it: it allocates nothing and
-//! counts no references, so that loops share nothing they would write to. Content that is too large
-//! to be copied is shared: a peer that reads slowly holds no copy of its own (I9).
+//! The answer is built once, when the app is loaded. Each request borrows it, without an allocation
+//! or a reference count that loops would contend for. Only content that is too large to be copied
+//! is counted: so a slow reader does not hold a copy of its own (I9).
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ mod tests {
         for method in ["GET", "HEAD", "POST", "OPTIONS", "BREW"] {
             let Reply::Full(response) = app.handle(&request(method, "/any", &[]), &context())
             else {
-                panic!("{method}: not a whole response")
+                panic!("{method}: not a complete response")
             };
             assert_eq!(response.status(), 200);
             assert_eq!(response.fields().lines(), b"Content-Type: text/plain\r\nX-Tide: out\r\n");
@@ -86,14 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn large_content_is_the_same_for_all_who_are_sent_it() {
+    fn all_answers_share_large_content() {
         let body = "x".repeat(COPIED_BYTES_MAX);
         for delay in [Duration::ZERO, Duration::from_millis(1)] {
             let app = Respond::new(&RespondConfig { body: body.clone(), delay, ..config() });
             let (Reply::Full(response) | Reply::After(_, response)) =
                 app.handle(&request("GET", "/", &[]), &context()).into_owned()
             else {
-                panic!("not a whole response")
+                panic!("not a complete response")
             };
             let sent = response.into_content().into_owned();
             assert_eq!(sent.as_slice(), body.as_bytes());
@@ -102,11 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn holds_the_answer_back() {
+    fn delays_the_answer() {
         let delay = Duration::from_millis(20);
         let app = Respond::new(&RespondConfig { delay, ..config() });
         let Reply::After(held, response) = app.handle(&request("GET", "/", &[]), &context()) else {
-            panic!("not held back")
+            panic!("not delayed")
         };
         assert_eq!((held, response.status()), (delay, 200));
     }

@@ -1,4 +1,4 @@
-//! What the tests of every kind need: a request head and a context.
+//! Request heads and contexts for the tests of all kinds.
 
 use std::time::{Instant, SystemTime};
 
@@ -6,7 +6,7 @@ use crate::http::{Host, Method, RequestContent, RequestHead, Version};
 
 use super::Context;
 
-/// A head with this target and these fields, which live as long as the test program.
+/// A head with this method, target and fields, which are leaked.
 pub(crate) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> RequestHead<'static> {
     let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
     let target = leak(target);

@@ -1,4 +1,4 @@
-//! What stands in for an app that could not be loaded: its host stays known, and answers 503.
+//! Takes the place of an app that could not be loaded: its host stays known and answers 503.
 
 use crate::http::{Bytes, RequestHead, Response};
 
@@ -32,7 +32,7 @@ mod tests {
     fn says_why() {
         let Reply::Full(response) = Unavailable.handle(&request("GET", "/", &[]), &context())
         else {
-            panic!("not a whole response")
+            panic!("not a complete response")
         };
         assert_eq!(response.status(), 503);
         assert_eq!(response.content(), br#"{"error":"App failed to load"}"#);

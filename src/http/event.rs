@@ -14,32 +14,32 @@ impl StreamId {
     pub const H1: Self = Self(0);
 }
 
-/// What the input came to, and on which stream.
+/// What was read from the input, and on which stream.
 #[derive(Debug)]
 pub enum ServerEvent<'a> {
-    /// Nothing, until more bytes come or the response is done.
+    /// More bytes are needed, or the response has to be written first.
     NeedMore,
-    /// A request whose head is complete and valid. It has to be answered: with this status, if it
-    /// cannot be served.
+    /// A request whose head is complete and valid. It has to be answered; if there is a refusal,
+    /// with its status.
     Request(StreamId, RequestHead<'a>, Option<Refused>),
     /// A piece of the request's content.
     Content(StreamId, &'a [u8]),
     /// The request's content is complete.
     ContentEnd(StreamId),
-    /// What cannot be served; it has to be answered with this status.
+    /// A request that cannot be served; it has to be answered with this status.
     Refused(StreamId, Refused),
     /// Nothing more is read on this connection.
     Closed,
 }
 
-/// Where a connection is between and within exchanges.
+/// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerPhase {
     /// Waiting for a request, or reading its head.
     Head,
-    /// Waiting for the request's content, before or after the answer.
+    /// Reading the request's content, before or after the answer.
     Content,
-    /// The request is read, and its response is owed.
+    /// The request is read, and its response is not complete.
     Answer,
     /// Nothing more is read, and nothing is owed.
     Closed,

@@ -6,12 +6,12 @@ use httparse::Header;
 
 use super::message::Limits;
 
-/// Room for the fields of one head, on the stack of the caller of `next_event`. Nothing of it is
-/// written before it is needed.
+/// Room for the fields of one head, on the stack of the caller of `next_event`. It starts out
+/// uninitialised, so an unused table costs nothing.
 pub struct FieldTable<'a> {
     pub(in crate::http) at_once: [MaybeUninit<Header<'a>>; FieldTable::LEN],
     pub(in crate::http) in_pieces: [MaybeUninit<Header<'a>>; FieldTable::LEN],
-    /// For a head of a later minor version; empty, and without memory, for all others.
+    /// For a head of a later minor version; for all others it stays empty and allocates nothing.
     pub(in crate::http) later_version: Vec<Header<'a>>,
 }
 

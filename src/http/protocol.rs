@@ -1,7 +1,7 @@
 //! The server side of a connection, whatever its version of HTTP.
 //!
-//! Events come out of it with the stream that they belong to, and what is written names its stream.
-//! A connection and its exchanges know this type alone, so another version is another arm here.
+//! Each event names the stream that it belongs to, and so does each call that writes. A connection
+//! and its exchanges use only this type, so another version is another arm here.
 
 use super::{
     event::{ServerEvent, ServerPhase, StreamId},
@@ -24,10 +24,10 @@ impl Protocol {
         Self::H1(h1::Server::new())
     }
 
-    /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
-    /// bytes it used. To be called until it returns [`ServerEvent::NeedMore`] or
+    /// Reads the next event from `input`, which begins where the last event ended. Returns how many
+    /// bytes were used. Call it until it returns [`ServerEvent::NeedMore`] or
     /// [`ServerEvent::Closed`].
-    // Inlined by force, as what it calls.
+    // Always inlined, like the functions it calls: `h1::request_head` says why.
     #[inline(always)]
     pub fn next_event<'h, 'b: 'h>(
         &mut self,
@@ -40,29 +40,29 @@ impl Protocol {
         }
     }
 
-    /// The peer has sent its last byte. A request that is complete still gets its answer.
+    /// The peer has sent its last byte. A complete request still gets its answer.
     pub fn receive_eof(&mut self) -> ServerEvent<'static> {
         match self {
             Self::H1(server) => server.receive_eof(),
         }
     }
 
-    /// The peer was too slow: refused with 408 if that can be said.
+    /// The peer was too slow. Refuses its request with 408, if it can still be answered.
     pub fn time_out(&mut self) -> ServerEvent<'static> {
         match self {
             Self::H1(server) => server.time_out(),
         }
     }
 
-    /// Ends a connection that is between exchanges.
+    /// Closes a connection that waits for a request or reads its head.
     pub fn close_now(&mut self) {
         match self {
             Self::H1(server) => server.close_now(),
         }
     }
 
-    /// The exchanges that have begun are the connection's last; their answers say so, if they are
-    /// not written yet.
+    /// Makes the exchanges that have begun the connection's last. Heads that are written from now on
+    /// say so.
     #[inline]
     pub fn close_after(&mut self) {
         match self {
@@ -70,7 +70,7 @@ impl Protocol {
         }
     }
 
-    /// Where the connection is.
+    /// What the connection is doing.
     #[inline]
     pub fn phase(&self) -> ServerPhase {
         match self {
@@ -78,7 +78,7 @@ impl Protocol {
         }
     }
 
-    /// Whether bytes of the peer are of use now.
+    /// Whether the protocol can read bytes of the peer now.
     #[inline]
     pub fn wants_input(&self) -> bool {
         match self {
@@ -86,7 +86,7 @@ impl Protocol {
         }
     }
 
-    /// Whether a further request is complete in these bytes, which are unread.
+    /// Whether these unread bytes hold another complete request head.
     #[inline]
     pub fn has_request(&self, unread: &[u8]) -> bool {
         match self {
@@ -94,14 +94,14 @@ impl Protocol {
         }
     }
 
-    /// Whether the peer said that it sends nothing more, and all that it sent was of use.
+    /// Whether the peer said that it sends nothing more, and everything it sent was read.
     pub fn peer_is_done(&self) -> bool {
         match self {
             Self::H1(server) => server.peer_is_done(),
         }
     }
 
-    /// Whether the connection is to be reset behind the last byte.
+    /// Whether the connection has to be reset after the last byte.
     pub fn ends_by_reset(&self) -> bool {
         match self {
             Self::H1(server) => server.ends_by_reset(),
@@ -134,8 +134,8 @@ impl Protocol {
         }
     }
 
-    /// The trailers that were kept: complete with [`ServerEvent::ContentEnd`], and gone with the
-    /// exchange.
+    /// The trailers that were kept. They are complete after [`ServerEvent::ContentEnd`], and dropped
+    /// with the exchange.
     #[inline]
     pub fn trailers(&self, stream: StreamId) -> Option<&Trailers> {
         match self {
@@ -143,7 +143,8 @@ impl Protocol {
         }
     }
 
-    /// Refuses what is being read. An answer can be written unless one is under way already.
+    /// Refuses what is being read. Returns [`ServerEvent::Refused`] if it can still be answered,
+    /// else [`ServerEvent::Closed`].
     pub fn refuse(&mut self, stream: StreamId, refused: Refused) -> ServerEvent<'static> {
         match self {
             Self::H1(server) => only(server, stream).refuse(refused),
@@ -151,10 +152,10 @@ impl Protocol {
     }
 }
 
-/// What concerns the response of one stream. In debug builds, each of these panics when no such
-/// response is owed or under way.
+/// What concerns the response of one stream. In debug builds, these functions panic when no such
+/// response is owed or under way; only those for interim responses then write nothing.
 impl Protocol {
-    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does.
+    /// Writes a 100 if the client waits for it before it sends its content (RFC 9110 §10.1.1).
     pub fn send_continue(&mut self, stream: StreamId, out: &mut Vec<u8>) {
         match self {
             Self::H1(server) => only(server, stream).send_continue(out),
@@ -174,15 +175,15 @@ impl Protocol {
         }
     }
 
-    /// Writes a 101 with these fields (RFC 9110 §7.8): from here on the stream is a tunnel.
+    /// Writes a 101 with these fields (RFC 9110 §7.8): the stream becomes a tunnel.
     pub fn begin_tunnel(&mut self, stream: StreamId, fields: &Fields<'_>, out: &mut Vec<u8>) {
         match self {
             Self::H1(server) => only(server, stream).begin_tunnel(fields, out),
         }
     }
 
-    /// Writes the head of a response whose content has this length and follows at once. Returns
-    /// whether the content has to follow.
+    /// Writes the head of a response whose content has this length and is written next. Returns
+    /// whether the caller has to write it.
     #[inline]
     pub fn respond(
         &mut self,
@@ -200,7 +201,8 @@ impl Protocol {
     }
 
     /// Writes the head of a response whose content follows in pieces: of this length, if it is
-    /// known. The pieces come by [`Protocol::write_piece`], until [`Protocol::end_response`].
+    /// known. Each piece is written with [`Protocol::write_piece`]; [`Protocol::end_response`] ends
+    /// the content.
     #[inline]
     pub fn begin_response(
         &mut self,
@@ -217,7 +219,7 @@ impl Protocol {
         }
     }
 
-    /// Writes a piece of the response's content, or of a tunnel. An empty one writes nothing.
+    /// Writes a piece of the response's content, or of a tunnel. An empty piece writes nothing.
     #[inline]
     pub fn write_piece(&mut self, stream: StreamId, piece: &[u8], out: &mut Vec<u8>) {
         match self {
@@ -225,7 +227,7 @@ impl Protocol {
         }
     }
 
-    /// Ends the content: the response is complete, with these trailers if there is room for them.
+    /// Ends the content: the response is complete. Chunked content gets these trailers.
     #[inline]
     pub fn end_response(&mut self, stream: StreamId, trailers: &Fields<'_>, out: &mut Vec<u8>) {
         match self {
@@ -233,15 +235,14 @@ impl Protocol {
         }
     }
 
-    /// Takes back the head of a response, of which the peer has no byte: the response is owed
-    /// again.
+    /// Takes back the head of a response, none of which was sent: the response is owed again.
     pub fn take_back(&mut self, stream: StreamId) {
         match self {
             Self::H1(server) => only(server, stream).take_back(),
         }
     }
 
-    /// Gives up a response that has no end, so that the client takes it for no whole one.
+    /// Gives up a response that breaks off, so that the client sees that it is incomplete.
     pub fn break_off(&mut self, stream: StreamId) {
         match self {
             Self::H1(server) => only(server, stream).break_off(),
@@ -249,7 +250,7 @@ impl Protocol {
     }
 }
 
-/// HTTP/1 has one stream.
+/// Checks the stream: HTTP/1 has only one.
 #[inline]
 fn only<S>(server: S, stream: StreamId) -> S {
     debug_assert_eq!(stream, StreamId::H1, "a stream that HTTP/1 doesn't have");

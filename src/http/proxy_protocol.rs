@@ -1,12 +1,10 @@
-//! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): the header by which a
-//! proxy that speaks no HTTP says, before the first byte of its client, who that client is.
+//! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): a TCP proxy sends this
+//! header before the first byte of its client, to pass the client's address on.
 //!
-//! Pure: looks at what came so far, from its first byte, and keeps nothing. Extensions (TLV) are
-//! skipped, their checksum too.
+//! A pure function of all bytes so far. Extensions (TLV) are skipped, and so is their checksum.
 //!
 //! - I9: the length of a header is bounded.
-//! - What is said of some bytes holds whatever comes behind them, unless it is
-//!   [`ProxyHeader::NeedMore`].
+//! - Any result but [`ProxyHeader::NeedMore`] stays the same when more bytes come.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -15,29 +13,29 @@ use std::{
 
 use memchr::memmem;
 
-/// What the first bytes of a connection are.
+/// What the first bytes of a connection hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeader {
     /// The beginning of a header.
     NeedMore,
-    /// A whole header.
+    /// A complete header.
     Header {
-        /// The client; none where the peer speaks for itself, or for a client without an address
-        /// on TCP.
+        /// The client's address; `None` if the header names no client (LOCAL, UNKNOWN), or one
+        /// without a TCP address.
         source: Option<SocketAddr>,
-        /// The bytes of the header.
+        /// The length of the header in bytes.
         used: usize,
     },
-    /// No header, and why.
+    /// Not a valid header, and why.
     Refused(&'static str),
 }
 
-/// What a version 1 line may take, with its CRLF (§2.1).
+/// The longest version 1 line in bytes, with its CRLF (§2.1).
 const LINE_BYTES_MAX: usize = 107;
 
-/// What a version 2 header may take, extensions included. A header is meant to fit into a segment
-/// (536 bytes); certificates among the extensions make it longer. The least input buffer holds
-/// four of it.
+/// The longest version 2 header in bytes, with its extensions. A header should fit into one segment
+/// (536 bytes); certificates among the extensions make it longer. The smallest input buffer holds
+/// four headers of this length.
 const BINARY_BYTES_MAX: usize = 4096;
 
 const LINE_START: &[u8] = b"PROXY ";
@@ -57,7 +55,7 @@ const UNIX_STREAM: u8 = 0x31;
 const UNIX_DATAGRAM: u8 = 0x32;
 
 impl ProxyHeader {
-    /// Reads the header in the front of all bytes that a connection brought so far.
+    /// Reads the header at the beginning of `bytes`, which are all bytes of a connection so far.
     pub fn read(bytes: &[u8]) -> Self {
         if may_begin_with(bytes, SIGNATURE) {
             read_binary(bytes)
@@ -81,7 +79,7 @@ fn read_line(bytes: &[u8]) -> ProxyHeader {
         return if is_over { ProxyHeader::Refused("no CRLF") } else { ProxyHeader::NeedMore };
     };
     let (line, used) = (&bytes[..end], end + 2);
-    // What stands behind UNKNOWN is ignored, whatever it is.
+    // The specification says to ignore everything behind UNKNOWN.
     if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
         return ProxyHeader::Header { source: None, used };
     }
@@ -138,7 +136,7 @@ fn read_binary(bytes: &[u8]) -> ProxyHeader {
     ProxyHeader::Header { source, used }
 }
 
-/// The client's address; none unless it is one on TCP.
+/// The client's address; `None` unless it is a TCP address.
 fn source_of_addresses(family: u8, addresses: &[u8]) -> Option<SocketAddr> {
     let (ip, ports) = match family {
         TCP4 => {
@@ -166,7 +164,7 @@ mod tests {
         [SIGNATURE, &[command, family], &length, rest].concat()
     }
 
-    /// The addresses of version 2: two of each kind, then two ports.
+    /// The addresses of version 2: source, destination, and the same port for both.
     fn addresses(source: &[u8], destination: &[u8], port: u16) -> Vec<u8> {
         [source, destination, &port.to_be_bytes(), &443_u16.to_be_bytes()].concat()
     }
@@ -180,7 +178,7 @@ mod tests {
         addresses(&source.octets(), &Ipv6Addr::LOCALHOST.octets(), port)
     }
 
-    /// Whole headers, and whom they name.
+    /// Complete headers, and the source that each names.
     fn headers() -> Vec<(Vec<u8>, &'static str)> {
         let unix = [b'/'; 216];
         let with_extensions = |addresses: Vec<u8>, len: usize| [addresses, vec![4; len]].concat();
@@ -225,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_whole_with_its_last_byte_and_what_comes_behind_is_not_of_it() {
+    fn a_header_is_complete_with_its_last_byte_and_does_not_use_the_bytes_behind_it() {
         for (header, source) in headers() {
             let source = (!source.is_empty()).then(|| source.parse().unwrap());
             for len in 0..header.len() {
@@ -291,10 +289,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_its_end_is_refused_when_it_can_have_none() {
+    fn a_line_without_an_end_is_refused_when_it_is_too_long() {
         let line = |len| [&b"PROXY UNKNOWN "[..], &vec![b'a'; len - 14]].concat();
         assert_eq!(ProxyHeader::read(&line(LINE_BYTES_MAX - 1)), NeedMore);
-        // The CRLF comes a byte too late.
+        // The CRLF ends one byte past the longest line.
         for end in ["\r", "\r\n", "\r\r\n"] {
             let read = ProxyHeader::read(&[&line(LINE_BYTES_MAX - 1), end.as_bytes()].concat());
             assert!(matches!(read, Refused(_)), "{end:?}: {read:?}");
@@ -330,13 +328,13 @@ mod tests {
         ] {
             let read = ProxyHeader::read(&bytes);
             assert!(matches!(read, Refused(_)), "{bytes:?}: {read:?}");
-            // It is known with the fixed part, before any address came.
+            // The fixed part is enough to refuse it, before any address came.
             assert_eq!(ProxyHeader::read(&bytes[..16]), read, "{bytes:?}");
         }
     }
 
     #[test]
-    fn what_is_no_header_is_refused_with_the_first_byte_that_tells() {
+    fn anything_else_is_refused_at_the_first_byte_that_differs() {
         for (bytes, told) in [
             (&b"GET / HTTP/1.1\r\n"[..], 1),
             (b"PUT / HTTP/1.1\r\n", 2),
@@ -354,7 +352,7 @@ mod tests {
         }
     }
 
-    /// A header, some bytes of which may be others, with something behind it; or just bytes.
+    /// A header with other bytes behind it, perhaps with some bytes replaced; or random bytes.
     fn input() -> impl Strategy<Value = Vec<u8>> {
         let header = (proptest::sample::select(headers()), any::<Vec<u8>>());
         let changed = header.prop_flat_map(|((header, _), behind)| {
@@ -370,7 +368,7 @@ mod tests {
     }
 
     proptest! {
-        /// No bytes panic, and what is said of some bytes is said of them in every split.
+        /// No input panics, and the result does not depend on how the input is split.
         #[test]
         fn any_bytes_read_the_same_in_any_split(bytes in input()) {
             let whole = ProxyHeader::read(&bytes);

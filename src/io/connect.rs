@@ -1,4 +1,4 @@
-//! Connecting a socket of our own.
+//! Opening a connection.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -8,11 +8,11 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use super::transport::{Io, Ready};
 use crate::app::ConnectAddress;
 
-/// connect(2): the handshake goes on.
+/// The error of connect(2) while the handshake is under way.
 const IN_PROGRESS: i32 = Errno::INPROGRESS.raw_os_error();
 
 impl Io {
-    /// Begins to connect. Returns whether the handshake is over, too.
+    /// Begins to connect. Also returns whether the handshake is already over.
     ///
     /// # Errors
     /// socket(2)'s and connect(2)'s.
@@ -34,10 +34,10 @@ impl Io {
         Ok((Self::new(OwnedFd::from(socket), ready), is_open))
     }
 
-    /// Whether the handshake is over of a socket that connects.
+    /// Whether the handshake is over.
     ///
     /// # Errors
-    /// It has failed.
+    /// When the handshake has failed.
     pub(crate) fn finish_connecting(&self) -> io::Result<bool> {
         if !(self.ready.writable || self.ready.failed) {
             return Ok(false);

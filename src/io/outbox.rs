@@ -107,8 +107,7 @@ impl Outbox {
         }
     }
 
-    /// Removes the bytes from this position on. They are in the buffer, and the kernel has none of
-    /// them.
+    /// Removes the bytes from this position on. All of them must be in the buffer and unsent.
     pub(crate) fn take_back(&mut self, from: Mark) {
         debug_assert!(self.sent() <= from && self.segments.is_none(), "some of the bytes are sent");
         let count = usize::try_from(self.end().bytes_since(from)).unwrap_or(usize::MAX);

@@ -1,7 +1,7 @@
 //! The socket, its known readiness, and reading and writing, which are the same for every peer.
 //!
-//! epoll(7) is edge-triggered and reports only changes, so readiness is remembered until a read or
-//! write would block.
+//! Edge-triggered epoll(7) reports only changes, so readiness is remembered until a read or write
+//! would block.
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -52,7 +52,8 @@ impl From<&Event> for Ready {
             readable: event.is_readable() || event.is_error(),
             writable: event.is_writable(),
             read_closed: event.is_read_closed(),
-            // A process that closed its unix socket has left, and no read reports that.
+            // Write closed: the peer of a unix socket has closed it. A read would report only the
+            // end of its input, as after a shutdown(2).
             failed: event.is_error() || event.is_write_closed(),
         }
     }
@@ -107,7 +108,7 @@ impl Io {
         self.received_total = received_total;
     }
 
-    /// Takes bytes out of the total that it shouldn't count.
+    /// Subtracts bytes that the total should not count.
     pub(crate) fn uncount_received(&mut self, bytes: usize) {
         self.received_total -= bytes as u64;
     }
@@ -153,8 +154,8 @@ impl Io {
         }
         input.fill(len);
         self.received_total += len as u64;
-        // epoll(7): a short read means that the socket is empty. Only after a close is its end
-        // still to be read.
+        // epoll(7): a short read means that the socket is empty, unless the peer has closed its
+        // side: then the end is still to be read.
         self.ready.readable = len == room_len || self.ready.read_closed;
         Ok(Received::Bytes(len))
     }
@@ -184,9 +185,9 @@ impl Io {
         Ok(rustix::net::shutdown(self.socket(), Shutdown::Write)?)
     }
 
-    /// Makes the close a reset, whatever is unsent.
+    /// Makes the next close a reset, which discards unsent bytes.
     pub(crate) fn reset_at_close(&self) {
-        // The socket closes in any case.
+        // If this fails, the socket closes without a reset.
         let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use mio::{Interest, Registry, Token, unix::SourceFd};
 
-/// What a connection is watched for.
+/// The events that a connection is watched for.
 pub(crate) const BOTH_WAYS: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Makes the loop receive a socket's events.

@@ -1,9 +1,10 @@
-//! The drain protocol: what is in flight for one life of an app, and when the last of it has left.
+//! The drain protocol: counts what is in flight for one life of an app, and announces when that
+//! reaches zero.
 //!
-//! Owns one word per loop: the top bit says *draining*, the rest counts that loop's active
-//! connections. Flag and count share the word because apart they cannot be right: between "check
-//! the flag" and "count" a drain could end, and between "count" and "announce at zero" the
-//! announcement could be lost or made twice. Never blocks, never allocates, knows no clock.
+//! Owns one word per loop: the top bit says *draining*, the other bits count that loop's active
+//! connections. Flag and count must share a word. If they did not, a drain could end between the
+//! check of the flag and the increment; and the announcement at zero could be lost or made twice.
+//! Never blocks, never allocates, has no clock.
 //!
 //! ```text
 //!            enter: n → n+1                    begin_drain: set the bit
@@ -11,7 +12,7 @@
 //!            leave: n → n-1
 //!   draining(n): enter refuses (I1), leave n → n-1; at draining(0) the word is done
 //! ```
-//! A draining word never grows, so each word is done once; the last word to be done announces
+//! The count of a draining word never grows, so each word is done once; the last word announces
 //! (I2). Loops write only their own word.
 
 use std::fmt;
@@ -20,7 +21,7 @@ use crate::sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, Ordering};
 
 const DRAINING: u64 = 1 << 63;
 
-/// Called once, when the last word comes to zero; it must not block.
+/// A function that is called once, when the last word reaches zero. It must not block.
 pub type Announce = Box<dyn FnOnce() + Send>;
 
 /// The life is draining and admits nothing (I1).
@@ -30,7 +31,7 @@ pub struct Draining;
 /// Which exchanges of one life are in flight, and whether the life is draining.
 pub struct AppDrainState {
     words: Box<[CachePadded<Word>]>,
-    /// Words that are not done; moves only while draining.
+    /// Words that are not done; changes only while draining.
     open_words: AtomicUsize,
     /// When the drain began; 0 before it.
     start_ns: AtomicU64,
@@ -39,7 +40,7 @@ pub struct AppDrainState {
     announce: Mutex<Option<Announce>>,
 }
 
-/// What one loop writes for one life. The counters have a single writer, the loop.
+/// What one loop counts for one life. Only that loop writes the counters.
 struct Word {
     state: AtomicU64,
     requests: AtomicU64,
@@ -78,7 +79,7 @@ impl AppDrainState {
         self.words.iter().map(|word| word.refused.load(Ordering::Relaxed)).sum()
     }
 
-    /// Exchanges that a deadline ended.
+    /// Exchanges that were cut.
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
     }
@@ -88,26 +89,27 @@ impl AppDrainState {
         self.drain_start_ns().is_some()
     }
 
-    /// When the drain began, in the nanoseconds of the caller of `begin_drain`.
+    /// When the drain began: the `now_ns` of [`Self::begin_drain`]; `None` before that.
     pub fn drain_start_ns(&self) -> Option<u64> {
         Some(self.start_ns.load(Ordering::Acquire)).filter(|&start| start != 0)
     }
 
-    /// When the drain will cut, in the same nanoseconds; meaningful once it has begun.
+    /// When the drain will cut, on the same clock; 0 before the drain begins.
     pub fn drain_deadline_ns(&self) -> u64 {
         self.deadline_ns.load(Ordering::Acquire)
     }
 
-    /// Moves the time of the cut of a drain that has begun.
+    /// Changes the deadline of a drain that has begun.
     pub fn set_drain_deadline_ns(&self, deadline_ns: u64) {
         self.deadline_ns.store(deadline_ns, Ordering::Release);
     }
 
-    /// Begins the drain, once in a life: from here on nothing is admitted (I1), and `announce` is
-    /// called exactly once, when nothing is in flight (I2): here, if that is so already.
+    /// Begins the drain, once in a life. From now on nothing is admitted (I1). `announce` is called
+    /// exactly once, when nothing is in flight any more (I2): by this call, if nothing is now.
+    /// `now_ns` and `deadline_ns` are nanoseconds of a clock that the caller chooses.
     ///
     /// # Errors
-    /// [`Draining`] when it has begun before.
+    /// [`Draining`] if it has begun before.
     pub fn begin_drain(
         &self,
         now_ns: u64,
@@ -118,7 +120,7 @@ impl AppDrainState {
             .compare_exchange(0, now_ns.max(1), Ordering::AcqRel, Ordering::Acquire)
             .map_err(|_| Draining)?;
         self.deadline_ns.store(deadline_ns, Ordering::Release);
-        // Stored before the first bit is set: the bit publishes it to the last guard that leaves.
+        // Stored before the first bit is set: the bit publishes it to the guard that leaves last.
         *self.announce.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(announce);
         for word in &self.words {
             if word.state.fetch_or(DRAINING, Ordering::AcqRel) == 0 {
@@ -130,10 +132,10 @@ impl AppDrainState {
 
     pub(super) fn enter(&self, loop_index: usize) -> Result<(), Draining> {
         let word = &self.words[loop_index];
-        // Acquire, also where it is refused: a loop that sees the bit sees the routes that changed
-        // before it, and looks again instead of refusing what the new life serves.
+        // Acquire, also for a refusal: a loop that sees the bit also sees the routes that changed
+        // before it, and looks again instead of refusing a request that the new life serves.
         let mut state = word.state.load(Ordering::Acquire);
-        // Not add-then-undo: a count that was never admitted must not hold up the announcement.
+        // Not add and undo: a connection that is not admitted must not delay the announcement.
         loop {
             if state & DRAINING != 0 {
                 add_own(&word.refused);
@@ -171,7 +173,7 @@ impl AppDrainState {
         }
     }
 
-    /// Counts an exchange that a deadline ended.
+    /// Counts an exchange that was cut.
     pub(super) fn add_cut(&self) {
         self.cut.fetch_add(1, Ordering::Relaxed);
     }
@@ -197,7 +199,8 @@ impl fmt::Debug for AppDrainState {
     }
 }
 
-/// Adds one to a counter that only the calling loop writes: a load and a store, no locked add.
+/// Adds one to a counter that only the calling loop writes: a load and a store, without a locked
+/// instruction.
 fn add_own(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }

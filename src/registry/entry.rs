@@ -1,16 +1,16 @@
-//! One life of an app, and what it is to be registered as.
+//! One life of an app.
 
 use std::fmt;
 
 use super::AppDrainState;
 use crate::sync::Arc;
 
-/// Names one life of an app. Never used twice in a process.
+/// The id of one life of an app. Never used twice in a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AppId(pub(super) u64);
 
 impl AppId {
-    /// The number behind the name.
+    /// The id as a number.
     pub fn as_u64(self) -> u64 {
         self.0
     }
@@ -19,7 +19,7 @@ impl AppId {
 impl std::str::FromStr for AppId {
     type Err = std::num::ParseIntError;
 
-    /// Reads a name back; there may be no such life.
+    /// Parses an id. A life with this id need not exist.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse().map(Self)
     }
@@ -31,23 +31,23 @@ impl fmt::Display for AppId {
     }
 }
 
-/// What an app is to be registered as.
+/// An app to register.
 #[derive(Debug)]
 pub struct NewApp<A> {
-    /// The primary name, lower case.
+    /// The primary host name, in lower case.
     pub host: String,
-    /// Further names, lower case.
+    /// Further host names, in lower case.
     pub aliases: Vec<String>,
     /// The app itself.
     pub app: A,
 }
 
-/// A life that begins, alone or in the place of another.
+/// A life to begin.
 #[derive(Debug)]
 pub struct NewLife<A> {
-    /// What begins.
+    /// The app.
     pub app: NewApp<A>,
-    /// The life that leaves the map in the same step. It is not drained by that.
+    /// The life that it replaces in the map, in the same step. That does not drain the old life.
     pub instead_of: Option<Arc<AppEntry<A>>>,
 }
 
@@ -62,7 +62,7 @@ pub struct AppEntry<A> {
 }
 
 impl<A> AppEntry<A> {
-    /// The life's name.
+    /// The life's id.
     pub fn id(&self) -> AppId {
         self.id
     }
@@ -72,7 +72,7 @@ impl<A> AppEntry<A> {
         &self.host
     }
 
-    /// Further names.
+    /// Further host names.
     pub fn aliases(&self) -> &[String] {
         &self.aliases
     }
@@ -82,7 +82,7 @@ impl<A> AppEntry<A> {
         &self.app
     }
 
-    /// What is in flight, and whether the life is draining.
+    /// The count of what is in flight, and the state of the drain.
     pub fn drain(&self) -> &AppDrainState {
         &self.drain
     }

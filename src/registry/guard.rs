@@ -1,11 +1,11 @@
-//! What is in flight for one life, on one loop.
+//! The guard that counts a connection as active for one life, on one loop.
 
 use std::{fmt, rc::Rc};
 
 use super::{AppEntry, AppId, Draining};
 use crate::sync::Arc;
 
-/// A life and the word of it that one loop writes.
+/// A life, as one loop uses it.
 #[derive(Debug)]
 pub struct LoopEntry<A> {
     entry: Arc<AppEntry<A>>,
@@ -31,8 +31,8 @@ impl<A> LoopEntry<A> {
     }
 }
 
-/// One active connection of one life. It holds its own life, never a hostname (I4), and there is
-/// no way to release it but dropping it (I3).
+/// Counts one active connection of one life. It holds the life itself, not a host name (I4). Only
+/// dropping it releases the count (I3).
 #[must_use = "dropping the guard says that the exchange is over"]
 pub struct InFlightGuard<A> {
     loop_entry: Rc<LoopEntry<A>>,
@@ -44,8 +44,8 @@ impl<A> InFlightGuard<A> {
         Ok(Self { loop_entry: Rc::clone(loop_entry) })
     }
 
-    /// Admits a further exchange of the connection that this guard counts already: the connection
-    /// stays counted once, so the word is only read.
+    /// Admits another exchange of the connection that this guard counts. The connection is still
+    /// counted once, so the word is only read.
     ///
     /// # Errors
     /// [`Draining`] when a drain has begun since (I1).
@@ -53,22 +53,22 @@ impl<A> InFlightGuard<A> {
         self.entry().drain().enter_again(self.loop_entry.loop_index())
     }
 
-    /// The life that is held.
+    /// The life.
     pub fn entry(&self) -> &AppEntry<A> {
         self.loop_entry.entry()
     }
 
-    /// The life's name.
+    /// The life's id.
     pub fn id(&self) -> AppId {
         self.entry().id()
     }
 
-    /// The life, for longer than the guard: it keeps the app's memory, but counts nothing.
+    /// The life, for use beyond the guard: it keeps the app's memory, but counts nothing.
     pub fn loop_entry(&self) -> Rc<LoopEntry<A>> {
         Rc::clone(&self.loop_entry)
     }
 
-    /// Ends the exchange because a deadline passed: counted as cut, then released.
+    /// Counts the exchange as cut, and releases the guard.
     pub fn cut(self) {
         self.entry().drain().add_cut();
     }

@@ -13,10 +13,9 @@ use crate::sync::{Arc, AtomicU64, Ordering, ShardedLock};
 /// Names are lower case; a name `*.example.com` stands for every host below `example.com`.
 pub struct AppRegistry<A> {
     loops: usize,
-    /// Readers write no cache line of each other: unknown hosts are looked up here each
-    /// time.
+    /// Sharded, so that readers don't contend: unknown hosts are looked up here each time.
     routes: ShardedLock<Routes<A>>,
-    /// Moves with every change of the routes; views compare it before they trust their copies.
+    /// Incremented with every change of the routes. Views compare it before they use their copies.
     generation: AtomicU64,
     next_id: AtomicU64,
 }
@@ -26,12 +25,12 @@ struct Routes<A> {
     default_app: Option<String>,
 }
 
-/// A name is held by an app that serves.
+/// Another app already serves a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameTaken {
     /// The name.
     pub name: String,
-    /// The host of the app that holds it.
+    /// The primary host of the app that serves it.
     pub by: String,
 }
 
@@ -49,7 +48,7 @@ impl<A> AppRegistry<A> {
         self.next_id.load(Ordering::Relaxed)
     }
 
-    /// Has ids go on from here, so that none is used again that another process has used.
+    /// Makes ids continue from here, so that ids of another process are not used again.
     pub fn skip_ids(&self, next_id: u64) {
         self.next_id.fetch_max(next_id, Ordering::Relaxed);
     }
@@ -64,27 +63,28 @@ impl<A> AppRegistry<A> {
         }
     }
 
-    /// How many loops there are.
+    /// The number of loops.
     pub fn loops(&self) -> usize {
         self.loops
     }
 
-    /// Begins a new life. It takes over names whose life is draining: the old life ends outside
-    /// the map (I4).
+    /// Begins a new life. It takes over names of lives that are draining: they end outside the map
+    /// (I4).
     ///
     /// # Errors
-    /// [`NameTaken`] when another life serves one of the names; then nothing changed.
+    /// [`NameTaken`] when another life serves one of the names; then nothing changes.
     pub fn insert(&self, app: NewApp<A>) -> Result<Arc<AppEntry<A>>, NameTaken> {
         let life = NewLife { app, instead_of: None };
         self.update(vec![life], |held| held.drain.draining()).pop().expect("one life, one result")
     }
 
-    /// Begins several lives in one step, each whole or not at all. They take over the names of
-    /// lives that leave in this step, or that yield. It is asked under the registry's lock.
+    /// Begins several lives in one step; each gets all of its names or none. They take over the
+    /// names of lives that are replaced in this step, and of lives for which `yields` returns true.
+    /// `yields` is called under the registry's lock.
     ///
     /// # Errors
-    /// For each life [`NameTaken`] when yet another life serves one of its names; then it does not
-    /// begin, and what it would replace stays.
+    /// For each life, [`NameTaken`] when a life that is neither replaced nor yields serves one of its
+    /// names. Then it does not begin, and the life that it would replace stays.
     pub fn update(
         &self,
         lives: Vec<NewLife<A>>,
@@ -123,15 +123,15 @@ impl<A> AppRegistry<A> {
         })
     }
 
-    /// Names the app that answers hosts that no app names.
+    /// Sets the default app, which answers unknown hosts.
     pub fn set_default_app(&self, host: Option<String>) {
         if !self.read(|routes| routes.default_app == host) {
             self.change(|routes| routes.default_app = host);
         }
     }
 
-    /// Takes the names of a life out of the map, those that are still its own. Says whether there
-    /// were any.
+    /// Removes a life's names from the map, unless another life has taken them over. Returns whether
+    /// there were any.
     pub fn forget(&self, life: &AppEntry<A>) -> bool {
         // A life that left the map before changes no route.
         let has_names = |routes: &Routes<A>| life.names().any(|name| routes.holds(name, life));
@@ -195,7 +195,7 @@ impl<A> fmt::Debug for AppRegistry<A> {
 }
 
 impl<A> Routes<A> {
-    /// Takes out the names that are still this life's; says whether there were any.
+    /// Removes the names that this life still has. Returns whether there were any.
     fn forget(&mut self, life: &AppEntry<A>) -> bool {
         let mut had_names = false;
         for name in life.names() {
@@ -215,7 +215,7 @@ impl<A> Routes<A> {
         if let Some(entry) = self.names.get(host) {
             return Some(entry);
         }
-        // Each dot opens a shorter suffix, so the first hit is the longest wildcard.
+        // Each dot begins a shorter suffix, so the first hit is the longest wildcard.
         host.match_indices('.').find_map(|(dot, _)| self.names.get(&format!("*{}", &host[dot..])))
     }
 }
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_served_is_not_given_away() {
+    fn a_name_that_is_served_cannot_be_taken_over() {
         let registry = registry(&[("a.test", &["b.test"])], None);
         let taken = registry.insert(new("c.test", &["b.test"])).unwrap_err();
         assert_eq!((taken.name.as_str(), taken.by.as_str()), ("b.test", "a.test"));

@@ -1,17 +1,17 @@
-//! One loop's way into the registry.
+//! One loop's view of the registry.
 //!
-//! Owns copies of the routes that this loop asked for, valid for one generation of the registry.
-//! While nothing changes an admission takes no lock and writes no cache line of another loop: the
-//! reference counts are this loop's own. Not `Send`: made on the loop's thread, and stays there.
+//! Owns copies of the routes that this loop has used, valid for one generation of the registry.
+//! While nothing changes, an admission takes no lock and writes no cache line of another loop: the
+//! reference counts belong to this loop. Not `Send`: it stays on the loop's thread.
 
 use std::{collections::HashMap, rc::Rc};
 
 use super::{AppEntry, AppRegistry, InFlightGuard, LoopEntry};
 use crate::sync::Arc;
 
-/// More copies than this are dropped at once, so that a wildcard's hosts cannot fill the memory:
-/// they take some 10 MiB with common names, and less than 30 with the longest.
-const SEATS_MAX: usize = 65_536;
+/// Most copies. When there are as many, all are dropped, so that the hosts of a wildcard cannot
+/// fill the memory: they take about 10 MiB with usual names, and less than 30 MiB with the longest.
+const COPIES_MAX: usize = 65_536;
 
 /// A loop's view of the registry.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct RegistryView<A> {
     generation: u64,
     /// By the host as it was sent, in any case.
     loop_entries: HashMap<Rc<[u8]>, Rc<LoopEntry<A>>>,
-    /// The loop_entry of the last host: most requests follow one for the same host.
+    /// The copy for the last host: most requests have the same host as the request before.
     last: Option<Known<A>>,
 }
 
@@ -38,29 +38,28 @@ pub enum Refusal<A> {
 }
 
 impl<A> RegistryView<A> {
-    /// The view of loop `loop_index`. There must be one view per loop and life of the process:
-    /// a word has one writer.
+    /// The view of loop `loop_index`. Each loop must have only one, because a word has one writer.
     pub fn new(registry: Arc<AppRegistry<A>>, loop_index: usize) -> Self {
         assert!(loop_index < registry.loops(), "there is no loop {loop_index}");
         let generation = registry.generation();
         Self { registry, loop_index, generation, loop_entries: HashMap::new(), last: None }
     }
 
-    /// Admits an exchange for a host, as the request names it in any case: route and count in one
-    /// step.
+    /// Admits an exchange for a host, in upper or lower case. Routes and counts it in one step.
     ///
     /// # Errors
-    /// [`Refusal`] when no life may take the exchange.
+    /// [`Refusal`] when no life can take the exchange.
     pub fn admit(&mut self, host: Option<&str>) -> Result<InFlightGuard<A>, Refusal<A>> {
         let mut none = None;
         self.admit_after(host.map(str::as_bytes), &mut none)
     }
 
-    /// As [`RegistryView::admit`], for a connection whose exchange before this one is not over. If
-    /// that one was for the same life its guard passes on: the connection is counted once.
+    /// Like [`RegistryView::admit`], for a connection whose previous exchange may not be over:
+    /// `before` has its guard. If that exchange is for the same life, this one gets its guard, so
+    /// that the connection is counted once.
     ///
     /// # Errors
-    /// [`Refusal`]; `before` keeps its guard then.
+    /// [`Refusal`]; then `before` keeps its guard.
     pub fn admit_after(
         &mut self,
         host: Option<&[u8]>,
@@ -82,7 +81,7 @@ impl<A> RegistryView<A> {
                     }
                 }
             }
-            // The loop_entry may be older than a change made since: look at the map again.
+            // The routes may have changed since this copy was made: look again if so.
             if self.registry.generation() == self.generation {
                 return Err(Refusal::Draining(loop_entry.life()));
             }
@@ -95,8 +94,7 @@ impl<A> RegistryView<A> {
         &self.registry
     }
 
-    /// Drops every copy that the registry has moved on from, and with it the memory of lives that
-    /// ended.
+    /// Drops all copies if the registry has changed, and with them the memory of lives that ended.
     pub fn refresh(&mut self) {
         let generation = self.registry.generation();
         if generation != self.generation {
@@ -126,7 +124,7 @@ impl<A> RegistryView<A> {
         let entry = self.registry.resolve(text)?;
         let name = Rc::from(host.unwrap_or_default());
         let loop_entry = Rc::new(LoopEntry::new(entry, self.loop_index));
-        if self.loop_entries.len() >= SEATS_MAX {
+        if self.loop_entries.len() >= COPIES_MAX {
             self.loop_entries.clear();
         }
         self.loop_entries.insert(Rc::clone(&name), Rc::clone(&loop_entry));

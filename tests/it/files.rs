@@ -528,7 +528,7 @@ fn a_file_under_a_lease_holds_up_no_loop_and_says_when_to_come_again() {
     assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
     assert!(begun.elapsed() < Duration::from_secs(5), "the loop waited for the holder");
     let logged = server.wait_event("file_not_sent");
-    assert_eq!(logged.field("reason"), Some("another process has a lease on it"));
+    assert_eq!(logged.field("reason"), Some("another process has a lease on the file"));
     for holder in &mut holders {
         holder.kill().expect("kill");
         holder.wait().expect("wait");

@@ -185,9 +185,9 @@ const INTERIM: &[Transcript] = &[
 ];
 
 const BAD_LINE: &str = "malformed status line";
-const BAD_VERSION: &str = "only HTTP/1.1 and HTTP/1.0 are spoken here";
+const BAD_VERSION: &str = "only HTTP/1.1 and HTTP/1.0 are supported";
 const BAD_STATUS: &str = "a status that is not 100 to 599";
-const FOLDED: &str = "a field line that is folded";
+const FOLDED: &str = "a folded field line";
 const BLANK: &str = "a blank before the colon of Content-Length or Transfer-Encoding";
 const BAD_FIELD: &str = "malformed header field";
 const LF: &str = "line not ended by CRLF";

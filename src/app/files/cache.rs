@@ -1,11 +1,12 @@
-//! What one loop remembers of the files that were asked for.
+//! The cache of one loop: the files that were requested.
 //!
-//! Owns, for each request path (as it was sent, so that a hit decodes nothing), the file that it
-//! named, its neighbours, and what of them was loaded. A hit makes no system call; an entry is good
-//! for [`REVALIDATE_AFTER`], then the path is resolved again. Answers without a file are not kept.
+//! The key is the request path as it was sent, so a hit decodes nothing. An entry has the file that
+//! the path names, its precompressed neighbours, and what was loaded of them. A hit makes no system
+//! call. An entry is valid for [`REVALIDATE_AFTER`]; then the path is resolved again. Answers
+//! without a file are not cached.
 //!
-//! Bounded by memory, entries and descriptors. What has to go goes by the clock rule: oldest
-//! first, but what was used since it was last looked at gets another round.
+//! Memory, entries and descriptors are bounded. Eviction is the CLOCK algorithm: oldest first, but
+//! an entry that was used since its last turn gets another one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,53 +20,53 @@ use super::{
     representation::Representation,
 };
 
-/// How long an entry is believed without a look at the file system.
+/// How long an entry is valid without a look at the file system.
 pub(super) const REVALIDATE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long an unused entry is kept, at least.
+/// An entry that was not checked for this long is idle and can be dropped.
 pub(super) const IDLE_AFTER: Duration = Duration::from_secs(30);
 
-/// Memory for content, fields and keys, in bytes; with [`ENTRY_BYTES`] for each entry.
+/// Most memory, in bytes, for content, fields and keys, with [`ENTRY_BYTES`] for each entry.
 const MEMORY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Entries.
+/// Most entries.
 const ENTRIES_MAX: usize = 2048;
 
-/// Descriptors.
+/// Most open descriptors.
 const OPEN_FILES_MAX: usize = 128;
 
-/// The longest path that is remembered, in bytes.
+/// The longest path that is cached, in bytes.
 const KEY_BYTES_MAX: usize = 512;
 
-/// What an entry is reckoned to hold beside its content, fields and key, in bytes.
+/// The estimated memory of an entry beside its content, fields and key, in bytes.
 const ENTRY_BYTES: usize = 512;
 
 /// What a path names: a file and its precompressed neighbours.
 #[derive(Debug)]
 pub(super) struct Resource {
-    /// The file itself, which is first, and those neighbours that may be sent for it.
+    /// The file itself, then the neighbours that may be sent for it.
     variants: Vec<Variant>,
 }
 
-/// A file in one coding; loaded when it is first sent.
+/// A file in one coding. It is loaded when it is first sent.
 #[derive(Debug)]
 pub(super) struct Variant {
     /// The coding.
     pub(super) coding: Coding,
-    /// The file's state when it was looked at.
+    /// The file's state when it was checked.
     pub(super) stamp: Stamp,
-    /// What is sent.
+    /// What is sent, if it is loaded.
     pub(super) loaded: Option<Representation>,
 }
 
 impl Resource {
-    /// A resource of the file itself, first, and its neighbours.
+    /// A resource with these variants: first the file itself, then its neighbours.
     pub(super) fn new(variants: Vec<Variant>) -> Self {
         debug_assert_eq!(variants.first().map(|first| first.coding), Some(Coding::Identity));
         Self { variants }
     }
 
-    /// The variant that is to be sent, if it is loaded. `accepted` is asked only for a choice.
+    /// The variant to send, if it is loaded. `accepted` is only called if there are neighbours.
     pub(super) fn select(
         &self,
         accepted: impl FnOnce() -> AcceptedCodings,
@@ -77,7 +78,8 @@ impl Resource {
         only.loaded.as_ref()
     }
 
-    /// What was loaded from a file in this state, and is its content still.
+    /// The representation that was loaded from a file with this stamp, if it still has the file's
+    /// content.
     pub(super) fn unchanged(&self, coding: Coding, stamp: &Stamp) -> Option<&Representation> {
         let variant = self.variant(coding).filter(|variant| variant.stamp == *stamp)?;
         variant.loaded.as_ref().filter(|loaded| loaded.is_settled())
@@ -101,7 +103,7 @@ impl Resource {
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     entries: HashMap<Arc<str>, CacheEntry>,
-    /// The keys of all entries, each once; the first is the next to be looked at for eviction.
+    /// The keys of all entries, each once. The first is the next candidate for eviction.
     round: VecDeque<Arc<str>>,
     held: Cost,
 }
@@ -121,7 +123,7 @@ struct Cost {
 }
 
 impl Cache {
-    /// What is to be sent for a path, when that is known without a look at the file system.
+    /// What to send for a path, if its entry is valid and has it loaded.
     pub(super) fn find(
         &mut self,
         key: &str,
@@ -136,19 +138,19 @@ impl Cache {
         entry.resource.select(accepted)
     }
 
-    /// What was known of a path, however long ago.
+    /// The entry of a path, valid or not.
     pub(super) fn last_known(&self, key: &str) -> Option<&Resource> {
         self.entries.get(key).map(|entry| &entry.resource)
     }
 
-    /// Believes what is known of a path for once more [`REVALIDATE_AFTER`].
+    /// Makes the entry of a path valid for another [`REVALIDATE_AFTER`].
     pub(super) fn believe(&mut self, key: &str, now: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.checked = now;
         }
     }
 
-    /// Remembers what a path names now.
+    /// Stores what a path names now.
     pub(super) fn store(&mut self, key: &str, resource: Resource, now: Instant) {
         if key.len() > KEY_BYTES_MAX {
             return;
@@ -168,7 +170,7 @@ impl Cache {
         self.evict();
     }
 
-    /// Forgets a path.
+    /// Drops the entry of a path.
     pub(super) fn forget(&mut self, key: &str) {
         if let Some(entry) = self.entries.remove(key) {
             self.held.subtract(entry.cost);
@@ -176,12 +178,12 @@ impl Cache {
         }
     }
 
-    /// Forgets every path that holds a descriptor. Answers that are being sent keep theirs.
+    /// Drops all entries that hold a descriptor. Answers that are being sent keep theirs.
     pub(super) fn forget_open_files(&mut self) {
         self.retain(|entry| entry.cost.open_files == 0);
     }
 
-    /// Forgets what was not asked for in a while, so that a deleted file is not held for ever.
+    /// Drops idle entries, so that a deleted file is not kept open for ever.
     pub(super) fn forget_idle(&mut self, now: Instant) {
         self.retain(|entry| now.saturating_duration_since(entry.checked) < IDLE_AFTER);
     }
@@ -219,7 +221,7 @@ impl Cache {
                 self.held.subtract(entry.cost);
                 self.entries.remove(&key);
             } else {
-                // Only who was looked at for its own sake loses its round.
+                // An entry whose eviction would not help keeps its mark.
                 entry.is_used &= !is_of_use;
                 self.round.push_back(key);
             }

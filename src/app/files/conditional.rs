@@ -1,29 +1,28 @@
 //! Conditional requests (RFC 9110 §13), for GET and HEAD of a file that exists.
 //!
-//! Pure. A date that is none is ignored (§13.1.3, §13.1.4); an entity tag that breaks the grammar
-//! matches nothing. Both are what the RFC asks for, and both are the safe side.
+//! Pure. A malformed date is ignored (§13.1.3, §13.1.4); a malformed entity tag matches nothing.
 
 use std::time::UNIX_EPOCH;
 
 use crate::http::RequestHead;
 
-/// What a conditional request is compared with.
+/// The validators of a representation (RFC 9110 §8.8).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Validators<'a> {
     /// The entity tag, with its quotes.
     pub(super) etag: &'a str,
-    /// `Last-Modified` in seconds since 1970; none when it is not sent.
+    /// `Last-Modified` in seconds since 1970; `None` if it is not sent.
     pub(super) modified_s: Option<u64>,
 }
 
-/// What the preconditions say.
+/// The result of evaluating the preconditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Preconditions {
-    /// Go on.
+    /// The request proceeds.
     Proceed,
-    /// 304
+    /// The answer is 304.
     NotModified,
-    /// 412
+    /// The answer is 412.
     Failed,
 }
 
@@ -50,9 +49,9 @@ impl Validators<'_> {
         if unchanged { Preconditions::NotModified } else { Preconditions::Proceed }
     }
 
-    /// Whether If-Range allows a part to be sent (§13.1.5); also true without that field. Weak
-    /// tags never match, and no date does: the file's time can be set, so it is no strong validator
-    /// (§8.8.2.2), and a client that has the tag must not ask by date.
+    /// Whether If-Range permits a range (§13.1.5); true without that field. A weak tag never
+    /// matches. Neither does a date: tools can set the file's time, so it is no strong validator
+    /// (§8.8.2.2); and a client that has the tag must not use the date.
     pub(super) fn allow_range(&self, request: &RequestHead<'_>) -> bool {
         let mut lines = request.fields_named("If-Range");
         let Some(line) = lines.next() else { return true };
@@ -63,7 +62,7 @@ impl Validators<'_> {
         self.etag.starts_with("W/")
     }
 
-    /// Whether a list of entity tags names the current one; none without such a field.
+    /// Whether a list of entity tags has the current tag; `None` without such a field.
     fn matches(
         &self,
         request: &RequestHead<'_>,
@@ -103,8 +102,8 @@ enum Comparison {
     Weak,
 }
 
-/// Whether `etag` is in a list of entity tags, which ends at its first fault. The tags may hold
-/// commas, so the list is read tag by tag.
+/// Whether `etag` is in a list of entity tags. Reading stops at the first syntax error. Tags may
+/// contain commas, so the list is read tag by tag.
 fn list_has(list: &[u8], etag: &str, comparison: Comparison) -> bool {
     let mut rest = list;
     loop {
@@ -148,7 +147,7 @@ mod tests {
     const FILE: Validators<'_> = Validators { etag: ETAG, modified_s: Some(MODIFIED_S) };
 
     #[test]
-    fn preconditions_in_their_order() {
+    fn preconditions_are_evaluated_in_order() {
         use Preconditions::{Failed, NotModified, Proceed};
         for (fields, outcome) in [
             (&[][..], Proceed),
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_tag_tells_what_is_unchanged_and_permits_no_range() {
+    fn a_weak_tag_matches_if_none_match_and_permits_no_range() {
         let weak = Validators { etag: "W/\"a,b\"", ..FILE };
         for (name, value, outcome) in [
             ("If-None-Match", "W/\"a,b\"", Preconditions::NotModified),
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn if_range_wants_the_very_same() {
+    fn if_range_needs_the_exact_tag() {
         for (fields, allowed) in [
             (&[][..], true),
             (&[("If-Range", ETAG)], true),

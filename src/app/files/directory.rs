@@ -1,10 +1,10 @@
-//! The root of a `files` app: the only door to the file system.
+//! The root of a `files` app: its only access to the file system.
 //!
-//! Owns the open root directory. Every file is opened by the kernel's `openat2` with
-//! `RESOLVE_BENEATH`, so no name and no symbolic link leads out of the root, also when the tree is
-//! changed meanwhile. Relative symbolic links that stay inside are followed; an absolute one leaves
-//! the root, wherever it leads. Opening waits neither for a FIFO nor for the holder of a lease, and
-//! nothing but regular files is handed out. Reads may block on the disk: see the kind's page.
+//! Owns the open root directory. Every file is opened with openat2(2) and `RESOLVE_BENEATH`, so no
+//! name and no symbolic link leads out of the root, even while the tree changes. Relative symbolic
+//! links are followed if they stay inside. An absolute link counts as leading out, wherever it
+//! points. Only regular files are returned. Opening does not wait for a FIFO or for the holder of a
+//! lease. Reading may block on the disk: [`super`] says why that is accepted.
 
 use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
@@ -15,13 +15,13 @@ use rustix::{
 
 use super::failure::FileFailure;
 
-/// How often an open is tried again while the kernel says that the tree moved under it.
+/// Most attempts to open a file while the kernel reports that the tree changes (`EAGAIN`).
 const OPEN_ATTEMPTS_MAX: usize = 8;
 
-/// Entries that a listing shows.
+/// Most entries that a listing shows.
 pub(super) const ENTRIES_MAX: usize = 1000;
 
-/// Names that are read for a listing, with those that it does not show.
+/// Most names that are read for a listing, with those that it does not show.
 const NAMES_READ_MAX: usize = 10_000;
 
 /// An open directory below which files are opened.
@@ -31,34 +31,35 @@ pub(super) struct Directory {
     identity: (u64, u64),
 }
 
-/// What stands at a name.
+/// What a name stands for.
 #[derive(Debug)]
 pub(super) enum Opened {
-    /// A regular file; without the file while another process has a lease on it (fcntl(2)).
+    /// A regular file; `None` while another process has a lease on it (fcntl(2)).
     Regular(Option<File>, Stamp),
     /// A directory.
     Directory,
 }
 
 impl Directory {
-    /// Opens the root, and tries that files can be opened below it.
+    /// Opens the root, and checks that files can be opened below it.
     ///
     /// # Errors
-    /// Missing, no directory, not to be searched, or `Unsupported` without `openat2`.
+    /// When the root is missing, is not a directory or cannot be searched; `Unsupported` without
+    /// openat2(2).
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
         match open_beneath(&fd, b".", flags) {
             Ok(_) => Ok(Self { fd, identity: (stat.st_dev, stat.st_ino) }),
-            // Sandboxes refuse system calls that they don't know with EPERM.
+            // Some sandboxes answer system calls that they don't know with EPERM.
             Err(Errno::NOSYS | Errno::PERM) => Err(io::ErrorKind::Unsupported.into()),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// The directory that stands at `path` now, when it is another than this one. While there is
-    /// none, in the middle of a swap, this one goes on serving.
+    /// The directory that is at `path` now, if it is not this one. `None` also while there is no
+    /// directory, as in the middle of a swap: then this one goes on serving.
     pub(super) fn successor(&self, path: &Path) -> Option<Self> {
         let stat = rustix::fs::stat(path).ok()?;
         if (stat.st_dev, stat.st_ino) == self.identity {
@@ -67,12 +68,12 @@ impl Directory {
         Self::open(path).ok()
     }
 
-    /// Opens what stands at a name below this directory.
+    /// Opens what has this name below the directory.
     pub(super) fn open_file(&self, relative: &[u8]) -> Result<Opened, FileFailure> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let (fd, is_leased) = match open_beneath(&self.fd, relative, flags) {
-            // The holder of a lease has been asked to give it up. A descriptor that cannot be read
-            // is to be had meanwhile; not so where the tree moves without end.
+            // Another process has a lease; the kernel has asked it to give the lease up. An O_PATH
+            // open works meanwhile. If the tree keeps changing instead, that fails with EAGAIN too.
             Err(Errno::AGAIN) => {
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
                 (open_beneath(&self.fd, relative, flags)?, true)
@@ -91,12 +92,12 @@ impl Directory {
     }
 }
 
-/// What a directory holds that can be asked for.
+/// The files and directories of a directory that can be requested.
 #[derive(Debug)]
 pub(super) struct Listing {
-    /// Directories first, each by name.
+    /// Directories first, then files, both by name.
     pub(super) entries: Vec<ListedFile>,
-    /// There are more.
+    /// Whether a limit ended the listing, so that entries may be missing.
     pub(super) is_cut: bool,
 }
 
@@ -114,7 +115,8 @@ pub(super) struct ListedFile {
 }
 
 impl Directory {
-    /// Lists a directory below this one, without what is hidden, leads out, or cannot be opened.
+    /// Lists a directory below this one. Leaves out names that begin with a dot, links that lead out
+    /// of the root, and what cannot be opened.
     pub(super) fn list(&self, relative: &[u8]) -> Result<Listing, FileFailure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = if relative.is_empty() { b"." } else { relative };
@@ -157,7 +159,7 @@ impl Directory {
     }
 }
 
-/// What tells one state of a file from another.
+/// Distinguishes one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Device and inode.
@@ -180,7 +182,8 @@ impl Stamp {
         }
     }
 
-    /// The state of a page of so many bytes, which is made anew for each look.
+    /// The stamp of a listing of this many bytes. It never settles: a listing is built for each
+    /// look-up.
     pub(super) fn of_listing(size: u64) -> Self {
         Self { identity: (0, 0), size, modified: (0, 0), changed: (i64::MAX, 0) }
     }
@@ -194,7 +197,7 @@ impl Stamp {
 impl From<Errno> for FileFailure {
     fn from(errno: Errno) -> Self {
         match errno {
-            // XDEV: the name leads out of the root. NXIO, NODEV: a socket, a device without driver.
+            // XDEV: the name leads out of the root. NXIO, NODEV: a socket, a device without a driver.
             Errno::NOENT
             | Errno::NOTDIR
             | Errno::LOOP
@@ -204,7 +207,7 @@ impl From<Errno> for FileFailure {
             | Errno::NODEV => Self::NotFound,
             Errno::ACCESS | Errno::PERM => Self::Forbidden,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => Self::Exhausted,
-            // The tree moves faster than it can be walked.
+            // The tree changed during each attempt.
             Errno::AGAIN => Self::Unsteady,
             errno => Self::Broken(errno),
         }
@@ -251,7 +254,7 @@ mod tests {
             assert!(matches!(root.open_file(name.as_bytes()), Ok(Opened::Regular(..))), "{name}");
         }
         assert!(matches!(root.open_file(b"d"), Ok(Opened::Directory)));
-        // An absolute link leaves the root, even if it comes back.
+        // An absolute link leads out of the root, even if it points into it.
         for name in [
             "out",
             "out-dir/secret",
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_system_have_their_status() {
+    fn system_errors_become_statuses() {
         for (errno, failure) in [
             (Errno::NOENT, FileFailure::NotFound),
             (Errno::XDEV, FileFailure::NotFound),

@@ -1,6 +1,6 @@
-//! Content codings of precompressed neighbours, and which of them a request prefers.
+//! The content codings of precompressed neighbours, and the choice among them (RFC 9110 §12.5.3).
 //!
-//! Pure, and without allocation: it runs for every request that has a choice (RFC 9110 §12.5.3).
+//! Pure. It does not allocate: it runs for every request for a file with neighbours.
 
 use crate::http::RequestHead;
 
@@ -18,10 +18,10 @@ pub(super) enum Coding {
 }
 
 impl Coding {
-    /// The codings that neighbours can have; of equally liked ones the last is chosen.
+    /// The codings that neighbours can have. Among equal weights the last is chosen.
     pub(super) const NEIGHBOURS: [Self; 3] = [Self::Gzip, Self::Zstd, Self::Brotli];
 
-    /// What is put behind a file's name for its neighbour with this coding.
+    /// The suffix that a file's name has for its neighbour in this coding.
     pub(super) fn suffix(self) -> &'static str {
         match self {
             Self::Identity => "",
@@ -31,7 +31,7 @@ impl Coding {
         }
     }
 
-    /// The name in `Content-Encoding`; none for the file itself.
+    /// The name in `Content-Encoding`; `None` for the file itself.
     pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Self::Identity => None,
@@ -53,7 +53,7 @@ impl Coding {
     }
 }
 
-/// The codings that a request's `Accept-Encoding` lines ask for. The default asks for none: the
+/// The codings that a request's `Accept-Encoding` lines accept. The default accepts none, so the
 /// file itself is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AcceptedCodings {
@@ -64,7 +64,7 @@ pub(super) struct AcceptedCodings {
 }
 
 impl AcceptedCodings {
-    /// What a request asks for.
+    /// What a request accepts.
     pub(super) fn of(request: &RequestHead<'_>) -> Self {
         let mut accepted = Self::default();
         for line in request.fields_named("Accept-Encoding") {
@@ -73,7 +73,7 @@ impl AcceptedCodings {
         accepted
     }
 
-    /// Adds a field line. Elements that break the grammar are passed over.
+    /// Adds a field line. Malformed elements are ignored.
     fn add(&mut self, line: &[u8]) {
         for element in line.split(|byte| *byte == b',') {
             let mut parts = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -87,9 +87,9 @@ impl AcceptedCodings {
         }
     }
 
-    /// The best of the file itself and its neighbours: the highest weight; of equals a neighbour
-    /// before the file, and br before zstd before gzip. The file itself needs no mention, and it is
-    /// sent when nothing is acceptable, which serves a client better than 406.
+    /// Chooses among the file itself and its neighbours by the highest weight. Among equal weights a
+    /// neighbour is preferred to the file, and br to zstd to gzip. The file itself need not be
+    /// listed. It is also sent if nothing is acceptable: that helps a client more than a 406.
     pub(super) fn choose(&self, has_neighbour: impl Fn(Coding) -> bool) -> Coding {
         let mut best = (self.weight(Coding::Identity), Coding::Identity);
         for coding in Coding::NEIGHBOURS {
@@ -106,7 +106,8 @@ impl AcceptedCodings {
     }
 }
 
-/// The weight among an element's parameters, in thousandths; 1000 without one (RFC 9110 §12.4.2).
+/// The weight among an element's parameters, in thousandths; 1000 without a weight
+/// (RFC 9110 §12.4.2). `None` if a parameter is malformed.
 fn weight_of<'a>(parameters: impl Iterator<Item = &'a [u8]>) -> Option<u16> {
     let mut weight = 1000;
     for parameter in parameters {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_of_all_codings() {
+    fn the_coding_with_the_highest_weight_is_chosen() {
         for (line, chosen) in [
             ("", "identity"),
             ("gzip", "gzip"),
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_there() {
+    fn only_existing_neighbours_are_chosen() {
         assert_eq!(choose(&["gzip, br, zstd"], "gzip"), "gzip");
         assert_eq!(choose(&["gzip, br, zstd"], ""), "identity");
         assert_eq!(choose(&["*;q=1, gzip;q=0.5"], "gzip"), "identity");

@@ -4,15 +4,15 @@ use rustix::io::Errno;
 
 use crate::{app::error_response, http::Response};
 
-/// When the holder of a lease is likely to have given it up.
+/// `Retry-After` in seconds: by then the holder has probably given the lease up.
 const LEASE_RETRY_S: &str = "1";
 
 /// Why a request is not answered with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileFailure {
-    /// 400: the path can't be read.
+    /// 400: the path is malformed.
     Malformed,
-    /// 301: a directory, asked for without the slash at its end.
+    /// 301: a directory whose path was requested without a slash at its end.
     IsDirectory,
     /// 403
     Forbidden,
@@ -20,9 +20,9 @@ pub(super) enum FileFailure {
     NotFound,
     /// 503: out of descriptors or memory.
     Exhausted,
-    /// 503: another process has a lease on the file, and was asked to give it up.
+    /// 503: another process has a lease on the file and was asked to give it up.
     Leased,
-    /// 500: it changes faster than it can be read.
+    /// 500: the file or the tree changes faster than it can be read.
     Unsteady,
     /// 500: the file system failed.
     Broken(Errno),
@@ -42,13 +42,13 @@ impl FileFailure {
 
     pub(super) fn reason(self) -> &'static str {
         match self {
-            Self::Malformed => "the path can't be read",
-            Self::IsDirectory => "it is a directory",
+            Self::Malformed => "malformed path",
+            Self::IsDirectory => "is a directory",
             Self::Forbidden => "permission denied",
             Self::NotFound => "not found",
             Self::Exhausted => "out of descriptors or memory",
-            Self::Leased => "another process has a lease on it",
-            Self::Unsteady => "it changes while it is read",
+            Self::Leased => "another process has a lease on the file",
+            Self::Unsteady => "the file changes while it is read",
             Self::Broken(_) => "the file system failed",
         }
     }

@@ -1,8 +1,7 @@
 //! The page that lists a directory.
 //!
-//! Pure. What files are called is the choice of whoever writes them: every name is escaped where it
-//! is shown, and percent-encoded where it is linked. A link begins with `./`, so that no name can
-//! be taken for a scheme.
+//! Pure. File names are untrusted: every name is escaped where it is shown, and percent-encoded in
+//! its link. A link begins with `./`, so that no name can be taken for a scheme.
 
 use std::{
     fmt::Write as _,
@@ -13,13 +12,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::directory::{ListedFile, Listing};
 
-/// What stands for itself in a link (RFC 3986 §2.3).
+/// The bytes that a link percent-encodes: all but the unreserved characters (RFC 3986 §2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The times that an HTTP date can say: up to the year 9999.
+/// The times that an HTTP date can express, in seconds since 1970: up to the year 9999.
 const TIMES_S: std::ops::Range<i64> = 0..253_402_300_800;
 
-/// The page of a directory with this path below the root, which has no slash at either end.
+/// The page of the directory with this path below the root. The path has no slash at either end.
 pub(super) fn page(path: &[u8], listing: &Listing) -> String {
     let mut title = "Index of /".to_owned();
     push_escaped(&mut title, path);
@@ -39,7 +38,7 @@ pub(super) fn page(path: &[u8], listing: &Listing) -> String {
     page.push_str("</table>\n");
     if listing.is_cut {
         let count = listing.entries.len();
-        let _ = writeln!(page, "<p>There are more than these {count}.</p>");
+        let _ = writeln!(page, "<p>The list ends after {count} entries.</p>");
     }
     page.push_str("</body>\n</html>\n");
     page
@@ -69,7 +68,7 @@ fn push_escaped(page: &mut String, name: &[u8]) {
             '>' => page.push_str("&gt;"),
             '"' => page.push_str("&quot;"),
             '\'' => page.push_str("&#39;"),
-            // Also those that turn the direction of a line of text.
+            // Also the characters that change the direction of text.
             control if control.is_control() || is_directional(control) => page.push('\u{fffd}'),
             other => page.push(other),
         }
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_shown_and_linked_as_names_whatever_they_are() {
+    fn names_are_escaped_where_they_are_shown_and_linked() {
         let entry = |name: &[u8], is_directory| ListedFile {
             name: name.to_vec(),
             is_directory,
@@ -111,7 +110,7 @@ mod tests {
             "<a href=\"./a%22b%26c%3Fd%23e%25f%20g\">a&quot;b&amp;c?d#e%f g</a>",
             "<a href=\"./%FF%0A\">\u{fffd}\u{fffd}</a>",
             "\">\u{fffd}txt.exe</a>",
-            "more than these 6",
+            "ends after 6 entries",
         ] {
             assert!(page.contains(row), "{row} in\n{page}");
         }

@@ -1,8 +1,8 @@
-//! What a request's path names below the root: a file and its neighbours, or a page that lists a
+//! Finds what a request's path names below the root: a file and its neighbours, or the listing of a
 //! directory.
 //!
-//! A path that ends with a slash is a directory: its index file, else its listing if one is wanted.
-//! Any other path is tried with each ending of `try` in turn.
+//! A path that ends with a slash names a directory: its index file is sent, or its listing if the
+//! config allows one. Any other path is tried with each ending of `try` in turn.
 
 use std::fs::File;
 
@@ -18,26 +18,26 @@ use super::{
 };
 use crate::config::FilesConfig;
 
-/// The key of the 404 page, which no request path is.
+/// The key of the 404 page. No request path is empty.
 pub(super) const NOT_FOUND_KEY: &str = "";
 
-/// A file by its name below the root; [`Opened::Regular`] says what stands beside.
+/// A file's name below the root, with the values of [`Opened::Regular`].
 type NamedFile = (Vec<u8>, Option<File>, Stamp);
 
-/// What is looked up, for which request.
+/// One look-up.
 #[derive(Clone, Copy)]
 pub(super) struct LookUp<'a> {
     pub(super) config: &'a FilesConfig,
     pub(super) key: &'a str,
     pub(super) accepted: AcceptedCodings,
     pub(super) wall_s: i64,
-    /// Rather no file than one without the neighbours that it has.
+    /// Whether to fail if a neighbour cannot be opened for lack of descriptors.
     pub(super) needs_neighbours: bool,
 }
 
 impl LookUp<'_> {
-    /// The file that a key names and its neighbours, with the accepted one loaded. At most two
-    /// descriptors are open at a time.
+    /// Finds the file that the key names and its neighbours, and loads the variant that the request
+    /// accepts. At most two files are open at a time.
     pub(super) fn run(
         &self,
         root: &Directory,
@@ -111,7 +111,7 @@ impl LookUp<'_> {
         for ending in &self.config.tries.endings {
             match open_file(root, [&path.relative, ending.as_bytes()].concat()) {
                 Err(FileFailure::NotFound) => {}
-                // Only the path itself is sent on into the directory.
+                // Only the path itself is redirected to the directory.
                 Err(FileFailure::IsDirectory) if !ending.is_empty() => {}
                 outcome => return outcome,
             }
@@ -140,7 +140,8 @@ fn open_file(root: &Directory, name: Vec<u8>) -> Result<NamedFile, FileFailure> 
     }
 }
 
-/// A neighbour that may be sent for a file; one that can't be opened might as well not be there.
+/// Opens the neighbour in this coding if it may be sent for the file. A neighbour that cannot be
+/// opened counts as missing, unless descriptors or memory ran out.
 fn open_neighbour(
     root: &Directory,
     name: &[u8],
@@ -156,7 +157,7 @@ fn open_neighbour(
     }
 }
 
-/// Whether a file is compressed itself, and has no neighbours.
+/// Whether the file's own name says that it is compressed: such a file has no neighbours.
 fn is_coded_name(name: &[u8]) -> bool {
     Coding::NEIGHBOURS.iter().any(|coding| name.ends_with(coding.suffix().as_bytes()))
 }

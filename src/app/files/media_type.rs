@@ -1,6 +1,6 @@
-//! The media type of a file, by its extension. Pure; content is never looked at.
+//! The media type of a file, by its extension. Pure; it never reads content.
 
-/// Types that the table of `mime_guess` lacks, or has from before their registration.
+/// Types that the table of `mime_guess` lacks, or has under a name from before their registration.
 const OVERRIDES: &[(&str, &str)] = &[
     ("avif", "image/avif"),
     ("br", "application/octet-stream"),
@@ -38,9 +38,9 @@ const OVERRIDES: &[(&str, &str)] = &[
     ("zst", "application/zstd"),
 ];
 
-/// The type of the file with this name: from the configured pairs of extension (lower case) and
-/// type, else a known one, else `application/octet-stream`. Text gets `charset=utf-8`, unless the
-/// type has a parameter already; JSON has no charset (RFC 8259 §11).
+/// The media type of the file with this name: from `configured`, which has pairs of extension (in
+/// lower case) and type; else a known type; else `application/octet-stream`. A text type without
+/// parameters gets `charset=utf-8`; JSON has no charset (RFC 8259 §11).
 pub(super) fn media_type(name: &[u8], configured: &[(String, String)]) -> String {
     let file_name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let extension = match file_name.iter().rposition(|byte| *byte == b'.') {

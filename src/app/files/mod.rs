@@ -1,23 +1,25 @@
-//! The `files` kind: a folder of files.
+//! The `files` kind: serves a directory of files.
 //!
-//! Owns the open root and, per loop, a cache of what was asked for. GET and HEAD answer with the
-//! file that the path names, its index file for a path that ends with a slash, or its precompressed
-//! neighbour, else with what the config wants tried; OPTIONS with 204; any other method with 405.
+//! Owns the open root and a cache per loop. GET and HEAD are answered with the file that the path
+//! names, with the index file if the path ends with a slash, or with a precompressed neighbour. If
+//! there is none, the endings and the fallback of `try` follow. OPTIONS gets a 204, any other method
+//! a 405.
 //!
-//! - Nothing outside the root is ever sent, nor a dot file, nor anything but a regular file.
-//! - The length that is told is the length that is sent, or the connection ends.
-//! - A change on disk shows within [`cache::REVALIDATE_AFTER`], also of the root itself when it is
-//!   a symbolic link that is switched; while the root is missing, the last one serves on.
-//! - A neighbour is sent only if it is not older than its file, by whole seconds: tools that copy
-//!   the time to the compressed file may cut its fraction off.
-//! - Opening and reading small files blocks the loop on the disk. That is accepted: they are in the
-//!   page cache or a few blocks long, and the cache asks for each at most once a second. Large
-//!   files are sent by the loop, straight from the page cache.
-//! - Out of descriptors, a file that lies in memory is sent as it was last known. So is one on
-//!   which another process has a lease, if it is unchanged; else the answer is 503 with
-//!   `Retry-After`: a loop does not wait for the lease's holder, which may take 45 s.
-//! - No `X-Content-Type-Options`: every answer declares a type, no client sniffs
-//!   `application/octet-stream`, and the operator could not take it back.
+//! - Never sends anything from outside the root, a dot file (but for `.well-known`), or anything but
+//!   a regular file.
+//! - Sends exactly the announced length, or ends the connection.
+//! - A change on disk shows within [`cache::REVALIDATE_AFTER`]. So does a change of the root, when
+//!   it is a symbolic link that is switched. While the root is missing, the old one is served.
+//! - A neighbour is sent only if it is not older than its file, in whole seconds: tools that copy
+//!   the time to the compressed file may drop the fraction.
+//! - Opening and reading a small file may block the loop on the disk. That is accepted: small files
+//!   are usually in the page cache or a few blocks long, and the cache opens each at most once a
+//!   second. Large files are read in pieces while they are sent, which may block in the same way.
+//! - Without free descriptors, a file that is in memory is sent as it was last known. A file on
+//!   which another process has a lease is sent from memory if it is unchanged; else the answer is
+//!   503 with `Retry-After`. A loop does not wait for the holder of a lease, which may take 45 s.
+//! - No `X-Content-Type-Options`: every answer declares a type, clients don't sniff
+//!   `application/octet-stream`, and an operator could not remove the field.
 
 mod cache;
 mod conditional;
@@ -54,26 +56,26 @@ use self::{
 };
 use super::{App, Context, LoadError, Reply, error_response, per_loop::PerLoop};
 
-/// An app that serves a folder of files.
+/// An app that serves a directory of files.
 pub struct Files {
     config: FilesConfig,
     root: Directory,
-    /// The request path of the file that is sent for all that is not found.
+    /// The request path of the fallback: the file that is sent if the requested one is not found.
     fallback_key: Option<String>,
     loops: PerLoop<LoopFiles>,
 }
 
-/// What a loop has for itself.
+/// The state of one loop.
 #[derive(Default)]
 struct LoopFiles {
     cache: Cache,
-    /// The root, when it is another now than when the app was loaded.
+    /// The root, if it changed since the app was loaded.
     root: Option<Directory>,
     /// When a failure may be logged again.
     log_after: Option<Instant>,
 }
 
-/// How often a loop logs failures of one app at most.
+/// A loop logs failures of one app at most this often.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
 const ALLOW: &[u8] = b"Allow: GET, HEAD, OPTIONS\r\n";
@@ -82,8 +84,8 @@ impl Files {
     /// Opens the root, for an app on `loops` loops.
     ///
     /// # Errors
-    /// When the root is missing, no directory or not to be searched, or the system has no
-    /// `openat2`.
+    /// When the root is missing, is not a directory or cannot be searched, or the system has no
+    /// openat2(2).
     pub fn open(config: FilesConfig, loops: usize) -> Result<Self, LoadError> {
         match Directory::open(&config.root) {
             Ok(root) => {
@@ -119,8 +121,8 @@ impl Files {
         }
     }
 
-    /// Answers with the file for all that is not found, if there is one. It is looked up as if it
-    /// had been asked for, so all of its paths share one entry of the cache.
+    /// Answers with the fallback, if there is one. It is looked up by its own path, so all requests
+    /// for it share one entry of the cache.
     fn fall_back(
         &self,
         state: &mut LoopFiles,
@@ -140,7 +142,7 @@ impl Files {
         }
     }
 
-    /// Says why a file that is there is not sent.
+    /// Logs why an existing file is not sent.
     fn log(&self, state: &mut LoopFiles, key: &str, failure: FileFailure, now: Instant) {
         if state.log_after.is_some_and(|after| now < after) {
             return;
@@ -160,7 +162,7 @@ impl Files {
         );
     }
 
-    /// 404 with the configured page, else with the built-in one.
+    /// Answers 404 with the configured page, or with the built-in answer.
     fn not_found(&self, state: &mut LoopFiles, context: &Context) -> Reply<'static> {
         let built_in = || Reply::Full(error_response(404));
         if self.config.not_found.is_none() {
@@ -174,9 +176,8 @@ impl Files {
         self.resolve(state, NOT_FOUND_KEY, accepted, context, send).unwrap_or_else(|_| built_in())
     }
 
-    /// Finds what a key names on disk, sends it, and remembers it. Out of descriptors, lets go of
-    /// the ones that this loop's cache holds, and tries once more; then what is still in memory is
-    /// believed.
+    /// Looks a key up on disk, sends the result, and caches it. Without free descriptors, closes
+    /// those of this loop's cache and tries once more. If that fails too, sends what is in memory.
     fn resolve(
         &self,
         state: &mut LoopFiles,
@@ -244,7 +245,7 @@ impl App for Files {
     }
 }
 
-/// Which fields of a request stand in the way of a plain answer, found in one pass.
+/// Whether a request has preconditions or ranges, found in one pass.
 #[derive(Default)]
 struct AskedFields {
     is_conditional: bool,
@@ -269,7 +270,7 @@ impl AskedFields {
     }
 }
 
-/// Answers with a file, as far as the request's conditions and ranges let it (RFC 9110 §13.2.2).
+/// Answers with a file, after the request's preconditions and ranges (RFC 9110 §13.2.2).
 fn answer(
     request: &RequestHead<'_>,
     asked: &AskedFields,
@@ -299,15 +300,16 @@ fn ranges(request: &RequestHead<'_>, found: &Representation) -> Ranges {
     let mut lines = request.fields_named("Range");
     let (Some(line), None) = (lines.next(), lines.next()) else { return Ranges::Ignored };
     match Ranges::parse(line, found.length()) {
-        // A Content-Encoding would stand over the multipart, but mean what is in its parts.
+        // `Content-Encoding` would apply to the multipart document, but its parts are what is coded.
         Ranges::Parts(parts) if parts.len() > 1 && found.is_coded() => Ranges::Ignored,
         ranges if found.validators().allow_range(request) => ranges,
         _ => Ranges::Ignored,
     }
 }
 
-/// Sends on to the same path with a slash at its end. The Location is a path of this host: it
-/// begins with one slash, as `//evil` would name a host, and backslashes were refused before.
+/// Redirects to the same path with a slash at its end. The Location is a path on this host: it
+/// begins with a single slash (`//evil` would name a host), and paths with backslashes were refused
+/// before.
 fn redirect_into(request: &RequestHead<'_>) -> Response<'static> {
     let path = request.path().trim_start_matches('/');
     let location = match request.query() {
@@ -327,7 +329,7 @@ fn seconds(wall: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// An unpredictable number: the hash of nothing under a new random key.
+/// An unpredictable number: the hash of no bytes under a new random key.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -1,13 +1,12 @@
-//! From the path of a request to the name of a file below the root.
+//! Converts the path of a request into the name of a file below the root.
 //!
 //! Pure. Percent-escapes are decoded once, segment by segment, so a decoded slash never becomes a
-//! separator. Empty segments are merged (`//a///b` names `a/b`, as other servers have it). What
-//! this lets pass has no dot segments, and the root's `openat2` refuses to leave it anyway.
+//! separator. Empty segments are dropped (`//a///b` names `a/b`, as in other servers). The result
+//! has no dot segments; openat2(2) would refuse to leave the root anyway.
 //!
-//! Refused as malformed (400): broken escapes, control bytes. Refused as not found (404): every
-//! segment that begins with a dot, which covers `.`, `..` and dot files, except a first segment
-//! `.well-known` (RFC 8615); slashes hidden by an escape; backslashes, which other parsers read as
-//! slashes.
+//! Refused as malformed (400): broken escapes and control bytes. Refused as not found (404):
+//! segments that begin with a dot (`.`, `..` and dot files), except a first segment `.well-known`
+//! (RFC 8615); escaped slashes; backslashes, which other parsers read as slashes.
 
 use std::fmt;
 
@@ -15,7 +14,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use super::failure::FileFailure;
 
-/// What stands for itself in a path (RFC 3986 §2.3), and the slash.
+/// The bytes that a path percent-encodes: all but the unreserved characters (RFC 3986 §2.3) and the
+/// slash.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
@@ -24,12 +24,12 @@ const ENCODED: &AsciiSet =
 pub(super) struct FilePath {
     /// Without a slash at either end; empty for the root itself.
     pub(super) relative: Vec<u8>,
-    /// Whether the request's path ended with a slash, and so asks for a directory.
+    /// Whether the request's path ended with a slash and so names a directory.
     pub(super) is_directory: bool,
 }
 
 impl FilePath {
-    /// Reads a request's percent-encoded path.
+    /// Parses a request's percent-encoded path.
     pub(super) fn parse(encoded: &str) -> Result<Self, FileFailure> {
         let segments = encoded.strip_prefix('/').ok_or(FileFailure::Malformed)?;
         let mut relative = Vec::with_capacity(segments.len());
@@ -56,7 +56,7 @@ impl FilePath {
     }
 }
 
-/// A path below the root as a request writes it.
+/// A path below the root, percent-encoded as in a request.
 pub(super) fn encoded(path: &str) -> impl fmt::Display {
     percent_encode(path.as_bytes(), ENCODED)
 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_stands_in_its_directory() {
+    fn an_index_is_joined_to_its_directory() {
         let join = |encoded| FilePath::parse(encoded).unwrap().join("index.html");
         assert_eq!(join("/"), b"index.html");
         assert_eq!(join("/a/b/"), b"a/b/index.html");
@@ -160,7 +160,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_passes_stays_below_the_root(encoded in "/[./%25eEfF\\\\a0-9]{0,24}") {
+        fn accepted_paths_stay_below_the_root(encoded in "/[./%25eEfF\\\\a0-9]{0,24}") {
             if let Ok(path) = FilePath::parse(&encoded) {
                 prop_assert!(!path.relative.starts_with(b"/"));
                 for segment in path.relative.split(|byte| *byte == b'/') {

@@ -1,12 +1,12 @@
 //! Range requests (RFC 9110 §14) on a representation of known length.
 //!
-//! Pure. Never sends more bytes of content than the whole has, whatever ranges are asked for: a
-//! `Range` with more than [`RANGES_MAX`] ranges, or with ranges that overlap so much, is ignored,
-//! as §14.2 allows; so is one that breaks the grammar, has another unit, or meets an empty file.
+//! Pure. The parts together are never longer than the whole. A `Range` is ignored, as §14.2 allows,
+//! if it has more than [`RANGES_MAX`] ranges, or overlapping ranges that add up to more than the
+//! whole. It is also ignored if it is malformed, has another unit, or the file is empty.
 
 use smallvec::SmallVec;
 
-/// How many ranges one answer sends.
+/// Most ranges of one request.
 pub(super) const RANGES_MAX: usize = 16;
 
 /// A part of a representation, within its length and never empty.
@@ -14,7 +14,7 @@ pub(super) const RANGES_MAX: usize = 16;
 pub(super) struct ByteRange {
     /// Where it begins, in bytes.
     pub(super) offset: u64,
-    /// How many bytes.
+    /// Its length in bytes.
     pub(super) length: u64,
 }
 
@@ -29,11 +29,11 @@ impl ByteRange {
 /// What a `Range` field asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ranges {
-    /// Nothing, or nothing that is done: the whole is sent.
+    /// Nothing, or something that is ignored: the whole is sent.
     Ignored,
-    /// 416
+    /// The answer is 416.
     Unsatisfiable,
-    /// 206: the satisfiable ranges, at least one, in the order they were asked for.
+    /// The answer is 206: the satisfiable ranges, at least one, in the order of the request.
     Parts(SmallVec<[ByteRange; 1]>),
 }
 
@@ -71,7 +71,7 @@ impl Ranges {
     }
 }
 
-/// `None` for what is no range, `Some(None)` for one that can't be satisfied.
+/// `None` for a malformed range, `Some(None)` for a range that cannot be satisfied.
 fn parse_spec(spec: &[u8], length: u64) -> Option<Option<ByteRange>> {
     let dash = memchr::memchr(b'-', spec)?;
     let (first, last) = (&spec[..dash], &spec[dash + 1..]);
@@ -89,7 +89,7 @@ fn parse_spec(spec: &[u8], length: u64) -> Option<Option<ByteRange>> {
     Some((first < end).then(|| ByteRange { offset: first, length: end - first }))
 }
 
-/// Digits alone; a number too large to hold is as good as the largest one.
+/// Parses digits. A number that is too large becomes the largest `u64`.
 fn parse_number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

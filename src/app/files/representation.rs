@@ -1,15 +1,15 @@
 //! One file in one coding, ready to be sent: its encoded fields and its content.
 //!
-//! Content up to [`MEMORY_BYTES_MAX`] is held in memory, larger content as an open file that the
-//! loop sends from. A representation never changes; a changed file makes a new one.
+//! Content up to [`MEMORY_BYTES_MAX`] is held in memory; larger content is an open file that the
+//! loop reads from. A representation never changes; a changed file gets a new one.
 //!
-//! - The entity tag changes whenever the content does (RFC 9110 §8.8.1), also where tools set the
-//!   times of files. In memory it is a hash of the content, equal on every machine. Of an open file
-//!   it names the inode and its change time, which nobody can set; it is weak while a further
-//!   change might leave that time as it is.
-//! - `Last-Modified` is the file's own time, which tools set, so it never permits a range. Builds
-//!   that want to be reproducible set it to 0 or 1: then it says nothing, and is left out. So it is
-//!   for a file from the future, which must not lie after `Date` (§8.8.2.1), and after 9999.
+//! - The entity tag changes whenever the content does (RFC 9110 §8.8.1), even if tools set the times
+//!   of files. For content in memory it is a hash of the content, equal on every machine. For an
+//!   open file it is a hash of the inode and its times; tools cannot set the inode's change time.
+//!   The tag is weak while another change could leave that time as it is.
+//! - `Last-Modified` is the file's modification time. Tools can set it, so it never permits a range.
+//!   It is left out if it is 0 or 1, which reproducible builds set; if it is in the future, because
+//!   it must not be later than `Date` (§8.8.2.1); and after the year 9999.
 
 use std::{
     fs::File,
@@ -35,30 +35,30 @@ use super::{
 /// The largest content that is held in memory, in bytes.
 pub(super) const MEMORY_BYTES_MAX: u64 = 64 * 1024;
 
-/// How often a file is read that turns out shorter than it said: the content sent has to have the
-/// length that is told.
+/// Most attempts to read a file that turns out shorter than its size: the content must have the
+/// announced length.
 const READ_ATTEMPTS_MAX: usize = 2;
 
-/// How long a file has to be unchanged before its stamp is trusted to tell a further change, in
-/// seconds: a second change within one tick of the file system's clock leaves the stamp as it was.
+/// How long a file must be unchanged, in seconds, before an equal stamp means equal content: a
+/// second change within one tick of the file system's clock does not change the stamp.
 const SETTLED_AFTER_S: i64 = 2;
 
-/// The first time of a file that means something.
+/// The first modification time that is meant as one, in seconds since 1970.
 const TIMES_START_S: i64 = 2;
 
-/// The first second of the year 10000, which no HTTP date can say.
+/// The first second of the year 10000, which no HTTP date can express.
 const DATES_END_S: i64 = 253_402_300_800;
 
-/// What fields a representation is sent with.
+/// What decides the fields of a representation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FieldsSpec<'a> {
     /// `Content-Type`
     pub(super) media_type: &'a str,
     /// `Cache-Control`
     pub(super) cache_control: Option<&'a str>,
-    /// Whether `Accept-Encoding` had a say, or could have had.
+    /// Whether the answer depends on `Accept-Encoding`.
     pub(super) is_negotiated: bool,
-    /// Whether it is an answer with another status than 200, which has a type and no more.
+    /// Whether it is the 404 page, whose only field is the type.
     pub(super) is_error_page: bool,
 }
 
@@ -66,9 +66,9 @@ pub(super) struct FieldsSpec<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Representation {
     fields: Arc<[u8]>,
-    /// `Content-Type` ends here: a multipart answer has its own.
+    /// Where `Content-Type` ends: a multipart answer has its own.
     type_end: usize,
-    /// The fields of a 304 begin here.
+    /// Where the fields of a 304 begin.
     lasting_start: usize,
     etag: Arc<str>,
     modified_s: Option<u64>,
@@ -85,7 +85,7 @@ enum Storage {
 }
 
 impl Representation {
-    /// Loads an open file, whose state was `stamp` when it was opened. `wall_s` is the time in
+    /// Loads an open file. `stamp` is its state when it was opened, `wall_s` the time of day in
     /// seconds since 1970.
     pub(super) fn load(
         file: File,
@@ -108,7 +108,7 @@ impl Representation {
         Err(FileFailure::Unsteady)
     }
 
-    /// A page that no file holds.
+    /// A listing, which is not a file.
     pub(super) fn of_page(page: String, spec: &FieldsSpec<'_>, wall_s: i64) -> Self {
         let stamp = Stamp::of_listing(page.len() as u64);
         Self::new(stamp, Storage::Memory(page.into_bytes().into()), Coding::Identity, spec, wall_s)
@@ -132,7 +132,7 @@ impl Representation {
         let etag = match &body {
             Storage::Memory(content) => content_tag(content, coding),
             Storage::Open(_) if is_settled => file_tag(&stamp, coding),
-            // Another one each second, so that it matches nothing that was written meanwhile.
+            // A new tag each second, so that it doesn't match content that was written meanwhile.
             Storage::Open(_) => format!("W/\"{:x}-{wall_s:x}\"", stamp.size),
         };
         let modified_s = last_modified(&stamp, wall_s);
@@ -165,7 +165,7 @@ impl Representation {
         }
     }
 
-    /// The whole, with its fields.
+    /// The answer with the whole content.
     pub(super) fn reply(&self, status: u16) -> Reply<'static> {
         let head =
             Response::new(status).with_encoded_fields(Bytes::Shared(Arc::clone(&self.fields)));
@@ -180,14 +180,14 @@ impl Representation {
         }
     }
 
-    /// 304 (RFC 9110 §15.4.5): what a cache needs to update what it stored, and no more.
+    /// A 304 with the fields that a cache needs to update its entry (RFC 9110 §15.4.5).
     pub(super) fn not_modified(&self) -> Reply<'static> {
         let fields = self.fields[self.lasting_start..].to_vec();
         Reply::Full(Response::new(304).with_encoded_fields(Bytes::Owned(fields)))
     }
 
-    /// 206 with one part, or with several as `multipart/byteranges` (RFC 9110 §15.3.7). The
-    /// boundary must not stand in the content, so it can't be a guessable one.
+    /// A 206 with one part, or with several as `multipart/byteranges` (RFC 9110 §15.3.7). The
+    /// boundary must not occur in the content, so it must not be predictable.
     pub(super) fn partial(&self, parts: &[ByteRange], boundary: u64) -> Reply<'static> {
         if let [part] = parts {
             let mut fields = self.fields.to_vec();
@@ -213,7 +213,7 @@ impl Representation {
         partial_reply(fields, content)
     }
 
-    /// What conditional requests are compared with.
+    /// The validators for conditional requests.
     pub(super) fn validators(&self) -> Validators<'_> {
         Validators { etag: &self.etag, modified_s: self.modified_s }
     }
@@ -265,7 +265,7 @@ fn partial_reply(fields: Vec<u8>, content: Vec<Segment>) -> Reply<'static> {
     Reply::Files { head, content }
 }
 
-/// The values come from the configuration and from this file: all are valid ones.
+/// The values come from the config and from this file, so they are valid.
 fn push_field(fields: &mut Vec<u8>, name: &str, value: &str) {
     debug_assert!(crate::http::is_field_value(value), "{name}: {value:?}");
     for part in [name, ": ", value, "\r\n"] {
@@ -273,9 +273,9 @@ fn push_field(fields: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
-/// std's SipHash with a fixed key: two contents of one length have the same 64 bits only by a
-/// chance of 2^-64, or if their author searches for such a pair. A version of std that hashes
-/// otherwise costs one transfer of each file.
+/// SipHash with the fixed key of std. Two contents of the same length have the same tag with a
+/// probability of 2^-64, unless their author searches for such a pair. If a version of std changes
+/// the hash, clients transfer each file once more.
 fn content_tag(content: &[u8], coding: Coding) -> String {
     let mut hasher = DefaultHasher::new();
     hasher.write(content);
@@ -302,7 +302,7 @@ fn last_modified(stamp: &Stamp, wall_s: i64) -> Option<u64> {
     if is_sayable { u64::try_from(modified_s).ok() } else { None }
 }
 
-/// The first `size` bytes of a file; none when it has fewer.
+/// The first `size` bytes of a file; `None` if it has fewer.
 fn read_exact(file: &File, size: u64) -> Result<Option<Vec<u8>>, FileFailure> {
     let mut content = vec![0; size as usize];
     match file.read_exact_at(&mut content, 0) {

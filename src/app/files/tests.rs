@@ -1,4 +1,4 @@
-//! The kind as a whole, on real folders.
+//! The kind as a whole, on real directories.
 
 use std::{
     fs::{self, File},
@@ -26,7 +26,7 @@ use crate::{
     config::Tries,
 };
 
-/// A folder, an app on it, and the time as the app is told.
+/// A directory, an app that serves it, and the app's time.
 struct Site {
     dir: TempDir,
     app: Files,
@@ -53,7 +53,7 @@ impl Site {
     fn write(&self, name: &str, content: &str) {
         let path = self.dir.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // By rename, as who cares for readers does it: the inode is a new one.
+        // By rename, as a careful deployment does it: the inode is new.
         let fresh = path.with_added_extension("tmp");
         fs::write(&fresh, content).unwrap();
         fs::rename(fresh, path).unwrap();
@@ -85,7 +85,7 @@ impl Site {
     }
 }
 
-/// What a client would see.
+/// The answer as a client sees it.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     status: u16,
@@ -204,7 +204,7 @@ fn a_hit_shares_what_the_cache_holds() {
 }
 
 #[test]
-fn other_methods_are_told_what_is_allowed() {
+fn other_methods_get_the_allowed_methods() {
     let site = Site::new(&[("a", "")]);
     for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "get", "BREW"] {
         let answer = site.ask(method, "/a", &[]);
@@ -284,7 +284,7 @@ fn nothing_outside_and_nothing_hidden_is_sent() {
 }
 
 #[test]
-fn a_directory_is_its_index() {
+fn a_directory_is_answered_with_its_index() {
     let site = Site::new(&[
         ("index.html", "root"),
         ("both/index.htm", "second"),
@@ -314,7 +314,7 @@ fn a_directory_is_its_index() {
 }
 
 #[test]
-fn a_directory_without_its_slash_is_sent_on_within_this_host() {
+fn a_directory_without_a_slash_is_redirected_on_the_same_host() {
     let site = Site::new(&[("d/e f/x", ""), ("evil.example/x", "")]);
     for (target, location) in [
         ("/d", "/d/"),
@@ -339,7 +339,7 @@ fn tries(endings: &[&str], fallback: Option<&str>) -> Tries {
 }
 
 #[test]
-fn what_is_not_there_is_tried_with_endings_and_then_is_the_fallback() {
+fn a_missing_file_is_tried_with_endings_and_then_answered_with_the_fallback() {
     let files = [
         ("index.html", "root"),
         ("about.html", "about"),
@@ -381,7 +381,7 @@ fn what_is_not_there_is_tried_with_endings_and_then_is_the_fallback() {
     assert_eq!(site.ask("GET", "/other", &[("If-None-Match", &etag)]).status, 304);
     assert_eq!(site.ask("POST", "/route", &[]).status, 405);
 
-    // Any number of paths, one entry.
+    // Any number of paths share one entry.
     let entries = site.cache().cache.held().2;
     for i in 0..100 {
         assert_eq!(site.get(&format!("/route/{i}")).content, "app");
@@ -391,11 +391,11 @@ fn what_is_not_there_is_tried_with_endings_and_then_is_the_fallback() {
     let site = Site::with(&[("x", "x")], |config| {
         config.tries = tries(&[""], Some("none.html"));
     });
-    assert_eq!(site.status("/nothing"), 404, "a fallback that is not there");
+    assert_eq!(site.status("/nothing"), 404, "a missing fallback");
 }
 
 #[test]
-fn no_try_and_no_listing_leads_out_of_the_root() {
+fn neither_try_nor_a_listing_leads_out_of_the_root() {
     let site = Site::new(&[
         ("secret.html", "s"),
         ("outside/x", "x"),
@@ -448,7 +448,7 @@ fn no_try_and_no_listing_leads_out_of_the_root() {
 }
 
 #[test]
-fn a_directory_is_listed_only_where_that_is_wanted() {
+fn a_directory_is_listed_only_if_the_config_allows_it() {
     let files = [("d/<b>&.txt", "12345"), ("d/e/f", ""), ("d/.hidden", ""), ("i/index.html", "i")];
     let mut site = Site::with(&files, |config| config.listing = true);
     assert_eq!(site.get("/i/").content, "i", "an index comes first");
@@ -468,7 +468,7 @@ fn a_directory_is_listed_only_where_that_is_wanted() {
     }
     let page = site.get("/d/e/").content;
     assert_eq!(page.matches("<tr><td>").count(), 1 + ENTRIES_MAX);
-    assert!(page.contains("more than these 1000"));
+    assert!(page.contains("ends after 1000 entries"));
     let site = Site::with(&[("d/a", "")], |config| config.index = Vec::new());
     assert_eq!(site.status("/d/"), 404, "off");
 }
@@ -481,7 +481,7 @@ fn the_404_page_has_a_type_and_no_validators() {
     assert_eq!((built_in.status, built_in.content.as_str()), (404, r#"{"error":"Not found"}"#));
     assert_eq!(built_in.fields, "Content-Type: application/json\r\n");
     page(&mut site);
-    assert_eq!(site.get("/none"), built_in, "a page that is not there");
+    assert_eq!(site.get("/none"), built_in, "a missing page");
 
     site.write("404.html", "gone");
     let fields = [("If-None-Match", "*"), ("Range", "bytes=0-0"), ("If-Match", "\"x\"")];
@@ -490,7 +490,7 @@ fn the_404_page_has_a_type_and_no_validators() {
         assert_eq!((answer.status, answer.content.as_str()), (404, "gone"), "{target}");
         assert_eq!(answer.fields, "Content-Type: text/html; charset=utf-8\r\n");
     }
-    assert_eq!(site.status("/404.html"), 200, "it is a file as any other");
+    assert_eq!(site.status("/404.html"), 200, "it is an ordinary file");
     site.write("404.html", &long());
     site.pass(REVALIDATE_AFTER);
     assert_eq!(site.get("/none").content, long());
@@ -537,13 +537,13 @@ fn the_accepted_neighbour_is_sent() {
 }
 
 #[test]
-fn neighbours_are_left_alone_when_they_are_old_or_not_asked_for() {
+fn neighbours_that_are_old_or_not_accepted_are_not_sent() {
     let site = Site::new(&[("a.css", "plain"), ("a.css.gz", "gzip")]);
     let ask = |site: &Site| site.ask("GET", "/a.css", &[("Accept-Encoding", "gzip")]).content;
     let time = UNIX_EPOCH + Duration::from_millis(1_000_000_900);
     site.set_modified("a.css", time);
     site.set_modified("a.css.gz", time - Duration::from_millis(899));
-    assert_eq!(ask(&site), "gzip", "a cut-off fraction is no age");
+    assert_eq!(ask(&site), "gzip", "a time without its fraction is not older");
     let mut site = site;
     site.set_modified("a.css.gz", time - Duration::from_secs(1));
     site.pass(REVALIDATE_AFTER);
@@ -640,7 +640,7 @@ fn a_coded_neighbour_has_single_ranges_of_its_own() {
     assert_eq!((answer.status, answer.content.as_str()), (206, "bc"));
     assert_eq!(answer.field("Content-Encoding"), Some("gzip"));
     assert_eq!(answer.field("Content-Range"), Some("bytes 1-2/5"));
-    assert_eq!(ask("bytes=0-0,2-2").status, 200, "the coding of a multipart would be unclear");
+    assert_eq!(ask("bytes=0-0,2-2").status, 200, "the coding of a multipart would be ambiguous");
 }
 
 #[test]
@@ -656,7 +656,7 @@ fn changes_show_after_a_second() {
     site.write("a", "two");
     site.write("d/index.html", "first");
     site.pass(REVALIDATE_AFTER - Duration::from_millis(1));
-    assert_eq!(ask(&site, "/a"), seen("one"), "believed for a second");
+    assert_eq!(ask(&site, "/a"), seen("one"), "valid for a second");
     assert_eq!(ask(&site, "/d/"), seen("second"));
     site.pass(Duration::from_millis(1));
     assert_eq!(ask(&site, "/a"), seen("two"), "replaced");
@@ -675,17 +675,17 @@ fn changes_show_after_a_second() {
     site.pass(REVALIDATE_AFTER);
     assert_eq!(ask(&site, "/a").0, 404, "vanished");
     site.write("a", "again");
-    assert_eq!(ask(&site, "/a"), seen("again"), "a 404 is not remembered");
+    assert_eq!(ask(&site, "/a"), seen("again"), "a 404 is not cached");
 }
 
 #[test]
-fn a_large_file_that_grows_or_shrinks_is_seen_whole() {
+fn a_large_file_that_grows_or_shrinks_is_sent_completely() {
     let mut site = Site::new(&[("log", &long())]);
     let length = long().len();
     assert_eq!(site.get("/log").content.len(), length);
     let grown = long() + "more";
     fs::write(site.dir.path().join("log"), &grown).unwrap();
-    assert_eq!(site.get("/log").content.len(), length, "the length that was told");
+    assert_eq!(site.get("/log").content.len(), length, "the announced length");
     site.pass(REVALIDATE_AFTER);
     assert_eq!(site.get("/log").content, grown);
     fs::write(site.dir.path().join("log"), "short").unwrap();
@@ -714,7 +714,7 @@ fn unchanged_content_is_not_read_again_once_it_is_settled() {
 }
 
 #[test]
-fn dates_that_can_not_be_said_are_left_out() {
+fn dates_that_mean_nothing_or_cannot_be_expressed_are_left_out() {
     let site = Site::new(&[("a", "a")]);
     for time in [
         SystemTime::now() + Duration::from_secs(3600),
@@ -751,7 +751,7 @@ fn the_cache_stays_within_its_bounds() {
         let (memory_bytes, open_files, entries) = state.cache.held();
         assert!(memory_bytes <= 8 << 20 && open_files <= 128 && entries <= 2048);
     }
-    assert!(site.cache().cache.last_known("/").is_some(), "what is in use stays");
+    assert!(site.cache().cache.last_known("/").is_some(), "an entry in use stays");
     assert!(site.cache().cache.last_known("/f0").is_none());
     assert!(site.cache().cache.last_known("/l0").is_none());
     assert!(site.cache().cache.last_known("/l199").is_some());
@@ -797,7 +797,7 @@ fn a_root_that_is_switched_is_followed() {
     assert_eq!(site.get("/a").content, "2", "in the middle of a switch");
 }
 
-/// As rsync -t, tar, npm and reproducible builds do.
+/// Sets the modification time, as rsync -t, tar, npm and reproducible builds do.
 fn write_with_time(path: &Path, content: &str, time: SystemTime) {
     let fresh = path.with_added_extension("tmp");
     fs::write(&fresh, content).unwrap();
@@ -810,7 +810,7 @@ fn other_content_of_the_same_size_and_time_has_another_tag() {
     let time = UNIX_EPOCH + Duration::from_secs(1_577_836_800);
     for repeat in [1, MEMORY_BYTES_MAX as usize] {
         let mut site = Site::new(&[]);
-        // Long enough after the change that a large file's tag is a strong one.
+        // Long enough after the change that a large file's tag is strong.
         site.context.wall += Duration::from_secs(60);
         let path = site.dir.path().join("x.txt");
         write_with_time(&path, &"aaaa".repeat(repeat), time);
@@ -851,7 +851,7 @@ fn a_large_file_that_may_still_change_has_a_weak_tag() {
 }
 
 #[test]
-fn a_root_switched_between_builds_of_one_time_is_told_apart() {
+fn builds_with_the_same_time_have_different_tags_when_the_root_is_switched() {
     // nix, ostree and images: 0 or 1; npm: 1985.
     for (time_s, is_dated) in [(0, false), (1, false), (499_162_500, true)] {
         let time = UNIX_EPOCH + Duration::from_secs(time_s);
@@ -892,7 +892,7 @@ fn a_root_switched_between_builds_of_one_time_is_told_apart() {
 }
 
 #[test]
-fn a_root_that_can_not_be_served_is_told_at_load() {
+fn a_root_that_cannot_be_served_is_an_error_at_load() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("none");
     let file = dir.path().join("file");
@@ -903,7 +903,7 @@ fn a_root_that_can_not_be_served_is_told_at_load() {
     for (root, reason) in
         [(&missing, "no such directory"), (&file, "not a directory"), (&closed, "not readable")]
     {
-        // Who may read everything finds nothing closed.
+        // Root may read everything.
         if *root == closed && rustix::process::geteuid().is_root() {
             continue;
         }
@@ -931,8 +931,8 @@ fn a_file_without_permission_is_forbidden() {
 }
 
 #[test]
-fn a_file_that_fails_to_read_is_an_error_of_its_own() {
-    // A file of procfs says that it has no bytes: it is sent as what it says.
+fn a_file_of_procfs_is_sent_with_the_size_that_it_has() {
+    // procfs reports a size of 0.
     let app = Files::open(config(Path::new("/proc")), 1).unwrap();
     let answer = Answer::from(app.handle(&request("GET", "/version", &[]), &context()));
     assert_eq!((answer.status, answer.content.as_str()), (200, ""));

@@ -1,4 +1,4 @@
-//! What a filter is, and what it may know of a request.
+//! The interface of a filter.
 
 use std::any::Any;
 
@@ -7,9 +7,9 @@ use crate::{
     http::{Fields, RequestHead, Response},
 };
 
-/// A policy that stands around an app. All loops share it.
+/// A policy for the requests and answers of an app. All loops share it.
 pub(super) trait Filter: Any + Send + Sync {
-    /// Looks at a request before the app does; an answer stops it here.
+    /// Sees a request before the app does. If it returns an answer, the app doesn't get the request.
     fn on_request(
         &self,
         _request: &RequestHead<'_>,
@@ -21,24 +21,24 @@ pub(super) trait Filter: Any + Send + Sync {
     /// Changes the fields of an answer of this status.
     fn on_response(&self, _status: u16, _fields: &mut Fields<'_>) {}
 
-    /// The same filter for a further life of the app.
+    /// A copy of this filter for the app's next life.
     fn again(&self) -> Box<dyn Filter>;
 
-    /// Goes on with what the same filter of the life before has. Called with every filter of that
-    /// life: others are of another type.
+    /// Takes over state from a filter of the previous life. Called with each filter of that life;
+    /// one of another type is ignored.
     fn take_over(&mut self, _before: &dyn Any) {}
 
-    /// What the app's row in the admin API shows of it: a name and a count.
+    /// A name and a count for the app's row in the admin API.
     fn count(&self) -> Option<(&'static str, u64)> {
         None
     }
 }
 
-/// How a request came: what its head does not say.
+/// The peer and the time of a request, which its head does not have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     /// The peer of the connection.
     pub(crate) peer: Peer,
-    /// Nanoseconds since the epoch that all loops share.
+    /// Nanoseconds since a start that is the same for all loops.
     pub(crate) now_ns: u64,
 }

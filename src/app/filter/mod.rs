@@ -1,25 +1,24 @@
-//! Filters: policies of an app that stand around it, whatever its kind.
+//! Filters: policies for the requests and answers of an app of any kind.
 //!
 //! ```text
 //! request ──► first ──pass──► … last ──pass──► the app
 //!               └─answer─┐       └─answer─┐       │
 //! response ◄── first ◄────── … last ◄─────────────┘   the server's own answers for the app, too
 //! ```
-//! - **Request side**: a filter lets a request pass, or answers it. Behind an answer neither a
-//!   later filter nor the app sees the request.
-//! - **Response side**: every answer that belongs to the app passes all filters once, from the last
-//!   to the first, when its head is written: the app's, an upstream's, a filter's, and what the
-//!   server says in the app's place (500, 502, 413). A filter sees the status and changes the
-//!   fields. Interim responses and 101 do not pass.
-//! - A filter belongs to one life of its app. A new life takes over what outlives it.
+//! - **Request side**: a filter lets a request pass, or answers it. After an answer neither a later
+//!   filter nor the app sees the request.
+//! - **Response side**: every answer for the app passes all filters once, from the last to the
+//!   first, when its head is written: answers of the app, an upstream or a filter, and those of the
+//!   server in the app's place (500, 502, 413). A filter sees the status and can change the fields.
+//!   Interim responses and 101 bypass the filters.
+//! - A filter belongs to one life of its app. It can take over state from the previous life.
 //!
-//! The order is fixed: [`ALL`]. An app without filters pays one look at an empty list for each
-//! side. A new filter is one file here, its two lines in this one, and its key in `config`
+//! The order is fixed: [`ALL`]. For an app without filters each side costs one check for an empty
+//! list. A new filter is one file here, two lines in this file, and its key in `config`
 //! (`filters.rs`, `keys.rs`).
 //!
-//! A filter that changes the content needs a stage in front of the connection's outbox, where every
-//! body goes through one function (`Outgoing::write` of the loops). The first filter that needs it
-//! brings the stage.
+//! No filter can change the content yet. That needs a stage in front of the connection's outbox, in
+//! the one function that all content goes through (`Outgoing::write` of the loops).
 
 mod contract;
 mod rate_limit;
@@ -32,7 +31,7 @@ use crate::{
     http::{RequestHead, Response},
 };
 
-/// All filters, in the order in which a request meets them. Each loads itself if its key is there.
+/// All filters, in the order in which they see a request. Each is loaded if its key is in the config.
 const ALL: &[LoadFilter] = &[rate_limit::load];
 
 type LoadFilter = fn(&FilterConfig) -> Option<Box<dyn Filter>>;
@@ -44,12 +43,12 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
-    /// The filters that a config names.
+    /// The filters that a config asks for.
     pub(crate) fn load(config: &FilterConfig) -> Self {
         Self { list: ALL.iter().filter_map(|load| load(config)).collect() }
     }
 
-    /// Whether there is none.
+    /// Whether there are no filters.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
@@ -64,26 +63,27 @@ impl Filters {
         self.list.iter().find_map(|filter| filter.on_request(request, arrival))
     }
 
-    /// Has all filters change the fields of an answer. Most apps have none.
+    /// Lets all filters change the fields of an answer.
+    // Cold: most apps have no filters.
     #[cold]
     pub(crate) fn change(&self, answer: &mut Response<'_>) {
         let (status, fields) = (answer.status(), answer.fields_mut());
         self.list.iter().rev().for_each(|filter| filter.on_response(status, fields));
     }
 
-    /// The same filters for a further life.
+    /// Copies of these filters for the app's next life.
     pub(crate) fn again(&self) -> Self {
         Self { list: self.list.iter().map(|filter| filter.again()).collect() }
     }
 
-    /// Goes on with what the filters of the life before have.
+    /// Takes over state from the filters of the previous life.
     pub(crate) fn take_over(&mut self, before: &Self) {
         for filter in &mut self.list {
             before.list.iter().for_each(|before| filter.take_over(&**before));
         }
     }
 
-    /// What the app's row shows of the filters.
+    /// The names and counts for the app's row in the admin API.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.list.iter().filter_map(|filter| filter.count())
     }
@@ -95,7 +95,7 @@ pub(crate) mod test_support {
     use super::*;
     use crate::http::Fields;
 
-    /// Answers the request for a path that is its name with 418, and adds its name to each answer.
+    /// Answers a request for the path that is its name with 418, and adds its name to each answer.
     struct Marks(&'static str);
 
     impl Filter for Marks {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_meets_the_filters_in_their_order_and_its_answer_the_other_way() {
+    fn a_request_passes_the_filters_in_order_and_its_answer_in_reverse() {
         let filters = marks(&["/a", "/b", "/a"]);
         let status = |path| Some(filters.answer(&request("GET", path, &[]), ARRIVAL)?.status());
         assert_eq!([status("/a"), status("/b"), status("/c")], [Some(418), Some(418), None]);
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn an_app_without_filters_passes_all_and_shows_none() {
+    fn an_app_without_filters_lets_all_requests_pass_and_has_no_counts() {
         let filters = Filters::load(&FilterConfig::default());
         assert!(filters.is_empty() && filters.counts().next().is_none());
         assert!(filters.answer(&request("GET", "/", &[]), ARRIVAL).is_none());
     }
 
     #[test]
-    fn a_filter_takes_over_from_the_one_of_its_own_kind_wherever_that_stood() {
+    fn a_filter_takes_over_from_a_filter_of_its_kind_at_any_position() {
         let table = json!({ "respond": {}, "rate_limit": { "requests": 1, "per": "9s" } });
         let config = AppConfig::from_json("a", &table, Path::new("/")).unwrap();
         let limited = || Filters::load(&config.filters);

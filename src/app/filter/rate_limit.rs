@@ -1,12 +1,12 @@
-//! How many requests each client of an app may make: a token bucket for every address.
+//! `rate_limit`: limits the requests of each client of an app, with a token bucket per address.
 //!
-//! A bucket holds the requests that may come at once, and fills at the rate that may last. Exact
-//! over all loops: they share the buckets. Pure but for their lock: the time is given.
+//! The size of a bucket is the allowed burst; it fills at the allowed rate. Loops share the buckets,
+//! so the limit is exact over all loops. Time is a parameter.
 //!
-//! Memory is bounded (I9): a bucket that is full again means the same as a missing one, and is
-//! dropped when its place is needed. A client without a place passes: if it were refused, an
-//! attacker could lock all others out by filling the table, and an attacker with that many
-//! addresses is not stopped by a limit for each of them.
+//! Memory is bounded (I9): a full bucket means the same as none, so it is dropped when the table
+//! needs room. If the table is full nevertheless, requests of further clients pass. If they were
+//! refused, an attacker could lock all others out by filling the table; and a limit per address does
+//! not stop an attacker with that many addresses anyway.
 
 use std::{
     any::Any,
@@ -26,22 +26,23 @@ use crate::{
     http::{RequestHead, Response},
 };
 
-/// The limit of one life of an app.
+/// The limiter of one life of an app.
 #[derive(Debug)]
 struct RateLimiter {
     rate: Rate,
     buckets: Arc<PerClient<Buckets>>,
+    /// Requests that were refused.
     limited: AtomicU64,
 }
 
-/// Clients that an app has buckets for at most; about 4 MiB of them.
+/// Most buckets of an app; they take about 4 MiB.
 const CLIENTS_MAX: usize = 100_000;
 
-/// How often a full part of the table is searched at most for buckets that are full again, so that
-/// not every new client pays for a search.
+/// A part of the table that has no room is searched for full buckets at most this often, so that not
+/// every new client costs a search.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 
-/// The filter of an app that has such a limit.
+/// The filter, if the config has this limit.
 pub(super) fn load(config: &FilterConfig) -> Option<Box<dyn Filter>> {
     Some(Box::new(RateLimiter::new(config.rate_limit?)))
 }
@@ -54,12 +55,12 @@ impl RateLimiter {
     /// Admits a request.
     ///
     /// # Errors
-    /// The whole seconds until there is a place for one more, at least 1.
+    /// The seconds until the next request is allowed, rounded up; at least 1.
     fn admit(&self, arrival: Arrival) -> Result<(), u64> {
         let client = Client::from(arrival.peer);
-        // A lock on the request path: a count for each loop would be exact only if the loops had
-        // equal shares of a client's connections. It is held for one look-up, apps without a limit
-        // have none, and loops meet only at one sixteenth of the table.
+        // A lock on the request path: buckets per loop would be exact only if each loop had an equal
+        // share of a client's connections. The lock is held for one look-up, apps without a limit
+        // don't take it, and loops contend only for the same sixteenth of the table.
         let admitted = self.buckets.lock(client).take(client, self.rate, arrival.now_ns);
         admitted.map_err(|wait_ns| {
             self.limited.fetch_add(1, Relaxed);
@@ -73,13 +74,13 @@ impl Filter for RateLimiter {
         self.admit(arrival).err().map(too_many_requests)
     }
 
-    /// The clients of the new life have what they had.
+    /// The new life uses the same buckets.
     fn again(&self) -> Box<dyn Filter> {
         let buckets = Arc::clone(&self.buckets);
         Box::new(Self { rate: self.rate, buckets, limited: AtomicU64::new(0) })
     }
 
-    /// Buckets of the same size and rate are kept.
+    /// Keeps the buckets if their size and rate are unchanged.
     fn take_over(&mut self, before: &dyn Any) {
         if let Some(before) = before.downcast_ref::<Self>()
             && self.rate == before.rate
@@ -88,13 +89,13 @@ impl Filter for RateLimiter {
         }
     }
 
-    /// How many requests were refused.
+    /// The number of refused requests.
     fn count(&self) -> Option<(&'static str, u64)> {
         Some(("limited", self.limited.load(Relaxed)))
     }
 }
 
-/// The client has used up what the app allows it, for so many seconds more.
+/// The answer to a client that exceeds its limit; the next request is allowed in this many seconds.
 fn too_many_requests(retry_after_s: u64) -> Response<'static> {
     let document = format!("{{\"error\":\"Too many requests\",\"retry_after_s\":{retry_after_s}}}");
     Response::json(429, document).with_field("Retry-After", &retry_after_s.to_string())
@@ -104,7 +105,7 @@ fn too_many_requests(retry_after_s: u64) -> Response<'static> {
 #[derive(Debug, Default)]
 struct Buckets {
     by_client: HashMap<Client, Bucket>,
-    /// When it may be searched again.
+    /// From when on it may be searched again.
     sweep_ns: u64,
 }
 
@@ -123,18 +124,18 @@ impl Buckets {
     }
 }
 
-/// Size and filling of a bucket, in drops: so many that both a request and a nanosecond are a whole
-/// number of them.
+/// The size and the rate of a bucket, in drops. The unit is chosen so that both a request and a
+/// nanosecond are a whole number of drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rate {
     drops_per_ns: u64,
     drops_per_request: u64,
-    /// What a full bucket holds.
+    /// The drops of a full bucket.
     drops_max: u64,
 }
 
 impl Rate {
-    /// The bounds of the config keep it far from overflowing.
+    /// The limits of the config keep all values far from an overflow.
     fn new(limit: RateLimit) -> Self {
         let per_ns = u64::try_from(limit.per.as_nanos()).unwrap_or(u64::MAX);
         let drops_max = u64::from(limit.burst).saturating_mul(per_ns);
@@ -142,11 +143,11 @@ impl Rate {
     }
 }
 
-/// What one client has left.
+/// The bucket of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket {
     drops: u64,
-    /// When it held that much.
+    /// When it held this many drops.
     at_ns: u64,
 }
 
@@ -155,13 +156,13 @@ impl Bucket {
         Self { drops: rate.drops_max, at_ns: now_ns }
     }
 
-    /// Takes one request out.
+    /// Takes the drops of one request.
     ///
     /// # Errors
-    /// The nanoseconds until one is in.
+    /// The nanoseconds until the bucket holds enough drops.
     fn take(&mut self, rate: Rate, now_ns: u64) -> Result<(), u64> {
         self.drops = self.drops_at(rate, now_ns);
-        // The turns of loops begin at different times: one loop's may be before another's.
+        // Loops read the clock at different times, so `now_ns` may be less than another loop's.
         self.at_ns = self.at_ns.max(now_ns);
         match self.drops.checked_sub(rate.drops_per_request) {
             Some(left) => {
@@ -207,12 +208,12 @@ mod tests {
         Client::V4(Ipv4Addr::from(u32::try_from(number).unwrap()))
     }
 
-    /// A request of this client.
+    /// A request of the client with this number.
     fn from(number: u32, now_ns: u64) -> Arrival {
         Arrival { peer: Peer::Tcp((IpAddr::from(Ipv4Addr::from(number)), 1).into()), now_ns }
     }
 
-    /// How many requests a bucket gives in a row.
+    /// How many requests in a row a bucket allows.
     fn taken(bucket: &mut Bucket, rate: Rate, now_ns: u64) -> usize {
         std::iter::repeat_with(|| bucket.take(rate, now_ns)).take_while(Result::is_ok).count()
     }
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(wait, 333_333_334, "a third of a second, rounded up");
         assert_eq!(bucket.take(rate, 7 + wait - 1), Err(1));
         assert_eq!(bucket.take(rate, 7 + wait), Ok(()));
-        // No drop is lost: after a whole number of periods it is the whole number of requests.
+        // No drop is lost: after n periods it has allowed exactly n times the requests of a period.
         let mut count = 6;
         for ms in 0..=10_000 {
             count += taken(&mut bucket, rate, 7 + ms * MS);
@@ -269,7 +270,7 @@ mod tests {
         }
         assert_eq!(buckets.take(client(7), rate, 5000 * MS), Err(5000 * MS));
         assert_eq!(buckets.by_client.len(), room);
-        // One second after the last search all but one are full again.
+        // One second after the last search, all buckets but one are full.
         assert_eq!(buckets.take(client(7), rate, 9999 * MS), Err(MS));
         assert_eq!(buckets.take(client(7), rate, 10_000 * MS), Ok(()));
         assert_eq!(buckets.take(client(room), rate, 11_000 * MS), Ok(()));
@@ -291,7 +292,7 @@ mod tests {
         let again: Box<dyn Any> = one.again();
         let again = again.downcast::<RateLimiter>().unwrap();
         assert_eq!((again.admit(from(1, 0)), again.limited.load(Relaxed)), (Err(3), 1));
-        assert_eq!(again.admit(from(1, 2_500 * MS)), Err(1), "half a second is one of whole ones");
+        assert_eq!(again.admit(from(1, 2_500 * MS)), Err(1), "half a second, rounded up");
         let mut same = RateLimiter::new(limit(1, Duration::from_secs(3), 100));
         same.take_over(&one);
         assert_eq!(same.admit(from(1, 2_500 * MS)), Err(1));

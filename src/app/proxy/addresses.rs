@@ -1,6 +1,6 @@
 //! One loop's copy of an upstream's addresses, and the choice among them.
 //!
-//! Copied when their generation moved, so that no lock is taken while nothing changes.
+//! The addresses are copied only when their generation changed, so no lock is taken otherwise.
 
 use std::net::SocketAddr;
 
@@ -12,18 +12,19 @@ use super::endpoint::Endpoint;
 #[derive(Debug, Default)]
 pub(super) struct LoopAddresses {
     generation: u64,
-    /// Each with the time until which the others go first.
+    /// Each address with the time until which the others are preferred.
     list: SmallVec<[(SocketAddr, u64); 2]>,
     next: usize,
 }
 
 impl LoopAddresses {
-    /// The next address in turn; one that did not work lately only if there is no other. None for
-    /// a unix socket.
+    /// The next address in turn. An address that recently failed is used only if there is no other.
+    /// `None` for a unix socket.
     pub(super) fn pick(&mut self, endpoint: &Endpoint, now_ns: u64) -> Option<SocketAddr> {
         let generation = endpoint.generation();
         if generation != self.generation {
-            // What is stored later moves the generation again.
+            // If the addresses change meanwhile, so does the generation, and the next call copies
+            // them again.
             self.list = endpoint.addresses().into_iter().map(|address| (address, 0)).collect();
             (self.generation, self.next) = (generation, 0);
         }
@@ -35,7 +36,7 @@ impl LoopAddresses {
         Some(self.list[index].0)
     }
 
-    /// This address did not work: until then, others go first.
+    /// This address failed: until then, others are preferred.
     pub(super) fn avoid(&mut self, address: SocketAddr, until_ns: u64) {
         for (known, avoided_until) in &mut self.list {
             if *known == address {

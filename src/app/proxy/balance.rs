@@ -1,18 +1,18 @@
-//! Choosing one of several by weight: in turn, by fewest active, by key. Pure.
+//! Weighted load balancing: in turn, by fewest active exchanges, by key. Pure.
 
-/// Something that can be chosen.
+/// An upstream that can be chosen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) index: usize,
-    /// Above zero.
+    /// At least 1.
     pub(super) weight: u64,
     pub(super) active: u64,
     pub(super) hash: u64,
 }
 
-/// Smooth weighted round robin: each gets its share, and shares of one are spread over the turns.
-/// `credit` is one loop's, with a number for every index; equal ones are taken from `first` on, so
-/// that loops which begin together do not all begin with the same one.
+/// Smooth weighted round robin: each candidate gets its share, spread evenly over the turns.
+/// `credit` belongs to one loop and has a number for every index. Among equal credits the first
+/// candidate from `first` on is chosen, so that loops don't all begin with the same one.
 pub(super) fn in_turn(
     candidates: impl Iterator<Item = Candidate> + Clone,
     credit: &mut [i64],
@@ -34,7 +34,7 @@ pub(super) fn in_turn(
     Some(index)
 }
 
-/// The one with the fewest active for its weight; of equal ones, in turn.
+/// The candidate with the fewest active exchanges for its weight; among equal ones, in turn.
 pub(super) fn least_active(
     candidates: impl Iterator<Item = Candidate> + Clone,
     credit: &mut [i64],
@@ -48,12 +48,12 @@ pub(super) fn least_active(
     in_turn(candidates.filter(|candidate| load(candidate, &least).is_eq()), credit, first)
 }
 
-/// Weighted rendezvous: the same key gets the same one as long as it is there; when one goes, only
-/// its own keys move.
+/// Weighted rendezvous hashing: a key gets the same candidate as long as it is there. When a
+/// candidate goes, only its own keys move.
 pub(super) fn by_key(candidates: impl Iterator<Item = Candidate>, key: u64) -> Option<usize> {
     let score = |candidate: &Candidate| {
         let mixed = mix(key ^ candidate.hash);
-        // Between 0 and 1, and neither: 53 bits are a float's.
+        // Above 0 and below 1, with the 53 bits of a float.
         let uniform = ((mixed >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
         candidate.weight as f64 / -uniform.ln()
     };
@@ -61,7 +61,8 @@ pub(super) fn by_key(candidates: impl Iterator<Item = Candidate>, key: u64) -> O
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, index)| index)
 }
 
-/// FNV-1a, mixed. No secret, and the same in every version: an upgrade moves no client.
+/// FNV-1a, mixed. Not keyed, and the same in every version: after an upgrade each client keeps its
+/// upstream.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
@@ -120,7 +121,7 @@ mod tests {
             assert_eq!(index, 2);
             list[2].active += 1;
         }
-        // Nobody is active: in turn, and not always the first.
+        // Without active exchanges: in turn, and not always the first.
         let idle = candidates(&[1, 1, 1]);
         let mut credit = vec![0; 3];
         let mut next = || least_active(idle.iter().copied(), &mut credit, 0).unwrap();
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_keys_of_one_that_goes_move_and_shares_are_by_weight() {
+    fn only_the_keys_of_a_candidate_that_goes_move_and_shares_are_by_weight() {
         let all = candidates(&[1, 2, 1, 4]);
         let choose = |list: &[Candidate], key: u64| by_key(list.iter().copied(), mix(key)).unwrap();
         let mut counts = [0_i32; 4];
@@ -141,7 +142,7 @@ mod tests {
                 let rest: Vec<_> = all.iter().filter(|c| c.index != gone).copied().collect();
                 assert!(gone == chosen || choose(&rest, key) == chosen, "{key} moved");
             }
-            // One that gets more only takes.
+            // A candidate with a higher weight takes keys, and loses none.
             let mut more = all.clone();
             more[0].weight = 2;
             assert!([0, chosen].contains(&choose(&more, key)));
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn hashes_stay_as_they_are() {
-        // Another number here would move every client at an upgrade.
+        // Other values would move every client to another upstream at an upgrade.
         assert_eq!(hash(b""), mix(0xcbf2_9ce4_8422_2325));
         assert_eq!(hash(b"a"), mix(0xaf63_dc4c_8601_ec8c));
         assert_ne!(hash(b"ab"), hash(b"ba"));

@@ -1,9 +1,9 @@
-//! One upstream of one life: its state, its addresses, and what the loops count of it.
+//! One upstream of one life: its state, its addresses, and the loops' counters.
 //!
-//! The state is written rarely (a check, an ejection, an operator) and read by every loop; the
-//! counters have one writer each, their loop, and no two loops share a cache line. Addresses are
-//! copied by each loop when their generation moved, so no lock is taken while nothing changes.
-//! Times are nanoseconds of the process's epoch; 0 stands for never.
+//! The state is written rarely (a check, an ejection, an operator) and read by every loop. Each loop
+//! writes its own counters, and no two loops share a cache line of them. Each loop copies the
+//! addresses when their generation changed; no lock is taken otherwise. Times are nanoseconds since
+//! the process's epoch; 0 means never.
 
 use std::{
     io,
@@ -35,7 +35,7 @@ pub(crate) struct Endpoint {
     url: String,
     authority: String,
     weight: u64,
-    /// For rendezvous: the same in every process.
+    /// For rendezvous hashing: the same in every process.
     hash: u64,
     state: CachePadded<State>,
     details: Mutex<Details>,
@@ -45,31 +45,31 @@ pub(crate) struct Endpoint {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Found to be down by checks.
+    /// Whether checks found it down.
     is_down: AtomicBool,
-    /// When an operator took it out.
+    /// When an operator drained it.
     drained_at_ns: AtomicU64,
     ejected_until_ns: AtomicU64,
-    /// When it came back last.
+    /// When it last came back up; in an ejection, when that ends.
     up_since_ns: AtomicU64,
-    /// Without the head of an answer.
+    /// Failures in a row before the head of an answer.
     failures_in_row: AtomicU32,
-    /// Answers that broke off. Heads end no row of these: an upstream that breaks off every answer
-    /// gives a head each time.
+    /// Answers in a row that broke off after their head. A head does not reset this count: an
+    /// upstream whose answers all break off sends a head each time.
     broken_in_row: AtomicU32,
-    /// Moves with the addresses; 0 until there are some.
+    /// Changes with the addresses; 0 until there are any.
     generation: AtomicU64,
 }
 
-/// What is no number.
+/// The state that does not fit into atomics.
 #[derive(Debug, Default)]
 struct Details {
     list: Vec<SocketAddr>,
-    /// Why the name was not resolved the last time.
+    /// Why the last look-up of its name failed.
     error: Option<String>,
     /// Why checks found it down.
     down_reason: Option<String>,
-    /// Whether any check was good.
+    /// Whether any check has passed.
     has_passed: bool,
 }
 
@@ -93,22 +93,22 @@ pub(crate) struct EndpointRow {
     pub(crate) reason: Option<String>,
     /// Exchanges under way.
     pub(crate) active: u64,
-    /// Connections that are kept for later.
+    /// Idle connections that are kept for reuse.
     pub(crate) idle: u64,
-    /// Exchanges so far, each try counted.
+    /// Exchanges so far; each attempt counts.
     pub(crate) requests: u64,
-    /// Those that the upstream is to blame for.
+    /// Failures that were the upstream's fault.
     pub(crate) failures: u64,
-    /// All causes that there were, also those of this machine.
+    /// The failures by cause, including those that were this machine's fault.
     pub(crate) causes: Vec<(FailureCause, u64)>,
     pub(crate) last_failure: Option<LastFailure>,
     pub(crate) answers: u64,
-    /// From the choice to the head of the answer, all answers together.
+    /// The time from the choice of the upstream to the head of its answer, summed over all answers.
     pub(crate) latency: Duration,
 }
 
 impl EndpointRow {
-    /// From the choice to the head of the answer.
+    /// The mean time from the choice of the upstream to the head of its answer.
     pub(crate) fn latency_mean(&self) -> Option<Duration> {
         let nanos = self.latency.as_nanos().checked_div(u128::from(self.answers))?;
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
@@ -119,22 +119,22 @@ impl EndpointRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointState {
     Up,
-    /// It is not: checks say so, or its name has no address.
+    /// Checks found it down, or its name has no address.
     Down,
-    /// After failures in a row, for a while.
+    /// Gets no requests for a while, after failures in a row.
     Ejected,
-    /// Taken out by an operator; exchanges are still with it.
+    /// Drained by an operator; some exchanges are still under way.
     Draining,
-    /// Taken out by an operator.
+    /// Drained by an operator, without exchanges.
     Drained,
 }
 
 impl EndpointState {
-    /// All of them.
+    /// All states.
     pub(crate) const ALL: [Self; 5] =
         [Self::Up, Self::Down, Self::Ejected, Self::Draining, Self::Drained];
 
-    /// The word for answers and metrics.
+    /// The name in admin answers and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
@@ -146,7 +146,7 @@ impl EndpointState {
     }
 }
 
-/// Weights are multiplied by this, so that a small part of one is still a weight.
+/// Weights are multiplied by this, so that slow start can use fractions of a weight.
 const WEIGHT_SCALE: u64 = 256;
 
 impl Endpoint {
@@ -165,8 +165,9 @@ impl Endpoint {
         }
     }
 
-    /// Begins with the state of the same upstream in an earlier life: of its health and ejection
-    /// as the life wants, of addresses if it has none. What is counted stays there (I4).
+    /// Takes over the state of the same upstream in an earlier life: its health if `health`, its
+    /// ejection if `ejection`, and its addresses if this one has none. Counts are not taken over
+    /// (I4).
     pub(super) fn take_over(&self, old: &Self, health: bool, ejection: bool) {
         let before = {
             let details = old.lock();
@@ -192,17 +193,17 @@ impl Endpoint {
         state.drained_at_ns.store(old.drained_at_ns.load(Acquire), Release);
     }
 
-    /// As it is written in a config.
+    /// Its URL, as in a config.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// What the Host field says of it.
+    /// Its authority, for the Host field.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// The socket, if it is one of this machine.
+    /// The path of its unix socket, if it has one.
     pub(crate) fn unix_path(&self) -> Option<&Path> {
         match &self.address {
             UpstreamAddress::Unix(path) => Some(path),
@@ -210,18 +211,18 @@ impl Endpoint {
         }
     }
 
-    /// The addresses of its name; none for a unix socket.
+    /// Its TCP addresses; empty for a unix socket.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.lock().list.clone()
     }
 
-    /// Whether its addresses can change.
+    /// Whether it has a name, whose addresses can change.
     pub(crate) fn has_name(&self) -> bool {
         matches!(&self.address, UpstreamAddress::Tcp { host, .. } if literal(host).is_none())
     }
 
-    /// Looks its addresses up, and waits for that: never on a loop. A name that is no longer known
-    /// keeps the addresses that it had.
+    /// Looks up its addresses. This blocks, so it must not be called on a loop. If a look-up fails,
+    /// the addresses of the last one stay.
     pub(crate) fn resolve(&self) {
         let UpstreamAddress::Tcp { host, port } = &self.address else { return };
         let found = match literal(host) {
@@ -242,7 +243,7 @@ impl Endpoint {
                 list.retain(|address| seen.insert(*address));
                 if list != details.list {
                     details.list = list;
-                    // Under the lock: one writer at a time.
+                    // The lock is held, so there is one writer at a time.
                     let generation = self.state.generation.load(Relaxed);
                     self.state.generation.store(generation + 1, Release);
                 }
@@ -250,12 +251,12 @@ impl Endpoint {
         }
     }
 
-    /// Moves when the addresses do; 0 until there are some.
+    /// Changes when the addresses do; 0 until there are any.
     pub(super) fn generation(&self) -> u64 {
         self.state.generation.load(Acquire)
     }
 
-    /// Whether it may be asked, but for an ejection.
+    /// Whether it is neither drained nor down. It may be ejected.
     pub(super) fn is_usable(&self) -> bool {
         !self.is_drained() && !self.is_down()
     }
@@ -264,7 +265,7 @@ impl Endpoint {
         self.drained_at_ns().is_some()
     }
 
-    /// When an operator took it out; none if nobody did.
+    /// When an operator drained it; `None` if it is not drained.
     pub(crate) fn drained_at_ns(&self) -> Option<u64> {
         Some(self.state.drained_at_ns.load(Acquire)).filter(|at_ns| *at_ns != 0)
     }
@@ -274,7 +275,7 @@ impl Endpoint {
         self.state.is_down.load(Acquire) || !self.has_addresses()
     }
 
-    /// Whether there is something to connect to.
+    /// Whether there is an address to connect to.
     pub(crate) fn has_addresses(&self) -> bool {
         self.unix_path().is_some() || self.generation() != 0
     }
@@ -283,7 +284,7 @@ impl Endpoint {
         now_ns < self.state.ejected_until_ns.load(Acquire)
     }
 
-    /// Its weight now, scaled: while it starts slowly, the part of its time that has passed.
+    /// Its current weight, scaled by [`WEIGHT_SCALE`]. During slow start it grows with time.
     pub(super) fn weight(&self, now_ns: u64, slow_start: Duration) -> u64 {
         let whole = self.weight * WEIGHT_SCALE;
         let since = self.state.up_since_ns.load(Relaxed);
@@ -300,18 +301,18 @@ impl Endpoint {
         self.hash
     }
 
-    /// Takes it out: a loop that is told after this chooses it no more.
+    /// Drains it: a loop that gets a message after this call does not choose it any more.
     pub(super) fn drain(&self, now_ns: u64) {
         self.state.drained_at_ns.store(now_ns.max(1), Release);
     }
 
-    /// Takes it back in.
+    /// Ends the drain.
     pub(super) fn resume(&self, now_ns: u64) {
         self.state.up_since_ns.store(now_ns.max(1), Relaxed);
         self.state.drained_at_ns.store(0, Release);
     }
 
-    /// What checks found out.
+    /// The results of its checks so far.
     pub(crate) fn known_health(&self) -> KnownHealth {
         let details = self.lock();
         KnownHealth { is_up: details.down_reason.is_none(), has_passed: details.has_passed }
@@ -322,12 +323,12 @@ impl Endpoint {
         self.lock().down_reason.clone()
     }
 
-    /// Why its name has no address, or none of late.
+    /// Why the last look-up of its name failed.
     pub(crate) fn resolve_error(&self) -> Option<String> {
         self.lock().error.clone()
     }
 
-    /// What the checks say; `down_reason` only if it is down.
+    /// Stores a change that checks found; `down_reason` is `Some` if it is down.
     pub(super) fn set_health(&self, down_reason: Option<String>, now_ns: u64) {
         let is_down = down_reason.is_some();
         let mut details = self.lock();
@@ -343,7 +344,8 @@ impl Endpoint {
         self.state.is_down.store(is_down, Release);
     }
 
-    /// Counts a failure. If it is to be logged: how many were not since the last one.
+    /// Counts a failure. If it should be logged, returns how many were not logged since the last
+    /// logged one.
     pub(super) fn note_failure(
         &self,
         loop_index: usize,
@@ -353,8 +355,8 @@ impl Endpoint {
         self.failures.note(loop_index, failure, now_ns)
     }
 
-    /// Adds to the row of failures, of those without a head or of those behind it; returns how long
-    /// it is.
+    /// Counts a failure in a row, before or behind the head of an answer. Returns the length of that
+    /// row.
     pub(super) fn lengthen_row(&self, is_behind_head: bool) -> u32 {
         let state = &self.state;
         let row = if is_behind_head { &state.broken_in_row } else { &state.failures_in_row };
@@ -376,13 +378,13 @@ impl Endpoint {
         let counters = &self.loops[loop_index];
         add_own(&counters.answers, 1);
         add_own(&counters.latency_ns, u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
-        // Read first: where nothing fails, the shared line is never written.
+        // Read first: without failures, the shared cache line is never written.
         if self.state.failures_in_row.load(Relaxed) != 0 {
             self.state.failures_in_row.store(0, Relaxed);
         }
     }
 
-    /// An answer came whole.
+    /// An answer came completely.
     pub(super) fn end_row_of_broken(&self) {
         if self.state.broken_in_row.load(Relaxed) != 0 {
             self.state.broken_in_row.store(0, Relaxed);
@@ -478,18 +480,19 @@ impl Endpoint {
     }
 }
 
-/// An address that is written as such; IPv6 in brackets.
+/// The address of a host that is an address, not a name. IPv6 is in brackets.
 fn literal(host: &str) -> Option<IpAddr> {
     let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     inside.unwrap_or(host).parse().ok()
 }
 
-/// Adds to a counter that only the calling thread writes: a load and a store, no locked add.
+/// Adds to a counter that only the calling thread writes: a load and a store, without a locked
+/// instruction.
 fn add_own(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
-/// Takes one off such a counter.
+/// Subtracts one from such a counter.
 fn take_own(counter: &AtomicU64) {
     let before = counter.load(Relaxed);
     debug_assert!(before > 0, "left without having entered");

@@ -1,12 +1,12 @@
-//! Why a proxied request has no answer, or not a whole one: the one list of causes.
+//! Why a proxied request has no answer, or an incomplete one: the list of all causes.
 //!
-//! Every 502, 503 and 504 of a proxy has one of them. The same name stands in the log, in an app's
-//! row, in the access line and in the metric's label; the client gets a status and a sentence that
-//! names no upstream. [`FailureLog`] counts them and keeps the last one.
+//! Every 502, 503 and 504 of a proxy has one of these causes. Logs, an app's row, access lines and
+//! metrics use the same names. The client gets a status and a sentence that names no upstream.
+//! [`FailureLog`] counts failures and keeps the last one.
 //!
-//! - A counter has one writer, its loop. A loop that never saw a failure costs 16 bytes.
-//! - Failures take a lock, to remember the last one and to log at most one a second. Successes take
-//!   none and write nothing here.
+//! - Each loop writes its own counters. They are allocated at its first failure.
+//! - A failure takes a lock, to store the last failure and to log at most one a second. A success
+//!   takes no lock and writes nothing here.
 
 use std::{
     fmt, io,
@@ -20,10 +20,10 @@ use rustix::io::Errno;
 
 use crate::http::{Refused, Response};
 
-/// Why an upstream gave no answer, or not a whole one.
+/// Why an upstream gave no answer, or an incomplete one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureCause {
-    /// No upstream that could be asked has an address: their names do not resolve.
+    /// No upstream that is not drained has an address: their names do not resolve.
     ResolveFailed,
     /// All upstreams are down, or some are down and the others drained.
     NoUpstreamUp,
@@ -31,34 +31,34 @@ pub(crate) enum FailureCause {
     AllDrained,
     /// This machine has no descriptor, memory or port for a connection.
     NoDescriptors,
-    /// Nothing listens there.
+    /// Nothing listens at the upstream's address.
     ConnectRefused,
     /// The handshake took longer than `connect_timeout`, or than the kernel waits.
     ConnectTimeout,
-    /// connect(2) failed otherwise: no route, no such socket, no permission.
+    /// connect(2) failed for another reason: no route, no such socket, no permission.
     ConnectFailed,
-    /// The upstream closed the connection before its answer's head was whole.
+    /// The upstream closed the connection before the head of its answer was complete.
     ClosedBeforeAnswer,
-    /// The connection was reset, or lost, before the answer's head was whole.
+    /// The connection was reset or lost before the head of the answer was complete.
     ResetBeforeAnswer,
     /// The upstream was silent for `answer_timeout`.
     AnswerTimeout,
-    /// The upstream trickles.
+    /// The upstream sends its answer too slowly.
     AnswerTooSlow,
-    /// The answer's head is longer than a limit.
+    /// The head of the answer exceeds a limit.
     HeadTooLarge,
-    /// What came is no head of an answer, or one that can be read in two ways.
+    /// The head of the answer is malformed or ambiguous.
     BadHead,
-    /// The answer's content is framed wrongly.
+    /// The framing of the answer's content is malformed.
     BadBody,
-    /// The connection ended within the answer's content.
+    /// The connection ended before the answer's content did.
     BodyBrokeOff,
-    /// The connection of a tunnel was reset by the upstream.
+    /// The upstream reset the connection of a tunnel.
     TunnelBrokeOff,
 }
 
 impl FailureCause {
-    /// All of them.
+    /// All causes.
     pub(crate) const ALL: [Self; 16] = [
         Self::ResolveFailed,
         Self::NoUpstreamUp,
@@ -78,7 +78,7 @@ impl FailureCause {
         Self::TunnelBrokeOff,
     ];
 
-    /// Its name in logs, answers and metrics. Names never change.
+    /// The name in logs, admin answers and metrics. Names never change.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ResolveFailed => "resolve_failed",
@@ -100,7 +100,7 @@ impl FailureCause {
         }
     }
 
-    /// Whether the upstream is to blame. Otherwise it is this machine, or no upstream was asked.
+    /// Whether it is the upstream's fault. If not, it is this machine's, or no upstream was asked.
     pub(crate) fn is_upstreams(self) -> bool {
         !matches!(
             self,
@@ -108,14 +108,13 @@ impl FailureCause {
         )
     }
 
-    /// Whether it speaks for ejecting the upstream. A tunnel that ends abruptly may be as old as it
-    /// is idle, and says nothing about the next request.
+    /// Whether it counts towards an ejection of the upstream. A reset tunnel does not: it may have
+    /// been open for hours, and says nothing about the next request.
     pub(super) fn ejects(self) -> bool {
         self.is_upstreams() && self != Self::TunnelBrokeOff
     }
 
-    /// The answer to the client. Which upstreams there are, and what they said, is no client's
-    /// business.
+    /// The answer to the client. It does not disclose upstreams or what they sent.
     pub(crate) fn response(self) -> Response<'static> {
         let (status, document) = match self {
             Self::ResolveFailed | Self::NoUpstreamUp => {
@@ -142,16 +141,16 @@ impl FailureCause {
     }
 }
 
-/// One failure: its cause, and what exactly was wrong.
+/// One failure: its cause and its details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UpstreamFailure {
     pub(crate) cause: FailureCause,
-    /// The head of the answer had come.
+    /// Whether the head of the answer had come.
     pub(super) is_behind_head: bool,
     detail: Detail,
 }
 
-/// What exactly was wrong.
+/// The details of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Detail {
     Text(&'static str),
@@ -163,12 +162,12 @@ const OWN_ERRORS: &[Errno] =
     &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC, Errno::ADDRNOTAVAIL];
 
 impl UpstreamFailure {
-    /// A failure in our own words.
+    /// A failure with this text as details.
     pub(crate) const fn new(cause: FailureCause, text: &'static str) -> Self {
         Self { cause, is_behind_head: false, detail: Detail::Text(text) }
     }
 
-    /// There is no connection, for this reason.
+    /// A connection could not be opened, with this error.
     pub(crate) fn connect(error: &io::Error) -> Self {
         let Some(errno) = Errno::from_io_error(error) else {
             return Self::new(FailureCause::ConnectFailed, "the address cannot be connected to");
@@ -182,7 +181,7 @@ impl UpstreamFailure {
         Self { cause, is_behind_head: false, detail: Detail::Os(errno) }
     }
 
-    /// The same, behind the head of the answer.
+    /// The same failure, after the head of the answer.
     pub(crate) fn behind_head(self) -> Self {
         Self { is_behind_head: true, ..self }
     }
@@ -193,7 +192,7 @@ impl UpstreamFailure {
         Self { cause, is_behind_head: false, detail: Detail::Os(errno) }
     }
 
-    /// What came is refused, in the head or behind it.
+    /// The protocol refused what the upstream sent, in the head or after it.
     pub(crate) fn refused(refused: Refused, is_behind_head: bool) -> Self {
         let cause = match refused.status {
             _ if is_behind_head => FailureCause::BadBody,
@@ -213,7 +212,7 @@ impl fmt::Display for UpstreamFailure {
     }
 }
 
-/// The failures of one upstream; or of an app, those for which it had no upstream to ask.
+/// The failures of one upstream, or those of an app that had no upstream to ask.
 #[derive(Debug)]
 pub(super) struct FailureLog {
     loops: Box<[OnceLock<Box<Counts>>]>,
@@ -225,21 +224,21 @@ type Counts = [AtomicU64; FailureCause::ALL.len()];
 #[derive(Clone, Copy, Debug, Default)]
 struct Recent {
     last: Option<LastFailure>,
-    /// When one was logged last.
+    /// When a failure was last logged.
     logged_ns: Option<u64>,
-    /// Those that were not logged since.
+    /// How many were not logged since then.
     suppressed: u64,
 }
 
-/// The failure that came last.
+/// The last failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastFailure {
     pub(crate) failure: UpstreamFailure,
-    /// In nanoseconds of the process's epoch.
+    /// When, in nanoseconds since the process's epoch.
     pub(crate) at_ns: u64,
 }
 
-/// How often the failures of one upstream are logged at most.
+/// Failures of one upstream are logged at most this often.
 const LOG_EVERY_NS: u64 = 1_000_000_000;
 
 impl FailureLog {
@@ -248,7 +247,8 @@ impl FailureLog {
         Self { loops, recent: Mutex::default() }
     }
 
-    /// Counts and remembers a failure. If it is to be logged: how many were not since the last one.
+    /// Counts and stores a failure. If it should be logged, returns how many were not logged since
+    /// the last logged one.
     pub(super) fn note(
         &self,
         loop_index: usize,
@@ -270,7 +270,7 @@ impl FailureLog {
         Some(std::mem::take(&mut recent.suppressed))
     }
 
-    /// The causes that there were, with how often.
+    /// The number of failures of each cause that occurred.
     pub(super) fn counts(&self) -> Vec<(FailureCause, u64)> {
         let seen = || self.loops.iter().filter_map(OnceLock::get);
         let sum = |cause: FailureCause| {
@@ -284,7 +284,7 @@ impl FailureLog {
         self.lock().last
     }
 
-    /// Goes on where the same upstream of an earlier life ended; what is counted stays there (I4).
+    /// Takes over the last failure from an earlier life. Counts are not taken over (I4).
     pub(super) fn take_over(&self, old: &Self) {
         let before = *old.lock();
         *self.lock() = before;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_hears_nothing_of_the_upstream() {
+    fn the_answer_to_the_client_does_not_disclose_the_upstream() {
         for cause in FailureCause::ALL {
             let response = cause.response();
             assert!((502..=504).contains(&response.status()), "{cause:?}");
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(log.counts(), [(FailureCause::ConnectRefused, 7)]);
         let last = LastFailure { failure: REFUSED, at_ns: 4 * second + 1 };
         assert_eq!(log.last(), Some(last));
-        // A further life counts anew, and is no occasion to log more.
+        // The next life starts its counts at 0, but keeps the time of the last log line.
         let again = FailureLog::new(2);
         again.take_over(&log);
         assert_eq!((again.counts(), again.last()), (Vec::new(), Some(last)));

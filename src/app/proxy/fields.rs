@@ -1,10 +1,10 @@
-//! Which fields go on, in both directions, and which are written anew.
+//! Which fields a proxy forwards, in both directions, and which it writes itself.
 //!
-//! The head of a request is written from what was parsed, never copied through. What only concerns
-//! one connection stays on it (RFC 9110 §7.6.1), and so does what `Connection` names, but for the
-//! fields that are written here. What says who the client is comes from a trusted peer or from
-//! here. Never writes framing: content length, transfer coding and `Connection` belong to whoever
-//! knows content and connection, and with them `Expect`.
+//! The head of a request is written from the parsed request, never copied. Hop-by-hop fields are not
+//! forwarded (RFC 9110 §7.6.1). Neither are the fields that `Connection` names, unless they are
+//! written here. Fields that identify the client come from a trusted peer or are written here.
+//! Framing is not written here: `h1::Client` writes `Content-Length`, `Transfer-Encoding`,
+//! `Connection` and `Expect`.
 
 mod rules;
 
@@ -19,23 +19,23 @@ use crate::{
 };
 use rules::{Rule, is_like};
 
-/// How this server calls itself in `Via` (RFC 9110 §7.6.3).
+/// The name of this server in `Via` (RFC 9110 §7.6.3).
 const PSEUDONYM: &[u8] = b"tidegate";
 
-/// How often a request may have gone through servers like this one.
+/// A request that passed servers of this kind so often is in a loop.
 const PASSES_MAX: usize = 10;
 
-/// The most options of a request's `Connection`.
+/// Most options of a request's `Connection`.
 const NAMED_MAX: usize = 64;
 
-/// Bytes of an `X-Request-Id` that is passed on.
+/// Most bytes of an `X-Request-Id` that is forwarded.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// The fields that `Connection` names.
 #[derive(Default)]
 struct ConnectionOptions<'a> {
     names: SmallVec<[&'a [u8]; 4]>,
-    /// Options, empty ones too.
+    /// The number of options, including empty ones.
     options: usize,
 }
 
@@ -54,26 +54,26 @@ impl<'a> ConnectionOptions<'a> {
     }
 }
 
-/// What is known of where a request comes from.
+/// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestSource {
-    /// The address of the peer; none on a unix socket.
+    /// The address of the peer; `None` on a unix socket.
     pub(super) peer: Option<IpAddr>,
     /// Whether the peer is a trusted proxy.
     pub(super) is_trusted: bool,
-    /// The id of the request, if its peer gives none that counts.
+    /// The id of the request, unless a trusted peer sends a valid one.
     pub(super) id: RequestId,
 }
 
-/// The fields of a request, each looked up once, and what they say together.
+/// The fields of a request, each with its rule, and what they say together.
 pub(super) struct RequestFields<'a> {
     request: &'a RequestHead<'a>,
-    /// One for each field.
+    /// The rule of each field, in order.
     rules: SmallVec<[Rule; 32]>,
     named: ConnectionOptions<'a>,
-    /// What `Upgrade` asks for, if it stands once.
+    /// The value of `Upgrade`, if there is exactly one.
     upgrade: Option<&'a [u8]>,
-    /// How often servers like this one had the request.
+    /// How often the request passed servers of this kind.
     passes: usize,
 }
 
@@ -98,18 +98,18 @@ impl<'a> RequestFields<'a> {
         survey
     }
 
-    /// Whether `Connection` names more than any client has reason to: each is compared with each
-    /// field.
+    /// Whether `Connection` has more options than any client needs. Each is compared with each
+    /// field, so their number is bounded.
     pub(super) fn names_too_many(&self) -> bool {
         self.named.options > NAMED_MAX
     }
 
-    /// Whether the request has gone in circles.
+    /// Whether the request is in a loop of proxies.
     pub(super) fn is_looping(&self) -> bool {
         self.passes >= PASSES_MAX
     }
 
-    /// Whether the request asks for a WebSocket (RFC 6455 §4.1): the one upgrade that goes on.
+    /// Whether the request asks for a WebSocket (RFC 6455 §4.1), the only upgrade that is forwarded.
     pub(super) fn asks_for_websocket(&self) -> bool {
         self.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
             && self.named.has("upgrade")
@@ -118,8 +118,8 @@ impl<'a> RequestFields<'a> {
             && !self.request.content().follows()
     }
 
-    /// Writes the head that the upstream gets, but for the framing: the request line and the
-    /// fields, each line ended by CRLF. Returns where Host belongs, if it depends on the upstream.
+    /// Writes the head for the upstream without the framing: the request line and the fields, each
+    /// line ended by CRLF. If Host depends on the upstream, returns where it has to be inserted.
     pub(super) fn write_head(
         &self,
         source: &RequestSource,
@@ -152,21 +152,21 @@ impl<'a> RequestFields<'a> {
     }
 }
 
-/// How often a `Via` names this server.
+/// How often a `Via` names servers of this kind.
 fn own_passes(via: &[u8]) -> usize {
     let hops = via.split(|byte| *byte == b',');
     let by = |hop: &[u8]| hop.trim_ascii().split(|byte| *byte == b' ').nth(1) == Some(PSEUDONYM);
     hops.filter(|hop| by(hop)).count()
 }
 
-/// Whether this server is the last to get the request (RFC 9110 §7.6.2).
+/// Whether `Max-Forwards` says that this server must answer the request itself (RFC 9110 §7.6.2).
 pub(super) fn ends_here(request: &RequestHead<'_>) -> bool {
     request.method() == Method::Options && request.field("max-forwards") == Some(b"0")
 }
 
-/// Writes the fields of a response, interim or final, that go on to the client; those of 101 with
-/// their `Upgrade`, those of 426 with our own, for that response has to have one (RFC 9110
-/// §15.5.22). Says whether there is a `Date` among them.
+/// Writes the fields of an interim or final response that are forwarded to the client. A 101 keeps
+/// its `Upgrade`. A 426 must have one (RFC 9110 §15.5.22) and gets our own. Returns whether there is
+/// a `Date` among the fields.
 #[must_use = "a response without Date gets one, and one with Date gets no second"]
 pub(crate) fn write_response_fields<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
@@ -201,14 +201,14 @@ pub(crate) fn write_response_fields<'a>(
     has_date
 }
 
-/// Whether an `Upgrade` offers the one protocol that passes through here.
+/// Whether an `Upgrade` offers WebSocket, the only protocol that is forwarded.
 fn names_websocket(value: &[u8]) -> bool {
     let mut protocols = value.split(|byte| *byte == b',');
     protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Writes the trailer fields of a request that go on. Some merge them into the head: what has a
-/// rule there has no place here.
+/// Writes the trailer fields of a request that are forwarded. Some recipients merge them into the
+/// head, so fields that have a rule there are dropped.
 pub(crate) fn write_request_trailers<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])>,
     out: &mut Vec<u8>,
@@ -216,7 +216,7 @@ pub(crate) fn write_request_trailers<'a>(
     write_trailers(fields, rules::of_request, out);
 }
 
-/// The same for those of a response.
+/// Writes the trailer fields of a response that are forwarded, like those of a request.
 pub(crate) fn write_response_trailers<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])>,
     out: &mut Vec<u8>,
@@ -234,7 +234,7 @@ fn write_trailers<'a>(
     }
 }
 
-/// The client's address: the peer's, or what trusted peers say of it.
+/// The client's address: the peer's, or the one that trusted peers report in `X-Forwarded-For`.
 pub(super) fn client_address(
     request: &RequestHead<'_>,
     peer: Option<IpAddr>,
@@ -248,7 +248,7 @@ pub(super) fn client_address(
     let lines: SmallVec<[&[u8]; 4]> = request.fields_named("x-forwarded-for").collect();
     let hops = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     for hop in hops {
-        // Who cannot be read was said by the one before.
+        // Behind a hop that is no address, the list cannot be trusted.
         let Some(address) = parse_hop(hop) else { break };
         client = address;
         if !is_trusted(client) {
@@ -270,7 +270,7 @@ pub(super) fn cookie<'a>(request: &RequestHead<'a>, name: &str) -> Option<&'a [u
     None
 }
 
-/// In origin-form, or `*` (RFC 9112 §3.2).
+/// Writes the request line, with the target in origin-form or `*` (RFC 9112 §3.2).
 fn write_request_line(request: &RequestHead<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
@@ -286,8 +286,8 @@ fn write_request_line(request: &RequestHead<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\n");
 }
 
-/// Writes Host, or says where it belongs when the upstream is known. The authority of an
-/// absolute-form target has won over the field already (RFC 9112 §3.2.2).
+/// Writes Host, or returns where it has to be inserted when the upstream is known. The authority of
+/// an absolute-form target replaced the field before (RFC 9112 §3.2.2).
 fn write_host(authority: Option<&[u8]>, policy: &HostPolicy, out: &mut Vec<u8>) -> Option<usize> {
     match (policy, authority) {
         (HostPolicy::Keep, Some(authority)) => {
@@ -302,7 +302,7 @@ fn write_host(authority: Option<&[u8]>, policy: &HostPolicy, out: &mut Vec<u8>) 
     }
 }
 
-/// An absolute-form target of OPTIONS that has neither path nor query is `*` for the last server
+/// Whether the target becomes `*`: for OPTIONS, an absolute-form target without path and query does
 /// (RFC 9112 §3.2.4).
 fn is_server_wide(request: &RequestHead<'_>) -> bool {
     let (target, path) = (request.target(), request.path());
@@ -320,7 +320,7 @@ fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The message that came had this version (RFC 9110 §7.6.3).
+/// Writes `Via` with the version of the received message (RFC 9110 §7.6.3).
 fn write_via(version: Version, out: &mut Vec<u8>) {
     out.extend_from_slice(match version {
         Version::Http10 => b"Via: 1.0 tidegate\r\n",
@@ -328,7 +328,7 @@ fn write_via(version: Version, out: &mut Vec<u8>) {
     });
 }
 
-/// One less, where it counts (RFC 9110 §7.6.2).
+/// Writes `Max-Forwards`, less 1 for OPTIONS (RFC 9110 §7.6.2).
 fn write_max_forwards(method: Method<'_>, value: &[u8], out: &mut Vec<u8>) {
     let number = str::from_utf8(value).ok().and_then(|text| text.parse::<u32>().ok());
     match number {
@@ -340,21 +340,21 @@ fn write_max_forwards(method: Method<'_>, value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Writes who asks, for which host and by which scheme.
+/// Writes the fields that say which client sent the request, to which host and with which scheme.
 fn write_source(
     request: &RequestHead<'_>,
     source: &RequestSource,
     authority: Option<&[u8]>,
     out: &mut Vec<u8>,
 ) {
-    let told = |name: &'static str| -> SmallVec<[&[u8]; 2]> {
+    let received = |name: &'static str| -> SmallVec<[&[u8]; 2]> {
         if !source.is_trusted {
             return SmallVec::new();
         }
         request.fields_named(name).filter(|value| !value.is_empty()).collect()
     };
-    // Several of what can only be one say nothing.
-    let single = |name: &'static str| match told(name)[..] {
+    // A field that may occur once is ignored if it occurs more often.
+    let single = |name: &'static str| match received(name)[..] {
         [value] => Some(value),
         _ => None,
     };
@@ -363,7 +363,7 @@ fn write_source(
 
     if let Some(peer) = &peer_text {
         out.extend_from_slice(b"X-Forwarded-For: ");
-        write_list(&told("x-forwarded-for"), out);
+        write_list(&received("x-forwarded-for"), out);
         out.extend_from_slice(peer);
         out.extend_from_slice(b"\r\n");
     }
@@ -373,12 +373,12 @@ fn write_source(
     }
 
     out.extend_from_slice(b"Forwarded: ");
-    write_list(&told("forwarded"), out);
+    write_list(&received("forwarded"), out);
     let (before, after): (&[u8], &[u8]) = match peer {
         Some(IpAddr::V6(_)) => (b"for=\"[", b"]\""),
         _ => (b"for=", b""),
     };
-    // RFC 7239 §4. An IPv6 address and a host with its port need quotes.
+    // An IPv6 address, and a host with a port, need quotes (RFC 7239 §4).
     for part in [before, peer_text.as_deref().unwrap_or(b"unknown"), after] {
         out.extend_from_slice(part);
     }
@@ -397,7 +397,7 @@ fn write_source(
     }
 }
 
-/// Each value with a separator behind it.
+/// Writes each value with a separator behind it.
 fn write_list(values: &[&[u8]], out: &mut Vec<u8>) {
     for value in values {
         out.extend_from_slice(value);
@@ -405,7 +405,8 @@ fn write_list(values: &[&[u8]], out: &mut Vec<u8>) {
     }
 }
 
-/// A short text that is written several times into one head; made once, without an allocation.
+/// A short text that is written several times into one head. It is built once, usually without an
+/// allocation.
 type Text = SmallVec<[u8; 64]>;
 
 fn authority(host: Host<'_>) -> Text {
@@ -417,7 +418,7 @@ fn authority(host: Host<'_>) -> Text {
     text
 }
 
-/// Every request has one: what is common goes without the machinery of formatting.
+/// The text of an address. Every request needs one, so IPv4 avoids `fmt`.
 fn address(address: IpAddr) -> Text {
     let mut text = Text::new();
     match address {
@@ -431,14 +432,14 @@ fn address(address: IpAddr) -> Text {
             }
         }
         IpAddr::V6(address) => {
-            // Memory takes whatever it is given.
+            // Writing to memory cannot fail.
             let _ = write!(text, "{address}");
         }
     }
     text
 }
 
-/// An address with a port or without.
+/// The address of a hop, which may have a port.
 fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(hop).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);

@@ -1,4 +1,4 @@
-//! A request that is to be passed on.
+//! A request to forward.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::config::ProxyConfig;
 
-/// A request that is to be passed on: what the loop needs for that.
+/// A request to forward, with everything that the loop needs for it.
 #[derive(Debug)]
 pub struct Forward {
     pub(super) share: Arc<LoopShare>,
@@ -22,13 +22,13 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// What the app was configured as: times and counts for the loop.
+    /// The app's config, with the timeouts and limits for the loop.
     pub(crate) fn config(&self) -> &ProxyConfig {
         self.share.upstreams().config()
     }
 
-    /// Chooses an upstream, none of those that failed for this request. `now_ns`: nanoseconds of
-    /// the process's epoch, as everywhere here.
+    /// Chooses an upstream other than `tried`, which failed for this request. `now_ns` is in
+    /// nanoseconds since the process's epoch.
     pub(crate) fn choose(
         &self,
         now_ns: u64,
@@ -37,7 +37,8 @@ impl Forward {
         self.share.choose(self.key, now_ns, tried)
     }
 
-    /// There was no upstream to ask. If it is to be logged: how many were not since the last one.
+    /// Counts a request without an upstream. If it should be logged, returns how many were not
+    /// logged since the last logged one.
     pub(crate) fn note_unserved(&self, failure: UpstreamFailure, now_ns: u64) -> Option<u64> {
         self.share.note_unserved(failure, now_ns)
     }
@@ -49,9 +50,8 @@ impl Forward {
         Some((method, rest.split_once(' ')?.0))
     }
 
-    /// Writes request line and fields for this upstream, each line ended by CRLF. What is missing
-    /// is the framing (`Content-Length` or `Transfer-Encoding`), `Connection`, `Expect`, and the
-    /// empty line.
+    /// Writes the request line and the fields for this upstream, each line ended by CRLF, without
+    /// `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect` and the empty line.
     pub(crate) fn write_head(&self, chosen: &ChosenUpstream, out: &mut Vec<u8>) {
         let Some(gap) = self.host_gap else { return out.extend_from_slice(&self.head) };
         let authority = chosen.endpoint().authority().as_bytes();
@@ -60,8 +60,9 @@ impl Forward {
         }
     }
 
-    /// Request line and fields as the first upstream would get them, each line ended by CRLF:
-    /// without the framing, `Connection`, `Expect` and the empty line.
+    /// The request line and the fields as the first upstream would get them, each line ended by
+    /// CRLF, without `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect` and the empty
+    /// line.
     pub fn upstream_head(&self) -> Vec<u8> {
         let Some(gap) = self.host_gap else { return self.head.clone() };
         let endpoints = self.share.upstreams().endpoints();
@@ -69,18 +70,19 @@ impl Forward {
         [&self.head[..gap], b"Host: ", authority, b"\r\n", &self.head[gap..]].concat()
     }
 
-    /// Whether the answer has no content, whatever it says (RFC 9110 §9.3.2).
+    /// Whether the method is HEAD, whose answer has no content (RFC 9110 §9.3.2).
     pub(crate) fn is_head(&self) -> bool {
         self.is_head
     }
 
-    /// Whether the request may be sent twice without harm (RFC 9110 §9.2.2), as far as its method
-    /// says; one of which content is gone may not.
+    /// Whether the method is idempotent, so that the request may be sent twice (RFC 9110 §9.2.2). A
+    /// request whose content was already sent may not.
     pub(crate) fn is_idempotent(&self) -> bool {
         self.is_idempotent
     }
 
-    /// Whether 101 may be the answer; the head has an `Upgrade` then.
+    /// Whether the request asks for an upgrade: then its head has an `Upgrade`, and the answer may
+    /// be a 101.
     pub fn asks_upgrade(&self) -> bool {
         self.asks_upgrade
     }

@@ -1,24 +1,26 @@
-//! When an upstream is checked, and what the results come to. Pure: `(event, now) → change`.
+//! When an upstream is checked, and how the results change its state. Pure:
+//! `(event, now) → change`.
 //!
 //! ```text
-//!        fall bad ones in a row; while none was good yet, one
-//!   up ────────────────────────────────────────────────────────► down
-//!    ▲                                                             │
-//!    └── rise good ones in a row; while none was good yet, one ────┘
+//!        `fall` failed checks in a row (1 if none has passed yet)
+//!   up ────────────────────────────────────────────────────────────► down
+//!    ▲                                                                 │
+//!    └── `rise` passed checks in a row (1 if none has passed yet) ─────┘
 //! ```
-//! An upstream counts as up until its first check. Until one was good each decides alone: who is
-//! started together with the server is not there yet, and then is. The plan of a new life goes on
-//! from what was known in the one before. Times are nanoseconds of the process's epoch.
+//! An upstream counts as up until its first check. Until a check has passed, each result decides
+//! alone: an upstream that starts together with the server fails a check or two and then passes. The
+//! plan of a new life continues from the results of the previous one. Times are nanoseconds since
+//! the process's epoch.
 
 use super::balance::mix;
 use crate::config::HealthConfig;
 
-/// What checks have found out of an upstream.
+/// What the checks of an upstream have found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KnownHealth {
     /// Whether it counts as up.
     pub(crate) is_up: bool,
-    /// Whether any check was good.
+    /// Whether any check has passed.
     pub(crate) has_passed: bool,
 }
 
@@ -29,7 +31,7 @@ pub(crate) struct HealthPlan {
     rise: u32,
     fall: u32,
     known: KnownHealth,
-    /// Results in a row that speak against the state.
+    /// Results in a row that contradict the state.
     against: u32,
     due: CheckDue,
     random: u64,
@@ -38,16 +40,17 @@ pub(crate) struct HealthPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CheckDue {
     At(u64),
-    /// A check is under way that began then.
+    /// A check that began at this time is under way.
     Running(u64),
 }
 
-/// Upstreams of one config are not all checked at once: the first check comes within this part of
-/// the interval, and the later ones vary by as much.
+/// Spreads the checks of upstreams: the first check begins within the first 1/16 of the interval,
+/// and later intervals vary by as much.
 const SPREAD: u64 = 16;
 
 impl HealthPlan {
-    /// The first check is due soon after `now_ns`. Plans of different `seed` are out of step.
+    /// A plan whose first check is due soon after `now_ns`. Plans with different seeds check at
+    /// different times.
     pub(crate) fn new(config: &HealthConfig, known: KnownHealth, seed: u64, now_ns: u64) -> Self {
         let interval_ns = u64::try_from(config.interval.as_nanos()).unwrap_or(u64::MAX);
         let mut plan = Self {
@@ -68,7 +71,7 @@ impl HealthPlan {
         self.known.is_up
     }
 
-    /// When the next check is due; none while one is under way.
+    /// When the next check is due; `None` while a check is under way.
     pub(crate) fn due_ns(&self) -> Option<u64> {
         match self.due {
             CheckDue::At(due) => Some(due),
@@ -76,7 +79,7 @@ impl HealthPlan {
         }
     }
 
-    /// Whether a check has to begin now; it is under way from here on.
+    /// Returns whether a check has to begin now. If so, it counts as under way.
     pub(crate) fn begin_if_due(&mut self, now_ns: u64) -> bool {
         let begins = self.due_ns().is_some_and(|due| due <= now_ns);
         if begins {
@@ -85,7 +88,7 @@ impl HealthPlan {
         begins
     }
 
-    /// The check has ended. Says what the upstream is from now on, if that changed: up or not.
+    /// A check has ended. Returns whether the upstream is up from now on, if that changed.
     pub(crate) fn on_result(&mut self, passed: bool, now_ns: u64) -> Option<bool> {
         if let CheckDue::Running(began) = self.due {
             let half = self.interval_ns / SPREAD / 2;
@@ -143,7 +146,8 @@ mod tests {
         HealthPlan::new(&config, known, 7, 1000)
     }
 
-    /// Ends a check at once with each result: `+` good, `-` bad. Changes as `U` and `D`, else `.`.
+    /// Runs a check for each result: `+` passes, `-` fails. Returns `U` for a change to up, `D` for
+    /// a change to down, else `.`.
     fn run(plan: &mut HealthPlan, results: &str) -> String {
         let change = |result| {
             let due = plan.due_ns().expect("a check is due");
@@ -167,7 +171,7 @@ mod tests {
             (2, 3, "+---++---", "...D.U..D"),
             (1, 1, "+-+-", ".DUD"),
             (1, 1, "++++", "...."),
-            // Until one was good each decides alone.
+            // Until a check has passed, each result decides alone.
             (2, 3, "-", "D"),
             (2, 3, "-+", "DU"),
             (2, 3, "---+", "D..U"),

@@ -1,8 +1,8 @@
-//! The `proxy` kind: passes requests on to other servers.
+//! The `proxy` kind: forwards requests to other servers.
 //!
-//! Owns what can be known without a socket: the choice of an upstream, the fields in both
-//! directions, the state of upstreams, and the plan of their checks. Opens no connection: a
-//! [`Forward`] tells the loop all that it needs to.
+//! Owns everything that needs no socket: the choice of an upstream, the fields in both directions,
+//! the state of upstreams, and the plan of their checks. Opens no connection: the loop does, with a
+//! [`Forward`].
 
 mod addresses;
 mod balance;
@@ -37,23 +37,23 @@ pub(crate) use upstreams::{ChosenUpstream, ConnectAddress, KeptLine, PoolKey};
 use fields::{RequestFields, RequestSource};
 use upstreams::LoopShare;
 
-/// An app that passes requests on.
+/// An app that forwards requests.
 #[derive(Debug)]
 pub struct Proxy {
     upstreams: Arc<Upstreams>,
-    /// One for each loop, so that no count of references is shared on the request path.
+    /// One share per loop, so that loops don't contend for a reference count on the request path.
     shares: Box<[Arc<LoopShare>]>,
 }
 
 impl Proxy {
-    /// An app that passes on as `config` says, for this many loops. It resolves the names of the
-    /// upstreams, and waits for that; one whose name has no address is down.
+    /// An app that forwards as `config` says, for this many loops. Resolves the names of the
+    /// upstreams, which blocks. An upstream whose name has no address is down.
     pub fn open(config: ProxyConfig, loops: usize) -> Self {
         Self::of(Upstreams::open(config, loops), loops)
     }
 
-    /// The field lines of an upstream's response, interim or final, that go on to a client, each
-    /// ended by CRLF; and whether there is a `Date` among them. Framing is not.
+    /// The field lines of an upstream's interim or final response that are forwarded to a client,
+    /// each ended by CRLF, without framing; and whether there is a `Date` among them.
     pub fn response_fields(head: &ResponseHead<'_>) -> (Vec<u8>, bool) {
         let mut lines = Vec::new();
         let has_date =
@@ -128,7 +128,8 @@ impl App for Proxy {
     }
 }
 
-/// What `balance = "hash"` goes by.
+/// The key of a request for `balance = "hash"`; `None` for another balance, or a request without
+/// the header or cookie.
 fn key(config: &ProxyConfig, request: &RequestHead<'_>, peer: Option<IpAddr>) -> Option<u64> {
     let Balance::Hash(by) = &config.balance else { return None };
     match by {

@@ -1,4 +1,4 @@
-//! One upstream, for who drains it and brings it back.
+//! One upstream, to drain and to resume.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::config::UpstreamAddress;
 
-/// One upstream of one life, for who drains it; together with the same one of older lives of the
-/// app, whose exchanges may still be with it.
+/// One upstream of one life, to drain and to resume; with the same upstream of older lives of the
+/// app, which may still have exchanges with it.
 #[derive(Clone, Debug)]
 pub(crate) struct OneUpstream {
     own: Place,
@@ -24,7 +24,7 @@ struct Place {
 }
 
 impl OneUpstream {
-    /// The upstream of this URL, written in any way that a config may.
+    /// The upstream with this URL, in any spelling that a config allows.
     pub(crate) fn find(upstreams: &Arc<Upstreams>, url: &str) -> Option<Self> {
         let written = UpstreamAddress::parse(url).map(|address| address.to_string());
         let is_it = |own: &str| own == url || written.as_deref() == Some(own);
@@ -33,27 +33,27 @@ impl OneUpstream {
         Some(Self { own, older: Arc::default() })
     }
 
-    /// Adds those of older lives.
+    /// Adds the same upstream of older lives.
     pub(crate) fn with_older(self, older: impl IntoIterator<Item = Self>) -> Self {
         Self { older: older.into_iter().map(|older| older.own).collect(), ..self }
     }
 
-    /// Which of the life's upstreams it is.
+    /// Its index among the upstreams of its life.
     pub(crate) fn index(&self) -> usize {
         self.own.index
     }
 
-    /// As it is written in a config.
+    /// Its URL, as in a config.
     pub(crate) fn url(&self) -> &str {
         self.own.endpoint().url()
     }
 
-    /// Takes it out: a loop that is told after this chooses it no more.
+    /// Drains it: a loop that gets a message after this call does not choose it any more.
     pub(crate) fn drain(&self, now_ns: u64) {
         self.endpoints().for_each(|endpoint| endpoint.drain(now_ns));
     }
 
-    /// Takes it back in. Older lives have no new requests for it.
+    /// Ends the drain. Older lives have no new requests, so they stay drained.
     pub(crate) fn resume(&self, now_ns: u64) {
         self.own.endpoint().resume(now_ns);
     }
@@ -73,17 +73,17 @@ impl OneUpstream {
         self.endpoints().map(Endpoint::cut).sum()
     }
 
-    /// Whether a loop has no exchange with it, and begins none: to be asked by that loop.
+    /// Whether a loop has no exchange with it and begins none. Only that loop may call this.
     pub(crate) fn is_left_by(&self, loop_index: usize) -> bool {
         self.is_drained() && self.endpoints().all(|endpoint| endpoint.active_in(loop_index) == 0)
     }
 
-    /// Whether it is out.
+    /// Whether it is drained.
     pub(crate) fn is_drained(&self) -> bool {
         self.own.endpoint().is_drained()
     }
 
-    /// Whether this was chosen of it.
+    /// Whether `chosen` is this upstream, in any of these lives.
     pub(crate) fn is_that_of(&self, chosen: &ChosenUpstream) -> bool {
         let is_there = |place: &Place| chosen.is(&place.upstreams, place.index);
         self.places().any(is_there)

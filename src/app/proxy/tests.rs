@@ -26,7 +26,7 @@ fn proxy(lines: &str) -> Proxy {
     Proxy::open(*config, 2)
 }
 
-/// A proxy to so many upstreams.
+/// A proxy to this many upstreams.
 fn proxy_to(count: usize, lines: &str) -> Proxy {
     let urls: Vec<_> = (1..=count).map(|n| format!("'http://10.0.0.{n}:80'")).collect();
     proxy(&format!("upstreams = [{}]\n{lines}", urls.join(",")))
@@ -54,7 +54,7 @@ fn head(forward: &Forward) -> Vec<String> {
     text.trim_end_matches("\r\n").split("\r\n").map(str::to_owned).collect()
 }
 
-/// What a proxy with these lines makes of a request, without what is the same for all of them.
+/// The head that a proxy with these lines forwards, without the lines that are always the same.
 fn passed_on(lines: &str, peer: &str, fields: &[(&str, &str)]) -> Vec<String> {
     let proxy = proxy_to(1, lines);
     let head = head(&forward_from(&proxy, peer, &request("GET", "/", fields)));
@@ -65,7 +65,7 @@ fn passed_on(lines: &str, peer: &str, fields: &[(&str, &str)]) -> Vec<String> {
     head.into_iter().filter(|line| !own(line)).collect()
 }
 
-/// Of those, the ones that are not about who asks.
+/// The forwarded fields, without those that identify the client.
 fn end_to_end(fields: &[(&str, &str)]) -> Vec<String> {
     let lines = passed_on("", "192.0.2.1", fields);
     let is_origin = |line: &String| {
@@ -76,7 +76,7 @@ fn end_to_end(fields: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn end_to_end_fields_go_on_in_order_and_those_of_the_connection_stay() {
+fn end_to_end_fields_are_forwarded_in_order_and_hop_by_hop_fields_are_not() {
     type Fields = &'static [(&'static str, &'static str)];
     let table: &[(Fields, &[&str])] = &[
         (&[], &[]),
@@ -119,7 +119,7 @@ fn end_to_end_fields_go_on_in_order_and_those_of_the_connection_stay() {
             ],
             &["Sec-WebSocket-Key: x", "Upgrade: websocket"],
         ),
-        // CGI reads these as what they look like.
+        // CGI cannot tell these from the names with `-`.
         (&[("Content_Length", "5"), ("Transfer_Encoding", "chunked"), ("X_Request_Id", "a")], &[]),
         (&[("X_Forwarded_For", "a"), ("X-Forwarded_Port", "b"), ("x_real_ip", "c")], &[]),
         (&[("Proxy_Connection", "a"), ("My_Field", "fine")], &["My_Field: fine"]),
@@ -132,7 +132,7 @@ fn end_to_end_fields_go_on_in_order_and_those_of_the_connection_stay() {
 }
 
 #[test]
-fn an_upgrade_is_asked_for_by_get_of_1_1_alone() {
+fn only_get_of_1_1_can_ask_for_an_upgrade() {
     let fields = [("Upgrade", "websocket"), ("Connection", "upgrade")];
     let proxy = proxy_to(1, "");
     for (method, version, asks) in [
@@ -150,7 +150,7 @@ fn an_upgrade_is_asked_for_by_get_of_1_1_alone() {
 }
 
 #[test]
-fn a_stranger_says_nothing_about_the_client_and_a_trusted_proxy_does() {
+fn client_fields_are_taken_from_a_trusted_proxy_only() {
     let told = [
         ("X-Forwarded-For", "203.0.113.7"),
         ("X-Forwarded-For", "203.0.113.8, 10.9.9.9"),
@@ -193,7 +193,7 @@ fn a_stranger_says_nothing_about_the_client_and_a_trusted_proxy_does() {
 }
 
 #[test]
-fn what_a_trusted_proxy_says_twice_or_not_well_is_written_anew() {
+fn duplicate_or_malformed_fields_of_a_trusted_proxy_are_replaced() {
     let long = "x".repeat(129);
     let table: &[&[(&str, &str)]] = &[
         &[("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")],
@@ -228,7 +228,7 @@ fn a_peer_without_an_address_is_unknown() {
 }
 
 #[test]
-fn ids_differ_and_the_access_logs_is_taken() {
+fn ids_differ_and_the_access_logs_id_is_used() {
     let proxy = proxy_to(1, "");
     let id = |context: &Context| {
         let Reply::Forward(forward) = proxy.handle(&request("GET", "/", &[]), context) else {
@@ -242,7 +242,7 @@ fn ids_differ_and_the_access_logs_is_taken() {
     assert_eq!(id(&logged), format!("X-Request-Id: {request_id}"));
 }
 
-/// A head as the loop has it, with the host parsed.
+/// A head with a parsed host, as the loop has it.
 fn with_host<'a>(method: &'a str, target: &'a str, host: Option<&'a str>) -> RequestHead<'a> {
     let host = host.map(|host| crate::http::Host::parse(host.as_bytes()).expect("a host"));
     let rest = target.strip_prefix("http://").unwrap_or(target);
@@ -271,7 +271,7 @@ fn the_request_line_is_in_origin_form_and_host_is_by_policy() {
         (keep, "OPTIONS", "http://c.example?q", Some("c.example"), "OPTIONS /?q", "c.example"),
         (keep, "OPTIONS", "/", Some("c.example"), "OPTIONS /", "c.example"),
         (keep, "BREW", "/pot", Some("c.example"), "BREW /pot", "c.example"),
-        // HTTP/1.0 may name none; 1.1 must.
+        // An HTTP/1.0 request may have no host.
         (keep, "GET", "/", None, "GET /", "10.0.0.1"),
         ("host = 'upstream'", "GET", "/", Some("b.example"), "GET /", "10.0.0.1"),
         ("host = 'app.internal:81'", "GET", "/", Some("b.example"), "GET /", "app.internal:81"),
@@ -283,7 +283,7 @@ fn the_request_line_is_in_origin_form_and_host_is_by_policy() {
     }
     let unix = proxy("upstreams = ['unix:/run/app.sock']\nhost = 'upstream'");
     assert_eq!(head(&forward(&unix))[1], "Host: localhost");
-    // The same request has another host at another upstream.
+    // The same request gets another Host at another upstream.
     let proxy = proxy_to(2, "host = 'upstream'");
     let forward = forward(&proxy);
     let hosts = [head(&forward)[1].clone(), head(&forward)[1].clone()];
@@ -291,7 +291,7 @@ fn the_request_line_is_in_origin_form_and_host_is_by_policy() {
 }
 
 #[test]
-fn via_tells_the_version_that_came_and_ends_circles() {
+fn via_has_the_received_version_and_detects_loops() {
     let proxy = proxy_to(1, "");
     let old = RequestHead { version: Version::Http10, ..request("GET", "/", &[("Via", "1.1 x")]) };
     let lines = head(&forward_from(&proxy, "::1", &old));
@@ -347,7 +347,7 @@ fn max_forwards_counts_for_options_alone() {
 }
 
 #[test]
-fn what_the_loop_has_to_know_of_a_request() {
+fn a_forward_has_what_the_loop_needs_to_know() {
     let proxy = proxy_to(1, "");
     for (method, is_head, is_idempotent) in [
         ("GET", false, true),
@@ -367,20 +367,20 @@ fn what_the_loop_has_to_know_of_a_request() {
     }
 }
 
-/// The lines of a response that go on, and whether there is a Date among them.
+/// The field lines of a response that are forwarded, and whether there is a Date among them.
 fn response(status: u16, fields: &[(&str, &str)]) -> (Vec<String>, bool) {
     let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
     let mut out = Vec::new();
     let has_date = write_response_fields(fields, Version::Http11, status, &mut out);
     let text = String::from_utf8(out).expect("text");
-    let text = text.strip_suffix("\r\n").expect("a whole line");
+    let text = text.strip_suffix("\r\n").expect("a complete line");
     let mut lines: Vec<_> = text.split("\r\n").map(str::to_owned).collect();
     assert_eq!(lines.pop().as_deref(), Some("Via: 1.1 tidegate"));
     (lines, has_date)
 }
 
 #[test]
-fn response_fields_go_on_but_for_those_of_the_connection() {
+fn response_fields_are_forwarded_but_for_hop_by_hop_fields() {
     type Fields = &'static [(&'static str, &'static str)];
     let table: &[(u16, Fields, &[&str])] = &[
         (200, &[], &[]),
@@ -411,7 +411,7 @@ fn response_fields_go_on_but_for_those_of_the_connection() {
             &[("Upgrade", "h2c, WebSocket"), ("Connection", "Upgrade"), ("X", "y")],
             &["X: y", "Upgrade: websocket", "Connection: upgrade"],
         ),
-        // What is not spoken here is not offered.
+        // A protocol that is not supported here is not offered.
         (426, &[("Upgrade", "h2c"), ("Connection", "Upgrade")], &[]),
         (
             401,
@@ -456,7 +456,7 @@ fn a_response_has_one_date_at_most() {
 }
 
 #[test]
-fn a_trailer_says_nothing_that_belongs_in_the_head() {
+fn fields_that_belong_in_the_head_are_dropped_from_trailers() {
     let fields = [
         ("X-Checksum", "a"),
         ("X-Forwarded-For", "b"),
@@ -470,7 +470,7 @@ fn a_trailer_says_nothing_that_belongs_in_the_head() {
     let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
     write_request_trailers(fields.clone(), &mut out);
     assert_eq!(out, b"X-Checksum: a\r\nGrpc-Status: 0\r\n");
-    // In a response none of them says who the client is.
+    // In a response none of these identifies the client.
     out.clear();
     write_response_trailers(fields, &mut out);
     let expected = "X-Checksum: a\r\nX-Forwarded-For: b\r\nx_request_id: c\r\nGrpc-Status: 0\r\n\
@@ -478,7 +478,7 @@ fn a_trailer_says_nothing_that_belongs_in_the_head() {
     assert_eq!(String::from_utf8_lossy(&out), expected);
 }
 
-/// The upstreams chosen for so many requests, each ended at once.
+/// The upstreams chosen for this many requests, each of which ends at once.
 fn choices(proxy: &Proxy, now_ns: u64, count: usize) -> Vec<usize> {
     let forward = forward(proxy);
     let choose = |_| forward.choose(now_ns, &[]).expect("an upstream").index();
@@ -546,7 +546,7 @@ fn the_same_key_gets_the_same_upstream_and_no_key_takes_turns() {
 }
 
 #[test]
-fn the_clients_address_is_what_trusted_peers_say_up_to_the_first_that_is_not() {
+fn the_clients_address_is_the_last_hop_that_trusted_peers_report() {
     let trusted = &proxy_to(1, "trusted_proxies = ['10.0.0.0/8', '::1']");
     let trusted = &trusted.upstreams.config().trusted_proxies;
     for (peer, lines, client) in [
@@ -569,7 +569,7 @@ fn the_clients_address_is_what_trusted_peers_say_up_to_the_first_that_is_not() {
 }
 
 #[test]
-fn what_failed_for_a_request_is_not_chosen_again_for_it() {
+fn an_upstream_that_failed_for_a_request_is_not_chosen_again_for_it() {
     let proxy = proxy_to(2, "");
     let forward = forward(&proxy);
     for _ in 0..3 {
@@ -600,10 +600,10 @@ fn failures_in_a_row_eject_for_a_while_but_never_the_last_one() {
     assert_eq!(fail(&proxy, 0, 5, 3), [false, false, true]);
     assert_eq!(state(5), [Ejected, Up]);
     assert_eq!(choices(&proxy, 5, 3), [1, 1, 1]);
-    // The last one stays, however often it fails.
+    // The last upstream stays, however often it fails.
     assert_eq!(fail(&proxy, 1, 6, 5), [false; 5]);
     assert_eq!(state(6), [Ejected, Up]);
-    // An ejected one is better than none.
+    // An ejected upstream is better than none.
     assert_eq!(forward(&proxy).choose(6, &[1]).unwrap().index(), 0);
     let end = 5 + 10_000 * MS;
     assert_eq!(state(end - 1)[0], Ejected);
@@ -619,7 +619,7 @@ fn failures_in_a_row_eject_for_a_while_but_never_the_last_one() {
 }
 
 #[test]
-fn one_that_others_eject_at_the_same_time_is_used_all_the_same() {
+fn ejected_upstreams_are_used_if_all_are_ejected() {
     let proxy = proxy_to(2, "eject_after = 1");
     for endpoint in proxy.upstreams.endpoints() {
         endpoint.eject(1000);
@@ -630,7 +630,7 @@ fn one_that_others_eject_at_the_same_time_is_used_all_the_same() {
 }
 
 #[test]
-fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
+fn an_upstream_that_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
     let proxy = proxy_to(3, "");
     let upstreams = &proxy.upstreams;
     upstreams.set_health(0, Some("status 500".to_owned()), 0);
@@ -679,7 +679,7 @@ fn what_is_down_or_drained_is_never_chosen_and_the_answer_says_why() {
 }
 
 #[test]
-fn one_that_came_back_starts_slowly() {
+fn an_upstream_that_came_back_starts_slowly() {
     let proxy = proxy_to(2, "slow_start = '100s'");
     let second = 1000 * MS;
     let share = |now_ns| choices(&proxy, now_ns, 1000).iter().filter(|index| **index == 0).count();
@@ -691,7 +691,7 @@ fn one_that_came_back_starts_slowly() {
     assert!((190..=210).contains(&share(35 * second)), "a quarter beside a whole one");
     assert!((325..=340).contains(&share(60 * second)), "a half beside a whole one");
     assert!((499..=501).contains(&share(110 * second)));
-    // A clock of another loop may be a little behind.
+    // The time of another loop may be a little earlier.
     assert!(share(9 * second) <= 10);
 }
 
@@ -718,7 +718,7 @@ fn a_name_without_an_address_is_down_and_keeps_the_addresses_it_had() {
 }
 
 #[test]
-fn addresses_take_turns_and_one_that_does_not_open_is_passed_over() {
+fn addresses_take_turns_and_an_address_that_fails_is_avoided() {
     let proxy = proxy("upstreams = ['http://localhost:7']\neject_for = '1s'");
     let endpoint = &proxy.upstreams.endpoints()[0];
     let address = |n: u8| SocketAddr::from(([10, 0, 0, n], 7));
@@ -738,18 +738,18 @@ fn addresses_take_turns_and_one_that_does_not_open_is_passed_over() {
     assert_eq!(chosen.address(), ConnectAddress::Tcp(address(1)));
     assert!(!chosen.next_address(0), "all three were tried");
     assert_eq!(proxy.upstreams.rows(0)[0].failures, 0);
-    // All failed: still one of them, and after a while each.
+    // All failed: one of them is still used, and after a while each.
     next(0);
     let later = [1001 * MS; 3].map(next).map(|address| address.ip());
     assert_eq!(later.iter().collect::<std::collections::HashSet<_>>().len(), 3);
-    // What is resolved anew is found at the next choice.
+    // New addresses are used at the next choice.
     endpoint.set_addresses(Ok(vec![address(9)]));
     assert_eq!(next(0), address(9));
     assert!(!forward.choose(0, &[]).unwrap().next_address(0));
 }
 
 #[test]
-fn a_kept_line_is_idle_until_it_goes_and_of_no_use_when_its_upstream_is_drained() {
+fn a_kept_connection_counts_as_idle_and_has_no_use_when_its_upstream_is_drained() {
     let proxy = proxy_to(1, "");
     let idle = || proxy.upstreams.rows(0)[0].idle;
     let upstream = OneUpstream::find(&proxy.upstreams, "http://10.0.0.1:80").expect("an upstream");
@@ -762,14 +762,14 @@ fn a_kept_line_is_idle_until_it_goes_and_of_no_use_when_its_upstream_is_drained(
     assert!(!kept.has_use() && chosen.keep_line().is_none());
     upstream.resume(0);
     assert_eq!((idle(), kept.has_use()), (1, true));
-    // It does not keep the life, and outlives it.
+    // It does not keep the life alive, and may outlive it.
     drop((chosen, proxy));
     assert!(!kept.has_use());
     drop(kept);
 }
 
 #[test]
-fn a_further_life_has_the_state_of_its_upstreams_and_begins_to_count_anew() {
+fn the_next_life_has_the_state_of_its_upstreams_and_starts_its_counts_at_0() {
     let proxy = proxy_to(2, "health = { path = '/' }");
     let upstreams = &proxy.upstreams;
     let chosen = forward(&proxy).choose(0, &[]).unwrap();
@@ -789,7 +789,7 @@ fn a_further_life_has_the_state_of_its_upstreams_and_begins_to_count_anew() {
 }
 
 #[test]
-fn what_is_known_of_upstreams_is_taken_over_by_url_as_far_as_the_new_life_wants_it() {
+fn a_new_life_takes_over_the_state_of_upstreams_by_url_as_its_config_wants() {
     let old = proxy_to(3, "eject_for = '1s'\nhealth = { path = '/' }");
     old.upstreams.set_health(0, Some("timeout".to_owned()), 0);
     fail(&old, 1, 0, 3);
@@ -814,13 +814,13 @@ fn what_is_known_of_upstreams_is_taken_over_by_url_as_far_as_the_new_life_wants_
     assert_eq!(states(health, 1001 * MS), later);
     assert_eq!(states("", 0), [up.clone(), drained.clone(), ejected, up.clone()]);
     assert_eq!(states("eject_after = 0", 0), [up.clone(), drained, up.clone(), up]);
-    // An app that goes on with its own upstreams.
+    // An app whose next life has the same upstreams.
     old.upstreams.take_over(&old.upstreams);
     assert_eq!(old.upstreams.rows(0)[0].state, EndpointState::Down);
 }
 
 #[test]
-fn a_name_that_is_not_found_any_more_keeps_its_addresses_in_a_further_life() {
+fn a_name_that_is_not_found_any_more_keeps_its_addresses_in_the_next_life() {
     let [old, new] = [0; 2].map(|_| proxy("upstreams = ['http://nobody.invalid']"));
     let address: SocketAddr = "10.0.0.1:80".parse().unwrap();
     old.upstreams.endpoints()[0].set_addresses(Ok(vec![address]));
@@ -829,7 +829,7 @@ fn a_name_that_is_not_found_any_more_keeps_its_addresses_in_a_further_life() {
 }
 
 #[test]
-fn rows_tell_the_mean_latency_of_answers() {
+fn rows_have_the_mean_latency_of_answers() {
     let proxy = proxy_to(1, "");
     assert_eq!(proxy.upstreams.rows(0)[0].latency_mean(), None);
     for millis in [10, 20] {
@@ -852,7 +852,7 @@ fn the_app_shows_its_upstreams_and_they_end_with_its_last_request() {
     assert!(upstreams.upgrade().is_none());
 }
 
-/// Parses a head as the server does; nothing if it refuses it.
+/// Parses a head as the server does; `None` if it is refused.
 fn parsed<T>(bytes: &[u8], then: impl FnOnce(&RequestHead<'_>) -> T) -> Option<T> {
     let (mut exchange, mut table) = (h1::Server::new(), FieldTable::new());
     let limits = Limits { head_bytes: 1 << 16, fields: 256, content_bytes: 1 << 16 };
@@ -923,8 +923,8 @@ const TARGETS: [&str; 8] = [
 ];
 
 proptest::proptest! {
-    /// Whatever is let in goes on as one request, with the same target and without framing; content
-    /// in chunks may have its `Trailer`.
+    /// Each accepted request is forwarded as one request, with the same target and without framing.
+    /// Chunked content may keep its `Trailer`.
     #[test]
     fn what_goes_on_is_one_request_for_the_same_thing(
         method in proptest::sample::select(&["GET", "POST", "OPTIONS", "HEAD", "M"][..]),

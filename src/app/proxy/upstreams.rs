@@ -1,12 +1,12 @@
 //! The upstreams of one life, and the choice among them.
 //!
-//! [`Upstreams`] is shared by loops, checks and operators. What the choice remembers is in the
-//! [`LoopShare`] of each loop, so that the request path shares nothing that is written.
+//! Loops, health checks and operators share [`Upstreams`]. The state of the choice is in the
+//! [`LoopShare`] of each loop, so that the request path writes nothing that loops share.
 //!
 //! - An upstream that is down or drained is never chosen.
-//! - An ejected one only when there is no other; the last one is never ejected.
-//! - I3: the count of active exchanges is held by [`ChosenUpstream`], that of kept connections by
-//!   [`KeptLine`]; only their `Drop` releases it.
+//! - An ejected upstream is chosen only if there is no other; the last one is never ejected.
+//! - I3: [`ChosenUpstream`] holds the count of active exchanges, [`KeptLine`] that of idle
+//!   connections. Only their `Drop` releases it.
 
 use std::{
     marker::PhantomData,
@@ -28,7 +28,7 @@ use crate::{
     logging::RequestIds,
 };
 
-/// The upstreams of one life of a proxy app, shared by all who deal with them.
+/// The upstreams of one life of a proxy app.
 #[derive(Debug)]
 pub struct Upstreams {
     config: ProxyConfig,
@@ -38,7 +38,7 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Resolves the names of the upstreams, and waits for that. One that has no address is down.
+    /// Resolves the names of the upstreams; this blocks. An upstream without an address is down.
     pub(super) fn open(config: ProxyConfig, loops: usize) -> Self {
         let endpoint = |upstream| Endpoint::new(upstream, loops);
         let endpoints: Box<[_]> = config.upstreams.iter().map(endpoint).collect();
@@ -46,7 +46,7 @@ impl Upstreams {
         Self { config, endpoints, unserved: FailureLog::new(loops) }
     }
 
-    /// The same for a further life, in the state of now; counts begin anew (I4).
+    /// A copy for the next life, with the current state. Counts start at 0 (I4).
     pub(super) fn again(&self, loops: usize) -> Self {
         let endpoint = |upstream| Endpoint::new(upstream, loops);
         let endpoints = self.config.upstreams.iter().map(endpoint).collect();
@@ -56,21 +56,21 @@ impl Upstreams {
         again
     }
 
-    /// Takes over, by URL, the state of the upstreams of the life before: what its checks found if
-    /// there are checks here too, ejections if there are any, and who is drained. To be called
-    /// before the loops know of these.
+    /// Takes over the state of the previous life's upstreams with the same URLs: the results of
+    /// checks if this life has checks, ejections if it ejects, and drains. Call it before the loops
+    /// get this life.
     pub(crate) fn take_over(&self, old: &Self) {
         let (health, ejection) = (self.config.health.is_some(), self.config.eject_after != 0);
         for endpoint in &self.endpoints {
             let same = old.endpoints.iter().find(|other| other.url() == endpoint.url());
-            // An app of an embedder may go on with the same ones.
+            // An embedder's app may use the same upstreams in its next life.
             if let Some(same) = same.filter(|same| !std::ptr::eq(*same, endpoint)) {
                 endpoint.take_over(same, health, ejection);
             }
         }
     }
 
-    /// What the app was configured as.
+    /// The app's config.
     pub(crate) fn config(&self) -> &ProxyConfig {
         &self.config
     }
@@ -80,17 +80,17 @@ impl Upstreams {
         &self.endpoints
     }
 
-    /// Each upstream as operators see it.
+    /// Each upstream, as operators see it.
     pub(crate) fn rows(&self, now_ns: u64) -> Vec<EndpointRow> {
         self.endpoints.iter().map(|endpoint| endpoint.row(now_ns)).collect()
     }
 
-    /// What the checks say of an upstream from now on; a reason if it is down.
+    /// Stores a change that checks found of an upstream; `down_reason` is `Some` if it is down.
     pub(crate) fn set_health(&self, index: usize, down_reason: Option<String>, now_ns: u64) {
         self.endpoints[index].set_health(down_reason, now_ns);
     }
 
-    /// How often there was no upstream to ask, by cause.
+    /// The number of requests without an upstream, by cause.
     pub(crate) fn unserved(&self) -> Vec<(FailureCause, u64)> {
         self.unserved.counts()
     }
@@ -107,7 +107,8 @@ impl Upstreams {
         FailureNote { unlogged, ejected }
     }
 
-    /// A further failure of an upstream: whether it is taken out for that.
+    /// Counts a failure in a row. Ejects the upstream if there were enough, and returns whether it
+    /// did.
     fn ejects(&self, index: usize, failure: UpstreamFailure, now_ns: u64) -> bool {
         let endpoint = &self.endpoints[index];
         let in_row = endpoint.lengthen_row(failure.is_behind_head);
@@ -125,7 +126,7 @@ impl Upstreams {
         ejects
     }
 
-    /// Why none was found.
+    /// Why no upstream was found.
     fn why_none(&self) -> NoUpstream {
         let mut open = self.endpoints.iter().filter(|endpoint| !endpoint.is_drained()).peekable();
         if self.endpoints.iter().any(Endpoint::is_usable) {
@@ -145,16 +146,16 @@ impl Upstreams {
 pub(crate) enum NoUpstream {
     /// All are down, or some are and the others are drained.
     Down,
-    /// As `Down`, and none of them has an address.
+    /// As `Down`, and none of those that are not drained has an address.
     Unresolved,
     /// All are drained.
     Drained,
-    /// All that could be asked were asked for this request already.
+    /// All that can be used were already tried for this request.
     Tried,
 }
 
 impl NoUpstream {
-    /// What that is for a request that asked none; what was tried has its own failure.
+    /// The failure of a request that reached no upstream.
     pub(crate) fn failure(self) -> UpstreamFailure {
         match self {
             Self::Down | Self::Tried => {
@@ -171,22 +172,22 @@ impl NoUpstream {
     }
 }
 
-/// What comes of a failure beside the answer.
+/// What follows from a failure, beside the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FailureNote {
-    /// It is to be logged, and so many before it were not.
+    /// `Some` if it should be logged: how many were not logged since the last logged one.
     pub(crate) unlogged: Option<u64>,
-    /// The upstream is taken out for a while.
+    /// Whether the upstream was ejected.
     pub(crate) ejected: bool,
 }
 
-/// One loop's part of the upstreams of a life. Its count of references is written by its loop
-/// alone.
+/// One loop's share of the upstreams of a life. Only its loop clones it, so its reference count is
+/// not contended.
 #[derive(Debug)]
 pub(super) struct LoopShare {
     upstreams: Arc<Upstreams>,
     loop_index: usize,
-    /// Locked by this loop alone: never waited for.
+    /// Only this loop locks it, so it never waits.
     own: Mutex<ShareState>,
 }
 
@@ -195,11 +196,11 @@ struct ShareState {
     credit: Vec<i64>,
     addresses: Vec<LoopAddresses>,
     ids: RequestIds,
-    /// Buffers of heads that are not needed any more, for the next ones.
+    /// Free buffers for the heads of requests.
     heads: Vec<Vec<u8>>,
 }
 
-/// Buffers for heads that a loop keeps, and the largest of them.
+/// Most free buffers for heads per loop, and the largest that is kept, in bytes.
 const HEADS_KEPT_MAX: usize = 64;
 const HEAD_KEPT_BYTES_MAX: usize = 4096;
 
@@ -219,7 +220,7 @@ impl LoopShare {
         &self.upstreams
     }
 
-    /// A request's id, where the access log gave it none.
+    /// An id for a request that has none from the access log.
     pub(super) fn next_id(&self) -> crate::logging::RequestId {
         self.lock().ids.next()
     }
@@ -229,7 +230,7 @@ impl LoopShare {
         self.lock().heads.pop().unwrap_or_else(|| Vec::with_capacity(1024))
     }
 
-    /// Takes a buffer back.
+    /// Takes back a buffer.
     pub(super) fn give_head(&self, mut head: Vec<u8>) {
         head.clear();
         let heads = &mut self.lock().heads;
@@ -238,12 +239,13 @@ impl LoopShare {
         }
     }
 
-    /// There was no upstream to ask. If it is to be logged: how many were not since the last one.
+    /// Counts a request without an upstream. If it should be logged, returns how many were not
+    /// logged since the last logged one.
     pub(super) fn note_unserved(&self, failure: UpstreamFailure, now_ns: u64) -> Option<u64> {
         self.upstreams.unserved.note(self.loop_index, failure, now_ns)
     }
 
-    /// Chooses an upstream that was not tried for this request.
+    /// Chooses an upstream that is not among `tried`.
     pub(super) fn choose(
         self: &Arc<Self>,
         key: Option<u64>,
@@ -300,14 +302,14 @@ impl LoopShare {
     }
 }
 
-/// One exchange's hold of an upstream: it counts as active until this is dropped. It stays on the
-/// thread of its loop.
+/// The upstream of one exchange. The exchange counts as active until this is dropped. It stays on
+/// the thread of its loop.
 #[derive(Debug)]
 #[must_use = "dropping it says that the exchange with the upstream is over"]
 pub(crate) struct ChosenUpstream {
     share: Arc<LoopShare>,
     index: usize,
-    /// None for a unix socket.
+    /// `None` for a unix socket.
     address: Option<SocketAddr>,
     untried_addresses: usize,
     _of_one_loop: PhantomData<Rc<()>>,
@@ -321,7 +323,7 @@ pub(crate) enum ConnectAddress<'a> {
 }
 
 impl ChosenUpstream {
-    /// Which upstream it is: for a loop's pool, and for what was tried.
+    /// Its index among the upstreams of its life.
     pub(crate) fn index(&self) -> usize {
         self.index
     }
@@ -336,7 +338,7 @@ impl ChosenUpstream {
         &self.share.upstreams.endpoints[self.index]
     }
 
-    /// What to connect to, if no pooled connection is used.
+    /// The address for a new connection.
     pub(crate) fn address(&self) -> ConnectAddress<'_> {
         match (self.address, self.endpoint().unix_path()) {
             (_, Some(path)) => ConnectAddress::Unix(path),
@@ -345,8 +347,8 @@ impl ChosenUpstream {
         }
     }
 
-    /// The connection could not be opened: goes on to the next address of the same upstream, if it
-    /// has one that was not tried. That is no failure of the upstream yet.
+    /// A connection could not be opened. Moves on to the upstream's next address and returns true,
+    /// unless all its addresses were tried. As long as it returns true, the upstream has not failed.
     pub(crate) fn next_address(&mut self, now_ns: u64) -> bool {
         let Some(address) = self.address else { return false };
         let avoid_for = self.share.upstreams.config.eject_for;
@@ -359,23 +361,23 @@ impl ChosenUpstream {
         self.untried_addresses -= 1;
         let next = addresses.pick(self.endpoint(), now_ns);
         drop(own);
-        // A name has addresses for ever once it had some.
+        // Once there are addresses, there always are.
         self.address = next.or(self.address);
         true
     }
 
-    /// A drain has no more patience for this exchange: it ends with its connection.
+    /// Counts that the deadline of a drain cut this exchange.
     pub(crate) fn count_cut(&self) {
         self.endpoint().count_cut(self.share.loop_index);
     }
 
-    /// Names the upstream within one loop.
+    /// Identifies the upstream within one loop.
     pub(crate) fn pool_key(&self) -> PoolKey {
         (Arc::as_ptr(&self.share).addr(), self.index)
     }
 
-    /// Counts a connection to this upstream that is kept for later; none where that has no use: it
-    /// is drained.
+    /// Counts an idle connection to this upstream. `None` if the upstream is drained, so that the
+    /// connection has no use.
     pub(crate) fn keep_line(&self) -> Option<KeptLine> {
         if self.endpoint().is_drained() {
             return None;
@@ -385,17 +387,17 @@ impl ChosenUpstream {
         Some(KeptLine { share, index: self.index, _of_one_loop: PhantomData })
     }
 
-    /// The head of an answer came, so long after the choice.
+    /// The head of an answer came, this long after the choice.
     pub(crate) fn succeeded(&self, latency: Duration) {
         self.endpoint().count_answer(self.share.loop_index, latency);
     }
 
-    /// The answer came whole.
+    /// The answer came completely.
     pub(crate) fn completed(&self) {
         self.endpoint().end_row_of_broken();
     }
 
-    /// No answer came, or not a whole one.
+    /// No answer came, or an incomplete one.
     pub(crate) fn failed(&self, failure: UpstreamFailure, now_ns: u64) -> FailureNote {
         self.share.upstreams.on_failure(self.index, self.share.loop_index, failure, now_ns)
     }
@@ -407,11 +409,11 @@ impl Drop for ChosenUpstream {
     }
 }
 
-/// An upstream of a life, as one loop names it: by where its share is in memory, and the index.
+/// Identifies an upstream of a life within one loop: the address of its share, and the index.
 pub(crate) type PoolKey = (usize, usize);
 
-/// A connection that a loop keeps for later: it counts as idle until this is dropped. It does not
-/// keep the life, but its share's place in memory, so that a [`PoolKey`] is no other's meanwhile.
+/// An idle connection that a loop keeps. It counts as idle until this is dropped. It does not keep
+/// the life alive, but the memory of its share, so that a [`PoolKey`] is not reused meanwhile.
 #[derive(Debug)]
 #[must_use = "dropping it says that the connection is not idle any more"]
 pub(crate) struct KeptLine {
@@ -421,7 +423,7 @@ pub(crate) struct KeptLine {
 }
 
 impl KeptLine {
-    /// Whether there may be a request for it: its life is there, and the upstream not drained.
+    /// Whether a request can still use it: its life exists and the upstream is not drained.
     pub(crate) fn has_use(&self) -> bool {
         let share = self.share.upgrade();
         share.is_some_and(|share| !share.upstreams.endpoints[self.index].is_drained())
@@ -430,7 +432,7 @@ impl KeptLine {
 
 impl Drop for KeptLine {
     fn drop(&mut self) {
-        // With the life the count is gone.
+        // Without the life, the count is gone too.
         if let Some(share) = self.share.upgrade() {
             share.upstreams.endpoints[self.index].leave_idle(share.loop_index);
         }

@@ -200,7 +200,7 @@ fn a_check_ends_with_the_end_of_the_answer_although_the_connection_stays_open() 
         ),
         (
             "HTTP/2 200 OK\r\n\r\n",
-            (Down, Some("no HTTP answer: only HTTP/1.1 and HTTP/1.0 are spoken here")),
+            (Down, Some("no HTTP answer: only HTTP/1.1 and HTTP/1.0 are supported")),
         ),
     ] {
         let (address, asked) = keeping("127.0.0.1:0", answer);

@@ -1,11 +1,11 @@
 //! Reading a message's content as its head announced it (RFC 9112 §6, §7).
 //!
-//! Strict where readers disagree: a chunk's size is hexadecimal digits, lines end by CRLF,
-//! extensions hold no control characters and are bounded, trailers have to be field lines and are
-//! dropped unless the caller keeps them. Blanks may stand between a size and its extension
-//! (RFC 9112 §7.1.1: BWS), and behind a size without one in a response: real servers pad. Sizes and
-//! chunks are written new: no other parser reads these lines. Keeps no bytes, so any split of the
-//! input reads the same.
+//! Strict where parsers disagree: a chunk size is hexadecimal digits, lines end with CRLF,
+//! extensions have no control characters and are bounded. Trailers must be field lines; they are
+//! dropped unless the caller keeps them. Blanks are allowed between a size and its extension
+//! (RFC 9112 §7.1.1: BWS). In a response they are also allowed after a size without extension,
+//! because some servers pad sizes. A proxy writes its own size lines, so no other parser sees the
+//! ones read here. The decoder keeps no bytes, so any split of the input reads the same.
 
 use super::framing::Framing;
 use crate::http::message::{
@@ -17,30 +17,31 @@ use crate::http::message::{
 #[derive(Debug)]
 pub(super) struct BodyDecoder {
     state: Position,
-    /// Blanks may stand at the end of a size line.
+    /// Whether blanks are allowed at the end of a size line.
     may_pad: bool,
-    /// Bytes of content that are left: of the whole, or of this chunk.
+    /// Bytes of content still to come: of the whole content, or of this chunk.
     left: u64,
-    /// Bytes that are neither content nor needed to frame it: extensions and trailers.
+    /// Bytes of extensions and trailers so far.
     overhead: usize,
+    /// Trailer lines so far.
     trailers: usize,
 }
 
 /// What a step of reading found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// Everything that was given is read; more has to come.
+    /// All of the input is read; more has to come.
     NeedMore,
-    /// This many bytes of content stand at the end of what was read.
+    /// The last bytes that were read are content: this many.
     Content(usize),
     /// The content is complete.
     End,
 }
 
-/// Digits of a chunk's size: what 64 bits hold.
+/// Most digits of a chunk's size: as many as 64 bits hold.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// Blanks behind a chunk's size.
+/// Most blanks behind a chunk's size.
 const SIZE_BLANKS_MAX: u8 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ enum Position {
     Length,
     /// In a chunk's size, after this many digits.
     Size(u8),
-    /// Behind so many blanks that follow a chunk's size.
+    /// Behind this many blanks that follow a chunk's size.
     Blank(u8),
     /// In a chunk's extensions.
     Extension,
@@ -79,19 +80,19 @@ impl BodyDecoder {
         Self { state, may_pad: false, left, overhead: 0, trailers: 0 }
     }
 
-    /// The same for a response, whose server may pad its sizes.
+    /// A decoder for a response, whose server may pad sizes with blanks.
     pub(super) fn of_response(framing: Framing) -> Self {
         Self { may_pad: true, ..Self::new(framing) }
     }
 
-    /// Bytes of content that are announced and not read: of the whole, or of this chunk.
+    /// Bytes of content that are announced and not yet read: of the whole content, or of this chunk.
     pub(super) fn left(&self) -> u64 {
-        // A size counts when its line is complete: before, any split could decide whether it is
-        // refused for what it says or for how its line goes on.
+        // A size counts when its line is complete. If it counted earlier, the split of the input
+        // would decide whether a message is refused for the size or for the rest of the line.
         if matches!(self.state, Position::Length | Position::Data) { self.left } else { 0 }
     }
 
-    /// Reads on. Returns how many bytes were read and what they came to.
+    /// Reads the next piece of the input. Returns how many bytes were read, and what they were.
     pub(super) fn read(
         &mut self,
         input: &[u8],
@@ -125,7 +126,7 @@ impl BodyDecoder {
         }
     }
 
-    /// One byte of what stands around the chunks' content.
+    /// Reads one byte of size lines, line ends and trailers.
     fn framing_byte(&mut self, byte: u8, limits: &Limits) -> Result<Position, Refused> {
         const BAD_SIZE: Refused = refused(400, "malformed chunk size");
         const BAD_CHUNK: Refused = refused(400, "malformed chunk");
@@ -209,8 +210,8 @@ mod tests {
 
     const LIMITS: Limits = Limits { head_bytes: 8, fields: 2, content_bytes: 0 };
 
-    /// What is read of the input in pieces of `step` bytes: the content, and how it ends: with the
-    /// bytes left unread, or a status.
+    /// Reads the input in pieces of `step` bytes. Returns the content and the end: the number of
+    /// bytes left unread (`None` if more input is needed), or the status of the refusal.
     fn read(framing: Framing, input: &str, step: usize) -> (String, Result<Option<usize>, u16>) {
         let mut body = BodyDecoder::new(framing);
         let mut content = Vec::new();
@@ -226,7 +227,7 @@ mod tests {
                         Piece::End => return (text(content), Ok(Some(input.len() - at))),
                         Piece::NeedMore if end == input.len() => return (text(content), Ok(None)),
                         Piece::NeedMore => {
-                            assert_eq!(at, end, "everything that was given is read");
+                            assert_eq!(at, end, "all input is read");
                             end = (end + step).min(input.len());
                         }
                     }
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn each_state_refuses_what_does_not_belong_there() {
+    fn each_state_refuses_bytes_that_it_does_not_allow() {
         for (input, status) in [
             ("\r", 400),
             (";", 400),

@@ -1,24 +1,24 @@
 //! Writing a message's content as its head announced it (RFC 9112 §6.3, §7).
 //!
-//! Content that is longer or shorter than its length is a bug of ours: what is too much is not
-//! written, for it would be read as the next message.
+//! Content that is longer or shorter than its announced length is a bug of ours. What exceeds the
+//! length is not written: the peer would read it as the next message.
 
 use std::io::Write as _;
 
 /// How the content of a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyEncoder {
-    /// As it is; so many bytes are left.
+    /// As it is; this many bytes are still to be written.
     Length(u64),
     Chunked,
     /// As it is, until the connection ends.
     UntilClose,
-    /// Not at all: the answer to HEAD, 204 and 304.
+    /// Not at all: an answer to HEAD, a 204 or 304, a request without content.
     Omitted,
 }
 
 impl BodyEncoder {
-    /// Writes the field that tells how the content is framed.
+    /// Writes the field that says how the content is framed.
     pub(super) fn write_field(self, out: &mut Vec<u8>) {
         match self {
             Self::Length(length) => write_content_length(length, out),
@@ -27,8 +27,8 @@ impl BodyEncoder {
         }
     }
 
-    /// Writes a piece of the content. An empty one writes nothing: an empty chunk would be the last
-    /// one.
+    /// Writes a piece of the content. An empty piece writes nothing: an empty chunk would end the
+    /// content.
     pub(super) fn write(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Length(left) => {
@@ -48,8 +48,8 @@ impl BodyEncoder {
         }
     }
 
-    /// Writes the end of the content, with these trailer lines, each ended by CRLF, where there is
-    /// room for them. Returns whether the content is as long as it was said to be.
+    /// Writes the end of the content. `trailers` are field lines, each ended by CRLF; only chunked
+    /// content can carry them. Returns whether the content has its announced length.
     pub(super) fn end(self, trailers: &[u8], out: &mut Vec<u8>) -> bool {
         debug_assert!(trailers.is_empty() || trailers.ends_with(b"\r\n"), "no trailer lines");
         match self {

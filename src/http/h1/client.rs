@@ -3,20 +3,20 @@
 //! ```text
 //! writing:  begin ──content──► Content ──last byte──► Done
 //!             └─────────no content─────────────────────▲
-//! reading:  Head ──final──► Content ──last byte──► Done        Failed: refused or cut off
+//! reading:  Head ──final──► Content ──last byte──► Done        Failed: refused or truncated
 //!            ▲ └─1xx─┐  │└► UntilClose ──EOF───────▲            └─ from all but Done and Tunnel
 //!            └───────┘  └─101──► Tunnel
 //! ```
-//! Reading and writing go on beside each other: an upstream may answer before it has the request's
-//! content. The connection can be used again when both sides are Done, both keep it, and nothing
-//! stands behind the response: a byte that nobody asked for ends it, and is never read as the next
-//! response. In a tunnel the bytes are the caller's.
+//! Reading and writing are independent: an upstream may answer before it has the request's content.
+//! The connection can be reused when both sides are Done, both keep it alive, and no byte follows
+//! the response. An unsolicited byte makes the connection unusable; it is never read as the next
+//! response. In a tunnel the caller reads the bytes.
 //!
-//! - A connection is never used again after a doubt; what two readers could frame in two ways is
-//!   refused (RFC 9112 §6.3, §11.1). A refusal is the client's 502, or its torn connection when the
-//!   response's head has gone out.
-//! - The same bytes in any split give the same events, whose adjacent content is one.
-//! - Holds none of the input; of a request it writes nothing but what it is given and the framing.
+//! - A connection is never reused after a doubtful message. A message that two parsers could frame
+//!   differently is refused (RFC 9112 §6.3, §11.1). After a refusal the client gets a 502, or its
+//!   connection is closed if the head of the response was already sent.
+//! - Any split of the same bytes gives the same events, once adjacent pieces of content are joined.
+//! - Holds none of the input. Adds nothing to a request but the framing.
 
 use super::{
     body_decoder::{BodyDecoder, Piece},
@@ -40,10 +40,11 @@ pub struct Client {
     writing: Writing,
     /// Whether the connection outlives this exchange, as far as is known.
     keep_alive: bool,
-    /// The upstream has not yet said that it wants the content.
+    /// Whether the content still waits for a 100.
     awaits_continue: bool,
     is_head: bool,
     upgrade: bool,
+    /// Whether any byte of a response has come.
     answered: bool,
     trailers: Trailers,
 }
@@ -64,51 +65,50 @@ enum Writing {
     Done,
 }
 
-/// A request for an upstream, but for its request line and its fields.
+/// What a request asks of the protocol, without its request line and its fields.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientRequest {
     /// The content that follows.
     pub content: RequestContent,
     /// Whether the method is HEAD, whose response has no content.
     pub is_head: bool,
-    /// Whether a 101 is welcome; then the head has an `Upgrade` field.
+    /// Whether a 101 is accepted. If so, the head must have an `Upgrade` field.
     pub upgrade: bool,
     /// Whether the content waits for a 100 (RFC 9110 §10.1.1).
     pub expects_continue: bool,
-    /// Whether the request says that the connection ends with this exchange.
+    /// Whether the request asks the upstream to close the connection after its response.
     pub close: bool,
 }
 
-/// What the input came to.
+/// What was read from the input.
 #[derive(Debug)]
 pub enum ClientEvent<'a> {
-    /// Nothing, until more bytes come.
+    /// More bytes are needed.
     NeedMore,
-    /// An interim response (1xx but 101), to be passed on. There can be any number: how many may
-    /// come in which time is up to the caller.
+    /// An interim response (1xx but not 101), to be passed on. There can be any number of them: the
+    /// caller limits how many may come in what time.
     Interim(ResponseHead<'a>),
-    /// The response. Behind a 101 the connection is a tunnel: there is no [`Self::End`].
+    /// The head of the response. After a 101 the connection is a tunnel: no [`Self::End`] follows.
     Response(ResponseHead<'a>),
     /// A piece of the response's content.
     Content(&'a [u8]),
-    /// The response is complete, and with it [`Client::trailers`].
+    /// The response and [`Client::trailers`] are complete.
     End,
-    /// What came is no response that could be passed on. The status is 431 if it is more than a
-    /// limit allows, else 502.
+    /// The response cannot be passed on. The status is 431 if it exceeds a limit, else 502.
     Refused(Refused),
-    /// The connection ended within the response.
+    /// The connection ended before the response did.
     Truncated,
-    /// Nothing more is read in this exchange.
+    /// The exchange reads nothing more.
     Closed,
 }
 
 impl Client {
-    /// Begins an exchange: writes the end of its request's head. `head` has the request line and
-    /// the fields, each line ended by CRLF, and nothing else. None of the fields is one that is
-    /// written here: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
+    /// Begins an exchange: adds the last fields and the empty line to `head`. `head` has the request
+    /// line and the other fields, each line ended by CRLF. It must not have the fields that this
+    /// function writes: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
     ///
     /// # Panics
-    /// In debug builds, when the head is not lines ended by CRLF, or frames itself.
+    /// In debug builds, when a line of the head has no CRLF, or the head has one of these fields.
     pub fn begin(request: &ClientRequest, head: &mut Vec<u8>) -> Self {
         debug_assert!(head.ends_with(b"\r\n") && !head.ends_with(b"\r\n\r\n"), "no lines");
         debug_assert!(!has_framing(head), "framed twice: {}", head.escape_ascii());
@@ -145,13 +145,13 @@ impl Client {
         }
     }
 
-    /// Takes over how far the content of the same request is written: for one of which no byte went
-    /// out, with what is written so far behind this head.
+    /// Takes over how far an earlier attempt wrote the content of the same request. No byte of it
+    /// was sent, so the content that it wrote goes behind the head of this attempt.
     pub fn go_on_from(&mut self, earlier: &Self) {
         self.writing = earlier.writing;
     }
 
-    /// Writes a piece of the request's content. An empty one writes nothing.
+    /// Writes a piece of the request's content. An empty piece writes nothing.
     ///
     /// # Panics
     /// In debug builds, when the content is complete, or longer than its length.
@@ -168,9 +168,9 @@ impl Client {
         }
     }
 
-    /// Ends the request's content, with these trailer fields if it is chunked. Content of a known
-    /// length ends with its last byte too. A caller that cannot end it drops the exchange, or reads
-    /// what is answered nonetheless.
+    /// Ends the request's content; chunked content gets these trailer fields. Content of a known
+    /// length also ends with its last byte. A caller whose content breaks off drops the exchange, or
+    /// reads the answer that comes nevertheless.
     ///
     /// # Panics
     /// In debug builds, when the content is shorter than its length.
@@ -183,9 +183,10 @@ impl Client {
         }
     }
 
-    /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
-    /// bytes are done with. To be called until it says [`ClientEvent::NeedMore`] or
-    /// [`ClientEvent::Closed`], also with an empty input: a response can be complete without it.
+    /// Reads the next event from `input`, which begins where the last event ended. Returns how many
+    /// bytes were used. Call it until it returns [`ClientEvent::NeedMore`] or
+    /// [`ClientEvent::Closed`], also with empty input: a response without content ends without
+    /// another byte.
     pub fn next_event<'h, 'b: 'h>(
         &mut self,
         input: &'b [u8],
@@ -226,8 +227,8 @@ impl Client {
         }
     }
 
-    /// The upstream has sent its last byte, and all events before it were taken out. Not for a
-    /// connection that was reset: what is cut off by that has no end.
+    /// The upstream has sent its last byte, and all events before it were read. Not to be called for
+    /// a connection that was reset: a reset is no end of a response.
     pub fn receive_eof(&mut self) -> ClientEvent<'static> {
         self.keep_alive = false;
         match self.reading {
@@ -243,29 +244,29 @@ impl Client {
         }
     }
 
-    /// The trailers of the response; complete with [`ClientEvent::End`].
+    /// The trailers of the response; complete after [`ClientEvent::End`].
     pub fn trailers(&self) -> &Trailers {
         &self.trailers
     }
 
-    /// Whether the content still waits for a 100. How long it does is up to the caller; the first
-    /// piece that is written ends the waiting.
+    /// Whether the content still waits for a 100. The caller decides how long; the first piece that
+    /// is written ends the wait.
     pub fn awaits_continue(&self) -> bool {
         self.awaits_continue
     }
 
-    /// Whether any byte of a response has come: without one, the request may be sent elsewhere if
-    /// its method allows (RFC 9110 §9.2.2).
+    /// Whether any byte of a response has come. If not, the request may be sent again if its method
+    /// allows that (RFC 9110 §9.2.2).
     pub fn answered(&self) -> bool {
         self.answered
     }
 
-    /// Whether the request is written to its end.
+    /// Whether the request is completely written.
     pub fn request_done(&self) -> bool {
         self.writing == Writing::Done
     }
 
-    /// Whether the response is read to its end.
+    /// Whether the response is completely read.
     pub fn response_done(&self) -> bool {
         matches!(self.reading, Reading::Done)
     }
@@ -290,11 +291,11 @@ impl Client {
             }
             _ => {}
         }
-        // Answered before it asked for the content, the upstream may take what comes for content or
-        // for the next request: nobody could tell.
+        // The upstream answered without asking for the content. It may read the next bytes as that
+        // content or as the next request, and we cannot know which.
         self.keep_alive &= parsed.framing.keeps_alive(parsed.version) && !self.awaits_continue;
         let content = match (parsed.status, framing) {
-            // Whatever stands behind it belongs to no message (RFC 9110 §8.6, RFC 9112 §6.1).
+            // Bytes behind a 204 belong to no message (RFC 9110 §8.6, RFC 9112 §6.1).
             (204, framing) => {
                 self.keep_alive &= refuse_content(framing).is_ok();
                 ResponseContent::None
@@ -318,7 +319,8 @@ impl Client {
         Ok(ClientEvent::Response(parsed.head(framing, content)))
     }
 
-    /// RFC 9110 §7.8: only who asked is switched, to what is named, and not within a request.
+    /// RFC 9110 §7.8: an upstream may switch protocols only if the request asked for it and is
+    /// complete, and it must name the new protocol.
     fn begin_tunnel<'h>(
         &mut self,
         parsed: &ParsedResponse<'h>,
@@ -344,7 +346,7 @@ impl Client {
     }
 }
 
-/// Whether a request's head has a field that the exchange writes.
+/// Whether a request's head has a field that only [`Client::begin`] may write.
 fn has_framing(head: &[u8]) -> bool {
     const OWN: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"connection", b"expect"];
     head.split(|byte| *byte == b'\n').any(|line| {
@@ -353,8 +355,8 @@ fn has_framing(head: &[u8]) -> bool {
     })
 }
 
-/// A response that cannot have content must not announce any (RFC 9110 §8.6, RFC 9112 §6.1): what
-/// stands behind it would be content to one reader and the next response to another.
+/// A response that cannot have content must not announce any (RFC 9110 §8.6, RFC 9112 §6.1): one
+/// parser would read the next bytes as content, another as the next response.
 fn refuse_content(framing: Option<Framing>) -> Result<(), Refused> {
     match framing {
         None | Some(Framing::Length(0)) => Ok(()),

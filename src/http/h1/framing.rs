@@ -1,16 +1,16 @@
-//! The fields that frame a message and decide about its connection (RFC 9112 §6.3, §9.3), for
-//! requests and responses alike, and room for all fields of a head.
+//! The fields that frame a message and decide about its connection (RFC 9112 §6.3, §9.3), in
+//! requests and responses.
 //!
-//! Strict: what two readers could frame in two ways is refused, whichever side sent it.
+//! Strict: a message that two parsers could frame differently is refused, whichever side sent it.
 
 use httparse::Header;
 
 use crate::http::message::{Refused, Version, refused};
 
-/// How the end of a message's content is told (RFC 9112 §6.3).
+/// How the end of a message's content is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// This many bytes; without content 0.
+    /// By its length in bytes; 0 without content.
     Length(u64),
     /// By a last chunk.
     Chunked,
@@ -20,14 +20,16 @@ pub(super) enum Framing {
 #[derive(Debug, Default)]
 pub(super) struct FramingFields {
     content_length: Option<u64>,
+    /// Whether the last transfer coding is `chunked`; `None` without `Transfer-Encoding`.
     chunked: Option<bool>,
+    /// Whether there is a transfer coding other than `chunked`.
     unknown_coding: bool,
     close: bool,
     keep_alive: bool,
 }
 
 impl FramingFields {
-    /// Takes a field in, if it is one of these.
+    /// Adds a field, if it is one of these.
     #[inline(always)]
     pub(super) fn take(&mut self, field: &Header<'_>, version: Version) -> Result<(), Refused> {
         // By length first: most fields are none of these.
@@ -50,14 +52,14 @@ impl FramingFields {
         Ok(())
     }
 
-    /// Takes all fields of a head in.
+    /// Collects these fields of a head.
     pub(super) fn collect(fields: &[Header<'_>], version: Version) -> Result<Self, Refused> {
         let mut framing = Self::default();
         fields.iter().try_for_each(|field| framing.take(field, version))?;
         Ok(framing)
     }
 
-    /// How the content is framed (RFC 9112 §6.3); `None` when no field tells.
+    /// How the content is framed (RFC 9112 §6.3); `None` if no field says so.
     pub(super) fn framing(&self) -> Result<Option<Framing>, Refused> {
         match (self.chunked, self.content_length) {
             (None, length) => Ok(length.map(Framing::Length)),
@@ -70,12 +72,12 @@ impl FramingFields {
         }
     }
 
-    /// Whether the sender keeps the connection (RFC 9112 §9.3).
+    /// Whether the sender keeps the connection open (RFC 9112 §9.3).
     pub(super) fn keeps_alive(&self, version: Version) -> bool {
         !self.close && (version == Version::Http11 || self.keep_alive)
     }
 
-    /// Whether `Connection` names `keep-alive`, which HTTP/1.1 does without.
+    /// Whether `Connection` names `keep-alive`, which HTTP/1.1 does not need.
     pub(super) fn asks_keep_alive(&self) -> bool {
         self.keep_alive
     }
@@ -89,7 +91,8 @@ impl FramingFields {
         }
     }
 
-    /// RFC 9112 §6.1: `chunked` is the last coding, once, and the only one known here.
+    /// RFC 9112 §6.1: `chunked` may occur once, as the last coding. It is the only coding that is
+    /// supported.
     fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Refused> {
         for coding in value.split(|byte| *byte == b',') {
             if self.chunked == Some(true) {
@@ -130,11 +133,11 @@ mod tests {
         FramingFields::collect(&fields, Version::Http11)
     }
 
-    /// Fields, and the framing they tell.
+    /// Fields, and the framing that they announce.
     type Announced = (&'static [(&'static str, &'static str)], Result<Option<Framing>, u16>);
 
     #[test]
-    fn framing_is_told_in_one_way() {
+    fn framing_must_be_unambiguous() {
         const TE: &str = "Transfer-Encoding";
         const CL: &str = "content-length";
         let rows: &[Announced] = &[

@@ -1,11 +1,11 @@
-//! Finding the end of a head, by its lines alone.
+//! Finding the end of a head by its line ends.
 //!
-//! Holds no bytes: the caller keeps the input until the head is complete. What is found here is
-//! found by its position, whatever the split: a bare LF, a line or a head that is too long.
+//! Holds no bytes: the caller keeps the input until the head is complete. A bare LF, and a line or
+//! head that is too long, is found at the same position whatever the split of the input.
 
 use crate::http::message::Limits;
 
-/// How far a head that is still coming was looked at.
+/// How far an incomplete head was scanned.
 #[derive(Debug, Default)]
 pub(super) struct HeadScan {
     scanned: usize,
@@ -14,7 +14,7 @@ pub(super) struct HeadScan {
     blank_line_seen: bool,
 }
 
-/// What a look at the input found.
+/// The result of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Scan {
     /// The head is not complete.
@@ -32,8 +32,8 @@ pub(super) enum LineFault {
 }
 
 impl HeadScan {
-    /// The length of an empty line before the request line, which is to be skipped; one is
-    /// (RFC 9112 §2.2).
+    /// The length of an empty line before the request line, which the caller skips. Only the first
+    /// empty line is skipped (RFC 9112 §2.2).
     pub(super) fn blank_line(&mut self, input: &[u8]) -> usize {
         if self.blank_line_seen || !input.starts_with(b"\r\n") {
             return 0;
@@ -47,7 +47,7 @@ impl HeadScan {
         self.blank_line_seen
     }
 
-    /// Looks for the end of the head, from where the last look ended.
+    /// Looks for the end of the head, from where the last scan ended.
     pub(super) fn look(&mut self, input: &[u8], limits: &Limits) -> Result<Scan, LineFault> {
         let window = &input[..input.len().min(limits.head_bytes)];
         while let Some(at) = memchr::memchr(b'\n', &window[self.scanned..]) {
@@ -75,7 +75,7 @@ impl HeadScan {
         (&head[..self.start_line_end], &head[self.start_line_end + 2..])
     }
 
-    /// Whether nothing was looked at yet.
+    /// Whether nothing was scanned yet.
     pub(super) fn is_untouched(&self) -> bool {
         self.scanned == 0 && !self.blank_line_seen
     }
@@ -87,7 +87,8 @@ mod tests {
 
     const LIMITS: Limits = Limits { head_bytes: 24, fields: 4, content_bytes: 0 };
 
-    /// Looks at ever more of the input, one byte after the other: how far it had to look.
+    /// Scans prefixes of the input, each one byte longer, until the result is known. Returns the
+    /// length of the last prefix too.
     fn scan(input: &str) -> (usize, Result<Scan, LineFault>) {
         let mut scan = HeadScan::default();
         for len in 0..=input.len() {

@@ -18,8 +18,7 @@ const OK_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
 const KEEP_ALIVE: &[u8] = b"Connection: keep-alive\r\n\r\n";
 
 impl HeadTemplate {
-    /// The template for a time of day. `Date` cannot say a year before 1970 or after 9999: then it
-    /// says 1970.
+    /// The template for this time. For a time before 1970 or after 9999, `Date` says 1970.
     pub fn at(wall: SystemTime) -> Self {
         const YEAR_10000_S: u64 = 253_402_300_800;
         let since = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -29,14 +28,13 @@ impl HeadTemplate {
         Self { ok, keep_alive: KEEP_ALIVE.to_vec() }
     }
 
-    /// A template without a date, for a response that brings its own.
+    /// A template without `Date`, for a response that has its own.
     pub fn dateless() -> Self {
         Self { ok: OK_LINE.to_vec(), keep_alive: KEEP_ALIVE.to_vec() }
     }
 
     /// Adds a `Keep-Alive` field with the seconds that a connection may be idle
-    /// (RFC 2068 §19.7.1.1); 0 adds none. `Connection` names the field, which is hop-by-hop
-    /// (RFC 9110 §7.6.1).
+    /// (RFC 2068 §19.7.1.1); 0 adds none. The field is hop-by-hop (RFC 9110 §7.6.1).
     #[must_use]
     pub fn with_idle_hint(mut self, seconds: u64) -> Self {
         self.keep_alive = match seconds {
@@ -46,8 +44,8 @@ impl HeadTemplate {
         self
     }
 
-    /// The end of a head for a client that asks for `keep-alive` and gets it. HTTP/1.0 needs the
-    /// word, and the clients that read `Keep-Alive` ask; all others are spared the bytes.
+    /// The end of a head for a client that asks for `keep-alive` and gets it. Only such clients need
+    /// these bytes: an HTTP/1.0 client has to be told, and a client that reads `Keep-Alive` asks.
     #[inline]
     pub(super) fn keep_alive(&self) -> &[u8] {
         &self.keep_alive
@@ -68,7 +66,7 @@ impl HeadTemplate {
     }
 }
 
-/// `reason` is for a status without a name.
+/// Writes a status line. `reason` is for a status that [`reason_phrase`] does not know.
 pub(super) fn write_status_line(status: u16, reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());

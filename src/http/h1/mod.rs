@@ -1,7 +1,7 @@
 //! HTTP/1.1 and 1.0 (RFC 9112), sans-IO: a [`Server`] reads requests and writes responses, a
 //! [`Client`] writes a request and reads its response.
 //!
-//! No sockets, no clock, no locks. What two parsers could read in two ways is refused.
+//! No sockets, no clock, no locks. A message that two parsers could read differently is refused.
 
 mod body_decoder;
 mod body_encoder;

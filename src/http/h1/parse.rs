@@ -1,12 +1,11 @@
-//! From the bytes of a head to its start line and fields: what requests and responses share.
+//! Parses a head into its start line and fields, for requests and responses.
 //!
-//! httparse checks the syntax of the lines. A head that came whole is parsed at once, if it has
-//! nothing to refuse. Any other goes the long way: its end is found first, by [`HeadScan`], and
-//! then the whole head is parsed. The long way alone refuses, so any split of the same bytes ends
-//! the same way.
+//! httparse checks the syntax of the lines. A complete and valid head is parsed at once (the fast
+//! path). Every other head takes the slow path: [`HeadScan`] finds its end, then the whole head is
+//! parsed. Only the slow path refuses, so the result does not depend on how the bytes were split.
 //!
-//! What the syntax leaves open is checked by `request_head` and `response_head`. Holds no bytes:
-//! the caller keeps the input until the head is complete.
+//! `request_head` and `response_head` check what goes beyond syntax. Holds no bytes: the caller
+//! keeps the input until the head is complete.
 
 use std::mem::MaybeUninit;
 
@@ -20,7 +19,7 @@ use crate::http::{
 
 const BAD_FIELD: Refused = refused(400, "malformed header field");
 
-/// A start line, and what it decides about its head: a request line or a status line.
+/// A request line or a status line, and what differs between their heads.
 pub(super) trait StartLine<'b>: Sized {
     /// The answer to a start line that cannot be read.
     const MALFORMED: Refused;
@@ -40,16 +39,16 @@ pub(super) trait StartLine<'b>: Sized {
     /// is read as 1.1 (RFC 9110 §2.5). `None` for a version that httparse knows.
     fn of_later_version(line: &'b [u8]) -> Result<Option<Self>, Refused>;
 
-    /// The answer to an error that means something of its own in this kind of head.
+    /// The answer to an error of httparse that has a meaning of its own in this kind of head.
     fn special_error(_error: httparse::Error, _head: &[u8]) -> Option<Refused> {
         None
     }
 
-    /// The answer to wrong lines.
+    /// The answer to a fault of the lines.
     fn fault(fault: LineFault) -> Refused;
 }
 
-/// A head whose syntax is right.
+/// A head with valid syntax.
 pub(super) struct HeadSyntax<'h, L> {
     pub(super) start_line: L,
     pub(super) version: Version,
@@ -57,7 +56,7 @@ pub(super) struct HeadSyntax<'h, L> {
 }
 
 /// Reads a head, if it is complete. Returns its length too.
-// Inlined by force, as what it calls: `request_head` says why.
+// Always inlined, like the functions it calls: `request_head` says why.
 #[inline(always)]
 pub(super) fn read<'h, 'b: 'h, L: StartLine<'b>>(
     scan: &mut HeadScan,
@@ -74,8 +73,8 @@ pub(super) fn read<'h, 'b: 'h, L: StartLine<'b>>(
     read_the_long_way(scan, input, (in_pieces, later_version), limits)
 }
 
-/// Reads a head of which more is to come, or that may have to be refused.
-// Cold, so that the code of the common way stays together.
+/// The slow path: reads a head that is incomplete, or may have to be refused.
+// Cold, so that the code of the fast path stays together.
 #[cold]
 #[inline(never)]
 fn read_the_long_way<'h, 'b: 'h, L: StartLine<'b>>(
@@ -100,8 +99,8 @@ fn read_the_long_way<'h, 'b: 'h, L: StartLine<'b>>(
     Ok(Some((len, syntax)))
 }
 
-/// Parses a head that came whole, if nothing has to be said about its syntax; `None` sends the
-/// caller the long way. Leading empty lines, which httparse skips, are left to the long way too.
+/// The fast path: parses a complete head with valid syntax. `None` for every other head, and for
+/// one behind empty lines: the slow path handles them.
 #[inline(always)]
 fn parse_at_once<'h, 'b: 'h, L: StartLine<'b>>(
     input: &'b [u8],
@@ -117,7 +116,7 @@ fn parse_at_once<'h, 'b: 'h, L: StartLine<'b>>(
     is_strict.then_some((len, syntax))
 }
 
-/// Parses a head whose end was found.
+/// Parses a complete head.
 fn parse_whole<'h, 'b: 'h, L: StartLine<'b>>(
     head: &'b [u8],
     room: &'h mut [MaybeUninit<Header<'b>>],
@@ -146,7 +145,7 @@ fn parse_fields<'h, 'b: 'h, L: StartLine<'b>>(
     }
 }
 
-/// The answer to a head that httparse does not take.
+/// The answer to a head that httparse rejects.
 fn refusal<'b, L: StartLine<'b>>(error: httparse::Error, head: &[u8]) -> Refused {
     L::special_error(error, head).unwrap_or(match error {
         httparse::Error::TooManyHeaders => refused(431, "more fields than limits.headers"),
@@ -160,8 +159,8 @@ pub(super) fn version(minor: Option<u8>) -> Version {
     if minor == Some(0) { Version::Http10 } else { Version::Http11 }
 }
 
-/// Whether every line of a head that httparse took is ended by CRLF: it takes a bare LF too. Each
-/// line has to begin behind a CRLF.
+/// Whether every line of a head ends with CRLF. httparse also accepts a bare LF, so this looks for
+/// a CRLF before each field.
 #[inline(always)]
 fn has_strict_lines(head: &[u8], fields: &[Header<'_>]) -> bool {
     let is_behind_crlf = |field: &Header<'_>| {

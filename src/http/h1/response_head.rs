@@ -1,7 +1,7 @@
-//! From the bytes of a response head to what it says, or to the reason why it is refused.
+//! Reads a response head: the result is a [`ParsedResponse`] or the reason why it is refused.
 //!
-//! `parse` reads the syntax. What it lets through is refused here: a status code that is none, and
-//! a blank before the colon of a field that frames the message.
+//! `parse` checks the syntax. This module refuses what has valid syntax: a status code out of range,
+//! and a blank before the colon of a field that frames the message.
 
 use std::mem::MaybeUninit;
 
@@ -21,7 +21,7 @@ use crate::http::{
 
 const BAD_STATUS_LINE: Refused = refused(502, "malformed status line");
 
-const FOLDED: Refused = refused(502, "a field line that is folded");
+const FOLDED: Refused = refused(502, "a folded field line");
 
 const BLANK_BEFORE_COLON: Refused =
     refused(502, "a blank before the colon of Content-Length or Transfer-Encoding");
@@ -40,7 +40,7 @@ pub(super) struct ParsedResponse<'a> {
 }
 
 impl<'a> ParsedResponse<'a> {
-    /// The head, for content that is framed so.
+    /// The head, with this framing and content.
     pub(super) fn head(
         &self,
         framing: Option<Framing>,
@@ -94,7 +94,8 @@ impl<'b> StartLine<'b> for StatusLine<'b> {
     where
         'b: 'h,
     {
-        // RFC 9112 §5.1: a proxy removes blanks before a colon. Where that frames, it is refused.
+        // RFC 9112 §5.1: a proxy removes blanks before a colon. `check` refuses them in the fields
+        // that frame the message.
         let mut config = ParserConfig::default();
         config.allow_spaces_after_header_name_in_responses(true);
         let mut response = httparse::Response::new(&mut []);
@@ -119,7 +120,7 @@ impl<'b> StartLine<'b> for StatusLine<'b> {
         match error {
             httparse::Error::HeaderName if is_folded() => Some(FOLDED),
             httparse::Error::Version => {
-                Some(refused(502, "only HTTP/1.1 and HTTP/1.0 are spoken here"))
+                Some(refused(502, "only HTTP/1.1 and HTTP/1.0 are supported"))
             }
             _ => None,
         }
@@ -152,13 +153,13 @@ impl<'b> StatusLine<'b> {
     }
 }
 
-/// Checks what the syntax leaves open. The fields lie in `head`.
+/// Checks what goes beyond syntax. The fields borrow from `head`.
 fn check<'h>(
     syntax: &HeadSyntax<'h, StatusLine<'h>>,
     head: &[u8],
 ) -> Result<ParsedResponse<'h>, Refused> {
     let &HeadSyntax { start_line: StatusLine { status, reason }, version, fields } = syntax;
-    // Beyond these no status has a meaning (RFC 9110 §15).
+    // Other codes are invalid (RFC 9110 §15).
     if !(100..=599).contains(&status) {
         return Err(refused(502, "a status that is not 100 to 599"));
     }
@@ -169,8 +170,8 @@ fn check<'h>(
     Ok(ParsedResponse { status, reason, version, framing, fields })
 }
 
-/// Whether a field frames the message, and a blank stands before its colon: some readers take it
-/// for another field.
+/// Whether a field frames the message and has a blank before its colon: some parsers take it for
+/// another field.
 fn is_loose_framing(field: &Header<'_>, head: &[u8]) -> bool {
     let frames = match field.name.len() {
         14 => field.name.eq_ignore_ascii_case("content-length"),

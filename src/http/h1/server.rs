@@ -4,23 +4,22 @@
 //! ```text
 //! reading:  Head ──complete──► Content ──last byte──► Done      Closed: nothing more is read as
 //!             └───────no content───────────────────────▲        a request (refused, not kept, EOF)
-//! writing:  Idle ──head──► Owed ──respond───────────────────────► Done
+//! writing:  Idle ──head──► Owed ──respond────────────────────────────────► Done
 //!                            └──begin_response──► Content ──end_response──▲
 //! ```
-//! The content of a response may be written in pieces. If the head doesn't give its length, the
+//! The content of a response may be written in pieces. If the head does not give its length, the
 //! last chunk ends it in HTTP/1.1, and the end of the connection in HTTP/1.0 (RFC 9112 §6.3). A
-//! tunnel is a response in pieces behind a 101: from then on the peer's bytes are no requests, and
-//! stay in the caller's input.
+//! tunnel is a response in pieces after a 101: the peer's bytes are no requests any more, and stay
+//! in the caller's input.
 //!
-//! With both sides Done the next exchange begins, if the connection is kept, else it is Closed.
-//! Reading goes on beside writing: content that the app does not want is read and dropped, so that
-//! it can never be taken for a request. Sans-IO: the caller owns the bytes, the socket and the
-//! clock; it takes events out with [`Server::next_event`] and puts answers in with
-//! [`Server::respond`].
+//! When both sides are Done, the next exchange begins if the connection is kept alive; else reading
+//! is Closed. Reading and writing are independent: content that the app does not want is read and
+//! dropped, so that it is never taken for a request. Sans-IO: the caller owns the bytes, the socket
+//! and the clock. It reads events with [`Server::next_event`] and answers with [`Server::respond`].
 //!
-//! - After a refusal nothing is read as a request again (RFC 9112 §11.2).
-//! - Every head that comes out is owed exactly one response, and they are written in order.
-//! - The same bytes in any split give the same events.
+//! - After a refusal nothing is read as a request (RFC 9112 §11.2).
+//! - Every request gets exactly one response, in the order of the requests.
+//! - Any split of the same bytes gives the same events.
 
 mod answer;
 
@@ -46,13 +45,13 @@ pub struct Server {
     writing: Writing,
     /// Whether the connection outlives this exchange.
     keep_alive: bool,
-    /// The request names `keep-alive`.
+    /// Whether the request's `Connection` names `keep-alive`.
     asks_keep_alive: bool,
-    /// The last response is not whole, and the end of the connection does not show that.
+    /// Whether the last response is incomplete, and only a reset can show that.
     ends_by_reset: bool,
-    /// The peer said that this request is its last.
+    /// Whether the peer said that this request is its last.
     peer_closes: bool,
-    /// The client waits for 100 before it sends its content.
+    /// Whether the client waits for a 100 before it sends its content.
     awaits_continue: bool,
     is_head: bool,
     is_http10: bool,
@@ -104,10 +103,10 @@ impl Server {
         }
     }
 
-    /// Takes the next event out of `input`, which begins where the last one ended. Returns how many
-    /// bytes it used. To be called until it returns [`ServerEvent::NeedMore`] or
+    /// Reads the next event from `input`, which begins where the last event ended. Returns how many
+    /// bytes were used. Call it until it returns [`ServerEvent::NeedMore`] or
     /// [`ServerEvent::Closed`].
-    // Inlined by force, as what it calls: `request_head` says why.
+    // Always inlined, like the functions it calls: `request_head` says why.
     #[inline(always)]
     pub fn next_event<'h, 'b: 'h>(
         &mut self,
@@ -148,7 +147,7 @@ impl Server {
             Ok(Some((len, parsed))) => (skipped + len, parsed),
             Ok(None) => return (skipped, ServerEvent::NeedMore),
             Err(refused) => {
-                // Its refusal has no content either (RFC 9110 §9.3.2).
+                // An answer to HEAD has no content, not even a refusal (RFC 9110 §9.3.2).
                 self.is_head = input.starts_with(b"HEAD ");
                 return (0, self.refuse(refused));
             }
@@ -171,7 +170,7 @@ impl Server {
         if is_too_large {
             self.read_no_more();
         }
-        // The event is made in this place alone: with a second one, the head is copied at each.
+        // The only place that builds this event: with a second one, the compiler copies the head.
         let refused = is_too_large.then_some(CONTENT_TOO_LARGE);
         (used, ServerEvent::Request(StreamId::H1, parsed.head, refused))
     }
@@ -186,7 +185,8 @@ impl Server {
         if let Piece::Content(len) = piece {
             self.content_read += len as u64;
         }
-        // The announced size of a chunk counts at once: the client need not send it to be refused.
+        // A chunk's announced size counts at once: content that is too large is refused before it
+        // is sent.
         if self.content_read.saturating_add(left) > limits.content_bytes {
             return self.refuse(CONTENT_TOO_LARGE);
         }
@@ -205,7 +205,8 @@ impl Server {
         }
     }
 
-    /// Refuses what is being read. An answer can be written unless one is under way already.
+    /// Refuses what is being read. Returns [`ServerEvent::Refused`] if it can still be answered,
+    /// else [`ServerEvent::Closed`].
     pub fn refuse(&mut self, refused: Refused) -> ServerEvent<'static> {
         let answerable = matches!(self.writing, Writing::Idle | Writing::Owed)
             && !matches!(self.reading, Reading::Closed);
@@ -217,14 +218,14 @@ impl Server {
         ServerEvent::Closed
     }
 
-    /// Nothing of this connection is read as a request again.
+    /// From now on nothing on this connection is read as a request.
     fn read_no_more(&mut self) {
         self.reading = Reading::Closed;
         self.keep_alive = false;
         self.peer_closes = false;
     }
 
-    /// The peer has sent its last byte. A request that is complete still gets its answer.
+    /// The peer has sent its last byte. A complete request still gets its answer.
     pub fn receive_eof(&mut self) -> ServerEvent<'static> {
         match (&self.reading, self.writing) {
             (Reading::Content(_), Writing::Owed) => {
@@ -240,30 +241,30 @@ impl Server {
         }
     }
 
-    /// Keeps the trailers of the request that came out last, which are dropped otherwise.
+    /// Keeps the trailers of the current request, which are dropped otherwise.
     pub fn keep_trailers(&mut self) {
         self.trailers.get_or_insert_default();
     }
 
-    /// The trailers that were kept: complete with [`ServerEvent::ContentEnd`], and gone with the
-    /// exchange.
+    /// The trailers that were kept. They are complete after [`ServerEvent::ContentEnd`], and dropped
+    /// with the exchange.
     pub fn trailers(&self) -> Option<&Trailers> {
         self.trailers.as_deref()
     }
 
-    /// The peer was too slow: refused with 408 if that can be said.
+    /// The peer was too slow. Refuses its request with 408, if it can still be answered.
     pub fn time_out(&mut self) -> ServerEvent<'static> {
         self.refuse(refused(408, "the request did not come in time"))
     }
 
-    /// Ends a connection that is between exchanges.
+    /// Closes a connection that waits for a request or reads its head.
     pub fn close_now(&mut self) {
         if matches!(self.reading, Reading::Head(_)) {
             self.reading = Reading::Closed;
         }
     }
 
-    /// This exchange is the connection's last; its answer says so, if it is not written yet.
+    /// Makes this exchange the connection's last. A head that is written from now on says so.
     pub fn close_after(&mut self) {
         self.keep_alive = false;
     }
@@ -278,7 +279,7 @@ impl Server {
         memmem::find(unread.trim_ascii_start(), b"\r\n\r\n").is_some()
     }
 
-    /// Where the connection is.
+    /// What the connection is doing.
     pub fn phase(&self) -> ServerPhase {
         match (&self.reading, self.writing) {
             (Reading::Closed, Writing::Idle | Writing::Done) => ServerPhase::Closed,
@@ -288,13 +289,13 @@ impl Server {
         }
     }
 
-    /// Whether the peer said that it sends nothing more, and all that it sent was of use: then the
-    /// connection can be closed at once. Any other has to be read out first (RFC 9112 §9.6).
+    /// Whether the peer said that it sends nothing more, and everything it sent was read. Only such
+    /// a connection can be closed at once; any other needs a lingering close (RFC 9112 §9.6).
     pub fn peer_is_done(&self) -> bool {
         self.peer_closes && matches!(self.reading, Reading::Done | Reading::Closed)
     }
 
-    /// Whether bytes of the peer are of use now.
+    /// Whether the protocol can read bytes of the peer now.
     pub fn wants_input(&self) -> bool {
         matches!(self.reading, Reading::Head(_) | Reading::Content(_))
     }

@@ -1,18 +1,19 @@
-//! Bytes of a message, by who holds them.
+//! Bytes of a message: borrowed, owned or shared.
 
 use std::sync::Arc;
 
 /// Bytes that are borrowed from an app, owned by one answer, or shared between answers.
 ///
-/// `Shared` is meant for memory that one loop owns (a per-loop cache), and for content that takes
-/// far longer to send than to count: counting references from several loops shares a cache line.
+/// Loops that count references to the same `Shared` bytes contend for a cache line. So `Shared` is
+/// meant for memory of one loop (a per-loop cache), and for content so large that sending it takes
+/// far longer than counting.
 #[derive(Clone, Debug)]
 pub enum Bytes<'a> {
     /// Borrowed from the app that answers.
     Borrowed(&'a [u8]),
-    /// Made for this answer.
+    /// Owned by this answer.
     Owned(Vec<u8>),
-    /// Held by a cache and by this answer.
+    /// Shared by a cache and this answer.
     Shared(Arc<[u8]>),
 }
 
@@ -26,7 +27,7 @@ impl Bytes<'_> {
         }
     }
 
-    /// The same bytes, free of the app's lifetime; copies only what was borrowed.
+    /// The same bytes, independent of the app's lifetime. Copies borrowed bytes only.
     pub fn into_owned(self) -> Bytes<'static> {
         match self {
             Self::Borrowed(bytes) => Bytes::Owned(bytes.to_vec()),
@@ -35,7 +36,7 @@ impl Bytes<'_> {
         }
     }
 
-    /// A view of these bytes; what is shared stays so.
+    /// A view of these bytes; shared bytes stay shared.
     pub(super) fn borrowed(&self) -> Bytes<'_> {
         match self {
             Self::Shared(bytes) => Bytes::Shared(Arc::clone(bytes)),

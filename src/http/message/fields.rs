@@ -1,6 +1,6 @@
-//! The fields of a message, as field lines that were encoded before.
+//! The fields of a message, stored as encoded field lines.
 //!
-//! HTTP/1 copies the lines as they are. What needs the fields one by one iterates over them.
+//! HTTP/1 copies the lines as they are; [`Fields::iter`] decodes them.
 
 use super::{
     bytes::Bytes,
@@ -17,7 +17,7 @@ impl<'a> Fields<'a> {
     /// No fields.
     pub const NONE: Fields<'static> = Fields { lines: Bytes::Borrowed(b"") };
 
-    /// Fields whose lines were encoded before.
+    /// Fields from encoded lines, each ended by CRLF.
     pub fn from_lines(lines: Bytes<'a>) -> Self {
         debug_assert!(lines.as_slice().is_empty() || lines.as_slice().ends_with(b"\r\n"));
         Self { lines }
@@ -26,10 +26,10 @@ impl<'a> Fields<'a> {
     /// Adds a field.
     ///
     /// # Panics
-    /// When the name is no token, the value holds a byte that may not stand in one (RFC 9110 §5.5),
-    /// or the name is one that only the protocol writes (`Content-Length`, `Transfer-Encoding`,
-    /// `Connection`, `Date`): a wrong field splits messages. Check text that comes from outside
-    /// with [`is_field_name`] and [`is_field_value`] first.
+    /// When the name is not a token, the value holds a byte that no field value may hold
+    /// (RFC 9110 §5.5), or only the protocol may write the field ([`is_framing_field`]): such a
+    /// field could split a message. Check text from outside with [`is_field_name`],
+    /// [`is_field_value`] and [`is_framing_field`] first.
     pub fn push(&mut self, name: &str, value: &str) {
         assert!(is_field_name(name) && !is_framing_field(name), "bad field name {name:?}");
         assert!(is_field_value(value), "bad value for field {name:?}");
@@ -60,7 +60,7 @@ impl<'a> Fields<'a> {
         Fields { lines: Bytes::Borrowed(self.lines()) }
     }
 
-    /// The same fields, free of the app's lifetime; copies only what was borrowed.
+    /// The same fields, independent of the app's lifetime. Copies borrowed lines only.
     pub fn into_owned(self) -> Fields<'static> {
         Fields { lines: self.lines.into_owned() }
     }

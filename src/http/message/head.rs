@@ -43,7 +43,7 @@ impl<'a> RequestHead<'a> {
         self.path
     }
 
-    /// What stands behind the first question mark.
+    /// What follows the first question mark of the target.
     pub fn query(&self) -> Option<&'a str> {
         self.query
     }
@@ -88,11 +88,12 @@ impl<'a> RequestHead<'a> {
 /// What is known of a request's content when its head is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestContent {
-    /// There is none.
+    /// No content.
     None,
-    /// So many bytes, which can be 0: a method may want to hear so (RFC 9110 §8.6).
+    /// This many bytes. 0 differs from `None`: some methods send `Content-Length: 0`
+    /// (RFC 9110 §8.6).
     Length(u64),
-    /// As many bytes as come.
+    /// Chunked content, whose length is not known yet.
     Chunked,
 }
 
@@ -114,10 +115,10 @@ pub struct ResponseHead<'a> {
     pub(crate) fields: &'a [Header<'a>],
 }
 
-/// How the end of a response's content is told (RFC 9112 §6.3).
+/// How the end of a response's content is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseContent {
-    /// There is none, whatever the fields say.
+    /// There is no content, whatever the fields say.
     None,
     /// By its length.
     Length(u64),
@@ -133,7 +134,7 @@ impl<'a> ResponseHead<'a> {
         self.status
     }
 
-    /// The reason phrase; empty also where it is not ASCII. It means nothing (RFC 9112 §4).
+    /// The reason phrase; empty also if it is not ASCII. A client should ignore it (RFC 9112 §4).
     pub fn reason(&self) -> &'a str {
         self.reason
     }
@@ -148,13 +149,13 @@ impl<'a> ResponseHead<'a> {
         self.content
     }
 
-    /// What `Content-Length` says. In an answer to HEAD, or a 304, that is the length of content
-    /// which does not follow (RFC 9110 §8.6).
+    /// The value of `Content-Length`. In an answer to HEAD, or a 304, no content follows: it is the
+    /// length that the answer to a GET would have (RFC 9110 §8.6).
     pub fn content_length(&self) -> Option<u64> {
         self.content_length
     }
 
-    /// Whether the connection is a tunnel from here on.
+    /// Whether the connection becomes a tunnel: whether the status is 101.
     pub fn is_upgraded(&self) -> bool {
         self.status == 101
     }

@@ -2,10 +2,10 @@
 
 use std::{net::Ipv6Addr, str::FromStr};
 
-/// A checked `host [ ":" port ]`, with one trailing dot cut; in the case in which it was sent.
+/// A checked `host [ ":" port ]`. One trailing dot is removed; upper and lower case stay as sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host<'a> {
-    /// ASCII; kept as bytes, for the way to the app needs no text.
+    /// ASCII. Kept as bytes: routing needs no `str`.
     name: &'a [u8],
     port: Option<u16>,
 }
@@ -15,11 +15,11 @@ const HOST_BYTES_MAX: usize = 255;
 const LABEL_BYTES_MAX: usize = 63;
 
 impl<'a> Host<'a> {
-    /// Checks an authority without userinfo. `None` when it is empty or no `uri-host [":" port]`.
+    /// Checks an authority without userinfo. `None` if it is not `uri-host [":" port]`.
     ///
-    /// Names are held to what stands in the DNS and in real hosts' names: letters, digits, `-`, `_`
-    /// and single dots. The rest of `reg-name` (percent-encodings, sub-delims) has no use in HTTP
-    /// and is read differently by different parsers.
+    /// A name may have what names in the DNS have: letters, digits, `-`, `_` and single dots. The
+    /// rest of `reg-name` (percent-encodings, sub-delims) has no use in HTTP, and parsers disagree
+    /// about it.
     pub fn parse(authority: &'a [u8]) -> Option<Self> {
         if authority.first() == Some(&b'[') {
             return Self::parse_ipv6(authority);
@@ -51,7 +51,7 @@ impl<'a> Host<'a> {
         self.name
     }
 
-    /// The port, if one is named.
+    /// The port, if there is one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
@@ -64,15 +64,15 @@ pub fn is_host_name(name: impl AsRef<[u8]>) -> bool {
     scan.len == name.len() && scan.is_host_name(name)
 }
 
-/// What stands in a name, found in one pass: every request's Host goes through it.
+/// What a name consists of, found in one pass, because every request's Host is checked.
 struct NameScan {
     /// Bytes before the first colon.
     len: usize,
-    /// The classes of all bytes.
+    /// The classes of these bytes, as bits.
     seen: u8,
     /// Whether the last label is empty.
     ends_open: bool,
-    /// Whether another one is.
+    /// Whether another label is empty.
     has_gap: bool,
 }
 
@@ -117,7 +117,8 @@ impl NameScan {
 
     fn is_host_name(&self, name: &[u8]) -> bool {
         let is_name = self.seen & REFUSED == 0 && !self.has_gap && !self.ends_open;
-        // Digits and dots alone have to be an address, or two resolvers would read two.
+        // A name of digits and dots must be an IPv4 address in its usual form: resolvers disagree
+        // about all others.
         is_name
             && name[0] != b'-'
             && (self.seen & LETTER != 0 || is_ipv4_address(name))
@@ -146,8 +147,8 @@ fn is_ipv4_address(name: &[u8]) -> bool {
     numbers == 4
 }
 
-/// `Some(None)` without a port; `None` for anything that is no port. An empty port is allowed
-/// (RFC 3986 §3.2.3) and means none.
+/// `Some(None)` without a port; `None` if `rest` is not a port. An empty port is allowed and means
+/// no port (RFC 3986 §3.2.3).
 fn parse_port(rest: &[u8]) -> Option<Option<u16>> {
     let digits = match rest {
         [] | [b':'] => return Some(None),
@@ -170,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_that_stand() {
+    fn valid_hosts_are_parsed() {
         for (text, name, port) in [
             ("example.com", "example.com", None),
             ("Example.COM.", "Example.COM", None),
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_are_refused() {
+    fn malformed_hosts_are_refused() {
         let long = "a".repeat(64);
         for text in [
             "",

@@ -1,6 +1,6 @@
 //! What all versions of HTTP share (RFC 9110): heads, fields, responses, limits.
 //!
-//! Knows no framing, no connection and no wire format.
+//! Does not depend on a wire format, on framing or on connections.
 
 mod bytes;
 mod fields;

@@ -1,11 +1,11 @@
-//! Why a message is not served.
+//! Why a message is refused.
 
-/// Why a message is refused. Its connection is closed; a client gets its answer before.
+/// Why a message is refused. A client gets an answer with this status; then its connection closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The status of the answer.
     pub status: u16,
-    /// What is wrong, for the answer's content.
+    /// What is wrong with the message, as the answer's content says it.
     pub reason: &'static str,
 }
 

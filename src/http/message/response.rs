@@ -1,7 +1,7 @@
-//! What a server says: status, fields and content, before framing.
+//! The response of an app: status, fields and content, without framing.
 //!
-//! A [`Response`] carries no framing: `Content-Length`, `Date` and `Connection` are written by the
-//! exchange, which alone knows the request it answers and the state of its connection.
+//! The exchange writes `Content-Length`, `Date` and `Connection`: only it knows the request and the
+//! state of the connection.
 
 use std::borrow::Cow;
 
@@ -11,17 +11,17 @@ use super::{bytes::Bytes, fields::Fields, syntax::is_text_byte};
 #[derive(Clone, Debug)]
 pub struct Response<'a> {
     status: u16,
-    /// Of a status without a name.
+    /// The reason phrase of a status that the registry does not name.
     reason: Cow<'a, str>,
     fields: Fields<'a>,
     content: Bytes<'a>,
 }
 
 impl<'a> Response<'a> {
-    /// An answer without fields or content.
+    /// A response without fields or content.
     ///
     /// # Panics
-    /// When `status` is no final status code (200 to 599).
+    /// When `status` is not a final status code (200 to 599).
     pub fn new(status: u16) -> Self {
         assert!((200..=599).contains(&status), "{status} is no final status code");
         Self {
@@ -32,7 +32,7 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// An answer with a JSON document as content.
+    /// A response with a JSON document as content.
     pub fn json(status: u16, document: impl Into<Vec<u8>>) -> Self {
         Self::new(status).with_field("Content-Type", "application/json").with_content(document)
     }
@@ -47,10 +47,11 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// The reason phrase, where the status has no name of its own.
+    /// Sets the reason phrase. It is sent only if [`crate::http::reason_phrase`] has none for the
+    /// status.
     ///
     /// # Panics
-    /// When it holds a byte that may not stand in one (RFC 9112 §4).
+    /// When it holds a byte that no reason phrase may hold (RFC 9112 §4).
     #[must_use]
     pub fn with_reason(mut self, reason: &'a str) -> Self {
         assert!(reason.bytes().all(is_text_byte), "bad reason phrase {reason:?}");
@@ -65,7 +66,7 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Replaces the field lines by ones that were encoded before, each ended by CRLF.
+    /// Replaces the fields by encoded field lines, each ended by CRLF.
     #[must_use]
     pub fn with_encoded_fields(self, fields: Bytes<'a>) -> Self {
         self.with_fields(Fields::from_lines(fields))
@@ -90,7 +91,7 @@ impl<'a> Response<'a> {
         self.status
     }
 
-    /// The reason phrase, for a status without a name.
+    /// The reason phrase for a status that the registry does not name.
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
@@ -125,7 +126,7 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// The same response, free of the app's lifetime.
+    /// The same response, independent of the app's lifetime.
     pub fn into_owned(self) -> Response<'static> {
         Response {
             status: self.status,

@@ -1,7 +1,7 @@
 //! Request targets (RFC 9112 §3.2).
 //!
-//! Which form may stand depends on the method. What no URI can hold is refused, and with it a
-//! fragment: who cuts it reads another target.
+//! The method decides which forms are allowed. Bytes that no URI may have are refused. So is a
+//! fragment: a server that cuts it would read a different target.
 
 use super::{
     host::Host,
@@ -69,7 +69,7 @@ mod tests {
     type Form = (&'static str, Option<&'static str>, Option<&'static str>);
 
     #[test]
-    fn targets_have_a_form_for_their_method() {
+    fn the_method_decides_which_target_forms_are_valid() {
         let forms: &[(&str, &str, Option<Form>)] = &[
             ("GET", "/", Some(("/", None, None))),
             ("GET", "//a?b?c", Some(("//a", Some("b?c"), None))),

@@ -1,8 +1,8 @@
 //! The trailer fields of chunked content (RFC 9110 §6.5, RFC 9112 §7.1.2), for a proxy.
 //!
-//! They stay apart from the fields of the head: nothing here decides about a message. A field that
-//! must not stand in a trailer is dropped: it would mislead a recipient that merges it into the
-//! head. Their size is bounded by the limits of the content that they end.
+//! They are kept apart from the fields of the head, and never decide how a message is read. A field
+//! that is not allowed in a trailer section is dropped: it would mislead a recipient that merges
+//! trailers into the head. The body decoder bounds their size.
 
 use super::{
     fields::{decode_line, decode_lines},
@@ -12,7 +12,7 @@ use super::{
 /// The trailer fields of one message.
 #[derive(Debug, Default)]
 pub struct Trailers {
-    /// Field lines, each ended by CRLF; the last one may be incomplete.
+    /// Field lines, each ended by CRLF; the last line may be incomplete.
     lines: Vec<u8>,
     line_start: usize,
 }
@@ -28,7 +28,7 @@ impl Trailers {
         decode_lines(self.lines())
     }
 
-    /// Takes the next byte of the trailer section in.
+    /// Adds the next byte of the trailer section.
     pub(crate) fn push(&mut self, byte: u8) {
         self.lines.push(byte);
         if byte != b'\n' {
@@ -41,8 +41,8 @@ impl Trailers {
     }
 }
 
-/// Whether a field may stand in a trailer: it neither frames nor routes the message, nor says how
-/// to read its content, nor who sent it (RFC 9110 §6.5.1).
+/// Whether a field may stand in a trailer section: fields for framing, routing, authentication,
+/// request modifiers, and the format of the content may not (RFC 9110 §6.5.1).
 fn is_trailer_field(name: &str) -> bool {
     const NEVER: &[&str] = &[
         "authorization",
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_lines_of_fields_that_may_stand_there_are_kept() {
+    fn only_complete_lines_of_allowed_fields_are_kept() {
         let mut trailers = Trailers::default();
         let section = b"A: b\r\nHost: c\r\nTransfer-Encoding:chunked\r\nd:\t\xff e \r\nF:\r\nG: h";
         section.iter().for_each(|byte| trailers.push(*byte));

@@ -1,21 +1,21 @@
-//! What becomes of a field: one table for each direction.
+//! What a proxy does with each field: one table per direction.
 //!
-//! Names are compared with `_` as `-`: CGI and its kin read both as one. A known field that is
-//! written so is dropped, whoever sent it.
+//! `_` in a name counts as `-`, because CGI and similar interfaces cannot tell them apart. A known
+//! field that is written with `_` is dropped, even from a trusted peer.
 
-/// What becomes of a field.
+/// What the proxy does with a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// Goes on, unless `Connection` names it.
+    /// Forwarded, unless `Connection` names it.
     Pass,
-    /// Goes on from a trusted peer.
+    /// Identifies the client: forwarded only from a trusted peer.
     Identity,
-    /// Belongs to one connection, or is written by somebody else.
+    /// Dropped: it is hop-by-hop, or the proxy writes its own.
     Drop,
     Connection,
     Date,
     MaxForwards,
-    /// Says which trailer fields come: goes on with content that can have some.
+    /// Announces trailer fields: forwarded with chunked content, which can have them.
     Trailer,
     Forwarded,
     ForwardedFor,
@@ -23,17 +23,18 @@ pub(super) enum Rule {
     ForwardedProto,
     RequestId,
     Upgrade,
-    /// Goes on, whatever `Connection` names.
+    /// Forwarded, even if `Connection` names it.
     Via,
 }
 
-/// Of a field of a request. By length first: most fields are none of these.
+/// The rule for a field of a request.
 pub(super) fn of_request(name: &str) -> Rule {
+    // By length first: most fields are none of these.
     let known: &[(&str, Rule)] = match name.len() {
         2 => &[("te", Rule::Drop)],
         3 => &[("via", Rule::Via)],
         4 => &[("host", Rule::Drop), ("date", Rule::Date)],
-        // CGI makes HTTP_PROXY of `Proxy`, which clients there take for their own.
+        // CGI passes `Proxy` as HTTP_PROXY, which HTTP clients in the script would obey (httpoxy).
         5 => &[("proxy", Rule::Drop)],
         6 => &[("expect", Rule::Drop)],
         7 => &[("trailer", Rule::Trailer), ("upgrade", Rule::Upgrade)],
@@ -58,8 +59,8 @@ pub(super) fn of_request(name: &str) -> Rule {
     if rule != Rule::Pass && name.contains('_') { Rule::Drop } else { rule }
 }
 
-/// Of a field of a response: what belongs to one connection is listed in RFC 9110 §7.6.1, and all
-/// else goes on. `Proxy-Status` and `Proxy-Authenticate` are for the client, too.
+/// The rule for a field of a response. Hop-by-hop fields are those of RFC 9110 §7.6.1; all others
+/// are forwarded, also `Proxy-Status` and `Proxy-Authenticate`.
 pub(super) fn of_response(name: &str) -> Rule {
     let known: &[(&str, Rule)] = match name.len() {
         2 => &[("te", Rule::Drop)],
@@ -79,7 +80,7 @@ pub(super) fn of_response(name: &str) -> Rule {
     }
 }
 
-/// Whether a name is `known`, which is in lower case and has `-`.
+/// Whether a name is `known`, which is in lower case and with `-`.
 pub(super) fn is_like(name: &str, known: &str) -> bool {
     let same = |(a, b): (u8, u8)| a.to_ascii_lowercase() == b || (a == b'_' && b == b'-');
     name.len() == known.len() && name.bytes().zip(known.bytes()).all(same)

@@ -1,4 +1,4 @@
-//! How a [`Server`] answers: what it writes, and what that means for its connection.
+//! How a [`Server`] answers: what it writes, and how that changes the state of its connection.
 
 use super::{Reading, Server, Writing};
 use crate::http::{
@@ -10,18 +10,18 @@ use crate::http::{
 };
 
 impl Server {
-    /// Lets the client send the content that it holds back (RFC 9110 §10.1.1), if it does.
+    /// Writes a 100 if the client waits for it before it sends its content (RFC 9110 §10.1.1).
     pub fn send_continue(&mut self, out: &mut Vec<u8>) {
         if self.awaits_continue {
             self.write_interim(100, &Fields::NONE, out);
         }
     }
 
-    /// Writes an interim response with these fields (RFC 9110 §15.2). Writes nothing to HTTP/1.0,
-    /// which knows none, and when no response is owed any more.
+    /// Writes an interim response with these fields (RFC 9110 §15.2). Writes nothing to an HTTP/1.0
+    /// client, which does not know interim responses, or if no response is owed.
     ///
     /// # Panics
-    /// In debug builds, when `status` is not interim, or 101.
+    /// In debug builds, when `status` is not 100 or 102 to 199.
     pub fn write_interim(&mut self, status: u16, fields: &Fields<'_>, out: &mut Vec<u8>) {
         debug_assert!(matches!(status, 100 | 102..=199), "{status} is no interim response");
         if self.is_http10 || self.writing != Writing::Owed {
@@ -33,9 +33,10 @@ impl Server {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Writes a 101 with these fields, of which one is `Upgrade` (RFC 9110 §7.8): the
-    /// connection is a tunnel. What the peer sent behind its request stays in the input; bytes for
-    /// it go through [`Server::write_piece`] or past it, until [`Server::end_response`].
+    /// Writes a 101 with these fields, which must have an `Upgrade` (RFC 9110 §7.8): the connection
+    /// becomes a tunnel. Bytes that the peer sent behind its request stay in the input. Bytes for
+    /// the peer are written with [`Server::write_piece`] or directly, until
+    /// [`Server::end_response`].
     ///
     /// # Panics
     /// In debug builds, when no response is owed, or the request is not complete.
@@ -49,9 +50,9 @@ impl Server {
         self.writing = Writing::Content(BodyEncoder::UntilClose);
     }
 
-    /// Writes the head of the response that is owed, for content of this length. Returns whether
-    /// the content has to follow. From here on the response counts as written: the next request may
-    /// come out, and its answer belongs behind the content of this one.
+    /// Writes the head of the response that is owed, for content of this length. Returns whether the
+    /// caller has to write the content. The response counts as written: the next request may be
+    /// read, and its answer must be written after this content.
     ///
     /// # Panics
     /// In debug builds, when no response is owed.
@@ -77,8 +78,8 @@ impl Server {
     }
 
     /// Writes the head of the response that is owed, for content that follows in pieces: of this
-    /// length, if it is known. The pieces come by [`Server::write_piece`], until
-    /// [`Server::end_response`]; no request comes out before that.
+    /// length, if it is known. Each piece is written with [`Server::write_piece`];
+    /// [`Server::end_response`] ends the content. No request is read before that.
     ///
     /// # Panics
     /// In debug builds, when no response is owed.
@@ -107,10 +108,10 @@ impl Server {
         self.writing = Writing::Content(if sends_content { encoder } else { BodyEncoder::Omitted });
     }
 
-    /// Writes a piece of the response's content. An empty one writes nothing.
+    /// Writes a piece of the response's content. An empty piece writes nothing.
     ///
     /// # Panics
-    /// In debug builds, when no response has begun, or its content is longer than it said.
+    /// In debug builds, when no response has begun, or its content is longer than announced.
     pub fn write_piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         match &mut self.writing {
             Writing::Content(encoder) => encoder.write(piece, out),
@@ -118,26 +119,26 @@ impl Server {
         }
     }
 
-    /// Ends the content: the response is complete, and the next request may come out. A caller that
-    /// cannot end it closes the connection instead. The trailer fields are written where the
-    /// framing has room for them (RFC 9110 §6.5.1).
+    /// Ends the content: the response is complete, and the next request may be read. A caller whose
+    /// content breaks off calls [`Server::break_off`] instead. Trailer fields are written if the
+    /// content is chunked (RFC 9110 §6.5.1).
     ///
     /// # Panics
-    /// In debug builds, when no response has begun, or its content is shorter than it said.
+    /// In debug builds, when no response has begun, or its content is shorter than announced.
     pub fn end_response(&mut self, trailers: &Fields<'_>, out: &mut Vec<u8>) {
         match self.writing {
             Writing::Content(encoder) => self.keep_alive &= encoder.end(trailers.lines(), out),
-            _ => debug_assert!(false, "the end of no response"),
+            _ => debug_assert!(false, "an end without a response"),
         }
         self.writing = Writing::Done;
         self.settle();
     }
 
-    /// Decides what the answer that begins now means for what is read.
+    /// Decides, when an answer begins, whether anything more is read on this connection.
     fn decide_keep_alive(&mut self) {
         debug_assert_eq!(self.writing, Writing::Owed, "a response without a request");
-        // The client was answered before a 100. It may send its content or not, so the bytes that
-        // follow are ambiguous.
+        // The client gets its answer without a 100. It may send its content or not, so the bytes
+        // that follow are ambiguous.
         self.keep_alive &= !self.awaits_continue;
         if !self.keep_alive && !matches!(self.reading, Reading::Done) {
             self.reading = Reading::Closed;
@@ -154,23 +155,22 @@ impl Server {
         out.extend_from_slice(end);
     }
 
-    /// Takes back the head of a response, of which the peer has no byte: the response is owed
-    /// again.
+    /// Takes back the head of a response, none of which was sent: the response is owed again.
     ///
     /// # Panics
     /// In debug builds, when no response has begun.
     pub fn take_back(&mut self) {
-        debug_assert!(matches!(self.writing, Writing::Content(_)), "the head of no response");
+        debug_assert!(matches!(self.writing, Writing::Content(_)), "a head without a response");
         self.writing = Writing::Owed;
     }
 
-    /// Gives up a response that has no end: nothing more is read or written. Where the end of the
-    /// connection does not show that the response is not whole (RFC 9112 §8), only a reset does.
+    /// Gives up a response that breaks off: nothing more is read or written. If a normal close would
+    /// make it look complete (RFC 9112 §8), [`Server::ends_by_reset`] says so.
     ///
     /// # Panics
     /// In debug builds, when no response has begun.
     pub fn break_off(&mut self) {
-        debug_assert!(matches!(self.writing, Writing::Content(_)), "the end of no response");
+        debug_assert!(matches!(self.writing, Writing::Content(_)), "an end without a response");
         let end_shows_it = matches!(
             self.writing,
             Writing::Content(BodyEncoder::Chunked | BodyEncoder::Length(1..))
@@ -181,8 +181,8 @@ impl Server {
         (self.keep_alive, self.peer_closes) = (false, false);
     }
 
-    /// Whether the connection is to be reset behind the last byte: a response broke off, and its
-    /// mere end would be taken for the response's.
+    /// Whether the connection has to be reset after the last byte: a response broke off, and a
+    /// normal close would make it look complete.
     pub fn ends_by_reset(&self) -> bool {
         self.ends_by_reset
     }
