@@ -1,8 +1,8 @@
 //! The messages between control and the loops, and the values that they carry.
 //!
 //! From control to a loop: a channel and the loop's waker ([`LoopHandle`]). From the loops to
-//! control: one channel, which they share with all other threads that send requests to control. This
-//! module decides nothing and keeps no state.
+//! control: one channel, which they share with all other threads that send requests to control.
+//! This module decides nothing and keeps no state.
 
 use std::{
     io,
@@ -74,11 +74,11 @@ pub(crate) enum LoopCommand {
     /// listeners. The other process keeps the sockets and their queues. After the last
     /// acknowledgement no connection arrives in this process.
     LetGo(Arc<[SocketAddr]>, Vec<Class>, Acknowledgement),
-    /// That process has ended, and the drain is cancelled: serve again, with these public sockets of
-    /// this loop and these sockets of the other classes. Answered by [`ControlEvent::TookUp`].
+    /// That process has ended, and the drain is cancelled: serve again, with these public sockets
+    /// of this loop and these sockets of the other classes. Answered by [`ControlEvent::TookUp`].
     TakeUp(Vec<PublicSocket>, Vec<(Class, OwnedFd)>),
-    /// The server ends: close all remaining listeners, send what is owed to their peers, and end the
-    /// thread. Answered by [`ControlEvent::Ended`].
+    /// The server ends: close all remaining listeners, send what is owed to their peers, and end
+    /// the thread. Answered by [`ControlEvent::Ended`].
     End,
     /// The routes changed: forget lives that ended.
     Refresh,
@@ -114,8 +114,8 @@ impl LoopCommand {
 /// How public connections end after a stop began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StopRules {
-    /// Whether another process serves. If so, connections without a request are offered to it, if it
-    /// takes any, and keep their own time-outs. If not, they are closed after `idle_grace`.
+    /// Whether another process serves. If so, connections without a request are offered to it, if
+    /// it takes any, and keep their own time-outs. If not, they are closed after `idle_grace`.
     pub(crate) has_successor: bool,
     /// From when on answers say `Connection: close` although connections are offered to another
     /// process. If they are not offered, answers say so at once.

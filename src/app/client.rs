@@ -1,7 +1,7 @@
 //! Clients as the limits per address distinguish them, and a table by client that all loops share.
 //!
-//! The table has parts, each with a lock of its own, so loops rarely contend. A lock is held for one
-//! look-up.
+//! The table has parts, each with a lock of its own, so loops rarely contend. A lock is held for
+//! one look-up.
 
 use std::{
     fmt,

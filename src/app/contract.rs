@@ -39,7 +39,8 @@ pub trait App: Send + Sync {
     }
 
     /// Releases what the app holds for this loop and has not used for a while (open files, memory).
-    /// Each loop calls it from time to time: an app without requests could not release it otherwise.
+    /// Each loop calls it from time to time: an app without requests could not release it
+    /// otherwise.
     fn release_idle(&self, _loop_index: usize, _now: Instant) {}
 }
 
@@ -117,8 +118,8 @@ impl Reply<'_> {
 /// an error of the app: the client gets a 500.
 pub type OnContent = dyn FnOnce(&[u8]) -> Reply<'static> + Send;
 
-/// Content in memory that is at least this long, in bytes, is sent from where it is. Shorter content
-/// is copied to the connection's buffer.
+/// Content in memory that is at least this long, in bytes, is sent from where it is. Shorter
+/// content is copied to the connection's buffer.
 pub(crate) const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 /// A piece of a response's content.

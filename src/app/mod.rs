@@ -1,5 +1,5 @@
-//! Apps: what a host name serves. A new kind is a file or folder here, an arm in `load`, and its keys
-//! in `config`.
+//! Apps: what a host name serves. A new kind is a file or folder here, an arm in `load`, and its
+//! keys in `config`.
 //!
 //! An app gets a checked request head and answers with a [`Reply`]. It runs on a loop's thread and
 //! must not block: a reply can describe work that takes time, and the loop waits for it.

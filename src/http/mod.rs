@@ -1,8 +1,8 @@
 //! HTTP, sans-IO: bytes in, bytes out.
 //!
-//! `message` has what all versions share, [`h1`] is HTTP/1.1 and 1.0, and [`Protocol`] is the server
-//! side of a connection of any version. `proxy_protocol` reads the PROXY header that may come before
-//! the first request. No sockets, no clock, no locks.
+//! `message` has what all versions share, [`h1`] is HTTP/1.1 and 1.0, and [`Protocol`] is the
+//! server side of a connection of any version. `proxy_protocol` reads the PROXY header that may
+//! come before the first request. No sockets, no clock, no locks.
 
 mod event;
 mod field_table;

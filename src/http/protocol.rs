@@ -61,8 +61,8 @@ impl Protocol {
         }
     }
 
-    /// Makes the exchanges that have begun the connection's last. Heads that are written from now on
-    /// say so.
+    /// Makes the exchanges that have begun the connection's last. Heads that are written from now
+    /// on say so.
     #[inline]
     pub fn close_after(&mut self) {
         match self {
@@ -134,8 +134,8 @@ impl Protocol {
         }
     }
 
-    /// The trailers that were kept. They are complete after [`ServerEvent::ContentEnd`], and dropped
-    /// with the exchange.
+    /// The trailers that were kept. They are complete after [`ServerEvent::ContentEnd`], and
+    /// dropped with the exchange.
     #[inline]
     pub fn trailers(&self, stream: StreamId) -> Option<&Trailers> {
         match self {

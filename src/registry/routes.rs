@@ -83,8 +83,8 @@ impl<A> AppRegistry<A> {
     /// `yields` is called under the registry's lock.
     ///
     /// # Errors
-    /// For each life, [`NameTaken`] when a life that is neither replaced nor yields serves one of its
-    /// names. Then it does not begin, and the life that it would replace stays.
+    /// For each life, [`NameTaken`] when a life that is neither replaced nor yields serves one of
+    /// its names. Then it does not begin, and the life that it would replace stays.
     pub fn update(
         &self,
         lives: Vec<NewLife<A>>,
@@ -130,8 +130,8 @@ impl<A> AppRegistry<A> {
         }
     }
 
-    /// Removes a life's names from the map, unless another life has taken them over. Returns whether
-    /// there were any.
+    /// Removes a life's names from the map, unless another life has taken them over. Returns
+    /// whether there were any.
     pub fn forget(&self, life: &AppEntry<A>) -> bool {
         // A life that left the map before changes no route.
         let has_names = |routes: &Routes<A>| life.names().any(|name| routes.holds(name, life));

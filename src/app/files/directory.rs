@@ -115,8 +115,8 @@ pub(super) struct ListedFile {
 }
 
 impl Directory {
-    /// Lists a directory below this one. Leaves out names that begin with a dot, links that lead out
-    /// of the root, and what cannot be opened.
+    /// Lists a directory below this one. Leaves out names that begin with a dot, links that lead
+    /// out of the root, and what cannot be opened.
     pub(super) fn list(&self, relative: &[u8]) -> Result<Listing, FileFailure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = if relative.is_empty() { b"." } else { relative };
@@ -197,7 +197,8 @@ impl Stamp {
 impl From<Errno> for FileFailure {
     fn from(errno: Errno) -> Self {
         match errno {
-            // XDEV: the name leads out of the root. NXIO, NODEV: a socket, a device without a driver.
+            // XDEV: the name leads out of the root. NXIO, NODEV: a socket, a device without a
+            // driver.
             Errno::NOENT
             | Errno::NOTDIR
             | Errno::LOOP

@@ -87,8 +87,8 @@ impl AcceptedCodings {
         }
     }
 
-    /// Chooses among the file itself and its neighbours by the highest weight. Among equal weights a
-    /// neighbour is preferred to the file, and br to zstd to gzip. The file itself need not be
+    /// Chooses among the file itself and its neighbours by the highest weight. Among equal weights
+    /// a neighbour is preferred to the file, and br to zstd to gzip. The file itself need not be
     /// listed. It is also sent if nothing is acceptable: that helps a client more than a 406.
     pub(super) fn choose(&self, has_neighbour: impl Fn(Coding) -> bool) -> Coding {
         let mut best = (self.weight(Coding::Identity), Coding::Identity);

@@ -2,11 +2,11 @@
 //!
 //! Owns the open root and a cache per loop. GET and HEAD are answered with the file that the path
 //! names, with the index file if the path ends with a slash, or with a precompressed neighbour. If
-//! there is none, the endings and the fallback of `try` follow. OPTIONS gets a 204, any other method
-//! a 405.
+//! there is none, the endings and the fallback of `try` follow. OPTIONS gets a 204, any other
+//! method a 405.
 //!
-//! - Never sends anything from outside the root, a dot file (but for `.well-known`), or anything but
-//!   a regular file.
+//! - Never sends anything from outside the root, a dot file (but for `.well-known`), or anything
+//!   but a regular file.
 //! - Sends exactly the announced length, or ends the connection.
 //! - A change on disk shows within [`cache::REVALIDATE_AFTER`]. So does a change of the root, when
 //!   it is a symbolic link that is switched. While the root is missing, the old one is served.
@@ -300,7 +300,8 @@ fn ranges(request: &RequestHead<'_>, found: &Representation) -> Ranges {
     let mut lines = request.fields_named("Range");
     let (Some(line), None) = (lines.next(), lines.next()) else { return Ranges::Ignored };
     match Ranges::parse(line, found.length()) {
-        // `Content-Encoding` would apply to the multipart document, but its parts are what is coded.
+        // `Content-Encoding` would apply to the multipart document, but its parts are what is
+        // coded.
         Ranges::Parts(parts) if parts.len() > 1 && found.is_coded() => Ranges::Ignored,
         ranges if found.validators().allow_range(request) => ranges,
         _ => Ranges::Ignored,

@@ -3,13 +3,13 @@
 //! Content up to [`MEMORY_BYTES_MAX`] is held in memory; larger content is an open file that the
 //! loop reads from. A representation never changes; a changed file gets a new one.
 //!
-//! - The entity tag changes whenever the content does (RFC 9110 §8.8.1), even if tools set the times
-//!   of files. For content in memory it is a hash of the content, equal on every machine. For an
-//!   open file it is a hash of the inode and its times; tools cannot set the inode's change time.
-//!   The tag is weak while another change could leave that time as it is.
-//! - `Last-Modified` is the file's modification time. Tools can set it, so it never permits a range.
-//!   It is left out if it is 0 or 1, which reproducible builds set; if it is in the future, because
-//!   it must not be later than `Date` (§8.8.2.1); and after the year 9999.
+//! - The entity tag changes whenever the content does (RFC 9110 §8.8.1), even if tools set the
+//!   times of files. For content in memory it is a hash of the content, equal on every machine. For
+//!   an open file it is a hash of the inode and its times; tools cannot set the inode's change
+//!   time. The tag is weak while another change could leave that time as it is.
+//! - `Last-Modified` is the file's modification time. Tools can set it, so it never permits a
+//!   range. It is left out if it is 0 or 1, which reproducible builds set; if it is in the future,
+//!   because it must not be later than `Date` (§8.8.2.1); and after the year 9999.
 
 use std::{
     fs::File,

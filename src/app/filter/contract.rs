@@ -9,7 +9,8 @@ use crate::{
 
 /// A policy for the requests and answers of an app. All loops share it.
 pub(super) trait Filter: Any + Send + Sync {
-    /// Sees a request before the app does. If it returns an answer, the app doesn't get the request.
+    /// Sees a request before the app does. If it returns an answer, the app doesn't get the
+    /// request.
     fn on_request(
         &self,
         _request: &RequestHead<'_>,

@@ -31,7 +31,8 @@ use crate::{
     http::{RequestHead, Response},
 };
 
-/// All filters, in the order in which they see a request. Each is loaded if its key is in the config.
+/// All filters, in the order in which they see a request. Each is loaded if its key is in the
+/// config.
 const ALL: &[LoadFilter] = &[rate_limit::load];
 
 type LoadFilter = fn(&FilterConfig) -> Option<Box<dyn Filter>>;

@@ -1,12 +1,12 @@
 //! `rate_limit`: limits the requests of each client of an app, with a token bucket per address.
 //!
-//! The size of a bucket is the allowed burst; it fills at the allowed rate. Loops share the buckets,
-//! so the limit is exact over all loops. Time is a parameter.
+//! The size of a bucket is the allowed burst; it fills at the allowed rate. Loops share the
+//! buckets, so the limit is exact over all loops. Time is a parameter.
 //!
 //! Memory is bounded (I9): a full bucket means the same as none, so it is dropped when the table
 //! needs room. If the table is full nevertheless, requests of further clients pass. If they were
-//! refused, an attacker could lock all others out by filling the table; and a limit per address does
-//! not stop an attacker with that many addresses anyway.
+//! refused, an attacker could lock all others out by filling the table; and a limit per address
+//! does not stop an attacker with that many addresses anyway.
 
 use std::{
     any::Any,
@@ -38,8 +38,8 @@ struct RateLimiter {
 /// Most buckets of an app; they take about 4 MiB.
 const CLIENTS_MAX: usize = 100_000;
 
-/// A part of the table that has no room is searched for full buckets at most this often, so that not
-/// every new client costs a search.
+/// A part of the table that has no room is searched for full buckets at most this often, so that
+/// not every new client costs a search.
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 
 /// The filter, if the config has this limit.
@@ -58,9 +58,9 @@ impl RateLimiter {
     /// The seconds until the next request is allowed, rounded up; at least 1.
     fn admit(&self, arrival: Arrival) -> Result<(), u64> {
         let client = Client::from(arrival.peer);
-        // A lock on the request path: buckets per loop would be exact only if each loop had an equal
-        // share of a client's connections. The lock is held for one look-up, apps without a limit
-        // don't take it, and loops contend only for the same sixteenth of the table.
+        // A lock on the request path: buckets per loop would be exact only if each loop had an
+        // equal share of a client's connections. The lock is held for one look-up, apps without a
+        // limit don't take it, and loops contend only for the same sixteenth of the table.
         let admitted = self.buckets.lock(client).take(client, self.rate, arrival.now_ns);
         admitted.map_err(|wait_ns| {
             self.limited.fetch_add(1, Relaxed);

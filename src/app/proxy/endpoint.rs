@@ -1,7 +1,7 @@
 //! One upstream of one life: its state, its addresses, and the loops' counters.
 //!
-//! The state is written rarely (a check, an ejection, an operator) and read by every loop. Each loop
-//! writes its own counters, and no two loops share a cache line of them. Each loop copies the
+//! The state is written rarely (a check, an ejection, an operator) and read by every loop. Each
+//! loop writes its own counters, and no two loops share a cache line of them. Each loop copies the
 //! addresses when their generation changed; no lock is taken otherwise. Times are nanoseconds since
 //! the process's epoch; 0 means never.
 
@@ -355,8 +355,8 @@ impl Endpoint {
         self.failures.note(loop_index, failure, now_ns)
     }
 
-    /// Counts a failure in a row, before or behind the head of an answer. Returns the length of that
-    /// row.
+    /// Counts a failure in a row, before or behind the head of an answer. Returns the length of
+    /// that row.
     pub(super) fn lengthen_row(&self, is_behind_head: bool) -> u32 {
         let state = &self.state;
         let row = if is_behind_head { &state.broken_in_row } else { &state.failures_in_row };

@@ -1,7 +1,7 @@
 //! Which fields a proxy forwards, in both directions, and which it writes itself.
 //!
-//! The head of a request is written from the parsed request, never copied. Hop-by-hop fields are not
-//! forwarded (RFC 9110 §7.6.1). Neither are the fields that `Connection` names, unless they are
+//! The head of a request is written from the parsed request, never copied. Hop-by-hop fields are
+//! not forwarded (RFC 9110 §7.6.1). Neither are the fields that `Connection` names, unless they are
 //! written here. Fields that identify the client come from a trusted peer or are written here.
 //! Framing is not written here: `h1::Client` writes `Content-Length`, `Transfer-Encoding`,
 //! `Connection` and `Expect`.
@@ -109,7 +109,8 @@ impl<'a> RequestFields<'a> {
         self.passes >= PASSES_MAX
     }
 
-    /// Whether the request asks for a WebSocket (RFC 6455 §4.1), the only upgrade that is forwarded.
+    /// Whether the request asks for a WebSocket (RFC 6455 §4.1), the only upgrade that is
+    /// forwarded.
     pub(super) fn asks_for_websocket(&self) -> bool {
         self.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
             && self.named.has("upgrade")
@@ -165,8 +166,8 @@ pub(super) fn ends_here(request: &RequestHead<'_>) -> bool {
 }
 
 /// Writes the fields of an interim or final response that are forwarded to the client. A 101 keeps
-/// its `Upgrade`. A 426 must have one (RFC 9110 §15.5.22) and gets our own. Returns whether there is
-/// a `Date` among the fields.
+/// its `Upgrade`. A 426 must have one (RFC 9110 §15.5.22) and gets our own. Returns whether there
+/// is a `Date` among the fields.
 #[must_use = "a response without Date gets one, and one with Date gets no second"]
 pub(crate) fn write_response_fields<'a>(
     fields: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,

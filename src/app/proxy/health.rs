@@ -8,9 +8,9 @@
 //!    └── `rise` passed checks in a row (1 if none has passed yet) ─────┘
 //! ```
 //! An upstream counts as up until its first check. Until a check has passed, each result decides
-//! alone: an upstream that starts together with the server fails a check or two and then passes. The
-//! plan of a new life continues from the results of the previous one. Times are nanoseconds since
-//! the process's epoch.
+//! alone: an upstream that starts together with the server fails a check or two and then passes.
+//! The plan of a new life continues from the results of the previous one. Times are nanoseconds
+//! since the process's epoch.
 
 use super::balance::mix;
 use crate::config::HealthConfig;

@@ -348,7 +348,8 @@ impl ChosenUpstream {
     }
 
     /// A connection could not be opened. Moves on to the upstream's next address and returns true,
-    /// unless all its addresses were tried. As long as it returns true, the upstream has not failed.
+    /// unless all its addresses were tried. As long as it returns true, the upstream has not
+    /// failed.
     pub(crate) fn next_address(&mut self, now_ns: u64) -> bool {
         let Some(address) = self.address else { return false };
         let avoid_for = self.share.upstreams.config.eject_for;

@@ -85,7 +85,8 @@ impl BodyDecoder {
         Self { may_pad: true, ..Self::new(framing) }
     }
 
-    /// Bytes of content that are announced and not yet read: of the whole content, or of this chunk.
+    /// Bytes of content that are announced and not yet read: of the whole content, or of this
+    /// chunk.
     pub(super) fn left(&self) -> u64 {
         // A size counts when its line is complete. If it counted earlier, the split of the input
         // would decide whether a message is refused for the size or for the rest of the line.

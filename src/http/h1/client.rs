@@ -103,9 +103,9 @@ pub enum ClientEvent<'a> {
 }
 
 impl Client {
-    /// Begins an exchange: adds the last fields and the empty line to `head`. `head` has the request
-    /// line and the other fields, each line ended by CRLF. It must not have the fields that this
-    /// function writes: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
+    /// Begins an exchange: adds the last fields and the empty line to `head`. `head` has the
+    /// request line and the other fields, each line ended by CRLF. It must not have the fields that
+    /// this function writes: `Content-Length`, `Transfer-Encoding`, `Connection`, `Expect`.
     ///
     /// # Panics
     /// In debug builds, when a line of the head has no CRLF, or the head has one of these fields.
@@ -169,8 +169,8 @@ impl Client {
     }
 
     /// Ends the request's content; chunked content gets these trailer fields. Content of a known
-    /// length also ends with its last byte. A caller whose content breaks off drops the exchange, or
-    /// reads the answer that comes nevertheless.
+    /// length also ends with its last byte. A caller whose content breaks off drops the exchange,
+    /// or reads the answer that comes nevertheless.
     ///
     /// # Panics
     /// In debug builds, when the content is shorter than its length.
@@ -227,8 +227,8 @@ impl Client {
         }
     }
 
-    /// The upstream has sent its last byte, and all events before it were read. Not to be called for
-    /// a connection that was reset: a reset is no end of a response.
+    /// The upstream has sent its last byte, and all events before it were read. Not to be called
+    /// for a connection that was reset: a reset is no end of a response.
     pub fn receive_eof(&mut self) -> ClientEvent<'static> {
         self.keep_alive = false;
         match self.reading {

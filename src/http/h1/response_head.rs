@@ -1,7 +1,7 @@
 //! Reads a response head: the result is a [`ParsedResponse`] or the reason why it is refused.
 //!
-//! `parse` checks the syntax. This module refuses what has valid syntax: a status code out of range,
-//! and a blank before the colon of a field that frames the message.
+//! `parse` checks the syntax. This module refuses what has valid syntax: a status code out of
+//! range, and a blank before the colon of a field that frames the message.
 
 use std::mem::MaybeUninit;
 

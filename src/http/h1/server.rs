@@ -246,8 +246,8 @@ impl Server {
         self.trailers.get_or_insert_default();
     }
 
-    /// The trailers that were kept. They are complete after [`ServerEvent::ContentEnd`], and dropped
-    /// with the exchange.
+    /// The trailers that were kept. They are complete after [`ServerEvent::ContentEnd`], and
+    /// dropped with the exchange.
     pub fn trailers(&self) -> Option<&Trailers> {
         self.trailers.as_deref()
     }

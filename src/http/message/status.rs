@@ -1,7 +1,7 @@
 //! Status codes and their names (RFC 9110 §15).
 
-/// The reason phrase of a status code, from IANA's registry (RFC 9110 §16.2.1); empty if the code is
-/// not registered.
+/// The reason phrase of a status code, from IANA's registry (RFC 9110 §16.2.1); empty if the code
+/// is not registered.
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",

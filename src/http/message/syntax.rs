@@ -1,13 +1,13 @@
-//! Which bytes a token, a field name and a field value may have (RFC 9110 §5), and which fields only
-//! the protocol writes.
+//! Which bytes a token, a field name and a field value may have (RFC 9110 §5), and which fields
+//! only the protocol writes.
 
 /// Whether `name` is a token (RFC 9110 §5.6.2).
 pub fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(is_token_byte)
 }
 
-/// Whether `value` is a valid field value: visible characters and bytes above ASCII, with spaces and
-/// tabs between them but not around them (RFC 9110 §5.5).
+/// Whether `value` is a valid field value: visible characters and bytes above ASCII, with spaces
+/// and tabs between them but not around them (RFC 9110 §5.5).
 pub fn is_field_value(value: &str) -> bool {
     value.bytes().all(is_text_byte) && value.trim_ascii() == value
 }

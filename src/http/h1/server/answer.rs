@@ -50,8 +50,8 @@ impl Server {
         self.writing = Writing::Content(BodyEncoder::UntilClose);
     }
 
-    /// Writes the head of the response that is owed, for content of this length. Returns whether the
-    /// caller has to write the content. The response counts as written: the next request may be
+    /// Writes the head of the response that is owed, for content of this length. Returns whether
+    /// the caller has to write the content. The response counts as written: the next request may be
     /// read, and its answer must be written after this content.
     ///
     /// # Panics
@@ -164,8 +164,8 @@ impl Server {
         self.writing = Writing::Owed;
     }
 
-    /// Gives up a response that breaks off: nothing more is read or written. If a normal close would
-    /// make it look complete (RFC 9112 §8), [`Server::ends_by_reset`] says so.
+    /// Gives up a response that breaks off: nothing more is read or written. If a normal close
+    /// would make it look complete (RFC 9112 §8), [`Server::ends_by_reset`] says so.
     ///
     /// # Panics
     /// In debug builds, when no response has begun.
