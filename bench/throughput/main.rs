@@ -6,6 +6,7 @@
 
 mod callgrind;
 mod case;
+mod chart;
 mod floor;
 mod kind;
 mod layout;
@@ -18,6 +19,7 @@ mod paced;
 mod peer;
 mod report;
 mod row;
+#[path = "../../src/drill/svg.rs"]
 mod svg;
 mod syscalls;
 

@@ -8,11 +8,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::case::Case;
+use crate::chart;
 use crate::kind::Kind;
 use crate::layout::Layout;
 use crate::options::Options;
 use crate::row::{Outcome, Row, Sample, median};
-use crate::svg;
 
 /// All that was measured.
 pub(crate) struct Report {
@@ -55,7 +55,7 @@ impl Report {
     pub(crate) fn write_charts(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         for (name, title, _, rows) in &self.cases {
-            fs::write(folder.join(format!("{name}.svg")), svg::draw(title, rows))?;
+            fs::write(folder.join(format!("{name}.svg")), chart::draw(title, rows))?;
         }
         Ok(())
     }

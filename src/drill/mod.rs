@@ -19,6 +19,7 @@ mod plan;
 mod pool;
 mod probe;
 mod server;
+mod svg;
 mod timeline;
 mod timer;
 

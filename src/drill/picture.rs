@@ -1,11 +1,10 @@
-//! Draws a drill: latency over time on a logarithmic scale, the actions below, losses as crosses. A
-//! self-contained SVG for light and dark pages.
+//! Draws a drill: latency over time on a logarithmic scale, the actions below, losses as crosses.
 //!
-//! Pure: ledger in, text out.
+//! Pure: ledger in, SVG out.
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::{ledger::Ledger, plan::Action, timeline::Column};
+use super::{ledger::Ledger, plan::Action, svg::Svg, timeline::Column};
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 100.0;
@@ -17,18 +16,17 @@ const ROW: f64 = 18.0;
 /// Losses and actions are drawn one by one; more would only overlap.
 const MARKS_MAX: usize = 4000;
 
-const STYLE: &str = "\
-svg{background:#fff;font:12px system-ui,sans-serif}\
-text{fill:#333}.head{font-size:15px;font-weight:600}\
+const LIGHT: &str = "\
 .grid{stroke:#ddd;stroke-width:1}\
 .line{fill:none;stroke-width:1.5;stroke-linejoin:round}\
 .p50{stroke:#2b7a3d}.p99{stroke:#1f5fbf}.max{stroke:#b06000;stroke-width:1}\
 .loss{stroke:#d0021b;stroke-width:2}\
-.run{fill:#6a4fb3}.failed{fill:#d0021b}\
-@media(prefers-color-scheme:dark){\
-svg{background:#15181c}text{fill:#ccc}.grid{stroke:#333a42}\
+.run{fill:#6a4fb3}.failed{fill:#d0021b}";
+
+const DARK: &str = "\
+.grid{stroke:#333a42}\
 .p50{stroke:#6cc486}.p99{stroke:#78aaf5}.max{stroke:#e0a050}\
-.loss{stroke:#ff5c6c}.run{fill:#a994e6}.failed{fill:#ff5c6c}}";
+.loss{stroke:#ff5c6c}.run{fill:#a994e6}.failed{fill:#ff5c6c}";
 
 /// Draws a drill.
 pub(crate) fn draw(ledger: &Ledger, time: Duration) -> String {
@@ -36,10 +34,7 @@ pub(crate) fn draw(ledger: &Ledger, time: Duration) -> String {
     let scale = Scale::new(&columns, time);
     let kinds = kinds(ledger);
     let height = TOP + PLOT + 34.0 + ROW * kinds.len() as f64 + 12.0;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         role=\"img\"><style>{STYLE}</style>\n"
-    );
+    let mut svg = Svg::new(WIDTH, height, LIGHT, DARK);
     head(&mut svg, ledger);
     grid(&mut svg, &scale);
     for (name, value) in [
@@ -48,20 +43,18 @@ pub(crate) fn draw(ledger: &Ledger, time: Duration) -> String {
         ("p50", |column| column.median_us),
     ] {
         let path = path(&columns, ledger.timeline().width(), &scale, value);
-        let _ = writeln!(svg, "<path class=\"line {name}\" d=\"{path}\"/>");
+        svg.path(&format!("line {name}"), &path);
     }
     for at in ledger.timeline().losses() {
         let x = scale.x(*at);
         let (left, right) = (x - 4.0, x + 4.0);
         let (top, bottom) = (TOP + 2.0, TOP + 10.0);
-        let _ = writeln!(
-            svg,
-            "<path class=\"loss\" d=\"M{left:.1} {top}L{right:.1} {bottom}M{left:.1} {bottom}L\
-             {right:.1} {top}\"/>"
-        );
+        let cross =
+            format!("M{left:.1} {top}L{right:.1} {bottom}M{left:.1} {bottom}L{right:.1} {top}");
+        svg.path("loss", &cross);
     }
     rows(&mut svg, ledger, &kinds, &scale);
-    svg + "</svg>\n"
+    svg.finish()
 }
 
 /// A line through the columns, with gaps where nothing was answered.
@@ -117,12 +110,10 @@ fn kinds(ledger: &Ledger) -> Vec<Action> {
     kinds
 }
 
-fn head(svg: &mut String, ledger: &Ledger) {
+fn head(svg: &mut Svg, ledger: &Ledger) {
     let counts = ledger.all().counts;
-    let _ = writeln!(
-        svg,
-        "<text class=\"head\" x=\"{LEFT}\" y=\"20\">{} requests, {} actions: {} lost, {} \
-         truncated, {} refused, {} not accepted</text>",
+    let text = format!(
+        "{} requests, {} actions: {} lost, {} truncated, {} refused, {} not accepted",
         counts.sent,
         ledger.runs().len(),
         counts.lost,
@@ -130,20 +121,17 @@ fn head(svg: &mut String, ledger: &Ledger) {
         counts.refused,
         counts.not_accepted
     );
-    for (at, (name, says)) in
+    svg.heading(LEFT, 20.0, &text);
+    for (at, (name, label)) in
         [("p50", "median"), ("p99", "99th percentile"), ("max", "maximum")].iter().enumerate()
     {
         let x = LEFT + 130.0 * at as f64;
-        let text = x + 26.0;
-        let _ = writeln!(
-            svg,
-            "<path class=\"line {name}\" d=\"M{x} 34h20\"/><text x=\"{text}\" y=\"38\">{says}\
-             </text>"
-        );
+        svg.path(&format!("line {name}"), &format!("M{x} 34h20"));
+        svg.text(x + 26.0, 38.0, "start", label);
     }
 }
 
-fn grid(svg: &mut String, scale: &Scale) {
+fn grid(svg: &mut Svg, scale: &Scale) {
     let (right, label) = (WIDTH - RIGHT, LEFT - 8.0);
     for decade in scale.decades.clone() {
         let micros = 10_u64.saturating_pow(decade);
@@ -153,12 +141,8 @@ fn grid(svg: &mut String, scale: &Scale) {
             3..6 => format!("{} ms", micros / 1000),
             _ => format!("{} s", micros / 1_000_000),
         };
-        let _ = writeln!(
-            svg,
-            "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/><text x=\"{label}\" \
-             y=\"{:.1}\" text-anchor=\"end\">{name}</text>",
-            y + 4.0
-        );
+        svg.path("grid", &format!("M{LEFT} {y:.1}H{right}"));
+        svg.text(label, y + 4.0, "end", &name);
     }
     let (foot, label) = (TOP + PLOT, TOP + PLOT + 16.0);
     let step = scale.step();
@@ -166,16 +150,13 @@ fn grid(svg: &mut String, scale: &Scale) {
     for tick in 0..=(scale.seconds / step) as u32 {
         let seconds = f64::from(tick) * step;
         let x = scale.x(Duration::from_secs_f64(seconds));
-        let _ = writeln!(
-            svg,
-            "<path class=\"grid\" d=\"M{x:.1} {TOP}V{foot}\"/><text x=\"{x:.1}\" y=\"{label}\" \
-             text-anchor=\"middle\">{seconds:.digits$} s</text>"
-        );
+        svg.path("grid", &format!("M{x:.1} {TOP}V{foot}"));
+        svg.text(x, label, "middle", &format!("{seconds:.digits$} s"));
     }
 }
 
 /// The actions, one row per kind.
-fn rows(svg: &mut String, ledger: &Ledger, kinds: &[Action], scale: &Scale) {
+fn rows(svg: &mut Svg, ledger: &Ledger, kinds: &[Action], scale: &Scale) {
     for (row, kind) in kinds.iter().enumerate() {
         let y = TOP + PLOT + 30.0 + ROW * row as f64;
         let of_kind = ledger.runs().iter().filter(|run| run.action == *kind);
@@ -183,19 +164,9 @@ fn rows(svg: &mut String, ledger: &Ledger, kinds: &[Action], scale: &Scale) {
             let x = scale.x(run.begun);
             let width = (scale.x(run.ended.unwrap_or(run.begun)) - x).max(1.0);
             let class = if run.error.is_some() { "run failed" } else { "run" };
-            let _ = writeln!(
-                svg,
-                "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y}\" width=\"{width:.1}\" \
-                 height=\"8\"/>"
-            );
+            svg.rectangle(class, x, y, width, 8.0);
         }
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            y + 8.0,
-            kind.name()
-        );
+        svg.text(LEFT - 8.0, y + 8.0, "end", kind.name());
     }
 }
 

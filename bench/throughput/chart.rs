@@ -1,12 +1,10 @@
-//! A case as a chart: a bar for each server, for light and dark pages, without anything from
-//! elsewhere.
+//! Draws a case as a chart: a bar for each server.
 //!
-//! Pure: text out of the rows of the report.
-
-use std::fmt::Write;
+//! Pure: rows of the report in, SVG out.
 
 use crate::kind::Kind;
 use crate::row::{Outcome, Row, median};
+use crate::svg::Svg;
 
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 150.0;
@@ -15,17 +13,14 @@ const RIGHT: f64 = 80.0;
 const TOP: f64 = 56.0;
 const BAR: f64 = 16.0;
 const GAP: f64 = 10.0;
-/// A whisker that is longer than so many times the longest bar ends at the edge.
+/// A whisker that is longer than this many times the longest bar ends at the edge.
 const WHISKER_MAX: f64 = 1.25;
 
-const STYLE: &str = "\
-svg{background:#fff;font:12px system-ui,sans-serif}\
-text{fill:#333}.head{font-size:15px;font-weight:600}\
+const LIGHT: &str = "\
 .bar{fill:#9db4cc}.own{fill:#1f5fbf}.p99{opacity:.7}.p999{opacity:.45}\
-.whisker{stroke:#333;stroke-width:1;fill:none}\
-@media(prefers-color-scheme:dark){\
-svg{background:#15181c}text{fill:#ccc}\
-.bar{fill:#4a5f77}.own{fill:#78aaf5}.whisker{stroke:#ccc}}";
+.whisker{stroke:#333;stroke-width:1;fill:none}";
+
+const DARK: &str = ".bar{fill:#4a5f77}.own{fill:#78aaf5}.whisker{stroke:#ccc}";
 
 /// Draws the rows of a case.
 pub(crate) fn draw(title: &str, rows: &[Row]) -> String {
@@ -36,23 +31,20 @@ pub(crate) fn draw(title: &str, rows: &[Row]) -> String {
     let reached = bars().map(|bar| bar.highest.min(longest * WHISKER_MAX)).fold(longest, f64::max);
     let pixels = (WIDTH - LEFT - RIGHT) / reached.max(f64::MIN_POSITIVE);
     let height = TOP + servers.iter().map(Server::height).sum::<f64>();
-    let says = if latency {
+    let subtitle = if latency {
         "µs from when a request was due until its answer was read: p50, p99, p99.9 (medians)"
     } else {
         "CPU µs per request: median, lowest and highest round"
     };
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         role=\"img\"><style>{STYLE}</style>\n\
-         <text class=\"head\" x=\"{GAP}\" y=\"22\">{title}</text>\n\
-         <text x=\"{GAP}\" y=\"40\">{says}</text>\n"
-    );
+    let mut svg = Svg::new(WIDTH, height, LIGHT, DARK);
+    svg.heading(GAP, 22.0, title);
+    svg.text(GAP, 40.0, "start", subtitle);
     let mut y = TOP;
     for server in &servers {
         server.draw(&mut svg, y, pixels);
         y += server.height();
     }
-    svg + "</svg>\n"
+    svg.finish()
 }
 
 /// What is drawn of one server.
@@ -85,12 +77,11 @@ impl Server {
         self.bars.len().max(1) as f64 * BAR + GAP
     }
 
-    fn draw(&self, svg: &mut String, mut y: f64, pixels: f64) {
-        let (name, label) = (&self.name, LEFT - GAP);
+    fn draw(&self, svg: &mut Svg, mut y: f64, pixels: f64) {
         let base = y + BAR - 4.0;
-        let _ = writeln!(svg, "<text x=\"{label}\" y=\"{base}\" text-anchor=\"end\">{name}</text>");
+        svg.text(LEFT - GAP, base, "end", &self.name);
         if let Some(reason) = &self.missing {
-            let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{base}\">{}</text>", escape(reason));
+            svg.text(LEFT, base, "start", reason);
         }
         for bar in &self.bars {
             bar.draw(svg, y, pixels);
@@ -100,27 +91,20 @@ impl Server {
 }
 
 impl Bar {
-    fn draw(&self, svg: &mut String, y: f64, pixels: f64) {
+    fn draw(&self, svg: &mut Svg, y: f64, pixels: f64) {
         let Bar { class, value, lowest, highest } = *self;
         let x = |value: f64| (LEFT + value * pixels).min(WIDTH - RIGHT);
         let (begin, end) = (x(lowest), x(highest));
         let (middle, top, foot) = (y + BAR / 2.0, y + 4.0, y + BAR - 4.0);
         let (text, base) = (end.max(x(value)) + 6.0, y + BAR - 4.0);
-        let width = x(value) - LEFT;
-        let thick = BAR - 2.0;
         let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
-        let _ = writeln!(
-            svg,
-            "<rect class=\"bar {class}\" x=\"{LEFT}\" y=\"{y}\" width=\"{width:.1}\" \
-             height=\"{thick}\"/>\
-             <text x=\"{text:.1}\" y=\"{base}\">{value:.digits$}</text>"
-        );
+        svg.rectangle(&format!("bar {class}"), LEFT, y, x(value) - LEFT, BAR - 2.0);
+        svg.text(text, base, "start", &format!("{value:.digits$}"));
         if lowest < highest {
-            let _ = writeln!(
-                svg,
-                "<path class=\"whisker\" d=\"M{begin:.1} {top}V{foot}M{begin:.1} {middle}\
-                 H{end:.1}M{end:.1} {top}V{foot}\"/>"
+            let whisker = format!(
+                "M{begin:.1} {top}V{foot}M{begin:.1} {middle}H{end:.1}M{end:.1} {top}V{foot}"
             );
+            svg.path("whisker", &whisker);
         }
     }
 }
@@ -143,8 +127,4 @@ fn latency_bars(row: &Row) -> Vec<Bar> {
         Bar { class, value, lowest: value, highest: value }
     };
     classes.into_iter().enumerate().map(bar).collect()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
