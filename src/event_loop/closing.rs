@@ -1,13 +1,16 @@
 //! What a stop or an upgrade asks of public connections, and how far it has come.
 
+use std::time::Duration;
+
 use mio::Token;
 
 use super::clock::Clock;
-use crate::message::StopRules;
+use crate::message::{Class, StopRules};
 
-/// How public connections end; the default means that no stop has begun.
-#[derive(Default)]
+/// How public connections end.
 pub(super) struct Closing {
+    /// How long a connection without a request may stay once a stop has begun.
+    pub(super) idle_grace: Duration,
     /// A stop has begun.
     pub(super) begun: bool,
     /// A successor serves: connections without a request don't close merely for being idle.
@@ -23,11 +26,39 @@ pub(super) struct Closing {
 }
 
 impl Closing {
+    /// No stop has begun.
+    pub(super) fn new(idle_grace: Duration) -> Self {
+        Self {
+            idle_grace,
+            begun: false,
+            has_successor: false,
+            hands_over: false,
+            to_offer: Vec::new(),
+            close_from_ms: 0,
+            idle_until_ms: 0,
+        }
+    }
+
     /// A stop begins.
     pub(super) fn begin(&mut self, rules: StopRules, clock: &Clock) {
         (self.begun, self.has_successor) = (true, rules.has_successor);
         self.close_from_ms = clock.ms_at(rules.close_from);
         self.idle_until_ms = clock.ms_at(rules.idle_until);
+    }
+
+    /// The stop is cancelled.
+    pub(super) fn cancel(&mut self) {
+        *self = Self::new(self.idle_grace);
+    }
+
+    /// Whether a stop asks connections of this class to end.
+    pub(super) fn applies_to(&self, class: Class) -> bool {
+        self.begun && class == Class::Public
+    }
+
+    /// Whether a connection that becomes idle may go to another process.
+    pub(super) fn can_hand_over(&self, clock: &Clock) -> bool {
+        self.hands_over && clock.now_ms() < self.close_from_ms
     }
 }
 

@@ -71,7 +71,7 @@ impl Running {
             if failures == FAILURES_MAX {
                 return Err(self.die(error));
             }
-            (self.report)(ControlEvent::Failed { error });
+            self.cx.reports.send(ControlEvent::Failed { error });
         }
         Ok(())
     }
@@ -80,13 +80,11 @@ impl Running {
     pub(super) fn recover(&mut self) {
         self.cx.clock.tick();
         self.queue.clear();
-        self.cx.is_holding_requests = false;
+        self.cx.upstreams.holds_requests = false;
         self.cx.upstreams.close_idle();
         self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.recover());
-        self.outgoing_offers.recover();
-        self.incoming_offers.recover();
-        let counts = &mut self.cx.counts;
-        (counts.fresh, counts.busy, counts.idle, counts.lingering) = (0, 0, 0, 0);
+        self.offers.recover();
+        self.cx.accounting.begin_recount();
         for token in self.connections.tokens() {
             self.with_connection(token, Connection::recover);
         }
@@ -97,7 +95,7 @@ impl Running {
         // What can't be cut is dropped.
         let _ = catch_unwind(AssertUnwindSafe(|| self.ending.cut += self.cut(|_| true)));
         let listeners = self.acceptors[Class::Public].take(|_| true);
-        self.cx.gauges.publish(&self.cx.counts);
+        self.cx.accounting.publish(&self.cx.gauges);
         self.cx.gauges.end_turn();
         let listeners = listeners.into_iter().filter_map(Listener::into_public).collect();
         DeadLoop { error, cut: self.ending.cut, listeners }

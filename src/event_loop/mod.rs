@@ -21,12 +21,15 @@
 //! are served until the end: they report on the stop.
 
 mod accept;
+mod accounting;
 mod bind;
 mod class;
 mod clock;
 mod closing;
+mod commands;
 mod connection;
 mod context;
+mod deliveries;
 mod exchange;
 mod failure;
 mod gate;
@@ -34,6 +37,7 @@ mod hand_over;
 mod listener;
 mod obey;
 mod queue;
+mod reports;
 mod running;
 mod setup;
 mod slots;

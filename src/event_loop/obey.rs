@@ -7,7 +7,7 @@ use mio::Token;
 
 use super::{
     clock::milliseconds,
-    closing::{Closing, Ending},
+    closing::Ending,
     connection::{Connection, Next},
     context::LoopContext,
     running::Running,
@@ -22,24 +22,12 @@ use crate::{
 pub(super) const END_GRACE: Duration = Duration::from_secs(2);
 
 impl Running {
-    /// A cut, and the commands behind it, wait for the turn that has caught up with the kernel's
-    /// events: it must not cut what was ready, or due, before it.
+    /// Obeys the commands that are here now, and that needn't wait: a stream of deliveries must not
+    /// keep the loop from its sockets. A later send wakes the loop again.
     pub(super) fn obey(&mut self, is_caught_up: bool) {
-        if let Some(cut) = self.cut_command.take_if(|_| is_caught_up) {
-            self.obey_one(cut);
-        }
-        // Only the commands that are here now: a stream of deliveries must not keep the loop from
-        // its sockets. A later send wakes the loop again.
-        for _ in 0..self.commands.len() {
-            if self.cut_command.is_some() {
-                break;
-            }
-            let Ok(command) = self.commands.try_recv() else { break };
-            if command.cuts() {
-                self.cut_command = Some(command);
-            } else {
-                self.obey_one(command);
-            }
+        for _ in 0..self.commands.count() {
+            let Some(command) = self.commands.next(is_caught_up) else { break };
+            self.obey_one(command);
         }
     }
 
@@ -86,7 +74,7 @@ impl Running {
             }
             LoopCommand::GateListeners(addresses) => {
                 self.gate_listeners(|address| addresses.contains(&address));
-                (self.report)(ControlEvent::ListenersGated(addresses));
+                self.cx.reports.send(ControlEvent::ListenersGated(addresses));
             }
             LoopCommand::CloseListeners(addresses) => {
                 self.acceptors[Class::Public].begin_closing(|address| addresses.contains(&address));
@@ -110,11 +98,11 @@ impl Running {
 
     /// Reports each draining upstream that this loop has left, once. Forgets resumed ones.
     pub(super) fn report_left_upstreams(&mut self) {
-        let Self { draining_upstreams, report, cx, .. } = self;
+        let Self { draining_upstreams, cx, .. } = self;
         draining_upstreams.retain(|(drain, upstream)| {
             let is_left = upstream.is_left_by(cx.index);
             if is_left {
-                report(ControlEvent::UpstreamLeft(*drain));
+                cx.reports.send(ControlEvent::UpstreamLeft(*drain));
             }
             !is_left && upstream.is_drained()
         });
@@ -124,7 +112,7 @@ impl Running {
         self.gate_listeners(|_| true);
         self.cx.closing.begin(rules, &self.cx.clock);
         self.each_connection(Connection::begin_closing);
-        (self.report)(ControlEvent::Gated);
+        self.cx.reports.send(ControlEvent::Gated);
     }
 
     pub(super) fn finish(&mut self) {
@@ -134,7 +122,7 @@ impl Running {
 
     /// The drain is cancelled.
     fn take_up(&mut self, sockets: Vec<PublicSocket>, beside: Vec<(Class, OwnedFd)>) {
-        self.cx.closing = Closing::default();
+        self.cx.closing.cancel();
         self.ending = Ending::default();
         self.listen(sockets);
         for (class, socket) in beside {
@@ -142,7 +130,7 @@ impl Running {
                 event!(Error, "listener_not_watched", address = class.name(), error:% = error);
             }
         }
-        (self.report)(ControlEvent::TookUp);
+        self.cx.reports.send(ControlEvent::TookUp);
     }
 
     fn cut_all(&mut self) {
@@ -245,7 +233,7 @@ mod tests {
     use crate::{
         app::{App, ChosenUpstream, Context, OneUpstream, Peer, Proxy, Reply, test_support},
         config::{AppKind, Config},
-        event_loop::test_support::running,
+        event_loop::{reports::Reports, test_support::running},
         message::UpstreamDrainId,
     };
 
@@ -269,7 +257,7 @@ mod tests {
     fn a_loop_reports_once_that_it_left_an_upstream_and_chooses_it_no_more() {
         let mut running = running(Vec::new(), None);
         let (reports, reported) = crossbeam_channel::unbounded();
-        running.report = Box::new(move |event| reports.send(event).unwrap());
+        running.cx.reports = Reports::new(Box::new(move |event| reports.send(event).unwrap()));
         let proxy = proxy();
         let upstream = OneUpstream::find(proxy.upstreams().unwrap(), "http://127.0.0.1:9").unwrap();
         let left = |number| ControlEvent::UpstreamLeft(UpstreamDrainId(number));

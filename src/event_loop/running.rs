@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::take,
     os::fd::{AsRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -16,9 +17,10 @@ use super::{
     class::PerClass,
     clock::milliseconds,
     closing::Ending,
+    commands::Commands,
     connection::{Connection, Next},
     context::LoopContext,
-    hand_over::{IncomingOffers, OutgoingOffers},
+    hand_over::Offers,
     listener::{ConnectionBudget, Listener},
     queue::TurnQueue,
     setup::{LoopSetup, SideSetup},
@@ -30,8 +32,7 @@ use crate::{
     app::OneUpstream,
     io::watch,
     logging::event,
-    message::{Class, ControlEvent, LoopCommand, LoopHandle, PublicSocket, UpstreamDrainId},
-    metrics::LoopCounts,
+    message::{Class, LoopCommand, LoopHandle, PublicSocket, UpstreamDrainId},
 };
 
 /// How often apps are asked to release what they haven't used.
@@ -40,7 +41,7 @@ pub(super) const RELEASE_IDLE_EVERY: Duration = Duration::from_secs(10);
 /// A loop that runs.
 pub(super) struct Running {
     pub(super) poll: Poll,
-    pub(super) commands: Receiver<LoopCommand>,
+    pub(super) commands: Commands,
     pub(super) acceptors: PerClass<Acceptor>,
     /// Listeners so far. Tokens aren't reused, because events can arrive late.
     pub(super) listener_count: usize,
@@ -51,13 +52,8 @@ pub(super) struct Running {
     pub(super) release_idle_ms: u64,
     /// Consecutive turns in which the kernel filled the whole event buffer.
     pub(super) full_turns: usize,
-    /// A cut that waits for what was ready or due before it.
-    pub(super) cut_command: Option<LoopCommand>,
-    pub(super) report: Box<dyn Fn(ControlEvent) + Send>,
-    pub(super) published: LoopCounts,
     pub(super) ending: Ending,
-    pub(super) outgoing_offers: OutgoingOffers,
-    pub(super) incoming_offers: IncomingOffers,
+    pub(super) offers: Offers,
     pub(super) cx: LoopContext,
 }
 
@@ -69,8 +65,9 @@ impl Running {
         handle: LoopHandle,
         mut setup: LoopSetup,
     ) -> io::Result<Self> {
-        let cx = LoopContext::new(&mut setup, handle, upstreams);
-        let of = |class| setup.beside.iter().find(|side| side.class == class);
+        let (listeners, beside) = (take(&mut setup.listeners), take(&mut setup.beside));
+        let of = |class| beside.iter().find(|side: &&SideSetup| side.class == class);
+        let side_app = |class| of(class).map(|side| Arc::clone(&side.app));
         let acceptors = PerClass::new(|class| match (class, of(class)) {
             (Class::Public, _) => Acceptor::new(setup.budget.clone()),
             (_, Some(side)) => Acceptor::new(side.budget.clone()),
@@ -79,7 +76,7 @@ impl Running {
         });
         let mut running = Self {
             poll,
-            commands,
+            commands: Commands::new(commands),
             acceptors,
             listener_count: 0,
             connections: Slots::new(),
@@ -87,18 +84,14 @@ impl Running {
             draining_upstreams: Vec::new(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
             full_turns: 0,
-            cut_command: None,
-            report: setup.report,
-            published: LoopCounts::default(),
             ending: Ending::default(),
-            outgoing_offers: OutgoingOffers::default(),
-            incoming_offers: IncomingOffers::default(),
-            cx,
+            offers: Offers::default(),
+            cx: LoopContext::new(setup, side_app, handle, upstreams),
         };
-        for socket in setup.listeners {
+        for socket in listeners {
             running.add_public(socket)?;
         }
-        for SideSetup { class, listener, .. } in setup.beside {
+        for SideSetup { class, listener, .. } in beside {
             running.add_side_listener(class, listener)?;
         }
         Ok(running)

@@ -590,12 +590,12 @@ fn events_that_a_failure_lost_are_reported_again() {
     let mut events = Events::with_capacity(EVENTS_MAX);
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     assert!(events.iter().any(|event| event.token() == token), "the request has arrived");
-    running.cx.is_holding_requests = true;
+    running.cx.upstreams.holds_requests = true;
     running.recover();
     running.poll.poll(&mut events, Some(PATIENCE)).unwrap();
     running.handle_events(&events);
     assert!(response(&mut peer).starts_with("HTTP/1.1 404 "), "there is no app");
-    assert_eq!(running.cx.public_connections(), 1);
+    assert_eq!(running.cx.accounting.public_connections(), 1);
 }
 
 #[test]

@@ -50,14 +50,14 @@ impl Running {
             if is_caught_up {
                 self.handle_timers(asked_ms);
             }
-            if commanded || self.cut_command.is_some() {
+            if commanded || self.commands.has_cut() {
                 self.obey(is_caught_up);
             }
             self.take_offers();
             self.hand_over();
             if self.end_turn() {
                 self.cx.gauges.end_turn();
-                (self.report)(ControlEvent::Ended);
+                self.cx.reports.send(ControlEvent::Ended);
                 return Ok(());
             }
         }
@@ -65,21 +65,16 @@ impl Running {
 
     /// Publishes the results of the turn. Returns whether the loop has ended.
     pub(super) fn end_turn(&mut self) -> bool {
-        if let Some(access) = &mut self.cx.access {
-            access.flush();
-        }
-        if self.cx.counts != self.published {
-            self.published = self.cx.counts;
-            self.cx.gauges.publish(&self.published);
-        }
+        self.cx.accounting.publish(&self.cx.gauges);
         if !self.draining_upstreams.is_empty() {
             self.report_left_upstreams();
         }
-        self.cx.reports.drain(..).for_each(&self.report);
-        let empty = self.acceptors[Class::Public].is_empty() && self.cx.public_connections() == 0;
+        self.cx.reports.send_deferred();
+        let empty = self.acceptors[Class::Public].is_empty()
+            && self.cx.accounting.public_connections() == 0;
         if self.ending.finishing && empty && !self.ending.emptied {
             self.ending.emptied = true;
-            (self.report)(ControlEvent::Emptied { cut: self.ending.cut });
+            self.cx.reports.send(ControlEvent::Emptied { cut: self.ending.cut });
         }
         let Some(end_ms) = self.ending.end_ms else { return false };
         self.drop_settled();
@@ -88,8 +83,7 @@ impl Running {
 
     /// How long the loop may sleep.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let has_offers = self.outgoing_offers.has_work() || self.incoming_offers.has_work();
-        let has_work = self.cut_command.is_some() || !self.queue.is_empty() || has_offers;
+        let has_work = self.commands.has_cut() || !self.queue.is_empty() || self.offers.has_work();
         if has_work || self.acceptors.values().any(Acceptor::can_accept) {
             return Some(Duration::ZERO);
         }
@@ -104,21 +98,20 @@ impl Running {
     pub(super) fn handle_events(&mut self, events: &Events) -> bool {
         self.queue.begin_round();
         let (mut commanded, mut count) = (false, 0);
-        self.cx.is_holding_requests = true;
+        self.cx.upstreams.holds_requests = true;
         for event in events {
             count += 1;
             match event.token() {
                 WAKER => commanded = true,
                 listener if tokens::is_listener(listener) => {
                     self.acceptors.iter_mut().for_each(|(_, known)| known.on_ready(listener));
-                    self.outgoing_offers.on_ready(listener);
-                    self.incoming_offers.on_ready(listener);
+                    self.offers.on_ready(listener);
                 }
                 token => self.on_socket_event(token, event),
             }
             if self.queue.has_held_enough() {
                 self.send_held();
-                self.cx.is_holding_requests = true;
+                self.cx.upstreams.holds_requests = true;
             }
         }
         self.full_turns = if count == EVENTS_MAX { self.full_turns + 1 } else { 0 };
@@ -135,7 +128,7 @@ impl Running {
 
     /// Runs the connections with held-back requests.
     pub(super) fn send_held(&mut self) {
-        self.cx.is_holding_requests = false;
+        self.cx.upstreams.holds_requests = false;
         let mut held = self.queue.take_held();
         for token in held.drain(..) {
             self.with_connection(token, Connection::work);
@@ -221,7 +214,7 @@ fn add_connection(
 ) {
     // Behind a PROXY header the client isn't known yet.
     if !accepted.proxy_protocol && !accepted.permit.count_for(accepted.peer) {
-        return cx.count_refused(accepted.peer);
+        return cx.accounting.count_refused(accepted.peer, cx.clock.now_ms());
     }
     let inserted = connections.insert(|token| {
         let connection = Connection::new(token, accepted, cx);

@@ -141,7 +141,7 @@ impl Connection {
         cx: &mut LoopContext,
     ) {
         let app = guard.as_ref().map(|guard| guard.entry().host());
-        let record = match (&mut cx.access, self.peer) {
+        let record = match (&mut cx.accounting.access, self.peer) {
             (Some(access), Peer::Tcp(peer)) if self.class == Class::Public => {
                 Some(access.begin(peer.ip(), head, app))
             }
@@ -149,7 +149,7 @@ impl Connection {
         };
         self.waits.end();
         let flight = InFlight::new(guard, record, uncounted, cx.clock.now_ns());
-        let exchange = Exchange::new(cx.next_number(), stream, flight);
+        let exchange = Exchange::new(cx.deliveries.next_number(), stream, flight);
         match self.exchanges.last_mut() {
             Some(last) if last.flight.is_spent() => *last = exchange,
             _ => self.exchanges.push(exchange),

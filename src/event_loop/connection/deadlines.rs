@@ -109,8 +109,8 @@ impl Connection {
             return;
         }
         if self.class == Class::Public {
-            *self.waits.current().count(&mut cx.counts) -= 1;
-            *wait.count(&mut cx.counts) += 1;
+            *self.waits.current().count(&mut cx.accounting.counts) -= 1;
+            *wait.count(&mut cx.accounting.counts) += 1;
         }
         let total = match wait {
             Wait::Sending => self.io.outbox.sent_total(),
@@ -147,8 +147,10 @@ impl Connection {
     fn due_ms(&self, cx: &LoopContext) -> u64 {
         let times = &cx.rules[self.class].times;
         let timeout = match self.waits.current() {
-            Wait::Fresh | Wait::Idle if cx.is_closing(self.class) && !cx.closing.has_successor => {
-                cx.idle_grace
+            Wait::Fresh | Wait::Idle
+                if cx.closing.applies_to(self.class) && !cx.closing.has_successor =>
+            {
+                cx.closing.idle_grace
             }
             Wait::Fresh | Wait::Head if self.may_be_stranger() => {
                 times.head_timeout.min(STRANGER_HEAD_TIMEOUT)
@@ -172,7 +174,11 @@ impl Connection {
         };
         let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));
         let is_bare = matches!(self.waits.current(), Wait::Fresh | Wait::Idle);
-        if is_bare && cx.is_closing(self.class) { at.min(cx.closing.idle_until_ms) } else { at }
+        if is_bare && cx.closing.applies_to(self.class) {
+            at.min(cx.closing.idle_until_ms)
+        } else {
+            at
+        }
     }
 
     /// Whether only an admin token can identify the peer.
@@ -197,14 +203,14 @@ impl Connection {
     /// Counts the connection in its state.
     pub(in super::super) fn count(&self, cx: &mut LoopContext) {
         if self.class == Class::Public {
-            *self.waits.current().count(&mut cx.counts) += 1;
+            *self.waits.current().count(&mut cx.accounting.counts) += 1;
         }
     }
 
     /// The connection ends: no longer counts it in its state.
     pub(in super::super) fn uncount(&self, cx: &mut LoopContext) {
         if self.class == Class::Public {
-            *self.waits.current().count(&mut cx.counts) -= 1;
+            *self.waits.current().count(&mut cx.accounting.counts) -= 1;
         }
     }
 }

@@ -4,8 +4,6 @@
 //!   limited rate. So is a connection of a client at its limit.
 //! - No byte of the header reaches the protocol.
 
-use std::time::Duration;
-
 use super::{
     super::context::LoopContext,
     state::{Connection, Next, State},
@@ -13,12 +11,7 @@ use super::{
 use crate::{
     app::Peer,
     http::{Protocol, ProxyHeader},
-    logging::event,
 };
-
-/// Shortest time between two log lines about refused headers: any client that can connect can send
-/// one.
-const REFUSED_LOG_EVERY: Duration = Duration::from_secs(60);
 
 impl Connection {
     /// Reads the header if it is complete. From then on the peer is the client that it names.
@@ -35,36 +28,17 @@ impl Connection {
                 if let Some(source) = source {
                     self.peer = Peer::Tcp(source);
                     if !self.permit.count_for(self.peer) {
-                        cx.count_refused(self.peer);
+                        cx.accounting.count_refused(self.peer, cx.clock.now_ms());
                         return Next::Drop;
                     }
                 }
             }
             ProxyHeader::Refused(reason) => {
-                self.count_refused_header(reason, cx);
+                cx.accounting.count_refused_header(self.peer, reason, cx.clock.now_ms());
                 return Next::Drop;
             }
         }
         Next::Wait
-    }
-
-    fn count_refused_header(&self, reason: &str, cx: &mut LoopContext) {
-        cx.counts.proxy_headers_refused += 1;
-        let now_ms = cx.clock.now_ms();
-        if cx.header_log.passes(now_ms, REFUSED_LOG_EVERY) {
-            let peer = match self.peer {
-                Peer::Tcp(address) => Some(address.to_string()),
-                Peer::Unix => None,
-            };
-            event!(
-                Warn,
-                "proxy_header_refused",
-                peer = peer.as_deref(),
-                reason = reason,
-                loop_index = cx.index,
-                refused_total = cx.counts.proxy_headers_refused,
-            );
-        }
     }
 }
 
@@ -109,7 +83,7 @@ mod tests {
             );
         }
         assert_eq!(connection.peer, Peer::Tcp("192.0.2.7:56324".parse().unwrap()));
-        assert_eq!((cx.counts.fresh, cx.counts.busy), (1, 0));
+        assert_eq!((cx.accounting.counts.fresh, cx.accounting.counts.busy), (1, 0));
         assert!(connection.io.input.is_none(), "it holds no buffer");
         assert_eq!(receive(&mut connection, &mut peer, b"G", cx), Next::Wait);
         assert_eq!(connection.waits.current(), Wait::Head);
@@ -175,7 +149,7 @@ mod tests {
             let (mut connection, mut peer) = test_support::proxied_connection(cx);
             connection.permit = budget.take().unwrap();
             let next = receive(&mut connection, &mut peer, LINE, cx);
-            (next, connection, cx.counts.connections_refused)
+            (next, connection, cx.accounting.counts.connections_refused)
         };
         let (next, first, refused) = connect();
         assert_eq!((next, refused), (Next::Wait, 0));
@@ -191,12 +165,12 @@ mod tests {
         let cx = &mut running.cx;
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
         assert_eq!(receive(&mut connection, &mut peer, b"GET /", cx), Next::Drop);
-        assert_eq!(cx.counts.proxy_headers_refused, 1);
+        assert_eq!(cx.accounting.counts.proxy_headers_refused, 1);
         let (mut connection, mut peer) = test_support::proxied_connection(cx);
         assert_eq!(receive(&mut connection, &mut peer, b"PRO", cx), Next::Wait);
         peer.write_all(b"XX").unwrap();
         wait_readable(connection.io.socket());
         assert_eq!(connection.on_deadline(cx), Next::Drop);
-        assert_eq!(cx.counts.proxy_headers_refused, 2);
+        assert_eq!(cx.accounting.counts.proxy_headers_refused, 2);
     }
 }

@@ -29,7 +29,7 @@ impl Connection {
             let next = protocol.next_event(input.unread(), &mut fields, &cx.rules[self.class].http);
             let used = next.0;
             self.turn.has_next =
-                cx.is_closing(self.class) && protocol.has_request(&input.unread()[used..]);
+                cx.closing.applies_to(self.class) && protocol.has_request(&input.unread()[used..]);
             match &next.1 {
                 ServerEvent::Request(stream, head, refused) => {
                     self.turn.count_request();

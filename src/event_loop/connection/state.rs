@@ -101,8 +101,8 @@ impl Connection {
         let is_deaf = accepted.is_deaf;
         let mut connection = Self::unwatched(token, accepted);
         if connection.class == Class::Public {
-            cx.counts.fresh += 1;
-            cx.counts.accepted += 1;
+            cx.accounting.counts.fresh += 1;
+            cx.accounting.counts.accepted += 1;
         }
         connection.set_deadline(cx);
         if is_deaf {

@@ -157,7 +157,7 @@ impl Connection {
             }
             let is_stalled = self.process_input(cx);
             let was_forwarding = match self.forwarding() {
-                Some(forwarding) if cx.is_holding_requests && forwarding.is_unsent() => {
+                Some(forwarding) if cx.upstreams.holds_requests && forwarding.is_unsent() => {
                     return Next::Hold;
                 }
                 forwarding => forwarding.is_some(),

@@ -142,7 +142,7 @@ impl Exchange {
         let io = &mut conn.io;
         let is_clean = io.outbox.is_empty() && io.input.is_none() && !io.ready.read_closed;
         io.release(&mut cx.buffers);
-        if client.reusable() && is_clean && !cx.is_closing(out.class) {
+        if client.reusable() && is_clean && !cx.closing.applies_to(out.class) {
             cx.upstreams.keep(conn, forward.config(), &chosen, cx.clock.now_ms());
         } else {
             cx.upstreams.forget(&conn);
@@ -230,7 +230,7 @@ impl Exchange {
         if note.unlogged.is_none() && !note.ejected {
             return;
         }
-        cx.reports.push(ControlEvent::UpstreamFailed(Box::new(FailureReport {
+        cx.reports.defer(ControlEvent::UpstreamFailed(Box::new(FailureReport {
             host: self.host(out).to_owned(),
             upstream: Some(chosen.endpoint().url().to_owned()),
             failure,
@@ -249,7 +249,7 @@ impl Exchange {
     ) {
         let unlogged = forward.note_unserved(failure, cx.clock.now_ns());
         if unlogged.is_some() {
-            cx.reports.push(ControlEvent::UpstreamFailed(Box::new(FailureReport {
+            cx.reports.defer(ControlEvent::UpstreamFailed(Box::new(FailureReport {
                 host: self.host(out).to_owned(),
                 upstream: None,
                 failure,

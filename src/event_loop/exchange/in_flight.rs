@@ -103,7 +103,7 @@ impl InFlight {
 
     /// Adds the upstream to its access log record.
     pub(super) fn note_upstream(&mut self, used: &UpstreamUse<'_>, cx: &LoopContext) {
-        if let (Some(access), Some(record)) = (&cx.access, &mut self.record) {
+        if let (Some(access), Some(record)) = (&cx.accounting.access, &mut self.record) {
             access.note_upstream(record, used);
         }
     }
@@ -178,7 +178,7 @@ impl InFlight {
         cx: &mut LoopContext,
     ) -> bool {
         let how = if self.is_broken && how != End::Cut { End::UpstreamBroke } else { how };
-        if let (Some(record), Some(access)) = (self.record.take(), &mut cx.access) {
+        if let (Some(record), Some(access)) = (self.record.take(), &mut cx.accounting.access) {
             let outcome = AccessOutcome {
                 status: self.status,
                 bytes: sent.min(self.end).bytes_since(self.begin),

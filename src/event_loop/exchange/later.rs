@@ -14,10 +14,9 @@ use super::{
     state::{Answering, Exchange},
 };
 use crate::{
-    app::{Deliver, Delivery, Later, Waiting},
+    app::{Delivery, Later, Waiting},
     http::{Fields, Response},
     logging::event,
-    message::LoopCommand,
 };
 
 /// Unsent bytes above which a stream's client is too slow.
@@ -43,15 +42,7 @@ impl Exchange {
         cx: &mut LoopContext,
     ) {
         let waiting = Waiting::default();
-        let (id, handle) = (self.id(out), cx.handle.clone());
-        let deliver: Deliver = Box::new(move |delivery| {
-            let sent = handle.send(LoopCommand::Deliver(id, delivery));
-            sent.unwrap_or_else(|error| {
-                event!(Error, "loop_not_woken", error:% = error);
-                false
-            })
-        });
-        let later = Later::new(deliver, &waiting);
+        let later = Later::new(cx.deliveries.way_to(self.id(out)), &waiting);
         self.park(Parked::Later(waiting));
         out.progress();
         // However the function ends, dropping the `Later` answers.

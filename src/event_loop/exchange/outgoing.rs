@@ -203,10 +203,10 @@ impl Outgoing<'_> {
     /// Requests that were read are all answered, so it isn't while another complete head follows.
     /// Nor if the next process takes the connection.
     fn is_last_answer(&self, cx: &LoopContext) -> bool {
-        if !cx.is_closing(self.class) {
+        if !cx.closing.applies_to(self.class) {
             return false;
         }
-        let stays = !cx.can_hand_over() || self.is_declined;
+        let stays = !cx.closing.can_hand_over(&cx.clock) || self.is_declined;
         let is_next = |unread| self.protocol.has_request(unread);
         let is_read_on = self.io.input.as_ref().is_some_and(|input| is_next(input.unread()));
         stays && !(is_read_on || self.has_next)

@@ -21,14 +21,14 @@ impl Running {
                 event!(Warn, "line_not_watched", error:% = error);
                 continue;
             }
-            self.outgoing_offers.sockets.push(OutgoingSocket {
+            self.offers.outgoing.sockets.push(OutgoingSocket {
                 socket,
                 token,
                 ready: false,
                 offered: Vec::new(),
             });
         }
-        self.cx.closing.hands_over = !self.outgoing_offers.sockets.is_empty();
+        self.cx.closing.hands_over = !self.offers.outgoing.sockets.is_empty();
         for token in self.connections.tokens() {
             if let Some(connection) = self.connections.find(token) {
                 connection.begin_hand_over(&mut self.cx);
@@ -38,17 +38,17 @@ impl Running {
 
     /// Handles the answers to the last offers, and sends the next ones. Once a turn.
     pub(in super::super) fn hand_over(&mut self) {
-        if self.outgoing_offers.sockets.is_empty() {
+        if self.offers.outgoing.sockets.is_empty() {
             return;
         }
-        self.outgoing_offers.queue.extend(self.cx.closing.to_offer.drain(..));
-        let mut sockets = std::mem::take(&mut self.outgoing_offers.sockets);
+        self.offers.outgoing.queue.extend(self.cx.closing.to_offer.drain(..));
+        let mut sockets = std::mem::take(&mut self.offers.outgoing.sockets);
         sockets.retain_mut(|outgoing| {
             let is_open = !std::mem::take(&mut outgoing.ready) || self.receive_answer(outgoing);
             is_open && (!outgoing.offered.is_empty() || self.send_next_offer(outgoing))
         });
-        self.outgoing_offers.sockets = sockets;
-        if self.outgoing_offers.sockets.is_empty() {
+        self.offers.outgoing.sockets = sockets;
+        if self.offers.outgoing.sockets.is_empty() {
             self.end_hand_over();
         }
     }
@@ -69,7 +69,7 @@ impl Running {
         for (index, token) in std::mem::take(&mut outgoing.offered).into_iter().enumerate() {
             if is_taken(index) {
                 if let Some(connection) = self.connections.remove(token) {
-                    self.cx.counts.handed_over += 1;
+                    self.cx.accounting.counts.handed_over += 1;
                     connection.leave(&mut self.cx);
                 }
             } else {
@@ -82,11 +82,11 @@ impl Running {
 
     /// Offers the connections in the queue. Returns whether the socket stays open.
     fn send_next_offer(&mut self, outgoing: &mut OutgoingSocket) -> bool {
-        for _ in 0..self.outgoing_offers.queue.len() {
+        for _ in 0..self.offers.outgoing.queue.len() {
             if outgoing.offered.len() == OFFERED_MAX {
                 break;
             }
-            let Some(token) = self.outgoing_offers.queue.pop_front() else { break };
+            let Some(token) = self.offers.outgoing.queue.pop_front() else { break };
             let Some(connection) = self.connections.find(token) else { continue };
             if connection.begin_offer(&self.cx) {
                 outgoing.offered.push(token);
@@ -109,7 +109,7 @@ impl Running {
     /// No socket is left: the remaining connections stay until their client sends a request.
     fn end_hand_over(&mut self) {
         self.cx.closing.hands_over = false;
-        self.outgoing_offers.queue.clear();
+        self.offers.outgoing.queue.clear();
         self.cx.closing.to_offer.clear();
     }
 }

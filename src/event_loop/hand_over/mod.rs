@@ -39,4 +39,4 @@ mod take;
 mod tests;
 
 pub(super) use offer::ConnectionFacts;
-pub(super) use sockets::{IncomingOffers, OutgoingOffers};
+pub(super) use sockets::Offers;

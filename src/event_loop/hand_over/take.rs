@@ -22,7 +22,7 @@ impl Running {
     pub(in super::super) fn begin_taking_over(&mut self, socket: OwnedFd) {
         let token = self.next_listener_token();
         match watch(self.poll.registry(), &socket, token, Interest::READABLE) {
-            Ok(()) => self.incoming_offers.0.push(IncomingSocket { socket, token, ready: true }),
+            Ok(()) => self.offers.incoming.0.push(IncomingSocket { socket, token, ready: true }),
             // This closes the socket, so the other side keeps its connections.
             Err(error) => event!(Warn, "line_not_watched", error:% = error),
         }
@@ -30,9 +30,9 @@ impl Running {
 
     /// Takes one offer from each socket that has one.
     pub(in super::super) fn take_offers(&mut self) {
-        let mut sockets = std::mem::take(&mut self.incoming_offers.0);
+        let mut sockets = std::mem::take(&mut self.offers.incoming.0);
         sockets.retain_mut(|incoming| !incoming.ready || self.take_offer(incoming));
-        self.incoming_offers.0 = sockets;
+        self.offers.incoming.0 = sockets;
     }
 
     /// Returns whether the socket stays open.
@@ -98,7 +98,7 @@ impl Running {
             watched.inspect_err(|_| connection.uncount(cx)).map(|()| connection)
         });
         match inserted {
-            Ok(_) => self.cx.counts.taken_over += 1,
+            Ok(_) => self.cx.accounting.counts.taken_over += 1,
             Err(error) => event!(Warn, "connection_not_watched", error:% = error),
         }
     }

@@ -348,7 +348,7 @@ proptest! {
                 prop_assert!(answer[..count].iter().all(|&byte| byte == TAKEN));
                 prop_assert!(answer[count..].iter().all(|&byte| byte == NOT_TAKEN));
                 let taken = if is_file { 0 } else { count as u64 };
-                prop_assert_eq!(running.cx.counts.taken_over, taken);
+                prop_assert_eq!(running.cx.accounting.counts.taken_over, taken);
             }
             // The socket has closed.
             None => prop_assert_eq!(heard, Ok((0, 0))),

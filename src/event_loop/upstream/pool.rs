@@ -33,6 +33,8 @@ pub(in super::super) struct UpstreamPool {
     /// Few keys, so comparing beats hashing.
     idle: BTreeMap<PoolKey, Vec<Token>>,
     budget: ConnectionBudget,
+    /// Events are being handled, so requests are held back.
+    pub(in super::super) holds_requests: bool,
 }
 
 enum Slot {
@@ -51,7 +53,8 @@ struct Idle {
 impl UpstreamPool {
     /// An empty pool; the budget is shared with the clients' connections.
     pub(in super::super) fn new(registry: Registry, budget: ConnectionBudget) -> Self {
-        Self { registry, slots: Slots::new(), idle: BTreeMap::new(), budget }
+        let (slots, idle) = (Slots::new(), BTreeMap::new());
+        Self { registry, slots, idle, budget, holds_requests: false }
     }
 
     /// A kept connection, if there is one. `must_check`: only if its socket shows that it is
