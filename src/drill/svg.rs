@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 pub(crate) struct Svg(String);
 
 impl Svg {
-    /// An empty drawing of this size, with CSS for the classes of its shapes: `light` for all pages,
-    /// `dark` for what differs on dark pages.
+    /// An empty drawing of this size, with CSS for the classes of its shapes: `light` for all
+    /// pages, `dark` for what differs on dark pages.
     pub(crate) fn new(width: f64, height: f64, light: &str, dark: &str) -> Self {
         Self(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
