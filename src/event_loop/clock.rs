@@ -11,16 +11,16 @@ pub(super) struct Clock {
     now_ms: u64,
     now_ns: u64,
     wall: SystemTime,
-    /// The wall clock when it was last read, and when that was.
-    wall_read: (SystemTime, Instant),
+    /// The wall clock when it was last read, and when that was, in nanoseconds since the epoch.
+    wall_read: (SystemTime, u64),
     head_template: HeadTemplate,
     dateless: HeadTemplate,
     /// The idle time that answers announce, in seconds.
     idle_hint_s: u64,
 }
 
-/// How far the wall clock may lag: the Date field counts seconds.
-const WALL_AGE_MAX: Duration = Duration::from_millis(100);
+/// How far the wall clock may lag, in nanoseconds: the Date field counts seconds.
+const WALL_AGE_MAX_NS: u64 = 100_000_000;
 
 impl Clock {
     /// A clock that counts milliseconds and nanoseconds from `epoch`.
@@ -33,7 +33,7 @@ impl Clock {
             now_ms: 0,
             now_ns: 0,
             wall,
-            wall_read: (wall, now),
+            wall_read: (wall, nanoseconds(now.duration_since(epoch))),
             head_template,
             dateless: HeadTemplate::dateless(),
             idle_hint_s: 0,
@@ -45,20 +45,19 @@ impl Clock {
     /// Begins a turn.
     pub(super) fn tick(&mut self) {
         self.now = Instant::now();
-        let since = self.now.duration_since(self.epoch);
-        self.now_ms = milliseconds(since);
-        self.now_ns = nanoseconds(since);
-        let (read, read_at) = self.wall_read;
-        let age = self.now.duration_since(read_at);
-        self.wall = read + age;
-        if age < WALL_AGE_MAX {
+        self.now_ns = nanoseconds(self.now.duration_since(self.epoch));
+        self.now_ms = self.now_ns / 1_000_000;
+        let (read, read_ns) = self.wall_read;
+        let age_ns = self.now_ns - read_ns;
+        self.wall = read + Duration::from_nanos(age_ns);
+        if age_ns < WALL_AGE_MAX_NS {
             return;
         }
         self.wall = SystemTime::now();
         if seconds(self.wall) != seconds(read) {
             self.head_template = HeadTemplate::at(self.wall).with_idle_hint(self.idle_hint_s);
         }
-        self.wall_read = (self.wall, self.now);
+        self.wall_read = (self.wall, self.now_ns);
     }
 
     pub(super) fn now(&self) -> Instant {

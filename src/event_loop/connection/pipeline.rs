@@ -12,6 +12,9 @@ pub(super) const PIPELINE_BYTES_MAX: usize = 64 * 1024;
 impl Connection {
     /// Handles events in the unread bytes until none is left or answers have to be sent first.
     /// Returns whether it stopped with bytes left because of that.
+    // Never inlined: its caller runs four times for a forwarded request, and room for the fields of
+    // a head makes a frame of several pages.
+    #[inline(never)]
     pub(super) fn process_input(&mut self, cx: &mut LoopContext) -> bool {
         let Some(mut input) = self.io.input.take() else { return false };
         let is_stalled = loop {

@@ -155,7 +155,7 @@ impl Connection {
             if matches!(self.state, State::Opening) && self.read_proxy_header(cx) == Next::Drop {
                 return Next::Drop;
             }
-            let is_stalled = self.process_input(cx);
+            let is_stalled = self.io.input.is_some() && self.process_input(cx);
             let was_forwarding = match self.forwarding() {
                 Some(forwarding) if cx.upstreams.holds_requests && forwarding.is_unsent() => {
                     return Next::Hold;

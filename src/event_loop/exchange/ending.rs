@@ -117,9 +117,9 @@ impl Exchange {
     }
 
     /// Takes the forwarding out: the exchange answers by itself again.
-    fn take_forwarding(&mut self) -> Option<Forwarding> {
+    fn take_forwarding(&mut self) -> Option<Box<Forwarding>> {
         match std::mem::replace(&mut self.answering, Answering::Here) {
-            Answering::Forwarded(forwarding) => Some(*forwarding),
+            Answering::Forwarded(forwarding) => Some(forwarding),
             Answering::Here | Answering::Parked(_) => None,
         }
     }
@@ -128,7 +128,7 @@ impl Exchange {
     fn end_forward(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         let Some(forwarding) = self.take_forwarding() else { return };
         self.flight.note_upstream(&forwarding.upstream_use(None, cx.clock.now_ns()), cx);
-        let Forwarding { forward, chosen, mut conn, client, .. } = forwarding;
+        let Forwarding { forward, chosen, mut conn, client, .. } = *forwarding;
         chosen.completed();
         let mut trailers = Vec::new();
         write_response_trailers(client.trailers().fields(), &mut trailers);
@@ -159,7 +159,7 @@ impl Exchange {
         let Some(forwarding) = self.take_forwarding() else { return };
         cx.upstreams.forget(&forwarding.conn);
         match forwarding.stage {
-            Stage::Asking => self.retry(forwarding, failure, out, cx),
+            Stage::Asking => self.retry(*forwarding, failure, out, cx),
             Stage::Answering | Stage::Tunnel { .. } => {
                 self.break_off(&forwarding, failure.behind_head(), out, cx);
             }

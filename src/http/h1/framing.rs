@@ -5,6 +5,7 @@
 
 use httparse::Header;
 
+use super::parse::is_named;
 use crate::http::message::{Refused, Version, refused};
 
 /// How the end of a message's content is found (RFC 9112 §6.3).
@@ -34,14 +35,14 @@ impl FramingFields {
     pub(super) fn take(&mut self, field: &Header<'_>, version: Version) -> Result<(), Refused> {
         // By length first: most fields are none of these.
         match field.name.len() {
-            10 if field.name.eq_ignore_ascii_case("connection") => self.connection(field.value),
-            14 if field.name.eq_ignore_ascii_case("content-length") => {
+            10 if is_named(field, b"connection") => self.connection(field.value),
+            14 if is_named(field, b"content-length") => {
                 let length = parse_content_length(field.value)?;
                 if self.content_length.replace(length).is_some() {
                     return Err(refused(400, "more than one Content-Length"));
                 }
             }
-            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
+            17 if is_named(field, b"transfer-encoding") => {
                 if version == Version::Http10 {
                     return Err(refused(400, "Transfer-Encoding in an HTTP/1.0 message"));
                 }

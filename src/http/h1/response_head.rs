@@ -10,7 +10,7 @@ use httparse::{Header, ParserConfig, Status};
 use super::{
     framing::{Framing, FramingFields},
     head_scan::{HeadScan, LineFault},
-    parse::{self, HeadSyntax, StartLine},
+    parse::{self, HeadSyntax, StartLine, is_named},
 };
 use crate::http::{
     field_table::FieldTable,
@@ -173,11 +173,7 @@ fn check<'h>(
 /// Whether a field frames the message and has a blank before its colon: some parsers take it for
 /// another field.
 fn is_loose_framing(field: &Header<'_>, head: &[u8]) -> bool {
-    let frames = match field.name.len() {
-        14 => field.name.eq_ignore_ascii_case("content-length"),
-        17 => field.name.eq_ignore_ascii_case("transfer-encoding"),
-        _ => false,
-    };
-    let end = || field.name.as_ptr().addr() - head.as_ptr().addr() + field.name.len();
-    frames && head.get(end()) != Some(&b':')
+    let end = field.name.as_ptr().addr() - head.as_ptr().addr() + field.name.len();
+    head.get(end) != Some(&b':')
+        && (is_named(field, b"content-length") || is_named(field, b"transfer-encoding"))
 }

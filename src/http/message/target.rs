@@ -54,6 +54,7 @@ impl<'a> TargetForm<'a> {
     }
 }
 
+#[inline(always)]
 fn split_query(target: &str) -> (&str, Option<&str>) {
     match target.bytes().position(|byte| byte == b'?') {
         Some(mark) => (&target[..mark], Some(&target[mark + 1..])),

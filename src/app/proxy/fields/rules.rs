@@ -56,7 +56,7 @@ pub(super) fn of_request(name: &str) -> Rule {
             _ => Rule::Pass,
         }
     });
-    if rule != Rule::Pass && name.contains('_') { Rule::Drop } else { rule }
+    if !matches!(rule, Rule::Pass | Rule::Drop) && name.contains('_') { Rule::Drop } else { rule }
 }
 
 /// The rule for a field of a response. Hop-by-hop fields are those of RFC 9110 §7.6.1; all others
@@ -75,13 +75,29 @@ pub(super) fn of_response(name: &str) -> Rule {
     };
     let found = known.iter().find(|(known, _)| is_like(name, known)).map(|(_, rule)| *rule);
     match found {
+        None => Rule::Pass,
+        Some(Rule::Drop) => Rule::Drop,
         Some(_) if name.contains('_') => Rule::Drop,
-        found => found.unwrap_or(Rule::Pass),
+        Some(rule) => rule,
     }
 }
 
 /// Whether a name is `known`, which is in lower case and with `-`.
 pub(super) fn is_like(name: &str, known: &str) -> bool {
-    let same = |(a, b): (u8, u8)| a.to_ascii_lowercase() == b || (a == b'_' && b == b'-');
+    let same = |(a, b): (u8, u8)| FOLDED[usize::from(a)] == b;
     name.len() == known.len() && name.bytes().zip(known.bytes()).all(same)
 }
+
+/// Each byte as it is compared: in lower case, and `_` as `-`.
+const FOLDED: [u8; 256] = {
+    let mut folded = [0; 256];
+    let mut byte = 0;
+    while byte < folded.len() {
+        folded[byte] = match byte as u8 {
+            b'_' => b'-',
+            other => other.to_ascii_lowercase(),
+        };
+        byte += 1;
+    }
+    folded
+};

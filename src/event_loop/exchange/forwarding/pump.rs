@@ -80,7 +80,7 @@ impl Forwarding {
             self.pace.restart(cx.clock.now_ms());
         }
         for _ in 0..READS_PER_TURN {
-            if self.take_events(flight, out, cx)? {
+            if self.conn.io.input.is_some() && self.take_events(flight, out, cx)? {
                 return Ok(true);
             }
             if self.is_tunnel() {
