@@ -23,7 +23,7 @@ fn counter() -> std::sync::Arc<AtomicUsize> {
     std::sync::Arc::new(AtomicUsize::new(0))
 }
 
-/// Starts a drain that counts its announcements and looks whether anybody is still in flight.
+/// Starts a drain that counts its announcements and checks that nothing is in flight then.
 fn drain(life: &Arc<AppEntry<()>>, announced: &std::sync::Arc<AtomicUsize>) {
     let (seen, announced) = (Arc::clone(life), std::sync::Arc::clone(announced));
     let announce = move || {

@@ -1,9 +1,9 @@
-//! What became of every request, and what may have been the end of some.
+//! What became of every request, and which disturbances excuse a loss.
 //!
-//! A request is answered, lost, or unknown (its client left before it could tell). Nothing else
-//! happens to one, so at the end of a calm round the server's own total lies between the answered
-//! and the answered plus the unknown. A loss is excused only by a disturbance at the same time that
-//! must cost something: a process that was killed, or a server that was stopped.
+//! A request is answered, lost, or unknown (its client left before the answer). So at the end of a
+//! calm round the server's own total lies between the answered requests, and the answered plus the
+//! unknown. A loss is excused only by a disturbance at the same time that cannot be without loss: a
+//! process that was killed, or a server that was stopped.
 
 use std::{
     sync::{
@@ -13,16 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A client whose last request was so long ago may lose one to a stop: it is under way when the
-/// server closes the idle connection, and no server can help that.
+/// A client whose last request was this long ago may lose a request to a stop: it is under way when
+/// the server closes the idle connection, and no server can avoid that.
 pub(crate) const SILENCE: Duration = Duration::from_millis(700);
 
 /// What went wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// No connection came about.
+    /// No connection was established.
     NotConnected,
-    /// No whole answer came.
+    /// No complete answer came.
     Lost,
     /// The answer is wrong.
     Wrong,
@@ -65,7 +65,7 @@ pub(crate) struct Ledger {
     closed_idle: AtomicU64,
     failures: Mutex<Vec<Failure>>,
     disturbances: Mutex<Vec<Disturbance>>,
-    /// What an operation saw that must not be.
+    /// What an operation saw that must not happen.
     violations: Mutex<Vec<String>>,
 }
 

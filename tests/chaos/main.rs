@@ -41,7 +41,7 @@ use traffic::{KINDS, LARGE_BYTES, Traffic};
 /// How long one round goes.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// Events of the log that are bugs of the server, whatever is done to it.
+/// Events that mean a bug in the server, whatever a test does.
 const BUGS: &[&str] = &[
     "connection_panicked",
     "app_panicked",
@@ -168,7 +168,7 @@ impl Round {
         check_log(service);
     }
 
-    /// With no traffic everything comes to an end.
+    /// Without traffic everything ends.
     fn check_quiet(&self, service: &Service, ledger: &Ledger) {
         let is_quiet = |status: &Value| {
             status["active_connections"] == 0
@@ -214,8 +214,8 @@ fn tail_of_log(service: &Service) -> String {
     last.iter().map(|event| format!("{event}\n")).chain([service.last_errors()]).collect()
 }
 
-/// No bug shows in the log, and each drain ends once: a process that has not been killed logs as
-/// many ends as begins of each.
+/// The log has no bug, and each drain ends once: a process that was not killed logs as many ends as
+/// starts of each.
 fn check_log(service: &Service) {
     let errors = service.last_errors();
     assert!(!errors.contains("panicked"), "{errors}");

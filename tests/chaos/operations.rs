@@ -1,4 +1,4 @@
-//! What is done to the server: by its API, by signals, by its files, by its system calls.
+//! The operations on the server: through its API, signals, files and system calls.
 
 use std::{
     fmt::Write as _,
@@ -26,7 +26,7 @@ use crate::{
     traffic::{CHURNED, STEADY},
 };
 
-/// How long a server may need to take up again, or an upgrade to be over.
+/// How long a server may take to serve again, or an upgrade to end.
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// What the operators of a round share.
@@ -52,7 +52,7 @@ pub(crate) struct Upstreams {
 
 type Operation = fn(&Operators<'_>, &mut Random);
 
-/// What loses nothing. How often, for each.
+/// Operations that lose nothing, each with its weight.
 const CALM: &[(&str, usize, Operation)] = &[
     ("reload", 4, |operators, random| operators.reload(random)),
     ("reload by SIGHUP", 2, |operators, random| operators.hang_up(random)),
@@ -67,7 +67,7 @@ const CALM: &[(&str, usize, Operation)] = &[
     ("drain of an upstream", 2, |operators, random| operators.drain_upstream(random)),
 ];
 
-/// What may cost requests, each with its excuse in the ledger.
+/// Operations that may lose requests, each with its excuse in the ledger.
 const VIOLENT: &[(&str, usize, Operation)] = &[
     ("kill", 2, |operators, random| operators.kill(random)),
     ("kill of a successor", 2, |operators, random| operators.kill_successor(random)),
@@ -81,7 +81,7 @@ impl Operators<'_> {
         !self.over.load(SeqCst)
     }
 
-    /// Changes the server as a whole, one thing after the other.
+    /// Runs operations on the whole server, one after the other.
     pub(crate) fn operate(&self, random: &mut Random) {
         let violent = if self.is_violent { VIOLENT } else { &[] };
         let all: Vec<_> = CALM
@@ -97,7 +97,7 @@ impl Operators<'_> {
         }
     }
 
-    /// Changes apps beside that.
+    /// Changes apps at the same time.
     pub(crate) fn churn(&self, random: &mut Random) {
         while self.goes_on() {
             self.pause_for(random.milliseconds(1, 25));
@@ -134,7 +134,7 @@ impl Operators<'_> {
         }
     }
 
-    /// The process that steers; one has to.
+    /// The process that answers the admin API; there has to be one.
     fn steering(&self) -> Option<Pid> {
         let pid = self.service.pid();
         self.check(pid.is_some(), || "no process steers".to_owned());
@@ -158,7 +158,7 @@ impl Operators<'_> {
     fn reload(&self, random: &mut Random) {
         self.service.write_config(&config(self.service.address, self.upstreams, random));
         if let Some((status, text)) = self.service.call("POST", "/reload", "") {
-            // Beside an upgrade it waits, and the process may go meanwhile.
+            // It waits for an upgrade, and the process may end meanwhile.
             self.check([200, 409, 503].contains(&status), || format!("reload: {status} {text}"));
         }
     }
@@ -210,7 +210,7 @@ impl Operators<'_> {
         self.settle();
     }
 
-    /// As a full disk, an editor, or a shell's `>` leaves it: it changes nothing.
+    /// Truncates the config, as a full disk, an editor or a shell's `>` does. That changes nothing.
     fn tear_config(&self, random: &mut Random) {
         let whole = config(self.service.address, self.upstreams, random);
         let before_the_first_app = whole.find("[apps").expect("an app");
@@ -226,7 +226,7 @@ impl Operators<'_> {
         self.service.write_config(&whole);
     }
 
-    /// A reload that cannot read its file waits alone, if at all.
+    /// A reload that cannot read its file holds up nothing else.
     fn make_config_a_fifo(&self, random: &mut Random) {
         let whole = config(self.service.address, self.upstreams, random);
         let path = self.service.path("config.toml");
@@ -263,7 +263,7 @@ impl Operators<'_> {
         self.service.signal(pid, Signal::CONT);
     }
 
-    /// The kernel refuses what a server must be able to go without, where strace is there to do it.
+    /// Makes system calls fail that a server must be able to do without. It needs strace.
     ///
     /// Not epoll_wait(2): when strace detaches between the two stops of a call that it refuses, the
     /// call ends with ENOSYS, which no loop can go on with. A pause makes it end with EINTR, too.
@@ -292,7 +292,7 @@ impl Operators<'_> {
         self.service.signal(strace_pid, Signal::INT);
         let ended = wait_until(PATIENCE, || strace.try_wait().is_ok_and(|status| status.is_some()));
         if !ended {
-            // It hangs at times when a process ends beside it. Killed, it lets go of all threads.
+            // strace sometimes hangs when a process ends. Killing it releases all threads.
             strace.kill().expect("strace is killed");
             strace.wait().expect("strace ends");
         }
@@ -311,7 +311,7 @@ impl Operators<'_> {
         self.check(is_back, || format!("no upstream comes back after {drained:?}"));
     }
 
-    /// Starts the server again if none of its processes takes up.
+    /// Starts the server again if none of its processes serves.
     fn revive(&self, kind: DisturbanceKind, began: Instant) {
         let serves = || self.service.call("GET", "/readyz", "").is_some_and(|(at, _)| at == 200);
         let is_there = || serves() || self.service.processes().is_empty();
@@ -332,7 +332,7 @@ impl Operators<'_> {
         self.revive(DisturbanceKind::Kill, began);
     }
 
-    /// The new process dies while the old one drains: that one takes up again.
+    /// Kills the new process while the old one drains: the old one serves again.
     fn kill_successor(&self, random: &mut Random) {
         let Some(before) = self.steering() else { return };
         self.service.call("POST", "/upgrade", "");
@@ -367,7 +367,7 @@ impl Operators<'_> {
         self.end_stop(began);
     }
 
-    /// Whatever the upgrade comes to: the server ends.
+    /// Stops the server during an upgrade: it ends, whether the upgrade succeeds or not.
     fn stop_in_upgrade(&self, random: &mut Random) {
         let began = Instant::now();
         let Some(pid) = self.steering() else { return };
@@ -397,7 +397,7 @@ impl Operators<'_> {
     }
 }
 
-/// A configuration: the steady apps, and all else by chance.
+/// A configuration with the steady apps and random settings.
 pub(crate) fn config(address: SocketAddr, upstreams: &Upstreams, random: &mut Random) -> String {
     let Upstreams { good: [one, other], bad, second } = upstreams;
     let also = if random.below(3) == 0 { format!(", \"{second}\"") } else { String::new() };

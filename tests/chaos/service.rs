@@ -1,4 +1,4 @@
-//! The server under test, with all its processes: started, looked at, killed, started again.
+//! The server under test, with all its processes: starts, inspects and kills them.
 
 use std::{
     fs::{self, OpenOptions},
@@ -34,7 +34,7 @@ impl Service {
         self.folder.path().join(name)
     }
 
-    /// Puts a text in the place of the configuration, in one step.
+    /// Replaces the text of the configuration, in one step.
     pub(crate) fn write_config(&self, text: &str) {
         fs::write(self.path("config.new"), text).expect("config.new");
         fs::rename(self.path("config.new"), self.path("config.toml")).expect("rename");
@@ -60,13 +60,13 @@ impl Service {
         assert!(wait_until(PATIENCE, is_ready), "pid {}: {}", child.id(), self.last_errors());
     }
 
-    /// The end of what its processes have said outside of the log.
+    /// The last lines that its processes wrote outside of the log.
     pub(crate) fn last_errors(&self) -> String {
         let text = fs::read(self.path("stderr")).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned()
     }
 
-    /// Asks the admin API; none if no process answers.
+    /// Calls the admin API; `None` if no process answers.
     pub(crate) fn call(&self, method: &str, path: &str, content: &str) -> Option<(u16, String)> {
         let mut socket = UnixStream::connect(self.path("tidegate.sock")).ok()?;
         socket.set_read_timeout(Some(ADMIN_PATIENCE)).ok()?;
@@ -85,13 +85,13 @@ impl Service {
         (status == 200).then(|| serde_json::from_str(&text).ok()).flatten()
     }
 
-    /// The process that steers.
+    /// The process that answers the admin API.
     pub(crate) fn pid(&self) -> Option<Pid> {
         Pid::from_raw(i32::try_from(self.get("/status")?["pid"].as_i64()?).ok()?)
     }
 
-    /// Its processes that run. One that is ending has no arguments any more, but still its sockets:
-    /// that is known by its parent, which this process is or becomes.
+    /// Its running processes. A process that is ending has no arguments any more, but still has its
+    /// sockets: it is found by its parent, which is this process.
     pub(crate) fn processes(&self) -> Vec<Pid> {
         self.reap();
         let config = self.path("config.toml");
@@ -124,7 +124,7 @@ impl Service {
         assert!(wait_until(PATIENCE, is_gone), "{pid:?} survives SIGKILL");
     }
 
-    /// Takes in children that have ended, also those whose parent ended before them.
+    /// Reaps children that have ended, also adopted ones.
     fn reap(&self) {
         for pid in all_processes().filter(|pid| child_state(*pid).as_deref() == Some("Z")) {
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);

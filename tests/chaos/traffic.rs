@@ -1,4 +1,4 @@
-//! The traffic: kinds of clients that each lose something else when a server is careless.
+//! The traffic: kinds of clients, each of which finds other mistakes of a server.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ use crate::{
 
 /// What the steady apps answer.
 pub(crate) const STEADY: &str = "steady";
-/// Bytes of the large file, which a slow reader reads for a while.
+/// Bytes of the large file: enough to keep a slow reader busy for a while.
 pub(crate) const LARGE_BYTES: usize = 600_000;
 /// Hosts that operations add, replace, drain and remove.
 pub(crate) const CHURNED: [&str; 4] = ["one.churn", "two.churn", "three.churn", "*.four.churn"];
@@ -87,7 +87,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// Reads an answer that must be this one. False: the connection is of no more use.
+    /// Reads an answer, which must have this content. Returns false if the connection is unusable.
     fn expect(&self, attempt: &Attempt, client: &mut Client, content: &[u8]) -> bool {
         let response = match client.try_response(false) {
             Ok(response) => response,
@@ -107,7 +107,7 @@ impl Traffic<'_> {
         !response.says_close()
     }
 
-    /// Sends a request and expects this answer. False: the connection is of no more use.
+    /// Sends a request and expects this answer. Returns false if the connection is unusable.
     fn exchange(
         &self,
         attempt: &Attempt,
@@ -123,7 +123,7 @@ impl Traffic<'_> {
         self.expect(attempt, client, content)
     }
 
-    /// Whether an idle connection has been closed: a client that sees that sends no request.
+    /// Whether an idle connection was closed. A client that sees that sends no request.
     fn is_closed(&self, client: &mut Client) -> bool {
         let is_closed = client.peek_end() != End::Open;
         if is_closed {
@@ -168,7 +168,7 @@ impl Traffic<'_> {
         self.ask_again_and_again("keep-alive", random, 200, pause);
     }
 
-    /// Longer than `idle_grace`, so that idle connections are there whatever happens.
+    /// Pauses for longer than `idle_grace`, so that there are always idle connections.
     fn thinking(&self, random: &mut Random) {
         let pause = |random: &mut Random| random.milliseconds(100, 2500);
         self.ask_again_and_again("thinking", random, 20, pause);
@@ -184,7 +184,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// All are sent at once, so all are with the server: all are answered.
+    /// Sends all requests at once: the server has them all, so it has to answer all.
     fn pipelined(&self, random: &mut Random) {
         while self.goes_on() {
             let Some(mut client) = self.connect("pipelined") else { continue };
@@ -221,7 +221,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// To an upstream, in pieces with pauses; by length or in chunks.
+    /// Uploads to an upstream, in pieces with pauses, with a length or in chunks.
     fn upload(&self, random: &mut Random) {
         let content = pattern(40_000);
         while self.goes_on() {
@@ -303,7 +303,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// Goes in the middle of a request or of its answer, in order or by a reset.
+    /// Leaves within a request or its answer, by an orderly close or by a reset.
     fn leaves(&self, random: &mut Random) {
         while self.goes_on() {
             self.pause(random.milliseconds(0, 30));
@@ -318,7 +318,7 @@ impl Traffic<'_> {
             let length =
                 if random.below(3) == 0 { random.below(request.len()) } else { request.len() };
             self.ledger.leave(1);
-            // It is about to leave: what comes of it is of no interest.
+            // It is about to leave: an error does not matter.
             let _ = client.try_send(&request.as_bytes()[..length]);
             self.pause(random.milliseconds(0, 60));
             if random.below(2) == 0 {
@@ -345,7 +345,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// Closes its side behind the request, and wants the answer all the same.
+    /// Closes its side after the request, and still expects the answer.
     fn half_close(&self, random: &mut Random) {
         while self.goes_on() {
             self.pause(random.milliseconds(0, 30));
@@ -373,7 +373,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// A WebSocket, for the server a tunnel.
+    /// A WebSocket, which is a tunnel for the server.
     fn tunnel(&self, random: &mut Random) {
         let upgrade = "GET /tunnel HTTP/1.1\r\nHost: up.steady\r\nConnection: Upgrade\r\n\
                        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -419,7 +419,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// To hosts that come and go, are drained and cut: nothing is wrong but another app's answer.
+    /// Asks hosts that come and go, are drained and cut. Only the answer of another app is wrong.
     fn churn(&self, random: &mut Random) {
         while self.goes_on() {
             let Some(mut client) = self.connect("churn") else { continue };
@@ -453,7 +453,7 @@ impl Traffic<'_> {
         }
     }
 
-    /// The upstream breaks off, or answers what is none: the client gets an answer or an end.
+    /// The upstream breaks off or sends malformed answers: the client gets an answer or an end.
     fn bad_upstream(&self, random: &mut Random) {
         while self.goes_on() {
             self.pause(random.milliseconds(0, 30));
@@ -509,7 +509,7 @@ pub(crate) fn good_upstream() -> Upstream {
     })
 }
 
-/// The upstream of `bad.steady`: each answer is bad in another way, and some are good.
+/// The upstream of `bad.steady`: its answers are bad in different ways, and some are good.
 pub(crate) fn bad_upstream() -> Upstream {
     Upstream::by_head(|_, line| {
         match line.turn() % 7 {

@@ -1,4 +1,4 @@
-//! The admin API as its users meet it: what it shows, what it changes, and whom it refuses.
+//! The admin API: what it shows, what it changes, and which clients it refuses.
 
 use std::{
     fs::{self, Permissions},
@@ -26,7 +26,7 @@ use crate::support::{
     wait_until,
 };
 
-/// Two apps that answer at once, one that takes its time, and one that is not waited for.
+/// Two apps that answer at once, a slow one, and one with a short drain deadline.
 fn start() -> Server {
     let slow = "respond = { body = \"slow\", delay = \"1500ms\" }";
     let stuck = "respond = { body = \"stuck\", delay = \"60s\" }";
@@ -122,7 +122,7 @@ fn a_drained_app_stays_until_it_is_resumed() {
     assert_eq!(body_of(&server, "a.test").0, 503);
     let drained = row(&admin, "a.test");
     assert_eq!((&drained["state"], &drained["cause"]), (&json!("drained"), &json!("drain")));
-    assert_eq!(admin.post("/apps/a.test/drain")["verdict"], "drained", "once more is no mistake");
+    assert_eq!(admin.post("/apps/a.test/drain")["verdict"], "drained", "a second call is no error");
     let resumed = admin.post("/apps/a.test/resume");
     assert!(resumed["app"]["id"].as_u64() > drained["id"].as_u64(), "a new life");
     assert_eq!(body_of(&server, "a.test"), (200, "a.test".to_owned()));
@@ -189,7 +189,7 @@ fn an_app_can_be_added_and_replaced_while_the_old_one_finishes() {
 }
 
 #[test]
-fn what_cannot_be_put_changes_nothing_and_says_why() {
+fn a_put_that_fails_changes_nothing_and_says_why() {
     let server = start();
     let admin = server.admin();
     for (table, status, words) in [
@@ -274,7 +274,7 @@ fn a_thousand_requests_at_once_are_answered_during_a_drain() {
 }
 
 #[test]
-fn a_stop_by_request_tells_its_verdict_before_the_server_ends() {
+fn a_stop_by_request_answers_its_verdict_before_the_server_ends() {
     let mut server = start();
     let admin = server.admin();
     let mut slow = begin_slow(&server);
@@ -375,7 +375,7 @@ fn the_socket_is_for_its_group_too_if_the_config_says_so_also_after_an_upgrade()
         (file.gid(), file.permissions().mode() & 0o777)
     };
     assert_eq!(access(&server), (daemon, 0o660));
-    // As another user would: `nobody` is in no group of its own that may.
+    // As another user: `nobody` is in no group that may connect.
     let status = |group: &str| {
         let path = server.admin().path().display().to_string();
         let curl =
@@ -433,7 +433,7 @@ fn a_peer_on_tcp_needs_the_token() {
 }
 
 #[test]
-fn strangers_on_tcp_who_are_silent_do_not_keep_the_operator_out() {
+fn silent_strangers_on_tcp_do_not_keep_the_operator_out() {
     // More than the admin listener has places.
     const STRANGERS: usize = 4096 + 300;
     let limit = getrlimit(Resource::Nofile);
@@ -457,7 +457,7 @@ fn strangers_on_tcp_who_are_silent_do_not_keep_the_operator_out() {
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(8), "the commands wait for 10 s: {elapsed:?}");
     drop(strangers);
-    // Nor does a stranger that asks keep its connection.
+    // A stranger that sends requests does not keep its connection either.
     let mut socket = TcpStream::connect(port).expect("a connection");
     socket
         .write_all(format!("{head}\r\n").replace("Connection: close\r\n", "").as_bytes())
@@ -480,7 +480,7 @@ fn a_socket_left_behind_is_replaced_a_live_one_is_not() {
     let (code, printed) = run(&["serve", "--config", &config.display().to_string()]);
     assert_eq!(code, Some(1), "{printed}");
     assert!(printed.contains("tidegate.sock"), "{printed}");
-    assert_eq!(server.admin().get("/healthz")["status"], "ok", "the first one still has it");
+    assert_eq!(server.admin().get("/healthz")["status"], "ok", "the first server still has it");
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn a_socket_that_a_cleaner_removed_is_back_after_a_reload() {
         assert_eq!(mode(), 0o660);
     }
     server.wait_event("admin_socket_renewed");
-    // Another file there is left alone.
+    // Another file at that path stays.
     fs::remove_file(&path).expect("the socket's file");
     fs::write(&path, "precious").expect("a file");
     server.signal(Signal::HUP);
@@ -519,7 +519,7 @@ fn admin_can_be_turned_off() {
 }
 
 #[test]
-fn a_name_is_taken_in_every_call_as_requests_name_it_and_an_alias_stands_for_its_app() {
+fn every_call_accepts_any_spelling_of_a_host_and_an_alias_means_its_app() {
     let lines = "aliases = [\"alias.test\", \"*.wild.test\"]\nrespond = {}";
     let proxy = "proxy = { upstreams = [\"http://127.0.0.1:1\"] }";
     let server = Setup::new().app("dot.test", lines).app("proxy.test", proxy).start();
@@ -553,13 +553,13 @@ fn a_name_is_taken_in_every_call_as_requests_name_it_and_an_alias_stands_for_its
     }
     command(&["drain", "PROXY.test.", "--upstream", "http://127.0.0.1:1"]);
     command(&["resume", "PROXY.test.", "--upstream", "http://127.0.0.1:1"]);
-    // A new app gets no name that another one has.
+    // A new app cannot get a name that another app has.
     let added = admin.put("/apps/alias.test.?only=add", &json!({ "respond": {} }));
     assert_eq!(added.status, 409, "{added:?}");
 }
 
 #[test]
-fn a_host_that_is_nearly_right_is_named_in_every_call() {
+fn every_call_suggests_a_host_for_a_misspelt_one() {
     let server =
         Setup::new().app("shop.test", "aliases = [\"www.shop.test\"]\nrespond = {}").start();
     let admin = server.admin();
@@ -596,7 +596,7 @@ fn events_of_upstreams_come_to_the_stream_whatever_the_logs_level() {
     let config = fs::read_to_string(server.dir().join("config.toml")).expect("the config");
     server.rewrite(&config.replace("level = \"info\"", "level = \"error\""));
     server.admin().post("/reload");
-    // An upstream that is up from the first check never comes up.
+    // An upstream that is up from its first check has no event for that.
     let state = || server.admin().get("/apps/proxy.test")["upstreams"][0]["state"].clone();
     assert!(wait_until(PATIENCE, || state() == "down"), "{}", state());
     let listener = std::net::TcpListener::bind(dead).expect("the port");
@@ -621,12 +621,12 @@ fn events_of_upstreams_come_to_the_stream_whatever_the_logs_level() {
 }
 
 #[test]
-fn connections_are_said_to_be_limited_where_somebody_asked_for_more() {
+fn connections_limited_is_logged_if_the_config_asks_for_more_than_there_can_be() {
     let limited = |setup: Setup| {
         let server = setup.named_app("a.test").descriptors(600).start();
         server.events().into_iter().find(|event| event.name == "connections_limited")
     };
-    assert!(limited(Setup::new()).is_none(), "the default is as many as there can be");
+    assert!(limited(Setup::new()).is_none(), "the default is whatever is possible");
     let event = limited(Setup::new().limits("connections = 5000")).expect("an event");
     assert!(event.field("hint").is_some_and(|hint| hint.contains("open files")), "{event:?}");
 }

@@ -1,7 +1,7 @@
-//! Attacks on a server with a good client beside them: it is answered right and in time, the attack
-//! comes to its end, and what it held is given back.
+//! Attacks on a server that also has a good client: the client gets right answers in time, the
+//! attack ends, and the server gets its memory and descriptors back.
 //!
-//! One attack at a time: each may take thousands of descriptors, in this process as in the server.
+//! One attack runs at a time: each may take thousands of descriptors, here and in the server.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -27,19 +27,19 @@ const HOST: &str = "a.test";
 /// How long the good client may wait for an answer: long, because a busy machine is no failure.
 const IN_TIME: Duration = Duration::from_secs(5);
 
-/// How often it asks at least, one request behind the other.
+/// The good client sends at least this many requests, one after the other.
 const GOOD_REQUESTS: usize = 30;
 
-/// Its pause between requests: it is no load.
+/// Its pause between requests, so that it is no load.
 const GOOD_PAUSE: Duration = Duration::from_millis(5);
 
-/// Connections of one attack, where there are descriptors for them.
+/// Connections of one attack, if there are descriptors for them.
 const CONNECTIONS_MAX: usize = 5_000;
 
-/// An attacker with another address than the good client.
+/// The address of attackers, which differs from the good client's.
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 
-/// Memory that does not count: what any load leaves in pools and in the allocator.
+/// Memory that any load leaves in pools and in the allocator; it does not count.
 const SLACK_KIB: usize = 32 * 1024;
 
 /// Waits for its turn, and lets this process have all the descriptors that it may.
@@ -67,15 +67,15 @@ struct Good {
     slowest: Duration,
 }
 
-/// Runs the attack with a good client beside it, on a connection of its own that was there before
-/// and, if they are to be had, on new ones.
+/// Runs the attack while a good client sends requests on a connection from before the attack, and,
+/// with `new_connections`, also on new ones.
 fn beside<T>(server: &Server, new_connections: bool, attack: impl FnOnce() -> T) -> T {
     let mut client = server.connect();
     assert_eq!(client.exchange(get(GOOD, "/")).text(), GOOD);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let good = scope.spawn(|| ask_until(&is_over, server, client, new_connections));
-        // Also when the attack panics: the thread is waited for.
+        // Ends the good client's thread even if the attack panics.
         let over = Over(&is_over);
         let outcome = attack();
         drop(over);
@@ -85,7 +85,7 @@ fn beside<T>(server: &Server, new_connections: bool, attack: impl FnOnce() -> T)
     })
 }
 
-/// Says so when it goes.
+/// Sets the flag when it is dropped.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -122,7 +122,7 @@ impl Before {
         Self { sockets: server.sockets(), kib: server.resident_kib() }
     }
 
-    /// The attack's descriptors come back, and no more memory is used than it was given.
+    /// Checks that the server has its descriptors back, and uses at most this much more memory.
     fn expect_back(&self, server: &Server, kib_max: usize) {
         let back = wait_until(PATIENCE, || server.sockets() <= self.sockets);
         assert!(back, "{} sockets, {} before", server.sockets(), self.sockets);
@@ -135,15 +135,15 @@ impl Before {
     }
 }
 
-/// Connections that have sent this, and go on so slowly that it never ends.
+/// Sends a few more bytes on connections whose message never ends.
 fn trickle(clients: &mut [Client], bytes: &str) {
     for client in clients {
-        // A closed client notices later.
+        // A closed connection is noticed later.
         let _ = client.try_send(bytes.as_bytes());
     }
 }
 
-/// Opens so many connections that all begin with these bytes.
+/// Opens this many connections, each of which begins with these bytes.
 fn open(server: &Server, count: usize, bytes: &str) -> Vec<Client> {
     let open = |_| {
         let mut client = Client::connect_from(ATTACKER, server.address());
@@ -153,12 +153,12 @@ fn open(server: &Server, count: usize, bytes: &str) -> Vec<Client> {
     (0..count).map(open).collect()
 }
 
-/// Everyone is answered with this status, and closed.
+/// Checks that each client gets this status, and that its connection is closed.
 fn expect_all(clients: Vec<Client>, status: u16) {
     for mut client in clients {
         let (answer, end) = client.read_to_end();
         let text = String::from_utf8_lossy(&answer);
-        // Bytes that came behind the answer may reset it.
+        // Bytes that the server did not read may cause a reset.
         let is_right = text.starts_with(&format!("HTTP/1.1 {status} "));
         assert!(is_right || end == End::Reset, "{text:?}, {end:?}");
         assert_ne!(end, End::Open);
@@ -216,23 +216,23 @@ fn answers_that_are_never_read_end_with_their_connections() {
         assert!(wait_until(PATIENCE, || server.sockets() >= before.sockets + many()));
         let is_over = || server.sockets() <= before.sockets + 2;
         assert!(wait_until(PATIENCE, is_over), "{} sockets", server.sockets());
-        // What the kernel has of the others takes long to read.
+        // Three are enough: it takes long to read what the kernel has of each.
         for mut client in clients.into_iter().take(3) {
             let (answer, end) = client.read_to_end();
             assert!(answer.len() < LARGE && end != End::Open, "{} bytes", answer.len());
         }
     });
-    // The file goes from the page cache.
+    // The file is sent from the page cache.
     before.expect_back(&server, many() * 4);
 }
 
 #[test]
-fn connections_over_the_limit_wait_outside_and_come_in_later() {
+fn connections_over_the_limit_wait_and_are_accepted_later() {
     let _alone = alone();
     let limits = "connections = 200\nhead_timeout = \"3s\"\nlinger_timeout = \"200ms\"";
     let server = setup().limits(limits).start();
     let before = Before::of(&server);
-    // The good client's connection is one of those that are in.
+    // The good client's connection is among the accepted ones.
     beside(&server, false, || {
         let clients = open(&server, many().min(2_000), "");
         assert!(wait_until(PATIENCE, || server.sockets() > 200));
@@ -264,7 +264,7 @@ fn a_peer_that_takes_all_connections_has_its_share_of_them() {
 
 #[test]
 fn tiny_requests_without_end_leave_the_others_their_turns() {
-    // More connections than loops, each with more than it gets answered in a turn.
+    // More connections than loops, each with more requests than one turn answers.
     const CONNECTIONS: usize = 8;
     const ROUNDS: usize = 20;
     const BATCH: usize = 64 * 1024 / 28;
@@ -309,7 +309,7 @@ fn huge_heads_are_refused_and_not_kept() {
         ] {
             let connect = |_| {
                 let mut client = Client::connect_from(ATTACKER, server.address());
-                // The server reads some of what comes behind the answer, and not all.
+                // The server does not read everything that follows the refused head.
                 let _ = client.try_send(head.as_bytes());
                 client
             };
@@ -320,7 +320,7 @@ fn huge_heads_are_refused_and_not_kept() {
 }
 
 #[test]
-fn hosts_by_the_thousand_are_404_and_not_kept() {
+fn thousands_of_unknown_hosts_are_404_and_not_kept() {
     const HOSTS: Range<usize> = 0..20_000;
     let _alone = alone();
     let server = setup().app("*.wild.test", "respond = { body = \"wild\" }").start();
@@ -334,7 +334,7 @@ fn hosts_by_the_thousand_are_404_and_not_kept() {
                 assert_eq!(client.response().status, 404);
             }
         }
-        // As many labels as a name may have: each is a wildcard to look for.
+        // As many labels as a name may have: each is one more wildcard to look up.
         let deep = format!("{}wild.test", "a.".repeat(120));
         client.send(get(&deep, "/").repeat(500));
         for _ in 0..500 {
@@ -345,7 +345,7 @@ fn hosts_by_the_thousand_are_404_and_not_kept() {
 }
 
 #[test]
-fn ranges_by_the_thousand_get_the_whole_and_nothing_more() {
+fn thousands_of_ranges_get_the_whole_and_nothing_more() {
     const REQUESTS: usize = 300;
     const LENGTH: usize = 100_000;
     let _alone = alone();

@@ -1,8 +1,8 @@
-//! A proxy app and which of its upstreams it asks: shares, keys, checks, ejections, and upstreams
-//! that come and go under load.
+//! Which upstream a proxy app chooses: shares, keys, checks, ejections, and upstreams that come and
+//! go under load.
 //!
-//! Counts are exact where one loop serves one request at a time. Where checks are looked at one by
-//! one, each waits until the test says how it ends.
+//! Counts are exact because one loop serves one request at a time. Tests that inspect single checks
+//! decide how each check ends, and when.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: p.test\r\nContent-Length: 4\r\n\r\n
 const CHECK: &str = "/up";
 const REFUSED: &str = "connect: Connection refused (os error 111)";
 
-/// Checks that come as fast as they may.
+/// Checks at the shortest interval.
 const HEALTH: &str =
     "health = { path = \"/up\", interval = \"100ms\", timeout = \"10s\", rise = 2, fall = 3 }";
 
@@ -47,7 +47,7 @@ fn of_upstream(upstream: &str) -> String {
     }
 }
 
-/// One loop, so that turns are one row.
+/// A server with one loop, so that all requests share one order of turns.
 fn setup(upstreams: &[&str], more: &str) -> Setup {
     Setup::new()
         .server("threads = 1")
@@ -60,7 +60,7 @@ fn start(upstreams: &[&Upstream], more: &str) -> Server {
     setup(&urls, more).start()
 }
 
-/// Answers every request with this name, checks too.
+/// An upstream that answers every request, also checks, with this name.
 fn named(name: &'static str) -> Upstream {
     Upstream::tcp(move |asked, line| answer(asked, line, 200, name))
 }
@@ -73,7 +73,7 @@ fn answer(asked: &Asked, line: &mut Line, status: u16, content: &str) {
     }
 }
 
-/// An upstream that answers checks with the status of now, and all else with its name.
+/// An upstream that answers checks with the current value of `status`, and all else with its name.
 fn checked(name: &'static str, status: &Arc<AtomicU16>) -> Upstream {
     let status = Arc::clone(status);
     Upstream::tcp(move |asked, line| {
@@ -86,7 +86,7 @@ fn is_check(asked: &Asked) -> bool {
     asked.all("User-Agent") == ["tidegate-health"]
 }
 
-/// How many requests were no checks.
+/// The number of requests that are not checks.
 fn served(upstream: &Upstream) -> usize {
     upstream.asked().iter().filter(|asked| !is_check(asked)).count()
 }
@@ -95,7 +95,7 @@ fn checks(upstream: &Upstream) -> usize {
     upstream.asked().iter().filter(|asked| is_check(asked)).count()
 }
 
-/// An upstream each of whose checks waits until the test says how it ends.
+/// An upstream whose checks wait until the test decides how they end.
 struct ByHand {
     upstream: Upstream,
     statuses: mpsc::Sender<u16>,
@@ -114,7 +114,7 @@ impl ByHand {
         Self { upstream, statuses, ended: AtomicUsize::new(0) }
     }
 
-    /// Ends the check that is under way, and waits for the next one: the result was taken in.
+    /// Ends the check that is under way, and waits for the next one: by then the result counts.
     fn end_check(&self, status: u16) {
         let nth = self.ended.fetch_add(1, SeqCst) + 1;
         self.wait_checks(nth);
@@ -122,8 +122,7 @@ impl ByHand {
         self.wait_checks(nth + 1);
     }
 
-    /// The app has a new life, and the next check belongs to it: the request for the one
-    /// under way is gone.
+    /// The app has a new life: ends the old life's check, so that the next check is the new life's.
     fn begin_new_life(&self) {
         let nth = self.ended.fetch_add(1, SeqCst) + 1;
         self.wait_checks(nth + 1);
@@ -166,8 +165,8 @@ fn events(server: &Server, name: &str) -> Vec<Event> {
     server.events().into_iter().filter(|event| event.name == name).collect()
 }
 
-/// Waits until there are so many events of this name, and gives the last. The log is written a
-/// little later than the state that it tells of.
+/// Waits for this many events of this name, and returns the last. An event is logged a little later
+/// than the state changes.
 fn wait_events(server: &Server, name: &str, count: usize) -> Event {
     let mut found = Vec::new();
     let reached = wait_until(PATIENCE, || {
@@ -183,12 +182,12 @@ fn assert_event(event: &Event, upstream: &str) {
     assert_eq!(event.field("upstream"), Some(upstream), "{event:?}");
 }
 
-/// Takes an upstream out, or back in.
+/// Drains or resumes an upstream.
 fn set(server: &Server, what: &str, upstream: &Upstream) {
     server.admin().post(&format!("/apps/{HOST}/upstreams/{what}?url={}", upstream.url()));
 }
 
-/// Which upstream answers each of so many requests on one connection.
+/// Which upstream answers each of this many requests on one connection.
 fn turns(server: &Server, count: usize) -> Vec<String> {
     let mut client = server.connect();
     (0..count).map(|_| ask(&mut client, GET)).collect()
@@ -216,9 +215,9 @@ fn turns_go_by_weight_exactly() {
     for cycle in turns(&server, 60).chunks(6) {
         let shares = ["a", "b", "c"].map(|name| share(cycle, name));
         assert_eq!(shares, [3, 1, 2], "{cycle:?}");
-        assert!(cycle.windows(3).all(|three| share(three, "a") < 3), "in one go: {cycle:?}");
+        assert!(cycle.windows(3).all(|three| share(three, "a") < 3), "not spread: {cycle:?}");
     }
-    // Turns go on over connections.
+    // The order of turns continues over connections.
     let singles: Vec<_> = (0..12).flat_map(|_| turns(&server, 1)).collect();
     assert_eq!(["a", "b", "c"].map(|name| share(&singles, name)), [6, 2, 4], "{singles:?}");
     let requests: Vec<_> = (0..3).map(|index| upstream_row(&server, index)).collect();
@@ -228,13 +227,13 @@ fn turns_go_by_weight_exactly() {
 }
 
 #[test]
-fn turns_of_those_that_are_left_go_by_weight_too() {
+fn turns_of_the_remaining_upstreams_go_by_weight_too() {
     let (a, b, c) = (named("a"), named("b"), named("c"));
     let server = start(&[&a, &b, &c], "");
     turns(&server, 4);
     set(&server, "drain", &b);
     wait_state(&server, 1, "drained", Some("drained by an operator"));
-    // What is left of the old order is used up first.
+    // Credits from the old order are used up first.
     turns(&server, 3);
     let left = turns(&server, 20);
     assert_eq!((share(&left, "a"), share(&left, "c")), (10, 10), "{left:?}");
@@ -246,7 +245,7 @@ fn turns_of_those_that_are_left_go_by_weight_too() {
 }
 
 #[test]
-fn the_least_active_is_asked_and_a_slow_one_is_left_alone() {
+fn the_least_active_is_chosen_and_a_busy_one_is_avoided() {
     let gate = Gate::default();
     let slow = Upstream::tcp({
         let gate = gate.clone();
@@ -310,7 +309,7 @@ fn owners(server: &Server, field: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn a_key_stays_with_its_upstream_and_only_those_of_one_that_goes_move() {
+fn a_key_stays_with_its_upstream_and_only_the_keys_of_an_upstream_that_goes_move() {
     for (by, field) in [
         ("client", "X-Forwarded-For: 10.0.0."),
         ("header:X-User", "x-user: user-"),
@@ -339,7 +338,7 @@ fn a_key_stays_with_its_upstream_and_only_those_of_one_that_goes_move() {
 }
 
 #[test]
-fn the_address_of_a_client_is_not_what_a_stranger_says() {
+fn a_stranger_cannot_choose_the_address_of_the_client() {
     let (a, b) = (named("a"), named("b"));
     let server = start(&[&a, &b], "balance = \"hash\"");
     let owners = owners(&server, "X-Forwarded-For: 10.0.0.");
@@ -368,7 +367,7 @@ fn a_key_whose_upstream_does_not_answer_moves_for_that_request() {
 
 // Slow start.
 
-/// Brings an upstream back in each way that there is, and checks what it gets then.
+/// Brings an upstream back in each possible way, and checks its share then.
 fn check_slow_start(slow_start: &str, check: fn(&Server)) {
     let more = format!("slow_start = \"{slow_start}\"");
     // By an operator.
@@ -418,7 +417,7 @@ fn the_share_of_a_returning_upstream_grows_to_the_whole() {
             shares.last() == Some(&10)
         });
         assert!(is_whole, "{shares:?}");
-        // A share is rounded, and weights move within a row of turns.
+        // A share is rounded, and weights change within a cycle of turns.
         let grows = shares.iter().scan(0, |most: &mut usize, share| {
             *most = (*most).max(*share);
             Some(*share + 2 >= *most)
@@ -459,7 +458,7 @@ fn an_upstream_that_fails_its_checks_goes_and_comes_back_without_a_lost_request(
         assert_eq!((down.level.as_str(), down.field("reason")), ("WARN", Some("status 500")));
         let (before, answered) = (served(&a), served(&b));
         assert!(wait_until(PATIENCE, || served(&b) >= answered + 200), "the other is asked");
-        // One for each connection was on its way at most.
+        // At most one request of each connection was under way.
         assert!(served(&a) <= before + 4, "{before}, then {}", served(&a));
         status.store(200, SeqCst);
         wait_state(&server, 0, "up", None);
@@ -509,7 +508,7 @@ fn rise_and_fall_are_counted_in_a_row() {
 }
 
 #[test]
-fn until_a_check_was_good_each_decides_alone() {
+fn until_a_check_has_passed_each_result_decides_alone() {
     let by_hand = ByHand::new();
     let server = start(&[&by_hand.upstream], HEALTH);
     by_hand.upstream.wait_asked(1);
@@ -527,7 +526,7 @@ fn until_a_check_was_good_each_decides_alone() {
 }
 
 #[test]
-fn a_check_asks_as_the_config_says() {
+fn a_check_sends_the_request_that_the_config_says() {
     for (more, own, host) in [
         ("", "", None),
         ("host = \"upstream\",", "", None),
@@ -604,7 +603,7 @@ fn an_upstream_that_fails_its_checks_is_down_with_a_reason() {
         wait_state(&server, index, "down", Some(reason));
     }
     assert_eq!(share(&turns(&server, 30), "good"), 30);
-    // A POST is never sent twice, and need not be.
+    // A POST is never sent twice; here it does not need to be.
     assert!((0..10).all(|_| ask(&mut server.connect(), POST) == "good"));
     wait_events(&server, "upstream_down", reasons.len());
 }
@@ -669,7 +668,7 @@ fn all_down_is_a_503_at_once_and_the_row_says_why() {
         expect(&client.exchange(GET));
     }
     expect(&server.connect().exchange(POST));
-    // Nor does it wait for content that no upstream will take.
+    // The 503 does not wait for content that no upstream will get.
     let mut upload = server.connect();
     upload.send("POST / HTTP/1.1\r\nHost: p.test\r\nContent-Length: 100000\r\n\r\nbegin");
     expect(&upload.response());
@@ -697,13 +696,13 @@ fn checks_end_with_their_app() {
     let (gone, stays) = (named("gone"), named("stays"));
     let server =
         setup(&[gone.url()], HEALTH).app("other.test", &proxy(&[stays.url()], HEALTH)).start();
-    // Idle connections that remember the app.
+    // Idle connections that refer to the app.
     let mut client = server.connect();
     assert_eq!(ask(&mut client, GET), "gone");
     gone.wait_asked(4);
     let drain = server.admin().call("DELETE", &format!("/apps/{HOST}"), "").json();
     assert_eq!(server.admin().wait_drain(&drain["id"])["verdict"], "drained");
-    // The check in flight when the app was removed, and one that had begun beside it.
+    // A check may be in flight when the app is removed, and another may just have begun.
     let (before, others) = (checks(&gone), checks(&stays));
     let went_on = wait_until(PATIENCE, || checks(&stays) >= others + 6);
     assert!(went_on, "{} checks of the other app", checks(&stays));
@@ -725,7 +724,7 @@ fn a_reload_changes_checks() {
     let urls = [upstream.url()];
     let server = setup(&urls, HEALTH).start();
     wait_state(&server, 0, "down", Some("status 500"));
-    // Another path, which is well.
+    // Another path, whose checks pass.
     let done = reload(&server, &setup(&urls, &HEALTH.replace(CHECK, "/other")));
     assert_eq!(done["changed"], json!([HOST]), "{done}");
     let of = |path: &str| upstream.asked().iter().filter(|asked| asked.target() == path).count();
@@ -734,7 +733,7 @@ fn a_reload_changes_checks() {
     assert!(of(CHECK) <= old + 1, "{old} old checks, then {}", of(CHECK));
     wait_state(&server, 0, "up", None);
     assert_eq!(ask(&mut server.connect(), GET), "ok");
-    // The first path again, but its status is a good one.
+    // The first path again, with its status counted as good.
     reload(&server, &setup(&urls, &HEALTH.replace("rise", "status = [500, 500], rise")));
     let old = of(CHECK);
     assert!(wait_until(PATIENCE, || of(CHECK) >= old + 3), "{old}, then {}", of(CHECK));
@@ -795,7 +794,7 @@ fn a_new_life_knows_what_the_checks_of_the_old_one_found() {
         // No check of the new life has ended.
         let row = upstream_row(&server, 0);
         assert_eq!(row["state"], "down", "{row}");
-        // The newest reason: where it was not overtaken by the end of this change's first check.
+        // The reason is either the old one or that of the first check after this change.
         assert!([down, "status 599"].contains(&row["reason"].as_str().unwrap_or("")), "{row}");
         assert_eq!(share(&turns(&server, 10), "well"), 10);
         by_hand.begin_new_life();
@@ -827,7 +826,7 @@ fn a_new_life_leaves_out_ejected_and_drained_upstreams() {
     wait_state(&server, 0, "ejected", Some("failures in a row"));
     set(&server, "drain", &drained);
     let (asked, out) = (bad.asked().len(), served(&drained));
-    // In another order, and beside a new one.
+    // In another order, and with a new upstream.
     let other = named("other");
     let urls = [good.url(), other.url(), drained.url(), bad.url()];
     let done = reload(&server, &setup(&urls, more));
@@ -839,7 +838,7 @@ fn a_new_life_leaves_out_ejected_and_drained_upstreams() {
     assert_eq!((bad.asked().len(), served(&drained)), (asked, out));
     set(&server, "resume", &drained);
     assert_eq!(share(&turns(&server, 30), "drained"), 10);
-    // An upstream that no loop ejects any more is back.
+    // If the new config does not eject, the upstream is back.
     reload(&server, &setup(&urls, "eject_after = 0"));
     assert_eq!(upstream_row(&server, 3)["state"], "up");
 }
@@ -902,7 +901,7 @@ fn failures_in_a_row_eject_an_upstream() {
     let row = upstream_row(&server, 0);
     assert_eq!(row["state"], "ejected");
     assert_eq!((&row["reason"], &row["failures"]), (&json!("failures in a row"), &json!(4)));
-    // What cannot be asked twice need not be.
+    // A POST does not need to be sent twice.
     assert_eq!((0..10).filter(|_| ask(&mut server.connect(), POST) == "good").count(), 10);
     assert_eq!(bad.asked().len(), 4);
 }
@@ -948,7 +947,7 @@ fn every_way_of_failing_ejects() {
         line.close();
     });
     let refusing = refusing();
-    // Where bytes came as an answer, the request is not sent again.
+    // If bytes of an answer came, the request is not sent again.
     for (url, reason, first) in [
         (silent.url(), "answer_timeout", 200),
         (garbled.url(), "bad_head", 502),
@@ -980,7 +979,7 @@ fn the_last_upstream_is_never_ejected() {
     }
     assert_eq!(upstream_row(&server, 0)["failures"], 5);
     assert!(events(&server, "upstream_ejected").is_empty());
-    // Of two that fail one is left, and an ejected one is better than none.
+    // If both fail, one stays: an ejected upstream is better than none.
     let other = Upstream::tcp(|_, line| line.reset());
     let server = start(&[&bad, &other], "eject_after = 1, eject_for = \"1h\"");
     assert_eq!((0..5).filter(|_| server.connect().exchange(GET).status == 502).count(), 5);
@@ -988,7 +987,7 @@ fn the_last_upstream_is_never_ejected() {
     let states = [0, 1].map(|index| upstream_row(&server, index)["state"].clone());
     assert_eq!(states, ["ejected", "up"]);
     wait_events(&server, "upstream_ejected", 1);
-    // So it is when the others are drained.
+    // The same holds if the others are drained.
     let good = named("good");
     let server = start(&[&bad, &good], "eject_after = 1, eject_for = \"1h\"");
     assert_eq!(share(&turns(&server, 3), "good"), 3);
@@ -1016,7 +1015,7 @@ fn a_name_without_an_address_is_down_and_the_others_serve() {
     let good = named("good");
     let local = format!("http://localhost:{}", good.address().port());
     // No resolver knows such a name (RFC 6761 §6.4).
-    let server = setup(&["http://nobody.invalid", &local], "resolve_every = \"1s\"").start();
+    let server = setup(&["http://no-such-host.invalid", &local], "resolve_every = \"1s\"").start();
     assert_eq!(share(&turns(&server, 10), "good"), 10);
     let row = upstream_row(&server, 0);
     assert_eq!((&row["state"], &row["requests"]), (&json!("down"), &json!(0)), "{row}");
@@ -1042,8 +1041,8 @@ fn a_name_is_checked_at_the_address_that_works() {
 
 // Upstreams that come and go under load.
 
-/// A process of its own that answers the app's requests. Its address is not the one that
-/// connections come from: none of them takes its port while it is gone.
+/// An upstream process. Its address differs from the clients', so no outgoing connection takes its
+/// port while it is down.
 struct Process {
     address: String,
     running: Option<Server>,
@@ -1073,7 +1072,7 @@ impl Process {
         format!("http://{}", self.address)
     }
 
-    /// Waits until it has its part of the load.
+    /// Waits until it has got this many requests.
     fn wait_requests(&self, count: u64) {
         let served = || row(self.server())["requests_total"].as_u64().expect("a count");
         assert!(wait_until(PATIENCE, || served() >= count), "{} requests", served());
@@ -1156,7 +1155,7 @@ fn no_post_is_lost_if_an_upstream_is_drained_before_it_ends() {
             assert!(is_idle, "{}", row(&server));
             go_on();
             processes[index].kill();
-            // The loop turns, and sees the ends of what it kept.
+            // The loop takes a turn, and notices the ends of its idle connections.
             go_on();
             processes[index].run();
             of("resume", &urls[index]);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cli_support::{Fake, Reply, Seen, Terminal, run, tidegate, tidegate_at};
 
-/// A life that serves.
+/// The row of a life that serves.
 fn row(host: &str, id: u64) -> Value {
     json!({
         "host": host, "aliases": [], "id": id, "kind": "respond", "origin": "config",
@@ -20,7 +20,7 @@ fn row(host: &str, id: u64) -> Value {
     })
 }
 
-/// The row with further members.
+/// Such a row with further members.
 fn row_with(host: &str, id: u64, further: &Value) -> Value {
     let mut row = row(host, id);
     for (key, value) in further.as_object().expect("an object") {
@@ -37,7 +37,7 @@ fn draining(host: &str, id: u64) -> Value {
     })
 }
 
-/// The same at its end.
+/// That drain at its end.
 fn ended(drain: &Value, verdict: &str, cut: u64) -> Value {
     let mut drain = drain.clone();
     drain["state"] = json!("ended");
@@ -59,7 +59,7 @@ fn stopping() -> Value {
     drain
 }
 
-/// `pid`: none that lives.
+/// The server's status, with a `pid` that no process has.
 fn status() -> Value {
     json!({
         "version": "0.1.0", "pid": 2_000_000_000, "state": "serving", "uptime_ms": 7_440_000,
@@ -211,13 +211,13 @@ fn json_is_printed_as_the_server_sent_it() {
     let fake = Fake::always(200, answer.clone());
     fake.run(&["apps", "--json"]).expect_output(0, &format!("{answer}\n"));
 
-    // Also an error, whose text goes to standard error too.
+    // An error is printed as well, and its text goes to standard error.
     let error = json!({ "error": "no app has the host `x`" });
     let ran = Fake::always(404, error.clone()).run(&["app", "x", "--json"]);
     assert_eq!((ran.code, ran.out), (Some(1), format!("{error}\n")));
     assert_eq!(ran.err, "tidegate: no app has the host `x`\n");
 
-    // Of a wait, the last answer.
+    // A wait prints its last answer.
     let drain = draining("shop.example", 7);
     let end = ended(&drain, "drained", 0);
     let fake = draining_server(vec![drain.clone(), drain, end.clone()]);
@@ -341,7 +341,7 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 #[test]
-fn what_peers_sent_cannot_steer_a_terminal() {
+fn what_peers_sent_cannot_control_a_terminal() {
     let fake = Fake::always(200, json!({ "apps": [row("a\u{1b}[2J\nb\u{9b}", 1)] }));
     let ran = fake.run(&["apps"]);
     assert!(ran.out.contains(r"a\u{1b}[2J\nb\u{9b}"), "{ran:?}");
@@ -349,7 +349,7 @@ fn what_peers_sent_cannot_steer_a_terminal() {
     let ran = Fake::always(200, json!({ "apps": [row(hidden, 1)] })).run(&["apps"]);
     let shown = r"a\u{202e}b\u{2066}c\u{200b}d\u{200f}e\u{feff}";
     assert!(ran.out.contains(shown), "{ran:?}");
-    // Nor what stands in the arguments of a command, right or wrong.
+    // Neither can the arguments of a command, right or wrong.
     let fake = Fake::unix(|_| Reply::Json(202, ended(&draining("x", 7), "drained", 0)));
     for arguments in
         [&["remove", hidden][..], &["cut", hidden], &[hidden], &["remove", "x", hidden]]
@@ -436,7 +436,7 @@ fn paths_of_the_command_line_are_relative_to_its_own_folder_and_those_of_a_file_
     assert_eq!(from(&[]), expected);
     assert_eq!(from(&["--alias", "b"])["proxy"], expected["proxy"]);
 
-    // Standard input has the folder of the command.
+    // Paths from standard input are relative to the working directory.
     let mut command = fake.command(&["add", "x.test", "--from", "-"]);
     let (reader, mut writer) = io::pipe().expect("a pipe");
     writer.write_all(b"{\"files\":{\"root\":\"pub\"}}").expect("room");
@@ -445,7 +445,7 @@ fn paths_of_the_command_line_are_relative_to_its_own_folder_and_those_of_a_file_
     assert_eq!(run(command).code, Some(0));
     assert_eq!(last(), json!({ "files": { "root": format!("{folder}/pub") } }));
 
-    // An upstream is named as it was given.
+    // The URL of an upstream is sent as it was given.
     fake.run(&["drain", "x.test", "--upstream", "unix:app.sock", "--no-wait"]);
     let line = fake.lines().pop().expect("a request");
     assert!(line.ends_with("%2Fapp.sock") && line.contains("unix%3A%2F"), "{line}");
@@ -639,7 +639,7 @@ fn a_lost_connection_is_an_error_also_after_a_stop() {
     let texts = ["the connection to unix:", "was lost before the answer"];
     fake.run(&["remove", "x"]).expect_failure(1, &texts);
 
-    // What changes something is sent once.
+    // A request that changes something is sent once.
     let fake = Fake::unix(|_| Reply::Bytes(Vec::new()));
     fake.run(&["remove", "x"]).expect_failure(1, &["was lost before the answer"]);
     assert_eq!(fake.lines(), ["DELETE /apps/x"]);
@@ -838,8 +838,9 @@ fn a_socket_of_another_user_is_reported() {
     mode(&fake.dir().join("tidegate.sock"), 0o000);
     let arguments = ["apps", "--admin", fake.address()];
     let command = if rustix::process::geteuid().is_root() {
-        // Root may use any socket; nobody may not, and needs a binary within reach. If this process
-        // wrote it, a child that another test starts meanwhile could keep it busy.
+        // Root may use any socket, the user `nobody` may not. That user needs a binary that it can
+        // read. `cp` writes it: if this process did, a child of another test could hold it open
+        // (ETXTBSY).
         let binary = fake.dir().join("tidegate");
         let copy = Command::new("cp").arg(env!("CARGO_BIN_EXE_tidegate")).arg(&binary).status();
         assert!(copy.expect("cp").success());
@@ -975,7 +976,7 @@ fn completions_offer_the_hosts_of_the_server() {
     assert_eq!(complete(&named, "shop"), "shop.example\n");
     assert!(complete("tidegate remove --time", "--time").contains("--timeout"));
     assert!(complete("tidegate rem", "rem").contains("remove"));
-    // Without a server there is nothing to offer, and nothing is said.
+    // Without a server there is nothing to offer, and no error.
     let dead = run(tidegate(fake.dir(), &["hosts", "--admin", "unix:none.sock"]));
     dead.expect_output(0, "");
     let zsh = fake.run(&["completions", "zsh"]).out;

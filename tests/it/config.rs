@@ -1,4 +1,4 @@
-//! The config as a server and its operator meet it: torn, empty, tried, checked.
+//! The config in operation: truncated, empty, in a dry run, and checked.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use crate::support::{
     self, BINARY, PATIENCE, Server, Setup, Signal, free_port, get_and_close, run, wait_until,
 };
 
-/// A config as people write it, with all kinds of tables, on this address.
+/// A typical config with all kinds of tables, on this address.
 fn real(listen: &str) -> String {
     format!(
         r#"# What this machine serves.
@@ -244,7 +244,7 @@ fn a_dry_run_says_what_a_reload_would_do_and_changes_nothing() {
     assert!(support::Client::try_connect(free.parse().unwrap(), PATIENCE).is_err());
     assert!(server.admin().get("/status")["last_reload"]["ok"] == true);
 
-    // What it said is what happens.
+    // The reload does what the dry run said.
     let mut done = server.admin().post("/reload");
     let mut dry = dry;
     for answer in [&mut dry, &mut done] {
@@ -271,8 +271,8 @@ fn a_dry_run_says_what_a_reload_would_do_and_changes_nothing() {
     assert_eq!(status_of(&server, "shop.test"), 200);
 }
 
-/// Runs `check` on this text in a folder with a few files: exit code and all it printed, with the
-/// folder as `DIR`.
+/// Runs `check` on this text in a folder with a few files. Returns the exit code and all output, in
+/// which `DIR` replaces the folder.
 fn check(text: &str, options: &[&str]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config.toml");
@@ -352,7 +352,7 @@ fn check_is_silent_about_what_works() {
     let site = "[apps.site]\nfiles = { root = \"site\" }\n";
     let proxy =
         "[apps.api]\nproxy = { upstreams = [\"http://localhost:9\", \"http://[::1]:9\"] }\n";
-    // Another server answers there: that of https, and that of port 80.
+    // Another server answers there: https, and port 80.
     let redirects = "[apps.a]\nredirect.to = \"https://a\"\n[apps.b]\nredirect.to = \"http://b\"\n";
     let log = "[log]\npath = \"e.log\"\naccess = \"json\"\naccess_path = \"/dev/null\"\n";
     let (code, printed) = check(&format!("{log}{site}{proxy}{redirects}"), &["--strict"]);

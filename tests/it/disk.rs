@@ -1,7 +1,7 @@
-//! Disks that hang, are full, or are none: what has to go on all the same. Status, changes that
-//! need no disk, signals, deadlines, and requests.
+//! Disks that hang or are full, and files that are FIFOs: status, changes that need no disk,
+//! signals, deadlines and requests have to work nevertheless.
 //!
-//! A file hangs here by a lease (fcntl(2)): open(2) waits until its holder gives it back.
+//! A lease (fcntl(2)) makes a file hang: open(2) waits until its holder gives the lease up.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,7 @@ use crate::support::{
     self, BINARY, PATIENCE, Pid, Server, Setup, Signal, get, get_and_close, run, wait_until,
 };
 
-/// Far more than anything here takes that does not wait for a disk, and less than a lease lasts.
+/// Much longer than anything here takes without waiting for a disk, and shorter than a lease lasts.
 const PROMPT: Duration = Duration::from_secs(10);
 
 fn make_fifo(path: &Path) {
@@ -73,7 +73,7 @@ fn status(server: &Server) -> Value {
     status
 }
 
-/// Waits until the operator does this.
+/// Waits until the operator thread is busy with this.
 fn wait_busy(server: &Server, with: &str) {
     let mut operator = Value::Null;
     let is_busy = wait_until(PATIENCE, || {
@@ -125,7 +125,7 @@ fn a_fifo_as_log_ends_the_start_with_a_reason() {
 }
 
 #[test]
-fn a_log_whose_opening_hangs_is_given_up_by_a_reload_and_holds_nothing_up() {
+fn a_reload_gives_up_a_log_whose_opening_hangs_and_holds_nothing_up() {
     let server = setup().start();
     let path = server.dir().join("leased.log");
     fs::write(&path, "").expect("leased.log");
@@ -134,7 +134,7 @@ fn a_log_whose_opening_hangs_is_given_up_by_a_reload_and_holds_nothing_up() {
     server.rewrite(&with_log(&server, log));
     server.signal(Signal::HUP);
     wait_busy(&server, "reload: opening the logs");
-    // The thread of the signals works, and what needs no disk is done.
+    // Signals are handled, and changes that need no disk are made.
     server.signal(Signal::USR1);
     assert_eq!(server.admin().post("/apps/app.test/drain")["cause"], "drain");
     let error = server.wait_event("log_not_changed");
@@ -155,7 +155,7 @@ fn a_stop_does_not_wait_for_a_reload_that_hangs() {
 }
 
 #[test]
-fn a_change_behind_one_that_hangs_is_refused_and_says_what_it_waited_for() {
+fn a_change_behind_a_hanging_change_is_refused_and_says_what_it_waited_for() {
     let server = setup().start();
     let lease = Lease::on(&server.dir().join("config.toml"));
     server.signal(Signal::HUP);
@@ -191,7 +191,7 @@ fn a_log_that_hangs_at_a_rotation_goes_on_in_the_old_file_until_it_is_there() {
     assert!(has(&old, 1), "the line is not in the old file");
     status(&server);
     drop(lease);
-    // As soon as the file opens, it is the log.
+    // As soon as the file opens, lines go to it.
     let mut client = server.connect();
     let is_new = wait_until(PATIENCE, || {
         client.exchange(get("app.test", "/"));
@@ -237,7 +237,7 @@ fn lines_that_a_hanging_log_holds_at_the_end_are_counted_as_lost() {
     let setup = setup().log("").file("unused", "");
     let path = setup.dir().join("access.log");
     make_fifo(&path);
-    // A reader that stands still.
+    // A reader that reads nothing.
     let reader = File::options().read(true).write(true).open(&path).expect("the FIFO");
     let mut server = setup.start();
     let mut client = server.connect();
@@ -260,7 +260,7 @@ fn lines_that_a_hanging_log_holds_at_the_end_are_counted_as_lost() {
 
 #[test]
 fn a_second_signal_does_not_wait_for_a_log_that_hangs() {
-    /// Less than the logs get at the end, which no signal cuts short.
+    /// Less time than the logs get at the end, which no signal shortens.
     const SOON: Duration = Duration::from_millis(1500);
     let stop = || {
         let setup = setup().log("");
@@ -277,7 +277,7 @@ fn a_second_signal_does_not_wait_for_a_log_that_hangs() {
         server.signal(Signal::TERM);
         server.wait_event("server_stop");
         let begun = Instant::now();
-        // Again and again: one that comes before the logs are closed is for the drain.
+        // Repeated, because a signal before the logs are closed only concerns the drain.
         let has_ended = wait_until(PATIENCE, || {
             server.signal(Signal::TERM);
             !server.is_running()
@@ -290,7 +290,7 @@ fn a_second_signal_does_not_wait_for_a_log_that_hangs() {
 }
 
 #[test]
-fn a_limit_of_a_log_s_size_loses_lines_tells_of_them_and_ends_nothing() {
+fn a_limit_on_the_size_of_files_loses_log_lines_reports_them_and_ends_nothing() {
     let server = setup().start();
     let mut events = server.admin().events();
     server.limit_file_size(Some(4096));
@@ -328,7 +328,7 @@ fn a_config_that_became_a_fifo_is_refused_by_a_reload() {
     stop(server);
 }
 
-/// A server that is not one of `support`: its output is the test's own.
+/// A server without the helpers of `support`: the test reads its output itself.
 struct Bare(Child);
 
 impl Bare {
@@ -354,7 +354,7 @@ impl Drop for Bare {
     }
 }
 
-/// The lines of a stream, as they come.
+/// Sends the lines of a stream as they come.
 fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -364,7 +364,7 @@ fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     lines
 }
 
-/// The next line that says this.
+/// The next line that contains `what`.
 fn wait_line(lines: &mpsc::Receiver<String>, what: &str) -> String {
     let mut next = || lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line {what}"));
     std::iter::repeat_with(&mut next).find(|line| line.contains(what)).expect("endless")

@@ -1,5 +1,5 @@
-//! `tidegate drill` from outside: against a Tidegate of its own, one that runs, and servers that
-//! lose requests in every way there is.
+//! `tidegate drill` from outside: against its own Tidegate, against a running Tidegate, and against
+//! servers that lose requests in every possible way.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::support::{PATIENCE, Setup};
 /// A small load.
 const LOAD: [&str; 6] = ["drill", "--json", "--rate=300", "--every=150ms", "--seed=7", "--count=2"];
 
-/// Runs a drill in a folder of its own; the account.
+/// Runs a drill in a folder of its own. Returns its ledger.
 #[track_caller]
 fn drill(code: i32, arguments: &[&str]) -> Value {
     let dir = tempfile::tempdir().expect("a folder");
@@ -32,7 +32,7 @@ fn drill(code: i32, arguments: &[&str]) -> Value {
     account
 }
 
-/// Everything that was sent has ended in one of seven ways, however it is looked at.
+/// Checks that the results add up to the requests sent: in total, by action and by client.
 #[track_caller]
 fn check_sums(account: &Value) {
     let ways = ["answered", "changed", "left", "refused", "not_accepted", "lost", "truncated"];
@@ -104,7 +104,7 @@ fn a_server_that_runs_is_drilled_with_its_own_apps() {
     assert_eq!(server.admin().call("GET", "/apps/a.test", "").json()["state"], "serving");
 }
 
-/// A server that handles every connection in a thread of its own; its URL.
+/// Starts a server that handles every connection in a thread of its own. Returns its URL.
 fn scripted(converse: impl Fn(TcpStream) + Copy + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
@@ -116,8 +116,8 @@ fn scripted(converse: impl Fn(TcpStream) + Copy + Send + 'static) -> String {
     url
 }
 
-/// Reads the requests of a connection, with their content; the number of each goes to `answer`,
-/// which says whether the connection goes on.
+/// Reads the requests of a connection with their content. `answer` gets the number of each, and
+/// returns whether the connection goes on.
 fn requests(mut stream: TcpStream, mut answer: impl FnMut(&mut TcpStream, usize) -> bool) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     let mut buffer = [0; 4096];
@@ -147,13 +147,13 @@ fn write(stream: &mut TcpStream, bytes: &[u8]) -> bool {
     stream.write_all(bytes).is_ok()
 }
 
-/// Writes what is the connection's last.
+/// Writes the last bytes of a connection.
 fn write_last(stream: &mut TcpStream, bytes: &[u8]) -> bool {
     write(stream, bytes);
     false
 }
 
-/// The requests that came to `result`, all in the same way; the first one's story.
+/// Checks that all requests with this result have the same story. Returns the first.
 #[track_caller]
 fn one_story(account: &Value, result: &str) -> Value {
     let stories = account["stories"].as_array().expect("stories");
@@ -198,7 +198,7 @@ fn a_kept_connection_that_is_closed_at_the_next_request_is_a_lost_request() {
 #[test]
 fn a_kept_connection_that_was_closed_before_is_no_loss() {
     let url = scripted(|stream| {
-        // The end goes out with the answer.
+        // The end of the connection is sent together with the answer.
         SockRef::from(&stream).set_tcp_cork(true).expect("cork");
         requests(stream, |stream, _| write_last(stream, ANSWER));
     });
@@ -231,14 +231,14 @@ fn an_answer_that_ends_early_is_truncated() {
 }
 
 #[test]
-fn what_is_no_answer_is_truncated() {
+fn a_malformed_answer_is_truncated() {
     let url = scripted(|stream| requests(stream, |stream, _| write(stream, b"SSH-2.0-x\r\n\r\n")));
     let story = one_story(&drill(1, &["--url", &url]), "truncated");
     assert!(story["socket"].as_str().is_some_and(|said| said.starts_with("not HTTP")), "{story}");
 }
 
 #[test]
-fn a_server_that_is_silent_loses_what_it_was_asked() {
+fn a_silent_server_loses_its_requests() {
     let url = scripted(|stream| requests(stream, |_, _| true));
     let account = drill(1, &["--url", &url, "--rate=100", "--timeout=400ms"]);
     let story = one_story(&account, "lost");
@@ -266,7 +266,7 @@ fn a_refusal_is_no_loss() {
 }
 
 #[test]
-fn where_nobody_listens_there_is_no_drill() {
+fn without_a_listener_there_is_no_drill() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("its address").to_string();
     drop(listener);
@@ -304,7 +304,7 @@ fn a_server_that_runs_is_asked_for_the_host_and_path_that_were_named_and_sent_no
         assert_eq!((&line["host"], &line["method"]), (&"alias.test".into(), &"GET".into()));
         assert!(line.to_string().contains("/here?x=1"), "{line}");
     }
-    // The actions were done to that app alone.
+    // The actions concern only that app.
     let id =
         |host: &str| server.admin().call("GET", &format!("/apps/{host}"), "").json()["id"].clone();
     assert!(id("a.test").as_u64() > id("b.test").as_u64(), "a.test was replaced, b.test was not");
@@ -333,7 +333,7 @@ fn an_app_that_a_reload_takes_away_is_a_row_of_its_own_and_no_loss() {
     assert_eq!((&row["count"], &account["lost"]), (&account["changed"], &0.into()));
     assert!(account["changed"].as_u64() > Some(0) && account["clean"] == false, "{account}");
 
-    // For people it is said before, and as a table behind.
+    // The text output announces it before the drill, and has it as a table after it.
     server.admin().call("PUT", "/apps/added.test", r#"{"respond":{"body":"x"}}"#);
     let dir = tempfile::tempdir().expect("a folder");
     let arguments =
@@ -390,7 +390,7 @@ fn who_leaves_has_a_row_and_sees_what_is_lost_before_it_leaves() {
     let long = || {
         scripted(|stream| {
             requests(stream, |stream, _| {
-                // Never the whole answer: a client that waits for more leaves.
+                // Never a complete answer: a client that waits for more leaves.
                 write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart")
             });
         })
@@ -499,7 +499,7 @@ fn an_interrupt_ends_it_with_the_account_so_far() {
     let arguments = [&LOAD[..], &["--count=100000", "--url", &url]].concat();
     let arguments: Vec<&str> = arguments.into_iter().filter(|it| *it != "--count=2").collect();
     let child = tidegate(dir.path(), &arguments).spawn().expect("it starts");
-    // The first one asks what is there, before the load begins.
+    // The first request is the drill's probe, before the load begins.
     for _ in 0..20 {
         begun.recv_timeout(PATIENCE).expect("a request");
     }

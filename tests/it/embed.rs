@@ -1,8 +1,8 @@
-//! The library as an embedder uses it: apps of one's own, added and removed while others serve;
-//! counts that return to zero, verdicts that are exact, a stop that ends.
+//! The library as an embedder uses it: its own apps, added and removed while others serve; counts
+//! that return to zero, exact verdicts, a stop that ends.
 //!
-//! What has to be in flight is held by the client: content of which the last byte is missing, or an
-//! answer that isn't read. So no test depends on how fast the machine is.
+//! Clients keep exchanges in flight: by content without its last byte, or by not reading the
+//! answer. So no test depends on the speed of the machine.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ fn is_running(ticket: &DrainTicket) -> bool {
     ticket.wait(Duration::ZERO).is_none()
 }
 
-/// Fails the test unless the answer says that the app leaves.
+/// Fails the test unless the answer says that the app drains.
 fn assert_draining(response: &Response) {
     assert_eq!(response.status, 503);
     let retry_after: u64 = response.field("Retry-After").expect("Retry-After").parse().expect("s");
@@ -54,7 +54,7 @@ fn assert_cut(mut client: Client) {
     assert!(matches!(lost, Err(Lost::Ended(..))), "{lost:?}");
 }
 
-/// Reads out a connection whose answer is cut; how many bytes there were.
+/// Reads a connection whose answer is cut to its end. Returns the number of bytes.
 fn read_rest(mut client: Client) -> (usize, End) {
     let (rest, end) = client.read_to_end();
     (rest.len(), end)
@@ -94,7 +94,7 @@ fn one_app_is_removed_while_another_serves() {
     assert_eq!(a.asked(), 4, "I1: a draining app is not asked");
 }
 
-/// Asks the other app on one connection, until `stop`; how often.
+/// Asks the other app on one connection, until `stop`. Returns how often.
 fn undisturbed(site: &Site, stop: &AtomicBool) -> usize {
     let mut client = site.connect();
     let mut answers = 0;
@@ -138,7 +138,7 @@ fn remove_and_add_the_same_host_while_an_old_exchange_runs() {
     assert!(is_running(&old_ticket) && is_running(&new_ticket));
     old_held.into_iter().for_each(|held| drop(held.end("old")));
     assert_eq!(old_ticket.wait(PATIENCE), Some(Verdict::Drained));
-    // I4: neither the count nor the name of the new life went with the old one.
+    // I4: the end of the old life affects neither the count nor the name of the new one.
     assert_draining(&client.exchange(get("a.test", "/")));
     assert!(is_running(&new_ticket));
     new_held.into_iter().for_each(|held| drop(held.end("new")));
@@ -187,7 +187,7 @@ fn an_app_that_was_removed_is_dropped_while_its_connections_stay() {
         assert_eq!(client.exchange(get("a.test", "/")).status, 204);
     }
     site.remove_drained("a.test");
-    // No request has to come first: the loops are notified.
+    // This needs no request: the loops are notified.
     assert!(wait_until(PATIENCE, || gone.strong_count() == 0), "the app stays in memory");
     for client in &mut clients {
         assert_eq!(client.exchange(get("a.test", "/")).status, 404);
@@ -343,7 +343,7 @@ fn the_deadline_of_an_app_cuts_the_remaining_exchanges() {
         ["app_added", "app_drain_start", "app_drain_cut", "app_drain_timeout", "app_removed"],
         "I2"
     );
-    // A new life has a new account.
+    // A new life has its own counts.
     site.handle.add_app("cut.test", Stage::new("new")).expect("the name is free");
     assert_eq!(text(&kept.exchange(get("cut.test", "/"))), (200, "new"));
     site.remove_drained("cut.test");
@@ -387,7 +387,7 @@ fn the_verdict_follows_the_last_byte() {
     assert!(delays.iter().all(|delay| *delay < Duration::from_secs(1)), "{delays:?}");
 }
 
-/// How long after the end of `read` the drain is over; nothing if it was before.
+/// How long after the end of `read` the drain is over; zero if it was over before.
 fn delay_of_verdict(ticket: &DrainTicket, read: impl FnOnce()) -> Duration {
     thread::scope(|scope| {
         let drained = scope.spawn(|| (ticket.wait(PATIENCE), Instant::now()));
@@ -406,7 +406,7 @@ fn what_one_deadline_cut_is_not_in_the_verdict_of_another_app() {
     let site = Site::with_stages("drain_timeout = \"50ms\"", &stages);
     let both = get("a.test", "/bulk") + &get("b.test", "/bulk");
     // Answers of both apps wait on one connection for a client that doesn't read: the cut of one
-    // is the end of all. Where in an answer the kernel's buffers are full is up to the kernel.
+    // ends all of them. The kernel decides how much of an answer its buffers take.
     let cut = (0..20).any(|_| {
         let mut client = Client::connect_narrow(site.address());
         client.send(both.repeat(1000));
@@ -416,7 +416,7 @@ fn what_one_deadline_cut_is_not_in_the_verdict_of_another_app() {
         if verdict == Verdict::Drained {
             return false;
         }
-        // The connection ends when all on it is counted.
+        // When the connection ends, all exchanges on it are counted.
         client.read_to_end();
         true
     });
@@ -424,7 +424,7 @@ fn what_one_deadline_cut_is_not_in_the_verdict_of_another_app() {
     site.remove_drained("b.test");
 }
 
-/// Waits until a number that grows has not grown for a while.
+/// Waits until a growing number stops growing.
 fn wait_settled(number: impl Fn() -> usize) {
     let (mut last, mut since) = (number(), Instant::now());
     let settled = wait_until(PATIENCE, || {
@@ -434,7 +434,7 @@ fn wait_settled(number: impl Fn() -> usize) {
         }
         since.elapsed() > 50 * MS
     });
-    assert!(settled, "it grows and grows");
+    assert!(settled, "it does not stop growing");
 }
 
 #[test]
@@ -449,12 +449,12 @@ fn pipelined_apps_keep_their_order_and_their_own_counts() {
     let ticket = site.remove("b.test");
     assert_eq!(text(&client.response()), (200, "a"));
     assert!(is_running(&ticket));
-    // What comes behind on the same connection finds neither of them.
+    // Later requests on the same connection find neither app.
     client.send(">".to_owned() + &get("a.test", "/") + &get("b.test", "/"));
     assert_eq!(text(&client.response()), (200, "b<>"));
     assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained));
     assert_eq!(client.response().status, 404);
-    assert!(matches!(client.response().status, 404 | 503), "the last byte may be still to count");
+    assert!(matches!(client.response().status, 404 | 503), "the last byte may not be counted yet");
 }
 
 #[test]
@@ -485,7 +485,7 @@ fn pipelined_requests_of_a_life_that_leaves_are_refused_in_order() {
     assert_eq!(client.response().body.len(), Stage::LARGE);
     assert!(matches!(client.response().status, 404 | 503));
     assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained));
-    // The same, but another app has the name by then.
+    // The same, but by then another app has the name.
     site.handle.add_app("a.test", old.clone()).expect("the name is free");
     client.send(get("a.test", "/large") + &get("a.test", "/"));
     old.wait_asked(2);
@@ -513,7 +513,7 @@ fn an_app_may_replace_or_remove_itself_while_it_answers() {
             });
             server.add_app("a.test", app).expect("the name is free");
         });
-        // The second request is looked at while the first one's answer is still unsent.
+        // The second request is read before the first answer is sent.
         let mut client = site.connect();
         client.send(get("a.test", path) + &get("a.test", "/"));
         assert_eq!(text(&client.response()), (200, "old"));
@@ -550,8 +550,8 @@ fn assert_draining_or_gone(site: &Site) {
     assert!(matches!(site.connect().exchange(get("a.test", "/")).status, 503 | 404), "I1");
 }
 
-/// Asks for a slow answer on so many connections at once, again and again until the host is
-/// unknown. Returns all statuses; on each connection 200 comes before 503 before 404.
+/// Asks for a slow answer on this many connections at once, repeatedly until the host is unknown.
+/// Returns all statuses. On each connection 200 comes before 503, and 503 before 404.
 fn ask_until_unknown(site: &Site, connections: usize) -> Vec<u16> {
     let mut clients: Vec<Client> = (0..connections).map(|_| site.connect()).collect();
     let mut lasts = vec![200; connections];
@@ -656,7 +656,7 @@ fn a_client_that_expects_100_gets_it() {
     assert!(is_running(&ticket), "an exchange with a 100 is in flight");
     assert_eq!(text(&client.exchange("<>")), (200, "a<>"));
     assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Drained));
-    // No client gets a 100 for content that is not wanted.
+    // A client gets no 100 for content that the app does not need.
     let head = "POST /content HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n".to_owned();
     let response = client.exchange(head + expects);
     assert_eq!((response.status, response.says_close()), (404, true));
@@ -841,7 +841,7 @@ fn a_reply_of_several_segments_is_sent_in_order() {
         let head = client.response_to_head();
         assert_eq!(head.field("Content-Length"), Some(&*expected.len().to_string()), "{path}");
     }
-    // All in one pipeline: nothing of an answer gets before another.
+    // All in one pipeline: answers don't mix.
     client.send(cases.keys().map(|path| get("a.test", path)).collect::<String>());
     for (path, (_, expected)) in &cases {
         assert!(client.response().body == *expected, "{path} in a pipeline");
@@ -850,7 +850,7 @@ fn a_reply_of_several_segments_is_sent_in_order() {
 }
 
 #[test]
-fn an_answer_that_is_held_back_comes_in_its_time_and_its_turn() {
+fn a_delayed_answer_comes_at_its_time_and_in_order() {
     let a = Stage::new("a");
     let site = Site::with_stages("threads = 1", &[("a.test", &a)]);
     let (mut slow, mut quick) = (site.connect(), site.connect());
@@ -944,7 +944,7 @@ fn a_stuck_app_does_not_hold_the_stop_for_ever() {
     let (stuck, gate, entered) = Stuck::new();
     let mut site = Site::with_stages("drain_timeout = \"250ms\"", &[("a.test", &a)]);
     site.handle.add_app("stuck.test", stuck).expect("the name is free");
-    // On both loops: what a loop holds that doesn't obey is cut by the end of the process.
+    // On both loops: the exchanges of a loop that does not obey are cut when the process ends.
     let held = Held::begin_all(&site, "a.test", &a, 4);
     let _blocked = block(&site, "stuck.test", &entered);
     let begun = Instant::now();
@@ -967,10 +967,10 @@ fn a_stuck_app_does_not_hold_its_own_drain_for_ever() {
     assert_eq!(ticket.wait(PATIENCE), Some(Verdict::Cut(1)));
     let elapsed = begun.elapsed();
     assert!(elapsed >= 249 * MS && elapsed < Duration::from_secs(8), "I5: {elapsed:?}");
-    // The name is free, and the old life, when it wakes, touches nothing of the new one.
+    // The name is free. When the old life wakes up, it does not affect the new one.
     site.handle.add_app("hang.test", Stage::new("new")).expect("the name is free");
     drop(gate);
-    // The loop may have received the cut by then, but never cuts what it has answered.
+    // The loop may have received the cut by then, but it does not cut an exchange that is answered.
     if let Ok(response) = blocked.try_response(false) {
         assert_eq!(text(&response), (200, "freed"));
     }
@@ -1025,7 +1025,7 @@ fn a_stuck_app_holds_up_its_own_loop_only() {
     for _ in 0..10 {
         assert_eq!(text(&second.exchange(get("loop.test", "/"))), (200, "1"));
     }
-    // Also control goes on.
+    // Control works too.
     site.handle.add_app("new.test", Stage::new("new")).expect("the name is free");
     assert_eq!(text(&second.exchange(get("new.test", "/"))), (200, "new"));
     site.remove_drained("new.test");

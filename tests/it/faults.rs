@@ -1,9 +1,9 @@
-//! Faults of the machine and of the server itself: good traffic beside them loses nothing that need
-//! not be lost, and when the fault is over all is as before.
+//! Faults of the machine and of the server itself: other traffic loses nothing that can be kept,
+//! and after the fault everything is as before.
 //!
-//! More stand where their subject is: upstreams that come and go in `balance`, files that change
-//! while they are sent in `files`, full disks in `logs` and `upgrade`, no descriptors in `protocol`
-//! and `proxy`, loops that hang in `watchdog`.
+//! Other faults are in the module of their subject: upstreams that come and go in `balance`, files
+//! that change while they are sent in `files`, full disks in `logs` and `upgrade`, no descriptors
+//! in `protocol` and `proxy`, loops that hang in `watchdog`.
 
 use std::time::Duration;
 
@@ -29,10 +29,10 @@ fn ask(server: &Server) -> String {
 
 // --- Loops that fail
 
-/// Has a loop fail so often, while it waits for events; false where that cannot be done.
+/// Makes a loop fail this often while it waits for events. Returns false if that cannot be done.
 fn fail(server: &Server, index: usize, times: usize) -> bool {
     HeldLoop::fail(server, index, times, || {
-        // All loops wake up for the admin.
+        // All loops wake up for a new admin connection.
         std::os::unix::net::UnixStream::connect(server.dir().join("tidegate.sock")).expect("admin");
     })
 }
@@ -41,7 +41,7 @@ fn fail(server: &Server, index: usize, times: usize) -> bool {
 fn a_loop_that_fails_drains_the_server_and_nothing_is_lost() {
     let mut socket = NotifySocket::with_path();
     let mut server = setup().environment("NOTIFY_SOCKET", socket.name()).start();
-    // More than one loop takes.
+    // So many that each loop has some.
     let mut slow: Vec<Client> = (0..16).map(|_| server.connect()).collect();
     let kept = Load::start(LoadKind::KeepAlive, 4, server.address(), "app.test", "app.test");
     let new = Load::start(LoadKind::NewConnections, 2, server.address(), "app.test", "app.test");
@@ -83,7 +83,7 @@ fn a_loop_that_dies_is_counted_and_another_serves_its_clients() {
     }
     let died = server.wait_event("loop_died");
     assert_eq!(died.count("loop_index"), 1);
-    // The kernel goes on to hand connections to each socket. Nothing waits for the dead loop.
+    // The kernel still gives connections to each socket. None of them waits for the dead loop.
     for _ in 0..40 {
         assert_eq!(ask(&server), "app.test");
     }
@@ -97,7 +97,7 @@ fn a_loop_that_dies_is_counted_and_another_serves_its_clients() {
     assert_eq!(server.wait_exit().code(), Some(1));
     let ended = server.wait_event("shutdown_incomplete");
     assert_eq!((ended.count("cut"), ended.count("failed_loops")), (lost, 1));
-    // At once, not when the dead loop had its time to end.
+    // At once: the stop does not wait for the dead loop.
     assert!(ended.count("elapsed_ms") < 5000, "{ended:?}");
 }
 
@@ -120,7 +120,7 @@ fn the_first_signal_after_a_loop_has_failed_cuts_nothing() {
 
 // --- A process that stands still
 
-/// Lets the process stand still for so long, with this done meanwhile.
+/// Stops the process (SIGSTOP) for this long, and calls `meanwhile`.
 fn stand_still(server: &Server, time: Duration, meanwhile: impl FnOnce()) {
     server.pause();
     meanwhile();
@@ -130,8 +130,7 @@ fn stand_still(server: &Server, time: Duration, meanwhile: impl FnOnce()) {
 
 #[test]
 fn what_came_while_the_process_stood_still_is_in_time() {
-    // More than the kernel tells at once: the events of the last ones come after the deadlines of
-    // all.
+    // More than one epoll_wait(2) returns: the last events come after the deadlines of all.
     const MANY: usize = 1500;
     let limits = "head_timeout = \"4s\"\nbody_timeout = \"4s\"";
     let server = setup().server("threads = 1").limits(limits).start();
@@ -157,7 +156,7 @@ fn what_came_while_the_process_stood_still_is_in_time() {
 }
 
 #[test]
-fn a_drain_whose_deadline_passes_while_the_process_stands_still_loses_nothing_that_is_there() {
+fn a_drain_whose_deadline_passes_while_the_process_stands_still_loses_nothing() {
     let setup = setup().server("drain_timeout = \"4s\"");
     let lines = "respond = { body = \"late\", delay = \"3s\" }";
     let mut server = setup.app("late.test", lines).start();
@@ -186,7 +185,7 @@ fn the_service_manager_gets_signs_of_life_again_at_once() {
         socket.wait("WATCHDOG=1");
         assert_eq!(ask(&server), "app.test");
     }
-    // Two looks see that no loop is stuck.
+    // Long enough for two checks of the watchdog.
     wait_until(1500 * MS, || false);
     assert!(server.events().iter().all(|event| event.name != "loop_stuck"));
 }
@@ -194,7 +193,7 @@ fn the_service_manager_gets_signs_of_life_again_at_once() {
 // --- Resources that run out
 
 #[test]
-fn without_a_descriptor_the_server_serves_on_what_it_has_and_then_all_is_as_before() {
+fn without_a_free_descriptor_open_connections_are_served_and_later_all_is_as_before() {
     let setup = setup().descriptors(100).file("site/large.bin", pattern(100_000));
     let server = setup.app("site.test", "files = { root = \"site\" }").start();
     let admin = server.admin();
@@ -209,7 +208,7 @@ fn without_a_descriptor_the_server_serves_on_what_it_has_and_then_all_is_as_befo
     for client in &mut kept {
         assert_eq!(client.exchange(get("app.test", "/")).text(), "app.test");
     }
-    // It is there, and will be again: no 404.
+    // The file exists, so this is no 404.
     assert_eq!(page.exchange(get("site.test", "/large.bin")).status, 503);
     server.signal(Signal::HUP);
     server.wait_event("config_reload_failed");
@@ -225,7 +224,7 @@ fn without_a_descriptor_the_server_serves_on_what_it_has_and_then_all_is_as_befo
 fn a_flood_of_heads_and_contents_stays_within_a_memory_limit() {
     const MANY: usize = 1500;
     let server = setup().start();
-    // What so many heads may take, and half as much for all else.
+    // The memory of this many heads, and half as much for everything else.
     let most_kib = MANY * 16 * 3 / 2;
     let before_kib = server.resident_kib();
     server.limit_memory(most_kib as u64);

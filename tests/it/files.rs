@@ -27,7 +27,7 @@ fn get_with(path: &str, fields: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n\r\n")
 }
 
-/// Sets a file's time to one that lies back far enough to be a strong validator.
+/// Sets a file's time far enough back to be a strong validator.
 fn age(path: &Path) {
     let then = SystemTime::now() - Duration::from_secs(3600);
     File::options().write(true).open(path).and_then(|file| file.set_modified(then)).expect("mtime");
@@ -126,7 +126,7 @@ fn unsatisfiable_ranges_are_416_and_invalid_ones_are_ignored() {
     }
     let empty = client.exchange(get_with("/empty", "Range: bytes=0-0"));
     assert!([200, 416].contains(&empty.status), "{}", empty.status);
-    // A range is asked for by GET only (RFC 9110 §14.2).
+    // Only GET has ranges (RFC 9110 §14.2).
     client.send(format!("HEAD /small HTTP/1.1\r\nHost: {HOST}\r\nRange: bytes=0-9\r\n\r\n"));
     let head = client.response_to_head();
     assert_eq!((head.status, head.field("Content-Length")), (200, Some("100")));
@@ -181,14 +181,17 @@ fn multipart(response: &Response) -> Vec<(String, Vec<u8>)> {
         let length = last.parse::<usize>().unwrap() - first.parse::<usize>().unwrap() + 1;
         parts.push((place.clone(), body[at..at + length].to_vec()));
         at += length;
-        assert!(body[at..].starts_with(delimiter.as_bytes()), "a part that ends elsewhere");
+        assert!(
+            body[at..].starts_with(delimiter.as_bytes()),
+            "a part that ends at another position"
+        );
         at += delimiter.len();
     }
     parts
 }
 
 #[test]
-fn overlapping_ranges_are_no_lever() {
+fn overlapping_ranges_do_not_multiply_the_answer() {
     let server = setup().file("site/large.bin", pattern(MIB)).start();
     let many: Vec<String> = (0..500).map(|n| format!("{n}-")).collect();
     let request = get_with("/large.bin", &format!("Range: bytes={}", many.join(",")));
@@ -303,7 +306,7 @@ fn precompressed_files_go_to_clients_that_accept_them() {
     assert_eq!(plain.text(), "plain");
     assert_ne!(plain.field("ETag"), gzip.field("ETag"));
     assert_eq!(plain.field("Content-Type"), gzip.field("Content-Type"));
-    // A neighbour without its file is a file of its own.
+    // A neighbour without its file is an ordinary file.
     assert_eq!(client.exchange(get_with("/lonely.txt", "Accept-Encoding: gzip")).status, 404);
     let own = client.exchange(get_with("/lonely.txt.gz", "Accept-Encoding: gzip"));
     assert_eq!((own.text(), own.field("Content-Encoding")), ("as gzip", None));
@@ -378,7 +381,7 @@ fn nothing_outside_the_root_is_served() {
         assert_eq!(find(&response.body, b"SECRET"), None, "{shown}");
         assert_eq!(find(&response.body, b"root:"), None, "{shown}");
     }
-    // A hidden file behind a link with another name may be served or not; the root holds it.
+    // A hidden file behind a link with another name may be served: it is inside the root.
     let shown = server.connect().exchange(get(HOST, "/shown"));
     assert!([200, 403, 404].contains(&shown.status), "{}", shown.status);
 }
@@ -439,7 +442,7 @@ fn folders_have_an_index_or_nothing() {
     }
 }
 
-/// Asks until the cache has looked at the file again.
+/// Asks until the cache has checked the file again.
 fn for_a_while(mut ask: impl FnMut()) {
     let end = Instant::now() + Duration::from_millis(1500);
     while Instant::now() < end {
@@ -485,7 +488,7 @@ fn one_free_descriptor_is_enough_for_a_file_with_neighbours() {
         let answer = client.exchange(get_with("/a.js", "Accept-Encoding: br"));
         assert_eq!((answer.status, answer.text()), (200, "a.js"));
     });
-    // The second is for the neighbour, whichever it is.
+    // The second descriptor is for the neighbour, whichever it is.
     server.lower_descriptor_limit(server.lowest_free_descriptor() + 2);
     let answer =
         || client.exchange(get_with("/a.js", "Accept-Encoding: zstd")).text() == "a.js.zst";
@@ -514,7 +517,7 @@ fn a_file_under_a_lease_holds_up_no_loop_and_says_when_to_come_again() {
     age(&setup.dir().join("site/known"));
     let server = setup.start();
     let mut client = server.connect();
-    // Two seconds after its change it is known that an equal stamp means equal content.
+    // From two seconds after a change on, an equal stamp means equal content.
     let folder = server.dir().join("site");
     let known = fs::metadata(folder.join("known")).expect("it");
     let settled = UNIX_EPOCH + Duration::from_secs(known.ctime() as u64 + 3);
@@ -649,7 +652,7 @@ fn a_missing_page_is_the_configured_one() {
     let mut client = server.connect();
     let response = client.exchange(get(HOST, "/nothing"));
     assert_eq!((response.status, response.text()), (404, "not here"));
-    // It is an answer of its own: the file's validators and ranges don't decide it.
+    // Preconditions and ranges don't apply to the 404 page.
     let ranged = client.exchange(get_with("/nothing", "Range: bytes=0-1\r\nIf-None-Match: *"));
     assert_eq!((ranged.status, ranged.text()), (404, "not here"));
     assert_eq!(client.exchange(get("other.test", "/")).text(), "other.test");

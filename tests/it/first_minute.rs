@@ -1,5 +1,5 @@
-//! The first minute with Tidegate: a server without a config, a config to begin with, and what is
-//! said to a user who has neither.
+//! The first minute with Tidegate: a server without a config, a first config, and the messages for
+//! a user who has neither.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::cli_support::{Ran, Terminal, run, tidegate};
 
-/// A folder for commands, and the place for sockets of servers without a config.
+/// A folder for commands, and a folder for the sockets of servers without a config.
 struct Place {
     dir: TempDir,
 }
@@ -41,7 +41,7 @@ impl Place {
         run(self.command(arguments))
     }
 
-    /// Starts a server that says where it serves; the address.
+    /// Starts a server and reads its address from its output.
     fn serve(&self, arguments: &[&str]) -> (Served, SocketAddr) {
         let arguments = [&["serve", "--listen", "0"], arguments].concat();
         let mut child = self.command(&arguments).stdout(Stdio::null()).spawn().expect("it starts");
@@ -61,7 +61,7 @@ impl Place {
     }
 }
 
-/// A server that is ended with this value.
+/// A server that is ended when this is dropped.
 struct Served(Child);
 
 impl Drop for Served {
@@ -90,7 +90,7 @@ fn without_a_config_the_error_shows_the_options() {
         let hints = ["no config.toml here", "tidegate init", "--config FILE", "serve --files ."];
         ran.expect_failure(2, &hints);
     }
-    // A named config that is missing is an error of its own.
+    // A missing config that was named has its own error.
     let ran = place.run(&["--config", "none.toml"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.err.contains("none.toml: No such file"), "{ran:?}");
@@ -109,7 +109,7 @@ fn one_app_is_served_without_a_config_for_every_host() {
             let answer = ask(address, host, path);
             assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(expected), "{answer}");
         }
-        // The commands find it, with nothing said.
+        // The commands find it without options.
         let ran = place.run(&["status"]);
         assert!(ran.code == Some(0) && ran.out.contains(&address.to_string()), "{ran:?}");
         let ran = place.run(&["upgrade", "--wait"]);
@@ -121,7 +121,7 @@ fn one_app_is_served_without_a_config_for_every_host() {
         assert_eq!(server.0.wait().expect("its end").code(), Some(0));
         place.run(&["status"]).expect_failure(2, &["no server without a config"]);
     }
-    // A proxy to another one.
+    // A proxy to another server without a config.
     let (_upstream, behind) = place.serve(&["--respond", "behind", "--admin", "unix:behind.sock"]);
     let (_proxy, address) = place.serve(&["--proxy", &format!("http://{behind}")]);
     assert!(ask(address, "x.test", "/").ends_with("behind"));
@@ -168,7 +168,7 @@ fn a_terminal_shows_the_urls_and_what_an_interrupt_does() {
     fs::write(place.work().join("config.toml"), config).expect("a file");
     let terminal = Terminal::open();
     let mut child = place.command(&[]).stderr(terminal.writer()).spawn().expect("it starts");
-    // It listens for commands when all of it was said.
+    // When everything is printed, it listens for commands.
     let stopped = || place.run(&["stop"]).code == Some(0);
     let ended = (0..400).any(|_| stopped() || child.try_wait().expect("wait").is_some());
     assert!(ended, "no stop");
@@ -197,7 +197,7 @@ fn a_first_config_is_right_and_never_takes_the_place_of_another() {
     place.run(&["init"]).expect_failure(1, &["config.toml already exists"]);
     assert_eq!(fs::read_to_string(&config).expect("the file"), "precious");
 
-    // What it serves can be said; paths hold from the config's folder.
+    // Options choose what it serves; paths are relative to the config's folder.
     fs::create_dir(place.work().join("site")).expect("a folder");
     fs::create_dir(place.work().join("etc")).expect("a folder");
     let text = |arguments: &[&str], file: &str| {

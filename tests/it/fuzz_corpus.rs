@@ -1,5 +1,5 @@
-//! Replays what fuzzing found worth keeping: every input of `fuzz/corpus` and `fuzz/regressions`
-//! goes through the check of its target.
+//! Replays the fuzz corpora: every input of `fuzz/corpus` and `fuzz/regressions` goes through the
+//! check of its target.
 //!
 //! `fuzz/README.md` says how the targets are run, and how a crash becomes a regression.
 
@@ -15,7 +15,7 @@ use std::{
 use checks::{CHECKS, Check};
 use proptest::prelude::*;
 
-/// What keeps the corpora small enough to be replayed by every run of the tests.
+/// The largest input, in bytes: every run of the tests replays the corpora.
 const INPUT_BYTES_MAX: u64 = 4096;
 const CORPORA_BYTES_MAX: u64 = 2 << 20;
 
@@ -42,7 +42,7 @@ fn every_check_has_a_target_and_corpora_of_a_small_size() {
     assert!(total <= CORPORA_BYTES_MAX, "{total} bytes");
 }
 
-/// Names that a proxy knows, in spellings that have misled others.
+/// Field names that a proxy knows, in spellings that have misled other proxies.
 fn name() -> impl Strategy<Value = String> {
     const KNOWN: &[&str] = &[
         "Connection",
@@ -127,7 +127,7 @@ fn inputs(target: &str) -> Vec<PathBuf> {
     [corpus, files(&format!("regressions/{target}"))].concat()
 }
 
-/// The files of a folder, in order; none if there is no such folder.
+/// The files of a folder, in order; empty if there is no such folder.
 fn files(folder: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(fuzz_folder().join(folder)).into_iter().flatten().flatten();
     let mut files: Vec<_> = entries.map(|entry| entry.path()).collect();

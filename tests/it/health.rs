@@ -1,5 +1,5 @@
-//! The health listener: what probes of remote load balancers get, and that nothing they or
-//! strangers do there touches operators and the public.
+//! The health listener: the answers to probes of remote load balancers; and that neither they nor
+//! strangers affect operators and the public.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::support::{
     wait_until,
 };
 
-/// Places of the health listener, where descriptors suffice.
+/// Connections of the health listener, if there are enough descriptors.
 const PLACES: usize = 256;
 
 const LISTEN: &str = "health_listen = \"127.0.0.1:0\"";
@@ -41,7 +41,7 @@ fn health_of(server: &Server) -> SocketAddr {
     health.parse().expect("an address")
 }
 
-/// Asks without `Connection: close`, and expects the end of the connection all the same.
+/// Asks without `Connection: close`, and still expects the end of the connection.
 fn ask(health: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let mut client = Client::connect(health);
     client.send(format!("{method} {path} HTTP/1.1\r\nHost: 10.1.2.3\r\n\r\n"));
@@ -73,7 +73,7 @@ fn probes_are_answered_once_and_nothing_else_is() {
     let mut client = Client::connect(health);
     let response = client.exchange("PUT /readyz HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(response.field("Allow"), Some("GET, HEAD"));
-    // The answers are the admin's.
+    // The answers are those of the admin API.
     let mut client = Client::connect(health);
     let probe = client.exchange(get("localhost", "/healthz"));
     assert_eq!(probe.field("Cache-Control"), Some("no-store"));
@@ -104,7 +104,7 @@ fn a_request_with_content_is_refused_and_keeps_no_place() {
             let response = client.response();
             assert_eq!(response.status, 413, "{method} {announced}");
             assert!(response.says_close());
-            // It sends on, more than what counts as moving.
+            // It goes on sending, faster than a slow client.
             let piece = format!("{:x}\r\n{}\r\n", 4096, "x".repeat(4096));
             let is_gone = || sender.try_send(piece.as_bytes()).is_err();
             assert!(wait_until(PATIENCE, is_gone), "{method} {announced}");
@@ -160,7 +160,7 @@ fn clients_that_fill_its_places_keep_out_neither_operators_nor_the_public() {
     assert!(server.sockets() <= before + PLACES + 8, "no more than its places");
     assert_eq!(server.admin().get("/status")["state"], "serving");
     assert!(is_answered(&server));
-    // Silent, they give their places back.
+    // Silent connections are closed, which makes room.
     assert_eq!(ask(health, "GET", "/readyz").0, 200);
     drop(strangers);
 }
@@ -183,7 +183,7 @@ fn it_says_503_from_the_begin_of_a_stop_to_its_end() {
     server.signal(Signal::TERM);
     server.wait_event("shutdown_graceful");
     let stopping = || (503, "{\"status\":\"stopping\"}\n".to_owned());
-    // In the delay the public is served as ever, and behind it the exchange is in flight still.
+    // During the delay the public is served as usual; after it the exchange is still in flight.
     assert_eq!(ask(health, "GET", "/readyz"), stopping());
     assert!(is_answered(&server));
     let mut later = server.connect();
@@ -226,13 +226,13 @@ impl Prober {
         let sent = client.try_send(get("h", "/readyz").as_bytes());
         sent.map_err(|error| format!("send: {error}"))?;
         let response = client.try_response(false).map_err(|lost| format!("{lost:?}"))?;
-        // Thousands of connections that wait for their time would slow other tests down, which
-        // read the kernel's table of them.
+        // Thousands of connections in TIME_WAIT would slow down other tests, which read the
+        // kernel's table of connections.
         client.reset();
         if response.status == 200 { Ok(()) } else { Err(response.status.to_string()) }
     }
 
-    /// Lets it probe some more, so that what has just changed is probed, too.
+    /// Waits for further probes, so that the latest change is probed too.
     fn go_on(&self) {
         let before = self.answered.load(SeqCst);
         let goes_on = wait_until(PATIENCE, || self.answered.load(SeqCst) >= before + 20);
@@ -246,7 +246,7 @@ impl Prober {
     }
 }
 
-/// Upgrades, and looks at the new process from here on.
+/// Upgrades, and makes the new process the current one.
 fn upgrade(server: &mut Server) {
     let done = server.admin().post("/upgrade");
     let pid = done["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
@@ -259,14 +259,14 @@ fn no_probe_fails_while_servers_are_upgraded_or_fail_to_be() {
     let probers = [(); 2].map(|()| Prober::start(health));
     probers.iter().for_each(Prober::go_on);
     for _ in 0..5 {
-        // The old process drains for a while, beside the new one.
+        // The old process drains for a while, next to the new one.
         let mut slow = server.connect();
         slow.send(get("slow.test", "/"));
         server.wait_read([&slow]);
         upgrade(&mut server);
         probers.iter().for_each(Prober::go_on);
         assert_eq!(slow.response().text(), "slow");
-        // And it is over at once where nothing is in flight.
+        // Without an exchange in flight, the old process ends at once.
         upgrade(&mut server);
         probers.iter().for_each(Prober::go_on);
     }

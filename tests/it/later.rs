@@ -1,6 +1,6 @@
-//! Answers from outside the loops: given later, streamed, left, stopped.
+//! Answers that other threads complete: later, as streams, for peers that leave, and during a stop.
 //!
-//! The app of these tests leaves its exchanges to the test, which answers when it wants to.
+//! The app of these tests passes its exchanges to the test, which answers them.
 
 use std::{
     sync::mpsc::{self, Receiver, Sender},
@@ -16,11 +16,11 @@ use tidegate::{
 
 use crate::support::{Client, End, Lost, PATIENCE, Response, Site, get, post, wait_until};
 
-/// What shows that nothing comes: long for a loop, short for a test.
+/// How long to wait to see that nothing comes: long for a loop, short for a test.
 const SILENCE: Duration = Duration::from_millis(50);
 
-/// An app that passes its exchanges on. `/now` is answered at once, `/content` passed on with the
-/// content, `/same` answered on the loop's own thread, and `/panic` panics instead.
+/// An app that passes its exchanges to the test. It answers `/now` at once and `/same` on the
+/// loop's own thread; `/content` is passed on with its content; `/panic` panics.
 struct Desk(Sender<Later>);
 
 impl App for Desk {
@@ -41,7 +41,7 @@ impl App for Desk {
     }
 }
 
-/// A site with a desk under `a.test`, and what comes to the desk.
+/// A site with a desk under `a.test`, and the exchanges that the desk passes on.
 fn site(config: &str) -> (Site, Receiver<Later>) {
     let (sender, laters) = mpsc::channel();
     let site = Site::start(config, |server| {
@@ -150,7 +150,7 @@ fn an_answer_to_a_reset_connection_is_dropped() {
     client.send(get("a.test", "/"));
     let in_time = next(&laters);
     late.respond(ok("late"));
-    assert!(client.stays_silent(SILENCE), "answered with another connection's answer");
+    assert!(client.stays_silent(SILENCE), "it got another connection's answer");
     in_time.respond(ok("in time"));
     assert_eq!(text(&client.response()), (200, "in time"));
     site.remove_drained("a.test");
@@ -218,11 +218,11 @@ fn a_stream_to_head_has_no_content() {
 }
 
 #[test]
-fn a_peer_that_leaves_a_stream_is_let_go() {
+fn a_stream_notices_that_its_peer_has_left() {
     let (site, laters) = site("[limits]\nwrite_timeout = \"100ms\"");
     for leave in [Client::reset as fn(Client), drop, |mut client: Client| {
         client.half_close();
-        // What was sent stands, and no end of the content follows.
+        // The client got what was sent, but not the end of the content.
         assert!(matches!(client.try_response(false), Err(Lost::Ended(..))));
     }] {
         let mut client = site.connect();
@@ -230,7 +230,7 @@ fn a_peer_that_leaves_a_stream_is_let_go() {
         let stream = begin(&laters);
         assert!(stream.send(b"one".to_vec()));
         client.buffer_at_least(1);
-        // A stream without anything to send has no deadline.
+        // A stream with nothing to send has no deadline.
         assert!(!wait_until(3 * SILENCE, || !stream.send(Vec::new())));
         leave(client);
         assert!(wait_until(PATIENCE, || !stream.send(Vec::new())), "the receiver is gone");
@@ -262,7 +262,7 @@ fn a_stream_whose_peer_makes_no_progress_times_out() {
     let mut client = Client::connect_narrow(site.address());
     client.send(get("a.test", "/"));
     let stream = begin(&laters);
-    // More than the kernel takes, in one piece: nothing else is sent behind it.
+    // More than the kernel takes, in one piece, and nothing after it.
     assert!(stream.send(vec![b'x'; 16 * 1024 * 1024]));
     assert!(wait_until(PATIENCE, || !stream.send(Vec::new())), "the peer reads nothing");
     assert_ne!(client.read_to_end().1, End::Open);
@@ -305,7 +305,7 @@ fn a_deadline_cuts_exchanges_that_are_never_answered() {
 
 #[test]
 fn a_stop_lets_later_answers_finish() {
-    // One loop: the idle connection's end says that it is gated, and of no other.
+    // With one loop, the end of the idle connection means that the loop is gated.
     let (mut site, laters) = site("threads = 1");
     let (mut whole, mut streamed) = (site.connect(), site.connect());
     whole.send(get("a.test", "/"));

@@ -14,14 +14,14 @@ fn metric(server: &Server, name: &str) -> u64 {
     lines.next().expect("the metric").parse().expect("a number")
 }
 
-/// Waits until so many connections were refused for their client's sake.
+/// Waits until this many connections were refused by the limit per client.
 fn wait_refused(server: &Server, count: u64) {
     let refused = || metric(server, "tidegate_connections_refused_total");
     assert!(wait_until(PATIENCE, || refused() == count), "{} of {count}", refused());
 }
 
-/// A connection from an address of this machine, if its first request is answered; `header` comes
-/// before that. A refused connection is closed without an answer.
+/// A connection from this address, if its first request is answered. `header` is sent before the
+/// request. A refused connection is closed without an answer.
 fn served(address: SocketAddr, ip: &str, header: &str) -> Option<Client> {
     let ip: IpAddr = ip.parse().expect("an address");
     let mut client = Client::connect_from(ip, address);
@@ -40,8 +40,8 @@ fn served(address: SocketAddr, ip: &str, header: &str) -> Option<Client> {
     }
 }
 
-/// Waits until a client that had as many as it may gets one more: the server has to see first that
-/// one is gone.
+/// Waits until a client at its limit gets another connection: the server first has to notice that
+/// an old one is gone.
 fn wait_served(mut connect: impl FnMut() -> Option<Client>) -> Client {
     let mut client = None;
     assert!(wait_until(PATIENCE, || {
@@ -93,7 +93,7 @@ fn behind_a_proxy_header_the_client_that_it_names_is_counted() {
     assert_eq!(metric(&server, "tidegate_proxy_headers_refused_total"), 0);
     drop(first);
     let _second = wait_served(|| connect("2001:db8::2"));
-    // The proxy's own connections name no client.
+    // Without a client's address, the proxy's connections are not limited.
     for _ in 0..3 {
         let header = "PROXY UNKNOWN\r\n";
         assert!(served(server.address(), "127.0.0.1", header).is_some());
@@ -127,7 +127,7 @@ fn limited(body: &str, limit: &str) -> String {
     format!("respond = {{ body = \"{body}\" }}\n{limit}")
 }
 
-/// The answer to a request from this address; the connection is open for another one.
+/// The answer to a request from this address; its connection stays open.
 fn ask(server: &Server, ip: &str) -> Response {
     let ip: IpAddr = ip.parse().expect("an address");
     let mut client = Client::connect_from(ip, server.address());
@@ -159,14 +159,14 @@ fn a_client_has_its_burst_over_all_loops_and_then_429() {
         }
         assert_eq!((answered, refused), (3, 17), "{ip}");
     }
-    // The last one is counted when it is with the kernel.
+    // The last answer is counted when the kernel has it.
     for (status, count) in [(200, 6), (429, 34)] {
         let name = format!("tidegate_requests_total{{app=\"a.test\",status=\"{status}\"}}");
         assert!(wait_until(PATIENCE, || metric(&server, &name) == count), "{name}");
     }
     let row_of_it = row(&server, HOST);
     assert_eq!([&row_of_it["limited"], &row_of_it["requests_total"]], [34, 40]);
-    // Another app has nothing to do with it.
+    // Another app is not affected.
     let mut client = server.connect();
     for _ in 0..20 {
         assert_eq!(client.exchange(get("b.test", "/")).status, 200);
@@ -187,7 +187,7 @@ fn a_connection_continues_after_429_and_the_bucket_fills() {
     assert_eq!(client.response().status, 404, "the request behind it");
     let filled = || client.exchange(get(HOST, "/")).status == 200;
     assert!(wait_until(PATIENCE, filled));
-    // The app is not called: it would report that it is empty.
+    // The app is not called above the limit: it would answer 502.
     let statuses: Vec<u16> = (0..4).map(|_| client.exchange(get("q.test", "/")).status).collect();
     assert_eq!(statuses, [502, 502, 502, 429]);
 }

@@ -1,5 +1,4 @@
-//! The logs, as their readers find them: access lines and how exchanges ended, rotation, JSON,
-//! and a disk that is full.
+//! The logs: access lines and the ends of exchanges, rotation, JSON, and a full disk.
 
 use std::{
     fs,
@@ -28,7 +27,7 @@ struct Line {
 }
 
 impl Line {
-    /// Reads a line whose format its first byte tells.
+    /// Parses a line; its first byte shows its format.
     fn parse(line: &str) -> Self {
         if line.starts_with('{') { Self::parse_json(line) } else { Self::parse_combined(line) }
     }
@@ -78,14 +77,14 @@ impl Line {
     }
 }
 
-/// What a request for `target` of an app that is there leaves.
+/// The access line of a request to an existing app.
 fn line(request: &str, host: &str, status: u64, bytes: u64, end: &str) -> Line {
     let peer = "127.0.0.1".to_owned();
     let (request, host) = (format!("{request} HTTP/1.1"), host.to_owned());
     Line { peer, request, status, bytes, app: host.clone(), host, end: end.to_owned() }
 }
 
-/// One loop with a quick app, a slow one and a large file, and its access log.
+/// A server with one loop, a quick app, a slow app, a large file and an access log.
 fn setup(format: &str) -> Setup {
     Setup::new()
         .server("threads = 1\nidle_grace = \"0s\"")
@@ -100,7 +99,7 @@ fn access_log(server: &Server) -> PathBuf {
     server.dir().join("access.log")
 }
 
-/// The lines of a log as soon as it has so many.
+/// The lines of a log, as soon as it has this many.
 fn wait_lines(path: &Path, count: usize) -> Vec<Line> {
     let read = || fs::read_to_string(path).unwrap_or_default();
     let whole = |text: &str| text.matches('\n').count() >= count;
@@ -118,7 +117,7 @@ fn access_lines_count_content_and_not_heads() {
         client.exchange(get("app.test", "/a?b=%22"));
         client.send("HEAD / HTTP/1.1\r\nHost: app.test\r\n\r\n");
         client.response_to_head();
-        // Answers that leave in one write have lines of their own.
+        // Answers that are sent in one write have a line each.
         client.send(get("app.test", "/1").repeat(3) + &get("none.test", "/"));
         let pipelined: Vec<_> = (0..4).map(|_| client.response()).collect();
         assert_eq!(client.exchange(get("files.test", "/large")).body.len(), LARGE);
@@ -223,7 +222,7 @@ fn every_line_of_a_json_log_is_json() {
     assert_eq!(server.wait_event("app_load_failed").field("host"), Some("broken.test"));
 }
 
-/// The name of an event, whose line must be one whole JSON object with all that belongs to it.
+/// The name of an event, whose line must be a JSON object with all members.
 fn json_event(line: &str) -> String {
     let event: Value = serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
     for key in ["ts", "level", "event"] {
@@ -324,7 +323,7 @@ fn requests_of_one_turn_have_their_time() {
     let sum = || seconds("sum{app=\"a.test\"}");
     let single = sum();
     assert!((1e-6..10.0).contains(&single), "{single} s");
-    // A pipeline is counted in whole, and each of its requests has its time.
+    // Each request of a pipeline is counted, with its own time.
     client.send(get("a.test", "/").repeat(20));
     for _ in 0..20 {
         assert_eq!(client.response().status, 200);

@@ -1,9 +1,9 @@
 //! The tests that see Tidegate from outside, in one program: a module a subject.
 //!
-//! `cargo test --test it upgrade::` runs one of them. A test shares its process with the others, so
-//! it changes nothing of it: no variable of the environment, no folder, no umask, no handler of a
-//! signal. Two things are alike for all: the process may have all the descriptors it can, and it
-//! adopts orphans. What needs a process of its own is a program of its own, as `chaos` is.
+//! `cargo test --test it upgrade::` runs one of them. All tests share one process, so no test
+//! changes its environment, working directory, umask or signal handlers. Two settings are the same
+//! for all: the process raises its limit on descriptors, and it adopts orphans. A test that needs a
+//! process of its own is a program of its own, such as `chaos`.
 #![cfg(not(loom))]
 // Nothing depends on this crate.
 #![allow(unreachable_pub)]

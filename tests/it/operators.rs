@@ -1,4 +1,4 @@
-//! Odd orders of operations: what an operator may do while something else is under way.
+//! Unusual orders of operations: changes while another operation is under way.
 
 use std::{
     collections::HashSet,
@@ -37,7 +37,7 @@ fn config(listen: &[&str], server: &str, apps: &[(&str, &str)]) -> String {
     text
 }
 
-/// A server on a fixed port: a reload has to name the same one.
+/// A server on a fixed port, so that a reload can name the same port.
 fn start(server: &str, apps: &[(&str, &str)]) -> Server {
     let setup = Setup::new().listen(&[&free_port().to_string()]).server(server);
     apps.iter().fold(setup, |setup, (host, lines)| setup.app(host, lines)).start()
@@ -84,11 +84,11 @@ fn a_drained_app_whose_host_becomes_an_alias_by_a_reload_is_gone() {
     assert_eq!(done["removed"], json!(["a.test"]), "{done}");
     assert_eq!(ask(&server, "a.test"), (200, "b".to_owned()));
     let total = admin.get("/status")["requests_total"].as_u64();
-    assert_eq!(ask(&server, "a2.test").0, 404, "the rest of it can't be removed");
+    assert_eq!(ask(&server, "a2.test").0, 404, "its other names are removed too");
     assert!(total >= Some(2), "its count is lost: {total:?}");
 }
 
-/// A reload that takes a while, for it has this many apps to load.
+/// So many apps that a reload takes a while.
 const MANY: usize = 1500;
 
 fn many(listen: &str, body: &str) -> String {
@@ -99,8 +99,8 @@ fn many(listen: &str, body: &str) -> String {
     text
 }
 
-/// Starts a server of many apps, changes all of them, and calls `work` again and again with
-/// another app while the reload runs.
+/// Starts a server with many apps, changes all of them, and calls `work` for one app after the
+/// other while the reload runs.
 fn during_a_long_reload(work: impl Fn(&Server, usize)) -> Server {
     let server = (0..MANY).fold(Setup::new().listen(&[&free_port().to_string()]), |setup, nth| {
         setup.app(&format!("a{nth}.test"), &respond("one"))
@@ -131,7 +131,7 @@ fn apps_that_are_removed_while_a_reload_is_prepared_are_counted_once() {
     });
     assert!(server.is_running());
     assert_eq!(server.admin().get("/status")["active_connections"], 0);
-    // What began again by the reload can be removed again.
+    // Apps that the reload has brought back can be removed again.
     for nth in 0..MANY {
         if server.admin().call("GET", &format!("/apps/a{nth}.test"), "").status == 200 {
             server.admin().call("DELETE", &format!("/apps/a{nth}.test"), "");
@@ -277,7 +277,7 @@ fn admin_requests_that_are_being_answered_when_the_server_ends_are_answered() {
         let mut server = setup.start();
         let mut sockets: Vec<_> = (0..32).map(|_| server.admin().connect()).collect();
         let request = "GET /apps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-        // All are served before, so that none is in the listener's queue.
+        // Each sends a request before, so that none is in the listener's queue.
         for socket in &mut sockets {
             let first = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
             socket.write_all(first.as_bytes()).expect("send");
@@ -330,7 +330,7 @@ fn a_reload_that_is_refused_for_a_stop_changes_no_log() {
     server.rewrite(&(text + "[log]\npath = \"other.log\"\n"));
     let refused = admin.call("POST", "/reload", "");
     assert_eq!(refused.status, 409, "{refused:?}");
-    assert!(!server.dir().join("other.log").exists(), "the log has moved all the same");
+    assert!(!server.dir().join("other.log").exists(), "the log has changed nevertheless");
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn an_embedders_app_is_left_alone_by_reloads_also_after_an_operator_replaced_it(
     admin.post("/reload");
     assert_eq!(ask(), 200);
     let put = admin.put("/apps/own.test", &json!({ "respond": { "body": "by hand" } }));
-    // Refused, or an app of the embedder's still.
+    // The PUT is refused, or the app still belongs to the embedder.
     if put.status == 200 {
         let done = admin.post("/reload");
         assert_eq!((ask(), &done["removed"]), (200, &json!([])), "the embedder's host is gone");
@@ -461,7 +461,8 @@ fn a_listener_that_a_stuck_loop_cannot_gate_can_be_given_back() {
     fs::write(&file, &text).expect("config.toml");
     admin.post("/reload");
     fs::write(&file, &two).expect("config.toml");
-    // Given back before it was closed: the loop that is free serves it, or says what is wrong.
+    // The address comes back before it was closed: the free loop serves it, or reports what is
+    // wrong.
     let done = admin.post("/reload");
     let failed = done["listeners"]["failed"].clone();
     let address = second.parse().expect("an address");
@@ -472,8 +473,8 @@ fn a_listener_that_a_stuck_loop_cannot_gate_can_be_given_back() {
             !client.stays_silent(moment)
         })
     };
-    // The kernel gives connections to sockets by chance: to two of the loop that is stuck, to one
-    // that is gated, and to the one that is served.
+    // The kernel picks a socket at random: two belong to the stuck loop, one is gated, and one is
+    // served.
     let served = wait_until(PATIENCE, serves);
     drop(sender);
     assert_eq!((served, &failed), (true, &json!([])));

@@ -1,7 +1,7 @@
-//! Who the server runs as: the config's user replaces root in every thread, and all that a
-//! server does later works as that user too.
+//! The user that the server runs as: the config's user replaces root in every thread, and
+//! everything later works as that user too.
 //!
-//! What only root can begin is skipped, and says so, where the tests do not run as root.
+//! Tests that need root are skipped, with a message, if another user runs them.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use crate::support::{
 /// An account that every machine has.
 const NOBODY: &str = "nobody";
 
-/// A bit of CapEff and the like (capabilities(7)).
+/// The bit of CAP_NET_BIND_SERVICE in CapEff and the other sets (capabilities(7)).
 const NET_BIND_SERVICE: u64 = 1 << 10;
 
 fn is_root() -> bool {
@@ -42,7 +42,7 @@ fn nobody() -> User {
     User::from_name(NOBODY).expect("a look-up").expect("an account")
 }
 
-/// A setup whose server becomes the user nobody, in a folder of that user.
+/// A setup whose server becomes the user `nobody`, in a folder of that user.
 fn setup() -> Setup {
     let setup = Setup::new().server("user = \"nobody\"").named_app("a.test");
     let user = nobody();
@@ -70,7 +70,7 @@ fn assert_nobody(pid: Pid) {
     assert_nobody_in(pid, nobody().gid);
 }
 
-/// Every thread is nobody, in this group alone, and has no right of root's but one.
+/// Checks that every thread runs as `nobody`, only in this group, and with one capability.
 fn assert_nobody_in(pid: Pid, gid: Gid) {
     let own = fs::read_to_string("/proc/self/status").expect("status");
     let (uid, gid) = (nobody().uid.to_string(), gid.to_string());
@@ -94,7 +94,8 @@ fn ask(address: SocketAddr) -> (u16, String) {
     (response.status, response.text().to_owned())
 }
 
-/// A port that only root, or a process with CAP_NET_BIND_SERVICE can bind; a new address each time.
+/// An address whose port only root, or a process with CAP_NET_BIND_SERVICE, can bind. It is another
+/// address each time.
 fn low_port() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [.., process] = std::process::id().to_be_bytes();
@@ -104,9 +105,9 @@ fn low_port() -> SocketAddr {
     (ip, port).into()
 }
 
-/// The program where everybody finds it: that of the tests may lie below root's home. A process of
-/// its own copies it, for a child of another test that began meanwhile would keep the file open for
-/// writing, and no process could run it.
+/// A copy of the program that every user can run: the original may be below root's home. Another
+/// process makes the copy. If this process wrote it, a child of another test could hold the file
+/// open for writing, and then no process could run it (ETXTBSY).
 fn reachable_program(folder: &Path) -> PathBuf {
     let program = folder.join("tidegate");
     let copied = Command::new("cp").arg(BINARY).arg(&program).status().expect("cp");
@@ -140,7 +141,7 @@ fn root_gives_way_in_every_thread_and_the_server_works_on() {
     server.signal(Signal::USR1);
     assert!(file_is_there(&log), "it is not opened again");
 
-    // An address that root alone could bind comes by a reload.
+    // A reload adds an address that otherwise only root could bind.
     let (first, second) = (server.address(), low_port());
     let text = fs::read_to_string(server.dir().join("config.toml")).expect("config.toml");
     server.rewrite(&text.replace(&format!("\"{first}\""), &format!("\"{first}\", \"{second}\"")));
@@ -224,7 +225,11 @@ fn a_server_of_roots_gives_way_at_an_upgrade_that_says_so() {
     let done = server.admin().post("/reload");
     assert_eq!(done["needs_restart"], json!(["server.user"]));
     let done = server.admin().post("/reload");
-    assert_eq!(done["needs_restart"], json!(["server.user"]), "it holds as little as before");
+    assert_eq!(
+        done["needs_restart"],
+        json!(["server.user"]),
+        "it has no more privileges than before"
+    );
     let done = server.admin().post("/upgrade");
     let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     server.follow(pid.unwrap_or_else(|| panic!("{done}")));
@@ -296,7 +301,7 @@ fn only_root_becomes_another() {
     }
     let setup = setup();
     let (config, program) = (setup.write(), reachable_program(setup.dir()));
-    // A process that may only become a user other than nobody.
+    // A process that may not become `nobody`.
     let daemon = User::from_name("daemon").expect("a look-up").expect("an account").uid.as_raw();
     fs::set_permissions(setup.dir(), fs::Permissions::from_mode(0o755)).expect("mode");
     let as_daemon = |command: &str| {

@@ -1,5 +1,5 @@
-//! The protocol as a peer sees it: connections that stay, answers without content, time limits,
-//! routing, and what happens when there are too many connections.
+//! The protocol as a peer sees it: kept connections, answers without content, time-outs, routing,
+//! and too many connections.
 
 use std::{
     collections::VecDeque,
@@ -55,7 +55,7 @@ fn an_answer_says_how_long_its_connection_may_be_idle_to_clients_that_ask_to_kee
         let hint = seconds.map(|seconds| format!("timeout={seconds}"));
         assert_eq!(response.field("Keep-Alive"), hint.as_deref(), "{limit}");
         assert_eq!(response.field("Connection"), Some("keep-alive"), "{limit}");
-        // HTTP/1.1 keeps a connection without a word, and these clients read none.
+        // HTTP/1.1 needs no field to keep a connection, and these clients did not ask for one.
         let response = client.exchange(get("app.test", "/"));
         assert_eq!((response.field("Keep-Alive"), response.field("Connection")), (None, None));
         let last = server.connect().exchange(get_and_close("app.test", "/"));
@@ -116,8 +116,7 @@ fn more_is_pipelined_than_any_buffer_holds() {
     let count = 3000;
     let mut client = Client::connect_narrow(server.address());
     let requests = get("app.test", "/").repeat(count) + &get_and_close("app.test", "/");
-    // A server that doesn't read on while its answers aren't read would block this send for ever,
-    // were it not for a thread of its own.
+    // The server stops reading while its answers aren't read, so sending needs its own thread.
     let mut sender = client.second();
     let sending = std::thread::spawn(move || sender.send(requests));
     for _ in 0..=count {
@@ -154,7 +153,7 @@ fn no_content_and_not_modified_have_no_content() {
         .named_app("app.test")
         .start();
     let mut client = server.connect();
-    // The parser takes no content behind either, so that one byte of it would break the next.
+    // The parser expects no content after either: a byte of it would break the next answer.
     for (host, status) in [("none.test", 204), ("same.test", 304), ("app.test", 200)] {
         assert_eq!(client.exchange(get(host, "/")).status, status);
     }
@@ -229,7 +228,7 @@ fn an_expected_continue_is_sent_before_the_content() {
             response = client.response();
             assert!(!response.says_close(), "{}", response.head);
         } else {
-            // It may answer without asking for the content (RFC 9110 §10.1.1).
+            // The server may answer without asking for the content (RFC 9110 §10.1.1).
             let _ = client.try_send(b"12345");
         }
         assert_eq!((response.status, response.text()), (200, "hello"));
@@ -278,7 +277,7 @@ fn the_second_head_of_a_connection_has_its_own_time() {
     let server = one_app().limits("head_timeout = \"300ms\"").start();
     let mut client = server.connect();
     client.exchange(get("app.test", "/"));
-    // Idle is no slow head: that limit is another one.
+    // An idle connection is no slow head: it has another time-out.
     assert!(client.stays_silent(Duration::from_millis(500)));
     client.send("GET");
     assert_eq!(client.response().status, 408);
@@ -334,7 +333,7 @@ fn a_reader_that_takes_its_time_but_reads_is_not_cut() {
     client.send(get("files.test", "/large.bin"));
     let started = Instant::now();
     let mut wanted = 0;
-    // Reads on a little at a time for longer than the limit.
+    // Reads a little at a time, for longer than the time-out.
     wait_until(Duration::from_millis(1800), || {
         wanted += 1000;
         client.buffer_at_least(wanted);
@@ -357,7 +356,7 @@ fn an_idle_connection_is_closed_silently() {
 #[test]
 fn idle_connections_keep_no_memory_of_the_requests_they_pipelined() {
     const CONNECTIONS: usize = 100;
-    // One read holds them: all are in flight at a time.
+    // They fit into one read, so all are in flight at the same time.
     const PIPELINED: usize = 300;
     const KIB_PER_CONNECTION_MAX: usize = 6;
     let server = one_app()
@@ -374,7 +373,7 @@ fn idle_connections_keep_no_memory_of_the_requests_they_pipelined() {
     for client in &mut clients {
         client.exchange(get("app.test", "/"));
     }
-    // What all connections share, the log's queue too, has its size after as many requests.
+    // After as many requests on one connection, shared memory (such as the log's queue) has grown.
     let mut one = server.connect();
     (0..CONNECTIONS).for_each(|_| pipeline(&mut one));
     let before_kib = server.resident_kib();
@@ -619,8 +618,8 @@ fn out_of_descriptors_it_waits_without_spinning() {
     for client in &mut clients {
         client.send(get("app.test", "/"));
     }
-    // As many as there are descriptors for are answered, the rest wait. It is at rest when nothing
-    // changed for a hundred looks.
+    // As many as there are descriptors for are answered; the rest wait. It is at rest when nothing
+    // changes for a hundred checks.
     let (mut answered, mut unchanged) = (0, 0);
     let at_rest = wait_until(PATIENCE, || {
         let now = clients.iter_mut().filter_map(|one| one.is_readable().then_some(())).count();
@@ -655,7 +654,7 @@ fn out_of_descriptors_it_waits_without_spinning() {
 
 #[test]
 fn several_addresses_are_served() {
-    // IPv6 is tried where the machine has it.
+    // IPv6 is tested if the machine has it.
     let six = std::net::TcpListener::bind("[::1]:0").is_ok();
     let second = if six { "[::1]:0" } else { "127.0.0.2:0" };
     let server = one_app().listen(&["127.0.0.1:0", second]).start();
@@ -669,7 +668,7 @@ fn several_addresses_are_served() {
 
 #[test]
 fn a_lost_answer_differs_from_a_late_one() {
-    // A check of the client itself: what the other tests build on.
+    // Checks the client of these tests.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let mut client = Client::connect(listener.local_addr().expect("address"));
     let (mut peer, _) = listener.accept().expect("accept");

@@ -1,5 +1,5 @@
-//! A proxy app between clients and upstreams that are seen byte by byte: framing, failures, those
-//! who leave, fields, drains, tunnels.
+//! A proxy app between clients and upstreams that see every byte: framing, failures, clients that
+//! leave, fields, drains, tunnels.
 
 use std::{
     collections::HashSet,
@@ -19,18 +19,18 @@ use crate::support::{
 const HOST: &str = "p.test";
 const MIB: usize = 1024 * 1024;
 
-/// More than all the sockets between a client and an upstream hold.
+/// More bytes than all sockets between a client and an upstream can hold.
 const HUGE: usize = 40 * MIB;
 
 /// What an exchange of `HUGE` may add to the memory of the process.
 const BOUND_KIB: usize = 4 * 1024;
 
-/// So long a side is watched to see that it is held back.
+/// How long to watch a side to see that it is held back.
 const HELD: Duration = Duration::from_millis(400);
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: p.test\r\n\r\n";
 
-/// `HUGE` bytes, made once: that takes its time.
+/// `HUGE` bytes, made once because that is slow.
 fn huge() -> &'static [u8] {
     static CONTENT: OnceLock<Vec<u8>> = OnceLock::new();
     CONTENT.get_or_init(|| pattern(HUGE))
@@ -42,7 +42,7 @@ fn proxy(urls: &[&str], more: &str) -> String {
     format!("proxy = {{ upstreams = {urls:?}{more} }}")
 }
 
-/// One loop, so that it is known which connections are reused.
+/// A server with one loop, so that the reuse of connections is predictable.
 fn setup(urls: &[&str], more: &str) -> Setup {
     Setup::new()
         .server("threads = 1")
@@ -77,8 +77,8 @@ fn chunks(content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Answers with the content of the request, framed as the path says; a request without content
-/// gets as many bytes as its query says.
+/// Answers with the content of the request, framed as the path says. A request without content gets
+/// as many bytes as its query says.
 fn echo(asked: &Asked, line: &mut Line) {
     let (path, query) = asked.target().split_once('?').unwrap_or((asked.target(), ""));
     let wanted = query.parse().map(pattern);
@@ -128,7 +128,7 @@ fn expect_torn(client: &mut Client) -> usize {
     }
 }
 
-/// Those of the lines of a head that begin so.
+/// The lines of a head that begin with this.
 fn lines<'a>(head: &'a str, name: &'a str) -> Vec<&'a str> {
     let is_named = |line: &&str| {
         line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
@@ -257,7 +257,7 @@ fn answers_without_content_end_with_their_head() {
             "/none" => "HTTP/1.1 200 OK\r\nETag: \"e\"\r\n\r\n",
             "/204" => "HTTP/1.1 204 No Content\r\nETag: \"e\"\r\n\r\n",
             "/304" => "HTTP/1.1 304 Not Modified\r\nETag: \"e\"\r\n\r\n",
-            // What it would be is no news to the client (RFC 9110 §15.4.5).
+            // The client already has the content (RFC 9110 §15.4.5).
             _ => "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"e\"\r\n\r\n",
         });
     });
@@ -340,7 +340,7 @@ fn an_upstream_asks_for_the_content_that_a_client_holds_back() {
         let response = client.response();
         assert_eq!((response.status, response.text()), (200, "hello"), "100 comes once");
     }
-    // Content that does not wait is passed on beside the expectation.
+    // Content that does not wait for a 100 is passed on nevertheless.
     client.send([EXPECTING, "hello"].concat());
     let response = client.response();
     assert_eq!((response.status, response.text()), (200, "hello"), "no side waits for a 100");
@@ -356,7 +356,7 @@ fn an_upstream_may_refuse_content_before_it_is_sent() {
         client.send(EXPECTING);
         let response = client.response();
         assert_eq!((response.status, response.text()), (413, "too much"));
-        // Content could not be told apart from a next request.
+        // Content could not be distinguished from another request.
         assert!(response.says_close(), "{}", response.head);
         client.expect_end();
         assert_eq!(upstream.connections(), connection);
@@ -365,7 +365,7 @@ fn an_upstream_may_refuse_content_before_it_is_sent() {
 
 #[test]
 fn a_client_gets_a_100_when_its_upstream_is_silent() {
-    // It reads the content before it says a word.
+    // It reads the content before it sends anything.
     let upstream = Upstream::tcp(echo);
     let server = start(&upstream, "");
     let mut client = server.connect();
@@ -381,7 +381,7 @@ fn a_client_gets_a_100_when_its_upstream_is_silent() {
 // Failures.
 
 #[test]
-fn lines_to_upstreams_have_descriptors_beside_those_of_clients() {
+fn connections_to_upstreams_have_descriptors_besides_those_of_clients() {
     const CLIENTS: usize = 60;
     let gate = Gate::default();
     let entrance = gate.clone();
@@ -406,7 +406,7 @@ fn lines_to_upstreams_have_descriptors_beside_those_of_clients() {
 }
 
 #[test]
-fn a_line_that_finds_no_descriptor_is_a_503_and_no_fault_of_the_upstream() {
+fn a_connection_without_a_descriptor_is_a_503_and_no_fault_of_the_upstream() {
     let gate = Gate::default();
     let entrance = gate.clone();
     let upstream = Upstream::tcp(move |asked, line| {
@@ -434,14 +434,14 @@ fn a_line_that_finds_no_descriptor_is_a_503_and_no_fault_of_the_upstream() {
 }
 
 #[test]
-fn an_idle_line_makes_room_for_one_that_is_needed() {
+fn an_idle_connection_makes_room_for_a_needed_one() {
     let upstreams = [(); 2].map(|()| Upstream::tcp(|_, line| line.answer(200, "here")));
     let server = setup(&[upstreams[0].url()], "")
         .app("other.test", &proxy(&[upstreams[1].url()], ""))
         .start();
     let mut client = server.connect();
     assert_eq!(client.exchange(GET).text(), "here");
-    // Descriptors are numbered from the lowest that is free.
+    // A new descriptor gets the lowest free number.
     let open = std::fs::read_dir(format!("/proc/{}/fd", server.pid().as_raw_pid()));
     let number = |entry: std::io::Result<std::fs::DirEntry>| {
         entry.expect("an entry").file_name().to_str()?.parse::<u64>().ok()
@@ -456,7 +456,7 @@ fn an_idle_line_makes_room_for_one_that_is_needed() {
 }
 
 #[test]
-fn clients_that_wait_for_a_place_close_no_idle_line() {
+fn clients_that_wait_for_a_place_close_no_idle_connection() {
     let upstream = Upstream::tcp(|_, line| line.answer(200, "here"));
     let server = setup(&[upstream.url()], "").limits("connections = 1").start();
     let mut client = server.connect();
@@ -535,7 +535,7 @@ fn a_request_that_was_sent_is_retried_only_if_that_is_safe() {
     }
 }
 
-/// Answers the first request of each connection alone.
+/// Answers only the first request of each connection.
 fn once_each(asked: &Asked, line: &mut Line) {
     if asked.nth == 0 { line.answer(200, "ok") } else { line.close() }
 }
@@ -563,7 +563,7 @@ fn a_kept_connection_that_is_closed_under_a_post_is_a_502() {
     assert_eq!(client.exchange(post(b"more")).text(), "ok");
 }
 
-/// The server learns of the reset when it writes: no byte of the request goes out.
+/// The server notices the reset when it writes: no byte of the request is sent.
 #[test]
 fn a_request_that_was_not_sent_is_retried() {
     for request in [GET.as_bytes().to_vec(), post(b"hello"), post(&pattern(300 * 1024))] {
@@ -607,7 +607,7 @@ fn a_kept_connection_that_was_closed_before_is_not_used() {
     let mut client = server.connect();
     for nth in 1..=5 {
         assert_eq!(client.exchange(post(b"x")).text(), "ok", "{nth}");
-        // The client's is left.
+        // Only the client's connection is left.
         assert!(wait_until(PATIENCE, || server.sockets() == sockets + 1), "{nth}");
     }
     assert_eq!(upstream.asked().len(), 5);
@@ -634,14 +634,14 @@ fn an_answer_that_breaks_off_is_never_whole_for_the_client() {
                 Ok(response) if response.status == 502 => {}
                 other => panic!("{answer:?}: {other:?}"),
             }
-            // One of 1.0 without a length has nothing but the end to go by.
+            // For HTTP/1.0 without a length, the end of the connection is the end of the content.
             let mut client = server.connect();
             client.send(format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n"));
             let (bytes, end) = client.read_to_end();
             let text = String::from_utf8_lossy(&bytes);
             let shows = text.starts_with("HTTP/1.1 502 ") || text.contains("Content-Length: 100");
             assert_eq!(end, if shows { End::Eof } else { End::Reset }, "{answer:?} {text}");
-            assert_eq!(upstream.asked().len(), 2, "what has an answer is not asked again");
+            assert_eq!(upstream.asked().len(), 2, "a request with an answer is not sent again");
         }
     }
 }
@@ -744,7 +744,7 @@ fn a_slow_upstream_that_goes_on_is_waited_for() {
     assert_eq!(server.connect().exchange(GET).text(), "xxxxxxxx");
 }
 
-/// Answers that two readers could take for different things.
+/// Answers that two parsers could read differently.
 const AMBIGUOUS: &[&str] = &[
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nsecret",
     "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nsecret",
@@ -839,7 +839,7 @@ fn an_answer_that_comes_before_the_content_passes() {
         let response = client.response();
         assert_eq!((response.status, response.text()), (413, "too much"));
         upstream.wait_left(usize::from(!closes));
-        // A client that sends it all nonetheless gets the same.
+        // A client that sends all of it nevertheless gets the same.
         let mut client = server.connect();
         let mut sender = client.second();
         let sending = thread::spawn(move || sender.try_send(&post(&pattern(4 * MIB))));
@@ -915,7 +915,7 @@ fn a_kept_connection_that_ended_is_not_used_for_a_post_that_came_before() {
     gate.open();
     over.pass();
     server.resume();
-    // The loop hears of the client first: the post came before the end.
+    // The loop handles the client first: the POST came before the end.
     let status = client.response().status;
     let posts = upstream.asked().iter().filter(|asked| asked.content == b"once").count();
     assert_eq!((status, posts), (200, 1));
@@ -954,7 +954,7 @@ fn a_client_that_resets_leaves_no_connection_behind() {
     wait_active(&server, 0);
 }
 
-/// A client that closed looks like a client that half-closed and waits, until it is answered.
+/// Until it is answered, a client that has left looks like a client that half-closed and waits.
 #[test]
 fn a_client_that_closes_before_its_answer_begins_frees_the_upstream() {
     let gate = Gate::default();
@@ -1040,7 +1040,7 @@ fn a_clients_broken_chunk_is_its_400_and_breaks_the_request_off() {
     }
 }
 
-/// Reads `total` bytes in steps, with the greatest memory of the server meanwhile.
+/// Runs `step` until it returns false. Returns the server's highest memory meanwhile, in KiB.
 fn memory_while(server: &Server, mut step: impl FnMut() -> bool) -> usize {
     let mut most = server.resident_kib();
     while step() {
@@ -1202,7 +1202,7 @@ fn a_client_that_does_not_read_is_left_and_so_is_the_upstream() {
 // Fields.
 
 #[test]
-fn requests_keep_their_end_to_end_fields_alone() {
+fn requests_keep_only_their_end_to_end_fields() {
     let upstream = Upstream::tcp(named("ok"));
     let server = start(&upstream, "");
     let mut client = server.connect();
@@ -1265,7 +1265,7 @@ fn the_host_is_the_upstreams_if_the_app_says_so() {
 }
 
 #[test]
-fn answers_keep_their_end_to_end_fields_alone() {
+fn answers_keep_only_their_end_to_end_fields() {
     let upstream = Upstream::tcp(|asked, line| {
         let dates = if asked.target() == "/dated" {
             "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT\r\n"
@@ -1290,7 +1290,7 @@ fn answers_keep_their_end_to_end_fields_alone() {
         for dropped in ["X-Secret", "Upgrade"] {
             assert_eq!(response.field(dropped), None, "{head}");
         }
-        // The client's connection is another one than the upstream's.
+        // These fields concern the upstream's connection, not the client's.
         assert_eq!((response.field("Connection"), response.field("Keep-Alive")), (None, None));
         assert_eq!(lines(head, "Set-Cookie"), ["Set-Cookie: a=b", "Set-Cookie: c=d"]);
         assert_eq!(lines(head, "Via"), ["Via: 1.1 tidegate"]);
@@ -1302,7 +1302,7 @@ fn answers_keep_their_end_to_end_fields_alone() {
 }
 
 #[test]
-fn a_circle_ends_with_an_error() {
+fn a_loop_of_proxies_ends_with_an_error() {
     let server = setup(&["unix:/nonexistent/up.sock"], "").start();
     let own = format!("http://{}", server.address());
     let app = json!({ "proxy": { "upstreams": [own] } });

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::wait::PATIENCE;
 
-/// The way to an admin listener.
+/// A client of one admin listener.
 #[derive(Clone, Debug)]
 pub struct Admin {
     path: PathBuf,
@@ -31,14 +31,14 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
     }
 
-    /// What is wrong, in the server's words.
+    /// The server's error message.
     pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no error: {self:?}")).to_owned()
     }
 }
 
 impl Admin {
-    /// The listener whose socket is there.
+    /// The listener with the socket at this path.
     pub fn at(path: PathBuf) -> Self {
         Self { path }
     }
@@ -70,7 +70,7 @@ impl Admin {
         let (head, text) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-        assert_eq!(length, Some(&*text.len().to_string()), "the answer is not whole: {head}");
+        assert_eq!(length, Some(&*text.len().to_string()), "the answer is not complete: {head}");
         let status = status.unwrap_or_else(|| panic!("no status: {head}"));
         Answer { status, head: head.to_owned(), text: text.to_owned() }
     }

@@ -1,4 +1,5 @@
-//! A client at the level of bytes: split writes, half-close, slow reads, reset and end kept apart.
+//! A client at the level of bytes: split writes, half-close, slow reads; it tells a reset from an
+//! orderly end.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -13,7 +14,7 @@ use super::{
     wait::{PATIENCE, give_way},
 };
 
-/// A connection and what was read from it but not yet asked for.
+/// A connection, and the bytes that were read but not yet returned.
 pub struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -27,7 +28,7 @@ pub enum End {
     Eof,
     /// The server cut the connection.
     Reset,
-    /// Not at all before the deadline.
+    /// It was still open at the deadline.
     Open,
 }
 
@@ -39,7 +40,7 @@ pub enum Lost {
     Ended(End, usize),
     /// The deadline passed with this many bytes of a response.
     Late(usize),
-    /// What came is no response.
+    /// The bytes are not a response.
     Malformed(String),
 }
 
@@ -55,8 +56,9 @@ impl Client {
         TcpStream::connect_timeout(&address, deadline).map(Self::over)
     }
 
-    /// Connects with a receive buffer so small that a large answer has to wait for its reader, and
-    /// with Ethernet's segments: for the loopback's the sender's kernel takes 2.6 MiB ahead.
+    /// Connects with a small receive buffer, so that a large answer has to wait for its reader, and
+    /// with segments of Ethernet's size: with those of the loopback, the sender's kernel accepts
+    /// 2.6 MiB ahead.
     pub fn connect_narrow(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
         socket.set_recv_buffer_size(16 * 1024).expect("SO_RCVBUF");
@@ -73,9 +75,8 @@ impl Client {
         Self::over(socket.into())
     }
 
-    /// Connects, but keeps the last packet of the handshake back, as a long way to the server
-    /// would: the client takes the connection for open. The packet goes with the first bytes, or
-    /// after a fifth of a second at the latest.
+    /// Connects, but delays the last packet of the handshake, as a large distance would: for the
+    /// client the connection is open. The packet is sent with the first bytes, or after 0.2 s.
     pub fn connect_late(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
         socket.set_tcp_quickack(false).expect("TCP_QUICKACK");
@@ -89,7 +90,7 @@ impl Client {
         Self { stream, buffer: Vec::new(), ended: false }
     }
 
-    /// The client's own port, which names the connection.
+    /// The client's own port, which identifies the connection.
     pub fn port(&self) -> u16 {
         self.stream.local_addr().expect("local address").port()
     }
@@ -128,7 +129,7 @@ impl Client {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
     }
 
-    /// The same connection once more, to send while the first one reads.
+    /// A second client of the same connection, to send while the first one reads.
     pub fn second(&self) -> Self {
         Self::over(self.stream.try_clone().expect("a second descriptor"))
     }
@@ -199,7 +200,7 @@ impl Client {
         self.expect_eof();
     }
 
-    /// The same, but the client keeps its side open.
+    /// Like [`Self::expect_end`], but the client keeps its side open.
     pub fn expect_eof(&mut self) {
         let (rest, end) = self.read_to_end();
         assert_eq!((lossy(&rest).as_str(), end), ("", End::Eof));
@@ -211,7 +212,7 @@ impl Client {
         self.buffer.is_empty() && self.fill(deadline).is_err_and(|error| is_late(&error))
     }
 
-    /// How the connection ended, as seen without waiting.
+    /// How the connection ended; does not wait.
     pub fn peek_end(&mut self) -> End {
         match self.peek() {
             Ok(0) => End::Eof,
@@ -233,7 +234,7 @@ impl Client {
         peeked
     }
 
-    /// Reads until at least `count` bytes lie in the buffer, which keeps them.
+    /// Reads until the buffer has at least `count` bytes, which stay in it.
     pub fn buffer_at_least(&mut self, count: usize) {
         let deadline = Instant::now() + PATIENCE;
         while self.buffer.len() < count {
@@ -242,7 +243,7 @@ impl Client {
         }
     }
 
-    /// All final responses that `bytes` hold, or fails the test; nothing else may stand in them.
+    /// All final responses in `bytes`. Fails the test if there is anything else in them.
     pub fn parse_all(mut bytes: &[u8]) -> Vec<Response> {
         let mut responses = Vec::new();
         while !bytes.is_empty() {

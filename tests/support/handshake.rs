@@ -1,4 +1,4 @@
-//! A handshake that takes as long as the test wants, as one over a long way does.
+//! A handshake that takes as long as the test wants, as over a large distance.
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{Client, PATIENCE};
 sockopt_impl!(IpMinTtl, Both, libc::IPPROTO_IP, libc::IP_MINTTL, usize);
 sockopt_impl!(Ipv6MinHopCount, Both, libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT, usize);
 
-/// The server has a SYN, and its answer is dropped by the client's kernel.
+/// A handshake under way: the server has the SYN, and the client's kernel drops its answers.
 pub struct Handshake {
     socket: Socket,
     is_ipv6: bool,
@@ -24,12 +24,12 @@ impl Handshake {
         let own = Self { socket, is_ipv6: address.is_ipv6() };
         own.drop_below(255);
         own.socket.set_nonblocking(true).expect("O_NONBLOCK");
-        let begun = own.socket.connect(&address.into()).expect_err("no answer is heard");
+        let begun = own.socket.connect(&address.into()).expect_err("no answer gets through");
         assert_eq!(begun.raw_os_error(), Some(libc::EINPROGRESS), "{begun}");
         own
     }
 
-    /// Hears the server's next answer, within a second, and has the connection.
+    /// Lets the server's next answer through, which comes within a second, and connects.
     pub fn end(self) -> Client {
         self.drop_below(0);
         assert!(self.is_over(PATIENCE), "the handshake does not end");
@@ -39,12 +39,12 @@ impl Handshake {
         Client::over(self.socket.into())
     }
 
-    /// Whether a new connection gets no answer within this time, neither a yes nor a no.
+    /// Whether a SYN gets no answer at all within this time.
     pub fn is_swallowed(address: SocketAddr, time: Duration) -> bool {
         Client::try_connect(address, time).is_err_and(|error| error.kind() == ErrorKind::TimedOut)
     }
 
-    /// Connects with the TTL of packets that no router has seen.
+    /// Connects as a neighbour: its packets have the TTL of packets that no router forwarded.
     pub fn of_neighbour(address: SocketAddr) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("socket");
         socket.set_ttl_v4(255).expect("IP_TTL");

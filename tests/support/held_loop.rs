@@ -1,6 +1,6 @@
-//! A loop of the real binary that hangs, as an app would make it hang: held by ptrace(2) at its
-//! first system call of a turn, while the other threads go on. Or one that fails: its epoll_wait(2)
-//! is made to, likewise.
+//! Makes a loop of the real binary hang, as an app can: ptrace(2) holds it at the first system call
+//! of a turn, while the other threads run on. Or makes a loop fail: ptrace(2) lets its
+//! epoll_wait(2) fail.
 
 use std::{fs, time::Duration};
 
@@ -18,18 +18,18 @@ use super::{
     wait::{PATIENCE, wait_until},
 };
 
-/// A held loop, released when this is dropped, so that the process of a failing test can
-/// end. Only the thread that holds the loop may use this.
+/// A held loop. It is released when this is dropped, so that the process can end when a test fails.
+/// Only the thread that holds the loop may use this.
 pub struct HeldLoop {
     thread: Pid,
 }
 
 impl HeldLoop {
-    /// Holds the loop of this number, which has to be idle, when `wake` has given it work. None
-    /// where tracing a process is forbidden.
+    /// Holds the loop with this number, which has to be idle, after `wake` has given it work.
+    /// `None` if tracing a process is forbidden.
     pub fn hold(server: &Server, index: usize, wake: impl FnOnce()) -> Option<Self> {
         let held = Self::stop(server, index)?;
-        // It goes back to sleep, wakes up, and does the first thing.
+        // It goes back to sleep, wakes up, and makes its first system call.
         held.run_to_call();
         ptrace::syscall(held.thread, None).expect("syscall");
         wake();
@@ -38,12 +38,12 @@ impl HeldLoop {
         Some(held)
     }
 
-    /// Has epoll_wait(2) fail in the loop of this number, so many times; each time `wake` gives it
-    /// work. Whether that can be done here.
+    /// Makes epoll_wait(2) fail in the loop with this number, `times` times; each time `wake` gives
+    /// it work. Returns false if that cannot be done here.
     #[cfg(target_arch = "x86_64")]
     pub fn fail(server: &Server, index: usize, times: usize, wake: impl Fn()) -> bool {
         const CALLS: [u64; 2] = [232, 281]; // epoll_wait, epoll_pwait
-        const ENTERS: u64 = -38_i64 as u64; // what the result is before there is one
+        const ENTERS: u64 = -38_i64 as u64; // the result register at the entry of a system call
         const EBADF: u64 = -9_i64 as u64;
         let Some(held) = Self::stop(server, index) else { return false };
         let mut failed = 0;
@@ -67,19 +67,19 @@ impl HeldLoop {
         true
     }
 
-    /// Registers have other names there.
+    /// Other processors have other registers.
     #[cfg(not(target_arch = "x86_64"))]
     pub fn fail(_: &Server, _: usize, _: usize, _: impl Fn()) -> bool {
         eprintln!("skipped: not on this processor");
         false
     }
 
-    /// Stops the loop, wherever it is; none where tracing a process is forbidden.
+    /// Stops the loop, wherever it is; `None` if tracing a process is forbidden.
     fn stop(server: &Server, index: usize) -> Option<Self> {
         Self::stop_thread(server, &format!("loop-{index}"))
     }
 
-    /// Stops any thread by its name, likewise.
+    /// Stops a thread by its name; `None` if tracing a process is forbidden.
     pub fn stop_thread(server: &Server, name: &str) -> Option<Self> {
         let thread = thread_of(server, name);
         match ptrace::seize(thread, Options::empty()) {
@@ -98,7 +98,7 @@ impl HeldLoop {
     /// Lets it go on.
     pub fn release(self) {}
 
-    /// Waits for the end of the process: its parent learns of that later.
+    /// Waits for the end of the process, which its parent is notified of later.
     pub fn wait_exit(self) {
         let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
         let gone = || {

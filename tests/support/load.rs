@@ -32,11 +32,11 @@ pub enum LoadKind {
 /// What became of the requests.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Answered whole.
+    /// Requests with a complete answer.
     pub answered: usize,
-    /// Sent on an established connection whose end was not seen, and not answered whole.
+    /// Requests without a complete answer that were sent on a connection that seemed open.
     pub lost: Vec<String>,
-    /// Connects that were refused or not answered: nothing was sent.
+    /// Connects that were refused or got no answer: nothing was sent on them.
     pub turned_away: usize,
     /// Connections that the server closed in order before anything was sent.
     pub closed_idle: usize,
@@ -80,12 +80,12 @@ impl Load {
         assert!(reached, "the load is not answered");
     }
 
-    /// From here on a refused connect ends a thread instead of failing it.
+    /// From now on a refused connect ends a thread instead of failing the test.
     pub fn expect_stop(&self) {
         self.shared.stopping.store(true, SeqCst);
     }
 
-    /// Ends every thread after the request that it is at, and adds up their counts.
+    /// Ends every thread after its current request, and adds up their counts.
     pub fn end(self) -> Tally {
         self.shared.ending.store(true, SeqCst);
         self.join()
@@ -130,7 +130,7 @@ impl Worker {
             let stopping = self.shared.stopping.load(SeqCst);
             tally.turned_away += 1;
             match error.kind() {
-                // At the gate; or a busy machine took its time.
+                // The gate dropped it, or the machine was busy.
                 ErrorKind::TimedOut => {}
                 ErrorKind::ConnectionRefused if stopping => return tally,
                 _ => {

@@ -1,8 +1,8 @@
-//! What the tests share that see the server from outside: the real binary as a child, or the
-//! library in a thread, and clients that see every byte.
+//! Shared by the black-box tests: the real binary as a child, or the library in a thread, and
+//! clients that see every byte.
 //!
-//! Every wait has a deadline, and none is a bare sleep: a test goes on as soon as what it waits for
-//! is there.
+//! Every wait has a deadline, and none is a bare sleep: a test goes on as soon as its condition
+//! holds.
 
 mod admin;
 mod client;
@@ -43,7 +43,7 @@ pub fn free_port() -> SocketAddr {
     const PORTS: std::ops::Range<u32> = 10_000..32_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        // Test programs that run beside each other begin at different ones.
+        // Test programs that run at the same time begin at different ports.
         let number = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
         let port = PORTS.start + number % (PORTS.end - PORTS.start);
         let address = SocketAddr::from(([127, 0, 0, 1], port as u16));
@@ -58,12 +58,12 @@ pub fn get(host: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")
 }
 
-/// The same, the last one of its connection.
+/// A plain request that is the last of its connection.
 pub fn get_and_close(host: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
 }
 
-/// Bytes that differ from place to place, so that a piece sent twice or left out shows.
+/// Bytes that differ by position, so that a piece that is repeated or missing shows.
 pub fn pattern(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32;
     let mut bytes = Vec::with_capacity(length);

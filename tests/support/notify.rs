@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::wait::PATIENCE;
 
-/// A socket to which a server tells how it is.
+/// The socket that a server sends its state to.
 pub struct NotifySocket {
     socket: UnixDatagram,
     name: String,
@@ -44,19 +44,19 @@ impl NotifySocket {
         Self { socket, name, messages: Vec::new(), _folder: folder }
     }
 
-    /// What `NOTIFY_SOCKET` is to be.
+    /// The value for `NOTIFY_SOCKET`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Forgets what was received so far, and what waits to be.
+    /// Drops all messages so far, also those that wait in the socket.
     pub fn clear(&mut self) {
         while self.receive(Instant::now()) {}
         self.messages.clear();
     }
 
-    /// Waits for a message with an assignment that begins so, and gives its value. What was
-    /// received before counts too.
+    /// Waits for a message with an assignment that begins with this, and returns its value. Earlier
+    /// messages count too.
     pub fn wait(&mut self, assignment: &str) -> String {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -73,7 +73,7 @@ impl NotifySocket {
         while self.receive(end) {}
     }
 
-    /// The values of all assignments so far that begin so.
+    /// The values of all assignments so far that begin with this.
     pub fn values(&self, assignment: &str) -> Vec<String> {
         let all = self.messages.iter().flat_map(|(_, lines)| lines);
         all.filter_map(|line| line.strip_prefix(assignment)).map(str::to_owned).collect()
@@ -92,7 +92,7 @@ impl NotifySocket {
         found.map(|(_, lines)| lines.clone()).unwrap_or_default()
     }
 
-    /// Takes one message in; false if none came until then.
+    /// Receives one message; false if none came before `end`.
     fn receive(&mut self, end: Instant) -> bool {
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         self.socket.set_read_timeout(Some(left)).expect("a time-out");

@@ -1,4 +1,4 @@
-//! Numbers that are random enough, and the same again from the same seed.
+//! Pseudo-random numbers that repeat with the same seed.
 
 use std::{env, time::Duration};
 
@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// A number that the environment sets, or this one.
+/// The number in this environment variable, or `default`.
 pub fn number_of_environment(variable: &str, default: u64) -> u64 {
     env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

@@ -1,4 +1,4 @@
-//! A small response parser of its own, strict: what a server writes has to be exact.
+//! A small and strict response parser: what the server writes has to be exact.
 
 /// One response.
 #[derive(Clone, Debug)]
@@ -10,20 +10,20 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-/// What bytes may hold so far.
+/// The result of parsing bytes.
 #[derive(Debug)]
 pub enum Parsed {
     /// A response, and how many bytes it took.
     Whole(Response, usize),
     /// More is needed.
     Partial,
-    /// No response, and why.
+    /// Not a response, and why.
     Malformed(String),
 }
 
 impl Response {
-    /// Reads one response from the front of `bytes`. `to_head`: it answers a HEAD request.
-    /// `ended`: no more bytes come.
+    /// Parses the first response in `bytes`. `to_head`: it answers a HEAD request. `ended`: no more
+    /// bytes come.
     pub fn parse(bytes: &[u8], to_head: bool, ended: bool) -> Parsed {
         let Some(head_len) = find(bytes, b"\r\n\r\n").map(|at| at + 4) else {
             return Parsed::Partial;
@@ -88,7 +88,7 @@ fn parse_head(head: &[u8]) -> Result<Response, String> {
     Ok(Response { status, head: head.to_owned(), fields, body: Vec::new() })
 }
 
-/// The content at the front of `bytes` and how many bytes it took; `None` when more is needed.
+/// The content at the beginning of `bytes`, and how many bytes it took; `None` if more are needed.
 fn content(
     response: &Response,
     bytes: &[u8],
@@ -145,7 +145,7 @@ fn chunked(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {
     }
 }
 
-/// Where `needle` first stands in `bytes`.
+/// The first position of `needle` in `bytes`.
 pub fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
     bytes.windows(needle.len()).position(|window| window == needle)
 }

@@ -26,13 +26,13 @@ use super::{
     wait::{PATIENCE, wait_until},
 };
 
-/// The program that is tested.
+/// The tested program.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 
 /// The ticks of `/proc/PID/stat` in a second.
 const TICKS_PER_S: u64 = 100;
 
-/// A folder with a configuration, not yet running.
+/// A folder with a configuration, for a server to start.
 pub struct Setup {
     dir: TempDir,
     listen: Vec<String>,
@@ -111,12 +111,12 @@ impl Setup {
         self.app(host, &lines)
     }
 
-    /// Holds the process to this many descriptors.
+    /// Limits the process to this many descriptors.
     pub fn descriptors(self, most: u32) -> Self {
         self.shell(&format!("ulimit -n {most}"))
     }
 
-    /// Has a shell run this command first, whose process becomes the server.
+    /// Lets a shell run this command first; its process then becomes the server.
     pub fn shell(mut self, command: &str) -> Self {
         self.shell += &format!("{command}; ");
         self
@@ -134,8 +134,8 @@ impl Setup {
         self
     }
 
-    /// Starts the process with this listening socket, as systemd would that has kept it for the
-    /// process before.
+    /// Starts the process with this listening socket, as systemd does when it has kept the socket
+    /// of the previous process.
     pub fn kept(mut self, socket: impl Into<OwnedFd>) -> Self {
         self.activated = Some((socket.into(), "tidegate-listener-kept"));
         self
@@ -157,7 +157,7 @@ impl Setup {
     /// The text of the configuration.
     pub fn text(&self) -> String {
         let threads = if self.server.contains("threads") { "" } else { "threads = 2\n" };
-        // No test waits for longer pauses than that.
+        // No test pauses for longer than that.
         let has_grace = self.server.contains("idle_grace");
         let grace = if has_grace { "" } else { "idle_grace = \"1s\"\n" };
         format!(
@@ -219,8 +219,8 @@ fn command(before: &str) -> Command {
     without_settings(command)
 }
 
-/// The server with a listening socket from outside, in place of its standard input at first
-/// (sd_listen_fds(3)).
+/// A command for a server that gets a listening socket (sd_listen_fds(3)). The shell receives the
+/// socket as its standard input.
 fn activated(socket: OwnedFd, name: &str) -> Command {
     let mut command = shell(&format!(
         "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES={name}; \
@@ -243,7 +243,7 @@ fn without_settings(mut command: Command) -> Command {
     command
 }
 
-/// Runs a command of the binary to its end: exit code and all it printed.
+/// Runs a command of the binary to its end. Returns the exit code and all output.
 pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let mut child = command("")
         .args(arguments)
@@ -262,10 +262,10 @@ pub fn run(arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), printed)
 }
 
-/// A running server. It is killed when this goes, and its log is shown if the test failed.
+/// A running server. It is killed when this is dropped; its log is shown if the test failed.
 pub struct Server {
     child: Child,
-    /// The process that is looked at: the child, or one after it.
+    /// The current process: the child, or the process that an upgrade started.
     pid: Pid,
     log: Arc<Log>,
     addresses: Vec<SocketAddr>,
@@ -278,12 +278,12 @@ impl Server {
         self.addresses[0]
     }
 
-    /// The way to its admin listener.
+    /// A client of its admin listener.
     pub fn admin(&self) -> Admin {
         Admin::at(self.dir.path().join("tidegate.sock"))
     }
 
-    /// Puts another text in the place of its configuration, in one step.
+    /// Replaces the text of its configuration, in one step.
     pub fn rewrite(&self, setup: &str) {
         let path = self.dir.path().join("config.toml");
         let new = self.dir.path().join("config.toml.new");
@@ -311,7 +311,7 @@ impl Server {
         kill_process(self.pid(), signal).expect("signal");
     }
 
-    /// Sends another process of it a signal.
+    /// Sends a signal to another process of the server.
     pub fn signal_to(&self, pid: Pid, signal: Signal) {
         kill_process(pid, signal).expect("signal");
     }
@@ -333,19 +333,19 @@ impl Server {
         self.signal(Signal::CONT);
     }
 
-    /// Holds the running process to this many descriptors; those it has above stay open.
+    /// Limits the running process to this many descriptors; open ones above the limit stay open.
     pub fn lower_descriptor_limit(&self, most: u64) {
         let limit = Rlimit { current: Some(most), maximum: Some(most.max(64)) };
         prlimit(Some(self.pid()), Resource::Nofile, limit).expect("prlimit");
     }
 
-    /// Holds the files that the running process writes to this many bytes, or to none.
+    /// Limits the files that the running process writes to this many bytes; `None` lifts the limit.
     pub fn limit_file_size(&self, most: Option<u64>) {
         let limit = Rlimit { current: most, maximum: None };
         prlimit(Some(self.pid()), Resource::Fsize, limit).expect("prlimit");
     }
 
-    /// Lets the running process have this much more memory of its own than now.
+    /// Limits the running process to this much more memory than it has now.
     pub fn limit_memory(&self, more_kib: u64) {
         let most = Some((self.memory_kib("VmData") as u64 + more_kib) * 1024);
         let limit = Rlimit { current: most, maximum: most };
@@ -357,18 +357,17 @@ impl Server {
         self.wait_exit_within(PATIENCE)
     }
 
-    /// Makes this process the parent of processes whose own parent is gone, as init is: so it sees
-    /// how they end.
+    /// Makes this process the parent of orphans, like init, so that it gets their exit codes.
     pub fn adopt_orphans() {
         set_child_subreaper(Some(getpid())).expect("PR_SET_CHILD_SUBREAPER");
     }
 
-    /// Looks at this process from here on, which an upgrade has started.
+    /// Makes this process, which an upgrade has started, the current one.
     pub fn follow(&mut self, pid: Pid) {
         self.pid = pid;
     }
 
-    /// The processes of this server that run: those whose arguments name its configuration.
+    /// The running processes of this server: those whose arguments name its configuration.
     pub fn processes(&self) -> Vec<Pid> {
         let config = self.dir.path().join("config.toml");
         let config = config.to_str().expect("text").as_bytes();
@@ -396,11 +395,11 @@ impl Server {
         names.filter(is_zombie).collect()
     }
 
-    /// Waits for the end of a process that is an orphan; its exit code.
+    /// Waits for the end of an orphan. Returns its exit code.
     pub fn wait_orphan(&self, pid: Pid) -> Option<i32> {
         let mut code = None;
         let ended = wait_until(PATIENCE, || {
-            // Before its parent's end it is no child of ours.
+            // It becomes our child when its parent ends.
             let waited = waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten();
             code = waited.map(|(_, status)| status.exit_status());
             code.is_some()
@@ -455,19 +454,19 @@ impl Server {
         self.log.lines()
     }
 
-    /// Waits until the server has accepted these connections and read all that was sent on them.
+    /// Waits until the server has accepted these connections and read everything sent on them.
     pub fn wait_read<'a>(&self, clients: impl IntoIterator<Item = &'a Client>) {
         let ports: Vec<u16> = clients.into_iter().map(Client::port).collect();
         let read = wait_until(PATIENCE, || self.has_read(&ports));
         assert!(read, "the server doesn't read");
     }
 
-    /// Whether the sockets whose peers have these ports have an owner and nothing to be read.
+    /// Whether the sockets with these peer ports are accepted and have no unread bytes.
     fn has_read(&self, client_ports: &[u16]) -> bool {
         let table = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
         let local = format!(":{:04X} ", self.address().port());
         let mut waiting = client_ports.to_vec();
-        // The table has a line for every connection of the machine: look before splitting.
+        // The table has a line for every connection of the machine: filter before splitting.
         for line in table.lines().filter(|line| line.contains(&local)) {
             let columns: Vec<&str> = line.split_ascii_whitespace().collect();
             let [_, own, peer, _, queues, _, _, _, _, inode, ..] = columns[..] else { continue };
@@ -480,7 +479,7 @@ impl Server {
         waiting.is_empty()
     }
 
-    /// Bytes that the kernel has from this client, and no loop has read.
+    /// Bytes from this client that are in the kernel and no loop has read.
     pub fn unread_bytes(&self, client: &Client) -> u64 {
         let [own, peer] = [client.server_port(), client.port()].map(|port| format!(":{port:04X}"));
         let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
@@ -516,7 +515,7 @@ impl Server {
         (0..).find(|number| !open.contains(number)).expect("a number")
     }
 
-    /// What the process has open.
+    /// The open descriptors of the process.
     pub fn descriptors(&self) -> Vec<String> {
         let folder = format!("/proc/{}/fd", self.pid.as_raw_nonzero());
         let entries = fs::read_dir(folder).expect("the process runs");
@@ -567,7 +566,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Errors mean that it is gone already.
+        // An error means that it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         for pid in self.processes() {
@@ -594,7 +593,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Reads `time LEVEL name key=value key="va lue" …`, or the JSON of the same.
+    /// Parses `time LEVEL name key=value key="va lue" …`, or an event in JSON.
     fn parse(line: &str) -> Option<Self> {
         if line.starts_with('{') {
             return Self::parse_json(line);
@@ -636,7 +635,7 @@ impl Event {
     }
 }
 
-/// Splits at spaces, except between quotes, which are left out.
+/// Splits at spaces outside of quotes, and removes the quotes.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let (mut quoted, mut escaped) = (false, false);

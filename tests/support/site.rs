@@ -26,21 +26,21 @@ use super::{
 
 type Ended = Result<Verdict, ServerError>;
 
-/// Events that tell of a bug in the server itself, whatever a test does.
+/// Events that mean a bug in the server, whatever a test does.
 const BUGS: &[&str] = &["connection_panicked", "loop_died", "loop_failed", "loop_not_woken"];
 
-/// A server that runs in this process. It is stopped when this goes.
+/// A server that runs in this process. It is stopped when this is dropped.
 pub struct Site {
     pub handle: ServerHandle,
     address: SocketAddr,
     run: Option<JoinHandle<Ended>>,
-    /// How many events there were before; other tests log beside.
+    /// How many events there were before; other tests log at the same time.
     logged_before: usize,
 }
 
 impl Site {
-    /// Binds a free port, lets `prepare` add apps, and runs. `config` is more lines of `[server]`,
-    /// and sections behind them; two loops and no idle grace, if it doesn't say otherwise.
+    /// Binds a free port, lets `prepare` add apps, and runs. `config` has further lines of
+    /// `[server]` and further sections. Without them there are two loops and no idle grace.
     pub fn start(config: &str, prepare: impl FnOnce(&mut HttpServer)) -> Self {
         log::set_logger(&EVENTS).map(|()| log::set_max_level(log::LevelFilter::Info)).unwrap_or(());
         let logged_before = EVENTS.lines().len();
@@ -53,7 +53,7 @@ impl Site {
         Self { handle, address, run, logged_before }
     }
 
-    /// The same, with stages under these hosts.
+    /// Like [`Self::start`], with stages under these hosts.
     pub fn with_stages(config: &str, stages: &[(&str, &Stage)]) -> Self {
         Self::start(config, |server| {
             for (host, stage) in stages {
@@ -72,12 +72,12 @@ impl Site {
         Client::connect(self.address)
     }
 
-    /// Begins to remove an app that is there.
+    /// Begins to remove an app.
     pub fn remove(&self, host: &str) -> DrainTicket {
         self.handle.remove_app(host).expect("the app is there")
     }
 
-    /// Removes an app that has nothing in flight, or only what will end without more ado.
+    /// Removes an app whose exchanges, if any, will end by themselves.
     pub fn remove_drained(&self, host: &str) {
         assert_eq!(self.remove(host).wait(PATIENCE), Some(Verdict::Drained), "{host}");
     }
@@ -94,7 +94,7 @@ impl Drop for Site {
     fn drop(&mut self) {
         if let Some(run) = self.run.take() {
             self.handle.stop("the test is over");
-            self.handle.stop("the test has no patience");
+            self.handle.stop("the test does not wait");
             let ended = wait_until(PATIENCE, || run.is_finished());
             assert!(ended || thread::panicking(), "the server doesn't stop");
         }
@@ -113,7 +113,7 @@ fn parse(lines: &str) -> Config {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// An app of one closure.
+/// An app from a closure.
 pub struct Act<F>(pub F);
 
 impl<F> App for Act<F>
@@ -125,10 +125,9 @@ where
     }
 }
 
-/// An app that does what the path says, answers with its own name, and counts how often it was
-/// asked.
+/// An app that does what the path says, answers with its own name, and counts its requests.
 ///
-/// `/content` is answered when the client has sent all content, with it behind the name;
+/// `/content` is answered when the client has sent all content, with the name and that content;
 /// `/after/N` after N milliseconds; `/large` with [`Stage::LARGE`] bytes of the name; `/bulk` with
 /// [`Stage::BULK`]; `/panic` and `/panic-late` panic, the latter once the content is there;
 /// everything else at once.
@@ -142,7 +141,7 @@ impl Stage {
     /// More than all buffers between the server and a client that doesn't read.
     pub const LARGE: usize = 16 * 1024 * 1024;
 
-    /// So little that an answer is copied, so much that it fills a buffer soon.
+    /// Small enough that an answer is copied, large enough to fill a buffer soon.
     pub const BULK: usize = 8 * 1024;
 
     /// A stage whose answers are `name`.
@@ -150,12 +149,12 @@ impl Stage {
         Self { name, asked: Arc::default() }
     }
 
-    /// How many requests it was given.
+    /// How many requests it got.
     pub fn asked(&self) -> usize {
         self.asked.load(SeqCst)
     }
 
-    /// Waits until it was given so many requests, and no more.
+    /// Waits until it got this many requests. Fails if it got more.
     pub fn wait_asked(&self, times: usize) {
         wait_until(PATIENCE, || self.asked() >= times);
         assert_eq!(self.asked(), times, "requests to {}", self.name);
@@ -196,7 +195,7 @@ pub struct Stuck {
 }
 
 impl Stuck {
-    /// The app, what frees its loops, and how many requests it was given.
+    /// The app, a sender that frees its loops when it is dropped, and the number of its requests.
     pub fn new() -> (Self, mpsc::Sender<()>, Arc<AtomicUsize>) {
         let ((sender, gate), entered) = (mpsc::channel(), Arc::default());
         (Self { gate: Mutex::new(gate), entered: Arc::clone(&entered) }, sender, entered)
@@ -206,7 +205,7 @@ impl Stuck {
 impl App for Stuck {
     fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
         self.entered.fetch_add(1, SeqCst);
-        // Nothing is ever sent: it ends with the sender.
+        // Nothing is ever sent: this returns when the sender is dropped.
         let _ = self.gate.lock().expect("no panic").recv();
         Reply::Full(Response::new(200).with_content("freed"))
     }
@@ -227,7 +226,7 @@ impl Held {
         Self(client)
     }
 
-    /// Begins so many exchanges on connections of their own; they are in flight on return.
+    /// Begins this many exchanges, each on its own connection. On return they are in flight.
     pub fn begin_all(site: &Site, host: &str, stage: &Stage, count: usize) -> Vec<Self> {
         let before = stage.asked();
         let held = (0..count).map(|_| Self::begin(site.connect(), host)).collect();
@@ -235,7 +234,7 @@ impl Held {
         held
     }
 
-    /// Lets the exchange end, and checks that it is answered whole by the stage of this name.
+    /// Lets the exchange end, and checks that the stage with this name answered it completely.
     pub fn end(mut self, name: &str) -> Client {
         self.0.send(">");
         let response = self.0.response();
@@ -251,7 +250,7 @@ pub struct Logged {
     pub host: Option<String>,
 }
 
-/// All events about a host so far; other tests log beside.
+/// All events about a host so far; other tests log at the same time.
 pub fn logged(host: &str) -> Vec<String> {
     let lines = EVENTS.lines();
     let own = lines.iter().filter(|event| event.host.as_deref() == Some(host));

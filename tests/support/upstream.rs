@@ -1,5 +1,5 @@
-//! A server behind the server: it keeps every request byte for byte, and answers as a closure says,
-//! with whatever bytes, pauses and ends.
+//! An upstream for tests: it records every request byte for byte, and answers as a closure says,
+//! with any bytes, pauses and ends.
 
 use std::{
     io::{self, Read, Write},
@@ -20,19 +20,19 @@ use super::{
     wait::{PATIENCE, wait_until},
 };
 
-/// A request as an upstream got it.
+/// A request as the upstream received it.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Which of the upstream's connections it came on, from 0.
+    /// The number of the connection that it came on, from 0.
     pub connection: usize,
-    /// Which of the connection's requests it is, from 0.
+    /// Its number among the connection's requests, from 0.
     pub nth: usize,
     /// The head as it was sent, with the blank line.
     pub head: String,
     pub fields: Vec<(String, String)>,
     /// The content without its framing.
     pub content: Vec<u8>,
-    /// The lines behind the last chunk.
+    /// The trailer lines.
     pub trailers: String,
 }
 
@@ -66,7 +66,7 @@ impl Asked {
 /// What an upstream does with a request.
 type Script = Arc<dyn Fn(&Asked, &mut Line) + Send + Sync>;
 
-/// An upstream that runs in threads of the test until this goes.
+/// An upstream that runs in threads of the test until this is dropped.
 pub struct Upstream {
     shared: Arc<Shared>,
     url: String,
@@ -75,7 +75,7 @@ pub struct Upstream {
 
 struct Shared {
     script: Script,
-    /// Whether the script is asked before the content is read.
+    /// Whether the script runs before the content is read.
     by_head: bool,
     listener: Mutex<Option<Socket>>,
     open: Mutex<Vec<(usize, Socket)>>,
@@ -88,12 +88,12 @@ struct Shared {
 }
 
 impl Upstream {
-    /// An upstream on a free port, which reads a request whole before the script sees it.
+    /// An upstream on a free port. It reads the whole request before the script runs.
     pub fn tcp(script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static) -> Self {
         Self::at("127.0.0.1:0".parse().expect("an address"), script)
     }
 
-    /// The same on this address.
+    /// Like [`Self::tcp`], on this address.
     pub fn at(
         address: SocketAddr,
         script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static,
@@ -101,7 +101,7 @@ impl Upstream {
         Self::start(Domain::for_address(address), &address.into(), Arc::new(script), false)
     }
 
-    /// An upstream whose script sees a request's head, and reads the content if it wants it.
+    /// An upstream whose script gets a request's head, and can read the content itself.
     pub fn by_head(script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         Self::start(Domain::IPV4, &any.into(), Arc::new(script), true)
@@ -148,12 +148,12 @@ impl Upstream {
         Self { shared, url, address }
     }
 
-    /// What a configuration calls it.
+    /// Its URL, as in a configuration.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it listens, if that is a port.
+    /// Its TCP address.
     pub fn address(&self) -> SocketAddr {
         self.address.expect("a port")
     }
@@ -163,23 +163,23 @@ impl Upstream {
         self.shared.connections.load(SeqCst)
     }
 
-    /// The requests that came whole, in the order in which they did.
+    /// The complete requests, in the order in which they ended.
     pub fn asked(&self) -> Vec<Asked> {
         lock(&self.shared.asked).clone()
     }
 
-    /// The request that came last.
+    /// The last complete request.
     pub fn last(&self) -> Asked {
         lock(&self.shared.asked).last().cloned().expect("a request")
     }
 
-    /// Waits until so many requests came whole.
+    /// Waits for this many complete requests.
     pub fn wait_asked(&self, count: usize) {
         let came = wait_until(PATIENCE, || lock(&self.shared.asked).len() >= count);
         assert!(came, "{} of {count} requests", lock(&self.shared.asked).len());
     }
 
-    /// Waits until the heads of so many requests came.
+    /// Waits for the heads of this many requests.
     pub fn wait_heads(&self, count: usize) {
         let came = wait_until(PATIENCE, || self.shared.heads.load(SeqCst) >= count);
         assert!(came, "{} of {count} heads", self.shared.heads.load(SeqCst));
@@ -190,13 +190,13 @@ impl Upstream {
         self.shared.left.load(SeqCst)
     }
 
-    /// Waits until the server has closed or reset so many connections.
+    /// Waits until the server has closed or reset this many connections.
     pub fn wait_left(&self, count: usize) {
         let left = wait_until(PATIENCE, || self.left() >= count);
         assert!(left, "the server keeps {} connections open", self.connections() - self.left());
     }
 
-    /// Ends all of it at once: the listener and every connection.
+    /// Closes the listener and every connection at once.
     pub fn kill(&self) {
         self.shared.stopped.store(true, SeqCst);
         if let Some(listener) = lock(&self.shared.listener).take() {
@@ -242,11 +242,11 @@ impl Shared {
     }
 }
 
-/// A connection from the server, in the hands of a script.
+/// A connection from the server, for a script to use.
 pub struct Line {
     socket: Socket,
     buffer: Vec<u8>,
-    /// Nothing more comes.
+    /// Whether the server has closed or reset it.
     is_left: bool,
     is_over: bool,
     nth: usize,
@@ -255,7 +255,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Sends bytes. A peer that can't be written to is gone.
+    /// Sends bytes. Returns false if the peer is gone.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.socket.write_all(bytes.as_ref()).is_ok()
     }
@@ -268,12 +268,12 @@ impl Line {
         self.send([head.as_bytes(), content].concat());
     }
 
-    /// Closes the connection when the script is through.
+    /// Closes the connection when the script returns.
     pub fn close(&mut self) {
         self.is_over = true;
     }
 
-    /// Resets it when the script is through.
+    /// Resets it when the script returns.
     pub fn reset(&mut self) {
         let _ = self.socket.set_linger(Some(Duration::ZERO));
         self.is_over = true;
@@ -292,7 +292,7 @@ impl Line {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Reads exactly so many bytes; fewer at the end.
+    /// Reads this many bytes; fewer if the connection ends.
     pub fn read(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count && self.fill() {}
         let count = count.min(self.buffer.len());
@@ -305,7 +305,7 @@ impl Line {
         self.connection + self.nth
     }
 
-    /// Reads what is there, at least a byte; nothing at the end.
+    /// Reads available bytes, at least one; none at the end.
     #[allow(dead_code, reason = "only `chaos` needs it")]
     pub fn read_some(&mut self) -> Vec<u8> {
         if self.buffer.is_empty() {
@@ -320,8 +320,8 @@ impl Line {
         std::mem::take(&mut self.buffer)
     }
 
-    /// Reads the content of a request of which only the head was read; false when it breaks off or
-    /// is no content.
+    /// Reads the content of a request whose head was read. Returns false if it breaks off or is
+    /// malformed.
     pub fn read_content(&mut self, asked: &mut Asked) -> bool {
         let (lengths, codings) = (asked.all("content-length"), asked.all("transfer-encoding"));
         match (&lengths[..], &codings[..]) {
@@ -389,7 +389,7 @@ impl Line {
         if self.is_left {
             self.shared.left.fetch_add(1, SeqCst);
         }
-        // The list's descriptor would keep the connection open.
+        // The descriptor in the list would keep the connection open.
         lock(&self.shared.open).retain(|(connection, _)| *connection != self.connection);
     }
 
@@ -404,7 +404,7 @@ impl Line {
         }
     }
 
-    /// One read; whether bytes came.
+    /// Reads once. Returns whether bytes came.
     fn fill(&mut self) -> bool {
         if self.is_left {
             return false;
@@ -423,12 +423,12 @@ impl Line {
     }
 }
 
-/// Something that a script waits for.
+/// A gate that a script waits at.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    /// Lets everyone through from here on.
+    /// Opens the gate for good.
     pub fn open(&self) {
         *lock(&self.0.0) = true;
         self.0.1.notify_all();

@@ -1,14 +1,15 @@
-//! The one place where a test waits without a descriptor to wait on.
+//! Waits of tests that have no descriptor to wait on.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// How long anything may take that should be quick; long, because a busy machine is no failure.
+/// The deadline for everything that should be quick. It is long because a busy machine is no
+/// failure.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Waits until `condition` holds; whether it did before the deadline.
+/// Waits until `condition` holds. Returns whether it did before the deadline.
 pub fn wait_until(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + deadline;
     loop {
@@ -22,8 +23,8 @@ pub fn wait_until(deadline: Duration, mut condition: impl FnMut() -> bool) -> bo
     }
 }
 
-/// Lets the server look at what was sent so far, so that two sends are likely two reads. Nothing
-/// depends on it but how sharp a test is.
+/// Lets the server read what was sent so far, so that two sends are probably two reads. A test is
+/// also correct if they are one.
 pub fn give_way() {
     pause(Duration::from_micros(40));
 }

@@ -1,4 +1,4 @@
-//! Circles of imports: files that import each other, in a loop.
+//! Circles of imports: files that import each other.
 //!
 //! A file imports another one when a path in its `use`s or in its code leads to a name of the
 //! other, through re-exports and what the modules between import. A re-export that the file itself
@@ -22,7 +22,7 @@ struct Crate<'a> {
 struct Module {
     /// Its place in the sources.
     file: usize,
-    /// What it has by `use`, under the name that it has here.
+    /// The paths that it imports with `use`, by their local names.
     imports: BTreeMap<String, Path>,
     /// The modules that it declares.
     declared: BTreeSet<String>,
@@ -30,7 +30,7 @@ struct Module {
     taken: Vec<Path>,
 }
 
-/// What one file imports of others: the files, and the names.
+/// The imports of one file: for each other file, the names.
 type Arrows = BTreeMap<usize, BTreeSet<String>>;
 
 /// All circles of a crate: for each its files, what each imports of which other one, and the names.
@@ -49,7 +49,7 @@ pub(crate) fn circles(sources: &[Source]) -> Vec<String> {
     found
 }
 
-/// The files that one leads to; itself only by a circle.
+/// The files that a file leads to; itself only if it is in a circle.
 fn reachable(arrows: &[Arrows], from: usize) -> BTreeSet<usize> {
     let mut reached = BTreeSet::new();
     let mut next = vec![from];
@@ -93,7 +93,7 @@ impl<'a> Crate<'a> {
             let declared = declared_modules(&source.product);
             (own.clone(), Module { file, imports, declared, taken })
         };
-        // The program beside a library is a crate of its own.
+        // `main.rs` beside a library is a crate of its own.
         let is_library = |(_, source): &(usize, &Source)| source.path != "main.rs";
         let has_library = sources.iter().any(|source| source.path == "lib.rs");
         let files = sources.iter().enumerate().filter(|file| !has_library || is_library(file));
@@ -195,7 +195,7 @@ fn split_uses(code: &str) -> (Vec<UseTree>, String) {
     (uses, rest)
 }
 
-/// Takes a tree of a `use` apart, which stands behind `prefix`.
+/// Splits a tree of a `use` that follows `prefix` into its paths.
 fn push_leaves(tree: &str, prefix: &[String], leaves: &mut Vec<(Path, String)>) {
     let tree = tree.trim();
     if tree.is_empty() {
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_circle_is_left_alone() {
+    fn imports_without_a_circle_are_accepted() {
         let door = ("cli/mod.rs", "mod a;\nmod b;\npub use a::A;\npub(crate) use b::B;\n");
         for (in_a, in_b) in [
             ("use super::B;", "use crate::app::A;\nuse std::a::A;"),

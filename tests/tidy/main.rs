@@ -1,7 +1,7 @@
 //! The house rules as a test: which module may import which, lengths, time, words.
 //!
-//! The rules are read off rustfmt'ed text without comments and literals. Each rule is a function
-//! from a file to its complaints, and is tried on a bad sample first.
+//! The rules are checked on rustfmt'ed text without comments and literals. Each rule is a function
+//! from a file to its complaints, and has a test with bad samples.
 #![cfg(not(loom))]
 
 mod circles;
@@ -217,7 +217,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
 }
 
-/// Paths from the crate's root, in code and in `use`, that the direction forbids.
+/// Imports, in code and in `use`, that [`IMPORTS`] does not allow.
 fn imports(source: &Source) -> Vec<String> {
     let module = source.module();
     let own = *module.first().unwrap_or(&"lib");
@@ -236,8 +236,8 @@ fn imports(source: &Source) -> Vec<String> {
     complaints
 }
 
-/// The first names of all paths that begin at the crate's root, and where they stand. `depth`:
-/// how many `super` lead to the root.
+/// The first names of all paths that begin at the crate's root, and their positions. `depth`: how
+/// many `super` lead to the root.
 fn imported(code: &str, depth: usize) -> Vec<(usize, String)> {
     let root_by_super = vec!["super"; depth].join("::");
     let mut found = Vec::new();
@@ -411,7 +411,7 @@ fn denied_crates(deny: &str) -> Vec<String> {
     banned.iter().map(|entry| entry["crate"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// Those of `crates` that are locked: also what only tests and benchmarks would use.
+/// Those of `crates` that are in the lock file, which includes what only tests and benchmarks use.
 fn locked_of(crates: &[String], lock: &str) -> Vec<String> {
     let lock: Table = lock.parse().expect("a lock file");
     let packages = lock["package"].as_array().expect("packages");
@@ -471,7 +471,7 @@ fn forbidden_imports_are_found() {
 }
 
 #[test]
-fn allowed_imports_are_left_alone() {
+fn allowed_imports_are_accepted() {
     for (path, text) in [
         ("http/head.rs", "use super::{host::Host, method::Method};\nuse crate::http::Bytes;"),
         ("http/head.rs", "//! See [`crate::server`].\n// crate::server\n/* crate::cli */"),

@@ -1,5 +1,4 @@
-//! The files of a folder, read so that rules can be checked: what is code in them, and what is
-//! product.
+//! The files of a folder, prepared for checks: which parts are code, and which are product code.
 
 use std::{
     fs,
@@ -13,7 +12,7 @@ pub(crate) struct Source {
     pub(crate) text: String,
     /// The text with comments and the insides of literals blanked, at the same places.
     pub(crate) code: String,
-    /// The code with everything under `#[cfg(test)]` blanked too; nothing in a file of tests.
+    /// The code with everything under `#[cfg(test)]` blanked too; empty for a file of tests.
     pub(crate) product: String,
 }
 
@@ -95,7 +94,7 @@ pub(crate) fn is_test_file(path: &str) -> bool {
     path.ends_with("/tests.rs") || path.ends_with("/test_support.rs")
 }
 
-/// How long a block is that opens at the front of `code`.
+/// The length of the block that opens at the beginning of `code`.
 pub(crate) fn closing(code: &str) -> usize {
     let mut depth = 0_usize;
     for (at, char) in code.char_indices() {

@@ -1,4 +1,4 @@
-//! What the tests of the command line share: the real binary, and a server that has a script.
+//! Shared by the tests of the command line: the real binary, and a fake server with a script.
 
 use std::{
     ffi::OsStr,
@@ -69,7 +69,7 @@ impl Fake {
         Self::start(dir, address, accept, script)
     }
 
-    /// The same on a TCP address.
+    /// Like [`Self::unix`], on a TCP address.
     pub fn tcp(script: impl FnMut(&Seen) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address").to_string();
@@ -77,7 +77,7 @@ impl Fake {
         Self::start(tempfile::tempdir().expect("a folder"), address, accept, script)
     }
 
-    /// Answers all requests alike.
+    /// Gives all requests the same answer.
     pub fn always(status: u16, json: Value) -> Self {
         Self::unix(move |_| Reply::Json(status, json.clone()))
     }
@@ -127,7 +127,7 @@ impl Fake {
     }
 }
 
-/// Answers the requests of one connection; whether another may come.
+/// Answers the requests of one connection. Returns whether another connection may come.
 fn converse(
     connection: Box<dyn Connection>,
     log: &Mutex<Vec<Seen>>,
@@ -194,7 +194,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Fails unless it ended with this code and these texts stand in standard error.
+    /// Fails unless it ended with this code and standard error contains these texts.
     #[track_caller]
     pub fn expect_failure(&self, code: i32, texts: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -204,14 +204,14 @@ impl Ran {
         assert!(self.err.starts_with("tidegate: ") && self.out.is_empty(), "{self:?}");
     }
 
-    /// Fails unless it ended with this code, printed this, and complained of nothing.
+    /// Fails unless it ended with this code, printed this, and wrote nothing to standard error.
     #[track_caller]
     pub fn expect_output(&self, code: i32, out: &str) {
         assert_eq!((self.code, self.out.as_str(), self.err.as_str()), (Some(code), out, ""));
     }
 }
 
-/// The real binary, in a folder and without this environment's own settings.
+/// The real binary, in a folder and without settings of this environment.
 pub fn tidegate(folder: &Path, arguments: &[&str]) -> Command {
     tidegate_at(Path::new(env!("CARGO_BIN_EXE_tidegate")), folder, arguments)
 }
@@ -235,7 +235,7 @@ pub fn run(mut command: Command) -> Ran {
     Ran { code: status.code(), out: text(stdout), err: text(stderr) }
 }
 
-/// A terminal: where a command writes, and what it wrote.
+/// A terminal for a command to write to.
 pub struct Terminal {
     reader: File,
     path: PathBuf,

@@ -1,5 +1,5 @@
-//! The documents as a test: every command runs as it stands, every key, default, command, metric,
-//! event and request is the code's, and every link leads somewhere.
+//! Checks the documents: every command runs as it stands; every key, default, command, metric,
+//! event and request is that of the code; and every link has a target.
 //!
 //! CONTRIBUTING.md says how blocks are marked.
 
@@ -20,7 +20,7 @@ use toml::Table;
 
 use crate::support::{BINARY, Setup};
 
-/// As many blocks may be left out.
+/// Most blocks that are not run.
 const BLOCKS_NOT_RUN_MAX: usize = 9;
 
 /// A README is read in two minutes.
@@ -36,7 +36,7 @@ fn every_command_runs_as_it_stands_in_zsh() {
     paste_all("zsh");
 }
 
-/// Each page is for a reader of its own, who begins in a fresh folder.
+/// Runs the blocks of each page in a fresh folder.
 fn paste_all(shell: &str) {
     for page in Page::all() {
         let blocks = page.blocks();
@@ -225,7 +225,7 @@ fn parsed(text: &str) -> Config {
     config.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The keys that the parser knows in a table, as it lists them for an unknown key.
+/// The keys that the parser knows in a table: its error for an unknown key lists them.
 fn known_keys(before: &str, behind: &str) -> BTreeSet<String> {
     let text = format!("{before}zzzzzzzzzzzzzzzzzzzzzzzz = 1{behind}");
     let error = Config::parse(&text, Path::new("c"), Path::new("/")).expect_err(&text);
@@ -236,7 +236,7 @@ fn known_keys(before: &str, behind: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_key_of_the_config_is_documented_and_no_other() {
-    // Keys that are shown in a comment stand there as they would without it.
+    // A key in a comment is written as it would be without the comment.
     let uncommented = |line: &str| {
         let key = line.strip_prefix("# ").and_then(|line| line.split_once(" = "));
         let is_key = key.is_some_and(|(key, _)| !key.contains(' '));
@@ -266,7 +266,7 @@ fn every_key_of_the_config_is_documented_and_no_other() {
     let health: Vec<&Table> =
         inner("proxy").iter().filter_map(|proxy| proxy.get("health")?.as_table()).collect();
     assert_eq!(keys(&health), known_keys("[apps.a.proxy.health]\n", ""));
-    // Tables in arrays are shown by one of them.
+    // Of tables in arrays, one is shown.
     let listen = known_keys("server.listen = [{ ", " }]");
     let upstream = known_keys("[apps.a]\nproxy.upstreams = [{ ", " }]");
     for (key, place) in [(listen, "{ address = "), (upstream, "{ url = ")] {
@@ -351,7 +351,7 @@ fn the_documented_requests_are_those_of_the_admin_api() {
     }
 }
 
-/// The code of these folders, one text.
+/// The code of these folders as one text.
 fn sources(folders: &[&str]) -> String {
     let mut folders: Vec<_> = folders.iter().map(|folder| Path::new(ROOT).join(folder)).collect();
     let mut text = String::new();
@@ -424,7 +424,7 @@ fn the_documented_events_are_those_of_the_code() {
     let shown: BTreeSet<&str> = spans.iter().map(String::as_str).filter(|n| is_name(n)).collect();
     let code = sources(&["src"]);
     let known = literals(&code);
-    // Some are chosen by a value; those that stand in a macro have to be here.
+    // Some event names are chosen by a value; those in a macro can be found in the code.
     let macros = ["event!(", "event_to!(", "notice!("];
     let logged = macros.iter().flat_map(|name| code.split(name).skip(1)).filter_map(|rest| {
         let (before, behind) = rest.split_once('"')?;

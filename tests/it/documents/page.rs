@@ -1,4 +1,4 @@
-//! A page of the documents, taken apart: blocks, headings, links.
+//! Parses a page of the documents: blocks, headings, links.
 
 use std::{fs, path::Path};
 
@@ -17,7 +17,7 @@ pub(crate) struct Page {
 pub(crate) struct Block {
     /// The line of its fence, from 1.
     pub(crate) line: usize,
-    /// What stands behind the fence's backticks: `sh no-run: it takes an hour`.
+    /// The info string of its fence: `sh no-run: it takes an hour`.
     pub(crate) info: String,
     pub(crate) text: String,
 }
@@ -102,7 +102,7 @@ impl Page {
     }
 }
 
-/// What stands between backticks.
+/// The texts between backticks.
 pub(crate) fn code_spans(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }

@@ -20,20 +20,20 @@ use tempfile::TempDir;
 use super::page::{Block, ROOT};
 use crate::support::{self, BINARY, Pid, Signal, wait_until};
 
-/// How long a block may take; long, because a busy machine is no failure.
+/// How long a block may take. It is long because a busy machine is no failure.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The ports that the documents name; the test takes free ones instead. A command that takes a
 /// default port has to name it.
 const PORTS: [u16; 5] = [8000, 8080, 8081, 9000, 9001];
 
-/// A line of the test's own in a shell's output.
+/// A line that the test writes into a shell's output.
 const MARK: &str = "=== the test's mark";
 
 /// What a shell prints for a command that fails.
 const FAILED: &str = "=== a command failed";
 
-/// A folder, a shell in it, and servers beside it.
+/// A folder, a shell in it, and servers.
 pub(crate) struct Session {
     // Before the folder: they end first.
     servers: Vec<Server>,
@@ -43,7 +43,7 @@ pub(crate) struct Session {
     dir: TempDir,
 }
 
-/// What a block did.
+/// The result of a block.
 pub(crate) struct Said {
     pub(crate) lines: Vec<String>,
     /// Whether every command succeeded.
@@ -51,8 +51,8 @@ pub(crate) struct Said {
 }
 
 impl Session {
-    /// Opens an interactive shell, with the repository's config and site; none if there is no such
-    /// shell.
+    /// Opens an interactive shell, with the repository's config and site. `None` if this shell is
+    /// not installed.
     pub(crate) fn open(shell: &str) -> Option<Self> {
         let (arguments, trap): (&[&str], _) = match shell {
             "bash" => (
@@ -85,12 +85,12 @@ impl Session {
             }
         });
         let mut session = Self { servers: Vec::new(), shell: child, lines, ports, dir };
-        // What an interactive shell says at its start is not the page's.
+        // The output of an interactive shell at its start is dropped.
         session.paste(&format!("PS1=\nPS2=\n{trap}"));
         Some(session)
     }
 
-    /// Pastes a text and waits until the shell has done it, and all that it left in the background.
+    /// Pastes a text and waits until the shell, and everything in the background, is done with it.
     pub(crate) fn paste(&mut self, text: &str) -> Said {
         let text = self.with_ports(text);
         let input = self.shell.stdin.as_mut().expect("its input");
@@ -104,7 +104,7 @@ impl Session {
             match line.trim_end() {
                 MARK => break,
                 FAILED => said.is_good = false,
-                // A shell's own word on a job.
+                // A shell's message about a job.
                 line if line.starts_with('[') => {}
                 line => said.lines.push(line.to_owned()),
             }
@@ -112,7 +112,7 @@ impl Session {
         said
     }
 
-    /// Runs a block that starts a server, and goes on once that serves.
+    /// Runs a block that starts a server, and returns when it serves.
     pub(crate) fn serve(&mut self, block: &Block) {
         let log = self.dir.path().join(format!("server-{}.log", self.servers.len()));
         let file = File::create(&log).expect("a file");
@@ -160,7 +160,7 @@ impl Drop for Server {
     }
 }
 
-/// A program that has nothing of this environment but the path, with the binary in front.
+/// A program with only `PATH` of this environment; the binary's folder comes first in it.
 fn command(program: &str, folder: &Path) -> Command {
     let home = folder.ancestors().find(|folder| folder.join("bin").is_dir()).unwrap_or(folder);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -172,7 +172,7 @@ fn command(program: &str, folder: &Path) -> Command {
     command
 }
 
-/// Puts what a clone of the repository has into the folder, as far as readers need it.
+/// Copies the files of the repository that readers need into the folder.
 fn fill(folder: &Path, ports: &[(String, String)]) {
     let config = fs::read_to_string(Path::new(ROOT).join("config.toml")).expect("config.toml");
     fs::write(folder.join("config.toml"), replaced(&config, ports)).expect("a file");

@@ -304,7 +304,7 @@ fn describe(head: &RequestHead<'_>) -> String {
     format!("{} {}{query} {host}{version}", head.method().as_str(), head.path())
 }
 
-/// What a seed decides (splitmix64).
+/// Random numbers from a seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

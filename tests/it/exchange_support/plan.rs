@@ -1,10 +1,10 @@
-//! Valid requests by chance, and what has to come out of them.
+//! Random valid requests, and the events that they must give.
 
 use tidegate::http::{RequestHead, Version};
 
 use super::Random;
 
-/// A request, as it is sent and as it is meant.
+/// A request: its bytes and its meaning.
 #[derive(Debug)]
 pub struct Plan {
     method: &'static str,
@@ -15,11 +15,11 @@ pub struct Plan {
     fields: Vec<(String, String)>,
     framing: Framing,
     pub content: Vec<u8>,
-    /// The connection stays open for the next request.
+    /// Whether the connection stays open for the next request.
     pub keeps: bool,
-    /// The client expects a 100.
+    /// Whether the client expects a 100.
     pub holds_back: bool,
-    /// What it is answered with.
+    /// The status of its answer.
     pub status: u16,
     bytes: Vec<u8>,
 }
@@ -31,18 +31,18 @@ enum Framing {
     Chunked,
 }
 
-/// Some requests of one connection, with content of so many bytes at most.
+/// Some requests of one connection, with at most `content_max` bytes of content.
 pub fn requests(random: &mut Random, content_max: usize) -> Vec<Plan> {
     let count = random.below(6) + 1;
     (0..count).map(|number| Plan::new(number, content_max, random)).collect()
 }
 
-/// All of them, as they are sent.
+/// The bytes of all requests.
 pub fn wire(plans: &[Plan]) -> Vec<u8> {
     plans.iter().flat_map(|plan| plan.bytes.iter().copied()).collect()
 }
 
-/// The bytes of those that end at this offset at the latest.
+/// The bytes of the requests that end at or before this offset.
 pub fn whole_before(plans: &[Plan], offset: usize) -> usize {
     let ends = plans.iter().scan(0, |end, plan| {
         *end += plan.bytes.len();
@@ -94,7 +94,7 @@ impl Plan {
         self.method == "HEAD"
     }
 
-    /// The head that came out is the one that was sent.
+    /// Checks that the parsed head is the one that was sent.
     pub fn check_head(&self, head: &RequestHead<'_>) {
         assert_eq!(head.method().as_str(), self.method);
         assert_eq!(head.target(), self.target);
@@ -108,7 +108,7 @@ impl Plan {
     }
 
     fn add_fields(&mut self, random: &mut Random) {
-        // Beside an absolute-form target the field is checked and not used.
+        // With an absolute-form target the field is checked but not used.
         let named = if self.target.starts_with('/') { self.host.unwrap_or("a") } else { "other" };
         self.add("Host", &format!("{named}{}", random.pick(&["", ":", ":80"])), random);
         match random.below(10) {
@@ -174,7 +174,7 @@ impl Plan {
             let most = random.pick(&[1, 5, 16, 300, 4096]).min(rest.len());
             let (chunk, behind) = rest.split_at(random.below(most) + 1);
             let extension = random.pick(&["", "", "", ";", ";a", ";a=\"b;\t\"", ";\u{fc}"]);
-            // Many small chunks would go over the limit of what stands beside the content.
+            // Many small chunks with extensions would exceed the limit on them.
             overhead += extension.len();
             let extension = if overhead > 500 { "" } else { extension };
             let size = match random.below(3) {
