@@ -1,8 +1,8 @@
 //! Admission: what it costs a loop to enter an app's drain state and to leave it again.
 //!
-//! Each thread is pinned to a core of its own, as a loop is, and admits and releases in a batch
-//! that begins for all threads at once. Beside the registry stands the least that can count at
-//! all: one compare-and-swap in and one subtraction out of a word of its own.
+//! Each thread is pinned to a core of its own, as a loop is. It admits and releases in batches that
+//! begin for all threads at once. The registry is compared with the least that can count at all:
+//! one compare-and-swap in and one subtraction out of a word of its own.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +56,7 @@ impl Apps {
     }
 }
 
-/// The measured thing itself: a request's way in and out.
+/// Admission by the registry, and its release.
 fn admission(cores: &[usize], apps: Apps) -> Vec<f64> {
     let registry = Arc::new(AppRegistry::new(cores.len(), None));
     for host in HOSTS {
@@ -88,9 +88,10 @@ fn one_word(cores: &[usize], apps: Apps) -> Vec<f64> {
     })
 }
 
-/// Runs batches of what `body` makes, on one thread per core; ns per call of every batch.
+/// Runs batches of the function that `body` returns, on one thread per core. Returns the ns per
+/// call of every batch.
 ///
-/// `body` is called on the thread itself, so what it makes need not be `Send`.
+/// `body` is called on the thread itself, so its result need not be `Send`.
 fn rounds<F: FnMut()>(cores: &[usize], body: impl Fn(usize) -> F + Sync) -> Vec<f64> {
     let barrier = Barrier::new(cores.len());
     let (barrier, body) = (&barrier, &body);
@@ -127,7 +128,7 @@ fn cell(mut samples: Vec<f64>) -> String {
     format!("{median:.1} ({:.1} - {:.1})", samples[0], samples[samples.len() - 1])
 }
 
-/// The cores we may use, the last first: the first ones have the machine's own work.
+/// The cores that we may use. The last comes first, because the first cores do the machine's work.
 fn cores() -> Vec<usize> {
     let set = sched_getaffinity(None).expect("the affinity can be asked");
     (0..CpuSet::MAX_CPU).rev().filter(|&core| set.is_set(core)).collect()

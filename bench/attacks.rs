@@ -1,11 +1,10 @@
-//! What an attack costs the good traffic beside it.
+//! How an attack slows good traffic.
 //!
-//! Good clients ask on kept connections at a fixed rate, whatever the answers take: a request's
-//! time begins when it was due. Slices without and with the attack take turns; the table has the
-//! latencies of both, and how often the 99th percentile with the attack is the one without. The
-//! good clients, the attack and the server's loops have cores of their own, if there are four: what
-//! is measured is the loops, not the machine. A slice consists of windows; those in which the host
-//! took a core for another machine do not count.
+//! Good clients send requests on kept connections at a fixed rate; a request's time begins when it
+//! was due. Slices without and with the attack alternate. The table has the latencies of both, and
+//! the ratio of their 99th percentiles. The good clients, the attack and the server's loops have
+//! cores of their own, if there are four, so that the loops are measured and not the machine. A
+//! slice consists of windows; windows in which the host took a core away do not count.
 
 #[allow(dead_code)]
 #[path = "throughput/machine.rs"]
@@ -270,7 +269,7 @@ struct Windows<'a> {
 }
 
 impl Windows<'_> {
-    /// As many windows that count as `length` holds, if there are so many.
+    /// Measures windows until as many count as fit into `length`, or too many were tried.
     fn slice(&mut self, phase: usize, length: Duration) -> io::Result<()> {
         let end = Instant::now() + length * TRIES;
         let wanted = self.numbers[phase].len() + length.div_duration_f64(WINDOW) as usize;
@@ -288,8 +287,7 @@ impl Windows<'_> {
     }
 }
 
-/// A good client: a request in every period, each as soon as it is due and the one before is
-/// answered.
+/// A good client: one request per period, sent when it is due and the previous one is answered.
 fn ask(
     address: SocketAddr,
     first: Instant,
@@ -327,7 +325,7 @@ impl Scene<'_> {
         self.begun.store(true, SeqCst);
     }
 
-    /// A connection that ends at once when it is dropped, and leaves nothing in the kernel.
+    /// A connection that is reset when it is dropped, so that nothing of it stays in the kernel.
     fn connect(&self, receive_bytes: Option<usize>) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
         if let Some(bytes) = receive_bytes {
@@ -343,7 +341,7 @@ impl Scene<'_> {
         Ok(stream)
     }
 
-    /// Opens connections that all begin with `bytes`, and sends a byte on each in a second.
+    /// Opens connections that all begin with `bytes`, and sends one byte per second on each.
     fn trickle(&self, bytes: &str) -> io::Result<()> {
         let mut clients = Vec::new();
         for _ in 0..self.slow {
@@ -364,7 +362,7 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Sends this again and again on a few connections, and reads what comes.
+    /// Sends `bytes` repeatedly on a few connections, and reads the answers.
     fn flood(&self, bytes: &[u8]) -> io::Result<()> {
         const CONNECTIONS: usize = 4;
         let clients: io::Result<Vec<TcpStream>> =
@@ -384,7 +382,7 @@ impl Scene<'_> {
     }
 }
 
-/// What was moved without waiting.
+/// The number of bytes that were moved; 0 if that would block.
 fn now(moved: io::Result<usize>) -> io::Result<usize> {
     match moved {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
@@ -426,7 +424,8 @@ fn slow_readers(scene: &Scene<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// As many as the client may have, and from then on one after the other that is refused.
+/// Opens as many connections as the client may have, and then one after the other, which are
+/// refused.
 fn connection_flood(scene: &Scene<'_>) -> io::Result<()> {
     let held: io::Result<Vec<TcpStream>> =
         (0..scene.slow + 100).map(|_| scene.connect(None)).collect();
@@ -453,7 +452,7 @@ fn huge_heads(scene: &Scene<'_>) -> io::Result<()> {
     scene.begin();
     while !scene.is_over() {
         let mut client = scene.connect(None)?;
-        // The server closes before it has all.
+        // The server closes before it has read everything.
         let _ = client.write_all(head.as_bytes());
         let _ = client.read(&mut [0; 1024]);
     }

@@ -1,8 +1,8 @@
 //! How long after the last byte of an app's last exchange the end of its drain is announced.
 //!
-//! From inside: the server as a library, an app that answers when its request's content is there,
-//! and the ticket of its removal. The time begins when the app has made the answer, so it contains
-//! the sending of the answer: the announcement cannot be later than that.
+//! From inside: the server as a library, an app that answers when it has its request's content, and
+//! the ticket of its removal. The time begins when the app has made the answer. It includes the
+//! sending of the answer, so it is an upper bound.
 //!
 //! From outside: the real binary, an app that answers after a delay, and a waiter for its drain by
 //! the admin API. The time begins when the client has read the answer's last byte, and ends when
@@ -74,7 +74,7 @@ fn run(options: &Options) -> io::Result<()> {
     );
     println!("| seen from | loops | load on another app | p50 | p90 | p99 | max |");
     println!("|---|---:|---|---:|---:|---:|---:|");
-    // Once, before this thread is bound to some of them.
+    // Before this thread is bound to some of them.
     let cores = machine::allowed_cores()?;
     for loops in LOOPS {
         let layout = Layout::of(loops, &cores);
@@ -100,8 +100,8 @@ struct Layout {
 }
 
 impl Layout {
-    /// The server on the last cores, one for each loop and one for control, and the load on the
-    /// first; both on all of them, if there are too few.
+    /// The server gets the last cores, one for each loop and one for control; the load gets the
+    /// first. If there are too few, both use all.
     fn of(loops: usize, cores: &[usize]) -> Self {
         let (load, server) = match cores.len().checked_sub(loops + 1) {
             Some(load @ 1..) => cores.split_at(load),
@@ -185,7 +185,7 @@ fn outside(layout: &Layout, connections: usize, samples: usize) -> io::Result<So
         if !document.contains(r#""verdict":"drained""#) {
             return Err(io::Error::other(format!("the drain came to {document}")));
         }
-        // Else the exchange was over before its app was removed.
+        // If not, the exchange was over before its app was removed.
         if drain["active_connections"] == 1 {
             let late = micros(announced.saturating_duration_since(read));
             times.push(late - micros(read.saturating_duration_since(announced)));
@@ -214,7 +214,7 @@ fn start_load(
     Ok(Some(Load::start(&plan, &cores[..1])))
 }
 
-/// Reads a short answer to its last byte; how long it is.
+/// Reads a short answer to its last byte. Returns its length.
 fn read_answer(client: &mut TcpStream) -> io::Result<usize> {
     client.set_read_timeout(Some(PATIENCE))?;
     let (mut bytes, mut length) = ([0; 1024], 0);
@@ -235,7 +235,8 @@ fn read_answer(client: &mut TcpStream) -> io::Result<usize> {
     }
 }
 
-/// Answers when its request's content is there. Says when it was asked, and when it has answered.
+/// An app that answers when it has its request's content. It reports when it got the request, and
+/// when it answered.
 #[derive(Clone)]
 struct Finisher {
     signs: Sender<Instant>,

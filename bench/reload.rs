@@ -1,7 +1,7 @@
-//! Reloads: what many apps cost, and what traffic feels of a reload.
+//! Reloads: the cost of many apps, and how a reload affects traffic.
 //!
-//! The real binary, with one loop and two cores, if there are enough; the traffic is on the others.
-//! Each request's time counts from when it was due, so a late request hides no delay of others.
+//! The real binary, with one loop and two cores, if there are enough; the traffic uses the others.
+//! Each request's time counts from when it was due, so a late request does not hide delays.
 
 #[allow(dead_code)]
 #[path = "throughput/machine.rs"]
@@ -47,9 +47,9 @@ struct Options {
     bench: bool,
 }
 
-/// From one reload's begin to the next one's.
+/// The time from the start of a reload to the start of the next.
 const PERIOD: Duration = Duration::from_millis(200);
-/// The rows' slices take turns, so that what disturbs the machine disturbs all alike.
+/// The slices of the rows take turns, so that a disturbance of the machine affects all alike.
 const SLICE: Duration = Duration::from_millis(600);
 /// Each connection sends a request per `PACE`: 2,000 a second.
 const CONNECTIONS: u32 = 20;
@@ -70,7 +70,7 @@ fn run(options: &Options) -> io::Result<()> {
     let mut costs = String::new();
     let mut latencies = String::new();
     let mut base = None;
-    // Once, before this thread is bound to some of them.
+    // Before this thread is bound to some of them.
     let cores = machine::allowed_cores()?;
     let respond = options.apps.iter().map(|&apps| Bench { apps, kind: Kind::Respond });
     let files = Some(options.files).filter(|&apps| apps > 0);
@@ -148,7 +148,7 @@ fn latency_rows(site: &Site, slices: usize) -> io::Result<String> {
     Ok(lines.concat())
 }
 
-/// A slice of traffic: how many reloads there were, and how long each request took.
+/// Runs a slice of traffic. Returns the number of reloads, and the time of each request.
 fn slice(site: &Site, sort: Option<Change>) -> io::Result<(usize, Sorted)> {
     let traffic = Traffic::start(site.address, &site.load_cores)?;
     let until = Instant::now() + SLICE;
@@ -166,7 +166,7 @@ fn slice(site: &Site, sort: Option<Change>) -> io::Result<(usize, Sorted)> {
     Ok((reloads, Sorted::new(samples)))
 }
 
-/// What the apps are.
+/// The kind of the apps.
 #[derive(Clone, Copy)]
 enum Kind {
     Respond,
@@ -209,7 +209,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A config; `odd` tells which of its two forms an app has.
+    /// A config; `odd` decides which of two forms an app has.
     fn config(&self, address: SocketAddr, odd: impl Fn(usize) -> bool) -> String {
         let app = |number| {
             let what = match self.kind {
@@ -234,7 +234,8 @@ struct Site {
     address: SocketAddr,
     load_cores: Vec<usize>,
     folder: tempfile::TempDir,
-    /// Configs that differ in no app, in one, in all; the first is what the server began with.
+    /// Configs that differ from the first in no app, in one app, and in all apps. The server starts
+    /// with the first.
     configs: [String; 3],
     /// Whether the last reload was of another config than the first.
     is_changed: AtomicBool,
@@ -260,7 +261,7 @@ impl Site {
         Ok(Self { bench, server, address, load_cores, folder, configs, is_changed })
     }
 
-    /// Changes the config, has it reloaded, and checks what that came to; how long the reload took.
+    /// Changes the config, reloads it, and checks the result. Returns how long the reload took.
     fn reload(&self, change: Change) -> io::Result<Duration> {
         let (config, due) = match change {
             Change::None => (None, 0),
@@ -300,7 +301,7 @@ impl Site {
     }
 }
 
-/// In one step, so that no reload reads half of it.
+/// Replaces the config in one step, so that no reload reads half of it.
 fn write_config(folder: &Path, text: &str) -> io::Result<()> {
     let file = folder.join("config.new");
     fs::write(&file, text)?;
@@ -345,7 +346,7 @@ impl Traffic {
     }
 }
 
-/// One connection's requests; the first only tells how long an answer is.
+/// The requests of one connection. The first only shows how long an answer is.
 fn pace(address: SocketAddr, begin: Instant, stop: &AtomicBool) -> io::Result<Vec<f64>> {
     let request = b"GET / HTTP/1.1\r\nHost: a0.localhost\r\n\r\n";
     let mut client = TcpStream::connect(address)?;
@@ -358,7 +359,7 @@ fn pace(address: SocketAddr, begin: Instant, stop: &AtomicBool) -> io::Result<Ve
     while !stop.load(Ordering::Relaxed) {
         let early = due.saturating_duration_since(Instant::now());
         thread::sleep(early);
-        // A sleep that was too long is no delay of the server's.
+        // A sleep that was too long is not the server's delay.
         let counts_from = if early.is_zero() { due } else { Instant::now() };
         client.write_all(request)?;
         client.read_exact(&mut bytes[..length])?;

@@ -1,5 +1,5 @@
-//! What the programs share that measure a running Tidegate: the real binary as a child, its admin
-//! API, and the figures of many samples.
+//! Shared by the programs that measure a running Tidegate: the real binary as a child, its admin
+//! API, and statistics of samples.
 
 // Each program uses its own part of this.
 #![allow(dead_code)]
@@ -20,13 +20,13 @@ use serde_json::Value;
 
 use crate::machine;
 
-/// What takes longer has failed.
+/// Anything that takes longer has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server; dropping it ends its process.
 pub(crate) struct Server {
     pub(crate) admin: Admin,
-    /// From its start until it said that it is ready.
+    /// The time from its start until it reported that it is ready.
     pub(crate) start: Duration,
     child: Child,
 }
@@ -45,7 +45,7 @@ impl Server {
         let mut child = child?;
         let said = BufReader::new(child.stderr.take().expect("it is piped"));
         let (sender, ready) = mpsc::channel();
-        // It reads until the end, so that the log never waits.
+        // Reads to the end, so that the log never blocks.
         std::thread::spawn(move || {
             for line in said.lines().map_while(Result::ok) {
                 if line.contains("multi_app_ready") {
@@ -74,7 +74,7 @@ impl Server {
         Ok(())
     }
 
-    /// Bytes of memory that are its own and resident.
+    /// Its resident memory that is not shared, in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -85,7 +85,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The first signal drains, the second has no patience.
+        // The first signal drains, the second cuts.
         for _ in 0..2 {
             let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         }
@@ -93,7 +93,7 @@ impl Drop for Server {
     }
 }
 
-/// The way to a server's admin API.
+/// A client of a server's admin API.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     path: PathBuf,
@@ -141,7 +141,7 @@ pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-/// Samples in the order of their size.
+/// Sorted samples.
 pub(crate) struct Sorted(Vec<f64>);
 
 impl Sorted {
@@ -150,7 +150,7 @@ impl Sorted {
         Self(samples)
     }
 
-    /// The least sample that this share of them does not exceed, from 0 to 1.
+    /// The quantile of this share, from 0 to 1.
     pub(crate) fn at(&self, share: f64) -> f64 {
         let rank = (self.0.len() as f64 * share).ceil() as usize;
         self.0.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)

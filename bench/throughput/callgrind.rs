@@ -1,8 +1,8 @@
 //! Allocations and instructions per request of Tidegate, counted by valgrind's callgrind.
 //!
-//! A case that is warm is loaded twice, the second time for longer; the difference of the counts is
-//! divided by the difference of the requests. So the opening of connections is not in the numbers.
-//! The kernel's work is not among the instructions.
+//! A warm server is loaded twice, the second time for longer. The difference of the counts is
+//! divided by the difference of the requests, so that opening connections does not count. The
+//! instructions do not include the kernel's.
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,18 +18,18 @@ use crate::measure::start_load;
 use crate::options::Options;
 use crate::peer::{Peer, SERVER, Site, program};
 
-/// What allocates: every allocation of the process ends in one of these.
+/// The functions that every allocation of the process ends in.
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
-/// How long the server is loaded, as multiples of a round. Valgrind slows it 50 times.
+/// How long the server is loaded, in rounds. Valgrind makes it 50 times slower.
 const ROUNDS: [f64; 2] = [10.0, 30.0];
-/// So long after a load its connections are closed.
+/// How long after a load its connections are closed.
 const CLOSED: Duration = Duration::from_millis(200);
 
 /// The parts of the source whose instructions are counted separately.
 const ADMISSION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/registry/");
 const COUNTERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/metrics/");
 
-/// The table's head.
+/// The heading of the table.
 pub(crate) const HEADING: &str = "\
 | case | server | allocations/request | instructions/request | of these admission | counters \
 | requests |\n|---|---|---:|---:|---:|---:|---:|
@@ -58,7 +58,7 @@ pub(crate) fn count(
         let counts = Counts::parse(&fs::read_to_string(file.with_extension(number.to_string()))?);
         Ok::<_, io::Error>((requests, counts))
     };
-    load(ROUNDS[0])?; // what is kept is allocated
+    load(ROUNDS[0])?; // warms up: allocates what is kept
     let ((few, short), (many, long)) = (load(ROUNDS[0])?, load(ROUNDS[1])?);
     let Some(requests @ 1..) = many.checked_sub(few) else {
         return Err(io::Error::other("the longer load had fewer requests"));
@@ -81,8 +81,8 @@ pub(crate) fn count(
     Ok(format!("{allocations:.3} | {instructions:.0} | {admission} | {counters} | {requests}"))
 }
 
-/// Source files and lines of addresses in the server's program: where an instruction stands, and
-/// all functions into which that was inlined.
+/// Source files and lines of addresses in the server's program: those of an instruction, and of all
+/// functions that it was inlined into.
 fn frames<'a>(
     addresses: impl Iterator<Item = &'a u64>,
     site: &Site,
@@ -103,7 +103,7 @@ fn frames<'a>(
     Ok(frames)
 }
 
-/// Has the callgrind of `peer` write its counts, and begin from zero.
+/// Makes the callgrind of `peer` write its counts and start again from zero.
 fn dump(peer: &Peer) -> io::Result<()> {
     let mut vgdb = Command::new(program("vgdb")?);
     vgdb.arg(format!("--pid={}", peer.processes()?[0])).arg("dump");

@@ -1,4 +1,4 @@
-//! The cases: what is asked, on how many connections, and against whom it is compared.
+//! The cases: the request, the number of connections, and the servers.
 
 use crate::kind::Kind;
 
@@ -38,19 +38,19 @@ pub(crate) struct Case {
     /// More header fields, each with its line end.
     pub(crate) fields: &'static str,
     pub(crate) connections: usize,
-    /// So many of the connections have a batch under way, in turns; the others are idle.
+    /// This many of the connections have a batch under way, in turns; the others are idle.
     pub(crate) busy: usize,
-    /// Cores that make the load, by default: as few as keep the floor busy.
+    /// The default number of cores that make the load: the fewest that keep the floor busy.
     pub(crate) load_cores: usize,
     /// Requests that are sent at once; the next ones follow when all are answered.
     pub(crate) pipeline: usize,
-    /// Requests come at a fixed rate, and their latency is what is measured.
+    /// Whether requests come at a fixed rate and their latency is measured.
     pub(crate) paced: bool,
-    /// A new connection for every request.
+    /// Whether every request has a new connection.
     pub(crate) close: bool,
-    /// Bytes of the body that must come.
+    /// The length of the expected body, in bytes.
     pub(crate) body_bytes: usize,
-    /// The servers pass it on to an upstream, which gives the answer.
+    /// Whether the servers forward the request to an upstream.
     pub(crate) proxied: bool,
     /// The server the ratios are relative to.
     pub(crate) base: Kind,
@@ -59,7 +59,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Idle connections are what this case is about.
+    /// Whether the case is about idle connections.
     pub(crate) fn is_mostly_idle(&self) -> bool {
         self.busy < self.connections
     }
@@ -83,10 +83,10 @@ const EVERY: &[Kind] = &[
 ];
 const FILE: &[Kind] =
     &[Kind::Floor, Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Caddy];
-/// The floor writes from memory; no floor for a file that a server sends without a copy.
+/// Without the floor, which writes from memory: a server can send a file without a copy.
 const LARGE_FILE: &[Kind] = &[Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Caddy];
 
-/// The floor is the upstream of all, and passes nothing on.
+/// Without the floor, which is the upstream of all.
 const PROXIES: &[Kind] =
     &[Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy];
 

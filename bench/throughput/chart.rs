@@ -47,7 +47,7 @@ pub(crate) fn draw(title: &str, rows: &[Row]) -> String {
     svg.finish()
 }
 
-/// What is drawn of one server.
+/// The bars of one server.
 struct Server {
     name: String,
     /// Why there is no bar.

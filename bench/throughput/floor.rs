@@ -1,13 +1,12 @@
 //! The floor: the least any epoll server can do.
 //!
 //! `epoll_wait`, `recv`, find the blank lines, `send` the ready answers: nothing is parsed, looked
-//! up, logged or timed. All answers to one read go out in one `send`, straight from one buffer that
-//! holds the answer many times over. Of edge- and level-triggered events, `recv`/`send` and
-//! `read`/`write`, these measured cheapest, if by little. What a real server costs above this is
-//! its own work.
+//! up, logged or timed. All answers to one read go out in one `send`, from a buffer that holds the
+//! answer many times. Edge-triggered events with `recv` and `send` measured slightly cheaper than
+//! the alternatives. What a real server costs above this is its own work.
 //!
-//! Runs as a process of its own (the bench program starts itself again), with a single thread.
-//! Never ends by itself: the kernel ends it with its parent.
+//! Runs as a process of its own (the benchmark starts itself again), with a single thread. Never
+//! ends by itself: the kernel ends it with its parent.
 
 use std::io;
 use std::net::TcpListener;
@@ -24,7 +23,7 @@ const LISTENER: u64 = u64::MAX;
 const READ_BYTES: usize = 64 * 1024;
 const READY_BYTES: usize = 64 * 1024;
 const BLANK_LINE: &[u8] = b"\r\n\r\n";
-/// So many bytes of a split blank line may end a read.
+/// The most bytes of a split blank line at the end of a read.
 const CARRY_BYTES: usize = BLANK_LINE.len() - 1;
 
 /// Serves `answer` to every request on `port` of 127.0.0.1; with `close`, one per connection.
@@ -56,17 +55,17 @@ pub(crate) fn run(port: u16, answer: &[u8], close: bool) -> io::Result<()> {
 /// One accepted connection.
 struct Connection {
     socket: OwnedFd,
-    /// The end of the last read, where it may be the beginning of a blank line.
+    /// The end of the last read, if it may be the beginning of a blank line.
     carry: [u8; CARRY_BYTES],
     carried: usize,
-    /// Answer bytes the kernel did not take yet.
+    /// Bytes of answers that the kernel has not taken yet.
     unsent: usize,
 }
 
 struct Floor {
     connections: slab::Slab<Connection>,
     input: Vec<u8>,
-    /// The answer, again and again.
+    /// Many copies of the answer.
     ready: Vec<u8>,
     answer_bytes: usize,
     blank_line: Finder<'static>,
@@ -151,7 +150,7 @@ fn count(connection: &mut Connection, blank_line: &Finder<'_>, input: &[u8]) -> 
     requests
 }
 
-/// Sends what the connection is owed; false when the peer is gone.
+/// Sends the answers that the connection is owed; false if the peer is gone.
 fn flush(connection: &mut Connection, ready: &[u8], answer_bytes: usize) -> bool {
     while connection.unsent > 0 {
         let begin = (answer_bytes - connection.unsent % answer_bytes) % answer_bytes;

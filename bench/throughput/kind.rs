@@ -12,17 +12,17 @@ pub(crate) enum Kind {
     H2o,
     Haproxy,
     Caddy,
-    /// A server that is nothing but hyper on tokio.
+    /// A minimal server with hyper on tokio.
     Hyper,
     /// Tidegate with an access log.
     #[value(skip)]
     Logging,
-    /// Another build of Tidegate, to compare with: mostly that of the version before.
+    /// Another build of Tidegate to compare with, usually an earlier version.
     Before,
-    /// Tidegate with so many apps that all give the small answer.
+    /// Tidegate with this many apps, which all give the small answer.
     #[value(skip)]
     Apps(usize),
-    /// Tidegate with so many loops.
+    /// Tidegate with this many loops.
     #[value(skip)]
     Loops(usize),
 }
@@ -45,7 +45,7 @@ impl Kind {
         name.to_owned()
     }
 
-    /// The server that is meant, however it is set up.
+    /// The server's program, without its setup.
     pub(crate) fn program(self) -> Kind {
         match self {
             Kind::Logging | Kind::Apps(_) | Kind::Loops(_) => Kind::Tidegate,

@@ -1,4 +1,4 @@
-//! Which core is whose.
+//! Assigns the cores.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub(crate) struct Layout {
     pub(crate) server: usize,
     /// The cores of the load, none of them the server's.
     pub(crate) load: Vec<usize>,
-    /// The core of the upstream: no other's, where there are three.
+    /// The core of the upstream: its own if there are three.
     pub(crate) upstream: usize,
 }
 

@@ -1,10 +1,10 @@
 //! The load: a closed loop of a fixed number of connections, in threads on cores of their own.
 //!
-//! Each connection sends its batch of requests in one write and sends the next when every answer
-//! is in; where fewer batches may be under way than there are connections, these take turns.
-//! Answers are counted by their length, which the first one tells, and each must begin with the
-//! 200 line exactly where the one before it ended: a server that answers something else, loses one
-//! or closes a connection fails the measurement instead of winning it.
+//! Each connection sends its batch of requests in one write, and the next batch when every answer
+//! is in. If fewer batches may be under way than there are connections, these take turns. Answers
+//! are counted by the length of the first answer. Each must begin with the 200 line exactly where
+//! the answer before it ended: a server that answers something else, loses an answer or closes a
+//! connection fails the measurement.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -22,7 +22,7 @@ use crate::machine;
 
 const STATUS: &[u8] = b"HTTP/1.1 200";
 const READ_BYTES: usize = 256 * 1024;
-/// No answer for so long ends the measurement.
+/// The measurement ends if no answer comes for this long.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
 /// What to send, and what must come back.
@@ -32,7 +32,7 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Connections that have a batch under way at any moment.
     pub(crate) busy: usize,
-    /// The requests of one batch; where there are several, each time one by chance.
+    /// The batches of requests; if there are several, each is chosen at random.
     pub(crate) batches: Vec<Vec<u8>>,
     pub(crate) pipeline: usize,
     /// Length of every answer, head and body.
@@ -58,7 +58,7 @@ pub(crate) struct Load {
 /// One thread of a load.
 struct Thread {
     handle: JoinHandle<io::Result<()>>,
-    /// Requests answered whole.
+    /// Requests with a complete answer.
     done: Arc<CachePadded<AtomicU64>>,
 }
 
@@ -77,7 +77,7 @@ impl Load {
         Load::spawn(bodies)
     }
 
-    /// A thread for each body, which runs until it is stopped, and counts the answers.
+    /// Starts a thread for each of `bodies`. It runs until it is stopped, and counts answers.
     pub(crate) fn spawn<F>(bodies: impl IntoIterator<Item = F>) -> Load
     where
         F: FnOnce(&AtomicBool, &AtomicU64) -> io::Result<()> + Send + 'static,
@@ -92,7 +92,7 @@ impl Load {
         Load { stop, threads }
     }
 
-    /// Requests answered whole until now.
+    /// Requests with a complete answer until now.
     pub(crate) fn completed(&self) -> u64 {
         self.threads.iter().map(|thread| thread.done.load(Ordering::Relaxed)).sum()
     }
@@ -106,7 +106,7 @@ impl Load {
         }
     }
 
-    /// Ends the load; the first failure of a thread, else all requests answered.
+    /// Ends the load. Returns the number of answered requests, or the first failure of a thread.
     pub(crate) fn finish(self) -> io::Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = 0;
@@ -123,11 +123,11 @@ impl Load {
 /// One connection's place in the stream of answers.
 struct Connection {
     stream: TcpStream,
-    /// Bytes of the present answer that are in.
+    /// Bytes of the current answer that have come.
     position: usize,
-    /// Answers of the present batch that are in.
+    /// Answers of the current batch that have come.
     answered: usize,
-    /// The batch is on its way.
+    /// Whether the batch was sent.
     sent: bool,
 }
 
@@ -144,7 +144,7 @@ struct Client<'a> {
     poll: Poll,
     input: Vec<u8>,
     connections: Vec<Connection>,
-    /// Those whose batch is answered, the longest resting first.
+    /// Connections whose batch is answered; the one that rests for longest comes first.
     resting: VecDeque<usize>,
     done: &'a AtomicU64,
 }
@@ -189,15 +189,15 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Opens one connection more, which sends its batch when it is there.
+    /// Opens another connection, which sends its batch when it is connected.
     fn open(&mut self) -> io::Result<()> {
         let connection = self.connect(self.connections.len())?;
         self.connections.push(connection);
         Ok(())
     }
 
-    /// `index` rests, and another one asks: a new one while there are too few, so that not all
-    /// knock at once.
+    /// Connection `index` rests, and another one sends a batch. While there are too few connections
+    /// it is a new one, so that not all connect at once.
     fn take_turns(&mut self, index: usize) -> io::Result<()> {
         self.resting.push_back(index);
         if self.connections.len() < self.plan.connections {
@@ -215,7 +215,7 @@ impl<'a> Client<'a> {
         Ok(Connection { stream, position: 0, answered: 0, sent: false })
     }
 
-    /// Moves one connection on; tells how many answers came in.
+    /// Handles an event of a connection. Returns how many answers came.
     fn ready(&mut self, index: usize) -> io::Result<(u64, Next)> {
         let connection = &mut self.connections[index];
         let plan = &self.plan;
@@ -253,7 +253,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Sends a batch in one write, if the connection is there yet.
+/// Sends a batch in one write, if the connection is open.
 fn send(connection: &mut Connection, batch: &[u8]) -> io::Result<()> {
     match connection.stream.write(batch) {
         Ok(sent) if sent == batch.len() => connection.sent = true,
@@ -264,8 +264,8 @@ fn send(connection: &mut Connection, batch: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes in bytes that were received `position` bytes into an answer; tells how many answers they
-/// end.
+/// Handles bytes that were received `position` bytes into an answer. Returns how many answers they
+/// complete.
 pub(crate) fn advance(
     position: &mut usize,
     answer_bytes: usize,

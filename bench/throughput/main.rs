@@ -1,8 +1,8 @@
 //! Throughput: CPU time per request, side by side in one run.
 //!
 //! Each server runs with one loop on one core, the load on the other cores. The rounds of all
-//! servers interleave, and the numbers are medians: what disturbs the machine disturbs all alike.
-//! `bench/README.md` tells how to run it and how to read it.
+//! servers interleave, and the numbers are medians: a disturbance of the machine affects all
+//! servers alike. `bench/README.md` says how to run it and how to read it.
 
 mod callgrind;
 mod case;
@@ -75,8 +75,8 @@ fn run(options: &Options) -> io::Result<()> {
     machine::pin(&layout.load)?;
     let site = Site::create()?;
     let bench = Bench { options, layout: &layout, site: &site, interrupted: &interrupted };
-    // A server that is slowed takes longer to open many connections than the load lasts, and can't
-    // keep up with a rate.
+    // A slowed server takes longer to accept many connections than the load lasts, and can't keep
+    // up with a rate.
     let left_out = |case: &Case| options.counts() && (case.is_mostly_idle() || case.paced);
     let wanted = |case: &&Case| options.wants_case(case.name) && !left_out(case);
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
@@ -99,7 +99,7 @@ fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// What all cases of a run share.
+/// The state that all cases of a run share.
 struct Bench<'a> {
     options: &'a Options,
     layout: &'a Layout,
@@ -111,7 +111,7 @@ struct Bench<'a> {
 type Started = (Kind, Result<Peer, String>);
 
 impl Bench<'_> {
-    /// Runs cases with one start of each server, which passes on to `upstream` if there is one.
+    /// Runs cases with one start of each server, which forwards to `upstream` if there is one.
     fn run_group(
         &self,
         cases: &[&Case],
@@ -285,7 +285,7 @@ struct Contestant<'p> {
     kind: Kind,
     server: Server<'p>,
     answer_bytes: Result<usize, String>,
-    /// Bytes per idle connection, in cases about these.
+    /// Bytes per idle connection, in cases about idle connections.
     memory: Option<f64>,
     samples: Vec<Sample>,
 }
@@ -295,7 +295,7 @@ impl<'p> Contestant<'p> {
         Contestant { kind, server, answer_bytes, memory: None, samples: Vec::new() }
     }
 
-    /// Measures the memory of its idle connections: once, for a server keeps some of it.
+    /// Measures the memory of its idle connections; only once, because a server keeps some of it.
     fn weigh(&mut self, case: &Case) {
         let (Some(peer), Ok(_)) = (self.server.peer(), &self.answer_bytes) else { return };
         match memory::per_connection(peer, case) {

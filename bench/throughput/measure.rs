@@ -14,17 +14,17 @@ use crate::peer::Peer;
 use crate::row::{Latency, Sample};
 
 const WARM_UP: Duration = Duration::from_millis(50);
-/// A window with the server less on its core than this was disturbed, or the load starved.
+/// In a window with a lower share of the core than this, the server was disturbed or not saturated.
 const SATURATED: f64 = 0.95;
-/// So many windows are tried for a quiet one; if none is, the busiest counts as not quiet.
+/// Most windows to try for a quiet one. If none is quiet, the busiest is used, as not quiet.
 const WINDOWS: usize = 10;
-/// So many windows may pass without one answer: on a busy machine that happens.
+/// Most windows without an answer, which can happen on a busy machine.
 const EMPTY_WINDOWS: usize = 20;
-/// A slice of latency is so many times as long as a round of another case.
+/// The length of a slice of latency, in rounds of another case.
 const SLICE_ROUNDS: f64 = 5.0;
-/// So many slices are tried for a quiet one.
+/// Most slices to try for a quiet one.
 const SLICES: usize = 3;
-/// A slice in which one request of a thousand was sent later than this was disturbed.
+/// A slice is disturbed if one request of a thousand was sent later than this.
 const LATE_US_MAX: f64 = 100.0;
 
 /// Loads `peer` with `case` and measures one window.
@@ -78,7 +78,7 @@ fn slice(watch: &Watch, plan: &Plan, layout: &Layout, options: &Options) -> io::
     outcome
 }
 
-/// A window in which no core was taken and the load was in time; else the last that was tried.
+/// A window in which no core was taken away and the load was in time; else the last window.
 fn quiet_slice(
     load: &Load,
     answers: &Receiver<Answer>,
@@ -142,7 +142,7 @@ fn plan(peer: &Peer, case: &Case, answer_bytes: usize) -> Plan {
     }
 }
 
-/// What is watched during a window.
+/// What is measured during a window.
 struct Watch {
     pids: Vec<i32>,
     /// How many cores the server has.
@@ -151,7 +151,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// One window; nothing if no request was answered in it.
+    /// Measures one window; `None` if no request was answered in it.
     fn window(&self, load: &Load, length: Duration) -> io::Result<Option<Sample>> {
         let own = [std::process::id() as i32];
         let stolen = machine::stolen_ticks(&self.cores)?;

@@ -1,7 +1,7 @@
-//! Memory of idle connections: resident memory of a server's processes before and after many
-//! connections were opened, each after one request.
+//! Memory of idle connections: the resident memory of a server's processes before and after many
+//! connections were opened, each of which sent one request.
 //!
-//! What the kernel keeps for a socket is the same for all, and not in it.
+//! The kernel's memory for sockets is the same for all servers and not included.
 
 use std::fs;
 use std::io;

@@ -51,7 +51,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Something is counted, under a tool that slows the server.
+    /// Whether events are counted, with a tool that slows the server.
     pub(crate) fn counts(&self) -> bool {
         self.syscalls || self.allocations
     }

@@ -2,8 +2,8 @@
 //!
 //! A request is due at a time that does not depend on the server, and its latency counts from then.
 //! It goes out on the connection that has been idle longest; while none is idle it waits, and that
-//! is part of its latency. One thread, which never sleeps: its own waking is in no number. How late
-//! it sent what it could have sent is reported apart.
+//! is part of its latency. One thread, which never sleeps, so its own wake-ups are not measured.
+//! How late it sent what it could have sent is reported separately.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -21,7 +21,7 @@ use crate::machine;
 
 const READ_BYTES: usize = 256 * 1024;
 
-/// One request that was answered whole.
+/// One request with a complete answer.
 pub(crate) struct Answer {
     pub(crate) due: Instant,
     /// From then until the last byte of its answer was read.
@@ -43,7 +43,7 @@ pub(crate) fn start(plan: &Plan, rate: u32, core: usize) -> (Load, Receiver<Answ
 
 struct Connection {
     stream: TcpStream,
-    /// Bytes of the present answer that are in.
+    /// Bytes of the current answer that have come.
     position: usize,
     idle_since: Instant,
     due: Instant,
@@ -117,7 +117,7 @@ impl Client {
         Ok(true)
     }
 
-    /// Reads what came on a connection; the answer that it ended.
+    /// Reads from a connection. Returns the answer that is now complete.
     fn receive(&mut self, index: usize, input: &mut [u8]) -> io::Result<Option<Answer>> {
         let connection = &mut self.connections[index];
         loop {

@@ -1,4 +1,4 @@
-//! The servers: their configuration, their start on one core, their certain end.
+//! The servers: their configuration, their start on one core, and their end.
 //!
 //! Each runs with one loop, in the foreground, without an access log, on a free port of 127.0.0.1.
 //! A server that is not installed or does not serve is left out with its reason.
@@ -23,17 +23,17 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Tidegate's program.
 pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_tidegate");
-/// The other build of it, below `target`.
+/// The other build of Tidegate, below `target`.
 const BEFORE: &str = "before/tidegate";
 /// More than any case opens.
 const CONNECTIONS_MAX: usize = 9000;
 
-/// Whether there is such a server to measure. Only the build before is a matter of choice.
+/// Whether to measure this server: `before` only takes part if it was built.
 pub(crate) fn is_there(kind: Kind) -> bool {
     kind != Kind::Before || built(BEFORE).is_ok()
 }
 
-/// The host of one of them.
+/// The host of one of the apps.
 fn host(kind: Kind, case: &Case, number: usize) -> String {
     match kind {
         Kind::Apps(_) => format!("a{number}.localhost"),
@@ -47,7 +47,7 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Lays the files down.
+    /// Writes the files.
     pub(crate) fn create() -> io::Result<Site> {
         let folder = tempfile::Builder::new().prefix("tidegate-bench-").tempdir()?;
         fs::create_dir_all(folder.path().join("root/files"))?;
@@ -73,7 +73,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Starts a server on `cores` and waits until it accepts. The calling thread moves to `home`.
-    /// With an upstream it passes every request on to that one, and does nothing else.
+    /// With an upstream, the server forwards every request to it.
     pub(crate) fn start(
         kind: Kind,
         upstream: Option<SocketAddr>,
@@ -181,12 +181,12 @@ impl Peer {
         case.request(&host(self.kind, case, number), self.address.port())
     }
 
-    /// Asks once and returns the whole answer, head and body, after checks.
+    /// Sends a request, and returns the complete answer, head and body, after checks.
     pub(crate) fn answer(&self, case: &Case) -> io::Result<Vec<u8>> {
         self.ask(&mut TcpStream::connect(self.address)?, case)
     }
 
-    /// The same on an open connection, which stays open.
+    /// Like [`Self::answer`], on an open connection, which stays open.
     pub(crate) fn ask(&self, stream: &mut TcpStream, case: &Case) -> io::Result<Vec<u8>> {
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         stream.write_all(self.request(case, 0).as_bytes())?;
@@ -211,7 +211,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // A process asked politely takes its own children along.
+        // A process that ends on SIGTERM ends its children too.
         let root = Pid::from_child(&self.child);
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill_process(root, Signal::TERM);
@@ -236,7 +236,7 @@ struct Length {
     body: usize,
 }
 
-/// The length of the answer that `bytes` begin with, once its head is whole.
+/// The length of the answer that `bytes` begin with, if its head is complete.
 fn answer_length(bytes: &[u8]) -> io::Result<Option<Length>> {
     let mut fields = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut fields);
@@ -269,7 +269,8 @@ pub(crate) fn program(name: &str) -> io::Result<PathBuf> {
         .ok_or_else(|| io::Error::other("not installed"))
 }
 
-/// The line that keeps a server started by root from dropping to a user who can't read the folder.
+/// The config line that keeps root: otherwise a server would become a user who can't read the
+/// folder.
 fn keep_user(line: &'static str) -> &'static str {
     if rustix::process::geteuid().is_root() { line } else { "" }
 }
@@ -367,7 +368,7 @@ fn nginx(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Com
     Ok(command)
 }
 
-/// Connections to the upstream are kept, and an answer of 64 KiB finds room in memory.
+/// Keep-alive to the upstream, and buffers for an answer of 64 KiB.
 fn nginx_upstream(address: SocketAddr) -> String {
     format!(
         "upstream upstream {{\n\
@@ -382,7 +383,7 @@ fn nginx_upstream(address: SocketAddr) -> String {
     )
 }
 
-/// h2o has no ready answer in its configuration: its small answer is a file of 13 bytes.
+/// h2o cannot configure a fixed answer: its small answer is a file of 13 bytes.
 fn h2o(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
     let folder = site.path();
     let (file, at) = (folder.join("h2o.yaml"), folder.display());
@@ -444,7 +445,7 @@ fn haproxy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<C
     Ok(command)
 }
 
-/// One thread of Go code, as the others have one loop.
+/// Caddy with one thread of Go code, because the others have one loop.
 fn caddy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Command> {
     let folder = site.path();
     let (file, at) = (folder.join("Caddyfile"), folder.display());
@@ -480,7 +481,7 @@ fn caddy(site: &Site, port: u16, upstream: Option<SocketAddr>) -> io::Result<Com
     let mut command = Command::new(program("caddy")?);
     command.arg("run").arg("--config").arg(file).arg("--adapter").arg("caddyfile");
     command.env("GOMAXPROCS", "1");
-    // It keeps a copy of its configuration below these.
+    // It stores a copy of its configuration in these folders.
     command.env("XDG_CONFIG_HOME", folder).env("XDG_DATA_HOME", folder);
     Ok(command)
 }

@@ -79,7 +79,7 @@ fn base_samples(base: Kind, rows: &[Row]) -> &[Sample] {
     rows.iter().find(|row| row.kind == base).map_or(&[], Row::samples)
 }
 
-/// What each server holds for an idle connection, where that was measured.
+/// The memory of an idle connection of each server, if it was measured.
 fn memory_line(rows: &[Row]) -> String {
     let each = rows
         .iter()
@@ -184,8 +184,8 @@ fn object(row: &Row, base: &[Sample]) -> Value {
     })
 }
 
-/// The median of the rounds' own ratios, of rounds quiet for both (of all, where none was): what
-/// slows one round slows both sides of its ratio.
+/// The median of the rounds' ratios, of the rounds that were quiet for both (of all, if none was):
+/// what slows a round slows both sides of its ratio.
 fn ratio(samples: &[Sample], base: &[Sample]) -> Option<f64> {
     if samples.is_empty() || samples.len() != base.len() {
         return None;

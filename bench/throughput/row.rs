@@ -2,7 +2,7 @@
 
 use crate::kind::Kind;
 
-/// What one window showed.
+/// The measurement of one window.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     /// CPU time of the server per request, microseconds.
@@ -12,12 +12,12 @@ pub(crate) struct Sample {
     pub(crate) requests_per_second: f64,
     /// Share of the window the server was on its cores, 0 to 1.
     pub(crate) busy: f64,
-    /// A neighbour of the machine took a core of ours.
+    /// Whether the host took a core away.
     pub(crate) stolen: bool,
-    /// The server was saturated (at a fixed rate: the load in time; of several loops: however
-    /// busy), and no core was taken.
+    /// Whether no core was taken away, and the server was saturated. At a fixed rate, the load must
+    /// have been in time instead; several loops need not be saturated.
     pub(crate) quiet: bool,
-    /// In the cases at a fixed rate.
+    /// The latency, in cases at a fixed rate.
     pub(crate) latency: Option<Latency>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Latency {
     pub(crate) late_us: f64,
 }
 
-/// What came of one server in one case.
+/// The result of one server in one case.
 pub(crate) enum Outcome {
     Measured {
         answer_bytes: usize,
@@ -43,7 +43,7 @@ pub(crate) enum Outcome {
 /// One line of a case's table.
 pub(crate) struct Row {
     pub(crate) kind: Kind,
-    /// Bytes per idle connection, in cases about these.
+    /// Bytes per idle connection, in cases about idle connections.
     pub(crate) memory: Option<f64>,
     pub(crate) outcome: Outcome,
 }
@@ -56,13 +56,13 @@ impl Row {
         }
     }
 
-    /// One figure of the quiet rounds; of all, where none was quiet.
+    /// One figure of the quiet rounds, or of all rounds if none was quiet.
     pub(crate) fn column(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
         let all = self.quiet() == 0;
         self.samples().iter().filter(|sample| all || sample.quiet).map(value).collect()
     }
 
-    /// The median of each percentile and of the load's lateness; `NaN` where none was measured.
+    /// The median of one figure of the latency; `NaN` if none was measured.
     pub(crate) fn latency(&self, value: impl Fn(&Latency) -> f64) -> f64 {
         median(self.column(|sample| sample.latency.as_ref().map_or(f64::NAN, &value)))
     }

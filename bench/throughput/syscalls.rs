@@ -1,7 +1,7 @@
 //! System calls per request, counted by `strace -c` on the running server.
 //!
-//! Tracing slows the server much, so its batches are the largest the load allows; the counts are
-//! exact for the window, and opening and closing the load's connections are among them.
+//! Tracing slows the server, so its batches are as large as the load allows. The counts are exact
+//! for the window; they include opening and closing the load's connections.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ use crate::peer::{Peer, Site, program};
 const ATTACH_LIMIT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The table's head.
+/// The heading of the table.
 pub(crate) fn heading(case: &Case) -> String {
     let (title, name) = (case.title, case.name);
     format!(
@@ -29,7 +29,7 @@ pub(crate) fn heading(case: &Case) -> String {
     )
 }
 
-/// Loads `peer` under strace; the cells of its row.
+/// Loads `peer` under strace. Returns the cells of its row.
 pub(crate) fn count(
     peer: &Peer,
     case: &Case,
@@ -60,7 +60,7 @@ pub(crate) fn count(
     Ok(format!("{total:.2} | {requests} | {}", each.join(", ")))
 }
 
-/// A running strace; dropping it ends it, the server goes on.
+/// A running strace. Dropping this ends strace, but not the server.
 struct Trace {
     child: Child,
 }

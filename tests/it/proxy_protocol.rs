@@ -1,5 +1,5 @@
-//! Listeners whose connections begin with a PROXY header: whom it names is the client everywhere,
-//! and without one there is no answer.
+//! Listeners whose connections begin with a PROXY header: the client that it names counts
+//! everywhere, and without a header there is no answer.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ const SECOND: &str = "{ address = \"127.0.0.2:0\", proxy_protocol = true }";
 const LINE: &str = "PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Version 2: command, family, and what stands behind the length.
+/// A header of version 2: command, family, and the bytes behind the length.
 fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let length = u16::try_from(rest.len()).expect("a length").to_be_bytes();
     [SIGNATURE, &[command, family], &length, rest].concat()
@@ -30,14 +30,14 @@ fn binary_v4() -> Vec<u8> {
     binary(0x21, 0x11, &[192, 0, 2, 8, 198, 51, 100, 1, 0xdc, 0x04, 0x01, 0xbb])
 }
 
-/// With 100 bytes of extension.
+/// A header of version 2 for IPv6, with 100 bytes of extensions.
 fn binary_v6() -> Vec<u8> {
     let source: Ipv6Addr = "2001:db8::8".parse().expect("an address");
     let ips = [source.octets(), Ipv6Addr::LOCALHOST.octets()].concat();
     binary(0x21, 0x21, &[&ips[..], &[0xdc, 0x04, 0x01, 0xbb, 4, 0, 97], &[0; 97]].concat())
 }
 
-/// Each kind of header, and whom the server takes for the client.
+/// Each kind of header, and the client that the server should log.
 fn headers() -> [(Vec<u8>, &'static str); 8] {
     [
         (LINE.into(), "192.0.2.7"),
@@ -55,7 +55,7 @@ fn setup() -> Setup {
     Setup::new().listen(&[LISTEN]).server("idle_grace = \"0s\"").named_app(HOST)
 }
 
-/// The clients in the access log, as soon as it has so many lines.
+/// The clients in the access log, as soon as it has this many lines.
 fn wait_clients(server: &Server, count: usize) -> Vec<String> {
     let path = server.dir().join("access.log");
     let read = || fs::read_to_string(&path).unwrap_or_default();
@@ -75,8 +75,7 @@ fn connections(server: &Server) -> Value {
     server.admin().get("/status")["connections"].clone()
 }
 
-/// The status of the answer to these bytes, the last ones of their connection; none if there is no
-/// answer.
+/// The status of the answer to these bytes, on a connection of their own; `None` without an answer.
 fn answer(address: SocketAddr, bytes: String) -> Option<u16> {
     let mut connection = Client::connect(address);
     connection.send(bytes);
@@ -122,7 +121,7 @@ fn a_header_may_come_in_pieces() {
 }
 
 #[test]
-fn what_begins_otherwise_is_closed_without_an_answer() {
+fn a_connection_without_a_header_is_closed_without_an_answer() {
     let server = setup().start();
     let too_long = [&binary(0x21, 0x11, &[1; 12])[..14], &[0xff, 0xff], &[0; 100]].concat();
     let request = get(HOST, "/");
@@ -150,7 +149,7 @@ fn what_begins_otherwise_is_closed_without_an_answer() {
     let event = server.wait_event("proxy_header_refused");
     let peer = event.field("peer").and_then(|peer| peer.parse::<SocketAddr>().ok());
     assert_eq!(peer.map(|peer| peer.ip().is_loopback()), Some(true), "{event:?}");
-    // One for each of two loops.
+    // At most one for each of the two loops.
     let events = server.events();
     let reported = events.iter().filter(|event| event.name == "proxy_header_refused").count();
     assert!(reported <= 2, "{reported} lines for {count} connections");
@@ -164,7 +163,7 @@ fn a_header_that_does_not_come_in_time_is_not_waited_for() {
         connection.send(part);
         connection.expect_end();
     }
-    // A trickle does not make it longer.
+    // Sending single bytes does not extend the time-out.
     let mut connection = server.connect();
     let mut bytes = LINE.as_bytes()[..LINE.len() - 1].iter();
     while !connection.is_readable() {

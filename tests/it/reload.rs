@@ -1,4 +1,4 @@
-//! Reloads: what did not change is not touched, what changed has no gap, and nothing is lost.
+//! Reloads: unchanged apps are not touched, changed apps have no gap, and nothing is lost.
 
 use std::{
     env, fs,
@@ -13,7 +13,7 @@ use crate::support::{
     get_and_close, wait_until,
 };
 
-/// How long the churn lasts; a minute when it is asked for.
+/// The environment variable for the length of the churn.
 const CHURN_VARIABLE: &str = "TIDEGATE_CHURN_SECONDS";
 
 fn ask(server: &Server, host: &str) -> (u16, String) {
@@ -25,12 +25,12 @@ fn ask(server: &Server, host: &str) -> (u16, String) {
 fn config(server: &Server, extra: &str, apps: &[(&str, &str)]) -> String {
     let apps: String =
         apps.iter().map(|(host, lines)| format!("[apps.\"{host}\"]\n{lines}\n")).collect();
-    // As `Setup` writes it, so that nothing changes but what a test is about.
+    // As `Setup` writes it, so that only the tested change differs.
     let server = format!("listen = [\"{}\"]\nthreads = 2\nidle_grace = \"1s\"", server.address());
     format!("[server]\n{server}\n{extra}\n{apps}")
 }
 
-/// A server on a fixed port: a reload has to name the same one.
+/// A server on a fixed port, so that a reload can name the same port.
 fn start(apps: &[(&str, &str)]) -> Server {
     let setup = Setup::new().listen(&[&free_port().to_string()]);
     apps.iter().fold(setup, |setup, (host, lines)| setup.app(host, lines)).start()
@@ -223,10 +223,10 @@ fn a_reload_is_over_when_every_loop_has_the_settings() {
     server.wait_event("config_reload_start");
     let is_over = || server.events().iter().any(|event| event.name == "config_reload_complete");
     let was_over = wait_until(Duration::from_millis(100), is_over);
-    // For longer it waits for no loop.
+    // A reload waits at most this long for a loop.
     let early = begun.elapsed() < Duration::from_secs(1);
     held.release();
-    assert!(!(early && was_over), "the loop knew nothing of it");
+    assert!(!(early && was_over), "the loop did not have the settings");
     server.wait_event("config_reload_complete");
     assert_eq!(client.response().status, 200);
 }
@@ -301,7 +301,7 @@ fn logs_change_live() {
     assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 1);
 }
 
-/// The three apps under load, and two that come and go.
+/// A config with the three apps under load, and two that come and go.
 fn churned(server: &Server, round: u32) -> String {
     let (mut apps, body) = (String::new(), format!("c.test {round}"));
     for (host, body, there) in [

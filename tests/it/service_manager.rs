@@ -1,4 +1,4 @@
-//! What the real binary reports to a service manager, by a socket of the tests' own.
+//! The messages of the real binary to a service manager, which is a socket of the test.
 
 use std::{
     thread,
@@ -80,7 +80,7 @@ fn the_status_counts_at_most_every_second_and_only_what_changes() {
     server.admin().call("POST", "/apps/slow.test/drain?timeout=30s", "");
     socket.wait("STATUS=serving 2 apps: 3 connections, 3 active; draining slow.test: 3 active, ");
     socket.wait("STATUS=serving 2 apps: 3 connections, 3 active; draining slow.test: 3 active, 27");
-    // Readiness comes with the first one.
+    // The first status comes with READY=1.
     let times = socket.times("STATUS=");
     let apart = times[1..].windows(2).map(|pair| pair[1] - pair[0]).min().expect("three");
     assert!(apart >= 900 * MS, "{apart:?}");
@@ -103,7 +103,7 @@ fn a_stop_asks_for_time_until_its_own_deadline() {
     assert!(begun.elapsed() >= 2499 * MS);
     socket.receive_for(MS);
     let extensions = socket.values("EXTEND_TIMEOUT_USEC=");
-    // At its begin, each second, at its end: each for longer than until the next one.
+    // At the start, each second, and at the end. Each extends beyond the next message.
     assert!((3..=6).contains(&extensions.len()), "{extensions:?}");
     assert!(extensions.iter().all(|time| time.parse::<u64>().expect("µs") >= 5_000_000));
     let stopping = socket.values("STATUS=stopping: 1 connections, 1 active, ");
@@ -112,7 +112,7 @@ fn a_stop_asks_for_time_until_its_own_deadline() {
 }
 
 #[test]
-fn signs_of_life_come_twice_as_often_as_they_are_asked_for() {
+fn watchdog_messages_come_twice_per_watchdog_time() {
     let mut socket = NotifySocket::with_path();
     let _server = setup(&socket).environment("WATCHDOG_USEC", "400000").start();
     socket.wait("READY=1");
@@ -125,13 +125,13 @@ fn signs_of_life_come_twice_as_often_as_they_are_asked_for() {
 
 #[test]
 fn a_main_process_is_the_service_managers_child_before_it_is_named() {
-    // As systemd is, these tests are a subreaper.
+    // Like systemd, the test process is a subreaper.
     Server::adopt_orphans();
     let mut socket = NotifySocket::with_path();
     let mut server = setup(&socket).start();
     let mut clients = Vec::new();
     for _ in 0..2 {
-        // The process before it stays: its end alone would make the new one an orphan.
+        // The old process stays: its end would make the new process an orphan anyway.
         let mut client = server.connect();
         client.send(get("slow.test", "/"));
         server.wait_read([&client]);
@@ -152,7 +152,7 @@ fn a_main_process_is_the_service_managers_child_before_it_is_named() {
 }
 
 #[test]
-fn a_manager_without_a_watchdog_gets_no_signs_of_life() {
+fn a_manager_without_a_watchdog_gets_no_watchdog_messages() {
     for (name, value) in [("WATCHDOG_USEC", "0"), ("WATCHDOG_PID", "1")] {
         let mut socket = NotifySocket::with_path();
         let setup = setup(&socket).environment("WATCHDOG_USEC", "100000");
@@ -164,7 +164,7 @@ fn a_manager_without_a_watchdog_gets_no_signs_of_life() {
 }
 
 #[test]
-fn a_socket_that_is_missing_or_no_socket_is_logged_once() {
+fn a_notify_socket_that_is_missing_or_not_a_socket_is_logged_once() {
     for name in ["/no/such/socket", "@tidegate/no such socket", "notify", "/dev/null", ""] {
         let mut server = Setup::new()
             .named_app("app.test")
@@ -202,8 +202,8 @@ fn a_restart_refuses_no_connection_where_the_manager_keeps_the_sockets() {
     assert_eq!(ask(), 200);
     first.signal(Signal::TERM);
     assert_eq!(first.wait_exit().code(), Some(0));
-    // Between the two nothing is accepted by the kernel either: if this was a stop for good, the
-    // connection would be reset.
+    // Between the two processes the kernel accepts nothing either: if the server did not come back,
+    // the connection would be reset.
     let asked = thread::spawn(ask);
     let is_queued = || {
         let mut look = [PollFd::new(&kept, PollFlags::IN)];

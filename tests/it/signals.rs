@@ -1,10 +1,10 @@
-//! Signals, whatever the process inherits: blocked and ignored ones steer the server all the same.
+//! Signals that the parent process blocked or ignored: the server handles them nevertheless.
 
 use std::fs;
 
 use crate::support::{PATIENCE, Pid, Server, Setup, Signal, wait_until};
 
-/// What the kernel says of a process's signals: a mask in hexadecimal digits.
+/// A signal mask of a process (`/proc/PID/status`).
 fn mask(pid: Pid, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
@@ -15,7 +15,7 @@ fn bit(signal: Signal) -> u64 {
     1 << (signal.as_raw() - 1)
 }
 
-/// Uses every signal that steers the server, also through an upgrade.
+/// Uses every signal that the server handles, before and after an upgrade.
 fn steer(mut server: Server) {
     let steering = [Signal::HUP, Signal::USR1, Signal::USR2, Signal::TERM, Signal::INT];
     let is_handled = |pid, signal: &Signal| {

@@ -1,4 +1,4 @@
-//! Seeded runs of the exchange against a model: what was generated has to come out.
+//! Seeded runs of the HTTP/1 server protocol against a model of the generated requests.
 //!
 //! A failing run prints its seed; `TIDEGATE_SEED=…` runs that one alone, and `TIDEGATE_RUNS=…`
 //! changes how many there are.
@@ -12,7 +12,7 @@ use crate::exchange_support::{
     plan::{self, Plan},
 };
 
-/// The generator stays within them.
+/// The generator stays within these limits.
 const LIMITS: Limits = Limits { head_bytes: 1024, fields: 16, content_bytes: 4096 };
 
 const BASE_SEED: u64 = 0x7469_6465_6761_7465;
@@ -30,7 +30,7 @@ fn broken_requests_end_alike_in_every_split() {
         let broken_at = break_somewhere(&mut wire, random);
         let limits = limits(random);
         check_splits(&wire, limits, random);
-        // What was complete before the break comes out as ever.
+        // Requests that were complete before the break are read as usual.
         let whole = plan::whole_before(&plans, broken_at);
         let before = run(Moment::AfterContent, limits, &wire[..whole], &[]);
         let after = run(Moment::AfterContent, limits, &wire, &[]);
@@ -38,7 +38,7 @@ fn broken_requests_end_alike_in_every_split() {
     });
 }
 
-/// A beginning, and the words that are put behind it by chance.
+/// Beginnings, each with words that follow in random order.
 const BABBLE: &[(&str, &str)] = &[
     ("", HEAD_WORDS),
     ("GET / HTTP/1.1\r\nHost: a\r\n", HEAD_WORDS),
@@ -71,32 +71,32 @@ fn no_bytes_do_harm() {
     });
 }
 
-/// One exchange, its peer, its app and its model, which act in random order.
+/// A connection's protocol, its peer, its app and its model, which act in random order.
 struct Simulation<'r> {
     random: &'r mut Random,
     plans: Vec<Plan>,
-    /// Bytes that the peer has still to send, and those that are not read.
+    /// Bytes that the peer has not sent yet, and bytes that were not read yet.
     unsent: Vec<u8>,
     unread: Vec<u8>,
     exchange: h1::Server,
     model: Model,
 }
 
-/// What is known of the exchange from what went in and came out.
+/// The state of the protocol, derived from its input and output.
 #[derive(Debug)]
 struct Model {
     reading: Reading,
     owed: Option<u16>,
     keep: bool,
-    /// The client waits for a 100.
+    /// Whether the client waits for a 100.
     holds_back: bool,
-    /// Requests that came out, and those that are answered.
+    /// The number of requests that were read, and that were answered.
     requests: usize,
     answered: usize,
     content: Vec<u8>,
-    /// The last event asked for bytes, and none came since.
+    /// Whether the last event asked for bytes, and none came since.
     starved: bool,
-    /// Ended from outside: not everything has to come out.
+    /// Whether the run was ended early: then not all requests have to be read.
     ended: bool,
 }
 
@@ -253,7 +253,8 @@ impl<'r> Simulation<'r> {
         self.model.ended = true;
     }
 
-    /// The peer's end, its slowness, or a stop: nothing is sent from here on.
+    /// Ends the run early: the peer closes or is too slow, or the server stops. Nothing more is
+    /// sent.
     fn end_early(&mut self) {
         self.model.ended = true;
         self.unsent.clear();
@@ -307,7 +308,7 @@ impl<'r> Simulation<'r> {
 
     fn check_outcome(&self) {
         let model = &self.model;
-        // A refusal between exchanges has an answer of its own.
+        // A refusal between exchanges has its own answer.
         let own_answers = usize::from(model.ended);
         let answers = model.requests..=model.requests + own_answers;
         assert!(answers.contains(&model.answered), "{model:?}");
@@ -332,7 +333,7 @@ impl Model {
     }
 }
 
-/// Often so tight that they are reached.
+/// Random limits, often so low that they are reached.
 fn limits(random: &mut Random) -> Limits {
     Limits {
         head_bytes: random.pick(&[64, 90, LIMITS.head_bytes]),
@@ -341,7 +342,8 @@ fn limits(random: &mut Random) -> Limits {
     }
 }
 
-/// All splits of the same bytes give the same trace, also if the peer closes behind them.
+/// Checks that all splits of the same bytes give the same trace, also if the peer closes
+/// afterwards.
 fn check_splits(wire: &[u8], limits: Limits, random: &mut Random) {
     for moment in [Moment::AtOnce, Moment::AfterContent, Moment::WhenWaiting] {
         let whole = trace(moment, limits, wire, &[]);
@@ -370,7 +372,7 @@ fn run(moment: Moment, limits: Limits, wire: &[u8], cuts: &[usize]) -> Talk {
     talk
 }
 
-/// Changes, drops, adds or doubles something. Returns where.
+/// Changes, drops, adds or repeats bytes. Returns their position.
 fn break_somewhere(wire: &mut Vec<u8>, random: &mut Random) -> usize {
     let at = random.below(wire.len());
     let byte = match random.below(3) {
@@ -390,7 +392,7 @@ fn break_somewhere(wire: &mut Vec<u8>, random: &mut Random) -> usize {
     at
 }
 
-/// Runs with `count` seeds, or the one that is asked for.
+/// Runs with `count` seeds, or with the seed in the environment.
 fn for_each_seed(count: u64, run: impl Fn(&mut Random)) {
     let asked = |name| env::var(name).ok().map(|text| text.parse().expect("a number"));
     let count = asked("TIDEGATE_RUNS").unwrap_or(count);

@@ -1,22 +1,22 @@
-//! What two parsers could read in two ways is refused, and what is behind it is never answered.
+//! A message that two parsers could read differently is refused, and nothing after it is answered.
 //!
-//! Each row of a table is a part of a request; the test puts it into its place. It is sent to the
-//! real server whole, byte by byte and cut in two, and the answers have to be the same bytes.
+//! Each row of a table is a part of a request, which the test completes. The request is sent to the
+//! real server at once, byte by byte, and cut in two; the answers must have the same bytes.
 
 use std::time::Duration;
 
 use crate::support::{Client, End, Response, Server, Setup, find, give_way};
 
-/// What a peer would smuggle. The app redirects, so an answer shows which target was read.
+/// The smuggled request. The app redirects, so an answer shows which target was read.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: site.test\r\n\r\n";
 
-/// An honest request behind one that leaves its connection open.
+/// A valid request that follows a request which leaves its connection open.
 const AFTER: &str = "GET /after HTTP/1.1\r\nHost: other.test\r\nConnection: close\r\n\r\n";
 
 /// Where [`AFTER`] is redirected to.
 const AFTER_LOCATION: &str = "http://other.out/after";
 
-/// How long a row may take; short, so that a table with many wrong ones ends too.
+/// How long a row may take. It is short, so that a table with many failing rows ends too.
 const ROW_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A part of a request and the statuses it may be refused with.
@@ -32,7 +32,7 @@ const TOO_LARGE: &[u16] = &[413];
 const BAD_OR_CODING: &[u16] = &[400, 501];
 const BAD_OR_LARGE: &[u16] = &[400, 413];
 
-/// Request lines; behind them stand CRLF and a Host field (RFC 9112 §2.2, §2.3, §3).
+/// Request lines; CRLF and a Host field follow (RFC 9112 §2.2, §2.3, §3).
 const REQUEST_LINES: &[Refused] = &[
     (b"GET  /x HTTP/1.1", BAD),
     (b"GET /x  HTTP/1.1", BAD),
@@ -105,7 +105,7 @@ const REQUEST_LINES: &[Refused] = &[
     (b"CONNECT site.test:80 HTTP/1.1", CODING),
 ];
 
-/// Everything between the request line and the blank line, where the host is at stake (§3.2).
+/// Everything between the request line and the blank line, with malformed hosts (§3.2).
 const HOSTS: &[Refused] = &[
     (b"Accept: */*", BAD),
     (b"Host: site.test\r\nHost: site.test", BAD),
@@ -153,7 +153,7 @@ const HOSTS: &[Refused] = &[
     (b"X: y\r\n Host: site.test", BAD),
 ];
 
-/// Field lines behind a good Host field (§2.2, §5).
+/// Field lines after a valid Host field (§2.2, §5).
 const FIELDS: &[Refused] = &[
     (b"Name : v", BAD),
     (b"Name\t: v", BAD),
@@ -186,7 +186,7 @@ const FIELDS: &[Refused] = &[
     (b"Content-Length\0: 40", BAD),
 ];
 
-/// Framing fields of a POST; no content stands behind them (§6).
+/// Framing fields of a POST; no content follows (§6).
 const FRAMING: &[Refused] = &[
     (b"Content-Length: +5", BAD),
     (b"Content-Length: -5", BAD),
@@ -292,7 +292,7 @@ const CHUNKS: &[Refused] = &[
     (b"0\r\nX: a\rb\r\n\r\n", BAD),
 ];
 
-/// Whole requests that are served, and leave their connection open for the next one.
+/// Complete requests that are served and leave their connection open.
 const SERVED: &[Served] = &[
     (b"GET /x HTTP/1.1\r\nHost: site.test\r\n\r\n", "http://site.out/x"),
     (b"GET /x?a=b&c=%2f HTTP/1.1\r\nHost: site.test\r\n\r\n", "http://site.out/x?a=b&c=%2f"),
@@ -300,7 +300,7 @@ const SERVED: &[Served] = &[
     (b"GET /x HTTP/1.2\r\nHost: site.test\r\n\r\n", "http://site.out/x"),
     (b"GET /x HTTP/1.9\r\nHost: site.test\r\n\r\n", "http://site.out/x"),
     (b"GET /x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "http://default.out/x"),
-    // Absolute-form wins over Host.
+    // An absolute-form target replaces Host.
     (b"GET http://other.test/x HTTP/1.1\r\nHost: site.test\r\n\r\n", "http://other.out/x"),
     (b"GET HTTP://OTHER.test:80/x?y HTTP/1.1\r\nHost: site.test\r\n\r\n", "http://other.out/x?y"),
     (b"GET http://other.test HTTP/1.1\r\nHost: other.test\r\n\r\n", "http://other.out/"),
@@ -347,7 +347,7 @@ const SERVED: &[Served] = &[
     ),
 ];
 
-/// Good chunked content of a POST.
+/// Valid chunked content of a POST.
 const CHUNKS_SERVED: &[&[u8]] = &[
     b"0\r\n\r\n",
     b"000\r\n\r\n",
@@ -494,7 +494,7 @@ fn chunks_are_read_strictly() {
 }
 
 #[test]
-fn too_large_a_request_is_refused() {
+fn a_request_that_is_too_large_is_refused() {
     let mut table = Table::new(setup());
     let long = "a".repeat(20_000);
     let host = "Host: site.test\r\n";
@@ -626,7 +626,7 @@ fn trailers_never_become_headers() {
     ] {
         let request = format!("{head}5\r\nhello\r\n0\r\n{trailer}\r\n\r\n{AFTER}");
         let answers = answers_or_fail(&server, request.as_bytes());
-        // A trailer that may not be one is dropped, or the whole message refused.
+        // A field that is not allowed as a trailer is dropped, or the message is refused.
         if answers[0].status == 400 {
             assert_eq!(answers.len(), 1, "{trailer}");
         } else {
@@ -712,7 +712,7 @@ fn pipelined_requests_before_a_bad_one_are_answered() {
     assert_eq!(statuses, [308, 308, 400]);
 }
 
-/// A server, and what it did wrong so far: a table is read to its end before its test fails.
+/// A server and its failures so far: a test runs its whole table before it fails.
 struct Table {
     server: Server,
     rows: usize,
@@ -724,8 +724,8 @@ impl Table {
         Self { server: setup.start(), rows: 0, complaints: Vec::new() }
     }
 
-    /// The request is refused with one of the statuses, the connection ends, and nothing behind
-    /// the request is answered.
+    /// Checks that the request is refused with one of the statuses, that the connection ends, and
+    /// that nothing after the request is answered.
     fn refuse(&mut self, parts: &[&[u8]], statuses: &[u16]) {
         let request = parts.concat();
         let bytes = [&request, SMUGGLED.as_bytes()].concat();
@@ -741,7 +741,7 @@ impl Table {
         self.judge(&request, verdict);
     }
 
-    /// The request is redirected to `location`, and so is the next one on its connection.
+    /// Checks that the request is redirected to `location`, and that the next one is served.
     fn serve(&mut self, request: &[u8], location: &str) {
         let bytes = [request, AFTER.as_bytes()].concat();
         let verdict = answers_in_any_split(&self.server, &bytes).and_then(|answers| {
@@ -770,8 +770,8 @@ impl Table {
     }
 }
 
-/// The request is answered with this status; then the connection ends, or goes on with the next
-/// request.
+/// Checks that the request is answered with this status, and that the connection then ends or goes
+/// on with the next request.
 fn either(server: &Server, request: &str, status: u16) -> Vec<Response> {
     let answers = answers_or_fail(server, format!("{request}{AFTER}").as_bytes());
     assert_eq!(answers[0].status, status, "{request:?}: {:?}", answers[0].head);
@@ -788,7 +788,7 @@ fn answers_or_fail(server: &Server, request: &[u8]) -> Vec<Response> {
     answers_in_any_split(server, request).unwrap_or_else(|why| panic!("{}: {why}", show(request)))
 }
 
-/// The final responses to `request`, at least one, which are the same bytes however it is split.
+/// The final responses to `request`, at least one. They must have the same bytes in every split.
 fn answers_in_any_split(server: &Server, request: &[u8]) -> Result<Vec<Response>, String> {
     let whole = answer_to(server, request, &[])?;
     let small = (request.len() / 256).max(1);
@@ -813,7 +813,7 @@ fn answers_in_any_split(server: &Server, request: &[u8]) -> Result<Vec<Response>
     if answers.is_empty() { Err("no answer".to_owned()) } else { Ok(answers) }
 }
 
-/// All bytes that come back for `request`, cut at these offsets, without their dates.
+/// All bytes of the answer to `request`, sent in pieces, without their dates.
 fn answer_to(server: &Server, request: &[u8], cuts: &[usize]) -> Result<Vec<u8>, String> {
     let mut client = server.connect();
     let mut start = 0;
@@ -837,7 +837,7 @@ fn answer_to(server: &Server, request: &[u8], cuts: &[usize]) -> Result<Vec<u8>,
     Ok(answer)
 }
 
-/// Bytes as text; of long ones the two ends.
+/// Bytes as text; of a long text, both ends.
 fn show(bytes: &[u8]) -> String {
     if bytes.len() <= 400 {
         return bytes.escape_ascii().to_string();

@@ -1,4 +1,4 @@
-//! Operators do everything at once, in any order, under load; afterwards nothing is left over.
+//! Operators do everything at once, in random order, under load; afterwards nothing is left over.
 //!
 //! Random, from a seed that is printed; `TIDEGATE_STRESS_SEED` replays the choices, though not the
 //! threads' timing, and `TIDEGATE_STRESS_SECONDS` makes it longer.
@@ -24,13 +24,13 @@ use crate::support::{
 };
 
 const HOSTS: [&str; 5] = ["a.test", "b.test", "c.test", "*.w.test", "d.test"];
-/// The last ones are hosts too: names move between hosts and aliases.
+/// Aliases; the last two are hosts too, so names move between hosts and aliases.
 const ALIASES: [&str; 6] = ["x.test", "y.test", "*.z.test", "n.w.test", "c.test", "d.test"];
 const ASKED: [&str; 9] = [
     "a.test", "b.test", "c.test", "m.w.test", "x.test", "y.test", "k.z.test", "n.w.test", "d.test",
 ];
 
-/// What all threads share.
+/// The state that all threads share.
 struct Stress {
     address: SocketAddr,
     admin: Admin,
@@ -46,7 +46,7 @@ impl Stress {
         !self.over.load(SeqCst)
     }
 
-    /// Asks one app after the other; an answer of an app says so.
+    /// Asks one app after the other, and counts the answers that an app gave.
     fn load(&self, mut random: Random) {
         while self.goes_on() {
             let Ok(mut client) = Client::try_connect(self.address, PATIENCE) else { continue };
@@ -130,7 +130,7 @@ impl Stress {
         }
     }
 
-    /// Reloads random configs, by both ways.
+    /// Reloads random configs, by the admin API and by SIGHUP.
     fn reload(&self, server: &Server, mut random: Random, second: &str) {
         let mut rounds = 0;
         while self.goes_on() {
@@ -138,7 +138,7 @@ impl Stress {
             if random.below(4) == 0 {
                 server.signal(Signal::HUP);
             } else {
-                // By chance all apps go.
+                // A random config may remove all apps.
                 let done = self.admin.call("POST", "/reload?allow_empty=true", "");
                 assert_eq!(done.status, 200, "{done:?}");
             }
@@ -251,7 +251,7 @@ fn operators_that_do_everything_at_once_leave_nothing_behind() {
     assert_eq!(server.wait_exit().code(), Some(0));
 }
 
-/// Sends a request, and reads what comes; the server may be gone at any time.
+/// Sends a request and reads the answer; the server may end at any time.
 fn send(admin: &Admin, method: &str, path: &str, content: &str) -> Option<String> {
     let mut socket = UnixStream::connect(admin.path()).ok()?;
     socket.set_read_timeout(Some(PATIENCE)).ok()?;

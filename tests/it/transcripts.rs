@@ -1,16 +1,16 @@
-//! Byte transcripts of the exchange: what comes in, what comes out, in every split.
+//! Byte transcripts of the HTTP/1 server protocol: its input and output, in every split.
 //!
-//! Each transcript is run whole, byte by byte, cut in two at every offset, and in pieces by chance;
-//! all have to give the same trace. A trace is written so:
+//! Each transcript is run at once, byte by byte, cut in two at every offset, and in random pieces;
+//! all runs must give the same trace. The notation of a trace:
 //!
 //! ```text
-//! [GET /x a]   a request: method, path, host, and 1.0 if it is
+//! [GET /x a]   a request: method, path, host, and the version if it is 1.0
 //! +hello .     content, and its end
 //! !400         refused
 //! <200 close>  output: status, `Connection` if written, `bare` without its content, `chunked`,
 //!              `until` or `sized` for the head of a stream
-//! =2\r\nok     what a piece of a stream, or its end, was written as
-//! Head         at the end the phase: Head, Content, Answer, Closed
+//! =2\r\nok     the bytes of a piece of a stream, or of its end
+//! Head         the phase at the end: Head, Content, Answer, Closed
 //! ```
 
 use tidegate::http::{
@@ -25,7 +25,7 @@ use Step::{
     TimeOut, Tunnel,
 };
 
-/// The input, and its trace when the app answers at once; empty if it is the same as the next: its
+/// The input; its trace when the app answers at once, empty if it is equal to the next; and its
 /// trace when the app answers after the content.
 type Transcript = (&'static str, &'static str, &'static str);
 
@@ -171,7 +171,7 @@ const VERSIONS: &[Transcript] = &[
         "",
         "[GET /x - 1.0] <200 keep-alive> [GET /y a] <200 keep-alive> Head",
     ),
-    // A higher minor version is read as 1.1, the request behind it too.
+    // A higher minor version is read as 1.1.
     ("GET /x HTTP/1.2\r\nHost: a\r\n\r\n", "", "[GET /x a] <200> Head"),
     (
         concat!("GET / HTTP/1.9\r\nHost: a\r\n\r\n", "GET /HTTP/1.2 HTTP/1.2\r\nHost: a\r\n\r\n"),
@@ -223,7 +223,7 @@ const TARGETS: &[Transcript] = &[
 ];
 
 const EXPECTATIONS: &[Transcript] = &[
-    // Answered before its 100, a client may send its content or not.
+    // A client that is answered without a 100 may send its content or not.
     (
         concat!(
             head!("POST /x", "Expect: 100-continue", "Content-Length: 5"),
@@ -299,7 +299,7 @@ const STATUSES: &[Transcript] = &[
     ("HEADER /x HTTP/1.1\r\n\r\n", "", "!400 <400 close> Closed"),
 ];
 
-/// Refused in each state; what stands behind is never read.
+/// Refusals in each state; nothing after them is read.
 const REFUSALS: &[Transcript] = &[
     (concat!("\0", head!("GET /y")), "", "!400 <400 close> Closed"),
     (concat!("GET /x\n", head!("GET /y")), "", "!400 <400 close> Closed"),
@@ -315,7 +315,7 @@ const REFUSALS: &[Transcript] = &[
         "",
         "!501 <501 close> Closed",
     ),
-    // Behind the answer, broken content can only end the connection.
+    // After the answer, malformed content can only end the connection.
     (
         chunked!("x\r\n", head!("GET /y")),
         "[POST /x a] <200> Closed",
@@ -370,7 +370,8 @@ const TOO_MUCH: &[Transcript] = &[
     ),
 ];
 
-/// A size that is too large counts when its line is complete: that was 413 or 400, by the split.
+/// A size that is too large counts when its line is complete. Once, the split decided between 413
+/// and 400.
 const BROKEN_SIZE_LINES: &[Transcript] = &[
     (chunked!("ff;\n\r\n"), "[POST /x a] <200> Closed", "[POST /x a] !400 <400 close> Closed"),
     (chunked!("ff\r\r\n"), "[POST /x a] <200> Closed", "[POST /x a] !400 <400 close> Closed"),
@@ -422,7 +423,7 @@ const CLOSES: &[Scene] = &[
     (AtOnce, &[CloseNow, In(head!("GET /x"))], "Closed"),
     (AtOnce, &[In("GET /x HT"), CloseNow, In("TP/1.1\r\nHost: a\r\n\r\n")], "Closed"),
     (AtOnce, &[In(head!("GET /x")), CloseNow, In(head!("GET /y"))], "[GET /x a] <200> Closed"),
-    // Within an exchange it ends nothing.
+    // Within an exchange, `CloseNow` ends nothing.
     (AfterContent, &[In(HALF), CloseNow, In("llo")], "[POST /x a] +hello . <200> Head"),
     (WhenTold, &[In(head!("GET /x")), CloseNow, Answer], "[GET /x a] <200> Head"),
     (AtOnce, &[CloseAfter], "Head"),
@@ -442,7 +443,7 @@ const CLOSES: &[Scene] = &[
         &[In(head!("GET /x")), CloseAfter, Answer, In(head!("GET /y"))],
         "[GET /x a] <200 close> Closed",
     ),
-    // Too late for the answer: the content is still read to its end.
+    // Too late to be said in the answer: the content is still read to its end.
     (
         AtOnce,
         &[In(HALF), CloseAfter, In("llo"), In(head!("GET /y"))],
@@ -451,7 +452,7 @@ const CLOSES: &[Scene] = &[
     (WhenTold, &[In("\0"), CloseNow, CloseAfter, Answer], "!400 <400 close> Closed"),
 ];
 
-/// What is answered within the content, which is read on.
+/// Answers within the content, of which the rest is read.
 const ANSWERED_WITHIN: &[Scene] = &[
     (
         WhenTold,
@@ -472,7 +473,7 @@ const ANSWERED_WITHIN: &[Scene] = &[
     ),
 ];
 
-/// Answers whose length is not known at their head.
+/// Answers whose length is not known when the head is written.
 const STREAMS: &[Scene] = &[
     (
         WhenTold,
@@ -483,13 +484,13 @@ const STREAMS: &[Scene] = &[
     ),
     (WhenTold, &[In(head!("GET /1")), Begin], "[GET /1 a] <200 chunked> Answer"),
     (WhenTold, &[In(head!("GET /1")), Begin, End], "[GET /1 a] <200 chunked> =0\\r\\n\\r\\n Head"),
-    // What is pipelined behind it waits for its last chunk.
+    // A pipelined request waits for the last chunk.
     (
         WhenTold,
         &[In(head!("GET /1")), Begin, In(head!("GET /2")), Piece("ok"), End, Answer],
         "[GET /1 a] <200 chunked> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n [GET /2 a] <200> Head",
     ),
-    // Content-Length and chunks never stand together, and what has no content has no chunks.
+    // Content-Length and chunks exclude each other, and an answer without content has no chunks.
     (
         WhenTold,
         &[In(head!("HEAD /1")), Begin, Piece("ok"), End, In(head!("GET /2")), Answer],
@@ -526,7 +527,7 @@ const STREAMS: &[Scene] = &[
         &[In("GET /204 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"), Begin, End],
         "[GET /204 - 1.0] <204 keep-alive> = Head",
     ),
-    // The connection ends with it, said before or too late to be said.
+    // The connection ends with the stream, whether its head could say so or not.
     (
         WhenTold,
         &[In(head!("GET /1", "Connection: close")), Begin, Piece("ok"), End],
@@ -547,7 +548,7 @@ const STREAMS: &[Scene] = &[
         &[In(head!("GET /1")), Begin, Eof, Piece("ok"), End],
         "[GET /1 a] <200 chunked> =2\\r\\nok\\r\\n =0\\r\\n\\r\\n Closed",
     ),
-    // Content is read beside it; broken or late content ends the reading, not the answer.
+    // Content is read during the stream; malformed or late content ends reading, not the answer.
     (
         WhenTold,
         &[In(HALF), Begin, Piece("ok"), In("llo"), End, In(head!("GET /2")), Answer],
@@ -571,9 +572,9 @@ const STREAMS: &[Scene] = &[
     ),
 ];
 
-/// Streams of a known length, and the trailers of those without.
+/// Streams of a known length, and trailers of streams without.
 const FORWARDED: &[Scene] = &[
-    // What is pipelined behind it waits for its last byte, and the announced length is the head's.
+    // A pipelined request waits for the last byte.
     (
         WhenTold,
         &[
@@ -608,7 +609,7 @@ const FORWARDED: &[Scene] = &[
         &[In(HALF), BeginSized(2), Piece("ok"), In("llo"), End, In(head!("GET /2")), Answer],
         "[POST /x a] +he <200 sized> =ok +llo . = [GET /2 a] <200> Head",
     ),
-    // Trailers stand in chunks alone.
+    // Only chunked content has trailers.
     (
         WhenTold,
         &[In(head!("GET /1")), Begin, Piece("ok"), EndWith("A: b\r\n")],
@@ -631,7 +632,7 @@ const FORWARDED: &[Scene] = &[
     ),
 ];
 
-/// Interim responses: before the final head, and for HTTP/1.1 alone.
+/// Interim responses: before the final head, and only for HTTP/1.1.
 const INTERIM: &[Scene] = &[
     (
         WhenTold,
@@ -689,14 +690,14 @@ fn a_100_that_is_passed_on_lets_the_client_go_on() {
         assert_eq!(head.content(), RequestContent::Length(5));
         let mut out = Vec::new();
         exchange.write_interim(interim, &Fields::NONE, &mut out);
-        // A client without a 100 gets one from us, and no client gets two.
+        // A client that waits for a 100 gets exactly one.
         exchange.send_continue(&mut out);
         exchange.send_continue(&mut out);
         assert_eq!(out.windows(3).filter(|word| word == b"100").count(), 1);
         exchange.respond(&Response::new(204), 0, &opening(), &mut out);
         assert!(exchange.reads_content() && !out.ends_with(b"close\r\n\r\n"));
     }
-    // Answered without it, the client may send its content or not; too late for a 100 then.
+    // After the answer it is too late for a 100.
     let (mut exchange, mut fields, mut out) = (h1::Server::new(), FieldTable::new(), Vec::new());
     exchange.next_event(input.as_bytes(), &mut fields, &LIMITS);
     exchange.respond(&Response::new(204), 0, &opening(), &mut out);
@@ -760,7 +761,7 @@ fn the_connection_field_decides_how_it_goes_on() {
 }
 
 #[test]
-fn targets_are_taken_apart() {
+fn targets_are_split_into_path_and_query() {
     check(TARGETS);
 }
 
@@ -917,7 +918,7 @@ fn check_scenes(scenes: &[Scene]) {
     }
 }
 
-/// Runs the input in all its splits. The signals stand at offsets of it.
+/// Runs the input in all splits. `signals` have their offsets in the input.
 fn check_splits(
     moment: Moment,
     limits: Limits,
@@ -953,7 +954,7 @@ fn check_splits(
     (0..32).for_each(|_| check(&random.cuts(input.len())));
 }
 
-/// The trace with its answers written out to the byte.
+/// The trace, with answers as their bytes.
 fn written_out(trace: &str) -> String {
     let mut written = String::new();
     let mut rest = trace;

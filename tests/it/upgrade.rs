@@ -1,4 +1,4 @@
-//! Upgrades: a new process takes over under load, nothing is lost, and whatever fails changes
+//! Upgrades: a new process takes over under load without a loss, and an upgrade that fails changes
 //! nothing.
 
 use std::{
@@ -47,7 +47,7 @@ fn ask_at(address: SocketAddr, host: &str) -> (u16, String) {
     (response.status, response.text().to_owned())
 }
 
-/// Whether nothing listens there, so that the kernel refuses connections.
+/// Whether nothing listens at the address, so that the kernel refuses connections.
 fn is_refused(address: SocketAddr) -> bool {
     wait_until(PATIENCE, || {
         let refused = Client::try_connect(address, Duration::from_millis(200)).err();
@@ -60,7 +60,7 @@ fn pid_in(document: &Value) -> Pid {
     pid.and_then(Pid::from_raw).unwrap_or_else(|| panic!("{document}"))
 }
 
-/// Upgrades, and looks at the new process from here on.
+/// Upgrades, and makes the new process the current one.
 fn upgrade(server: &mut Server) {
     let before = server.pid();
     let done = server.admin().post("/upgrade");
@@ -86,7 +86,7 @@ fn wait_idle(server: &Server) {
     assert!(idle, "{}", server.admin().get("/status"));
 }
 
-/// Waits until so many events of this name were logged; the log is read beside.
+/// Waits until this many events of this name were logged.
 fn wait_events(server: &Server, name: &str, count: usize) {
     let logged = || server.events().iter().filter(|event| event.name == name).count() == count;
     assert!(wait_until(PATIENCE, logged), "not {count} times {name}");
@@ -98,7 +98,7 @@ fn refused_upgrade(server: &Server, query: &str) -> Answer {
     answer
 }
 
-/// A program for `--binary`.
+/// A script for `--binary`.
 fn script(server: &Server, name: &str, text: &str) -> String {
     let path = server.dir().join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
@@ -112,7 +112,7 @@ fn rewrite(server: &Server, from: &str, to: &str) {
     server.rewrite(&text.replace(from, to));
 }
 
-/// A request that is in flight, at an app where no other is.
+/// Begins a request to an app without others, and waits until it is in flight.
 fn begin(server: &Server, host: &str) -> Client {
     let mut client = server.connect();
     client.send(get_and_close(host, "/"));
@@ -121,7 +121,7 @@ fn begin(server: &Server, host: &str) -> Client {
     client
 }
 
-/// A slow app: its upstream answers when the gate is open.
+/// A slow app: its upstream answers when the gate opens.
 fn held() -> (Upstream, Gate, String) {
     let gate = Gate::default();
     let upstream = Upstream::tcp({
@@ -135,7 +135,7 @@ fn held() -> (Upstream, Gate, String) {
     (upstream, gate, app)
 }
 
-/// The server is as it was: this process alone, with its socket file, its listeners and its app.
+/// Checks that the server is unchanged: only this process, with its socket file, listeners and app.
 fn assert_unchanged(server: &Server, sockets: usize) {
     wait_alone(server);
     assert_eq!(server.zombies(), [""; 0]);
@@ -165,7 +165,7 @@ fn a_new_process_takes_everything_over_and_the_old_one_goes() {
     assert!(!server.admin().path().exists(), "the last process removes the socket's file");
 }
 
-/// What descriptor `number` of the running process leads to.
+/// The target of a descriptor of the running process.
 fn descriptor(server: &Server, number: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{}/fd/{number}", server.pid().as_raw_nonzero())).ok()
 }
@@ -181,7 +181,7 @@ fn a_descriptor_of_the_starting_shell_goes_to_no_new_process_unless_it_is_a_log(
         access = access.display(),
     );
     let setup = Setup::new().app("a.test", &respond("a")).shell(&open);
-    // A link and a plain name: both mean a descriptor.
+    // A link and a plain name that both mean a descriptor.
     std::os::unix::fs::symlink("/proc/self/fd/9", folder.path().join("link")).expect("a link");
     let link = folder.path().join("link");
     let log = format!("access = \"combined\"\naccess_path = \"{}\"", link.display());
@@ -210,7 +210,7 @@ fn a_log_that_only_a_reload_sends_to_a_descriptor_is_refused_and_not_lost_by_an_
     let setup = setup.log(&first);
     let text = setup.text();
     let mut server = start_with(setup);
-    // 7 is not kept for the next process; 4 is one of the server's own, whatever it is.
+    // 7 is not kept for the next process; 4 is a descriptor of the server itself.
     for descriptor in ["/dev/fd/7", "/dev/fd/4"] {
         server.rewrite(&text.replace(&first, &log(descriptor)));
         let answer = server.admin().post("/reload");
@@ -253,7 +253,7 @@ fn a_new_process_that_does_not_come_to_serve_changes_nothing() {
     let plain = server.dir().join("plain");
     fs::write(&plain, "no program").expect("a file");
     let missing = server.dir().join("missing").display().to_string();
-    // What it has started is ended with it.
+    // Its child processes end with it.
     let wrapper = script(&server, "wraps", "sh -c 'sleep 60; :' child \"$@\" | cat");
     let no_number = script(&server, "talks", "printf '\\377\\377\\377\\377' >&0; exec sleep 60");
     for (binary, query, reason) in [
@@ -334,7 +334,7 @@ fn without_descriptors_the_upgrade_fails_and_says_so() {
     let server = start();
     let sockets = server.sockets() + 4;
     let used = server.descriptors().len() as u64;
-    // The connection by which it is asked takes it, and the channel needs two more.
+    // The admin connection takes the last descriptor, and the channel needs two more.
     server.lower_descriptor_limit(used + 1);
     let answer = refused_upgrade(&server, "");
     assert!(answer.error().contains("Too many open files"), "{answer:?}");
@@ -349,7 +349,7 @@ fn without_descriptors_the_upgrade_fails_and_says_so() {
     assert_eq!(ask(&server, "a.test").0, 200);
 }
 
-/// Asks for an upgrade by a process that dies, or ends, before it answers.
+/// Asks for an upgrade; the process ends before it answers.
 fn ask_in_vain(server: &Server, binary: &str) -> thread::JoinHandle<()> {
     let mut socket = server.admin().connect();
     let head = format!("POST /upgrade?binary={binary} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -369,7 +369,7 @@ fn killer(server: &Server, before: &str) -> (String, PathBuf) {
 #[test]
 fn connections_that_wait_are_answered_although_the_old_process_dies_in_the_hand_over() {
     let mut server = start();
-    // By then the sockets are on their way.
+    // By then the sockets are under way.
     let (binary, go) = killer(&server, "sleep 0.3; ");
     let asked = ask_in_vain(&server, &binary);
     assert!(wait_until(PATIENCE, || server.is_stopped()), "it was not stopped");
@@ -444,7 +444,7 @@ fn ten_upgrades_under_load_lose_nothing_and_leave_one_process_without_a_leak() {
     wait_idle(&server);
     let ledger = server.admin().get("/status")["requests_total"].as_u64();
     assert_eq!(ledger, Some(answered as u64), "one ledger");
-    // Each end is in the log, also where the process that saw it only waited for that.
+    // Each end is in the log, also if the process that saw it only waited for it.
     wait_events(&server, "upgrade_complete", 10);
     let same = wait_until(PATIENCE, || server.descriptors().len() <= before.len());
     assert!(same, "{before:?} became {:?}", server.descriptors());
@@ -489,7 +489,7 @@ fn addresses_come_and_go_with_an_upgrade() {
         assert_eq!(open.exchange(get("a.test", "/")).status, 200);
         rewrite(&server, &both, &one);
         upgrade(&mut server);
-        // Connected clients are served to the end by the old process.
+        // The old process serves connected clients to the end.
         assert_eq!(open.exchange(get("a.test", "/")).text(), "a");
         let gone = || Client::try_connect(second, PATIENCE).is_err();
         assert!(wait_until(PATIENCE, gone), "it is still listened on");
@@ -504,7 +504,7 @@ fn addresses_come_and_go_with_an_upgrade() {
 fn an_upgrade_that_fails_takes_no_connection_to_an_address_that_it_would_have_added() {
     let port = free_port().port();
     let all = format!("0.0.0.0:{port}");
-    // Many apps, for it to fail some time after it has bound.
+    // Many apps, so that it fails some time after it has bound the addresses.
     let setup = (0..500).fold(Setup::new().listen(&[&all]), |setup, nth| {
         setup.app(&format!("a{nth}.test"), &respond("a"))
     });
@@ -513,7 +513,7 @@ fn an_upgrade_that_fails_takes_no_connection_to_an_address_that_it_would_have_ad
     let load =
         Load::start(LoadKind::NewConnections, 4, ([127, 0, 0, 1], port).into(), "a1.test", "a");
     load.wait_answered(20);
-    // The more special address has the connections, if it is listened on.
+    // The more specific address gets the connections, if it is listened on.
     rewrite(&server, &format!("[\"{all}\"]"), &format!("[\"{all}\", \"127.0.0.1:{port}\"]"));
     fs::remove_dir_all(server.dir().join("site")).expect("the folder");
     for _ in 0..5 {
@@ -567,7 +567,7 @@ fn a_download_a_long_poll_and_a_tunnel_finish_in_the_old_process() {
     wait_alone(&server);
 }
 
-/// Switches, and sends back every byte that comes, until the end.
+/// Switches protocols, and echoes every byte until the end.
 fn mirror(_: &Asked, line: &mut Line) {
     line.send("HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     loop {
@@ -635,7 +635,7 @@ fn a_change_while_the_new_process_starts_is_not_forgotten() {
     let mut server = start();
     let (here, go) = (server.dir().join("here"), server.dir().join("go"));
     let wait = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
-    // It takes what is handed over after the change, which that does not know of.
+    // It starts after the change, but the apps that were handed over are from before it.
     let text = format!("touch {}; {wait}; exec {BINARY} \"$@\"", here.display());
     let binary = script(&server, "binary", &text);
     let admin = server.admin();
@@ -711,7 +711,7 @@ fn a_stop_of_the_new_process_waits_for_the_old_one() {
 
 #[test]
 fn the_command_that_stops_waits_for_all_older_processes() {
-    // Longer than it waits for a process that only has to end.
+    // Longer than the command waits for a process that only has to end.
     let mut server = start_with(Setup::new().app("slow.test", &slow("at last", "11s")));
     let admin = format!("unix:{}", server.admin().path().display());
     let mut waiting = begin(&server, "slow.test");
@@ -759,7 +759,7 @@ fn a_stop_during_the_hand_over_ends_both_and_leaves_no_server_behind() {
         server.signal(Signal::TERM);
         assert!(server.wait_exit().success());
         asked.join().expect("a thread");
-        // Passed on, if the new process served by then.
+        // The old process passes the stop on if the new one serves by then.
         let none = wait_until(PATIENCE, || server.processes().is_empty());
         assert!(none, "{:?} are left", server.processes());
     }
@@ -917,7 +917,7 @@ fn an_old_process_reports_only_the_apps_that_have_something_in_flight() {
     wait_alone(&server);
 }
 
-/// A program that says it can serve, and never does.
+/// A program that reports that it is ready, and never serves.
 fn ready_and_no_more(server: &Server) -> String {
     let text = r#"ready='{"Ready":{"listeners":[0],"admin":true,"pid":'$$'}}'
 printf "\\000\\000\\000\\$(printf %03o ${#ready})%s" "$ready" >&0
@@ -929,7 +929,7 @@ exec sleep 60"#;
 fn a_new_process_that_hangs_before_it_serves_blocks_no_client() {
     let mut server = start();
     let asked = ask_in_vain(&server, &ready_and_no_more(&server));
-    // From when on changes are put off.
+    // A change that has to wait.
     let mut put_off = None;
     assert!(wait_until(PATIENCE, || {
         let mut kept = Kept::open(&server);
@@ -945,7 +945,7 @@ fn a_new_process_that_hangs_before_it_serves_blocks_no_client() {
     assert!(server.wait_exit().success());
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(7), "behind the new process: {elapsed:?}");
-    assert_eq!(put_off.expect("one").answer().0, 404, "what was put off is answered");
+    assert_eq!(put_off.expect("a change").answer().0, 404, "a delayed change is answered");
     asked.join().expect("a thread");
     let none = wait_until(PATIENCE, || server.processes().is_empty());
     assert!(none, "{:?} are left", server.processes());
@@ -1138,7 +1138,7 @@ fn the_old_process_takes_up_again_when_the_new_one_dies() {
         server.follow(Pid::from_raw(new.parse().expect("a number")).expect("a pid"));
         let has_let_go = || pid_in(&server.admin().get("/status")) == server.pid();
         assert!(wait_until(PATIENCE, has_let_go));
-        // They wait in the kernel's queue, of which the new process has done nothing yet.
+        // They wait in the kernel's queue: the new process is stopped.
         server.pause();
         let mut queued: Vec<_> = (0..16).map(|_| server.connect()).collect();
         queued.iter_mut().for_each(|client| client.send(get_and_close("a.test", "/")));
@@ -1158,7 +1158,7 @@ fn the_old_process_takes_up_again_when_the_new_one_dies() {
         assert!(code == Some(1) && text.contains("cancelled"), "{text}");
         let drain = server.admin().get("/drains/stop");
         assert_eq!((&drain["cause"], &drain["verdict"]), (&json!("upgrade"), &json!("cancelled")));
-        // As any server that serves.
+        // It works like any other server.
         rewrite(&server, "body = \"a\"", "body = \"b\"");
         assert_eq!(server.admin().post("/reload")["changed"], json!(["a.test"]));
         assert_eq!(ask(&server, "a.test").1, "b");
@@ -1204,12 +1204,12 @@ fn the_old_process_does_not_take_up_when_the_new_one_had_said_goodbye() {
         upgrade(&mut server);
         let new = server.pid();
         if !stops_the_new {
-            // An operator's word to the old process counts for that.
+            // A stop that an operator sends to the old process counts as well.
             server.follow(old);
         }
         let stops = |event: &support::Event| event.name == "shutdown_graceful";
         server.signal(Signal::TERM);
-        // The old one's for the upgrade, and behind its goodbye the new one's.
+        // One of the old process for the upgrade, and then one of the new process.
         let said = || server.events().iter().filter(|event| stops(event)).count() == 2;
         assert!(wait_until(PATIENCE, said));
         server.follow(new);
@@ -1241,7 +1241,7 @@ fn an_address_that_the_new_process_closes_is_not_kept_open_by_the_old_one() {
     assert_eq!(reverted.field("listen"), Some(&*first.to_string()));
     gate.open();
     assert_eq!(in_flight.response().text(), "at last");
-    // Its own config names it again, after a reload.
+    // After a reload, its config names the address again.
     rewrite(&server, &format!("\"{first}\""), &format!("\"{first}\", \"{second}\""));
     server.admin().post("/reload");
     assert!(Client::try_connect(second, PATIENCE).is_ok());
@@ -1249,7 +1249,7 @@ fn an_address_that_the_new_process_closes_is_not_kept_open_by_the_old_one() {
 
 #[test]
 fn a_new_process_that_was_given_up_does_not_serve() {
-    // Without its launcher nothing ends what the program has left behind.
+    // Without its launcher, nothing ends the processes that the program has left behind.
     for before in ["", "sleep 0.1; kill -KILL $PPID; "] {
         let server = start();
         let here = server.dir().join("here");
@@ -1305,7 +1305,7 @@ fn a_server_whose_old_process_stands_still_ends_and_says_so() {
 fn a_file_at_the_admins_path_that_is_not_its_own_is_left() {
     let mut server = start();
     let path = server.admin().path().to_owned();
-    // The handed socket can't be found then: the new process makes one.
+    // The inherited socket has no file then, so the new process makes a new one.
     fs::remove_file(&path).expect("the socket's file");
     server.signal(Signal::USR2);
     wait_events(&server, "upgrade_handed_over", 1);
@@ -1385,7 +1385,7 @@ fn an_upgrade_closes_no_idle_connection_and_the_old_process_goes_at_once() {
         rewrite(&server, from, &format!("threads = {threads}"));
         upgrade(&mut server);
         wait_alone(&server);
-        // Some speak between two upgrades, and some never did.
+        // Some send a request between two upgrades, and some never have.
         for client in idle.iter_mut().skip(round).step_by(7).chain(&mut fresh[round..=round]) {
             let response = client.exchange(get("a.test", "/"));
             assert_eq!((response.text(), response.says_close()), ("a", false));

@@ -1,7 +1,7 @@
-//! Byte transcripts of an exchange with an upstream: what its response comes to, in every split.
+//! Byte transcripts of exchanges with an upstream: how its response is read, in every split.
 //!
-//! Each transcript is run whole, byte by byte, cut in two at every offset, and in pieces by chance;
-//! all have to give the same trace. A trace is written so:
+//! Each transcript is run at once, byte by byte, cut in two at every offset, and in random pieces;
+//! all runs must give the same trace. The notation of a trace:
 //!
 //! ```text
 //! (103)         an interim response
@@ -9,8 +9,8 @@
 //! +hello        content, its blanks as `_`
 //! .             its end, with its trailers: `.{A: b}`
 //! !what         refused, and why
-//! ~             cut off
-//! kept, lost    at the end: whether the connection can be used again
+//! ~             truncated
+//! kept, lost    at the end: whether the connection can be reused
 //! ```
 
 use proptest::prelude::*;
@@ -25,13 +25,13 @@ use Asked::{Get, Head, Put, Upgrade};
 
 const LIMITS: Limits = Limits { head_bytes: 256, fields: 8, content_bytes: 4 };
 
-/// What the upstream was asked.
+/// The request to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Get,
     Head,
     Upgrade,
-    /// With content that waits for a 100 and was not sent.
+    /// A PUT whose content waits for a 100 and was not sent.
     Put,
 }
 
@@ -49,7 +49,7 @@ impl Asked {
     }
 }
 
-/// What was asked, what comes, and its trace; an `EOF` at its end is the end of the connection.
+/// The request, the response, and its trace. `EOF` at its end is the end of the connection.
 type Transcript = (Asked, &'static str, &'static str);
 
 macro_rules! chunked {
@@ -93,7 +93,7 @@ const FRAMINGS: &[Transcript] = &[
     (Get, "HTTP/1.1 304 Not Modified\r\n\r\n", "[304 none] . kept"),
     (Get, "HTTP/1.1 204 No Content\r\n\r\n", "[204 none] . kept"),
     (Get, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", "[204 none 0] . kept"),
-    // It must not announce any; an upstream that does is not reused.
+    // A 204 must not announce content; if it does, the connection is not reused.
     (Get, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", "[204 none 5] . lost"),
     (
         Get,
@@ -101,7 +101,7 @@ const FRAMINGS: &[Transcript] = &[
         "[204 none] . lost",
     ),
     (Get, "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", "[205 length] . kept"),
-    // The limit of content is the requests'.
+    // The limit on content applies only to requests.
     (Get, "HTTP/1.1 599 X\r\nContent-Length: 9\r\n\r\n123456789", "[599 length] +123456789 . kept"),
 ];
 
@@ -170,7 +170,7 @@ const INTERIM: &[Transcript] = &[
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n",
         "(100) [413 length] . lost",
     ),
-    // Behind a 101 nothing is read.
+    // After a 101 nothing is read.
     (
         Upgrade,
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
@@ -205,7 +205,7 @@ const TOO_LONG: &str = "response head longer than limits.head_bytes";
 
 /// A response head and why it is refused. Nothing behind it is read.
 const REFUSED_HEADS: &[(Asked, &str, &str)] = &[
-    // Status lines (RFC 9112 §4). An empty line before them is tolerated in requests alone (§2.2).
+    // Status lines (RFC 9112 §4). Only a request may follow an empty line (§2.2).
     (Get, "\r\nHTTP/1.1 200 OK\r\n\r\n", BAD_LINE),
     (Get, " HTTP/1.1 200 OK\r\n\r\n", BAD_LINE),
     (Get, "HTTQ", BAD_LINE),
@@ -256,7 +256,7 @@ const REFUSED_HEADS: &[(Asked, &str, &str)] = &[
     (Get, "HTTP/1.1 200 OK\r\nA\0: b\r\n\r\n", BAD_FIELD),
     (Get, "HTTP/1.1 200 OK\r\nA\r\n\r\n", BAD_FIELD),
     (Get, "HTTP/1.1 200 OK\r\n: b\r\n\r\n", BAD_FIELD),
-    // Framing (RFC 9112 §6.1, §6.3), where there is content or not.
+    // Framing (RFC 9112 §6.1, §6.3), with and without content.
     (Get, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", TWO_LENGTHS),
     (Get, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", TWO_LENGTHS),
     (Head, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", TWO_LENGTHS),
@@ -323,7 +323,7 @@ const REFUSED_CHUNKS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn content_ends_as_its_framing_says() {
+fn content_ends_where_its_framing_says() {
     check(FRAMINGS);
 }
 
@@ -343,7 +343,7 @@ fn interim_responses_come_before_the_final_one() {
 }
 
 #[test]
-fn heads_that_could_be_read_in_two_ways_are_refused() {
+fn ambiguous_heads_are_refused() {
     for (asked, head, reason) in REFUSED_HEADS {
         let trace = format!("!{reason} lost");
         check_splits(*asked, LIMITS, head.as_bytes(), false, &trace);
@@ -353,7 +353,7 @@ fn heads_that_could_be_read_in_two_ways_are_refused() {
 }
 
 #[test]
-fn chunks_that_could_be_read_in_two_ways_are_refused() {
+fn ambiguous_chunks_are_refused() {
     for (content, reason) in REFUSED_CHUNKS {
         for before in ["1\r\nx\r\n", ""] {
             let input = format!("{}{before}{content}", chunked!(""));
@@ -433,7 +433,7 @@ fn a_request_is_written_with_its_framing_alone() {
         assert!(exchange.request_done() && !exchange.awaits_continue() && !exchange.answered());
         let written = [head, written.as_bytes()].concat();
         assert_eq!(out.escape_ascii().to_string(), written.escape_ascii().to_string());
-        // An upstream that was asked to close is not reused.
+        // A connection whose request asked for a close is not reused.
         let ended = b"HTTP/1.1 204 X\r\n\r\n";
         take(&mut exchange, ended, LIMITS);
         assert!(exchange.answered() && exchange.response_done());
@@ -489,7 +489,7 @@ fn bytes_after_a_101_belong_to_the_tunnel() {
     assert!(matches!(exchange.receive_eof(), ClientEvent::Closed));
 }
 
-/// A response, as it is meant.
+/// The meaning of a response.
 #[derive(Clone, Debug)]
 struct Meant {
     status: u16,
@@ -523,7 +523,7 @@ fn meant() -> impl Strategy<Value = Meant> {
 }
 
 impl Meant {
-    /// What our own client side writes of it, for a client of this version.
+    /// The bytes that our server side writes for it, for a client of this version.
     fn write(&self, is_head: bool) -> Vec<u8> {
         let method = if is_head { "HEAD" } else { "GET" };
         let version = if self.is_http10 { "1.0" } else { "1.1" };
@@ -549,7 +549,7 @@ impl Meant {
         out
     }
 
-    /// The trace of what has to come out.
+    /// The trace that it must give.
     fn trace(&self, is_head: bool) -> String {
         let mut trace = "(103) ".repeat(if self.is_http10 { 0 } else { self.hints });
         let content = self.pieces.concat();
@@ -735,7 +735,7 @@ fn check_splits(asked: Asked, limits: Limits, input: &[u8], ends: bool, trace: &
     (0..16).for_each(|_| check(&random.cuts(input.len())));
 }
 
-/// What comes out of this input, cut so, with the end of the connection behind it or not.
+/// The trace of this input, cut at these offsets; `ends`: the connection ends after it.
 fn trace_of(asked: Asked, limits: Limits, input: &[u8], cuts: &[usize], ends: bool) -> String {
     let mut exchange = asked.begin(&mut Vec::new());
     let (mut unread, mut trace) = (Vec::new(), String::new());
@@ -743,7 +743,7 @@ fn trace_of(asked: Asked, limits: Limits, input: &[u8], cuts: &[usize], ends: bo
         unread.extend_from_slice(piece);
         let (rest, more) = take(&mut exchange, &unread, limits);
         match more.strip_prefix('+') {
-            // Adjacent content is one.
+            // Adjacent pieces of content are joined.
             Some(more) if ends_in_content(&trace) => {
                 trace.pop();
                 trace += more;
@@ -761,7 +761,7 @@ fn trace_of(asked: Asked, limits: Limits, input: &[u8], cuts: &[usize], ends: bo
         };
     }
     let kept = exchange.reusable();
-    // What ended, or failed, stays so, and what comes then is of no use.
+    // After the end or a failure, nothing more is read.
     let failed = trace.split(' ').any(|item| item.starts_with(['!', '~']));
     if failed || exchange.response_done() {
         unread.extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
@@ -779,7 +779,7 @@ fn ends_in_content(trace: &str) -> bool {
     trace.trim_end().rsplit(' ').next().is_some_and(|last| last.starts_with('+'))
 }
 
-/// Takes all events out. Returns the bytes that were left, and the trace of the events.
+/// Reads all events. Returns the bytes that were left, and the trace of the events.
 fn take(exchange: &mut h1::Client, input: &[u8], limits: Limits) -> (Vec<u8>, String) {
     let (mut rest, mut trace) = (input, String::new());
     for _ in 0..2 * input.len() + 4 {

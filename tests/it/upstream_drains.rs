@@ -1,4 +1,4 @@
-//! The drain of one upstream: what waits for it, how it ends, and what happens to the traffic.
+//! The drain of one upstream: what it waits for, how it ends, and what happens to the traffic.
 
 use std::{
     net::SocketAddr,
@@ -27,7 +27,7 @@ fn proxy(upstreams: &[&Upstream], more: &str) -> String {
     format!("proxy = {{ upstreams = {urls:?}{more} }}")
 }
 
-/// One loop, which takes the upstreams in turn, the first one first.
+/// A server with one loop, which takes the upstreams in turn, beginning with the first.
 fn start(upstreams: &[&Upstream], more: &str) -> Server {
     let setup = Setup::new().server("threads = 1").server("idle_grace = \"0s\"");
     setup.app(HOST, &proxy(upstreams, more)).start()
@@ -37,7 +37,7 @@ fn named(name: &'static str) -> Upstream {
     Upstream::tcp(move |_, line| line.answer(200, name))
 }
 
-/// Answers when the gate is open.
+/// An upstream that answers when the gate is open.
 fn gated(gate: &Gate, name: &'static str) -> Upstream {
     let gate = gate.clone();
     Upstream::tcp(move |_, line| {
@@ -46,7 +46,7 @@ fn gated(gate: &Gate, name: &'static str) -> Upstream {
     })
 }
 
-/// Switches, and waits for the end.
+/// Switches protocols, and waits for the end.
 fn tunnel(_: &Asked, line: &mut Line) {
     line.send(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -56,7 +56,7 @@ fn tunnel(_: &Asked, line: &mut Line) {
     line.close();
 }
 
-/// A request that the next upstream in turn has got.
+/// Begins a request, which the next upstream in turn gets.
 fn begin(server: &Server, upstream: &Upstream) -> Client {
     let mut client = server.connect();
     client.send(GET);
@@ -99,14 +99,14 @@ fn asks(server: &Server) -> String {
     server.connect().exchange(GET).text().to_owned()
 }
 
-/// Checks how often the log has an event, which may take a moment to be there.
+/// Checks how often the log has an event; the log may be a moment late.
 fn expect_events(server: &Server, event: &str, expected: usize) {
     let count = || server.events().iter().filter(|own| own.name == event).count();
     assert!(wait_until(PATIENCE, || count() >= expected), "{} {event}", count());
     assert_eq!(count(), expected, "{event}");
 }
 
-/// A command to this server: its exit code and what it printed.
+/// Runs a command for this server. Returns its exit code and output.
 fn cli(server: &Server, arguments: &[&str]) -> (Option<i32>, String) {
     let admin = format!("unix:{}", server.admin().path().display());
     run(&[arguments, &["--admin", &admin]].concat())
@@ -208,7 +208,7 @@ fn a_resume_cancels_the_drain_and_brings_the_traffic_back() {
     assert!(wait_until(PATIENCE, || asks(&server) == "slow"));
     let again = server.admin().call("POST", &path(&slow, "resume"), "");
     assert_eq!(again.status, 409, "{again:?}");
-    // The loops leave a cancelled drain too; nothing is announced (I2).
+    // A cancelled drain is not announced, even if its exchanges end (I2).
     assert_eq!(server.admin().wait_drain(&drain(&server, &slow, "")["id"])["id"], "u2");
     assert_eq!(server.wait_event("upstream_drained").field("drain"), Some("u2"));
     expect_events(&server, "upstream_drained", 1);
@@ -260,7 +260,7 @@ fn an_upstream_that_is_drained_is_not_asked_when_another_fails() {
 }
 
 #[test]
-fn lines_are_kept_counted_and_closed_when_their_upstream_is_drained() {
+fn idle_connections_are_counted_and_closed_when_their_upstream_is_drained() {
     let (one, other) = (named("one"), named("other"));
     let server = start(&[&one, &other], "");
     for name in ["one", "other", "one", "other"] {
@@ -281,7 +281,7 @@ fn lines_are_kept_counted_and_closed_when_their_upstream_is_drained() {
 }
 
 #[test]
-fn a_line_that_is_given_back_to_a_drained_upstream_is_closed() {
+fn a_connection_that_becomes_idle_at_a_drained_upstream_is_closed() {
     let gate = Gate::default();
     let slow = gated(&gate, "slow");
     let server = start(&[&slow], "");
@@ -320,7 +320,7 @@ fn the_end_of_the_life_ends_the_drain_of_its_upstream() {
 }
 
 #[test]
-fn a_replaced_life_drains_its_upstream_to_the_end_and_the_new_one_has_it_out() {
+fn a_replaced_life_drains_its_upstream_to_the_end_and_the_new_one_has_it_drained() {
     let gate = Gate::default();
     let (slow, other) = (gated(&gate, "slow"), named("other"));
     let server = start(&[&slow], "");
@@ -337,7 +337,7 @@ fn a_replaced_life_drains_its_upstream_to_the_end_and_the_new_one_has_it_out() {
     assert_eq!(old.response().text(), "slow");
     assert_eq!(server.admin().wait_drain(&begun["id"])["verdict"], "drained");
     expect_events(&server, "upstream_drained", 1);
-    // The old life is gone, and its drain still known.
+    // The old life is gone, but its drain is still known.
     server.wait_event("app_drained");
     assert_eq!(drain(&server, &slow, "")["id"], begun["id"]);
     let rows = resume(&server, &slow);
@@ -441,7 +441,7 @@ fn a_life_that_ends_leaves_the_drain_to_an_older_one_that_is_not_over() {
 }
 
 #[test]
-fn a_resumed_app_has_out_what_was_out() {
+fn a_resumed_app_keeps_drained_upstreams_drained() {
     let one = named("one");
     let server = start(&[&one], "");
     let admin = server.admin();
@@ -522,7 +522,7 @@ fn a_drain_that_is_impossible_is_refused_with_a_reason() {
 }
 
 #[test]
-fn metrics_tell_of_upstreams_and_their_counters_go_on_over_lives() {
+fn metrics_show_upstreams_and_their_counters_continue_over_lives() {
     let gate = Gate::default();
     let (one, refusing) = (gated(&gate, "one"), Upstream::refusing());
     let server = start(&[&one], "");
@@ -565,7 +565,7 @@ fn metrics_tell_of_upstreams_and_their_counters_go_on_over_lives() {
     assert!(!metrics.contains("tidegate_upstream_active{"), "{metrics}");
 }
 
-/// Asks until `over`, whatever becomes of it.
+/// Sends requests until `over`, and ignores the results.
 fn pester(address: SocketAddr, over: &AtomicBool) {
     while !over.load(SeqCst) {
         let Ok(mut client) = Client::try_connect(address, PATIENCE) else { continue };

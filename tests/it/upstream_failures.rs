@@ -1,4 +1,4 @@
-//! Upstreams that fail: what the client gets, which side is blamed, and where the reason is logged.
+//! Upstreams that fail: what the client gets, whose fault it is, and where the reason is reported.
 
 use std::{fs, time::Duration};
 
@@ -13,7 +13,7 @@ const HOST: &str = "p.test";
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: p.test\r\n\r\n";
 
-/// One loop, and an access log as JSON.
+/// A server with one loop, and an access log in JSON.
 fn setup(urls: &[&str], more: &str) -> Setup {
     let more = if more.is_empty() { String::new() } else { format!(", {more}") };
     Setup::new()
@@ -31,7 +31,7 @@ fn upstream_row(server: &Server, index: usize) -> Value {
     server.admin().get(&format!("/apps/{HOST}"))["upstreams"][index].clone()
 }
 
-/// The lines of the access log, as soon as there are so many.
+/// The lines of the access log, as soon as there are this many.
 fn access_lines(server: &Server, count: usize) -> Vec<Value> {
     let path = server.dir().join("access.log");
     let read = || fs::read_to_string(&path).unwrap_or_default();
@@ -53,7 +53,7 @@ fn failures(server: &Server, url: &str, cause: &str) -> Option<u64> {
     metric(server, "tidegate_upstream_failures_total", &labels)
 }
 
-/// Checks that every place names this cause for the one request that was answered so.
+/// Checks that every place names this cause for the only request, and that its answer is this.
 fn check_cause(server: &Server, url: &str, response: &Response, (status, cause): (u16, &str)) {
     assert_eq!(response.status, status, "{cause}: {}", response.text());
     for secret in [url, cause, "os error"] {
@@ -80,7 +80,7 @@ fn check_cause(server: &Server, url: &str, response: &Response, (status, cause):
     assert_eq!(failures(server, url, cause), Some(1));
 }
 
-/// What an upstream does, the status that comes of it, the cause, and a part of the error.
+/// What an upstream does, the resulting status, the cause, and a part of the error.
 type Way = (fn(&Asked, &mut Line), u16, &'static str, &'static str);
 
 const WAYS: &[Way] = &[

@@ -1,7 +1,7 @@
-//! hyper on tokio: what a Rust program that is nothing but a server costs.
+//! A minimal server with hyper on tokio, for comparison.
 //!
-//! `hyper-server PORT`: a runtime of one thread, which routes nothing, logs nothing, and gives one
-//! answer. Started by `bench/throughput`.
+//! `hyper-server PORT`: a runtime of one thread, which routes nothing, logs nothing, and always
+//! gives the same answer. Started by `bench/throughput`.
 
 use std::convert::Infallible;
 use std::io;

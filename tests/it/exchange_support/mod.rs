@@ -1,7 +1,7 @@
-//! What the sans-IO tests of the exchange share: a scripted app behind it, and chance by seed.
+//! Shared by the sans-IO tests of the protocol: a scripted app, and random numbers from a seed.
 //!
-//! A [`Talk`] feeds an exchange and notes what comes out, in a form that does not depend on how the
-//! input was split: adjacent pieces of content are one, and the output stands where it was written.
+//! A [`Talk`] feeds the protocol and records a trace that does not depend on how the input was
+//! split: adjacent pieces of content are joined, and output is recorded where it was written.
 
 pub mod plan;
 
@@ -15,7 +15,7 @@ use tidegate::http::{
 /// The date of every answer.
 pub const DATE: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 
-/// What opens every response here.
+/// The template of every response here.
 pub fn opening() -> HeadTemplate {
     HeadTemplate::at(UNIX_EPOCH)
 }
@@ -32,13 +32,13 @@ pub enum Moment {
     AtOnce,
     /// As soon as it has the content.
     AfterContent,
-    /// Like `AfterContent`, but only when the exchange has nothing else to say.
+    /// Like `AfterContent`, but only when the protocol has no further event.
     WhenWaiting,
     /// By [`Step::Answer`].
     WhenTold,
 }
 
-/// What happens to an exchange.
+/// An input of the protocol.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     /// Bytes of the peer.
