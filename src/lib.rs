@@ -51,6 +51,8 @@ mod control;
 #[cfg(not(loom))]
 mod drill;
 #[cfg(not(loom))]
+mod duration;
+#[cfg(not(loom))]
 mod event_loop;
 #[cfg(not(loom))]
 mod hosted;

@@ -28,6 +28,7 @@ use super::{DONE, FAILED, Place, failure::Failure, show};
 use crate::{
     config::{UnitError, parse_duration},
     drill::{self, Action, Actor, ClientKind, LoadSettings, Pace, Shell, Target},
+    duration::milliseconds,
     http::Host,
 };
 use print::Report;
@@ -340,7 +341,7 @@ struct Announcement<'a> {
 impl Announcement<'_> {
     fn text(&self) -> String {
         let LoadSettings { address, rate, seed, targets, kinds, .. } = self.settings;
-        let least = show::coarse(drill::micros(self.least) / 1000);
+        let least = show::coarse(milliseconds(self.least));
         let mut lines = vec![format!("drilling {address}: {rate} requests/s for at least {least}")];
         let asked = targets.iter().zip(self.before).take(TARGETS_SHOWN);
         lines.extend(asked.map(|(Target { host, path, .. }, status)| match status {

@@ -25,7 +25,7 @@ use super::{
         EndOptions, HOLD, LiveLine, Patience, exit_code, finish, progress, summary, until_ended,
     },
 };
-use crate::config::TIME_MAX;
+use crate::{config::TIME_MAX, duration::milliseconds};
 
 /// How long a server may take to exit after its verdict, or to give its verdict once it reports no
 /// progress.
@@ -79,7 +79,7 @@ impl Stop {
             return Err(Failure::Unended(format!(
                 "the server (pid {pid}) has drained, but its process is still there after {}; its \
                  log may say why",
-                show::coarse(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+                show::coarse(milliseconds(timeout)),
             )));
         }
         admin.print(&drain, |_| format!("server: ended, pid {pid}\n"))?;

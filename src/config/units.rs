@@ -2,6 +2,7 @@
 //!
 //! Pure text → number. Never guesses a unit: a number without a unit is an error with a suggestion.
 
+use crate::duration::milliseconds;
 use std::{error::Error, fmt, time::Duration};
 
 /// Why a text is not a duration or size. `Display` gives a suggestion.
@@ -103,7 +104,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 /// Formats a duration in the largest unit that gives a whole number. Fractions of a millisecond are
 /// cut.
 pub(super) fn show_duration(duration: Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let ms = milliseconds(duration);
     if ms == 0 { "0s".to_owned() } else { show(ms, &DURATION_UNITS) }
 }
 

@@ -2,10 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{
-    drain_log::DrainLog, loops::Loops, notices::Notices, time::nanoseconds, watchers::Watchers,
-};
-use crate::message::LoopCommand;
+use super::{drain_log::DrainLog, loops::Loops, notices::Notices, watchers::Watchers};
+use crate::{duration::nanoseconds, message::LoopCommand};
 
 /// Passed to each part that acts.
 pub(super) struct Context {

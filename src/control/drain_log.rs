@@ -21,9 +21,8 @@ use super::{
     drain_view::{DrainName, DrainView, Verdict},
     notices::{Notices, notice},
     stuck_loop::StuckLoop,
-    time::milliseconds,
 };
-use crate::{hosted::AppLife, registry::AppId};
+use crate::{duration::milliseconds, hosted::AppLife, registry::AppId};
 
 /// Between two looks at drains that are under way.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);

@@ -14,9 +14,8 @@ use super::{
     drain_view::{Cause, Verdict},
     input::{HandedOver, LifeView},
     notices::notice,
-    time::milliseconds,
 };
-use crate::message::LoopCommand;
+use crate::{duration::milliseconds, message::LoopCommand};
 
 impl Control {
     /// Puts off what changes something, until a new process serves or does not. A stop that has

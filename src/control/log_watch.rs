@@ -12,11 +12,11 @@ use std::{
 use log::Level;
 use serde_json::{Value, json};
 
-use super::{
-    notices::{Notices, notice},
-    time::milliseconds,
+use super::notices::{Notices, notice};
+use crate::{
+    duration::milliseconds,
+    logging::{Logging, Losses},
 };
-use crate::logging::{Logging, Losses};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

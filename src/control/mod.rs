@@ -53,7 +53,6 @@ mod succession;
 mod tasks;
 #[cfg(test)]
 mod test_support;
-mod time;
 mod totals;
 mod upgrade;
 mod upstreams;

@@ -34,7 +34,6 @@ use super::{
     notices::notice,
     operator::{Operator, await_loops},
     reloaded::{ReloadError, ReloadOptions, Reloaded},
-    time::milliseconds,
 };
 use crate::{
     acknowledgement::acknowledgement,
@@ -42,6 +41,7 @@ use crate::{
         AppConfig, Config, ServerConfig,
         diff::{changed_apps, changed_settings},
     },
+    duration::milliseconds,
     hosted::{AppLife, HostedApp, Origin},
     logging::{AccessLog, event},
     message::LoopConfig,

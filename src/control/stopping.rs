@@ -19,10 +19,12 @@ use super::{
     notices::notice,
     stop::Stop,
     stop_plan::{StopPlan, StopStep},
-    time::milliseconds,
     upgrade::PassedStop,
 };
-use crate::message::{ControlEvent, LoopCommand};
+use crate::{
+    duration::milliseconds,
+    message::{ControlEvent, LoopCommand},
+};
 
 impl Control {
     /// Begins to stop, or speeds up the stop that is under way. If another process serves, the

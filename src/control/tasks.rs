@@ -27,10 +27,9 @@ use super::{
     changes::{Begun, PutMode},
     notices::{Notices, notice},
     reloaded::{ReloadError, ReloadOptions, Reloaded},
-    time::milliseconds,
     upgrade::{UpgradeError, UpgradeOptions, Upgraded},
 };
-use crate::hosted::AppLife;
+use crate::{duration::milliseconds, hosted::AppLife};
 
 /// How long a task that a client waits for may wait for its turn; less than the commands wait.
 const WAIT_MAX: Duration = Duration::from_secs(5);

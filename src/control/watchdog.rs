@@ -8,14 +8,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    context::Context,
-    lives::Lives,
-    notices::notice,
-    stuck_loop::StuckLoop,
-    time::{milliseconds, nanoseconds},
+use super::{context::Context, lives::Lives, notices::notice, stuck_loop::StuckLoop};
+use crate::{
+    duration::{milliseconds, nanoseconds},
+    hosted::AppLife,
+    metrics::Turn,
 };
-use crate::{hosted::AppLife, metrics::Turn};
 
 /// How long a loop may be at work on one turn.
 const STUCK_AFTER: Duration = Duration::from_secs(1);

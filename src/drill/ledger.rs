@@ -25,6 +25,7 @@ use super::{
     plan::{Action, ClientKind, Target},
     timeline::{LATENCY_MAX_US, Timeline},
 };
+use crate::duration::microseconds;
 
 /// Failures beyond this number are counted but not kept.
 const FAILURES_MAX: usize = 100_000;
@@ -135,7 +136,7 @@ impl Ledger {
     pub(crate) fn send(&mut self, kind: ClientKind, late: Duration) {
         self.all.counts.sent += 1;
         self.clients[kind as usize].counts.sent += 1;
-        self.lateness.saturating_record(micros(late));
+        self.lateness.saturating_record(microseconds(late));
     }
 
     /// Enters an action that is about to begin.
@@ -325,18 +326,13 @@ impl Ledger {
     fn latency(&self, request: &EndedRequest) -> Option<u64> {
         let RequestOutcome::Answered(_) = request.outcome else { return None };
         let by_design = self.targets[request.target].delay + request.pause;
-        Some(micros(request.ended.saturating_sub(request.due).saturating_sub(by_design)))
+        Some(microseconds(request.ended.saturating_sub(request.due).saturating_sub(by_design)))
     }
 }
 
 /// A histogram with three significant digits.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("bounds of a histogram")
-}
-
-/// Whole microseconds.
-pub(crate) fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use std::{
 };
 
 pub(crate) use actions::{Actor, Pace, Shell};
-pub(crate) use ledger::{Booking, ChangedStatus, Group, Ledger, Run, micros};
+pub(crate) use ledger::{Booking, ChangedStatus, Group, Ledger, Run};
 pub(crate) use load::{LoadResult, LoadSettings};
 pub(crate) use outcome::{FailedRequest, Tally};
 pub(crate) use picture::draw;

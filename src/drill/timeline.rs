@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::duration::microseconds;
 use hdrhistogram::Histogram;
 
 /// The most columns that a picture can show.
@@ -79,7 +80,8 @@ impl Timeline {
     }
 
     fn place(&self, at: Duration) -> usize {
-        usize::try_from(at.as_micros() / self.width.as_micros().max(1)).unwrap_or(usize::MAX)
+        let place = microseconds(at) / microseconds(self.width).max(1);
+        usize::try_from(place).unwrap_or(usize::MAX)
     }
 
     fn widen(&mut self) {

@@ -9,10 +9,10 @@ use std::{net::SocketAddr, os::fd::OwnedFd, time::Duration};
 use mio::Token;
 
 use super::{
-    clock::{Throttle, milliseconds},
+    clock::Throttle,
     listener::{Accepted, ConnectionBudget, ConnectionPermit, Listener},
 };
-use crate::{app::Peer, logging::event, message::PublicSocket};
+use crate::{app::Peer, duration::milliseconds, logging::event, message::PublicSocket};
 
 /// Connections accepted from one listener in a turn.
 pub(super) const ACCEPTS_PER_TURN: usize = 64;

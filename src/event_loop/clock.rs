@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::http::h1::HeadTemplate;
+use crate::{
+    duration::{milliseconds, nanoseconds},
+    http::h1::HeadTemplate,
+};
 
 /// The time of the current turn.
 pub(super) struct Clock {
@@ -128,15 +131,6 @@ impl Throttle {
         }
         passes
     }
-}
-
-/// In 64 bits, where `as_millis` computes in 128. The longest durations saturate.
-pub(super) fn milliseconds(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(1000).saturating_add(u64::from(duration.subsec_millis()))
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos())
 }
 
 fn seconds(wall: SystemTime) -> u64 {

@@ -6,13 +6,13 @@ use crossbeam_channel::Sender;
 use mio::Token;
 
 use super::{
-    clock::milliseconds,
     closing::Ending,
     connection::{Connection, Next},
     context::LoopContext,
     running::Running,
 };
 use crate::{
+    duration::milliseconds,
     logging::event,
     message::{BusyConnection, Class, ControlEvent, LoopCommand, PublicSocket, StopRules},
     registry::AppId,

@@ -15,7 +15,6 @@ use mio::{Interest, Poll, Token, unix::SourceFd};
 use super::{
     accept::Acceptor,
     class::PerClass,
-    clock::milliseconds,
     closing::Ending,
     commands::Commands,
     connection::{Connection, Next},
@@ -30,6 +29,7 @@ use super::{
 };
 use crate::{
     app::OneUpstream,
+    duration::milliseconds,
     io::watch,
     logging::event,
     message::{Class, LoopCommand, LoopHandle, PublicSocket, UpstreamDrainId},

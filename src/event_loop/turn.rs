@@ -10,7 +10,6 @@ use mio::{Events, Poll, Token, event::Event};
 
 use super::{
     accept::Acceptor,
-    clock::milliseconds,
     connection::{Connection, NewConnection, Next},
     context::LoopContext,
     listener::Listener,
@@ -19,6 +18,7 @@ use super::{
     tokens::{self, UPSTREAM_BIT, WAKER},
 };
 use crate::{
+    duration::milliseconds,
     io::{BOTH_WAYS, Ready, watch},
     logging::event,
     message::{Class, ControlEvent},

@@ -19,12 +19,13 @@ use super::{
     request_id::{RequestId, RequestIds},
     stamp::Stamp,
     upstream_use::UpstreamUse,
-    values::{micros, push_json_value, push_number},
+    values::{push_json_value, push_number},
     worker::Note,
     writer::{LineOptions, LineWriter},
 };
 use crate::{
     config::{AccessFormat, LogConfig},
+    duration::microseconds,
     http::{RequestHead, Version},
 };
 
@@ -386,7 +387,7 @@ fn push_combined_line(
     out.push(b' ');
     push_number(out, outcome.bytes);
     out.extend_from_slice(rest);
-    push_number(out, micros(outcome.duration));
+    push_number(out, microseconds(outcome.duration));
     out.extend_from_slice(b" id=");
     record.id.push_digits(out);
     out.extend_from_slice(b" end=");
@@ -410,7 +411,7 @@ fn push_json_line(
     out.extend_from_slice(b",\"bytes\":");
     push_number(out, outcome.bytes);
     out.extend_from_slice(b",\"duration_us\":");
-    push_number(out, micros(outcome.duration));
+    push_number(out, microseconds(outcome.duration));
     out.extend_from_slice(b",\"id\":\"");
     record.id.push_digits(out);
     out.extend_from_slice(b"\",\"end\":\"");

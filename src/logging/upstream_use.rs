@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::{
     escape,
-    values::{micros, push_json_value, push_number},
+    values::{push_json_value, push_number},
 };
+use crate::duration::microseconds;
 
 /// The upstream of a forwarded request.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +31,7 @@ impl UpstreamUse<'_> {
         out.extend_from_slice(b" tries=");
         push_number(out, self.tries);
         out.extend_from_slice(b" upstream_us=");
-        push_number(out, micros(self.time));
+        push_number(out, microseconds(self.time));
         out.extend_from_slice(b" reason=");
         out.extend_from_slice(self.reason.unwrap_or("-").as_bytes());
     }
@@ -41,7 +42,7 @@ impl UpstreamUse<'_> {
         out.extend_from_slice(b",\"tries\":");
         push_number(out, self.tries);
         out.extend_from_slice(b",\"upstream_us\":");
-        push_number(out, micros(self.time));
+        push_number(out, microseconds(self.time));
         out.extend_from_slice(b",\"reason\":");
         push_json_value(out, self.reason.unwrap_or_default().as_bytes());
     }

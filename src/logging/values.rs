@@ -1,7 +1,5 @@
 //! Values of access lines.
 
-use std::time::Duration;
-
 use super::escape;
 
 pub(super) fn push_json_value(out: &mut Vec<u8>, value: &[u8]) {
@@ -10,10 +8,6 @@ pub(super) fn push_json_value(out: &mut Vec<u8>, value: &[u8]) {
     } else {
         escape::push_json_string(out, value);
     }
-}
-
-pub(super) fn micros(duration: Duration) -> u64 {
-    duration.as_micros().try_into().unwrap_or(u64::MAX)
 }
 
 pub(super) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {

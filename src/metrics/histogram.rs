@@ -1,5 +1,6 @@
 //! Histograms of durations with fixed bounds, as plain numbers with one owner.
 
+use crate::duration::nanoseconds;
 use std::time::Duration;
 
 /// The durations of drains.
@@ -74,7 +75,7 @@ impl<const N: usize> Histogram<N> {
 
     /// Counts one duration.
     pub(crate) fn observe(&mut self, duration: Duration) {
-        let nanos = nanos_of(duration);
+        let nanos = nanoseconds(duration);
         self.buckets[bucket_of(self.bounds, nanos)] += 1;
         self.nanos += nanos as f64;
     }
@@ -111,7 +112,7 @@ impl Default for DrainSeconds {
 impl AnswerSeconds {
     /// This many durations with this sum.
     pub(crate) fn of(count: u64, sum: Duration) -> Self {
-        Self { buckets: [count], nanos: nanos_of(sum) as f64, ..Self::default() }
+        Self { buckets: [count], nanos: nanoseconds(sum) as f64, ..Self::default() }
     }
 }
 
@@ -124,11 +125,6 @@ impl Default for AnswerSeconds {
 /// The first bucket whose bound is at least the duration.
 pub(super) fn bucket_of(bounds: &[u64], nanos: u64) -> usize {
     bounds.iter().position(|bound| nanos <= *bound).unwrap_or(bounds.len() - 1)
-}
-
-/// Durations beyond 584 years are clamped.
-pub(super) fn nanos_of(duration: Duration) -> u64 {
-    duration.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
 fn seconds_of(bound: u64) -> f64 {

@@ -23,25 +23,27 @@ const FILE_LINES_MAX: usize = 500;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("acknowledgement", &[]),
+    ("duration", &[]),
     ("http", &[]),
-    ("config", &["sync", "http"]),
-    ("logging", &["sync", "http", "config"]),
-    ("app", &["sync", "http", "logging", "config"]),
+    ("config", &["duration", "sync", "http"]),
+    ("logging", &["duration", "sync", "http", "config"]),
+    ("app", &["duration", "sync", "http", "logging", "config"]),
     ("registry", &["sync"]),
-    ("metrics", &["sync"]),
+    ("metrics", &["duration", "sync"]),
     ("io", &["http", "app"]),
     ("hosted", &["config", "app", "registry", "metrics"]),
     ("message", &["acknowledgement", "logging", "config", "app", "registry"]),
     (
         "event_loop",
         &[
-            "sync", "http", "io", "logging", "config", "app", "registry", "metrics", "hosted",
-            "message",
+            "duration", "sync", "http", "io", "logging", "config", "app", "registry", "metrics",
+            "hosted", "message",
         ],
     ),
     (
         "control",
         &[
+            "duration",
             "sync",
             "acknowledgement",
             "http",
@@ -71,10 +73,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "control",
         ],
     ),
-    ("drill", &["http"]),
+    ("drill", &["duration", "http"]),
     (
         "cli",
         &[
+            "duration",
             "sync",
             "http",
             "logging",

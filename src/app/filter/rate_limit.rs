@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     config::filters::{FilterConfig, RateLimit},
+    duration::nanoseconds,
     http::{RequestHead, Response},
 };
 
@@ -137,7 +138,7 @@ struct Rate {
 impl Rate {
     /// The limits of the config keep all values far from an overflow.
     fn new(limit: RateLimit) -> Self {
-        let per_ns = u64::try_from(limit.per.as_nanos()).unwrap_or(u64::MAX);
+        let per_ns = nanoseconds(limit.per);
         let drops_max = u64::from(limit.burst).saturating_mul(per_ns);
         Self { drops_per_ns: limit.requests.into(), drops_per_request: per_ns, drops_max }
     }

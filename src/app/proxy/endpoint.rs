@@ -26,7 +26,10 @@ use super::{
     failure::{FailureCause, FailureLog, LastFailure, UpstreamFailure},
     health::KnownHealth,
 };
-use crate::config::{UpstreamAddress, UpstreamConfig};
+use crate::{
+    config::{UpstreamAddress, UpstreamConfig},
+    duration::nanoseconds,
+};
 
 /// One upstream.
 #[derive(Debug)]
@@ -377,7 +380,7 @@ impl Endpoint {
     pub(super) fn count_answer(&self, loop_index: usize, latency: Duration) {
         let counters = &self.loops[loop_index];
         add_own(&counters.answers, 1);
-        add_own(&counters.latency_ns, u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+        add_own(&counters.latency_ns, nanoseconds(latency));
         // Read first: without failures, the shared cache line is never written.
         if self.state.failures_in_row.load(Relaxed) != 0 {
             self.state.failures_in_row.store(0, Relaxed);

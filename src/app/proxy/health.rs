@@ -13,7 +13,7 @@
 //! since the process's epoch.
 
 use super::balance::mix;
-use crate::config::HealthConfig;
+use crate::{config::HealthConfig, duration::nanoseconds};
 
 /// What the checks of an upstream have found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl HealthPlan {
     /// A plan whose first check is due soon after `now_ns`. Plans with different seeds check at
     /// different times.
     pub(crate) fn new(config: &HealthConfig, known: KnownHealth, seed: u64, now_ns: u64) -> Self {
-        let interval_ns = u64::try_from(config.interval.as_nanos()).unwrap_or(u64::MAX);
+        let interval_ns = nanoseconds(config.interval);
         let mut plan = Self {
             interval_ns,
             rise: config.rise,

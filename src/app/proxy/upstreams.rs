@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     config::{Balance, ProxyConfig},
+    duration::nanoseconds,
     logging::RequestIds,
 };
 
@@ -441,5 +442,5 @@ impl Drop for KeptLine {
 }
 
 fn later(now_ns: u64, time: Duration) -> u64 {
-    now_ns.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    now_ns.saturating_add(nanoseconds(time))
 }

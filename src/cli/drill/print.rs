@@ -9,8 +9,9 @@ use crate::{
     cli::show::{self, Align, Cell, Column, number, plain},
     drill::{
         Booking, ChangedStatus, ClientKind, FailedRequest, Group, Ledger, LoadResult, LoadSettings,
-        Run, Tally, micros,
+        Run, Tally,
     },
+    duration::{microseconds, milliseconds},
 };
 
 /// More failures are in the JSON.
@@ -82,12 +83,12 @@ impl Report<'_> {
         let more = json!({
             "seed": self.settings.seed,
             "connections": self.settings.connections,
-            "distance_ms": micros(self.settings.distance) / 1000,
-            "think_ms": self.think().map(|times| times.map(|time| micros(time) / 1000)),
+            "distance_ms": milliseconds(self.settings.distance),
+            "think_ms": self.think().map(|times| times.map(milliseconds)),
             "address": self.settings.address.to_string(),
             "interrupted": self.interrupted,
             "clean": self.is_clean,
-            "duration_ms": micros(*time) / 1000,
+            "duration_ms": milliseconds(*time),
             "rate": { "asked": self.settings.rate, "reached": self.rate_reached() },
             "generator": { "late_us": latency_json(ledger.lateness()), "behind": self.is_behind() },
             "latency_us": latency_json(&ledger.all().latency),
@@ -139,7 +140,7 @@ impl Report<'_> {
                     "{} of {} requests/s for {}, seed {}{}",
                     self.rate_reached(),
                     settings.rate,
-                    show::fine(micros(self.loaded.time) / 1000),
+                    show::fine(milliseconds(self.loaded.time)),
                     settings.seed,
                     if self.interrupted { ", interrupted" } else { "" }
                 )),
@@ -326,7 +327,7 @@ fn line(ledger: &Ledger, failed: &FailedRequest) -> String {
         Some(run) => format!("{} {}", relative(failed.ended, run.begun), run.action.name()),
     };
     let connection = match (details.served, details.connecting) {
-        (0, Some(took)) => format!("new connection, made in {}", time(micros(took))),
+        (0, Some(took)) => format!("new connection, made in {}", time(microseconds(took))),
         (0, None) => "no connection".to_owned(),
         (served, _) => format!("connection with {served} earlier answers"),
     };
@@ -350,7 +351,7 @@ fn relative(at: Duration, begun: Duration) -> String {
         Some(after) => ("after", after),
         None => ("before", begun - at),
     };
-    format!("{} {sign}", time(micros(apart)))
+    format!("{} {sign}", time(microseconds(apart)))
 }
 
 fn more(found: usize, left_out: u64) -> String {
@@ -380,8 +381,8 @@ fn latency_json(latency: &Histogram<u64>) -> Value {
 fn run_json(run: &Run) -> Value {
     let mut row = counts_json(&run.counts);
     row["action"] = json!(run.action.name());
-    row["at_us"] = json!(micros(run.begun));
-    row["took_us"] = json!(run.ended.map(|ended| micros(ended.saturating_sub(run.begun))));
+    row["at_us"] = json!(microseconds(run.begun));
+    row["took_us"] = json!(run.ended.map(|ended| microseconds(ended.saturating_sub(run.begun))));
     row["worst_us"] = json!(run.worst_us);
     row["error"] = json!(run.error);
     row
@@ -391,8 +392,9 @@ fn failure_json(ledger: &Ledger, failed: &FailedRequest) -> Value {
     let FailedRequest { result, due, begun, ended, kind, target, run, details } = failed;
     json!({
         "result": result, "client": kind.name(), "host": ledger.host(*target),
-        "due_us": micros(*due), "begun_us": micros(*begun), "ended_us": micros(*ended),
-        "connect_us": details.connecting.map(micros),
+        "due_us": microseconds(*due), "begun_us": microseconds(*begun),
+        "ended_us": microseconds(*ended),
+        "connect_us": details.connecting.map(microseconds),
         "run": run, "action": run.map(|at| ledger.runs()[at].action.name()),
         "phase": details.phase.name(), "bytes_sent": details.sent,
         "bytes_received": details.received, "answered_before": details.served,

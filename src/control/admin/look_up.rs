@@ -8,12 +8,13 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{ChangeError, Generation, Input, LifeView, ask, time::milliseconds},
+    super::{ChangeError, Generation, Input, LifeView, ask},
     Admin,
     answers::{Answered, SERVER, ok, refused, refused_app},
     show::{self, Row},
 };
 use crate::{
+    duration::milliseconds,
     hosted::AppLife,
     http::Response,
     logging::Logging,

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::super::{
     DrainName, DrainView, Emptied, LifeView, Reloaded, StuckLoop, Verdict, tasks::Desk,
-    time::milliseconds,
 };
 use crate::{
     app::{EndpointRow, EndpointState, LastFailure, Peer},
     config::{ConfigError, Problem},
+    duration::{microseconds, milliseconds},
     hosted::{AppLife, Origin},
     logging::rfc3339,
     message::{BusyConnection, BusyPhase},
@@ -76,7 +76,7 @@ struct Failed {
 pub(super) fn upstreams(life: &AppLife, now_ns: u64) -> Option<Vec<Upstream>> {
     let rows = life.app().app.upstreams()?.rows(now_ns).into_iter();
     let upstream = |row: EndpointRow| Upstream {
-        latency_us: row.latency_mean().map(|mean| mean.as_micros() as u64),
+        latency_us: row.latency_mean().map(microseconds),
         url: row.url,
         weight: row.weight,
         state: row.state.name(),

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     app::Later,
+    duration::nanoseconds,
     hosted::Apps,
     http::Response,
     logging::{Logging, event},
@@ -34,7 +35,7 @@ pub(crate) struct Facts {
 impl Facts {
     /// Nanoseconds of the server's epoch, as the loops count.
     pub(super) fn now_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanoseconds(self.started.elapsed())
     }
 }
 

@@ -14,11 +14,10 @@ use super::{
         drains::Drain,
         input::Input,
         notices::notice,
-        time::nanoseconds,
     },
     state::Lives,
 };
-use crate::{hosted::AppLife, message::LoopCommand, registry::AppId};
+use crate::{duration::nanoseconds, hosted::AppLife, message::LoopCommand, registry::AppId};
 
 impl Lives {
     /// Does what is due for drains.

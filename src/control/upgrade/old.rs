@@ -15,7 +15,6 @@ use super::{
         listening::Listening,
         notices::notice,
         operator::{Operator, await_loops},
-        time::milliseconds,
     },
     channel::Channel,
     container,
@@ -31,6 +30,7 @@ use super::{
 use crate::{
     acknowledgement::acknowledgement,
     app::EndpointState,
+    duration::milliseconds,
     hosted::{AppLife, Origin},
     logging::event,
 };

@@ -13,7 +13,6 @@ use crossbeam_channel::Sender;
 use super::{
     super::{
         input::{Input, StopAsker, StopRequest, send},
-        time::milliseconds,
         totals::Totals,
     },
     channel::Channel,
@@ -22,7 +21,7 @@ use super::{
     process::Process,
     relay::PassedStop,
 };
-use crate::{logging::event, message::LoopHandle};
+use crate::{duration::milliseconds, logging::event, message::LoopHandle};
 
 /// Without a report for so long, a process is shown as silent.
 const SILENT_AFTER: Duration = Duration::from_secs(2);

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     app::{Endpoint, HealthPlan, Upstreams},
+    duration::nanoseconds,
     io::{BufferPool, Ready},
     logging::event,
 };
@@ -200,7 +201,7 @@ impl Checks {
         let begun = Probe::begin(endpoint, plan.first_address, asked, place);
         match begun {
             Ok(probe) => {
-                let timeout = u64::try_from(health.timeout.as_nanos()).unwrap_or(u64::MAX);
+                let timeout = nanoseconds(health.timeout);
                 let deadline_ns = now_ns.saturating_add(timeout);
                 self.due.insert((deadline_ns, Due::Timeout(token)));
                 self.running.insert(token, Running { life: number, index, deadline_ns, probe });
@@ -295,7 +296,7 @@ impl Checks {
     }
 
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanoseconds(self.epoch.elapsed())
     }
 
     fn next_number(&mut self) -> u64 {

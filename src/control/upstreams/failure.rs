@@ -1,10 +1,7 @@
 //! Failures of upstreams that loops report.
 
-use super::super::{
-    notices::{Notices, notice},
-    time::milliseconds,
-};
-use crate::message::FailureReport;
+use super::super::notices::{Notices, notice};
+use crate::{duration::milliseconds, message::FailureReport};
 
 /// Tells operators of a failure that a loop reports.
 pub(in super::super) fn tell_failure(notices: &Notices, report: &FailureReport) {

@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use super::{
     super::{
-        clock::milliseconds,
         context::LoopContext,
         exchange::{Awaits, Exchange},
         gate::RESEND_MAX,
@@ -31,7 +30,7 @@ use super::{
     state::{Connection, State},
     waits::Wait,
 };
-use crate::{app::Peer, http::ServerPhase, io::Mark, message::Class};
+use crate::{app::Peer, duration::milliseconds, http::ServerPhase, io::Mark, message::Class};
 
 /// How long an admin peer on TCP may take for a request's head. Any user of this machine can
 /// connect there, and must not hold the places that an operator needs; a real head arrives at once.

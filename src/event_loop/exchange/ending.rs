@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{clock::milliseconds, context::LoopContext},
+    super::context::LoopContext,
     forwarding::{Forwarding, Stage},
     in_flight::InFlight,
     outgoing::Outgoing,
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     app::{ChosenUpstream, FailureCause, Forward, UpstreamFailure, write_response_trailers},
     config::DrainTunnels,
+    duration::milliseconds,
     http::Fields,
     logging::UpstreamUse,
     message::{ControlEvent, FailureReport},

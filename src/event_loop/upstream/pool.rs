@@ -16,12 +16,13 @@ use mio::{Registry, Token, unix::SourceFd};
 use rustix::{io::Errno, net::RecvFlags};
 
 use super::{
-    super::{clock::milliseconds, listener::ConnectionBudget, slots::Slots, tokens::UPSTREAM_BIT},
+    super::{listener::ConnectionBudget, slots::Slots, tokens::UPSTREAM_BIT},
     conn::UpstreamConn,
 };
 use crate::{
     app::{ChosenUpstream, ConnectAddress, FailureCause, KeptLine, PoolKey, UpstreamFailure},
     config::ProxyConfig,
+    duration::milliseconds,
     io::{BOTH_WAYS, Io, Ready, watch},
     message::ExchangeId,
 };

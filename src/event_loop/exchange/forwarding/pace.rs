@@ -16,7 +16,7 @@
 use crate::{
     app::{FailureCause, UpstreamFailure},
     config::ProxyConfig,
-    event_loop::clock::milliseconds,
+    duration::milliseconds,
     http::ResponseContent,
 };
 
