@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
@@ -18,6 +18,23 @@ use super::{
     drain_view::{Cause, DrainName, DrainTicket, DrainView, Verdict},
 };
 use crate::{app::OneUpstream, hosted::AppLife, message::UpstreamDrainId, registry::AppId};
+
+/// What is asked for when a life is to drain.
+#[derive(Clone, Copy)]
+pub(super) struct DrainRequest {
+    pub(super) cause: Cause,
+    /// Instead of the app's own drain timeout.
+    pub(super) timeout: Option<Duration>,
+    /// When it was asked for.
+    pub(super) at: Instant,
+}
+
+impl DrainRequest {
+    /// A drain that takes as long as the app's own timeout allows.
+    pub(super) fn new(cause: Cause, at: Instant) -> Self {
+        Self { cause, timeout: None, at }
+    }
+}
 
 /// The drain of one life, or of one of its upstreams.
 pub(super) struct Drain {

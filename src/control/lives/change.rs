@@ -11,6 +11,7 @@ use super::{
         changes::{Begun, PutMode},
         context::Context,
         drain_view::{Cause, DrainTicket, Verdict},
+        drains::DrainRequest,
         notices::notice,
     },
     state::Lives,
@@ -54,7 +55,8 @@ impl Lives {
         } else {
             notice!(cx.notices, Info, "app_added", host = host, id = id, kind = kind);
         }
-        let drain = old.and_then(|old| self.leave_map(cx, &old, Cause::Replace, now));
+        let drain =
+            old.and_then(|old| self.leave_map(cx, &old, DrainRequest::new(Cause::Replace, now)));
         Ok(Begun { life, drain, replaced })
     }
 
@@ -80,7 +82,7 @@ impl Lives {
         now: Instant,
     ) -> Result<DrainTicket, ChangeError> {
         let life = self.find(host).ok_or(ChangeError::UnknownHost)?;
-        self.remove_life(cx, &life, Cause::Remove, timeout, now)
+        self.remove_life(cx, &life, DrainRequest { cause: Cause::Remove, timeout, at: now })
     }
 
     /// Begins the drain of an app that stays, drained, until it is resumed. If it drains so
@@ -95,7 +97,8 @@ impl Lives {
         let life = self.find(host).ok_or(ChangeError::UnknownHost)?;
         let id = life.id();
         if !life.drain().draining() {
-            let ticket = self.begin_drain(cx, &life, Cause::Drain, timeout, now)?.ticket();
+            let request = DrainRequest { cause: Cause::Drain, timeout, at: now };
+            let ticket = self.begin_drain(cx, &life, request)?.ticket();
             self.drains.pause(id);
             return Ok(ticket);
         }
@@ -142,7 +145,7 @@ impl Lives {
             id = life.id().as_u64(),
             drain_cancelled = self.drains.find(old.id()).is_some(),
         );
-        self.leave_map(cx, &old, Cause::Replace, now);
+        self.leave_map(cx, &old, DrainRequest::new(Cause::Replace, now));
         if let Some(drain) = self.drains.find(old.id()) {
             drain.announce(Verdict::Cancelled);
             drain.cancelled = true;

@@ -10,8 +10,8 @@ use super::{
         change_error::ChangeError,
         context::Context,
         drain_plan::DrainStep,
-        drain_view::{Cause, DrainName, DrainTicket, DrainView, Verdict},
-        drains::Drain,
+        drain_view::{DrainName, DrainTicket, DrainView, Verdict},
+        drains::{Drain, DrainRequest},
         input::Input,
         notices::notice,
     },
@@ -49,10 +49,9 @@ impl Lives {
         &mut self,
         cx: &mut Context,
         life: &Arc<AppLife>,
-        cause: Cause,
-        timeout: Option<Duration>,
-        now: Instant,
+        request: DrainRequest,
     ) -> Result<&mut Drain, ChangeError> {
+        let DrainRequest { cause, timeout, at: now } = request;
         let timeout = self.drain_timeout_of(life, timeout);
         let start_ns = cx.nanoseconds(now);
         let deadline_ns = start_ns.saturating_add(nanoseconds(timeout));
@@ -71,13 +70,12 @@ impl Lives {
         &mut self,
         cx: &mut Context,
         life: &Arc<AppLife>,
-        cause: Cause,
-        timeout: Option<Duration>,
-        now: Instant,
+        request: DrainRequest,
     ) -> Result<DrainTicket, ChangeError> {
         if !life.drain().draining() {
-            return self.begin_drain(cx, life, cause, timeout, now).map(Drain::ticket);
+            return self.begin_drain(cx, life, request).map(Drain::ticket);
         }
+        let DrainRequest { cause, timeout, at: now } = request;
         if !self.drains.unpause(life.id()) {
             return Err(ChangeError::BeingRemoved);
         }
@@ -105,18 +103,17 @@ impl Lives {
         &mut self,
         cx: &mut Context,
         old: &Arc<AppLife>,
-        cause: Cause,
-        now: Instant,
+        request: DrainRequest,
     ) -> Option<AppId> {
         let was_paused = self.drains.unpause(old.id());
         if !old.drain().draining() {
-            return self.begin_drain(cx, old, cause, None, now).ok().map(|drain| drain.life.id());
+            return self.begin_drain(cx, old, request).ok().map(|drain| drain.life.id());
         }
         if self.drains.find(old.id()).is_some() {
             return Some(old.id());
         }
         if was_paused {
-            self.retire(cx, old, now);
+            self.retire(cx, old, request.at);
         }
         None
     }

@@ -7,6 +7,7 @@ use super::{
         changes::{LifeChanges, LivesChanged},
         context::Context,
         drain_view::Cause,
+        drains::DrainRequest,
         notices::notice,
     },
     state::Lives,
@@ -53,6 +54,7 @@ impl Lives {
             .update(begin, |held| held.app().origin != Origin::Embedder || held.drain().draining());
         self.registry.set_default_app(changes.default_app);
         let mut drains = Vec::new();
+        let drain = DrainRequest::new(Cause::Reload, now);
         for (life, old) in begun.iter().zip(olds) {
             let Ok(life) = life else { continue };
             self.note_begun(life, old.as_deref());
@@ -60,7 +62,7 @@ impl Lives {
             match old {
                 Some(old) => {
                     notice!(cx.notices, Info, "app_replaced", host = host, id = id, kind = kind);
-                    drains.extend(self.leave_map(cx, &old, Cause::Reload, now));
+                    drains.extend(self.leave_map(cx, &old, drain));
                 }
                 // The failure of an app that could not be loaded was logged already.
                 None if life.app().load_error.is_some() => {}
@@ -69,7 +71,7 @@ impl Lives {
         }
         for life in changes.remove {
             // A life that is being removed already is what the config wants.
-            if let Ok(ticket) = self.remove_life(cx, &life, Cause::Reload, None, now) {
+            if let Ok(ticket) = self.remove_life(cx, &life, drain) {
                 drains.push(ticket.id());
             }
         }
