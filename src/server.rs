@@ -4,6 +4,7 @@ mod beside;
 mod descriptors;
 mod error;
 mod handle;
+mod loop_threads;
 mod privileges;
 mod sockets;
 
@@ -16,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 pub(crate) use crate::control::StopSignals;
 pub use crate::control::{
@@ -32,10 +33,10 @@ use crate::{
         Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads, ServiceManager, TakeOver,
         TaskReceiver, TaskSender, Upgrader, load, tasks, unavailable,
     },
-    event_loop::{self, ConnectionBudget, DeadLoop, EventLoop, ListenerSet, LoopSetup},
+    event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     hosted::{Apps, Origin},
     logging::{AccessLog, Logging, event},
-    message::{ControlEvent, LoopCommand, LoopConfig, LoopHandle},
+    message::{LoopConfig, LoopHandle},
     metrics::LoopGauges,
     registry::{AppId, AppRegistry},
 };
@@ -48,6 +49,7 @@ use descriptors::{
     connections_max, connections_possible, descriptor_limit, raise_descriptor_limit,
 };
 use handle::own_app;
+use loop_threads::spawn_loops;
 use sockets::PublicSockets;
 
 /// A server that is bound and can be given apps. [`HttpServer::run`] serves them.
@@ -417,36 +419,5 @@ impl HttpServer {
             facts: Facts { started: self.epoch, config: self.source.clone() },
             predecessor: self.predecessor.clone(),
         }
-    }
-}
-
-/// Starts a thread for each loop; all or none.
-fn spawn_loops(
-    loops: Vec<EventLoop>,
-    handles: &[LoopHandle],
-    inputs: &Sender<Input>,
-) -> io::Result<()> {
-    for (index, event_loop) in loops.into_iter().enumerate() {
-        let inputs = inputs.clone();
-        let thread = thread::Builder::new().name(format!("loop-{index}"));
-        if let Err(error) = thread.spawn(move || run_loop(index, event_loop, &inputs)) {
-            for handle in handles {
-                handle.send(LoopCommand::CutAll)?;
-            }
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-/// A loop's thread: its death reaches control, and before that what it leaves behind.
-fn run_loop(index: usize, event_loop: EventLoop, inputs: &Sender<Input>) {
-    let run = std::panic::AssertUnwindSafe(|| event_loop.run());
-    let ran =
-        std::panic::catch_unwind(run).unwrap_or_else(|panic| Err(DeadLoop::panicked(&*panic)));
-    if let Err(DeadLoop { error, cut, listeners }) = ran {
-        drop(inputs.send(Input::Orphaned(listeners)));
-        let event = ControlEvent::Died { error, cut };
-        drop(inputs.send(Input::Loop(LoopReport { index, event })));
     }
 }

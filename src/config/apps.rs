@@ -13,7 +13,8 @@ use super::{
     filters,
     hosts::host_pattern,
     keys, proxy,
-    reader::{ANY_COUNT, Meant, Repeats, Syntax, Table, WordOrList, quoted},
+    reader::{ANY_COUNT, Meant, Syntax, Table, WordOrList, quoted},
+    repeats::Repeats,
     sections::{absolute_path, wait},
     values::{Fault, boolean, integer, nearest, string},
 };

@@ -21,6 +21,7 @@ mod proxy_settings;
 mod punycode;
 mod reader;
 mod regular;
+mod repeats;
 mod sections;
 mod settings;
 mod source;

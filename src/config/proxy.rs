@@ -14,7 +14,8 @@ use super::{
         Balance, DrainTunnels, HashBy, HealthConfig, HostPolicy, ProxyConfig, UpstreamAddress,
         UpstreamConfig,
     },
-    reader::{ANY_COUNT, Meant, Repeats, Table, quoted},
+    reader::{ANY_COUNT, Meant, Table, quoted},
+    repeats::Repeats,
     sections::{TIME_MAX, timeout, wait},
     values::{Fault, Value, boolean, choice, duration, integer, string},
 };

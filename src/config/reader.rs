@@ -4,13 +4,14 @@
 //! fault in one key never hides faults in others. A value after a fault may be a default: it is
 //! dropped together with the whole configuration.
 
-use std::{collections::HashMap, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::{
     error::{Finding, Span},
     keys,
+    repeats::Repeats,
     values::{Fault, Value, choice, nearest, string},
 };
 
@@ -432,23 +433,5 @@ fn no_table(syntax: Syntax, path: &str, value: &DeValue<'_>) -> Fault {
     match syntax {
         Syntax::Toml => Fault::wrong_type("a table", value).help(format!("write [{path}]")),
         Syntax::Json => Fault::wrong_type("an object", value).help("write {…}"),
-    }
-}
-
-/// Finds repeated names.
-#[derive(Default)]
-pub(super) struct Repeats {
-    seen: HashMap<String, Span>,
-}
-
-impl Repeats {
-    /// Adds a name and its position. Returns a finding with both positions if the name is repeated.
-    pub(super) fn add(&mut self, name: &str, span: Span) -> Option<Finding> {
-        if let Some(first) = self.seen.get(name) {
-            let finding = Finding::new(span, format!("`{name}` is repeated"));
-            return Some(finding.label("and again here").related(first.clone(), "first here"));
-        }
-        self.seen.insert(name.to_owned(), span);
-        None
     }
 }

@@ -11,7 +11,8 @@ use super::{
     AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig,
     error::Span,
     hosts::host_pattern,
-    reader::{Repeats, Table},
+    reader::Table,
+    repeats::Repeats,
     values::{Fault, Value, boolean, choice, duration, integer, size, string},
 };
 

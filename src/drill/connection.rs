@@ -29,17 +29,15 @@ use socket2::{Domain, Socket, Type};
 use super::{
     outcome::{FailureDetails, RequestOutcome, RequestPhase},
     plan::{ClientKind, Target},
+    request::{HALF, write_batch},
 };
 use crate::http::{
-    FieldTable, Limits, RequestContent,
-    h1::{self, ClientEvent, ClientRequest},
+    FieldTable, Limits,
+    h1::{self, ClientEvent},
 };
 
 /// Limits for the head of an answer.
 const LIMITS: Limits = Limits { head_bytes: 64 << 10, fields: FieldTable::LEN, content_bytes: 0 };
-
-/// Half of a POST's content.
-const HALF: [u8; 4096] = [b'x'; 4096];
 
 /// How long a POST pauses in the middle of its content.
 const HALF_PAUSE: Duration = Duration::from_millis(5);
@@ -150,7 +148,7 @@ impl DrillConnection {
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let port = stream.local_addr().map_or(0, |own| own.port());
         let mut out = Vec::new();
-        let (exchange, behind) = write_batch(batch, &mut out);
+        let (exchange, behind) = write_batch(batch.kind, batch.target, &mut out);
         Ok(Self {
             stream,
             state: ConnectionPhase::Connecting,
@@ -177,7 +175,7 @@ impl DrillConnection {
     /// Starts requests on a kept connection. They travel for `distance` first.
     pub(super) fn begin(&mut self, batch: Batch<'_>, now: Duration, distance: Duration) {
         self.out.clear();
-        (self.exchange, self.behind) = write_batch(batch, &mut self.out);
+        (self.exchange, self.behind) = write_batch(batch.kind, batch.target, &mut self.out);
         (self.written, self.received, self.resume) = (0, 0, None);
         (self.arrival, self.paused) = (now + distance, distance);
         self.state = ConnectionPhase::Busy;
@@ -410,43 +408,4 @@ impl DrillConnection {
             _ => RequestOutcome::Lost(details),
         }
     }
-}
-
-/// Writes requests. Returns the parser for the first answer and those for the answers after it.
-fn write_batch(
-    Batch { kind, target, .. }: Batch<'_>,
-    out: &mut Vec<u8>,
-) -> (h1::Client, VecDeque<h1::Client>) {
-    let mut write = || {
-        let mut one = Vec::new();
-        let exchange = write_head(kind, target, &mut one);
-        out.append(&mut one);
-        exchange
-    };
-    (write(), (1..kind.batch()).map(|_| write()).collect())
-}
-
-/// Writes a request's head and, for a POST, the first half of its content.
-fn write_head(kind: ClientKind, target: &Target, out: &mut Vec<u8>) -> h1::Client {
-    let is_post = kind == ClientKind::Post;
-    let method = if is_post { "POST" } else { "GET" };
-    let Target { host, path, .. } = target;
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tidegate-drill\r\n\
-         Accept: */*\r\n"
-    );
-    out.extend_from_slice(head.as_bytes());
-    let length = 2 * HALF.len() as u64;
-    let request = ClientRequest {
-        content: if is_post { RequestContent::Length(length) } else { RequestContent::None },
-        is_head: false,
-        upgrade: false,
-        expects_continue: false,
-        close: matches!(kind, ClientKind::Fresh | ClientKind::Leaving),
-    };
-    let mut exchange = h1::Client::begin(&request, out);
-    if is_post {
-        exchange.write_content(&HALF, out);
-    }
-    exchange
 }

@@ -18,6 +18,7 @@ mod picture;
 mod plan;
 mod pool;
 mod probe;
+mod request;
 mod server;
 mod svg;
 mod timeline;

@@ -7,6 +7,7 @@
 mod addresses;
 mod balance;
 mod endpoint;
+mod endpoint_row;
 mod failure;
 mod fields;
 mod forward;
@@ -25,7 +26,8 @@ use crate::{
 
 use super::{App, Context, Peer, Reply, error_response};
 
-pub(crate) use endpoint::{Endpoint, EndpointRow, EndpointState};
+pub(crate) use endpoint::Endpoint;
+pub(crate) use endpoint_row::{EndpointRow, EndpointState};
 pub(crate) use failure::{FailureCause, LastFailure, UpstreamFailure};
 pub(crate) use fields::{write_request_trailers, write_response_fields, write_response_trailers};
 pub use forward::Forward;

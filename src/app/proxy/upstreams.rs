@@ -20,7 +20,8 @@ use std::{
 use super::{
     addresses::LoopAddresses,
     balance::{self, Candidate},
-    endpoint::{Endpoint, EndpointRow},
+    endpoint::Endpoint,
+    endpoint_row::EndpointRow,
     failure::{FailureCause, FailureLog, UpstreamFailure},
 };
 use crate::{
