@@ -69,25 +69,25 @@ const ATTACKS: &[(&str, Run)] = &[
     ("requests over the rate", rate_flood),
 ];
 
-/// Where the attacks come from: the good clients come from 127.0.0.1.
+/// The address of the attackers. The good clients have 127.0.0.1.
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 
 const GOOD: &str = "GET / HTTP/1.1\r\nHost: good.test\r\n\r\n";
 
-/// What a segment of a slow reader holds: for the loopback's 64 KiB the sender's kernel would take
-/// 2.6 MiB of an answer ahead.
+/// The segment size of slow readers, in bytes: with the loopback's 64 KiB, the sender's kernel
+/// would accept 2.6 MiB of an answer ahead.
 const ETHERNET_MSS: u32 = 1460;
 
-/// A file that no socket takes at once.
+/// The size of a file that no socket's buffer holds, in bytes.
 const LARGE: usize = 16 << 20;
 
-/// How long the server and the good clients may take to catch up, after an attack and with what an
-/// attack opens at once.
+/// How long the server and the good clients may take to catch up, after an attack and after its
+/// connections were opened.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// What is measured or thrown away as a whole.
+/// The length of a window, which counts or is dropped as a whole.
 const WINDOW: Duration = Duration::from_millis(100);
-/// So many times the length of a slice may pass until enough of its windows count.
+/// The most time for enough windows that count, in lengths of a slice.
 const TRIES: u32 = 4;
 
 /// A good request: the number of the window in which it was sent, and nanoseconds from when it was
@@ -97,12 +97,12 @@ type Timed = (usize, u64);
 /// Commands to the good clients.
 #[derive(Default)]
 struct Clock {
-    /// The number of the window that goes on; 0 while nothing is measured.
+    /// The number of the current window; 0 while nothing is measured.
     window: AtomicUsize,
     over: AtomicBool,
 }
 
-/// What an attack may use.
+/// What an attack gets: the address, the number of slow connections, and flags for start and end.
 struct Scene<'a> {
     address: SocketAddr,
     slow: usize,
@@ -136,7 +136,7 @@ fn run(options: &Options) -> io::Result<()> {
     fs::write(folder.path().join("site/small"), [b'x'; 2000])?;
     fs::write(folder.path().join("config.toml"), config(options, address))?;
     let server = Server::start(folder.path(), serving, &cores)?;
-    // Two busy loops on one core would take turns of some milliseconds.
+    // Two busy loops on one core would take turns of a few milliseconds.
     server.pin_loops(serving)?;
     println!("{}\n", machine::describe());
     println!(

@@ -74,7 +74,7 @@ impl Server {
         Ok(())
     }
 
-    /// Its resident memory that is not shared, in bytes.
+    /// Its resident memory (`VmRSS`), in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -144,7 +144,7 @@ struct Client<'a> {
     poll: Poll,
     input: Vec<u8>,
     connections: Vec<Connection>,
-    /// Connections whose batch is answered; the one that rests for longest comes first.
+    /// Connections whose batch is answered, in the order in which they came to rest.
     resting: VecDeque<usize>,
     done: &'a AtomicU64,
 }

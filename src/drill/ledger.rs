@@ -9,9 +9,9 @@
 //! that overlaps different actions is booked under [`Booking::Several`]. An action is entered
 //! before it begins, so none of its outcomes is booked earlier.
 //!
-//! An answer counts as changed if its status differs from the one that the target gave before the
-//! first action. Example: after a reload removed its app, a target answers 404. Nothing was lost,
-//! but the answer has changed.
+//! An answer counts as changed if its status differs from the status that the target gave before
+//! the first action. Example: after a reload removed its app, a target answers 404. Nothing was
+//! lost, but the answer has changed.
 //!
 //! Latency counts from the moment a request was due, not from when it was sent: time spent waiting
 //! for a connection is included. Pauses that the client or the app makes on purpose are subtracted.
@@ -403,7 +403,7 @@ mod tests {
         record(&mut ledger, ended(1, 2, RequestOutcome::Answered(404)));
         record(&mut ledger, ended(2, 3, RequestOutcome::Answered(404)));
         record(&mut ledger, ended(3, 4, RequestOutcome::Answered(200)));
-        // A POST has its own expected status: the first one that arrives.
+        // A POST has its own expected status: that of the first answer.
         let post = |status| EndedRequest {
             kind: ClientKind::Post,
             ..ended(4, 5, RequestOutcome::Answered(status))

@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_at_the_first_byte_that_differs() {
-        for (bytes, told) in [
+        for (bytes, refused_at) in [
             (&b"GET / HTTP/1.1\r\n"[..], 1),
             (b"PUT / HTTP/1.1\r\n", 2),
             (b"PROXYTCP4", 6),
@@ -346,8 +346,8 @@ mod tests {
             (b"\0", 1),
             (b"\x16\x03\x01", 1),
         ] {
-            assert_eq!(ProxyHeader::read(&bytes[..told - 1]), NeedMore, "{bytes:?}");
-            let read = ProxyHeader::read(&bytes[..told]);
+            assert_eq!(ProxyHeader::read(&bytes[..refused_at - 1]), NeedMore, "{bytes:?}");
+            let read = ProxyHeader::read(&bytes[..refused_at]);
             assert!(matches!(read, Refused(_)), "{bytes:?}: {read:?}");
         }
     }

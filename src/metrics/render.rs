@@ -398,8 +398,8 @@ mod tests {
         }
     }
 
-    /// One app that serves, one that never served, one that was removed, and a host that needs
-    /// escapes.
+    /// Three apps, of which one serves, one has never served and one was removed; and a host that
+    /// needs escapes.
     fn sample() -> Scrape {
         let mut ledger = HostLedger::default();
         for host in ["shop.test", "new.test", "gone.test", "odd\"\\\n.test"] {

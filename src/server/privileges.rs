@@ -1,4 +1,4 @@
-//! The account that the process runs as: root gives way to the one that the config names.
+//! The account that the process runs as: root becomes the user that the config names.
 //!
 //! It does so before the first thread is started and before anything is opened. Nothing is made,
 //! written or removed as root in folders that belong to others, and what the server can open at its

@@ -20,7 +20,7 @@ use crate::support::{
     Client, End, PATIENCE, Server, Setup, get, get_and_close, pattern, wait_until,
 };
 
-/// The app of the good client, and the one that is attacked.
+/// The app of the good client, and the attacked app.
 const GOOD: &str = "good.test";
 const HOST: &str = "a.test";
 

@@ -1,5 +1,5 @@
-//! The stop, by real signals: what was begun is finished, what was sent is answered, nobody is
-//! reset; and it ends by its deadline.
+//! The stop, by real signals: exchanges in flight finish, requests that were sent are answered, no
+//! connection is reset; and the stop ends by its deadline.
 
 use std::{
     fs,
@@ -15,13 +15,13 @@ use crate::support::{
 
 const MIB: usize = 1024 * 1024;
 
-/// A connect at the gate hangs; that is what the gate is for.
+/// How long a connect may take: at the gate it gets no answer.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(150);
 
 /// Long enough that the signal comes before the answer, also on a busy machine.
 const SLOW: &str = "2s";
 
-/// A quick app, and one that answers after `delay`.
+/// A quick app, and an app that answers after `delay`.
 fn setup(delay: &str) -> Setup {
     Setup::new()
         .app("app.test", "respond = { body = \"hello\" }")
@@ -137,7 +137,7 @@ fn a_peer_that_keeps_its_side_open_does_not_hold_the_process() {
 #[test]
 fn a_fresh_connection_in_the_accept_queue_is_answered() {
     let mut server = setup("0s").start();
-    // While the process is stopped, nothing is accepted, and the signal waits as they do.
+    // While the process is stopped, connections and the signal wait.
     server.pause();
     let mut clients: Vec<Client> = (0..20).map(|_| server.connect()).collect();
     for client in &mut clients {
@@ -158,7 +158,8 @@ fn a_long_queue_outlives_the_listeners_that_close_before_it() {
     if TcpListener::bind("[::1]:0").is_ok() {
         listen.push("[::1]:0");
     }
-    // One loop has all addresses, and places for few at a time: the queue lasts many turns.
+    // One loop has all addresses, and room for few connections at a time: the queue lasts many
+    // turns.
     let mut server =
         setup("0s").listen(&listen).server("threads = 1").limits("connections = 8").start();
     server.pause();
@@ -190,14 +191,14 @@ fn an_idle_server_that_is_out_of_descriptors_stops_at_once() {
 fn handshakes_under_way_when_the_gate_falls_are_not_reset() {
     let mut server = setup("0s").server("idle_grace = \"10s\"").start();
     let mut clients = Vec::new();
-    // A busy machine may take so long that they end before the look.
+    // On a busy machine they may end before the check.
     let under_way = wait_until(PATIENCE, || {
         clients = (0..10).map(|_| Client::connect_late(server.address())).collect();
         server.handshakes() > 0
     });
-    assert!(under_way, "no handshake is kept back");
+    assert!(under_way, "no handshake is under way");
     server.signal(Signal::TERM);
-    // From here on the listeners are being closed. To these clients, their connections exist.
+    // From now on the listeners close. For these clients, their connections are open.
     server.wait_event("shutdown_gated");
     for mut client in clients {
         assert_eq!(client.exchange(get("app.test", "/")).text(), "hello");
@@ -214,7 +215,7 @@ fn wait_gated(server: &Server) {
     }
 }
 
-/// What came while the loops stood still is with the kernel: it was not dropped at the gate.
+/// The kernel has what came while the loops stood still: the gate did not drop it.
 #[test]
 fn a_handshake_that_ends_behind_the_gate_brings_its_request_at_once() {
     let mut listen = vec!["127.0.0.1:0"];
@@ -301,8 +302,8 @@ fn pipelined_requests_behind_a_slow_one_are_answered() {
         answers.push(client.response());
     }
     assert_eq!(answers[0].text(), "slow");
-    // What the server read before it said close is answered: no answer may be missing from the
-    // middle, and after the last one the connection ends in order.
+    // Requests that the server read before it said close are answered: no answer may be missing,
+    // and after the last one the connection ends in order.
     assert!(answers[1..].iter().all(|answer| answer.text() == "hello"));
     client.expect_end();
     assert_eq!(server.wait_exit().code(), Some(0));
@@ -314,8 +315,7 @@ fn new_connections_after_sigterm_are_not_reset() {
     let mut slow = slow_clients(&server, 1);
     server.signal(Signal::TERM);
     let (mut answered, mut turned_away) = (0, 0);
-    // The slow answer keeps the process alive that long. A refusal means that nothing listens any
-    // more.
+    // The slow answer keeps the process alive. A refusal means that nothing listens any more.
     let mut refused = false;
     while !slow[0].is_readable() && !refused {
         match Client::try_connect(server.address(), CONNECT_DEADLINE) {
@@ -393,7 +393,7 @@ fn with_no_connection_open_the_process_is_gone_at_once() {
     // A connection that came and went leaves nothing to wait for.
     assert_eq!(server.connect().exchange(get_and_close("app.test", "/")).text(), "hello");
     server.signal(Signal::TERM);
-    // It takes milliseconds; what counts here is that no timer of the stop is waited for.
+    // It takes milliseconds; the test checks that the stop waits for no timer.
     assert_eq!(server.wait_exit_within(Duration::from_secs(5)).code(), Some(0));
 }
 
@@ -411,7 +411,7 @@ fn shutdown_delay_keeps_serving() {
         let began = Instant::now();
         let Ok(mut client) = Client::try_connect(server.address(), delay * 2) else { break };
         assert_eq!(client.exchange(get_and_close("app.test", "/")).text(), "hello");
-        // Only what ended early enough was certainly within the delay.
+        // Only an exchange that ended early enough was certainly within the delay.
         let response = kept.exchange(get("app.test", "/"));
         if signalled.elapsed() < delay {
             assert!(!response.says_close(), "after {:?}", signalled.elapsed());
@@ -453,8 +453,8 @@ fn sigterm_under_new_connections_loses_nothing() {
 }
 
 fn stop_under_load(kind: LoadKind) {
-    // The grace is long, so that a load thread that a busy machine holds up still speaks in time;
-    // no one waits for it, because all of them speak.
+    // The grace is long, so that every load thread sends a request in time, even on a busy machine.
+    // It does not delay the stop, because all of them do.
     let mut server = setup("0s").server("idle_grace = \"10s\"").start();
     let load = Load::start(kind, 4, server.address(), "app.test", "hello");
     load.wait_answered(300);
@@ -520,7 +520,7 @@ fn the_process_is_ready_again_on_the_same_port_after_a_stop() {
     let address = first.address().to_string();
     first.signal(Signal::TERM);
     assert_eq!(first.wait_exit().code(), Some(0));
-    // The connections of the first one may still be in TIME_WAIT.
+    // Connections of the first process may still be in TIME_WAIT.
     let second = setup("0s").listen(&[&address]).start();
     assert_eq!(second.connect().exchange(get("app.test", "/")).text(), "hello");
 }
@@ -545,7 +545,7 @@ fn a_bad_configuration_exits_2_and_names_the_place() {
 }
 
 #[test]
-fn the_version_is_the_packages() {
+fn the_version_is_that_of_the_package() {
     let (code, output) = support::run(&["version"]);
     assert_eq!(code, Some(0));
     assert!(output.contains(env!("CARGO_PKG_VERSION")), "{output}");
@@ -553,7 +553,7 @@ fn the_version_is_the_packages() {
 }
 
 #[test]
-fn an_address_in_use_is_a_failure_and_said() {
+fn an_address_in_use_is_a_failure_that_is_reported() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = holder.local_addr().expect("address");
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -1,5 +1,5 @@
-//! Any drain can be followed in the JSON log alone: when and why it began, how it went, which apps
-//! it cut, and how it ended.
+//! The JSON log alone shows each drain: when and why it began, its progress, which apps it cut, and
+//! how it ended.
 
 use serde_json::{Value, json};
 
@@ -17,18 +17,18 @@ fn setup() -> Setup {
         .file("site/large", pattern(LARGE))
 }
 
-/// A drain as the log tells it.
+/// A drain as the log shows it.
 #[derive(Debug, Default)]
 struct LoggedDrain {
     cause: String,
     host: Option<String>,
     active_at_start: u64,
     timeout_ms: u64,
-    /// Active, refused, cut.
+    /// `active_connections`, `refused` and `cut` of each progress event.
     progress: Vec<(u64, u64, u64)>,
-    /// Active when the deadline came.
+    /// `active_connections` at the deadline.
     cut_active: Option<u64>,
-    /// Whom a stop cut.
+    /// The apps whose exchanges a stop cut, each with their number.
     cut_of: Vec<(String, u64)>,
     verdict: String,
     refused: u64,
@@ -36,7 +36,7 @@ struct LoggedDrain {
     elapsed_ms: u64,
 }
 
-/// Reads a drain from the lines that name it; they have to be in order, with one start and one end.
+/// Reads a drain from its lines, which have to be in order, with one start and one end.
 fn logged_drain(server: &Server, drain: &str) -> LoggedDrain {
     let lines: Vec<Value> =
         server.log_lines().iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -94,7 +94,7 @@ fn logged_drain(server: &Server, drain: &str) -> LoggedDrain {
     drain_log
 }
 
-/// Clients that are sent a large file and do not read it.
+/// Clients that request a large file and do not read it.
 fn downloads(server: &Server, count: usize) -> Vec<Client> {
     let mut clients: Vec<Client> =
         (0..count).map(|_| Client::connect_narrow(server.address())).collect();
@@ -114,7 +114,7 @@ fn the_log_shows_the_whole_drain_of_an_app() {
     for _ in 0..2 {
         assert_eq!(kept.exchange(get("files.test", "/large")).status, 503);
     }
-    // One comes to its end, two are cut.
+    // One download finishes, two are cut.
     assert_eq!(clients.pop().expect("three").response().body.len(), LARGE);
     assert_eq!(server.admin().wait_drain(&drain["id"])["verdict"], "cut");
     server.wait_event("app_removed");
@@ -194,7 +194,7 @@ fn the_log_shows_a_stop_and_the_apps_that_it_cut() {
 }
 
 #[test]
-fn an_orderly_and_an_impatient_stop_differ_in_the_log() {
+fn a_stop_without_and_with_a_second_signal_differ_in_the_log() {
     let mut server = setup().start();
     server.signal(Signal::TERM);
     assert_eq!(server.wait_exit().code(), Some(0));
@@ -215,7 +215,7 @@ fn an_orderly_and_an_impatient_stop_differ_in_the_log() {
 
 #[test]
 fn a_stop_that_cuts_nothing_says_nothing_of_a_cut() {
-    // The time in which an idle connection may speak, and is read out, is longer than the deadline.
+    // `idle_grace`, with the time for reading out idle connections, is longer than the deadline.
     let setup = Setup::new().server("idle_grace = \"2s\"\ndrain_timeout = \"1s\"");
     let mut server = setup.log("format = \"json\"").named_app("a.test").start();
     let mut idle = server.connect();

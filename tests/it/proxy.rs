@@ -1818,7 +1818,7 @@ fn no_get_is_lost_when_one_of_two_upstreams_comes_and_goes() {
 
 // --- Clients that close their side
 
-/// Ends the app's life, and says how its drain ended.
+/// Removes the app. Returns how its drain ended.
 fn removed(server: &Server) -> Value {
     let begun = server.admin().call("DELETE", "/apps/p.test?timeout=20s", "").json();
     server.admin().wait_drain(&begun["id"])
@@ -1864,7 +1864,8 @@ fn a_tunnel_whose_client_is_gone_ends_although_its_upstream_ignores_that() {
 fn a_tunnel_whose_client_is_gone_ends_although_its_upstream_does_not_take_the_last_bytes() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let gate = Gate::default();
-    // Its kernel takes 208 KiB at most; the rest is not too much to be read, and the end behind it.
+    // The upstream's kernel takes at most 208 KiB. The rest fits into Tidegate's buffers, so that
+    // it reads the client's end too.
     let upstream = Upstream::unix(&dir.path().join("socket"), {
         let gate = gate.clone();
         move |_, line| {

@@ -1433,7 +1433,7 @@ fn what_a_proxy_header_said_moves_with_its_connection() {
     named.send(HEADER);
     half.send(&HEADER[..10]);
     server.wait_read([&named, &half]);
-    // The half is the old process's; it waits for the rest in vain, and for none of the others.
+    // The old process keeps the connection with half a header; all others move.
     upgrade(&mut server);
     assert!(wait_until(PATIENCE, || taken_over(&server) == 3), "{}", taken_over(&server));
     half.send(&HEADER[10..]);
@@ -1460,13 +1460,14 @@ fn a_new_process_without_room_leaves_connections_to_the_old_one_until_they_speak
     busy.iter_mut().for_each(|client| client.send(get("slow.test", "/")));
     upstream.wait_asked(20);
     upgrade(&mut server);
-    // Its limit says more, so what it cannot receive is the kernel's to drop.
+    // The new process believes in a higher limit, so the kernel drops connections that it cannot
+    // receive.
     server.lower_descriptor_limit(server.descriptors().len() as u64 + 5);
     gate.open();
     for client in &mut busy {
         assert_eq!(client.response().text(), "at last");
     }
-    // One whose turn to be offered was still to come says so with its next answer.
+    // A connection that was not offered yet may be closed with one of its next answers.
     let stays = |client: &mut Client| {
         let mut answers = (0..3).map(|_| client.exchange(get("a.test", "/")));
         answers.any(|response| {
@@ -1475,7 +1476,7 @@ fn a_new_process_without_room_leaves_connections_to_the_old_one_until_they_speak
         })
     };
     let kept = busy.iter_mut().map(stays).filter(|stays| *stays).count();
-    // It may have closed some of its own meanwhile.
+    // It may have closed some connections meanwhile.
     assert!(kept >= 10, "{kept} stay");
     server.lower_descriptor_limit(64);
     drop(busy);

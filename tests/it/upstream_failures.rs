@@ -240,7 +240,7 @@ fn failures_are_logged_once_a_second_and_the_others_counted() {
     let row = upstream_row(&server, 0);
     let reported: usize = events.iter().map(|event| 1 + event.count("suppressed")).sum();
     assert!(events[1].count("suppressed") >= 4, "{events:?}");
-    // Those behind the last line are in the count alone.
+    // Failures after the last line are only in the count.
     assert!(reported as u64 <= row["failures"].as_u64().expect("a number"), "{reported} {row}");
     assert_eq!(failures(&server, upstream.url(), "reset_before_answer"), row["failures"].as_u64());
 }
@@ -325,7 +325,7 @@ fn an_answer_that_breaks_off_later_sends_what_is_queued_and_blames_the_upstream(
             }
         });
         let server = start(&upstream, "");
-        // It reads nothing before the upstream is gone.
+        // The client reads nothing before the upstream is gone.
         let mut client = Client::connect_narrow(server.address());
         client.send(GET);
         upstream.wait_asked(1);
@@ -468,7 +468,7 @@ fn the_reason_of_a_failing_check_is_the_newest_one() {
     assert_eq!(still.field("upstream"), Some(upstream.url()));
     assert_eq!(still.field("reason"), Some("status 302"));
     assert!(still.field("before").is_some_and(|it| it.contains("refused")), "{still:?}");
-    // The same reason again is no news.
+    // The same reason is not reported again.
     let checks = upstream.asked().len();
     upstream.wait_asked(checks + 3);
     let reported = server.events().iter().filter(|it| it.name == "upstream_still_down").count();
@@ -477,7 +477,7 @@ fn the_reason_of_a_failing_check_is_the_newest_one() {
 
 // Slow upstreams.
 
-/// Sends piece after piece, with a pause before each, until the line is gone.
+/// Sends piece after piece, with a pause before each, until the connection is gone.
 fn trickle(line: &mut Line, piece: &str) {
     let pause = Gate::default();
     while line.send(piece) {
@@ -543,7 +543,7 @@ fn a_slow_stream_and_a_slow_client_are_no_trickling_upstream() {
     });
     let server = start(&upstream, "answer_timeout = \"300ms\"");
     assert_eq!(server.connect().exchange(get(HOST, "/events")).text(), ":\n\n".repeat(10));
-    // The client takes a little every now and then, for longer than the time-out.
+    // The client reads a little from time to time, for longer than the time-out.
     let mut client = Client::connect_narrow(server.address());
     client.send(get(HOST, "/large"));
     for count in 1..=10 {
@@ -556,7 +556,7 @@ fn a_slow_stream_and_a_slow_client_are_no_trickling_upstream() {
 }
 
 #[test]
-fn interim_answers_put_the_answer_off_as_often_as_they_come_but_not_in_floods() {
+fn interim_answers_extend_the_time_for_the_answer_but_a_flood_of_them_is_refused() {
     let upstream = Upstream::tcp(|asked, line| {
         if asked.target() == "/flood" {
             line.send("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(2000));
@@ -583,10 +583,10 @@ fn interim_answers_put_the_answer_off_as_often_as_they_come_but_not_in_floods() 
     assert_eq!(failures(&server, upstream.url(), "head_too_large"), Some(1));
 }
 
-// What is odd and passes.
+// Unusual answers that are passed on.
 
 #[test]
-fn answers_that_are_odd_but_clear_pass_and_are_written_well() {
+fn unusual_but_unambiguous_answers_are_passed_on_in_canonical_form() {
     let answers: &[(&str, &[&str], &str)] = &[
         (
             "HTTP/1.1 200 OK\r\nName : value\r\nContent-Length: 2\r\n\r\nok",

@@ -1,5 +1,5 @@
-//! A loop that an app holds up is named: in the log, in the status, in the metrics, to the service
-//! manager, and at the end of a stop that it holds up. The others go on.
+//! A loop that an app holds up is reported: in the log, the status, the metrics, to the service
+//! manager, and at the end of a stop that it delays. The other loops go on.
 
 use std::{
     sync::atomic::Ordering::SeqCst,
@@ -31,7 +31,7 @@ fn site(host: &str, stuck: Stuck) -> (Site, Admin, TempDir) {
     (site, Admin::at(socket), dir)
 }
 
-/// What the log says of a host's loops.
+/// How often the log has this event for a host.
 fn said(host: &str, event: &str) -> usize {
     logged(host).iter().filter(|name| *name == event).count()
 }
@@ -62,7 +62,7 @@ fn a_loop_is_stuck_in_an_app_until_it_goes_on() {
     let shown = run(&["status", "--admin", &format!("unix:{}", admin.path().display())]);
     let line = format!("{index} in {host} for ");
     assert!(shown.1.contains("stuck loops") && shown.1.contains(&line), "{}", shown.1);
-    // The other loop goes on: half of the connections are its own.
+    // The other loop goes on: it has half of the connections.
     let served = wait_until(PATIENCE, || {
         let mut other = site.connect();
         other.send(get("well.test", "/"));
@@ -91,7 +91,7 @@ fn a_stop_that_a_stuck_loop_delays_names_the_app() {
     drop(gate);
 }
 
-/// A real process with one loop, which is held; none where that cannot be done.
+/// A real process with one loop, which is held; `None` if that cannot be done.
 fn held(setup: Setup) -> Option<(Server, HeldLoop, Client)> {
     let server = setup.server("threads = 1\ndrain_timeout = \"500ms\"").start();
     let mut client = server.connect();
@@ -116,7 +116,7 @@ fn a_process_with_a_stuck_loop_exits_with_3_at_the_deadline() {
 }
 
 #[test]
-fn a_process_with_a_stuck_loop_gives_no_sign_of_life() {
+fn a_process_with_a_stuck_loop_sends_no_watchdog_messages() {
     let mut socket = NotifySocket::with_path();
     let setup = Setup::new()
         .named_app("app.test")

@@ -151,7 +151,7 @@ fn only_get_of_1_1_can_ask_for_an_upgrade() {
 
 #[test]
 fn client_fields_are_taken_from_a_trusted_proxy_only() {
-    let told = [
+    let sent = [
         ("X-Forwarded-For", "203.0.113.7"),
         ("X-Forwarded-For", "203.0.113.8, 10.9.9.9"),
         ("X-Forwarded-Proto", "https"),
@@ -162,7 +162,7 @@ fn client_fields_are_taken_from_a_trusted_proxy_only() {
         ("Connection", "X-Forwarded-For, Forwarded, X-Request-Id"),
     ];
     let trusted = "trusted_proxies = ['10.0.0.0/8']";
-    let lines = passed_on(trusted, "10.1.2.3", &told);
+    let lines = passed_on(trusted, "10.1.2.3", &sent);
     let expected = [
         "X-Real-IP: 203.0.113.7",
         "X-Forwarded-For: 203.0.113.7, 203.0.113.8, 10.9.9.9, 10.1.2.3",
@@ -172,7 +172,7 @@ fn client_fields_are_taken_from_a_trusted_proxy_only() {
         "X-Request-Id: abc-1",
     ];
     assert_eq!(lines, expected);
-    assert_eq!(passed_on(trusted, "::ffff:10.1.2.3", &told), expected);
+    assert_eq!(passed_on(trusted, "::ffff:10.1.2.3", &sent), expected);
 
     let own = [
         "X-Forwarded-For: 11.1.2.3",
@@ -180,7 +180,7 @@ fn client_fields_are_taken_from_a_trusted_proxy_only() {
         "X-Forwarded-Host: www.example.com",
         "Forwarded: for=11.1.2.3;host=\"www.example.com\";proto=http",
     ];
-    for (lines, fields) in [(trusted, &told[..]), ("", &told[..]), ("", &[])] {
+    for (lines, fields) in [(trusted, &sent[..]), ("", &sent[..]), ("", &[])] {
         let mut found = passed_on(lines, "11.1.2.3", fields);
         let id = found.pop().unwrap();
         assert_eq!(found, own);

@@ -45,8 +45,8 @@ impl HeadTemplate {
     }
 
     /// The end of a head for a client that asks for `keep-alive` and gets it. Only such clients
-    /// need these bytes: an HTTP/1.0 client has to be told, and a client that reads `Keep-Alive`
-    /// asks.
+    /// need these bytes: an HTTP/1.0 client expects the option, and a client that reads
+    /// `Keep-Alive` asks.
     #[inline]
     pub(super) fn keep_alive(&self) -> &[u8] {
         &self.keep_alive

@@ -48,7 +48,7 @@ pub enum Step {
     TimeOut,
     CloseNow,
     CloseAfter,
-    /// The answer that is owed.
+    /// The app gives the answer that is owed.
     Answer,
     /// The head of that answer, for content whose length is not known.
     Begin,
@@ -66,7 +66,7 @@ pub enum Step {
     EndWith(&'static str),
 }
 
-/// A part of what was seen.
+/// An item of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     Request(String),
@@ -74,7 +74,7 @@ pub enum Item {
     ContentEnd,
     Refused(u16),
     Output(Vec<u8>),
-    /// What a piece of a stream, or its end, came to.
+    /// The bytes of a piece of a stream, or of its end.
     Stream(Vec<u8>),
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for Item {
     }
 }
 
-/// An exchange, the bytes it has not read, and what came out of it.
+/// The protocol, the bytes that it has not read, and its trace.
 pub struct Talk {
     exchange: h1::Server,
     limits: Limits,
@@ -99,7 +99,7 @@ pub struct Talk {
     input: Vec<u8>,
     /// The status of the answer that is owed.
     owed: Option<u16>,
-    /// Refused or closed: nothing may be read any more.
+    /// Whether it was refused or closed: then nothing may be read any more.
     over: bool,
     pub items: Vec<Item>,
 }
@@ -117,7 +117,7 @@ impl Talk {
         }
     }
 
-    /// Everything that was seen, and the phase in which it ended.
+    /// The trace, with the phase at the end.
     pub fn trace(&self) -> String {
         let items: String = self.items.iter().map(|item| format!("{item} ")).collect();
         format!("{items}{:?}", self.exchange.phase())
@@ -205,7 +205,7 @@ impl Talk {
     }
 
     fn requested(&mut self, request: String, status: u16) {
-        assert_eq!(self.owed, None, "a request before the last one's answer: {}", self.trace());
+        assert_eq!(self.owed, None, "a request before the previous answer: {}", self.trace());
         self.items.push(Item::Request(request));
         self.owed = Some(status);
         if self.moment == Moment::AtOnce {
@@ -290,7 +290,7 @@ impl Talk {
     }
 }
 
-/// The app answers `/304` with that status, everything else that is no status with 200.
+/// The status for a request: `/304` gets a 304, other paths without a status get a 200.
 fn status_for(head: &RequestHead<'_>) -> u16 {
     let status = head.path().trim_start_matches('/').parse().unwrap_or(200);
     if (200..600).contains(&status) { status } else { 200 }
