@@ -35,7 +35,7 @@ pub use load_error::LoadError;
 
 pub(crate) use proxy::{
     ChosenUpstream, ConnectAddress, Endpoint, EndpointRow, EndpointState, FailureCause, HealthPlan,
-    KeptLine, LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_request_trailers,
+    KeptConn, LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_request_trailers,
     write_response_fields, write_response_trailers,
 };
 pub use proxy::{Forward, Proxy, Upstreams};

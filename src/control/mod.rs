@@ -87,7 +87,7 @@ pub(crate) use stuck_loop::StuckLoop;
 pub(crate) use tasks::{Task, TaskReceiver, TaskSender, Tell, tasks};
 pub(crate) use upgrade::{
     Generation, HandedAdmin, HandedHealth, Inherited, InheritedSockets, LAUNCH, NoTakeOver,
-    PassedStop, Predecessor, StopRelay, StopTold, TakeOver, UpgradeError, UpgradeOptions, Upgraded,
-    Upgrader, launch,
+    PassedStop, Predecessor, StopReceipt, StopRelay, TakeOver, UpgradeError, UpgradeOptions,
+    Upgraded, Upgrader, launch,
 };
 pub(crate) use watchers::DrainWatch;

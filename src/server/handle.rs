@@ -8,8 +8,8 @@ use crate::{
     app::App,
     control::{
         ChangeError, DrainApp, DrainTicket, Input, PassedStop, Predecessor, PutApp, PutMode,
-        ReloadError, ReloadOptions, Reloaded, RemoveApp, ResumeApp, StopAsker, StopRelay,
-        StopRequest, StopSignals, StopTold, Task, TaskSender, Tell, UpgradeOptions, ask,
+        ReloadError, ReloadOptions, Reloaded, RemoveApp, ResumeApp, StopAsker, StopReceipt,
+        StopRelay, StopRequest, StopSignals, Task, TaskSender, Tell, UpgradeOptions, ask,
     },
     hosted::{HostedApp, Origin},
     registry::{AppId, NewApp},
@@ -123,25 +123,25 @@ impl ServerHandle {
     /// process is gone.
     pub(crate) fn pass_last_stop_on(&self, stops: &StopSignals) {
         // A stop that was passed on before is passed on twice: it is one stop.
-        if let Some(told) = stops.any().and_then(|reason| self.pass_unread_on(reason)) {
-            told.wait();
+        if let Some(receipt) = stops.any().and_then(|reason| self.pass_unread_on(reason)) {
+            receipt.wait();
         }
     }
 
-    /// Begins to stop the server; if control reads that no more, the process that serves. Then it
-    /// gives what waits until that process has read it.
-    fn pass_unread_on(&self, reason: &str) -> Option<StopTold> {
+    /// Begins to stop the server. If control no longer reads, the process that serves gets the stop:
+    /// then it returns what waits until that process has it.
+    fn pass_unread_on(&self, reason: &str) -> Option<StopReceipt> {
         let (reason, by) = (reason.to_owned(), StopAsker::Signal);
         let request = StopRequest { reason: reason.clone(), timeout: None, by };
         if self.inputs.send(Input::Stop(request)).is_ok() && !self.relay.is_unread() {
             return None;
         }
         // This process has ended but for the ones around it. Passed on twice, it is one stop.
-        let told = self.relay.pass_on(PassedStop { reason, cut: false });
+        let receipt = self.relay.pass_on(PassedStop { reason, cut: false });
         if let Some(before) = &self.predecessor {
             before.cut();
         }
-        Some(told)
+        Some(receipt)
     }
 }
 

@@ -34,7 +34,7 @@ pub use forward::Forward;
 pub(crate) use health::HealthPlan;
 pub(crate) use one_upstream::OneUpstream;
 pub use upstreams::Upstreams;
-pub(crate) use upstreams::{ChosenUpstream, ConnectAddress, KeptLine, PoolKey};
+pub(crate) use upstreams::{ChosenUpstream, ConnectAddress, KeptConn, PoolKey};
 
 use fields::{RequestFields, RequestSource};
 use upstreams::LoopShare;

@@ -754,12 +754,12 @@ fn a_kept_connection_counts_as_idle_and_has_no_use_when_its_upstream_is_drained(
     let idle = || proxy.upstreams.rows(0)[0].idle;
     let upstream = OneUpstream::find(&proxy.upstreams, "http://10.0.0.1:80").expect("an upstream");
     let chosen = forward(&proxy).choose(0, &[]).unwrap();
-    let kept = chosen.keep_line().expect("a line");
-    let other = chosen.keep_line().expect("a line");
+    let kept = chosen.keep_conn().expect("a connection");
+    let other = chosen.keep_conn().expect("a connection");
     assert_eq!((idle(), kept.has_use()), (2, true));
     drop(other);
     upstream.drain(0);
-    assert!(!kept.has_use() && chosen.keep_line().is_none());
+    assert!(!kept.has_use() && chosen.keep_conn().is_none());
     upstream.resume(0);
     assert_eq!((idle(), kept.has_use()), (1, true));
     // It does not keep the life alive, and may outlive it.

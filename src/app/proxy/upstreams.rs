@@ -5,7 +5,7 @@
 //!
 //! - An upstream that is down or drained is never chosen.
 //! - An ejected upstream is chosen only if there is no other; the last one is never ejected.
-//! - I3: [`ChosenUpstream`] holds the count of active exchanges, [`KeptLine`] that of idle
+//! - I3: [`ChosenUpstream`] holds the count of active exchanges, [`KeptConn`] that of idle
 //!   connections. Only their `Drop` releases it.
 
 use std::{
@@ -381,13 +381,13 @@ impl ChosenUpstream {
 
     /// Counts an idle connection to this upstream. `None` if the upstream is drained, so that the
     /// connection has no use.
-    pub(crate) fn keep_line(&self) -> Option<KeptLine> {
+    pub(crate) fn keep_conn(&self) -> Option<KeptConn> {
         if self.endpoint().is_drained() {
             return None;
         }
         self.endpoint().enter_idle(self.share.loop_index);
         let share = Arc::downgrade(&self.share);
-        Some(KeptLine { share, index: self.index, _of_one_loop: PhantomData })
+        Some(KeptConn { share, index: self.index, _of_one_loop: PhantomData })
     }
 
     /// The head of an answer came, this long after the choice.
@@ -419,13 +419,13 @@ pub(crate) type PoolKey = (usize, usize);
 /// the life alive, but the memory of its share, so that a [`PoolKey`] is not reused meanwhile.
 #[derive(Debug)]
 #[must_use = "dropping it says that the connection is not idle any more"]
-pub(crate) struct KeptLine {
+pub(crate) struct KeptConn {
     share: Weak<LoopShare>,
     index: usize,
     _of_one_loop: PhantomData<Rc<()>>,
 }
 
-impl KeptLine {
+impl KeptConn {
     /// Whether a request can still use it: its life exists and the upstream is not drained.
     pub(crate) fn has_use(&self) -> bool {
         let share = self.share.upgrade();
@@ -433,7 +433,7 @@ impl KeptLine {
     }
 }
 
-impl Drop for KeptLine {
+impl Drop for KeptConn {
     fn drop(&mut self) {
         // Without the life, the count is gone too.
         if let Some(share) = self.share.upgrade() {

@@ -20,7 +20,7 @@ pub(super) fn why_no_successor() -> Option<String> {
     let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
     let parent_is_init = getppid().is_some_and(Pid::is_init);
     // A service manager that knows of the new process does not end.
-    let is_told = env::var_os("NOTIFY_SOCKET").is_some();
-    let ends = parent_is_init && !is_told && INITS_THAT_END.contains(&init.trim());
+    let is_managed = env::var_os("NOTIFY_SOCKET").is_some();
+    let ends = parent_is_init && !is_managed && INITS_THAT_END.contains(&init.trim());
     ends.then(|| format!("its parent {} ends with the server, {ADVICE}", init.trim()))
 }

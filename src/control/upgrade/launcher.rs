@@ -117,12 +117,12 @@ fn stand_between(child: &mut Child, new: &OwnedFd, old: &mut Channel) -> io::Res
             Err(Errno::INTR) => continue,
             ready => ready?,
         };
-        let is_told = !ready[0].revents().is_empty();
+        let has_order = !ready[0].revents().is_empty();
         if !has_ended && let Some(status) = child.try_wait()? {
             has_ended = true;
             old.send(&Word::Ended(status.to_string()))?;
         }
-        if is_told {
+        if has_order {
             // Without a word the old process is gone: the new one finds that out.
             return match old.receive() {
                 Ok(Order::End) => end_all(child),

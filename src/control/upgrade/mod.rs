@@ -83,7 +83,7 @@ pub(super) use plan::{HandOverPlan, HandOverStep};
 pub(crate) use predecessor::Predecessor;
 #[cfg(test)]
 pub(super) use relay::OnItsWay;
-pub(crate) use relay::{PassedStop, StopRelay, StopTold};
+pub(crate) use relay::{PassedStop, StopReceipt, StopRelay};
 #[cfg(test)]
 pub(super) use successor::input_of;
 pub(crate) use upgrader::{UpgradeError, UpgradeOptions, Upgraded, Upgrader};

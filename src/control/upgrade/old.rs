@@ -167,7 +167,7 @@ impl Operator {
         };
         if let Err(error) = self.upgrader.successor.follow(follower) {
             // The drain goes on, and is reported to no process.
-            event!(Error, "successor_not_told", error:% = error);
+            event!(Error, "successor_not_notified", error:% = error);
         }
         // The client that asked for the upgrade meets the new process from here on.
         await_loops(&all_let_go);

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acknowledgement::{Acknowledgement, Acknowledgements, acknowledgement};
 
-/// How long a process that ends waits until another one has been told of a stop.
+/// How long a process that ends waits until another one has a stop.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A stop that another process asks for, because it was asked although it serves no longer.
@@ -42,15 +42,15 @@ pub(crate) struct PassedStop {
 #[derive(Debug)]
 pub(in super::super) struct OnItsWay {
     pub(in super::super) stop: PassedStop,
-    /// To be dropped when that process has been told, or is gone.
-    pub(in super::super) told: Acknowledgement,
+    /// Dropped when that process has the stop, or is gone.
+    pub(in super::super) receipt: Acknowledgement,
 }
 
-/// Waits until the other process has been told of a stop.
-pub(crate) struct StopTold(Acknowledgements);
+/// Waits until the other process has a stop that was passed on.
+pub(crate) struct StopReceipt(Acknowledgements);
 
-impl StopTold {
-    /// Returns then, or when that takes too long.
+impl StopReceipt {
+    /// Returns when it has the stop, or when that takes too long.
     pub(crate) fn wait(&self) {
         self.0.wait(TELL_TIMEOUT);
     }
@@ -107,14 +107,14 @@ impl StopRelay {
         *self.0.passed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Passes a stop on, if another process serves. What it gives waits until that has been told.
-    pub(crate) fn pass_on(&self, stop: PassedStop) -> StopTold {
-        let (told, all_told) = acknowledgement();
+    /// Passes a stop on, if another process serves. Returns what waits until that process has it.
+    pub(crate) fn pass_on(&self, stop: PassedStop) -> StopReceipt {
+        let (receipt, receipts) = acknowledgement();
         let passed = self.0.passed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(passed) = &*passed {
             // Without the thread there is no new process any more; that was logged.
-            let _ = passed.send(OnItsWay { stop, told });
+            let _ = passed.send(OnItsWay { stop, receipt });
         }
-        StopTold(all_told)
+        StopReceipt(receipts)
     }
 }

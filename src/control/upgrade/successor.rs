@@ -151,9 +151,9 @@ impl Successor {
         let mut channel = self.lock();
         loop {
             match self.stops.try_recv() {
-                Ok(OnItsWay { stop, told }) => {
+                Ok(OnItsWay { stop, receipt }) => {
                     let goes_on = say(&mut channel, &FromOld::Stop(stop));
-                    drop(told);
+                    drop(receipt);
                     if !goes_on {
                         return false;
                     }

@@ -18,7 +18,7 @@ impl Running {
         for socket in sockets {
             let token = self.next_listener_token();
             if let Err(error) = watch(self.poll.registry(), &socket, token, Interest::READABLE) {
-                event!(Warn, "line_not_watched", error:% = error);
+                event!(Warn, "hand_over_not_watched", error:% = error);
                 continue;
             }
             self.offers.outgoing.sockets.push(OutgoingSocket {

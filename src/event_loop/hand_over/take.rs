@@ -24,7 +24,7 @@ impl Running {
         match watch(self.poll.registry(), &socket, token, Interest::READABLE) {
             Ok(()) => self.offers.incoming.0.push(IncomingSocket { socket, token, ready: true }),
             // This closes the socket, so the other side keeps its connections.
-            Err(error) => event!(Warn, "line_not_watched", error:% = error),
+            Err(error) => event!(Warn, "hand_over_not_watched", error:% = error),
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     conn::UpstreamConn,
 };
 use crate::{
-    app::{ChosenUpstream, ConnectAddress, FailureCause, KeptLine, PoolKey, UpstreamFailure},
+    app::{ChosenUpstream, ConnectAddress, FailureCause, KeptConn, PoolKey, UpstreamFailure},
     config::ProxyConfig,
     duration::milliseconds,
     io::{BOTH_WAYS, Io, Ready, watch},
@@ -47,7 +47,7 @@ enum Slot {
 struct Idle {
     io: Io,
     key: PoolKey,
-    kept: KeptLine,
+    kept: KeptConn,
     until_ms: u64,
 }
 
@@ -125,7 +125,7 @@ impl UpstreamPool {
         let tokens = self.idle.entry(key).or_default();
         let Some(slot) = self.slots.find(strip(conn.token)) else { return };
         let has_room = tokens.len() < config.idle_connections;
-        let Some(kept) = has_room.then(|| chosen.keep_line()).flatten() else {
+        let Some(kept) = has_room.then(|| chosen.keep_conn()).flatten() else {
             self.slots.remove(strip(conn.token));
             return;
         };
