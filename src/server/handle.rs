@@ -128,8 +128,8 @@ impl ServerHandle {
         }
     }
 
-    /// Begins to stop the server. If control no longer reads, the process that serves gets the stop:
-    /// then it returns what waits until that process has it.
+    /// Begins to stop the server. If control no longer reads, passes the stop to the process that
+    /// serves, and returns what waits until that process has it.
     fn pass_unread_on(&self, reason: &str) -> Option<StopReceipt> {
         let (reason, by) = (reason.to_owned(), StopAsker::Signal);
         let request = StopRequest { reason: reason.clone(), timeout: None, by };
