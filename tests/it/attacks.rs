@@ -213,7 +213,8 @@ fn answers_that_are_never_read_end_with_their_connections() {
             client
         };
         let clients: Vec<Client> = (0..many()).map(begin).collect();
-        assert!(wait_until(PATIENCE, || server.sockets() >= before.sockets + many()));
+        // On a busy machine the kernel is slow to take the first bytes of so many large answers.
+        assert!(wait_until(4 * PATIENCE, || server.sockets() >= before.sockets + many()));
         let is_over = || server.sockets() <= before.sockets + 2;
         assert!(wait_until(PATIENCE, is_over), "{} sockets", server.sockets());
         // Three are enough: it takes long to read what the kernel has of each.
