@@ -6,11 +6,9 @@
 
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use super::{
     super::{context::LoopContext, upstream::UpstreamConn},
-    forwarding::{Forwarding, Pace, Stage},
+    forwarding::{Activity, Forwarding, Pace, SentRequest, Stage, Tries},
     outgoing::Outgoing,
     state::{Answering, Exchange},
 };
@@ -28,10 +26,7 @@ use crate::{
 struct Attempt {
     forward: Forward,
     content: RequestContent,
-    tried: SmallVec<[usize; 4]>,
-    retries_left: u32,
-    tries: u32,
-    last_cause: Option<FailureCause>,
+    tries: Tries,
     /// The upstream had closed a kept connection, so the next one must be new.
     fresh: bool,
     /// The protocol's state and the content so far, if no byte was sent.
@@ -41,8 +36,7 @@ struct Attempt {
 impl Attempt {
     /// Another upstream, if the request may be retried.
     fn next(&mut self, cx: &LoopContext) -> Option<ChosenUpstream> {
-        self.retries_left = self.retries_left.checked_sub(1)?;
-        self.forward.choose(cx.clock.now_ns(), &self.tried).ok()
+        self.forward.choose(cx.clock.now_ns(), self.tries.retry()?).ok()
     }
 }
 
@@ -66,17 +60,8 @@ impl Exchange {
         if content.follows() {
             out.keep_trailers();
         }
-        let retries_left = forward.config().retries;
-        let attempt = Attempt {
-            forward,
-            content,
-            tried: SmallVec::new(),
-            retries_left,
-            tries: 0,
-            last_cause: None,
-            fresh: false,
-            sent: None,
-        };
+        let tries = Tries::new(forward.config().retries);
+        let attempt = Attempt { forward, content, tries, fresh: false, sent: None };
         self.try_upstreams(attempt, chosen, out, cx);
     }
 
@@ -89,17 +74,17 @@ impl Exchange {
         cx: &mut LoopContext,
     ) {
         let mut conn = loop {
-            attempt.tries += 1;
+            attempt.tries.count += 1;
             let failure = match open_connection(&attempt, &mut chosen, self.id(out), cx) {
                 Ok(conn) => break conn,
                 Err(failure) => failure,
             };
             self.note_failure(&attempt.forward, &chosen, failure, out, cx);
-            attempt.last_cause = Some(failure.cause);
-            attempt.tried.push(chosen.index());
+            attempt.tries.note_failed(chosen.index(), failure.cause);
             let Some(next) = attempt.next(cx) else {
                 let (url, reason) = (chosen.endpoint().url(), Some(failure.cause.name()));
-                let used = UpstreamUse { url, tries: attempt.tries, time: Duration::ZERO, reason };
+                let (tries, time) = (attempt.tries.count, Duration::ZERO);
+                let used = UpstreamUse { url, tries, time, reason };
                 self.flight.note_upstream(&used, cx);
                 return self.respond(failure.cause.response(), out, cx);
             };
@@ -109,31 +94,25 @@ impl Exchange {
         let begin = conn.io.outbox.end();
         let mut client = write_request(&attempt, &chosen, awaits_continue, &mut conn, cx);
         let outbox = &mut conn.io.outbox;
-        let head_bytes = outbox.buffered();
+        let request = SentRequest::new(outbox, begin, cx.clock.now_ns());
         if let Some((sent, content)) = attempt.sent {
             // Content that the client sent before the connection was open.
             client.go_on_from(&sent);
             outbox.buffer(&mut cx.buffers).extend_from_slice(&content);
         }
-        let Attempt { forward, content, tried, retries_left, tries, last_cause, .. } = attempt;
+        let Attempt { forward, content, tries, .. } = attempt;
         out.progress();
         self.answering = Answering::Forwarded(Box::new(Forwarding {
             forward,
             chosen,
-            tried,
-            retries_left,
             tries,
-            last_cause,
             conn,
             client,
             content,
-            begin,
-            head_bytes,
-            asked_ns: cx.clock.now_ns(),
+            request,
             stage: Stage::Asking,
             awaits_continue,
-            moved: false,
-            moved_ms: cx.clock.now_ms(),
+            activity: Activity::new(cx.clock.now_ms()),
             pace: Pace::default(),
         }));
     }
@@ -146,29 +125,26 @@ impl Exchange {
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) {
-        let used_for = cx.clock.now_ns().saturating_sub(forwarding.asked_ns);
         let is_nothing_sent = forwarding.is_nothing_sent();
-        let Forwarding { forward, mut chosen, mut tried, conn, client, content, .. } = forwarding;
+        let Forwarding { forward, mut chosen, mut tries, conn, client, content, .. } = forwarding;
         let is_closed = matches!(
             failure.cause,
             FailureCause::ClosedBeforeAnswer | FailureCause::ResetBeforeAnswer
         );
         let is_stale = conn.is_used && !client.answered() && is_closed;
-        let (url_of, mut next) = (chosen.index(), None);
-        let mut last_cause = forwarding.last_cause;
+        let mut next = None;
         if !conn.is_open && chosen.next_address(cx.clock.now_ns()) {
             next = Some(chosen);
         } else {
             if !is_stale {
                 self.note_failure(&forward, &chosen, failure, out, cx);
-                last_cause = Some(failure.cause);
-                tried.push(url_of);
+                tries.note_failed(chosen.index(), failure.cause);
             }
             self.flight.note_upstream(
                 &UpstreamUse {
                     url: chosen.endpoint().url(),
-                    tries: forwarding.tries,
-                    time: Duration::from_nanos(used_for),
+                    tries: tries.count,
+                    time: forwarding.request.age(cx.clock.now_ns()),
                     reason: Some(failure.cause.name()),
                 },
                 cx,
@@ -176,14 +152,11 @@ impl Exchange {
         }
         let is_repeatable = is_repeatable(&forward, content) && !client.answered();
         let sent = is_nothing_sent
-            .then(|| (client, conn.io.outbox.waiting()[forwarding.head_bytes..].to_vec()));
-        let (tries, retries_left) = (forwarding.tries, forwarding.retries_left);
-        let fresh = is_stale;
-        let mut attempt =
-            Attempt { forward, content, tried, retries_left, tries, last_cause, fresh, sent };
+            .then(|| (client, forwarding.request.unsent_content(&conn.io.outbox).to_vec()));
+        let mut attempt = Attempt { forward, content, tries, fresh: is_stale, sent };
         if is_stale && is_nothing_sent {
             // A stale connection is no upstream's failure, and happens once.
-            attempt.retries_left += 1;
+            attempt.tries.excuse_one();
         }
         if (is_nothing_sent || is_repeatable)
             && let Some(next) = next.or_else(|| attempt.next(cx))

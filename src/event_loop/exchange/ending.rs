@@ -32,9 +32,9 @@ impl Forwarding {
     fn upstream_use(&self, reason: Option<FailureCause>, now_ns: u64) -> UpstreamUse<'_> {
         UpstreamUse {
             url: self.chosen.endpoint().url(),
-            tries: self.tries,
-            time: Duration::from_nanos(now_ns.saturating_sub(self.asked_ns)),
-            reason: reason.or(self.last_cause).map(FailureCause::name),
+            tries: self.tries.count,
+            time: self.request.age(now_ns),
+            reason: reason.or(self.tries.last_cause).map(FailureCause::name),
         }
     }
 }
@@ -74,7 +74,7 @@ impl Forwarding {
 
     /// A tunnel ends when it was idle for too long, or has outlasted a drain.
     fn check_tunnel(&self, flight: &InFlight, cx: &LoopContext) -> TimedOut {
-        let idle_ms = cx.clock.now_ms().saturating_sub(self.moved_ms);
+        let idle_ms = self.activity.idle_ms(cx.clock.now_ms());
         if self.is_drained_out(flight, cx) {
             TimedOut::Cut
         } else if idle_ms >= milliseconds(self.forward.config().tunnel_idle_timeout) {
@@ -105,8 +105,7 @@ impl Exchange {
         while let Answering::Forwarded(forwarding) = &mut self.answering {
             match forwarding.pump(&mut self.flight, out, cx) {
                 Ok(false) => {
-                    if std::mem::take(&mut forwarding.moved) {
-                        forwarding.moved_ms = cx.clock.now_ms();
+                    if forwarding.activity.take(cx.clock.now_ms()) {
                         out.progress();
                     }
                     break;

@@ -14,11 +14,17 @@
 //! - Like any exchange, it is over when the kernel has the last byte for the client (I6).
 //! - `attempt` decides what is retried, and where; `ending` handles every other end.
 
+mod activity;
 mod pace;
 mod pump;
+mod sent_request;
 mod state;
+mod tries;
 mod tunnel;
 
+pub(super) use activity::Activity;
 pub(super) use pace::Pace;
+pub(super) use sent_request::SentRequest;
 pub(in super::super) use state::Forwarding;
 pub(super) use state::Stage;
+pub(super) use tries::Tries;

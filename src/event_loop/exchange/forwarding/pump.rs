@@ -1,7 +1,5 @@
 //! Moves bytes from the upstream to the client, and back.
 
-use std::time::Duration;
-
 use mio::Token;
 
 use super::{
@@ -130,8 +128,7 @@ impl Forwarding {
                     AfterEvent::Interim
                 }
                 ClientEvent::Response(head) => {
-                    let latency = cx.clock.now_ns().saturating_sub(self.asked_ns);
-                    self.chosen.succeeded(Duration::from_nanos(latency));
+                    self.chosen.succeeded(self.request.age(cx.clock.now_ns()));
                     self.awaits_continue = false;
                     let config = self.forward.config();
                     self.pace.begin_content(head.content(), config, cx.clock.now_ms());

@@ -2,44 +2,33 @@
 
 use std::{io, time::Duration};
 
-use smallvec::SmallVec;
-
 use super::{
     super::super::{context::LoopContext, upstream::UpstreamConn},
+    activity::Activity,
     pace::Pace,
+    sent_request::SentRequest,
+    tries::Tries,
 };
 use crate::{
     app::{ChosenUpstream, FailureCause, Forward, OneUpstream, UpstreamFailure},
     config::DrainTunnels,
     http::{RequestContent, h1},
-    io::{BufferPool, Mark, Outbox, Received},
+    io::{BufferPool, Outbox, Received},
 };
 
 /// A forwarded exchange.
 pub(in super::super::super) struct Forwarding {
     pub(in super::super) forward: Forward,
     pub(in super::super) chosen: ChosenUpstream,
-    /// Upstreams that have failed for this request.
-    pub(in super::super) tried: SmallVec<[usize; 4]>,
-    pub(in super::super) retries_left: u32,
-    /// How often an upstream was asked.
-    pub(in super::super) tries: u32,
-    /// The last failure, if any.
-    pub(in super::super) last_cause: Option<FailureCause>,
+    pub(in super::super) tries: Tries,
     pub(in super::super) conn: UpstreamConn,
     pub(in super::super) client: h1::Client,
     pub(in super::super) content: RequestContent,
-    /// Where the request begins in the outbox, and the length of its head.
-    pub(in super::super) begin: Mark,
-    pub(in super::super) head_bytes: usize,
-    pub(in super::super) asked_ns: u64,
+    pub(in super::super) request: SentRequest,
     pub(in super::super) stage: Stage,
     /// The client's content waits for the upstream's 100.
     pub(in super::super) awaits_continue: bool,
-    /// Bytes came or went since the deadline was set.
-    pub(in super::super) moved: bool,
-    /// When bytes last came or went, in milliseconds of the loop's clock.
-    pub(in super::super) moved_ms: u64,
+    pub(in super::super) activity: Activity,
     pub(in super::super) pace: Pace,
 }
 
@@ -96,7 +85,7 @@ impl Forwarding {
 
     /// Whether the kernel has no byte of the request.
     pub(in super::super) fn is_nothing_sent(&self) -> bool {
-        self.conn.io.outbox.sent() <= self.begin
+        self.request.is_unsent(&self.conn.io.outbox)
     }
 
     pub(in super::super::super) fn is_opening(&self) -> bool {
@@ -145,7 +134,7 @@ impl Forwarding {
         if io.outbox.is_empty() || !io.ready.writable {
             return;
         }
-        self.moved = true;
+        self.activity.note(true);
         if io.flush().is_err() {
             (io.ready.writable, io.ready.readable) = (false, true);
         }
@@ -159,7 +148,7 @@ impl Forwarding {
                 Err(UpstreamFailure::new(FailureCause::HeadTooLarge, "response head too long"))
             }
             Ok(received) => {
-                self.moved |= received != Received::Nothing;
+                self.activity.note(received != Received::Nothing);
                 Ok(received)
             }
             Err(error) => Err(self.lost(&error)),

@@ -22,7 +22,7 @@ impl Forwarding {
         if let Some(bytes) = out.io.input.take_if(|input| !input.is_empty()) {
             self.conn.io.outbox.buffer(&mut cx.buffers).extend_from_slice(bytes.unread());
             cx.buffers.give_input(bytes);
-            self.moved = true;
+            self.activity.note(true);
         }
         self.flush();
         if out.io.has_ended() && !client_ended && self.conn.io.outbox.is_empty() {
