@@ -70,3 +70,6 @@ pub mod registry;
 #[cfg(not(loom))]
 pub mod server;
 mod sync;
+#[cfg(not(loom))]
+#[allow(dead_code, unused_imports, reason = "the event loop isn't joined to it yet")]
+mod tls;

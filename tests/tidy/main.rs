@@ -32,7 +32,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("app", &["duration", "sync", "http", "logging", "config"]),
     ("registry", &["sync"]),
     ("metrics", &["duration", "sync"]),
-    ("io", &["http", "app"]),
+    ("tls", &[]),
+    ("io", &["http", "app", "tls"]),
     ("hosted", &["config", "app", "registry", "metrics"]),
     ("message", &["acknowledgement", "logging", "config", "app", "registry"]),
     (
