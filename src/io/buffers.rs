@@ -2,6 +2,8 @@
 //!
 //! One pool per loop, last in first out, so that the memory in use stays in the cache.
 
+use crate::tls::{SEALED_BYTES_MAX, Sealed, WIRE_BYTES};
+
 /// Received bytes that aren't read yet: `start..end` of a fixed block.
 #[derive(Debug)]
 pub(crate) struct InputBuffer {
@@ -27,6 +29,11 @@ impl InputBuffer {
     /// The bytes that aren't read yet.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.block[self.start..self.end]
+    }
+
+    /// The same, to be opened in place.
+    pub(super) fn unread_mut(&mut self) -> &mut [u8] {
+        &mut self.block[self.start..self.end]
     }
 
     /// Marks this many bytes as read.
@@ -64,6 +71,9 @@ pub(crate) struct BufferPool {
     input_bytes: usize,
     inputs: Vec<InputBuffer>,
     outputs: Vec<Vec<u8>>,
+    /// Input buffers that hold a whole TLS record, and buffers for one to be sent.
+    wires: Vec<InputBuffer>,
+    sealed: Vec<Sealed>,
 }
 
 /// Free buffers of each kind that are kept.
@@ -72,13 +82,22 @@ const FREE_MAX: usize = 256;
 /// An output buffer with a larger capacity isn't kept.
 const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024;
 
+/// Room for a sealed record, and a KeyUpdate before it.
+const SEALED_ROOM_BYTES: usize = SEALED_BYTES_MAX + 512;
+
 /// The capacity of a new output buffer.
 const OUTPUT_BYTES: usize = 4 * 1024;
 
 impl BufferPool {
     /// A pool of input buffers with this many bytes.
     pub(crate) fn new(input_bytes: usize) -> Self {
-        Self { input_bytes, inputs: Vec::new(), outputs: Vec::new() }
+        Self {
+            input_bytes,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            wires: Vec::new(),
+            sealed: Vec::new(),
+        }
     }
 
     pub(crate) fn take_input(&mut self) -> InputBuffer {
@@ -107,8 +126,38 @@ impl BufferPool {
 
     pub(crate) fn give_input(&mut self, mut buffer: InputBuffer) {
         buffer.clear();
-        if self.inputs.len() < FREE_MAX && buffer.block.len() == self.input_bytes {
+        let len = buffer.block.len();
+        if self.inputs.len() < FREE_MAX && len == self.input_bytes {
             self.inputs.push(buffer);
+        } else if self.wires.len() < FREE_MAX && len == WIRE_BYTES {
+            self.wires.push(buffer);
+        }
+    }
+
+    /// A buffer for what is received of TLS: it has room for a whole record.
+    pub(crate) fn take_wire(&mut self) -> InputBuffer {
+        self.wires.pop().unwrap_or_else(|| InputBuffer::new(WIRE_BYTES))
+    }
+
+    /// The unread bytes in a buffer that has room for a whole record of TLS.
+    pub(super) fn wire_of(&mut self, buffer: InputBuffer) -> InputBuffer {
+        if buffer.block.len() >= WIRE_BYTES {
+            return buffer;
+        }
+        let (mut wire, unread) = (self.take_wire(), buffer.unread());
+        wire.room()[..unread.len()].copy_from_slice(unread);
+        wire.fill(unread.len());
+        self.give_input(buffer);
+        wire
+    }
+
+    pub(super) fn take_sealed(&mut self) -> Sealed {
+        self.sealed.pop().unwrap_or_else(|| Sealed::with_room(SEALED_ROOM_BYTES))
+    }
+
+    pub(super) fn give_sealed(&mut self, buffer: Sealed) {
+        if self.sealed.len() < FREE_MAX && buffer.capacity() <= OUTPUT_KEPT_BYTES_MAX {
+            self.sealed.push(buffer);
         }
     }
 

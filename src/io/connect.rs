@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::transport::{Io, Ready};
+use super::{ready::Ready, transport::Io};
 use crate::app::ConnectAddress;
 
 /// The error of connect(2) while the handshake is under way.

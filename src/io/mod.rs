@@ -6,10 +6,13 @@
 mod buffers;
 mod connect;
 mod outbox;
+mod ready;
+mod tls;
 mod transport;
 mod watch;
 
 pub(crate) use buffers::{BufferPool, InputBuffer};
 pub(crate) use outbox::{Flushed, Mark, Outbox, TURN_BYTES};
-pub(crate) use transport::{Io, Ready, Received};
+pub(crate) use ready::{Ready, Received};
+pub(crate) use transport::Io;
 pub(crate) use watch::{BOTH_WAYS, watch};

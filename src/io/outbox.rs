@@ -6,7 +6,11 @@
 //! Owns the unsent bytes. A batch of answers goes out in one write. A file goes from the page cache
 //! to the socket by sendfile(2); its head is held back (MSG_MORE) to travel with it.
 
-use std::{collections::VecDeque, io, os::fd::AsFd};
+use std::{
+    collections::VecDeque,
+    io,
+    os::{fd::AsFd, unix::fs::FileExt as _},
+};
 
 use rustix::net::SendFlags;
 
@@ -43,6 +47,11 @@ impl Mark {
     /// Bytes from an earlier position to this one; 0 if the other isn't earlier.
     pub(crate) fn bytes_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// The position this many bytes later.
+    pub(crate) fn after(self, bytes: u64) -> Self {
+        Self(self.0 + bytes)
     }
 
     /// The position this many bytes earlier.
@@ -201,6 +210,39 @@ impl Outbox {
         Ok(sent as u64)
     }
 
+    /// The next bytes to be sent, as many as `scratch` has, without taking them. Content of files
+    /// is read to `scratch`, together with what stands before it.
+    ///
+    /// # Errors
+    /// The file's; `UnexpectedEof` when it is shorter than the announced length.
+    pub(super) fn front<'a>(&'a self, scratch: &'a mut [u8]) -> io::Result<&'a [u8]> {
+        let waiting = self.waiting();
+        let Some(segments) = self.segments.as_ref().filter(|_| waiting.len() < scratch.len())
+        else {
+            return Ok(&waiting[..waiting.len().min(scratch.len())]);
+        };
+        scratch[..waiting.len()].copy_from_slice(waiting);
+        let filled = segments.copy_front(scratch, waiting.len())?;
+        Ok(&scratch[..filled])
+    }
+
+    /// The kernel has this many bytes from the front, in the form in which they are sent.
+    pub(super) fn pass(&mut self, bytes: usize) {
+        self.sent_total += bytes as u64;
+        let from_buffer = bytes.min(self.buffered());
+        self.sent += from_buffer;
+        if self.sent == self.buffer.len() {
+            self.buffer.clear();
+            self.sent = 0;
+        }
+        if let Some(segments) = &mut self.segments {
+            segments.pass(bytes - from_buffer);
+            if segments.queue.is_empty() {
+                self.segments = None;
+            }
+        }
+    }
+
     /// Returns an empty buffer to the pool.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         if self.buffer.is_empty() && self.buffer.capacity() > 0 {
@@ -236,6 +278,59 @@ impl Drop for OutboxBuffer<'_> {
 }
 
 impl Segments {
+    /// Fills `scratch` from `filled` on with the first content, as far as it goes. Returns where it
+    /// ends.
+    fn copy_front(&self, scratch: &mut [u8], filled: usize) -> io::Result<usize> {
+        let (mut end, mut skip) = (filled, self.first_sent);
+        for segment in &self.queue {
+            let room = &mut scratch[end..];
+            if room.is_empty() {
+                break;
+            }
+            match segment {
+                Segment::Bytes(bytes) => {
+                    let bytes = &bytes.as_slice()[skip..];
+                    let len = bytes.len().min(room.len());
+                    room[..len].copy_from_slice(&bytes[..len]);
+                    end += len;
+                }
+                Segment::File { file, offset, length } => {
+                    let len = usize::try_from(*length).unwrap_or(usize::MAX).min(room.len());
+                    file.read_exact_at(&mut room[..len], *offset)?;
+                    end += len;
+                }
+            }
+            skip = 0;
+        }
+        Ok(end)
+    }
+
+    /// Drops this many bytes from the front.
+    fn pass(&mut self, bytes: usize) {
+        let mut left = bytes;
+        while left > 0 {
+            let Some(first) = self.queue.front_mut() else { return };
+            let (taken, is_done) = match first {
+                Segment::Bytes(bytes) => {
+                    let taken = left.min(bytes.as_slice().len() - self.first_sent);
+                    self.first_sent += taken;
+                    (taken, self.first_sent == bytes.as_slice().len())
+                }
+                Segment::File { offset, length, .. } => {
+                    let taken = left.min(usize::try_from(*length).unwrap_or(usize::MAX));
+                    *offset += taken as u64;
+                    *length -= taken as u64;
+                    (taken, *length == 0)
+                }
+            };
+            left -= taken;
+            if is_done {
+                self.queue.pop_front();
+                self.first_sent = 0;
+            }
+        }
+    }
+
     /// Sends from the first segment, and drops it when all of it is sent. 0 when the turn is over.
     fn send(&mut self, socket: impl AsFd, turn_left: &mut u64) -> io::Result<u64> {
         let more = self.queue.len() > 1;

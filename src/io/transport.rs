@@ -5,7 +5,6 @@
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
-use mio::event::Event;
 use rustix::{
     io::Errno,
     net::{RecvFlags, Shutdown},
@@ -14,11 +13,15 @@ use socket2::SockRef;
 
 use super::{
     buffers::{BufferPool, InputBuffer},
-    outbox::{Flushed, Outbox},
+    outbox::{Flushed, Mark, Outbox},
+    ready::{Ready, Received},
+    tls::TlsTransport,
 };
+use crate::tls::{Negotiated, Session};
 
 /// One socket with its unread and unsent bytes.
 pub(crate) struct Io {
+    socket: OwnedFd,
     transport: Transport,
     pub(crate) ready: Ready,
     /// Received bytes that aren't read yet; a buffer of the pool, as long as there are any.
@@ -31,61 +34,16 @@ pub(crate) struct Io {
 /// How bytes reach the peer.
 enum Transport {
     /// As they are.
-    Plain(OwnedFd),
-}
-
-/// A socket's known readiness.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ready {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// The peer has closed its side; the end may still have to be read.
-    pub(crate) read_closed: bool,
-    /// The connection is reset or lost.
-    pub(crate) failed: bool,
-}
-
-impl From<&Event> for Ready {
-    fn from(event: &Event) -> Self {
-        Self {
-            // The next read returns the error.
-            readable: event.is_readable() || event.is_error(),
-            writable: event.is_writable(),
-            read_closed: event.is_read_closed(),
-            // Write closed: the peer of a unix socket has closed it. A read would report only the
-            // end of its input, as after a shutdown(2).
-            failed: event.is_error() || event.is_write_closed(),
-        }
-    }
-}
-
-impl Ready {
-    /// Adds what an event reported.
-    pub(crate) fn add(&mut self, ready: Self) {
-        self.readable |= ready.readable;
-        self.writable |= ready.writable;
-        self.read_closed |= ready.read_closed;
-        self.failed |= ready.failed;
-    }
-}
-
-/// The result of one read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
-    /// This many bytes, at least one.
-    Bytes(usize),
-    /// Nothing to read now.
-    Nothing,
-    /// The peer has closed its side.
-    End,
-    /// The input buffer is full: nothing was read.
-    Full,
+    Plain,
+    /// Sealed. Boxed, so that a plain connection has no room for it.
+    Tls(Box<TlsTransport>),
 }
 
 impl Io {
     pub(crate) fn new(socket: OwnedFd, ready: Ready) -> Self {
         Self {
-            transport: Transport::Plain(socket),
+            socket,
+            transport: Transport::Plain,
             ready,
             input: None,
             outbox: Outbox::default(),
@@ -94,8 +52,52 @@ impl Io {
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
-        let Transport::Plain(socket) = &self.transport;
-        socket
+        &self.socket
+    }
+
+    /// From here on bytes are sealed. What is received and unread is the beginning of that.
+    pub(crate) fn begin_tls(&mut self, session: Session, pool: &mut BufferPool) {
+        let wire = self.input.take().map(|input| pool.wire_of(input));
+        if let Some(wire) = &wire {
+            self.uncount_received(wire.unread().len());
+        }
+        // The session has something to do that no event will report.
+        self.ready.readable = true;
+        self.transport = Transport::Tls(Box::new(TlsTransport::new(session, wire)));
+    }
+
+    /// Whether a TLS handshake isn't over.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.tls().is_some_and(TlsTransport::is_handshaking)
+    }
+
+    /// Whether bytes are sealed.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls().is_some()
+    }
+
+    /// Whether the peer's end came without the close_notify that TLS demands: something may be
+    /// missing before it.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.tls().is_some_and(TlsTransport::is_truncated)
+    }
+
+    /// What a TLS handshake has agreed on.
+    pub(crate) fn negotiated(&self) -> Option<Negotiated<'_>> {
+        self.tls().and_then(TlsTransport::negotiated)
+    }
+
+    fn tls(&self) -> Option<&TlsTransport> {
+        match &self.transport {
+            Transport::Plain => None,
+            Transport::Tls(tls) => Some(tls),
+        }
+    }
+
+    /// The position behind the last byte that can't be taken back from the outbox: the kernel has
+    /// it, or it is sealed.
+    pub(crate) fn committed(&self) -> Mark {
+        self.outbox.sent().after(self.tls().map_or(0, TlsTransport::sealed_bytes))
     }
 
     /// Bytes ever received.
@@ -122,10 +124,10 @@ impl Io {
         self.ready.read_closed && !self.ready.readable
     }
 
-    /// Reads once.
+    /// Reads once; under TLS until there is content.
     ///
     /// # Errors
-    /// recv(2)'s: the connection is reset, or lost.
+    /// recv(2)'s: the connection is reset, or lost. `InvalidData`: the TLS session has failed.
     pub(crate) fn receive(&mut self, pool: &mut BufferPool) -> io::Result<Received> {
         let input = self.input.get_or_insert_with(|| pool.take_input());
         if input.is_full() {
@@ -136,9 +138,16 @@ impl Io {
         if room_len == 0 {
             return Ok(Received::Full);
         }
-        let Transport::Plain(socket) = &self.transport;
+        if let Transport::Tls(tls) = &mut self.transport {
+            let (ready, outbox) = (&mut self.ready, &mut self.outbox);
+            let received = tls.receive(&self.socket, ready, input, outbox, pool)?;
+            if let Received::Bytes(len) = received {
+                self.received_total += len as u64;
+            }
+            return Ok(received);
+        }
         let len = loop {
-            match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
+            match rustix::net::recv(&self.socket, &mut *room, RecvFlags::empty()) {
                 Ok((len, _)) => break len,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
@@ -163,26 +172,38 @@ impl Io {
     /// Sends from the outbox, as far as the kernel takes it and the turn allows.
     ///
     /// # Errors
-    /// Those of [`Outbox::flush`].
-    pub(crate) fn flush(&mut self) -> io::Result<Flushed> {
+    /// Those of [`Outbox::flush`]. `InvalidData`: the TLS session has failed.
+    pub(crate) fn flush(&mut self, pool: &mut BufferPool) -> io::Result<Flushed> {
+        if let Transport::Tls(tls) = &mut self.transport {
+            return tls.flush(&self.socket, &mut self.ready, &mut self.outbox, pool);
+        }
         if self.outbox.is_empty() {
             return Ok(Flushed::All);
         }
         if !self.ready.writable {
             return Ok(Flushed::Blocked);
         }
-        let Transport::Plain(socket) = &self.transport;
-        let flushed = self.outbox.flush(socket)?;
+        let flushed = self.outbox.flush(&self.socket)?;
         self.ready.writable = flushed != Flushed::Blocked;
         Ok(flushed)
     }
 
-    /// Closes our side: the peer reads the end after all sent bytes.
+    /// Closes our side: the peer reads the end after all sent bytes. Under TLS close_notify comes
+    /// first; a full socket delays both until a flush.
     ///
     /// # Errors
     /// shutdown(2)'s: the connection is lost.
-    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&mut self, pool: &mut BufferPool) -> io::Result<()> {
+        if let Transport::Tls(tls) = &mut self.transport {
+            return tls.shutdown_write(&self.socket, &mut self.ready, &mut self.outbox, pool);
+        }
         Ok(rustix::net::shutdown(self.socket(), Shutdown::Write)?)
+    }
+
+    /// Whether TLS holds no buffer.
+    #[cfg(test)]
+    pub(super) fn holds_no_tls_buffer(&self) -> bool {
+        self.tls().is_some_and(TlsTransport::holds_no_buffer)
     }
 
     /// Makes the next close a reset, which discards unsent bytes.
@@ -197,5 +218,8 @@ impl Io {
             pool.give_input(input);
         }
         self.outbox.release(pool);
+        if let Transport::Tls(tls) = &mut self.transport {
+            tls.release(pool);
+        }
     }
 }

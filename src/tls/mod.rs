@@ -39,7 +39,7 @@ mod self_signed;
 mod session;
 mod table;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 #[cfg(test)]
 mod tests;
 mod tickets;

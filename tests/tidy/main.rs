@@ -129,6 +129,11 @@ fn files_import_each_other_in_no_circle() {
 }
 
 #[test]
+fn only_tls_names_its_library() {
+    check(&sources("src"), foreign_tls);
+}
+
+#[test]
 fn functions_are_short() {
     check(&sources("src"), long_functions);
 }
@@ -284,6 +289,17 @@ fn first_names(path: &str) -> Vec<String> {
     }
     names.retain(|name| !name.is_empty() && name != "self");
     names
+}
+
+/// rustls will change its interface: one module follows it.
+fn foreign_tls(source: &Source) -> Vec<String> {
+    if source.module().first() == Some(&"tls") {
+        return Vec::new();
+    }
+    let found = ["rustls", "aws_lc_rs", "rcgen", "x509_cert"]
+        .into_iter()
+        .flat_map(|name| Source::words(&source.product, name).map(move |at| (at, name)));
+    found.map(|(at, name)| source.complain(at, &format!("{name} outside of tls"))).collect()
 }
 
 fn long_functions(source: &Source) -> Vec<String> {
@@ -499,6 +515,15 @@ fn allowed_imports_are_accepted() {
     ] {
         assert_eq!(complaints(imports, path, text), Vec::<String>::new(), "{path}: {text}");
     }
+}
+
+#[test]
+fn a_tls_library_in_the_wrong_place_is_found() {
+    let text = "//! A\nuse rustls::ServerConfig;\n";
+    assert_eq!(complaints(foreign_tls, "io/x.rs", text), ["io/x.rs:2: rustls outside of tls"]);
+    assert!(complaints(foreign_tls, "tls/x.rs", text).is_empty());
+    let in_tests = "#[cfg(test)]\nmod tests {\n    use rustls::X;\n}\n";
+    assert!(complaints(foreign_tls, "io/x.rs", in_tests).is_empty());
 }
 
 #[test]

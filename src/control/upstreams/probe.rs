@@ -123,7 +123,7 @@ impl Probe {
         if self.io.outbox.end() == Mark::START {
             self.io.outbox.buffer(buffers).extend_from_slice(&self.request);
         }
-        if self.io.flush()? != Flushed::All {
+        if self.io.flush(buffers)? != Flushed::All {
             return Ok(false);
         }
         while self.io.ready.readable {

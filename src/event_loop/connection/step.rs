@@ -241,7 +241,7 @@ impl Connection {
     }
 
     fn flush(&mut self, cx: &mut LoopContext) -> io::Result<Flushed> {
-        let flushed = self.io.flush()?;
+        let flushed = self.io.flush(&mut cx.buffers)?;
         // An exchange may also end without bytes to send.
         self.end_sent_exchanges(cx);
         Ok(flushed)
@@ -265,7 +265,7 @@ impl Connection {
             }
             is_done |= protocol.peer_is_done() && !self.io.ready.readable;
         }
-        if is_done || self.io.shutdown_write().is_err() {
+        if is_done || self.io.shutdown_write(&mut cx.buffers).is_err() {
             return Next::Drop;
         }
         self.state = State::Lingering { windows: 0 };
@@ -278,6 +278,10 @@ impl Connection {
     }
 
     fn read_out(&mut self, cx: &mut LoopContext) -> Next {
+        // Under TLS a full socket may have delayed our close.
+        if self.io.flush(&mut cx.buffers).is_err() {
+            return Next::Drop;
+        }
         while !self.turn.has_read_enough() {
             if !self.io.ready.readable {
                 return Next::Wait;

@@ -179,7 +179,7 @@ impl Exchange {
         self.flight.note_upstream(&used, cx);
         out.progress();
         let head_start = self.flight.head_start();
-        if head_start >= out.io.outbox.sent() {
+        if head_start >= out.io.committed() {
             self.flight.take_back();
             out.take_back(head_start);
             return self.respond(failure.cause.response(), out, cx);

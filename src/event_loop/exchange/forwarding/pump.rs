@@ -72,7 +72,7 @@ impl Forwarding {
         if self.is_tunnel() {
             return self.pump_tunnel(out, cx);
         }
-        self.flush();
+        self.flush(&mut cx.buffers);
         if !out.io.outbox.is_empty() && self.stage == Stage::Answering {
             // The client reads slower than bytes come: the upstream isn't slow.
             self.pace.restart(cx.clock.now_ms());

@@ -129,13 +129,13 @@ impl Forwarding {
 
     /// Sends the outbox to the upstream. An upstream that takes no more may have answered already,
     /// so the read reports the error.
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self, pool: &mut BufferPool) {
         let io = &mut self.conn.io;
         if io.outbox.is_empty() || !io.ready.writable {
             return;
         }
         self.activity.note(true);
-        if io.flush().is_err() {
+        if io.flush(pool).is_err() {
             (io.ready.writable, io.ready.readable) = (false, true);
         }
     }

@@ -24,11 +24,11 @@ impl Forwarding {
             cx.buffers.give_input(bytes);
             self.activity.note(true);
         }
-        self.flush();
+        self.flush(&mut cx.buffers);
         if out.io.has_ended() && !client_ended && self.conn.io.outbox.is_empty() {
             client_ended = true;
             // It may have closed already; the read notices.
-            let _ = self.conn.io.shutdown_write();
+            let _ = self.conn.io.shutdown_write(&mut cx.buffers);
         }
         for _ in 0..READS_PER_TURN {
             if let Some(input) = self.conn.io.input.take() {

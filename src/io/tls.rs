@@ -1,0 +1,310 @@
+//! The TLS arm of a transport: a session between the socket and the connection's buffers.
+//!
+//! ```text
+//!  socket ──recv──► wire ──open──► input        outbox ──seal one record──► out ──send──► socket
+//!                                               └──── passed when out is empty ◄─────────┘
+//! ```
+//! - Never sealed ahead of the socket: a record is sealed when the one before it is with the
+//!   kernel. Until then its content stays in the outbox, so that a mark passes when the kernel has
+//!   the ciphertext of all bytes before it.
+//! - What the session says by itself (handshake, alerts) is sent at once, in `receive`.
+//! - `wire` and `out` are lent by the pool, and go back when they are empty: an idle connection
+//!   holds the session alone. A half record holds `wire`.
+//! - A close is close_notify, then shutdown(2); if the socket is full, both follow in `flush`.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown},
+};
+
+use super::{
+    buffers::{BufferPool, InputBuffer},
+    outbox::{Flushed, Outbox, TURN_BYTES},
+    ready::{Ready, Received},
+};
+use crate::tls::{Negotiated, SEALED_BYTES_MAX, Sealed, Session, TlsError};
+
+/// A session with what it has received and not read, or sealed and not sent.
+pub(super) struct TlsTransport {
+    session: Session,
+    wire: Option<InputBuffer>,
+    out: Option<Sealed>,
+    /// Bytes at the front of the outbox whose ciphertext is in `out`.
+    sealed_bytes: usize,
+    /// The session may have content for an input buffer with room.
+    has_content: bool,
+    /// Our side closes when `out` is sent.
+    is_closing: bool,
+    /// The peer's side ended without close_notify.
+    is_truncated: bool,
+}
+
+impl TlsTransport {
+    /// A transport; its first wire bytes may be here already.
+    pub(super) fn new(session: Session, wire: Option<InputBuffer>) -> Self {
+        Self {
+            session,
+            wire,
+            out: None,
+            sealed_bytes: 0,
+            // A client's session begins to speak by itself.
+            has_content: true,
+            is_closing: false,
+            is_truncated: false,
+        }
+    }
+
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
+    }
+
+    pub(super) fn is_truncated(&self) -> bool {
+        self.is_truncated
+    }
+
+    pub(super) fn negotiated(&self) -> Option<Negotiated<'_>> {
+        self.session.negotiated()
+    }
+
+    pub(super) fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes as u64
+    }
+
+    /// Reads until there is content, the peer's end, or nothing more on the socket. The input has
+    /// room.
+    pub(super) fn receive(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        input: &mut InputBuffer,
+        outbox: &mut Outbox,
+        pool: &mut BufferPool,
+    ) -> io::Result<Received> {
+        let mut may_read = true;
+        loop {
+            if self.has_content {
+                if let Some(received) = self.open(socket, ready, input, outbox, pool)? {
+                    return Ok(received);
+                }
+            } else if may_read {
+                match self.read(socket, ready, pool)? {
+                    Received::Bytes(_) => may_read = ready.readable,
+                    other => return Ok(other),
+                }
+            } else {
+                return Ok(Received::Nothing);
+            }
+        }
+    }
+
+    /// Reads ciphertext once from the socket.
+    fn read(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        pool: &mut BufferPool,
+    ) -> io::Result<Received> {
+        // A buffer that is full, and makes no record, has failed the session.
+        let room = self.wire.get_or_insert_with(|| pool.take_wire()).room();
+        let room_len = room.len();
+        let len = loop {
+            match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
+                Ok((len, _)) => break len,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    ready.readable = false;
+                    return Ok(Received::Nothing);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if len == 0 {
+            (ready.readable, ready.read_closed) = (false, true);
+            self.is_truncated = !self.session.peer_has_closed();
+            return Ok(Received::End);
+        }
+        if let Some(wire) = &mut self.wire {
+            wire.fill(len);
+        }
+        self.has_content = true;
+        // As without TLS: a short read means that the socket is empty, unless the peer has closed.
+        ready.readable = len == room_len || ready.read_closed;
+        Ok(Received::Bytes(len))
+    }
+
+    /// Opens records. `None`: there was no content in them.
+    fn open(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        input: &mut InputBuffer,
+        outbox: &mut Outbox,
+        pool: &mut BufferPool,
+    ) -> io::Result<Option<Received>> {
+        let out = self.out.get_or_insert_with(|| pool.take_sealed());
+        let wire = self.wire.as_mut().map_or(&mut [][..], InputBuffer::unread_mut);
+        let opened = self.session.receive(wire, input.room(), out);
+        self.send(socket, ready, outbox)?;
+        let progress = opened.map_err(broken)?;
+        if let Some(wire) = &mut self.wire {
+            wire.consume(progress.consumed);
+        }
+        input.fill(progress.produced);
+        self.has_content = progress.is_full;
+        // What has no room yet is to be received as if the socket had it.
+        ready.readable |= progress.is_full;
+        if progress.produced > 0 {
+            return Ok(Some(Received::Bytes(progress.produced)));
+        }
+        if progress.is_end {
+            (ready.readable, ready.read_closed) = (false, true);
+            return Ok(Some(Received::End));
+        }
+        Ok(None)
+    }
+
+    /// Seals and sends record by record, as long as the socket takes them.
+    pub(super) fn flush(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        outbox: &mut Outbox,
+        pool: &mut BufferPool,
+    ) -> io::Result<Flushed> {
+        let mut scratch = None;
+        let flushed = self.flush_through(socket, ready, outbox, pool, &mut scratch);
+        if let Some(scratch) = scratch {
+            pool.give_input(scratch);
+        }
+        flushed
+    }
+
+    fn flush_through(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        outbox: &mut Outbox,
+        pool: &mut BufferPool,
+        scratch: &mut Option<InputBuffer>,
+    ) -> io::Result<Flushed> {
+        let mut turn_left = TURN_BYTES;
+        loop {
+            if !self.send(socket, ready, outbox)? {
+                return Ok(Flushed::Blocked);
+            }
+            if outbox.is_empty() {
+                return Ok(Flushed::All);
+            }
+            if !self.session.is_open() {
+                // The rest of the handshake has to be received first.
+                return Ok(Flushed::Blocked);
+            }
+            if turn_left == 0 {
+                return Ok(Flushed::TurnOver);
+            }
+            if !ready.writable {
+                return Ok(Flushed::Blocked);
+            }
+            let sealed = self.seal(outbox, pool, scratch)?;
+            turn_left = turn_left.saturating_sub(sealed);
+        }
+    }
+
+    /// Seals the content at the front of the outbox, as much as one record holds.
+    fn seal(
+        &mut self,
+        outbox: &Outbox,
+        pool: &mut BufferPool,
+        scratch: &mut Option<InputBuffer>,
+    ) -> io::Result<u64> {
+        let content = if outbox.has_segments() {
+            let scratch = scratch.get_or_insert_with(|| pool.take_wire());
+            outbox.front(&mut scratch.room()[..SEALED_BYTES_MAX])?
+        } else {
+            let waiting = outbox.waiting();
+            &waiting[..waiting.len().min(SEALED_BYTES_MAX)]
+        };
+        let out = self.out.get_or_insert_with(|| pool.take_sealed());
+        let wire = self.wire.as_mut().map_or(&mut [][..], InputBuffer::unread_mut);
+        let consumed = self.session.send(content, wire, out).map_err(broken)?;
+        self.sealed_bytes = content.len();
+        self.has_content |= self.session.has_leftover();
+        if let Some(wire) = &mut self.wire {
+            wire.consume(consumed);
+        }
+        Ok(self.sealed_bytes as u64)
+    }
+
+    /// Sends what is sealed. Returns whether the kernel has all of it.
+    fn send(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        outbox: &mut Outbox,
+    ) -> io::Result<bool> {
+        if let Some(out) = &mut self.out {
+            while !out.is_empty() {
+                if !ready.writable {
+                    return Ok(false);
+                }
+                match rustix::net::send(socket, out.unsent(), SendFlags::NOSIGNAL) {
+                    Ok(len) => out.consume(len),
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => ready.writable = false,
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+        }
+        outbox.pass(std::mem::take(&mut self.sealed_bytes));
+        if std::mem::take(&mut self.is_closing) {
+            rustix::net::shutdown(socket.as_fd(), Shutdown::Write)?;
+        }
+        Ok(true)
+    }
+
+    /// Says that nothing more comes, and closes our side; later, if the socket is full.
+    pub(super) fn shutdown_write(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        outbox: &mut Outbox,
+        pool: &mut BufferPool,
+    ) -> io::Result<()> {
+        let out = self.out.get_or_insert_with(|| pool.take_sealed());
+        let wire = self.wire.as_mut().map_or(&mut [][..], InputBuffer::unread_mut);
+        let consumed = self.session.close(wire, out).map_err(broken)?;
+        if let Some(wire) = &mut self.wire {
+            wire.consume(consumed);
+        }
+        self.is_closing = true;
+        self.send(socket, ready, outbox).map(|_| ())
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_no_buffer(&self) -> bool {
+        self.wire.is_none() && self.out.is_none()
+    }
+
+    /// Returns empty buffers to the pool.
+    pub(super) fn release(&mut self, pool: &mut BufferPool) {
+        if let Some(wire) = self.wire.take_if(|wire| wire.is_empty()) {
+            pool.give_input(wire);
+        }
+        if let Some(out) = self.out.take_if(|out| out.is_empty()) {
+            pool.give_sealed(out);
+        }
+    }
+}
+
+/// The session has failed. What it had to say was sent, as far as the kernel took it.
+fn broken(error: TlsError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests;
