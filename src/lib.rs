@@ -59,7 +59,6 @@ mod hosted;
 #[cfg(not(loom))]
 pub mod http;
 #[cfg(not(loom))]
-#[allow(dead_code, reason = "no listener begins TLS yet")]
 mod io;
 #[cfg(not(loom))]
 pub mod logging;
@@ -72,5 +71,5 @@ pub mod registry;
 pub mod server;
 mod sync;
 #[cfg(not(loom))]
-#[allow(dead_code, unused_imports, reason = "the event loop isn't joined to it yet")]
+#[allow(dead_code, unused_imports, reason = "TLS to upstreams is not joined yet")]
 mod tls;

@@ -8,7 +8,10 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,7 +21,7 @@ use mio::{Token, Waker};
 use crate::{
     acknowledgement::Acknowledgement,
     app::{Delivery, OneUpstream, Peer, UpstreamFailure},
-    config::Limits,
+    config::{Limits, ListenConfig},
     logging::AccessWriter,
     registry::AppId,
 };
@@ -136,9 +139,34 @@ pub(crate) struct PublicSocket {
     pub(crate) is_kept: bool,
     /// What it shares with the other sockets of its address.
     pub(crate) group: Arc<ListenGroup>,
-    /// Whether its connections begin with a PROXY header. The value at the time of the accept
-    /// counts. All loops and control share it.
-    pub(crate) proxy_protocol: Arc<AtomicBool>,
+    /// How its connections begin. The values at the time of the accept count. All loops and control
+    /// share them.
+    pub(crate) options: Arc<ListenOptions>,
+}
+
+/// How the connections of a public address begin.
+#[derive(Debug, Default)]
+pub(crate) struct ListenOptions {
+    /// With a PROXY header.
+    proxy_protocol: AtomicBool,
+    /// With TLS, behind the PROXY header if there is one.
+    tls: AtomicBool,
+}
+
+impl ListenOptions {
+    /// Takes the options of an entry of the config.
+    pub(crate) fn set(&self, listen: &ListenConfig) {
+        self.proxy_protocol.store(listen.proxy_protocol, Ordering::Relaxed);
+        self.tls.store(listen.tls, Ordering::Relaxed);
+    }
+
+    pub(crate) fn proxy_protocol(&self) -> bool {
+        self.proxy_protocol.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn tls(&self) -> bool {
+        self.tls.load(Ordering::Relaxed)
+    }
 }
 
 /// What the public sockets of one address share.

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use crossbeam_channel::Receiver;
@@ -29,9 +29,9 @@ use crate::{
     app::App,
     config::{AppConfig, Config},
     control::{
-        Admin, Control, Ended, Facts, Inherited, Input, Listening, LoopReport, LoopThreads,
-        Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads, ServiceManager, TakeOver,
-        TaskReceiver, TaskSender, Upgrader, load, tasks, unavailable,
+        Admin, Certificates, Control, Ended, Facts, Inherited, Input, Listening, LoopReport,
+        LoopThreads, Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads,
+        ServiceManager, TakeOver, TaskReceiver, TaskSender, Upgrader, load, tasks, unavailable,
     },
     event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     hosted::{Apps, Origin},
@@ -67,6 +67,7 @@ pub struct HttpServer {
     addresses: Vec<SocketAddr>,
     listening: Vec<Listening>,
     beside: Beside,
+    certificates: Certificates,
     logging: Option<Logging>,
     epoch: Instant,
     /// What the process before this one hands over, until this one serves.
@@ -105,6 +106,7 @@ impl HttpServer {
         let mut server = Self::open(config, &mut before.inherited)?;
         server.is_embedded = false;
         server.registry.skip_ids(before.next_app_id());
+        server.certificates.take_tickets(before.ticket_keys());
         server.notices.hold();
         server.predecessor = Some(Arc::new(before.predecessor(config.server.drain_timeout)));
         server.control.predecessor = server.predecessor.clone();
@@ -122,6 +124,7 @@ impl HttpServer {
         let addresses = listening.iter().map(|listening| listening.bound).collect();
         let registry = Arc::new(AppRegistry::new(loops, config.server.default_app.clone()));
         let (notices, epoch) = (Arc::<Notices>::default(), Instant::now());
+        let certificates = Certificates::new(SystemTime::now()).map_err(ServerError::Setup)?;
         let tasks = tasks();
         let (control, inputs) = Control::new(
             Arc::clone(&registry),
@@ -145,6 +148,7 @@ impl HttpServer {
             predecessor: None,
             is_embedded: true,
             beside: Beside::default(),
+            certificates,
             logging: None,
             epoch,
         })
@@ -186,8 +190,11 @@ impl HttpServer {
         Ok(())
     }
 
-    /// Loads apps from their config. An app that cannot be loaded is logged and answers 503 (I8).
+    /// Loads apps from their config, and their certificates. An app that cannot be loaded is logged
+    /// and answers 503 (I8); without its certificate an app isn't served over TLS.
     pub fn load_apps(&mut self, apps: &[AppConfig]) {
+        let config = Config { apps: apps.to_vec(), ..self.config.clone() };
+        self.certificates.load(&config, SystemTime::now()).publish();
         let loops = self.registry.loops();
         for config in apps {
             if self.take_over.as_ref().is_some_and(|before| before.has_app(&config.host)) {
@@ -327,6 +334,7 @@ impl HttpServer {
             let (event_loop, handle) = EventLoop::new(LoopSetup {
                 index,
                 registry: Arc::clone(&self.registry),
+                certificates: Arc::clone(self.certificates.live()),
                 listeners,
                 beside: beside.of_loop()?,
                 config: LoopConfig {
@@ -385,6 +393,7 @@ impl HttpServer {
                 }),
             },
             upgrader,
+            certificates: self.certificates.clone(),
             desk: Arc::clone(&self.tasks.0.desk),
         };
         let tasks = self.tasks.1.clone();

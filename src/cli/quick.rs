@@ -12,7 +12,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Place, address::Address, failure::Failure, locate, run_dir};
-use crate::config::{AdminConfig, AdminListen, AppConfig, Config, Limits, LogConfig, ServerConfig};
+use crate::config::{
+    AdminConfig, AdminListen, AppConfig, Config, Limits, LogConfig, ServerConfig, TlsConfig,
+};
 
 /// The app's host. As the default app it also answers all other hosts.
 pub(super) const HOST: &str = "localhost";
@@ -82,7 +84,7 @@ impl QuickApp {
             ..ServerConfig::default()
         };
         let (limits, log) = (Limits::default(), LogConfig::default());
-        Ok(Config { server, limits, log, admin, apps: vec![app] })
+        Ok(Config { server, limits, log, admin, tls: TlsConfig::default(), apps: vec![app] })
     }
 
     /// The app. Its paths are relative to the current folder.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ProxyConfig, filters::FilterConfig};
+use super::{AppTls, ProxyConfig, filters::FilterConfig};
 
 /// One app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct AppConfig {
     pub drain_timeout: Option<Duration>,
     /// The filters around the app, for any kind. Default: none.
     pub filters: FilterConfig,
+    /// Whether and how it is served over TLS. Default: none, by plain HTTP only.
+    pub tls: Option<AppTls>,
     /// What the app does.
     pub kind: AppKind,
 }

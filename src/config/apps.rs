@@ -16,6 +16,7 @@ use super::{
     reader::{ANY_COUNT, Meant, Syntax, Table, WordOrList, quoted},
     repeats::Repeats,
     sections::{absolute_path, wait},
+    tls,
     values::{Fault, boolean, integer, nearest, string},
 };
 use crate::http::{Host, is_field_name, is_field_value, is_framing_field};
@@ -83,10 +84,11 @@ pub(super) fn app(table: &mut Table<'_, '_>, base: &Path, apps: &mut Apps) {
     }
     let drain_timeout = table.optional("drain_timeout", wait);
     let filters = filters::read(table);
+    let tls = table.table("tls", |table| tls::app(table, base)).flatten();
     let kind = kind(table, base);
     if let (Some(host), Some(kind)) = (host, kind) {
         let aliases = aliases.into_iter().map(|(alias, _)| alias).collect();
-        apps.list.push(AppConfig { host, aliases, drain_timeout, filters, kind });
+        apps.list.push(AppConfig { host, aliases, drain_timeout, filters, tls, kind });
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{AdminConfig, AppConfig, Config, Limits, LogConfig, ServerConfig};
+use super::{AdminConfig, AppConfig, Config, Limits, LogConfig, ServerConfig, TlsConfig};
 
 /// The dotted keys of the settings that differ, in the order of the sections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ macro_rules! compare {
 pub(crate) fn changed_settings(old: &Config, new: &Config) -> ChangedSettings {
     let mut changed = ChangedSettings::default();
     let ChangedSettings { live, needs_restart } = &mut changed;
-    let Config { server, limits, log, admin, apps: _ } = old;
+    let Config { server, limits, log, admin, tls, apps: _ } = old;
     compare!("server", server, &new.server, ServerConfig:
         listen => live,
         user => needs_restart,
@@ -83,6 +83,10 @@ pub(crate) fn changed_settings(old: &Config, new: &Config) -> ChangedSettings {
         mode => needs_restart,
         group => needs_restart,
         health_listen => needs_restart,
+    );
+    compare!("tls", tls, &new.tls, TlsConfig:
+        min_version => live,
+        certificates => live,
     );
     changed
 }

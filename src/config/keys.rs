@@ -2,7 +2,7 @@
 //! name. A test compares the list with the parser.
 
 /// The tables of a config and their keys. Tables inside an app are named relative to it.
-const TABLES: [(&str, &[&str]); 11] = [
+const TABLES: [(&str, &[&str]); 12] = [
     (
         "server",
         &[
@@ -33,7 +33,11 @@ const TABLES: [(&str, &[&str]); 11] = [
     ),
     ("log", &["level", "format", "path", "access", "access_path"]),
     ("admin", &["enabled", "listen", "token", "token_file", "mode", "group", "health_listen"]),
-    (APP, &["aliases", "drain_timeout", "rate_limit", "respond", "redirect", "files", "proxy"]),
+    ("tls", &["min_version", "certificates"]),
+    (
+        APP,
+        &["aliases", "drain_timeout", "rate_limit", "tls", "respond", "redirect", "files", "proxy"],
+    ),
     ("respond", &["status", "body", "content_type", "headers", "delay"]),
     ("redirect", &["to", "status"]),
     ("files", &["root", "index", "try", "not_found", "precompressed", "cache_control", "types"]),
@@ -70,7 +74,7 @@ const TABLES: [(&str, &[&str]); 11] = [
 const APP: &str = "apps.\"HOST\"";
 
 /// The top-level tables.
-const TOP: [&str; 4] = ["server", "limits", "log", "admin"];
+const TOP: [&str; 5] = ["server", "limits", "log", "admin", "tls"];
 
 /// Names of keys in other servers.
 const OTHER_NAMES: [(&str, &str); 20] = [
@@ -97,11 +101,9 @@ const OTHER_NAMES: [(&str, &str); 20] = [
 ];
 
 /// Features that this version lacks, with an alternative.
-const NOT_YET: [(&str, &str); 6] = [
-    ("tls", "TLS is not in this version: put a TLS terminator in front of it"),
-    ("ssl", "TLS is not in this version: put a TLS terminator in front of it"),
-    ("certificates", "TLS is not in this version: put a TLS terminator in front of it"),
-    ("acme", "TLS is not in this version: put a TLS terminator in front of it"),
+const NOT_YET: [(&str, &str); 4] = [
+    ("ssl", "TLS is `tls = true` of an address of `server.listen`, and `tls` of an app"),
+    ("acme", "ACME is not in this version: `tls = { cert = \"…\", key = \"…\" }` has files"),
     ("include", "a config is one file in this version"),
     ("compress", "compression on the fly is not in this version: see `files.precompressed`"),
 ];
@@ -204,7 +206,7 @@ mod tests {
             ("apps.proxy.proxy", "root", "`root` belongs in `files`"),
             ("", "threads", "`threads` belongs in [server]"),
             ("", "port", "`listen` belongs in [server] or [admin]"),
-            ("apps.a", "tls", "TLS is not in this version: put a TLS terminator in front of it"),
+            ("apps.a", "min_version", "`min_version` belongs in `tls`"),
         ] {
             assert_eq!(advice(path, key).as_deref(), Some(expected), "{path} {key}");
         }

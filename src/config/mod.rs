@@ -26,6 +26,7 @@ mod sections;
 mod settings;
 mod source;
 mod syntax;
+mod tls;
 mod units;
 mod values;
 
@@ -42,6 +43,7 @@ pub use proxy_settings::{
 pub(crate) use sections::TIME_MAX;
 pub use settings::{AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig};
 pub(crate) use source::{Source, Warning};
+pub use tls::{AppCertificate, AppTls, CertificateFiles, CertificateSource, TlsConfig, TlsVersion};
 pub use units::{UnitError, parse_duration, parse_size};
 pub(crate) use values::nearest;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[admin]`
     pub admin: AdminConfig,
+    /// `[tls]`
+    pub tls: TlsConfig,
     /// `[apps."host"]`, in the order of the file.
     pub apps: Vec<AppConfig>,
 }
@@ -132,12 +136,13 @@ impl Config {
             let log = root.table("log", |table| sections::log(table, base)).unwrap_or_default();
             let (mut server, default_app) = server.unwrap_or_default();
             let admin = admin::read(root, base, &server.listen);
+            let tls = root.table("tls", |table| tls::read(table, base)).unwrap_or_default();
             let apps = root.table("apps", |table| apps::read(table, base)).unwrap_or_default();
             if let Some((name, span)) = default_app {
                 let host = apps.host_of(&name);
                 server.default_app = root.keep("server.default_app", span, host);
             }
-            Self { server, limits, log, admin, apps: apps.list }
+            Self { server, limits, log, admin, tls, apps: apps.list }
         });
         let mut findings = document.join(findings);
         if findings.is_empty() {

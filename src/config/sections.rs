@@ -137,7 +137,8 @@ fn listen(table: &mut Table<'_, '_>) -> Option<Vec<ListenConfig>> {
     let of_table = |table: &mut Table<'_, '_>| {
         let address = table.required("address", |value| address(string(value)?));
         let proxy_protocol = table.or("proxy_protocol", false, boolean);
-        Some(ListenConfig { address: address?, proxy_protocol })
+        let tls = table.or("tls", false, boolean);
+        Some(ListenConfig { address: address?, proxy_protocol, tls })
     };
     let found = table.strings_or_tables("listen", 1..=usize::MAX, of_text, of_table, of_port)?;
     let mut seen = Repeats::default();
@@ -166,7 +167,7 @@ fn of_port(port: u16) -> String {
 fn no_address(text: &str) -> Fault {
     let fault = Fault::new("is not an IP address with a port");
     if text.split_whitespace().any(|word| ["ssl", "tls", "http2", "quic"].contains(&word)) {
-        return fault.help("TLS is not in this version: put a TLS terminator in front of it");
+        return fault.help("write { address = \"0.0.0.0:443\", tls = true }");
     }
     if text.starts_with("unix:") {
         return fault.help("a socket file for clients is not in this version: listen on 127.0.0.1");

@@ -53,11 +53,13 @@ pub struct ListenConfig {
     /// Whether connections begin with a PROXY header, version 1 or 2, which names the client. A
     /// connection without it is closed. Default: false.
     pub proxy_protocol: bool,
+    /// Whether connections speak TLS. Plain HTTP there is answered with 400. Default: false.
+    pub tls: bool,
 }
 
 impl From<SocketAddr> for ListenConfig {
     fn from(address: SocketAddr) -> Self {
-        Self { address, proxy_protocol: false }
+        Self { address, proxy_protocol: false, tls: false }
     }
 }
 

@@ -143,7 +143,7 @@ fn explained(text: &str, span: Span, message: &str) -> Finding {
 }
 
 /// Boolean keys; for other keys, `off` is a word.
-const BOOLEANS: [&str; 3] = ["enabled", "precompressed", "proxy_protocol"];
+const BOOLEANS: [&str; 4] = ["enabled", "precompressed", "proxy_protocol", "self_signed"];
 
 /// Quotes as word processors write them.
 const TYPOGRAPHIC: [char; 10] = [

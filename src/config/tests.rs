@@ -144,7 +144,7 @@ fn every_key_of_the_sections_is_read() {
     let server = ServerConfig {
         listen: vec![
             SocketAddr::from(([0; 4], 80)).into(),
-            ListenConfig { address: "[::]:80".parse().unwrap(), proxy_protocol: true },
+            ListenConfig { address: "[::]:80".parse().unwrap(), proxy_protocol: true, tls: false },
         ],
         user: Some("www-data".to_owned()),
         group: Some("www".to_owned()),
@@ -252,7 +252,7 @@ fn every_key_of_the_apps_is_read() {
 fn mistakes_at_the_top_level_have_a_place_and_a_suggestion() {
     let table = [
         ("[sever]", "2:2", "unknown key `sever` (did you mean `server`?)"),
-        ("x = 1", "2:1", "unknown key `x` (known keys: server, limits, log, admin, apps)"),
+        ("x = 1", "2:1", "unknown key `x` (known keys: server, limits, log, admin, tls, apps)"),
         ("server = 1", "2:10", "must be a table, not an integer (write [server])"),
         ("[[apps]]", "2:1", "`apps` must be a table, not an array (write [apps])"),
         ("[log]\n[log]", "3:2", "`log` is defined twice"),
@@ -288,7 +288,7 @@ fn mistakes_in_server_have_a_place_and_a_suggestion() {
         (
             "listen = [{address = '[::1]:1', proxy = true}]",
             "2:33",
-            "unknown key `server.listen[0].proxy` (known keys: address, proxy_protocol)",
+            "unknown key `server.listen[0].proxy` (known keys: address, proxy_protocol, tls)",
         ),
         ("threads = 'x'", "2:11", "must be an integer from 0 to 1024, not a string"),
         ("threads = -1", "2:11", "`server.threads` must be an integer from 0 to 1024"),
@@ -321,9 +321,9 @@ fn habits_from_other_servers_in_the_sections_get_a_suggestion() {
         ("listen = [80]", "2:11", all),
         ("listen = 80", "2:10", all),
         ("listen = ['http://0.0.0.0:80/']", "2:11", "(write \"0.0.0.0:80\")"),
-        ("listen = ['443 ssl']", "2:11", "(TLS is not in this version: put a TLS term"),
+        ("listen = ['443 ssl']", "2:11", "(write { address = \"0.0.0.0:443\", tls = t"),
         ("listen = ['unix:/run/a']", "2:11", "(a socket file for clients is not in this"),
-        ("tls = { cert = 'a' }", "2:1", "(TLS is not in this version: put a TLS term"),
+        ("tls = { cert = 'a' }", "2:1", "(`tls` belongs in `apps.\"HOST\"`)"),
         ("port = 80", "2:1", "unknown key `server.port` (did you mean `listen`?)"),
         ("workers = 4", "2:1", "(did you mean `threads`?)"),
         ("body_bytes = '1MiB'", "2:1", "(`body_bytes` belongs in [limits])"),
@@ -354,7 +354,7 @@ fn habits_from_other_servers_in_the_sections_get_a_suggestion() {
     assert_problems("[log]", &table);
     let table = [
         ("listen = ['127.0.0.1:80']", "2:1", "(`listen` belongs in [server] or [admin])"),
-        ("[tls]\ncert = 'a'", "2:2", "(TLS is not in this version: put a TLS termi"),
+        ("[tls]\ncert = 'a'", "3:1", "`tls.cert` (known keys: certificates, min_version)"),
         ("[apps.\"a.test/api\".respond]", "2:7", "has a path: this version has no apps for"),
         ("[apps.\"bücher.example\".respond]", "2:7", "\"xn--bcher-kva.example\")"),
         ("[apps.“a.test”]", "2:7", "this is a typographic quote (write \"a.test\")"),
@@ -370,7 +370,16 @@ fn habits_from_other_servers_in_an_app_get_a_suggestion() {
         ("upstreams = ['http://b']", "2:1", "(`upstreams` belongs in `proxy`)"),
         ("backend = 'http://b'", "2:1", "(`upstreams` belongs in `proxy`)"),
         ("respond = {}\nthreads = 2", "3:1", "(`threads` belongs in [server])"),
-        ("respond = {}\ntls = { acme = true }", "3:1", "(TLS is not in this version"),
+        ("respond = {}\ntls = { acme = true }", "3:9", "(ACME is not in this version"),
+        ("respond = {}\nssl = true", "3:1", "(TLS is `tls = true` of an address"),
+        ("respond = {}\ntls = true", "3:7", "`apps.a.tls` must be a table"),
+        ("respond = {}\ntls = { cert = 'a' }", "3:1", "`apps.a.tls.key` is missing"),
+        (
+            "respond = {}\ntls = { cert = 'a', key = 'b', self_signed = true }",
+            "3:9",
+            "has both a certificate and `self_signed` (keep one of them)",
+        ),
+        ("respond = {}\ntls = { min_version = '1.1' }", "3:23", "must be one of \"1.2\", \"1.3\""),
         ("proxy = 'http://b:1'", "2:9", "(write proxy = { upstreams = [\"http://b:1\"] })"),
         ("proxy = ['http://b']", "2:9", "(write proxy = { upstreams = [\"http://b\"] })"),
         ("proxy = 9000", "2:9", "{ upstreams = [\"http://127.0.0.1:9000\"] })"),
@@ -809,4 +818,36 @@ fn no_text_panics() {
             assert!(report.contains(&place), "round {round}: {place}{report}\n{text}");
         }
     }
+}
+
+#[test]
+fn certificates_come_from_the_app_or_from_all() {
+    let config = parse(
+        "[server]\nlisten = [{ address = '[::]:443', tls = true }]\n\
+         [tls]\nmin_version = '1.3'\ncertificates = ['certs', { cert = 'a.pem', key = 'a.key' }]\n\
+         [apps.a]\nrespond = {}\ntls = {}\n\
+         [apps.b]\nrespond = {}\ntls = { cert = 'b.pem', key = 'b.key', min_version = '1.2' }\n\
+         [apps.c]\nrespond = {}\ntls = { self_signed = true }\n\
+         [apps.d]\nrespond = {}\n",
+    )
+    .unwrap();
+    assert!(config.server.listen[0].tls);
+    let files = |name: &str| CertificateFiles {
+        cert: Path::new("/etc/tidegate").join(format!("{name}.pem")),
+        key: Path::new("/etc/tidegate").join(format!("{name}.key")),
+    };
+    let certificates = vec![
+        CertificateSource::Folder(Path::new("/etc/tidegate").join("certs")),
+        CertificateSource::Files(files("a")),
+    ];
+    assert_eq!(config.tls, TlsConfig { min_version: TlsVersion::V1_3, certificates });
+    let tls = |certificate, min_version| Some(AppTls { certificate, min_version });
+    let found: Vec<_> = config.apps.into_iter().map(|app| app.tls).collect();
+    let expected = [
+        tls(AppCertificate::Shared, None),
+        tls(AppCertificate::Files(files("b")), Some(TlsVersion::V1_2)),
+        tls(AppCertificate::SelfSigned, None),
+        None,
+    ];
+    assert_eq!(found, expected);
 }

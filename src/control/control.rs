@@ -408,6 +408,7 @@ impl Control {
         self.stopping.shutdown_delay = changes.server.shutdown_delay;
         self.lives.drain_timeout = changes.server.drain_timeout;
         let changed = self.lives.reload(&mut self.cx, changes.lives, now);
+        changes.certificates.publish();
         for (index, config) in changes.loops.into_iter().enumerate() {
             let command = LoopCommand::Configure(Box::new(config), configured.clone());
             self.cx.command_one(index, command);

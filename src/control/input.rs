@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 
 use super::{
     answer::Answer,
+    certificates::NewTable,
     change_error::ChangeError,
     changes::{Begun, LifeChanges, LivesChanged, PutMode},
     drain_view::{DrainName, DrainTicket, DrainView},
@@ -164,6 +165,8 @@ pub(crate) struct ReadyReload {
 /// What a reload puts in place.
 pub(crate) struct ReloadChanges {
     pub(crate) lives: LifeChanges,
+    /// The certificates of all apps.
+    pub(crate) certificates: NewTable,
     pub(crate) server: ServerConfig,
     /// For each loop; empty if nothing changed that concerns them.
     pub(crate) loops: Vec<LoopConfig>,

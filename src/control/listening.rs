@@ -3,15 +3,12 @@
 use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak},
 };
 
 use crate::{
     config::ListenConfig,
-    message::{ListenGroup, PublicSocket},
+    message::{ListenGroup, ListenOptions, PublicSocket},
 };
 
 /// The sockets of one address, one for each loop.
@@ -28,7 +25,7 @@ pub(crate) struct Listening {
     pub(super) is_kept: bool,
     /// Its sinks close with it, so it is not held here.
     group: Weak<ListenGroup>,
-    proxy_protocol: Arc<AtomicBool>,
+    options: Arc<ListenOptions>,
     /// The loops' sockets, as long as they are theirs.
     pub(super) sockets: Vec<Weak<OwnedFd>>,
 }
@@ -42,7 +39,7 @@ impl Listening {
             bound: first.address,
             is_kept: first.is_kept,
             group: Arc::downgrade(&first.group),
-            proxy_protocol: Arc::clone(&first.proxy_protocol),
+            options: Arc::clone(&first.options),
             sockets: sockets.iter().map(|socket| Arc::downgrade(&socket.socket)).collect(),
         };
         listening.configure(listen);
@@ -57,7 +54,7 @@ impl Listening {
             socket,
             is_kept: self.is_kept,
             group: Arc::clone(&group),
-            proxy_protocol: Arc::clone(&self.proxy_protocol),
+            options: Arc::clone(&self.options),
         };
         self.sockets.iter().filter_map(Weak::upgrade).map(socket).collect()
     }
@@ -74,6 +71,6 @@ impl Listening {
 
     /// Has connections that are accepted from here on treated as this says.
     pub(super) fn configure(&self, listen: &ListenConfig) {
-        self.proxy_protocol.store(listen.proxy_protocol, Ordering::Relaxed);
+        self.options.set(listen);
     }
 }

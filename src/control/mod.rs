@@ -14,6 +14,7 @@
 
 mod admin;
 mod answer;
+mod certificates;
 mod change_error;
 mod changes;
 mod context;
@@ -62,6 +63,7 @@ mod watchers;
 
 pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, HealthApp};
 pub(crate) use answer::Answer;
+pub(crate) use certificates::Certificates;
 pub use change_error::ChangeError;
 pub(crate) use change_error::PutError;
 pub(crate) use changes::{Begun, PutMode};

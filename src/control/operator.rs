@@ -10,13 +10,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde_json::Value;
 
 use super::{
+    certificates::Certificates,
     change_error::PutError,
     changes::{Begun, PutMode},
     input::{Input, PutApp, ResumeApp, ask},
@@ -35,6 +36,9 @@ use crate::{
     logging::{AccessLog, Logging, event},
     registry::NewApp,
 };
+
+/// How often is looked whether the keys of tickets are due.
+const TICKETS_EVERY: Duration = Duration::from_secs(60);
 
 /// A socket of the admin that takes the place of one, and its file: device and inode.
 pub(crate) type RenewedAdmin = (Arc<OwnedFd>, (u64, u64));
@@ -69,6 +73,7 @@ pub(crate) struct Operator {
     pub(crate) closing: Vec<(SocketAddr, Instant)>,
     pub(crate) host: OperatorHost,
     pub(crate) upgrader: Upgrader,
+    pub(crate) certificates: Certificates,
     /// Where others see what it is at.
     pub(crate) desk: Arc<Desk>,
 }
@@ -77,7 +82,13 @@ impl Operator {
     /// Works until nobody is left who could ask.
     pub(crate) fn run(mut self, tasks: &TaskReceiver) {
         self.listening.iter().for_each(|listening| self.keep(listening));
-        for (number, task) in tasks {
+        loop {
+            self.certificates.rotate_tickets(SystemTime::now());
+            let (number, task) = match tasks.recv_timeout(TICKETS_EVERY) {
+                Ok(task) => task,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             if !self.desk.begin(number, &task) {
                 continue;
             }

@@ -21,7 +21,7 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -153,7 +153,9 @@ impl Operator {
             Vec::new()
         };
         let (lives, server) = (plan.changes, config.server.clone());
-        let changes = ReloadChanges { lives, server, loops, listen, close };
+        self.desk.step("loading certificates");
+        let certificates = self.certificates.load(&config, SystemTime::now());
+        let changes = ReloadChanges { lives, certificates, server, loops, listen, close };
         Ok((PreparedReload { config, hosts: plan.hosts, done }, changes))
     }
 

@@ -41,7 +41,7 @@ pub(super) fn report(index: usize, event: ControlEvent) -> Input {
 pub(super) fn listener() -> PublicSocket {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let (socket, proxy_protocol) = (Arc::new(socket.into()), Arc::default());
+    let (socket, options) = (Arc::new(socket.into()), Arc::default());
     let group = Arc::new(ListenGroup { size: 1, ..ListenGroup::default() });
-    PublicSocket { address, socket, is_kept: false, group, proxy_protocol }
+    PublicSocket { address, socket, is_kept: false, group, options }
 }

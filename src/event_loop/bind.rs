@@ -35,7 +35,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use super::gate;
 use crate::{
     logging::event,
-    message::{ListenGroup, PublicSocket},
+    message::{ListenGroup, ListenOptions, PublicSocket},
 };
 
 /// The accept queue's length; the kernel caps it at `net.core.somaxconn`.
@@ -152,10 +152,10 @@ fn public_sockets(
     was_gated: bool,
 ) -> io::Result<ListenerSet> {
     let group = Arc::new(ListenGroup { was_gated, ..group_of(&sockets)? });
-    let proxy_protocol = Arc::<AtomicBool>::default();
+    let options = Arc::<ListenOptions>::default();
     let socket = |socket| {
-        let (group, proxy_protocol) = (Arc::clone(&group), Arc::clone(&proxy_protocol));
-        PublicSocket { address, socket: Arc::new(socket), is_kept, group, proxy_protocol }
+        let (group, options) = (Arc::clone(&group), Arc::clone(&options));
+        PublicSocket { address, socket: Arc::new(socket), is_kept, group, options }
     };
     Ok(sockets.into_iter().map(socket).collect())
 }

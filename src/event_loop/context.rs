@@ -8,6 +8,7 @@ use super::{
     clock::Clock,
     closing::Closing,
     deliveries::Deliveries,
+    handshakes::Handshakes,
     reports::Reports,
     setup::LoopSetup,
     timers::Timers,
@@ -37,6 +38,7 @@ pub(super) struct LoopContext {
     pub(super) deliveries: Deliveries,
     pub(super) upstreams: UpstreamPool,
     pub(super) reports: Reports,
+    pub(super) tls: Handshakes,
 }
 
 impl LoopContext {
@@ -61,6 +63,7 @@ impl LoopContext {
             deliveries: Deliveries::new(handle),
             upstreams,
             reports: Reports::new(setup.report),
+            tls: Handshakes::new(setup.certificates),
         };
         cx.announce_idle_time();
         cx

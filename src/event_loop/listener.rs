@@ -26,7 +26,7 @@ use super::{bind, gate};
 use crate::{
     app::{Client, Peer, PerClient},
     logging::event,
-    message::{ListenGroup, PublicSocket},
+    message::{ListenGroup, ListenOptions, PublicSocket},
 };
 
 /// A listening socket of one loop.
@@ -46,10 +46,8 @@ pub(super) struct Listener {
     is_kept: bool,
     /// [`PublicSocket::group`] of a public listener.
     group: Option<Arc<ListenGroup>>,
-    /// [`PublicSocket::proxy_protocol`] of a public listener.
-    ///
-    /// [`PublicSocket::proxy_protocol`]: crate::message::PublicSocket::proxy_protocol
-    proxy_protocol: Arc<AtomicBool>,
+    /// [`PublicSocket::options`] of a public listener.
+    options: Arc<ListenOptions>,
 }
 
 /// Errors of the accepted connection, not of accepting (accept(2)).
@@ -80,13 +78,13 @@ pub(super) enum Accepted {
 
 impl Listener {
     pub(super) fn public(public: PublicSocket, token: Token) -> Self {
-        let PublicSocket { address, socket, is_kept, group, proxy_protocol } = public;
+        let PublicSocket { address, socket, is_kept, group, options } = public;
         let address = Some(address);
         // It may be a sink, or come from a dead loop.
         let is_gated = gate::is_deaf(&socket);
         let is_deaf = is_gated || group.was_gated;
         let (group, new) = (Some(group), Self::new(socket, token));
-        Self { address, is_gated, is_deaf, is_kept, group, proxy_protocol, ..new }
+        Self { address, is_gated, is_deaf, is_kept, group, options, ..new }
     }
 
     pub(super) fn new(socket: Arc<OwnedFd>, token: Token) -> Self {
@@ -100,20 +98,20 @@ impl Listener {
             is_deaf: false,
             is_kept: false,
             group: None,
-            proxy_protocol: Arc::default(),
+            options: Arc::default(),
         }
     }
 
     /// The socket for another loop; `None` for the admin's.
     pub(super) fn into_public(self) -> Option<PublicSocket> {
-        let Self { socket, is_kept, proxy_protocol, .. } = self;
+        let Self { socket, is_kept, options, .. } = self;
         let (address, group) = (self.address?, self.group?);
-        Some(PublicSocket { address, socket, is_kept, group, proxy_protocol })
+        Some(PublicSocket { address, socket, is_kept, group, options })
     }
 
-    /// Whether connections accepted from now on begin with a PROXY header.
-    pub(super) fn proxy_protocol(&self) -> bool {
-        self.proxy_protocol.load(Ordering::Relaxed)
+    /// How connections accepted from now on begin.
+    pub(super) fn options(&self) -> &ListenOptions {
+        &self.options
     }
 
     pub(super) fn accept(&mut self) -> Accepted {
@@ -163,8 +161,8 @@ impl Listener {
             self.is_deaf = true;
             return Ok(None);
         };
-        let (group, proxy_protocol) = (Arc::clone(group), Arc::clone(&self.proxy_protocol));
-        Ok(Some(PublicSocket { address, socket, is_kept: false, group, proxy_protocol }))
+        let (group, options) = (Arc::clone(group), Arc::clone(&self.options));
+        Ok(Some(PublicSocket { address, socket, is_kept: false, group, options }))
     }
 
     /// Keeps the address gated where the service manager keeps the socket open behind this process.
@@ -315,8 +313,8 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, group) = (socket.local_addr().unwrap(), Arc::default());
         socket.set_nonblocking(true).unwrap();
-        let (socket, proxy_protocol) = (Arc::new(socket.into()), Arc::default());
-        let public = PublicSocket { address, socket, is_kept: false, group, proxy_protocol };
+        let (socket, options) = (Arc::new(socket.into()), Arc::default());
+        let public = PublicSocket { address, socket, is_kept: false, group, options };
         let mut listener = Listener::public(public, Token(0));
         assert!(listener.gate().unwrap().is_none() && listener.is_deaf());
 

@@ -34,6 +34,7 @@ mod exchange;
 mod failure;
 mod gate;
 mod hand_over;
+mod handshakes;
 mod listener;
 mod obey;
 mod queue;

@@ -8,6 +8,7 @@ use crate::{
     hosted::Apps,
     message::{Class, ControlEvent, LoopConfig},
     metrics::LoopGauges,
+    tls::LiveTable,
 };
 
 /// What it takes to build a loop.
@@ -16,6 +17,8 @@ pub(crate) struct LoopSetup {
     pub(crate) index: usize,
     /// Where hosts are looked up.
     pub(crate) registry: Arc<Apps>,
+    /// Which certificate a name gets.
+    pub(crate) certificates: Arc<LiveTable>,
     /// This loop's public sockets.
     pub(crate) listeners: ListenerSet,
     /// The other classes that are enabled.

@@ -42,6 +42,7 @@ pub(super) fn running(listeners: ListenerSet, access: Option<AccessWriter>) -> R
     let setup = LoopSetup {
         index: 0,
         registry: Arc::new(AppRegistry::new(1, None)),
+        certificates: Arc::default(),
         listeners,
         beside: Vec::new(),
         config,
@@ -81,6 +82,7 @@ fn connect(cx: &mut LoopContext, proxy_protocol: bool) -> (Connection, TcpStream
         peer: Peer::Tcp(address),
         permit,
         proxy_protocol,
+        tls: false,
         is_deaf: false,
     };
     (Connection::new(TOKEN, accepted, cx), peer)

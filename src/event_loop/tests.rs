@@ -96,6 +96,7 @@ impl Rig {
         let budget = ConnectionBudget::new(100, usize::MAX);
         let (event_loop, handle) = EventLoop::new(LoopSetup {
             index: 0,
+            certificates: Arc::default(),
             registry: Arc::clone(&registry),
             listeners,
             beside: vec![SideSetup {

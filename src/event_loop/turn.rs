@@ -97,6 +97,7 @@ impl Running {
     /// Returns whether there are commands.
     pub(super) fn handle_events(&mut self, events: &Events) -> bool {
         self.queue.begin_round();
+        self.cx.tls.begin_turn();
         let (mut commanded, mut count) = (false, 0);
         self.cx.upstreams.holds_requests = true;
         for event in events {
@@ -154,9 +155,10 @@ impl Running {
         let now_ms = cx.clock.now_ms();
         for (class, acceptor) in acceptors.iter_mut() {
             acceptor.accept_all(now_ms, |socket, peer, permit, listener| {
-                let (proxy_protocol, is_deaf) = (listener.proxy_protocol(), listener.is_deaf());
+                let (options, is_deaf) = (listener.options(), listener.is_deaf());
+                let (proxy_protocol, tls) = (options.proxy_protocol(), options.tls());
                 let accepted =
-                    NewConnection { class, socket, peer, permit, proxy_protocol, is_deaf };
+                    NewConnection { class, socket, peer, permit, proxy_protocol, tls, is_deaf };
                 add_connection(poll, connections, accepted, cx);
             });
             // Idle connections to upstreams hold descriptors, but no places.

@@ -27,11 +27,13 @@ use super::{
     outbox::{Flushed, Outbox, TURN_BYTES},
     ready::{Ready, Received},
 };
-use crate::tls::{Negotiated, SEALED_BYTES_MAX, Sealed, Session, TlsError};
+use crate::tls::{SEALED_BYTES_MAX, Sealed, Served, Session, TlsError};
 
 /// A session with what it has received and not read, or sealed and not sent.
 pub(super) struct TlsTransport {
     session: Session,
+    /// Of a client's connection.
+    served: Option<Served>,
     wire: Option<InputBuffer>,
     out: Option<Sealed>,
     /// Bytes at the front of the outbox whose ciphertext is in `out`.
@@ -46,9 +48,10 @@ pub(super) struct TlsTransport {
 
 impl TlsTransport {
     /// A transport; its first wire bytes may be here already.
-    pub(super) fn new(session: Session, wire: Option<InputBuffer>) -> Self {
+    pub(super) fn new(session: Session, served: Option<Served>, wire: Option<InputBuffer>) -> Self {
         Self {
             session,
+            served,
             wire,
             out: None,
             sealed_bytes: 0,
@@ -63,12 +66,12 @@ impl TlsTransport {
         self.session.is_handshaking()
     }
 
-    pub(super) fn is_truncated(&self) -> bool {
-        self.is_truncated
+    pub(super) fn served_mut(&mut self) -> Option<&mut Served> {
+        self.served.as_mut()
     }
 
-    pub(super) fn negotiated(&self) -> Option<Negotiated<'_>> {
-        self.session.negotiated()
+    pub(super) fn is_truncated(&self) -> bool {
+        self.is_truncated
     }
 
     pub(super) fn sealed_bytes(&self) -> u64 {
@@ -85,6 +88,9 @@ impl TlsTransport {
         outbox: &mut Outbox,
         pool: &mut BufferPool,
     ) -> io::Result<Received> {
+        if self.session.has_failed() {
+            return self.discard(socket, ready, pool);
+        }
         let mut may_read = true;
         loop {
             if self.has_content {
@@ -100,6 +106,24 @@ impl TlsTransport {
                 return Ok(Received::Nothing);
             }
         }
+    }
+
+    /// Reads and drops what a peer still sends to a session that has failed: closing with unread
+    /// bytes would reset the alert.
+    fn discard(
+        &mut self,
+        socket: &OwnedFd,
+        ready: &mut Ready,
+        pool: &mut BufferPool,
+    ) -> io::Result<Received> {
+        if let Some(wire) = &mut self.wire {
+            wire.clear();
+        }
+        let received = self.read(socket, ready, pool);
+        if let Some(wire) = &mut self.wire {
+            wire.clear();
+        }
+        received
     }
 
     /// Reads ciphertext once from the socket.

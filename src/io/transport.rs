@@ -17,7 +17,7 @@ use super::{
     ready::{Ready, Received},
     tls::TlsTransport,
 };
-use crate::tls::{Negotiated, Session};
+use crate::tls::{Served, Session};
 
 /// One socket with its unread and unsent bytes.
 pub(crate) struct Io {
@@ -56,14 +56,19 @@ impl Io {
     }
 
     /// From here on bytes are sealed. What is received and unread is the beginning of that.
-    pub(crate) fn begin_tls(&mut self, session: Session, pool: &mut BufferPool) {
+    pub(crate) fn begin_tls(
+        &mut self,
+        session: Session,
+        served: Option<Served>,
+        pool: &mut BufferPool,
+    ) {
         let wire = self.input.take().map(|input| pool.wire_of(input));
         if let Some(wire) = &wire {
             self.uncount_received(wire.unread().len());
         }
         // The session has something to do that no event will report.
         self.ready.readable = true;
-        self.transport = Transport::Tls(Box::new(TlsTransport::new(session, wire)));
+        self.transport = Transport::Tls(Box::new(TlsTransport::new(session, served, wire)));
     }
 
     /// Whether a TLS handshake isn't over.
@@ -78,13 +83,17 @@ impl Io {
 
     /// Whether the peer's end came without the close_notify that TLS demands: something may be
     /// missing before it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "upstreams don't speak TLS yet"))]
     pub(crate) fn is_truncated(&self) -> bool {
         self.tls().is_some_and(TlsTransport::is_truncated)
     }
 
-    /// What a TLS handshake has agreed on.
-    pub(crate) fn negotiated(&self) -> Option<Negotiated<'_>> {
-        self.tls().and_then(TlsTransport::negotiated)
+    /// What a client's TLS connection was made with.
+    pub(crate) fn served_mut(&mut self) -> Option<&mut Served> {
+        match &mut self.transport {
+            Transport::Plain => None,
+            Transport::Tls(tls) => tls.served_mut(),
+        }
     }
 
     fn tls(&self) -> Option<&TlsTransport> {

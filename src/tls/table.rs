@@ -7,6 +7,7 @@ use rustls::{ServerConfig, sign::SingleCertAndKey};
 use super::{certificate::Certificate, policy::Policy, provider::Digest, tickets::TicketKeys};
 
 /// An app that is served over TLS.
+#[derive(Clone)]
 pub(crate) struct Site {
     /// The app's first host.
     pub(crate) app: Arc<str>,

@@ -42,6 +42,7 @@ mod smuggling;
 mod stress;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod transcripts;
 mod upgrade;
 mod upstream;

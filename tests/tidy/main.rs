@@ -40,7 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "event_loop",
         &[
             "duration", "sync", "http", "io", "logging", "config", "app", "registry", "metrics",
-            "hosted", "message",
+            "hosted", "message", "tls",
         ],
     ),
     (
@@ -58,6 +58,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "metrics",
             "hosted",
             "message",
+            "tls",
         ],
     ),
     (

@@ -10,15 +10,15 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crossbeam_channel::Receiver;
 
 use super::{
     super::{
-        Control, Input, Listening, LoopReport, Notices, Operator, OperatorHost, Upgrader, Verdict,
-        listening::Sockets, tasks::Desk, upgrade::OnItsWay,
+        Certificates, Control, Input, Listening, LoopReport, Notices, Operator, OperatorHost,
+        Upgrader, Verdict, listening::Sockets, tasks::Desk, upgrade::OnItsWay,
     },
     asked::{HOSTS, Question, Reload},
     board::{Board, Place},
@@ -82,13 +82,13 @@ fn null() -> Arc<OwnedFd> {
 }
 
 fn sockets(address: SocketAddr, loops: usize) -> Sockets {
-    let (group, proxy_protocol) = (Arc::new(ListenGroup::default()), Arc::default());
+    let (group, options) = (Arc::new(ListenGroup::default()), Arc::default());
     let socket = |_| PublicSocket {
         address,
         socket: null(),
         is_kept: false,
         group: Arc::clone(&group),
-        proxy_protocol: Arc::clone(&proxy_protocol),
+        options: Arc::clone(&options),
     };
     (0..loops).map(socket).collect()
 }
@@ -129,6 +129,7 @@ fn operator(
             Arc::new(|| None),
         ),
         desk,
+        certificates: Certificates::new(SystemTime::UNIX_EPOCH).expect("random bytes"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the two processes of an upgrade say to each other.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -36,6 +36,20 @@ pub(in super::super) struct HandOver {
     /// Whether all apps or all addresses may be missing in the new process.
     #[serde(default)]
     pub(super) allow_empty: bool,
+    /// The keys of TLS tickets. Servers of older versions have none.
+    #[serde(default)]
+    pub(super) ticket_keys: TicketSecret,
+}
+
+/// Exported keys of tickets. Not shown: no key gets into a log.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(in super::super) struct TicketSecret(pub(super) Vec<u8>);
+
+impl fmt::Debug for TicketSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketSecret(..)")
+    }
 }
 
 /// An address, and how many sockets it has.

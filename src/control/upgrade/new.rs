@@ -144,6 +144,11 @@ impl TakeOver {
         self.handed.next_app_id
     }
 
+    /// The keys of TLS tickets, for this process to go on with.
+    pub(crate) fn ticket_keys(&self) -> &[u8] {
+        &self.handed.ticket_keys.0
+    }
+
     /// Takes the admin's socket, if it is configured so and `adopt` takes its file, by device and
     /// inode.
     pub(crate) fn take_admin<T>(

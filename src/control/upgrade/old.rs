@@ -20,7 +20,7 @@ use super::{
     container,
     handed::HandedHealth,
     lines,
-    messages::{HandOver, HandedListener, MESSAGES},
+    messages::{HandOver, HandedListener, MESSAGES, TicketSecret},
     plan::{HandOverPlan, HandOverStep, Readiness},
     process::Process,
     start::NewProcess,
@@ -194,6 +194,7 @@ impl Operator {
             drained_upstreams: Vec::new(),
             serving: Vec::new(),
             allow_empty,
+            ticket_keys: TicketSecret(self.certificates.export_tickets()),
         };
         let mut descriptors = Vec::new();
         for listening in &self.listening {

@@ -33,7 +33,9 @@ impl Connection {
         if self.class != Class::Public {
             return self.answer_by_side_app(stream, head, refused, cx);
         }
-        let own_answer = if exchange::is_server_options(head) {
+        let own_answer = if self.is_misdirected(head, cx) {
+            exchange::misdirected()
+        } else if exchange::is_server_options(head) {
             exchange::server_options()
         } else if head.method() == Method::Trace {
             exchange::trace()

@@ -61,7 +61,7 @@ impl Connection {
 
     pub(super) fn waits_for(&self) -> Wait {
         let phase = match &self.state {
-            State::Opening => return Wait::Fresh,
+            State::Opening(_) => return Wait::Fresh,
             State::Lingering { .. } => return Wait::Lingering,
             State::Http(protocol) => protocol.phase(),
         };

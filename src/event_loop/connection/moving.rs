@@ -23,7 +23,8 @@ impl Connection {
         let peer = facts.peer.map_or(Peer::Unix, Peer::Tcp);
         let proxy_protocol = facts.awaits_proxy_header;
         let (class, is_deaf) = (Class::Public, false);
-        let new = NewConnection { class, socket, peer, permit, proxy_protocol, is_deaf };
+        let tls = false;
+        let new = NewConnection { class, socket, peer, permit, proxy_protocol, tls, is_deaf };
         let mut connection = Self::unwatched(token, new);
         connection.io.set_received_total(facts.received);
         connection.waits = Waits::new(connection.waits_for());
@@ -51,6 +52,11 @@ impl Connection {
             && self.class == Class::Public
             && self.hand_over == HandOver::Local
         {
+            if self.is_tls() {
+                // A session can't move: it stays until it speaks.
+                self.hand_over = HandOver::Declined;
+                return;
+            }
             self.hand_over = HandOver::Queued;
             cx.closing.to_offer.push(self.token);
         }
@@ -86,7 +92,7 @@ impl Connection {
         };
         let facts = ConnectionFacts {
             peer,
-            awaits_proxy_header: matches!(self.state, State::Opening),
+            awaits_proxy_header: matches!(self.state, State::Opening(_)),
             received: self.io.received_total(),
             left_ms: self.waits.deadline.at().saturating_sub(cx.clock.now_ms()),
         };

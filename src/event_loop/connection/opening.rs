@@ -1,28 +1,114 @@
-//! What precedes the first request: a PROXY header, which names the client.
+//! What precedes the first request: a PROXY header, which names the client, and a TLS handshake.
 //!
+//! ```text
+//!  ProxyHeader ──header──► Hello ──its name chooses the site──► Handshake ──over──► Http
+//!     │   └─────no TLS──────────────────────────────────────────────────────────────►┘
+//!     │                      │ no TLS: 400 │ unknown name: alert    │ failed: alert
+//!     └─refused─► closed     └─────────────┴────────────────────────┴─────► Lingering
+//! ```
 //! - A connection with a refused header is dropped without an answer, counted, and logged at a
 //!   limited rate. So is a connection of a client at its limit.
-//! - No byte of the header reaches the protocol.
+//! - No byte of the header, and none of the handshake, reaches the protocol.
+//! - `head_timeout` covers all of it: the connection is fresh until its first request begins. It
+//!   holds one input buffer at most.
+//! - The hello is read where it lies, before there is a session. The session then reads it again.
+
+use std::sync::Arc;
 
 use super::{
     super::context::LoopContext,
-    state::{Connection, Next, State},
+    state::{Connection, Next, Opening, State},
 };
 use crate::{
     app::Peer,
-    http::{Protocol, ProxyHeader},
+    http::{Protocol, ProxyHeader, RequestHead},
+    tls::{Hello, HelloRead, Served, Session, UNRECOGNIZED_NAME},
 };
 
+/// For a client that speaks HTTP where TLS is spoken.
+const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
+    Content-Length: 56\r\nConnection: close\r\n\r\n\
+    This port speaks TLS: use https:// instead of http:// .\n";
+
 impl Connection {
+    /// Reads what is here of what precedes the first request. `Next::Wait`: go on with what the
+    /// state is then.
+    pub(super) fn open(&mut self, cx: &mut LoopContext) -> Next {
+        if let State::Opening(Opening::ProxyHeader { tls }) = self.state
+            && self.read_proxy_header(tls, cx) == Next::Drop
+        {
+            return Next::Drop;
+        }
+        if let State::Opening(Opening::Hello) = self.state {
+            let next = self.read_hello(cx);
+            if next != Next::Wait {
+                return next;
+            }
+        }
+        if let State::Opening(Opening::Handshake) = self.state
+            && !self.io.is_handshaking()
+        {
+            self.state = State::Http(Protocol::h1());
+        }
+        Next::Wait
+    }
+
+    /// Whether it speaks TLS, or will.
+    pub(super) fn is_tls(&self) -> bool {
+        let will = matches!(
+            self.state,
+            State::Opening(Opening::ProxyHeader { tls: true } | Opening::Hello)
+        );
+        will || self.io.is_tls()
+    }
+
+    /// Whether a request is for a host that this connection must not serve (I12).
+    pub(super) fn is_misdirected(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) -> bool {
+        let (Some(served), Some(host)) = (self.io.served_mut(), head.host()) else { return false };
+        !served.may_serve(host.as_bytes(), &mut cx.tls.view)
+    }
+
+    /// Begins the session that the hello asks for, if that is complete.
+    fn read_hello(&mut self, cx: &mut LoopContext) -> Next {
+        let Some(input) = &self.io.input else { return Next::Wait };
+        let hello = match Hello::read(input.unread()) {
+            HelloRead::NeedMore => return Next::Wait,
+            HelloRead::Hello(hello) => hello,
+            HelloRead::PlainHttp => return self.end_opening(PLAIN_HTTP.as_bytes(), cx),
+            HelloRead::Refused { alert, .. } => return self.end_opening(&alert, cx),
+        };
+        let site = cx.tls.view.table().choose(hello.server_name.as_deref());
+        let Some(site) = site.map(Arc::clone) else {
+            return self.end_opening(UNRECOGNIZED_NAME, cx);
+        };
+        let Ok(session) = Session::accept(&site) else { return Next::Drop };
+        self.io.begin_tls(session, Some(Served::new(site)), &mut cx.buffers);
+        self.state = State::Opening(Opening::Handshake);
+        Next::Wait
+    }
+
+    /// Says a last word, and closes.
+    fn end_opening(&mut self, last: &[u8], cx: &mut LoopContext) -> Next {
+        self.io.outbox.buffer(&mut cx.buffers).extend_from_slice(last);
+        // What a new connection can't take at once is not worth waiting for.
+        if self.io.flush(&mut cx.buffers).is_err() || self.begin_linger(cx) == Next::Drop {
+            return Next::Drop;
+        }
+        Next::Turn
+    }
+
     /// Reads the header if it is complete. From then on the peer is the client that it names.
-    pub(super) fn read_proxy_header(&mut self, cx: &mut LoopContext) -> Next {
+    fn read_proxy_header(&mut self, tls: bool, cx: &mut LoopContext) -> Next {
         let Some(input) = &mut self.io.input else { return Next::Wait };
         match ProxyHeader::read(input.unread()) {
             ProxyHeader::NeedMore => {}
             ProxyHeader::Header { source, used } => {
                 input.consume(used);
                 self.io.uncount_received(used);
-                self.state = State::Http(Protocol::h1());
+                self.state = match tls {
+                    true => State::Opening(Opening::Hello),
+                    false => State::Http(Protocol::h1()),
+                };
                 // Without a source address the peer stays: it is the proxy itself, or an unknown
                 // client.
                 if let Some(source) = source {

@@ -40,8 +40,8 @@ pub(in super::super) struct Connection {
 
 /// The stage of a connection.
 pub(super) enum State {
-    /// A PROXY header, which names the peer, comes first.
-    Opening,
+    /// Something comes before the first request.
+    Opening(Opening),
     /// Requests and their answers.
     Http(Protocol),
     /// Our side is closed; the peer's bytes are read and dropped.
@@ -49,6 +49,17 @@ pub(super) enum State {
         /// Windows of `linger_timeout` that have passed.
         windows: u8,
     },
+}
+
+/// What comes next of what precedes the first request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Opening {
+    /// A PROXY header, and then TLS or a request.
+    ProxyHeader { tls: bool },
+    /// The first message of a TLS handshake.
+    Hello,
+    /// The rest of it.
+    Handshake,
 }
 
 /// How far the hand-over of a connection to another process has come.
@@ -73,6 +84,8 @@ pub(in super::super) struct NewConnection {
     pub(in super::super) permit: ConnectionPermit,
     /// It begins with a PROXY header.
     pub(in super::super) proxy_protocol: bool,
+    /// It speaks TLS.
+    pub(in super::super) tls: bool,
     /// The gate may have dropped its first bytes, which the peer retransmits.
     pub(in super::super) is_deaf: bool,
 }
@@ -114,9 +127,10 @@ impl Connection {
 
     /// A connection that isn't counted yet and has no deadline.
     pub(super) fn unwatched(token: Token, accepted: NewConnection) -> Self {
-        let state = match accepted.proxy_protocol {
-            true => State::Opening,
-            false => State::Http(Protocol::h1()),
+        let state = match (accepted.proxy_protocol, accepted.tls) {
+            (true, tls) => State::Opening(Opening::ProxyHeader { tls }),
+            (false, true) => State::Opening(Opening::Hello),
+            (false, false) => State::Http(Protocol::h1()),
         };
         Self {
             token,
@@ -140,7 +154,7 @@ impl Connection {
     pub(super) fn protocol(&self) -> Option<&Protocol> {
         match &self.state {
             State::Http(protocol) => Some(protocol),
-            State::Opening | State::Lingering { .. } => None,
+            State::Opening(_) | State::Lingering { .. } => None,
         }
     }
 

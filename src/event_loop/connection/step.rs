@@ -13,7 +13,7 @@ use super::{
         exchange::{Delivered, Exchange, Forwarding, TimedOut},
     },
     pipeline::PIPELINE_BYTES_MAX,
-    state::{Connection, Next, State},
+    state::{Connection, Next, Opening, State},
     waits::Wait,
 };
 use crate::{
@@ -107,13 +107,20 @@ impl Connection {
     /// I7: serves what came in since the last edge was handled; otherwise the connection closes.
     fn read_a_last_time(&mut self, cx: &mut LoopContext) -> Next {
         let is_silent = !matches!(self.receive(cx), Ok(Received::Bytes(_)));
-        if matches!(self.state, State::Opening) && self.read_proxy_header(cx) == Next::Drop {
-            return Next::Drop;
+        if let State::Opening(before) = self.state {
+            match self.open(cx) {
+                Next::Wait => {}
+                next => return next,
+            }
+            if let State::Opening(after) = self.state
+                && (after != Opening::Handshake || before == after)
+            {
+                return self.begin_linger(cx);
+            }
         }
         match &mut self.state {
-            State::Opening => return self.begin_linger(cx),
             State::Http(protocol) if is_silent => protocol.close_now(),
-            State::Http(_) | State::Lingering { .. } => {}
+            State::Opening(_) | State::Http(_) | State::Lingering { .. } => {}
         }
         Next::Wait
     }
@@ -152,8 +159,11 @@ impl Connection {
             if matches!(self.state, State::Lingering { .. }) {
                 return self.read_out(cx);
             }
-            if matches!(self.state, State::Opening) && self.read_proxy_header(cx) == Next::Drop {
-                return Next::Drop;
+            if let State::Opening(_) = self.state {
+                match self.open(cx) {
+                    Next::Wait => {}
+                    next => return next,
+                }
             }
             let is_stalled = self.io.input.is_some() && self.process_input(cx);
             let was_forwarding = match self.forwarding() {
@@ -190,7 +200,8 @@ impl Connection {
                 // its answer back has left (I3).
                 return if self.io.ready.failed { Next::Drop } else { Next::Wait };
             }
-            if self.turn.has_read_enough() {
+            let is_over = self.io.is_handshaking() && !cx.tls.take_flight();
+            if self.turn.has_read_enough() || is_over {
                 break;
             }
             match self.receive(cx) {
@@ -200,6 +211,10 @@ impl Connection {
                     if self.end_of_input(cx) == Next::Drop {
                         return Next::Drop;
                     }
+                }
+                // The peer may have to read an alert first.
+                Err(_) if self.io.is_tls() && self.exchanges.is_empty() => {
+                    return self.begin_linger(cx);
                 }
                 Err(_) => return Next::Drop,
             }
@@ -255,7 +270,7 @@ impl Connection {
     }
 
     /// No more will be sent: closes our side, and reads the peer's to its end.
-    fn begin_linger(&mut self, cx: &mut LoopContext) -> Next {
+    pub(super) fn begin_linger(&mut self, cx: &mut LoopContext) -> Next {
         debug_assert!(self.exchanges.is_empty(), "lingering with an exchange in flight");
         let mut is_done = self.io.has_ended();
         if let Some(protocol) = self.protocol() {

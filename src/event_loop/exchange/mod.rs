@@ -30,6 +30,6 @@ pub(super) use in_flight::{InFlight, Uncounted};
 pub(super) use later::Delivered;
 pub(super) use outgoing::{Effect, Outgoing};
 pub(super) use own_answers::{
-    draining, is_server_options, refused, server_options, trace, unknown_host,
+    draining, is_server_options, misdirected, refused, server_options, trace, unknown_host,
 };
 pub(super) use state::{Awaits, Exchange};

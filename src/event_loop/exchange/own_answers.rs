@@ -15,6 +15,11 @@ pub(in super::super) fn unknown_host() -> Response<'static> {
     error(404, "No app configured for this host")
 }
 
+/// The host is none that this TLS connection may serve (RFC 9110 §15.5.20, I12).
+pub(in super::super) fn misdirected() -> Response<'static> {
+    error(421, "This connection does not serve this host: open another one")
+}
+
 /// The app drains, for this many seconds more.
 pub(in super::super) fn draining(retry_after_s: u64) -> Response<'static> {
     let document = format!("{{\"error\":\"Service draining\",\"retry_after_s\":{retry_after_s}}}");

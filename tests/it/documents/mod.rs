@@ -253,7 +253,7 @@ fn every_key_of_the_config_is_documented_and_no_other() {
     let inner = |name: &str| -> Vec<&Table> {
         apps.iter().filter_map(|app| app.get(name)?.as_table()).collect()
     };
-    for name in ["server", "limits", "log", "admin"] {
+    for name in ["server", "limits", "log", "admin", "tls"] {
         let shown = keys(&[tree[name].as_table().expect(name)]);
         assert_eq!(shown, known_keys(&format!("[{name}]\n"), ""), "[{name}]");
     }
@@ -287,6 +287,7 @@ fn the_documented_defaults_are_the_defaults() {
     assert_eq!(shown.limits, default.limits);
     assert_eq!(shown.log, default.log);
     assert_eq!(shown.admin, default.admin);
+    assert_eq!(shown.tls, default.tls);
     let app = |text: &str| -> AppConfig { parsed(&format!("[apps.a]\n{text}\n")).apps.remove(0) };
     let mut shown: BTreeMap<String, AppConfig> =
         shown.apps.into_iter().map(|app| (app.host.to_string(), app)).collect();

@@ -1,0 +1,129 @@
+//! The table that holds now: one for all loops, and each loop's copy of it.
+//!
+//! As with the routes: a generation says whether a copy is old, and the lock is taken only then.
+
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::table::{CertificateTable, SiteTls};
+
+/// The table that holds now.
+#[derive(Default)]
+pub(crate) struct LiveTable {
+    table: RwLock<Arc<CertificateTable>>,
+    /// Moves with every new table.
+    generation: AtomicU64,
+}
+
+impl LiveTable {
+    /// Puts a table in the place of the one before, for all hellos and requests from now on.
+    pub(crate) fn publish(&self, table: Arc<CertificateTable>) {
+        // A table is replaced whole: a panic elsewhere leaves none half made.
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The table that holds now.
+    pub(crate) fn table(&self) -> Arc<CertificateTable> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One loop's copy.
+pub(crate) struct TableView {
+    live: Arc<LiveTable>,
+    generation: u64,
+    table: Arc<CertificateTable>,
+}
+
+impl TableView {
+    pub(crate) fn new(live: Arc<LiveTable>) -> Self {
+        let (generation, table) = (0, Arc::default());
+        Self { live, generation, table }
+    }
+
+    /// The table that holds now.
+    pub(crate) fn table(&mut self) -> &CertificateTable {
+        self.refresh();
+        &self.table
+    }
+
+    fn refresh(&mut self) {
+        // Before the table is read: one that comes in between is read again.
+        let generation = self.live.generation.load(Ordering::Acquire);
+        if generation != self.generation {
+            (self.generation, self.table) = (generation, self.live.table());
+        }
+    }
+}
+
+/// What a connection was made with, and the last host that it may serve.
+pub(crate) struct Served {
+    site: Arc<SiteTls>,
+    /// As it was sent, under this generation: most requests of a connection are for one host.
+    checked: Option<(u64, Box<[u8]>)>,
+}
+
+impl Served {
+    pub(crate) fn new(site: Arc<SiteTls>) -> Self {
+        Self { site, checked: None }
+    }
+
+    /// Whether the connection may carry a request for this host, in any case (I12).
+    pub(crate) fn may_serve(&mut self, host: &[u8], view: &mut TableView) -> bool {
+        view.refresh();
+        if self.checked.as_ref().is_some_and(|(generation, checked)| {
+            *generation == view.generation && **checked == *host
+        }) {
+            return true;
+        }
+        let name = String::from_utf8_lossy(host).to_ascii_lowercase();
+        let may = match view.table.choose(Some(&name)) {
+            Some(other) => self.site.may_serve(&name, other),
+            None => false,
+        };
+        if may {
+            self.checked = Some((view.generation, host.into()));
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Policy, TicketKeys, authorities::ClientAuth, test_support::Authority},
+        *,
+    };
+
+    #[test]
+    fn a_new_table_holds_for_the_next_hello_and_the_next_request_of_open_connections() {
+        let authority = Authority::new();
+        let keys = TicketKeys::generate(0).unwrap();
+        let live = Arc::new(LiveTable::default());
+        let publish = |hosts: &[&str], policy: &Policy| {
+            let sites = hosts.iter().map(|host| authority.site(host, policy.clone())).collect();
+            live.publish(Arc::new(CertificateTable::new(sites, None, &[], &keys)));
+        };
+        let mut view = TableView::new(Arc::clone(&live));
+        assert!(view.table().choose(Some("a.example")).is_none());
+        publish(&["a.example", "b.example"], &Policy::default());
+        let site = Arc::clone(view.table().choose(Some("a.example")).unwrap());
+        let mut served = Served::new(site);
+        for host in ["a.example", "A.Example", "a.example"] {
+            assert!(served.may_serve(host.as_bytes(), &mut view), "{host}");
+        }
+        assert!(!served.may_serve(b"b.example", &mut view), "not covered");
+        assert!(!served.may_serve(b"unknown", &mut view));
+        // Renewed: another certificate of the same app.
+        publish(&["a.example"], &Policy::default());
+        assert!(served.may_serve(b"a.example", &mut view));
+        let client = Some((authority.client_ca(), ClientAuth::Require));
+        publish(&["a.example"], &Policy { client, ..Policy::default() });
+        assert!(!served.may_serve(b"a.example", &mut view), "made without a client certificate");
+        publish(&[], &Policy::default());
+        assert!(!served.may_serve(b"a.example", &mut view));
+    }
+}
