@@ -38,7 +38,10 @@ pub fn check(data: &[u8]) {
             End::Refused(_) => {}
         },
         (End::Refused(Refused { status: 413, .. }), _) => {}
-        (End::Refused(one), End::Refused(other)) => assert_eq!(one.reason, other.reason),
+        // Behind a padded size a response is read on, and may be refused for something else.
+        (End::Refused(one), End::Refused(other)) => {
+            assert!(one.reason == other.reason || one.reason == "malformed chunk size");
+        }
         _ => assert_eq!(read, again),
     }
     if matches!(read.end, End::Whole(_)) {
