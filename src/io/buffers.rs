@@ -124,6 +124,7 @@ impl BufferPool {
         }
     }
 
+    #[inline]
     pub(crate) fn give_input(&mut self, mut buffer: InputBuffer) {
         buffer.clear();
         let len = buffer.block.len();

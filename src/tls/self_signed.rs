@@ -29,7 +29,7 @@ pub(crate) fn self_signed(
     let mut params =
         CertificateParams::new(names.iter().map(bare).collect::<Vec<_>>()).map_err(failed)?;
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Tidegate, self-signed");
+    params.distinguished_name.push(DnType::CommonName, "Tidegate self-signed");
     params.not_before = (now - BEFORE).into();
     params.not_after = (now + AFTER).into();
     let key = KeyPair::generate().map_err(failed)?;
