@@ -5,8 +5,15 @@ use std::{io, os::fd::OwnedFd};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
-use super::{ready::Ready, transport::Io};
-use crate::app::ConnectAddress;
+use super::{
+    buffers::BufferPool,
+    ready::{Ready, Received},
+    transport::Io,
+};
+use crate::{
+    app::ConnectAddress,
+    tls::{ClientTls, Session},
+};
 
 /// The error of connect(2) while the handshake is under way.
 const IN_PROGRESS: i32 = Errno::INPROGRESS.raw_os_error();
@@ -34,7 +41,41 @@ impl Io {
         Ok((Self::new(OwnedFd::from(socket), ready), is_open))
     }
 
-    /// Whether the handshake is over.
+    /// Begins TLS as the client. Nothing is sent before [`Io::shake_hands`].
+    ///
+    /// # Errors
+    /// The library refuses its configuration.
+    pub(crate) fn begin_client_tls(
+        &mut self,
+        tls: &ClientTls,
+        pool: &mut BufferPool,
+    ) -> io::Result<()> {
+        let session = Session::connect(tls).map_err(io::Error::other)?;
+        self.begin_tls(session, None, pool);
+        Ok(())
+    }
+
+    /// Goes on with the handshake of TLS, on a connection that is open. Returns whether it is over;
+    /// without TLS, at once.
+    ///
+    /// # Errors
+    /// When the handshake has failed: those of [`Io::receive`], and `UnexpectedEof` for an end.
+    pub(crate) fn shake_hands(&mut self, pool: &mut BufferPool) -> io::Result<bool> {
+        while self.is_handshaking() {
+            match self.receive(pool)? {
+                Received::Bytes(_) => {}
+                Received::Nothing | Received::Full => break,
+                Received::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        let is_over = !self.is_handshaking();
+        if is_over {
+            self.release(pool);
+        }
+        Ok(is_over)
+    }
+
+    /// Whether the handshake of TCP is over.
     ///
     /// # Errors
     /// When the handshake has failed.

@@ -78,6 +78,11 @@ impl TlsTransport {
         self.sealed_bytes as u64
     }
 
+    /// Whether something is sealed, or a close is due, that the kernel doesn't have.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.is_closing || self.out.as_ref().is_some_and(|out| !out.is_empty())
+    }
+
     /// Reads until there is content, the peer's end, or nothing more on the socket. The input has
     /// room.
     pub(super) fn receive(
@@ -173,15 +178,18 @@ impl TlsTransport {
         let out = self.out.get_or_insert_with(|| pool.take_sealed());
         let wire = self.wire.as_mut().map_or(&mut [][..], InputBuffer::unread_mut);
         let opened = self.session.receive(wire, input.room(), out);
-        self.send(socket, ready, outbox)?;
+        let sent = self.send(socket, ready, outbox);
+        // A peer that is gone takes no alert: the session's error says why it is.
         let progress = opened.map_err(broken)?;
+        sent?;
         if let Some(wire) = &mut self.wire {
             wire.consume(progress.consumed);
         }
         input.fill(progress.produced);
-        self.has_content = progress.is_full;
-        // What has no room yet is to be received as if the socket had it.
-        ready.readable |= progress.is_full;
+        // What has no room yet is to be received as if the socket had it, and so is an end behind
+        // content: the peer may leave its socket open until we close.
+        self.has_content = progress.is_full || (progress.is_end && progress.produced > 0);
+        ready.readable |= self.has_content;
         if progress.produced > 0 {
             return Ok(Some(Received::Bytes(progress.produced)));
         }

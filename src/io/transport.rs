@@ -96,6 +96,23 @@ impl Io {
         }
     }
 
+    /// Whether the kernel doesn't have all that is to be sent.
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.outbox.is_empty() || self.tls().is_some_and(TlsTransport::has_unsent)
+    }
+
+    /// Whether nothing came on an idle connection that ends it: neither bytes nor the end. Under
+    /// TLS records without content, such as a ticket, are read; they don't count.
+    pub(crate) fn is_silent(&mut self, pool: &mut BufferPool) -> bool {
+        if let Transport::Plain = self.transport {
+            let peeked = rustix::net::recv(&self.socket, &mut [0], RecvFlags::PEEK);
+            return matches!(peeked, Err(Errno::AGAIN));
+        }
+        let received = self.receive(pool);
+        self.release(pool);
+        matches!(received, Ok(Received::Nothing))
+    }
+
     fn tls(&self) -> Option<&TlsTransport> {
         match &self.transport {
             Transport::Plain => None,

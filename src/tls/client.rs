@@ -1,6 +1,6 @@
 //! TLS to servers: whom to trust, and what to show them.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -27,6 +27,9 @@ pub(crate) struct ClientTls {
     name: ServerName<'static>,
 }
 
+/// Sessions that a store keeps: the tickets of one server.
+const SESSIONS_MAX: usize = 8;
+
 /// How a server's certificate is checked.
 pub(crate) enum ServerCheck<'a> {
     /// It has to be valid, for the server's name, and signed by one of these authorities.
@@ -39,7 +42,7 @@ impl ClientTls {
     /// TLS to the server of this name (a host name or an address, an IPv6 address in brackets or
     /// not), with a certificate of our own if it is given one. `None` when the name is neither.
     ///
-    /// Sessions aren't kept: upstream connections are pooled, and a store would need a lock.
+    /// Sessions aren't kept, unless [`ClientTls::with_sessions`] adds a store.
     ///
     /// # Errors
     /// There are no authorities to check against, or our certificate can't be used.
@@ -77,8 +80,23 @@ impl ClientTls {
         Ok(Some(Self { config: Arc::new(config), name }))
     }
 
+    /// The same with a store of sessions of its own, so that a later handshake can resume an
+    /// earlier one. The store has a lock: one thread alone should use it.
+    pub(crate) fn with_sessions(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        Self { config: Arc::new(config), name: self.name.clone() }
+    }
+
     pub(super) fn config(&self) -> (&Arc<ClientConfig>, &ServerName<'static>) {
         (&self.config, &self.name)
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nothing of the configuration: it holds a private key.
+        f.debug_tuple("ClientTls").field(&self.name).finish()
     }
 }
 

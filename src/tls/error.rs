@@ -46,6 +46,11 @@ impl CertificateError {
         self
     }
 
+    /// The file that it is about, if it is about one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     /// Whether it is about the private key alone.
     pub(super) fn is_about_key(&self) -> bool {
         matches!(self.problem, Problem::KeyMismatch | Problem::UnsupportedKey)

@@ -35,6 +35,7 @@ mod live;
 mod names;
 mod policy;
 mod provider;
+mod reason;
 mod records;
 mod sealed;
 mod self_signed;
