@@ -59,7 +59,7 @@ fn proxies() -> &'static [Proxy] {
         let config = Config::parse(&text, Path::new("config.toml"), Path::new("/"));
         let mut config = config.unwrap_or_else(|error| panic!("{error}"));
         let AppKind::Proxy(config) = config.apps.remove(0).kind else { panic!("another kind") };
-        Proxy::open(*config, 1)
+        Proxy::open(*config, 1).expect("no file is read")
     };
     let trusted = "trusted_proxies = [\"::1\"]";
     PROXIES.get_or_init(|| {

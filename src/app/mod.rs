@@ -35,8 +35,8 @@ pub use load_error::LoadError;
 
 pub(crate) use proxy::{
     ChosenUpstream, ConnectAddress, Endpoint, EndpointRow, EndpointState, FailureCause, HealthPlan,
-    KeptConn, LastFailure, OneUpstream, PoolKey, UpstreamFailure, write_request_trailers,
-    write_response_fields, write_response_trailers,
+    KeptConn, LastFailure, OneUpstream, PoolKey, UpstreamFailure, UpstreamTls,
+    write_request_trailers, write_response_fields, write_response_trailers,
 };
 pub use proxy::{Forward, Proxy, Upstreams};
 pub use redirect::Redirect;

@@ -18,10 +18,10 @@ use std::{
 use rustix::fs::{Access, access};
 
 use crate::{
-    app,
+    app::{self, UpstreamTls},
     config::{
-        AccessFormat, AdminListen, AppConfig, AppKind, Config, FilesConfig, RedirectConfig,
-        UpstreamAddress, Warning,
+        AccessFormat, AdminListen, AppConfig, AppKind, Config, FilesConfig, ProxyConfig,
+        RedirectConfig, UpstreamAddress, Warning,
     },
     http::Host,
 };
@@ -52,6 +52,7 @@ pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning
                         found.extend(socket_missing(path).map(|why| place.warning(why)));
                     }
                 }
+                upstream_tls(&app.host, proxy, &mut found);
             }
             AppKind::Redirect(redirect) => redirect_loop(config, app, redirect, &mut found),
             AppKind::Respond(_) => {}
@@ -174,6 +175,21 @@ fn root(app: &AppConfig, files: &FilesConfig, base: &Path, found: &mut Vec<Warni
     }
 }
 
+/// Problems with the files for TLS to upstreams, and what isn't safe about it.
+fn upstream_tls(host: &str, proxy: &ProxyConfig, found: &mut Vec<Warning>) {
+    let place = |key| ["apps", host, "proxy", key];
+    match UpstreamTls::load(proxy) {
+        Ok(tls) => {
+            let warnings = tls.warnings.iter();
+            found.extend(warnings.map(|it| Warning::new(&place(it.key), it.text.clone())));
+        }
+        Err(error) => {
+            let text = format!("{error}; requests for {host} would get 503");
+            found.push(Warning::new(&place(error.key()), text));
+        }
+    }
+}
+
 /// A redirect to the app itself. With https, another server may answer there.
 fn redirect_loop(
     config: &Config,
@@ -236,7 +252,7 @@ fn names(config: &Config, found: &mut Vec<Warning>) {
     for app in &config.apps {
         let AppKind::Proxy(proxy) = &app.kind else { continue };
         for (index, upstream) in proxy.upstreams.iter().enumerate() {
-            if let UpstreamAddress::Tcp { host, port } = &upstream.address {
+            if let UpstreamAddress::Tcp { host, port, .. } = &upstream.address {
                 wanted.push((upstream_place(&app.host, index), host.clone(), *port));
             }
         }

@@ -45,6 +45,11 @@ const TABLES: [(&str, &[&str]); 12] = [
         "proxy",
         &[
             "upstreams",
+            "ca",
+            "server_name",
+            "client_cert",
+            "client_key",
+            "insecure_skip_verify",
             "trusted_proxies",
             "balance",
             "hash_by",

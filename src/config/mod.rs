@@ -28,6 +28,7 @@ mod source;
 mod syntax;
 mod tls;
 mod units;
+mod upstream_tls;
 mod values;
 
 use std::path::Path;
@@ -37,8 +38,8 @@ pub use app_settings::{AppConfig, AppKind, FilesConfig, RedirectConfig, RespondC
 pub use cidr::Cidr;
 pub use error::{ConfigError, Problem};
 pub use proxy_settings::{
-    Balance, DrainTunnels, HashBy, HealthConfig, HostPolicy, ProxyConfig, UpstreamAddress,
-    UpstreamConfig,
+    Balance, ClientCertConfig, DrainTunnels, HashBy, HealthConfig, HostPolicy, ProxyConfig,
+    UpstreamAddress, UpstreamConfig, UpstreamTlsConfig,
 };
 pub(crate) use sections::TIME_MAX;
 pub use settings::{AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig};

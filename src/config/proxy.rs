@@ -17,6 +17,7 @@ use super::{
     reader::{ANY_COUNT, Meant, Table, quoted},
     repeats::Repeats,
     sections::{TIME_MAX, timeout, wait},
+    upstream_tls,
     values::{Fault, Value, boolean, choice, duration, integer, string},
 };
 use crate::http::{Host, is_field_name};
@@ -71,8 +72,12 @@ pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Option<ProxyConfig
         tunnel_idle_timeout: table.or("tunnel_idle_timeout", default.tunnel_idle_timeout, timeout),
         drain_tunnels: drain_tunnels(table, default.drain_tunnels),
         health: table.table_meant("health", meant_health, health).flatten(),
+        tls: upstream_tls::read(table, base),
         upstreams: default.upstreams,
     };
+    if !proxy.has_tls() && !proxy.upstreams.is_empty() {
+        upstream_tls::report_unused(table);
+    }
     (!proxy.upstreams.is_empty()).then_some(proxy)
 }
 
@@ -113,26 +118,25 @@ fn upstream_address(text: &str, base: &Path) -> Result<UpstreamAddress, Fault> {
             _ => fault.help(HELP),
         });
     };
-    if scheme.eq_ignore_ascii_case("https") {
-        let fault = Fault::new("uses https: TLS to upstreams is not in this version");
-        return Err(fault.help("write \"http://…\", or put a TLS tunnel in between"));
+    let tls = scheme.eq_ignore_ascii_case("https");
+    if !tls && !scheme.eq_ignore_ascii_case("http") {
+        return Err(Fault::new("must begin with http://, https:// or unix:").help(HELP));
     }
-    if !scheme.eq_ignore_ascii_case("http") {
-        return Err(Fault::new("must begin with http:// or unix:").help(HELP));
-    }
+    let scheme = if tls { "https" } else { "http" };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains(['/', '?', '#']) {
         let fault = Fault::new("must not have a path: requests keep their own path");
         let end = authority.find(['/', '?', '#']).unwrap_or_default();
-        return Err(fault.help(format!("write \"http://{}\"", authority[..end].escape_debug())));
+        let url = format!("{scheme}://{}", authority[..end].escape_debug());
+        return Err(fault.help(format!("write \"{url}\"")));
     }
     let host = Host::parse(authority.as_bytes());
     let host = host.ok_or_else(|| Fault::new("has no valid host").help(HELP))?;
-    let port = host.port().unwrap_or(80);
+    let port = host.port().unwrap_or(if tls { 443 } else { 80 });
     if port == 0 {
         return Err(Fault::new("has port 0, on which no server can listen").help(HELP));
     }
-    Ok(UpstreamAddress::Tcp { host: host.name().to_ascii_lowercase(), port })
+    Ok(UpstreamAddress::Tcp { tls, host: host.name().to_ascii_lowercase(), port })
 }
 
 fn balance(table: &mut Table<'_, '_>, default: Balance) -> Balance {
@@ -281,7 +285,7 @@ fn health_status(value: Value<'_>) -> Result<RangeInclusive<u16>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AppConfig, AppKind, Config, Problem};
+    use crate::config::{AppConfig, AppKind, Config, Problem, UpstreamTlsConfig};
 
     const BASE: &str = "/etc/tidegate";
 
@@ -301,7 +305,8 @@ mod tests {
     }
 
     fn tcp(host: &str, port: u16, weight: u32) -> UpstreamConfig {
-        UpstreamConfig { address: UpstreamAddress::Tcp { host: host.to_owned(), port }, weight }
+        let address = UpstreamAddress::Tcp { tls: false, host: host.to_owned(), port };
+        UpstreamConfig { address, weight }
     }
 
     #[test]
@@ -390,6 +395,7 @@ fall = 5
                 rise: 4,
                 fall: 5,
             }),
+            tls: UpstreamTlsConfig::default(),
         };
         assert_eq!(parse(ALL).unwrap(), expected);
         let json = serde_json::json!({"proxy": {
@@ -459,9 +465,9 @@ fall = 5
             ("[]", "2:13", "`apps.a.proxy.upstreams` must have at least 1 entry"),
             ("'http://a'", "2:13", "not a string (write [\"http://a\"])"),
             ("[1]", "2:14", "`apps.a.proxy.upstreams[0]` must be a string or a table"),
-            ("['https://a']", "2:14", "uses https: TLS to upstreams is not in this version"),
-            ("['http://a', 'HTTPS://a']", "2:26", "`apps.a.proxy.upstreams[1]` uses https"),
-            ("['ftp://a']", "2:14", "must begin with http:// or unix:"),
+            ("['https://a', 'HTTPS://A:443/']", "2:27", "`https://a:443` is repeated"),
+            ("['https://a/b']", "2:14", "requests keep their own path (write \"https://a\")"),
+            ("['ftp://a']", "2:14", "must begin with http://, https:// or unix:"),
             ("['127.0.0.1:9000']", "2:14", "(write \"http://127.0.0.1:9000\")"),
             ("['/run/app.sock']", "2:14", "(write \"unix:/run/app.sock\")"),
             ("['a']", "2:14", "is not an upstream (write \"http://127.0.0.1:9000\" or"),
@@ -548,7 +554,7 @@ fall = 5
     #[test]
     fn all_mistakes_are_found_in_one_pass() {
         let found = parse(
-            "upstreams = ['https://a', 1, { url = '' }]\nbalance = 'x'\nhost = ''\nretries = 99\n\
+            "upstreams = ['ftp://a', 1, { url = '' }]\nbalance = 'x'\nhost = ''\nretries = 99\n\
              trusted_proxies = ['x']\nhealth = { path = '', rise = 0 }\nx = 1",
         );
         let places: Vec<_> = found
@@ -557,7 +563,7 @@ fall = 5
             .map(|line| line.split(' ').next().unwrap().to_owned())
             .collect();
         let expected =
-            ["2:14", "2:27", "2:38", "3:11", "4:8", "5:11", "6:20", "7:19", "7:30", "8:1"];
+            ["2:14", "2:25", "2:36", "3:11", "4:8", "5:11", "6:20", "7:19", "7:30", "8:1"];
         assert_eq!(places, expected);
     }
 }

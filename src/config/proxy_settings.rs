@@ -44,6 +44,32 @@ pub struct ProxyConfig {
     pub drain_tunnels: DrainTunnels,
     /// Active checks. Default: none.
     pub health: Option<HealthConfig>,
+    /// How to speak TLS to `https://` upstreams.
+    pub tls: UpstreamTlsConfig,
+}
+
+/// How to speak TLS to upstreams.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTlsConfig {
+    /// The authorities that upstreams' certificates are checked against, in PEM. Default: those of
+    /// the system.
+    pub ca: Option<PathBuf>,
+    /// The name that certificates are checked for and that is sent as SNI: a host name, or an
+    /// address without brackets, which is not sent. Default: the host of the upstream's URL.
+    pub server_name: Option<String>,
+    /// The certificate that upstreams are shown, and its key. Default: none.
+    pub client_cert: Option<ClientCertConfig>,
+    /// Whether upstreams' certificates are not checked. Default: false.
+    pub insecure_skip_verify: bool,
+}
+
+/// The files of a client certificate, in PEM. They can be one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertConfig {
+    /// The certificate, with the certificates that issued it behind it.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// One upstream.
@@ -58,11 +84,13 @@ pub struct UpstreamConfig {
 /// Where an upstream listens. `Display` gives the form used in a config.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamAddress {
-    /// `http://host:port`
+    /// `http://host:port`, or `https://host:port`
     Tcp {
+        /// Whether it speaks TLS: `https`.
+        tls: bool,
         /// A name in lower case, an IPv4 address, or an IPv6 literal in brackets.
         host: String,
-        /// Default: 80.
+        /// Default: 80; with TLS 443.
         port: u16,
     },
     /// `unix:path`, made absolute from the config file's folder.
@@ -73,8 +101,10 @@ impl UpstreamAddress {
     /// The Host field of a request to this address (RFC 9112 §3.2); a socket has no name.
     pub fn authority(&self) -> String {
         match self {
-            Self::Tcp { host, port: 80 } => host.clone(),
-            Self::Tcp { host, port } => format!("{host}:{port}"),
+            Self::Tcp { tls: false, host, port: 80 } | Self::Tcp { tls: true, host, port: 443 } => {
+                host.clone()
+            }
+            Self::Tcp { host, port, .. } => format!("{host}:{port}"),
             Self::Unix(_) => "localhost".to_owned(),
         }
     }
@@ -83,7 +113,8 @@ impl UpstreamAddress {
 impl fmt::Display for UpstreamAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Tcp { tls: false, host, port } => write!(f, "http://{host}:{port}"),
+            Self::Tcp { tls: true, host, port } => write!(f, "https://{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -172,7 +203,16 @@ impl ProxyConfig {
             tunnel_idle_timeout: Duration::from_secs(3600),
             drain_tunnels: DrainTunnels::Keep,
             health: None,
+            tls: UpstreamTlsConfig::default(),
         }
+    }
+
+    /// Whether an upstream speaks TLS.
+    pub fn has_tls(&self) -> bool {
+        let is_tls = |upstream: &UpstreamConfig| {
+            matches!(upstream.address, UpstreamAddress::Tcp { tls: true, .. })
+        };
+        self.upstreams.iter().any(is_tls)
     }
 }
 

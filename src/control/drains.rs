@@ -361,9 +361,10 @@ mod tests {
         }
 
         fn life(&self, host: &str) -> (Arc<AppLife>, OneUpstream) {
-            let address = UpstreamAddress::Tcp { host: "127.0.0.1".to_owned(), port: 9 };
+            let address =
+                UpstreamAddress::Tcp { tls: false, host: "127.0.0.1".to_owned(), port: 9 };
             let config = ProxyConfig::new(vec![UpstreamConfig { address, weight: 1 }]);
-            let proxy = Proxy::open(config, 2);
+            let proxy = Proxy::open(config, 2).unwrap();
             let upstream =
                 proxy.upstreams().and_then(|it| OneUpstream::find(it, URL)).expect("an upstream");
             let app = HostedApp::new(Arc::new(proxy), Origin::Config, 2);

@@ -209,8 +209,12 @@ impl Operator {
         if !options.allow_empty {
             self.check_left(&lives, config).map_err(ReloadError::Emptied)?;
         }
-        let served: Vec<_> =
-            lives.iter().map(|life| (life.host(), life.app().config.as_ref())).collect();
+        // What its files say is a part of an app's config.
+        let is_current = |life: &AppLife| {
+            !life.app().app.upstreams().is_some_and(|upstreams| upstreams.has_changed_files())
+        };
+        let config_of = |life| AppLife::app(life).config.as_ref().filter(|_| is_current(life));
+        let served: Vec<_> = lives.iter().map(|life| (life.host(), config_of(life))).collect();
         let compared = changed_apps(&served, &config.apps);
         done.unchanged = compared.unchanged.len();
         let by_host: HashMap<_, _> = lives.iter().map(|life| (life.host(), life)).collect();

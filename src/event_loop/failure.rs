@@ -81,7 +81,7 @@ impl Running {
         self.cx.clock.tick();
         self.queue.clear();
         self.cx.upstreams.holds_requests = false;
-        self.cx.upstreams.close_idle();
+        self.cx.upstreams.close_idle(&mut self.cx.buffers);
         self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.recover());
         self.offers.recover();
         self.cx.accounting.begin_recount();

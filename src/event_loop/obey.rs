@@ -42,7 +42,7 @@ impl Running {
             }
             LoopCommand::WatchUpstream(drain, upstream) => {
                 // Idle connections to it are of no more use.
-                self.cx.upstreams.sweep(self.cx.clock.now_ms());
+                self.cx.upstreams.sweep(self.cx.clock.now_ms(), &mut self.cx.buffers);
                 self.draining_upstreams.push((drain, upstream));
             }
             LoopCommand::CutUpstream(upstream) => {
@@ -63,7 +63,7 @@ impl Running {
             LoopCommand::Refresh => {
                 self.cx.view.refresh();
                 // Lives that have ended no longer use their upstreams.
-                self.cx.upstreams.sweep(self.cx.clock.now_ms());
+                self.cx.upstreams.sweep(self.cx.clock.now_ms(), &mut self.cx.buffers);
             }
             LoopCommand::Listen(sockets) => self.listen(sockets),
             LoopCommand::ListenForAdmin(socket) => {
@@ -241,7 +241,7 @@ mod tests {
         let text = "[apps.a]\nproxy = { upstreams = ['http://127.0.0.1:9'] }";
         let mut config = Config::parse(text, Path::new("a.toml"), Path::new("/")).unwrap();
         let AppKind::Proxy(config) = config.apps.remove(0).kind else { panic!("not a proxy") };
-        Proxy::open(*config, 1)
+        Proxy::open(*config, 1).unwrap()
     }
 
     fn choose(proxy: &Proxy) -> Option<ChosenUpstream> {

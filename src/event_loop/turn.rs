@@ -143,7 +143,7 @@ impl Running {
         if token.0 & UPSTREAM_BIT == 0 {
             return self.with_connection(token, |connection, cx| connection.on_ready(ready, cx));
         }
-        if let Some(id) = self.cx.upstreams.on_event(token, ready) {
+        if let Some(id) = self.cx.upstreams.on_event(token, ready, &mut self.cx.buffers) {
             self.with_connection(id.connection, |connection, cx| {
                 connection.on_upstream_ready(id.number, token, ready, cx)
             });
@@ -163,7 +163,7 @@ impl Running {
             });
             // Idle connections to upstreams hold descriptors, but no places.
             if acceptor.take_exhausted() {
-                cx.upstreams.close_idle();
+                cx.upstreams.close_idle(&mut cx.buffers);
             }
         }
     }
@@ -194,7 +194,7 @@ impl Running {
         }
         if now >= self.release_idle_ms {
             self.release_idle_ms = now + milliseconds(RELEASE_IDLE_EVERY);
-            self.cx.upstreams.sweep(now);
+            self.cx.upstreams.sweep(now, &mut self.cx.buffers);
             for life in self.cx.view.registry().entries() {
                 self.cx.gauges.ask(life.id().as_u64());
                 let (app, cx) = (&life.app().app, &self.cx);

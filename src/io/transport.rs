@@ -83,7 +83,6 @@ impl Io {
 
     /// Whether the peer's end came without the close_notify that TLS demands: something may be
     /// missing before it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "upstreams don't speak TLS yet"))]
     pub(crate) fn is_truncated(&self) -> bool {
         self.tls().is_some_and(TlsTransport::is_truncated)
     }

@@ -14,6 +14,7 @@ mod random;
 mod response;
 mod server;
 mod site;
+mod tls;
 mod upstream;
 mod wait;
 
@@ -34,6 +35,7 @@ pub use response::find;
 pub use rustix::process::{Pid, Signal};
 pub use server::{BINARY, Event, Server, Setup, run};
 pub use site::{Act, Held, Site, Stage, Stuck, logged, post};
+pub use tls::{Authority, Identity};
 pub use upstream::{Asked, Gate, Line, Upstream};
 pub use wait::{PATIENCE, give_way, wait_until};
 

@@ -13,10 +13,12 @@ use std::{
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
     response::find,
+    tls::{Shaken, Wire},
     wait::{PATIENCE, wait_until},
 };
 
@@ -77,12 +79,16 @@ struct Shared {
     script: Script,
     /// Whether the script runs before the content is read.
     by_head: bool,
+    tls: Option<Arc<ServerConfig>>,
+    handshakes: Mutex<Vec<Shaken>>,
     listener: Mutex<Option<Socket>>,
     open: Mutex<Vec<(usize, Socket)>>,
     stopped: AtomicBool,
     connections: AtomicUsize,
     /// Connections that the server closed or reset.
     left: AtomicUsize,
+    /// Those of them that ended without TLS's close_notify.
+    torn: AtomicUsize,
     heads: AtomicUsize,
     asked: Mutex<Vec<Asked>>,
 }
@@ -98,19 +104,39 @@ impl Upstream {
         address: SocketAddr,
         script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static,
     ) -> Self {
-        Self::start(Domain::for_address(address), &address.into(), Arc::new(script), false)
+        Self::start(Domain::for_address(address), &address.into(), Arc::new(script), false, None)
+    }
+
+    /// Like [`Self::tcp`], over TLS.
+    pub fn tls(
+        config: ServerConfig,
+        script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static,
+    ) -> Self {
+        Self::tls_at("127.0.0.1:0".parse().expect("an address"), config, script)
+    }
+
+    /// Like [`Self::tls`], on this address.
+    pub fn tls_at(
+        address: SocketAddr,
+        config: ServerConfig,
+        script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static,
+    ) -> Self {
+        let (domain, tls) = (Domain::for_address(address), Some(Arc::new(config)));
+        let mut upstream = Self::start(domain, &address.into(), Arc::new(script), false, tls);
+        upstream.url = upstream.url.replace("http://", "https://");
+        upstream
     }
 
     /// An upstream whose script gets a request's head, and can read the content itself.
     pub fn by_head(script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        Self::start(Domain::IPV4, &any.into(), Arc::new(script), true)
+        Self::start(Domain::IPV4, &any.into(), Arc::new(script), true, None)
     }
 
     /// An upstream on a unix socket.
     pub fn unix(path: &Path, script: impl Fn(&Asked, &mut Line) + Send + Sync + 'static) -> Self {
         let address = SockAddr::unix(path).expect("a path");
-        let mut upstream = Self::start(Domain::UNIX, &address, Arc::new(script), false);
+        let mut upstream = Self::start(Domain::UNIX, &address, Arc::new(script), false, None);
         upstream.url = format!("unix:{}", path.display());
         upstream
     }
@@ -120,7 +146,13 @@ impl Upstream {
         format!("http://{}", super::free_port())
     }
 
-    fn start(domain: Domain, address: &SockAddr, script: Script, by_head: bool) -> Self {
+    fn start(
+        domain: Domain,
+        address: &SockAddr,
+        script: Script,
+        by_head: bool,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Self {
         let listener = Socket::new(domain, Type::STREAM, None).expect("socket");
         if domain != Domain::UNIX {
             listener.set_reuse_address(true).expect("SO_REUSEADDR");
@@ -132,11 +164,14 @@ impl Upstream {
         let shared = Arc::new(Shared {
             script,
             by_head,
+            tls,
+            handshakes: Mutex::default(),
             listener: Mutex::new(Some(listener.try_clone().expect("a second descriptor"))),
             open: Mutex::default(),
             stopped: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
+            torn: AtomicUsize::new(0),
             heads: AtomicUsize::new(0),
             asked: Mutex::default(),
         });
@@ -161,6 +196,11 @@ impl Upstream {
     /// How many connections were made to it.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
+    }
+
+    /// The handshakes of TLS that are over.
+    pub fn handshakes(&self) -> Vec<Shaken> {
+        lock(&self.shared.handshakes).clone()
     }
 
     /// The complete requests, in the order in which they ended.
@@ -188,6 +228,11 @@ impl Upstream {
     /// How many connections the server has closed or reset.
     pub fn left(&self) -> usize {
         self.shared.left.load(SeqCst)
+    }
+
+    /// How many of them ended without TLS's close_notify.
+    pub fn torn(&self) -> usize {
+        self.shared.torn.load(SeqCst)
     }
 
     /// Waits until the server has closed or reset this many connections.
@@ -229,7 +274,9 @@ impl Shared {
             }
             let shared = Arc::clone(self);
             let line = Line {
-                socket,
+                wire: Wire::new(socket, self.tls.as_ref()),
+                is_shaken: false,
+                is_torn: false,
                 buffer: Vec::new(),
                 is_left: false,
                 is_over: false,
@@ -244,7 +291,11 @@ impl Shared {
 
 /// A connection from the server, for a script to use.
 pub struct Line {
-    socket: Socket,
+    wire: Wire,
+    /// Whether the handshake of TLS was counted.
+    is_shaken: bool,
+    /// Whether TLS's end is left out.
+    is_torn: bool,
     buffer: Vec<u8>,
     /// Whether the server has closed or reset it.
     is_left: bool,
@@ -257,7 +308,7 @@ pub struct Line {
 impl Line {
     /// Sends bytes. Returns false if the peer is gone.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.socket.write_all(bytes.as_ref()).is_ok()
+        self.wire.write_all(bytes.as_ref()).and_then(|()| self.wire.flush()).is_ok()
     }
 
     /// Sends a response of this status and content, with its length.
@@ -273,10 +324,25 @@ impl Line {
         self.is_over = true;
     }
 
+    /// The same, without TLS's close_notify.
+    pub fn tear(&mut self) {
+        (self.is_torn, self.is_over) = (true, true);
+    }
+
+    /// Changes the keys of TLS.
+    pub fn change_keys(&mut self) {
+        self.wire.change_keys();
+    }
+
+    /// Says in the words of TLS that nothing more comes, and leaves the connection open.
+    pub fn say_end(&mut self) {
+        self.wire.say_end();
+    }
+
     /// Resets it when the script returns.
     pub fn reset(&mut self) {
-        let _ = self.socket.set_linger(Some(Duration::ZERO));
-        self.is_over = true;
+        let _ = self.wire.socket().set_linger(Some(Duration::ZERO));
+        self.tear();
     }
 
     /// Resets it now; the script goes on without it.
@@ -284,12 +350,12 @@ impl Line {
         self.reset();
         lock(&self.shared.open).retain(|(connection, _)| *connection != self.connection);
         let other = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
-        drop(std::mem::replace(&mut self.socket, other));
+        drop(std::mem::replace(&mut self.wire, Wire::Plain(other)));
     }
 
     /// Closes the sending side.
     pub fn half_close(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
+        self.wire.half_close();
     }
 
     /// Reads this many bytes; fewer if the connection ends.
@@ -386,6 +452,9 @@ impl Line {
             }
             (shared.script)(&asked, &mut self);
         }
+        if !self.is_torn {
+            self.wire.say_end();
+        }
         if self.is_left {
             self.shared.left.fetch_add(1, SeqCst);
         }
@@ -412,12 +481,21 @@ impl Line {
         let start = self.buffer.len();
         self.buffer.resize(start + 64 * 1024, 0);
         let read = loop {
-            match self.socket.read(&mut self.buffer[start..]) {
+            match self.wire.read(&mut self.buffer[start..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other,
             }
         };
+        if !self.is_shaken
+            && let Some(shaken) = self.wire.shaken()
+        {
+            self.is_shaken = true;
+            lock(&self.shared.handshakes).push(shaken);
+        }
         self.buffer.truncate(start + read.as_ref().map_or(0, |read| *read));
+        if read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+            self.shared.torn.fetch_add(1, SeqCst);
+        }
         self.is_left = !matches!(read, Ok(1..));
         !self.is_left
     }

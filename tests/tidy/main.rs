@@ -29,7 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("http", &[]),
     ("config", &["duration", "sync", "http"]),
     ("logging", &["duration", "sync", "http", "config"]),
-    ("app", &["duration", "sync", "http", "logging", "config"]),
+    ("app", &["duration", "sync", "http", "logging", "config", "tls"]),
     ("registry", &["sync"]),
     ("metrics", &["duration", "sync"]),
     ("tls", &[]),

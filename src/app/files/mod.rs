@@ -93,7 +93,7 @@ impl Files {
                 let fallback_key = fallback.map(|path| format!("/{}", path::encoded(path)));
                 Ok(Self { config, root, fallback_key, loops: PerLoop::new(loops) })
             }
-            Err(source) => Err(LoadError { path: config.root, source }),
+            Err(source) => Err(LoadError::directory(config.root, source)),
         }
     }
 

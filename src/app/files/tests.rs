@@ -910,7 +910,7 @@ fn a_root_that_cannot_be_served_is_an_error_at_load() {
         let error =
             crate::app::load(&crate::config::AppKind::Files(config(root)), 1).err().unwrap();
         assert_eq!(error.to_string(), format!("{}: {reason}", root.display()));
-        assert_eq!(error.path(), root);
+        assert_eq!(error.path(), Some(&**root));
     }
 }
 

@@ -30,12 +30,15 @@ use super::{
 use crate::{
     config::{UpstreamAddress, UpstreamConfig},
     duration::nanoseconds,
+    tls::ClientTls,
 };
 
 /// One upstream.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     address: UpstreamAddress,
+    /// How to speak TLS, without kept sessions: each handshake checks the certificate.
+    tls: Option<ClientTls>,
     url: String,
     authority: String,
     weight: u64,
@@ -91,7 +94,7 @@ struct EndpointCounters {
 const WEIGHT_SCALE: u64 = 256;
 
 impl Endpoint {
-    pub(super) fn new(config: &UpstreamConfig, loops: usize) -> Self {
+    pub(super) fn new(config: &UpstreamConfig, tls: Option<ClientTls>, loops: usize) -> Self {
         let url = config.address.to_string();
         Self {
             authority: config.address.authority(),
@@ -103,6 +106,7 @@ impl Endpoint {
             failures: FailureLog::new(loops),
             loops: (0..loops).map(|_| CachePadded::default()).collect(),
             address: config.address.clone(),
+            tls,
         }
     }
 
@@ -144,6 +148,11 @@ impl Endpoint {
         &self.authority
     }
 
+    /// How to speak TLS without kept sessions, if it speaks TLS.
+    pub(crate) fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
     /// The path of its unix socket, if it has one.
     pub(crate) fn unix_path(&self) -> Option<&Path> {
         match &self.address {
@@ -165,7 +174,7 @@ impl Endpoint {
     /// Looks up its addresses. This blocks, so it must not be called on a loop. If a look-up fails,
     /// the addresses of the last one stay.
     pub(crate) fn resolve(&self) {
-        let UpstreamAddress::Tcp { host, port } = &self.address else { return };
+        let UpstreamAddress::Tcp { host, port, .. } = &self.address else { return };
         let found = match literal(host) {
             Some(ip) => Ok(vec![SocketAddr::new(ip, *port)]),
             None => (host.as_str(), *port).to_socket_addrs().map(Iterator::collect),

@@ -18,7 +18,10 @@ use std::{
 
 use rustix::io::Errno;
 
-use crate::http::{Refused, Response};
+use crate::{
+    http::{Refused, Response},
+    tls::TlsError,
+};
 
 /// Why an upstream gave no answer, or an incomplete one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(crate) enum FailureCause {
     ConnectTimeout,
     /// connect(2) failed for another reason: no route, no such socket, no permission.
     ConnectFailed,
+    /// The handshake of TLS failed: a certificate isn't accepted, or it isn't TLS.
+    TlsHandshake,
     /// The upstream closed the connection before the head of its answer was complete.
     ClosedBeforeAnswer,
     /// The connection was reset or lost before the head of the answer was complete.
@@ -59,7 +64,7 @@ pub(crate) enum FailureCause {
 
 impl FailureCause {
     /// All causes.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::ResolveFailed,
         Self::NoUpstreamUp,
         Self::AllDrained,
@@ -67,6 +72,7 @@ impl FailureCause {
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectFailed,
+        Self::TlsHandshake,
         Self::ClosedBeforeAnswer,
         Self::ResetBeforeAnswer,
         Self::AnswerTimeout,
@@ -88,6 +94,7 @@ impl FailureCause {
             Self::ConnectRefused => "connect_refused",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectFailed => "connect_failed",
+            Self::TlsHandshake => "tls_handshake",
             Self::ClosedBeforeAnswer => "closed_before_answer",
             Self::ResetBeforeAnswer => "reset_before_answer",
             Self::AnswerTimeout => "answer_timeout",
@@ -125,6 +132,7 @@ impl FailureCause {
             Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::ConnectFailed
+            | Self::TlsHandshake
             | Self::ClosedBeforeAnswer
             | Self::ResetBeforeAnswer => (502, r#"{"error":"No upstream answered"}"#),
             Self::AnswerTimeout | Self::AnswerTooSlow => {
@@ -186,8 +194,25 @@ impl UpstreamFailure {
         Self { is_behind_head: true, ..self }
     }
 
-    /// recv(2) failed.
+    /// The handshake of TLS failed, with this error.
+    pub(crate) fn handshake(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::new(FailureCause::TlsHandshake, "closed within the TLS handshake");
+        }
+        Self::receive(FailureCause::TlsHandshake, error)
+    }
+
+    /// Whether an upstream refuses our certificate, or our lack of one. In TLS 1.3 that comes after
+    /// the handshake is over for us.
+    pub(crate) fn is_refused_certificate(error: &io::Error) -> bool {
+        TlsError::behind(error).is_some_and(TlsError::is_about_certificates)
+    }
+
+    /// recv(2) failed, or the TLS session did.
     pub(crate) fn receive(cause: FailureCause, error: &io::Error) -> Self {
+        if let Some(error) = TlsError::behind(error) {
+            return Self::new(cause, error.reason());
+        }
         let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
         Self { cause, is_behind_head: false, detail: Detail::Os(errno) }
     }

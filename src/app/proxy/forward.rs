@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     endpoint::Endpoint,
     failure::UpstreamFailure,
-    upstreams::{ChosenUpstream, LoopShare, NoUpstream},
+    no_upstream::NoUpstream,
+    upstreams::{ChosenUpstream, LoopShare},
 };
 use crate::config::ProxyConfig;
 

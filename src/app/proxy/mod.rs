@@ -12,9 +12,11 @@ mod failure;
 mod fields;
 mod forward;
 mod health;
+mod no_upstream;
 mod one_upstream;
 #[cfg(test)]
 mod tests;
+mod upstream_tls;
 mod upstreams;
 
 use std::{net::IpAddr, sync::Arc};
@@ -24,7 +26,7 @@ use crate::{
     http::{Method, RequestHead, Response, ResponseHead},
 };
 
-use super::{App, Context, Peer, Reply, error_response};
+use super::{App, Context, LoadError, Peer, Reply, error_response};
 
 pub(crate) use endpoint::Endpoint;
 pub(crate) use endpoint_row::{EndpointRow, EndpointState};
@@ -33,6 +35,7 @@ pub(crate) use fields::{write_request_trailers, write_response_fields, write_res
 pub use forward::Forward;
 pub(crate) use health::HealthPlan;
 pub(crate) use one_upstream::OneUpstream;
+pub(crate) use upstream_tls::UpstreamTls;
 pub use upstreams::Upstreams;
 pub(crate) use upstreams::{ChosenUpstream, ConnectAddress, KeptConn, PoolKey};
 
@@ -50,8 +53,12 @@ pub struct Proxy {
 impl Proxy {
     /// An app that forwards as `config` says, for this many loops. Resolves the names of the
     /// upstreams, which blocks. An upstream whose name has no address is down.
-    pub fn open(config: ProxyConfig, loops: usize) -> Self {
-        Self::of(Upstreams::open(config, loops), loops)
+    ///
+    /// # Errors
+    /// When a file for TLS to upstreams cannot be used.
+    pub fn open(config: ProxyConfig, loops: usize) -> Result<Self, LoadError> {
+        let tls = UpstreamTls::load(&config)?;
+        Ok(Self::of(Upstreams::open(config, tls, loops), loops))
     }
 
     /// The field lines of an upstream's interim or final response that are forwarded to a client,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{upstreams::NoUpstream, *};
+use super::{no_upstream::NoUpstream, *};
 use crate::{
     app::test_support::{context, request},
     config::{AppKind, Config},
@@ -23,7 +23,7 @@ fn proxy(lines: &str) -> Proxy {
     let config = Config::parse(&text, Path::new("config.toml"), Path::new("/"));
     let mut config = config.unwrap_or_else(|error| panic!("{error}"));
     let AppKind::Proxy(config) = config.apps.remove(0).kind else { panic!("another kind") };
-    Proxy::open(*config, 2)
+    Proxy::open(*config, 2).unwrap()
 }
 
 /// A proxy to this many upstreams.
@@ -698,10 +698,14 @@ fn an_upstream_that_came_back_starts_slowly() {
 #[test]
 fn a_name_without_an_address_is_down_and_keeps_the_addresses_it_had() {
     let config = ProxyConfig::new(vec![crate::config::UpstreamConfig {
-        address: crate::config::UpstreamAddress::Tcp { host: "localhost".to_owned(), port: 7 },
+        address: crate::config::UpstreamAddress::Tcp {
+            tls: false,
+            host: "localhost".to_owned(),
+            port: 7,
+        },
         weight: 1,
     }]);
-    let endpoint = Endpoint::new(&config.upstreams[0], 1);
+    let endpoint = Endpoint::new(&config.upstreams[0], None, 1);
     assert!(endpoint.has_name() && endpoint.is_down());
     assert_eq!(endpoint.row(0).reason.as_deref(), Some("no address: not yet looked up"));
     endpoint.set_addresses(Err(io::Error::other("no such name")));

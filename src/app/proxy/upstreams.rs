@@ -23,11 +23,14 @@ use super::{
     endpoint::Endpoint,
     endpoint_row::EndpointRow,
     failure::{FailureCause, FailureLog, UpstreamFailure},
+    no_upstream::NoUpstream,
+    upstream_tls::{LoadedFile, TlsWarning, UpstreamTls},
 };
 use crate::{
     config::{Balance, ProxyConfig},
     duration::nanoseconds,
     logging::RequestIds,
+    tls::ClientTls,
 };
 
 /// The upstreams of one life of a proxy app.
@@ -37,23 +40,29 @@ pub struct Upstreams {
     endpoints: Box<[Endpoint]>,
     /// Requests for which there was no upstream to ask.
     unserved: FailureLog,
+    warnings: Vec<TlsWarning>,
+    tls_files: Vec<LoadedFile>,
 }
 
 impl Upstreams {
     /// Resolves the names of the upstreams; this blocks. An upstream without an address is down.
-    pub(super) fn open(config: ProxyConfig, loops: usize) -> Self {
-        let endpoint = |upstream| Endpoint::new(upstream, loops);
-        let endpoints: Box<[_]> = config.upstreams.iter().map(endpoint).collect();
+    pub(super) fn open(config: ProxyConfig, tls: UpstreamTls, loops: usize) -> Self {
+        let UpstreamTls { each, warnings, files: tls_files } = tls;
+        let endpoint = |(upstream, tls)| Endpoint::new(upstream, tls, loops);
+        let endpoints: Box<[_]> = config.upstreams.iter().zip(each).map(endpoint).collect();
         endpoints.iter().for_each(Endpoint::resolve);
-        Self { config, endpoints, unserved: FailureLog::new(loops) }
+        Self { config, endpoints, unserved: FailureLog::new(loops), warnings, tls_files }
     }
 
     /// A copy for the next life, with the current state. Counts start at 0 (I4).
     pub(super) fn again(&self, loops: usize) -> Self {
-        let endpoint = |upstream| Endpoint::new(upstream, loops);
-        let endpoints = self.config.upstreams.iter().map(endpoint).collect();
-        let unserved = FailureLog::new(loops);
-        let again = Self { config: self.config.clone(), endpoints, unserved };
+        let endpoint = |(upstream, before): (_, &Endpoint)| {
+            Endpoint::new(upstream, before.tls().cloned(), loops)
+        };
+        let endpoints = self.config.upstreams.iter().zip(&self.endpoints).map(endpoint).collect();
+        let (config, unserved) = (self.config.clone(), FailureLog::new(loops));
+        let (warnings, tls_files) = (self.warnings.clone(), self.tls_files.clone());
+        let again = Self { config, endpoints, unserved, warnings, tls_files };
         again.take_over(self);
         again
     }
@@ -80,6 +89,16 @@ impl Upstreams {
     /// The upstreams, in the order of the config.
     pub(crate) fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// What an operator should change about TLS to the upstreams.
+    pub(crate) fn warnings(&self) -> &[TlsWarning] {
+        &self.warnings
+    }
+
+    /// Whether a file for TLS to the upstreams is another than when it was loaded.
+    pub(crate) fn has_changed_files(&self) -> bool {
+        self.tls_files.iter().any(LoadedFile::has_changed)
     }
 
     /// Each upstream, as operators see it.
@@ -143,37 +162,6 @@ impl Upstreams {
     }
 }
 
-/// Why there is no upstream for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoUpstream {
-    /// All are down, or some are and the others are drained.
-    Down,
-    /// As `Down`, and none of those that are not drained has an address.
-    Unresolved,
-    /// All are drained.
-    Drained,
-    /// All that can be used were already tried for this request.
-    Tried,
-}
-
-impl NoUpstream {
-    /// The failure of a request that reached no upstream.
-    pub(crate) fn failure(self) -> UpstreamFailure {
-        match self {
-            Self::Down | Self::Tried => {
-                UpstreamFailure::new(FailureCause::NoUpstreamUp, "all upstreams are down")
-            }
-            Self::Unresolved => UpstreamFailure::new(
-                FailureCause::ResolveFailed,
-                "no name of an upstream has an address",
-            ),
-            Self::Drained => {
-                UpstreamFailure::new(FailureCause::AllDrained, "all upstreams are drained")
-            }
-        }
-    }
-}
-
 /// What follows from a failure, beside the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FailureNote {
@@ -189,6 +177,9 @@ pub(crate) struct FailureNote {
 pub(super) struct LoopShare {
     upstreams: Arc<Upstreams>,
     loop_index: usize,
+    /// TLS to each upstream that speaks it. A loop has its own, because the sessions that it keeps
+    /// for resumption are behind a lock: only this loop takes it, and only in handshakes.
+    tls: Box<[Option<ClientTls>]>,
     /// Only this loop locks it, so it never waits.
     own: Mutex<ShareState>,
 }
@@ -215,7 +206,9 @@ impl LoopShare {
             ids: RequestIds::new(),
             heads: Vec::new(),
         };
-        Self { upstreams, loop_index, own: Mutex::new(own) }
+        let tls = |endpoint: &Endpoint| endpoint.tls().map(ClientTls::with_sessions);
+        let tls = upstreams.endpoints.iter().map(tls).collect();
+        Self { upstreams, loop_index, tls, own: Mutex::new(own) }
     }
 
     pub(super) fn upstreams(&self) -> &Arc<Upstreams> {
@@ -349,6 +342,11 @@ impl ChosenUpstream {
         }
     }
 
+    /// How to speak TLS on a new connection, if the upstream speaks it.
+    pub(crate) fn tls(&self) -> Option<&ClientTls> {
+        self.share.tls[self.index].as_ref()
+    }
+
     /// A connection could not be opened. Moves on to the upstream's next address and returns true,
     /// unless all its addresses were tried. As long as it returns true, the upstream has not
     /// failed.
@@ -412,7 +410,8 @@ impl Drop for ChosenUpstream {
     }
 }
 
-/// Identifies an upstream of a life within one loop: the address of its share, and the index.
+/// Identifies an upstream of a life within one loop: the address of its share, and the index. TLS
+/// is the same for all connections of one key: another life has another key.
 pub(crate) type PoolKey = (usize, usize);
 
 /// An idle connection that a loop keeps. It counts as idle until this is dropped. It does not keep

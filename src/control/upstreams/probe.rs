@@ -5,13 +5,14 @@ use std::{collections::VecDeque, io, net::SocketAddr};
 use mio::{Registry, Token};
 
 use crate::{
-    app::{ConnectAddress, Endpoint},
+    app::{ConnectAddress, Endpoint, UpstreamFailure},
     config::{HealthConfig, HostPolicy},
     http::{
         FieldTable, Limits, RequestContent,
         h1::{self, ClientEvent, ClientRequest},
     },
     io::{BOTH_WAYS, BufferPool, Flushed, Io, Mark, Ready, Received, watch},
+    tls::{ClientTls, TlsError},
 };
 
 /// More of an answer than this is not read.
@@ -32,8 +33,11 @@ pub(super) fn buffers() -> BufferPool {
 pub(super) struct Probe {
     token: Token,
     io: Io,
-    /// The handshake is over.
-    is_open: bool,
+    /// The handshake of TCP is over.
+    is_connected: bool,
+    /// How to speak TLS, if the upstream speaks it. Nothing is resumed: each check checks the
+    /// certificate.
+    tls: Option<ClientTls>,
     request: Vec<u8>,
     client: h1::Client,
     /// To be tried if this one cannot be connected to.
@@ -59,7 +63,7 @@ impl Probe {
             Some(path) => open(ConnectAddress::Unix(path), token, registry),
             None => open_first(&mut addresses, token, registry),
         };
-        let (io, is_open) = opened.map_err(|error| format!("connect: {error}"))?;
+        let (io, is_connected) = opened.map_err(|error| format!("connect: {error}"))?;
         let host = match (&health.host, policy) {
             (Some(host), _) | (None, HostPolicy::Fixed(host)) => host,
             (None, HostPolicy::Keep | HostPolicy::Upstream) => endpoint.authority(),
@@ -78,7 +82,9 @@ impl Probe {
             close: true,
         };
         let client = h1::Client::begin(&framing, &mut request);
-        Ok(Self { token, io, is_open, request, client, more_addresses: addresses, status: None })
+        let tls = endpoint.tls().cloned();
+        let (more_addresses, status) = (addresses, None);
+        Ok(Self { token, io, is_connected, tls, request, client, more_addresses, status })
     }
 
     /// Goes on as far as the socket lets it. The outcome comes with the end of the answer, so that
@@ -91,18 +97,18 @@ impl Probe {
     ) -> Option<ProbeResult> {
         self.io.ready.add(ready);
         loop {
-            let error = match self.exchange(buffers) {
+            let fault = match self.exchange(buffers) {
                 Ok(true) => return Some(self.outcome("connection closed without an answer")),
                 Ok(false) => return None,
-                Err(error) => error,
+                Err(fault) => fault,
             };
-            // Without a byte written the connection was never open.
+            // Without a byte of the request sent the connection was never open.
             if self.io.outbox.sent() > Mark::START || self.status.is_some() {
-                return Some(self.outcome(&error.to_string()));
+                return Some(self.outcome(&fault));
             }
             match open_first(&mut self.more_addresses, self.token, registry) {
-                Ok(opened) => (self.io, self.is_open) = opened,
-                Err(_) => return Some(Err(format!("connect: {error}"))),
+                Ok(opened) => (self.io, self.is_connected) = opened,
+                Err(_) => return Some(Err(fault)),
             }
         }
     }
@@ -113,35 +119,46 @@ impl Probe {
     }
 
     /// Whether the answer is at its end; not while the socket has no more.
-    fn exchange(&mut self, buffers: &mut BufferPool) -> io::Result<bool> {
-        if !self.is_open {
-            self.is_open = self.io.finish_connecting()?;
-            if !self.is_open {
-                return Ok(false);
-            }
+    fn exchange(&mut self, buffers: &mut BufferPool) -> Result<bool, String> {
+        if !self.open(buffers)? {
+            return Ok(false);
         }
         if self.io.outbox.end() == Mark::START {
             self.io.outbox.buffer(buffers).extend_from_slice(&self.request);
         }
-        if self.io.flush(buffers)? != Flushed::All {
+        if self.io.flush(buffers).map_err(|error| fault(&error))? != Flushed::All {
             return Ok(false);
         }
         while self.io.ready.readable {
-            match self.io.receive(buffers)? {
+            match self.io.receive(buffers).map_err(|error| fault(&error))? {
                 Received::Bytes(_) if self.take(buffers)? => return Ok(true),
                 Received::Bytes(_) => {}
                 Received::Nothing => break,
                 Received::End => return Ok(true),
-                Received::Full => {
-                    return Err(io::Error::other("the head of the answer is too long"));
-                }
+                Received::Full => return Err("the head of the answer is too long".to_owned()),
             }
         }
         Ok(false)
     }
 
+    /// Goes on with the handshakes. Returns whether they are over.
+    fn open(&mut self, buffers: &mut BufferPool) -> Result<bool, String> {
+        if !self.is_connected {
+            let connected = self.io.finish_connecting();
+            self.is_connected = connected.map_err(|error| format!("connect: {error}"))?;
+            if !self.is_connected {
+                return Ok(false);
+            }
+        }
+        if let Some(tls) = self.tls.as_ref().filter(|_| !self.io.is_tls()) {
+            self.io.begin_client_tls(tls, buffers).map_err(|error| fault(&error))?;
+        }
+        let shaken = self.io.shake_hands(buffers);
+        shaken.map_err(|error| format!("TLS: {}", UpstreamFailure::handshake(&error)))
+    }
+
     /// Takes what came of the answer; whether that was the last of it, or enough.
-    fn take(&mut self, buffers: &mut BufferPool) -> io::Result<bool> {
+    fn take(&mut self, buffers: &mut BufferPool) -> Result<bool, String> {
         let Some(mut input) = self.io.input.take() else { return Ok(false) };
         let is_over = loop {
             let mut fields = FieldTable::new();
@@ -155,7 +172,7 @@ impl Probe {
                 ClientEvent::NeedMore => Some(self.io.received_total() > ANSWER_BYTES_MAX),
                 ClientEvent::End | ClientEvent::Truncated | ClientEvent::Closed => Some(true),
                 ClientEvent::Refused(refused) => {
-                    return Err(io::Error::other(format!("no HTTP answer: {}", refused.reason)));
+                    return Err(format!("no HTTP answer: {}", refused.reason));
                 }
             };
             input.consume(used);
@@ -169,6 +186,15 @@ impl Probe {
             self.io.input = Some(input);
         }
         Ok(is_over)
+    }
+}
+
+/// What went wrong on an open connection. In TLS 1.3 an upstream that wants a certificate of ours
+/// says so only then.
+fn fault(error: &io::Error) -> String {
+    match TlsError::behind(error) {
+        Some(error) => format!("TLS: {}", error.reason()),
+        None => error.to_string(),
     }
 }
 

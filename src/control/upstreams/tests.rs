@@ -24,7 +24,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn tcp(host: &str, port: u16) -> UpstreamAddress {
-    UpstreamAddress::Tcp { host: host.to_owned(), port }
+    UpstreamAddress::Tcp { tls: false, host: host.to_owned(), port }
 }
 
 /// A proxy to these, whose checks come fast.
@@ -46,7 +46,7 @@ fn proxy_with(addresses: Vec<UpstreamAddress>, timeout: Duration) -> Proxy {
         resolve_every: Duration::from_millis(20),
         ..ProxyConfig::new(addresses.into_iter().map(upstream).collect())
     };
-    Proxy::open(config, 1)
+    Proxy::open(config, 1).unwrap()
 }
 
 fn watch(proxy: &Proxy) -> UpstreamWatch {

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Instant};
 use crossbeam_channel::Sender;
 
 use super::{
-    super::notices::Notices,
+    super::notices::{Notices, notice},
     checks::{Checks, ChecksHandle},
     resolver::Resolver,
     watched::Watch,
@@ -33,6 +33,10 @@ impl UpstreamWatch {
     /// Looks after the upstreams of a life, if it has any.
     pub(in super::super) fn begin(&mut self, life: &AppLife) {
         let Some(upstreams) = life.app().app.upstreams() else { return };
+        for warning in upstreams.warnings() {
+            let (host, reason) = (life.host(), &*warning.text);
+            notice!(self.notices, Warn, "upstream_tls_unsafe", host = host, reason = reason);
+        }
         if let Err(error) = self.watch(life.host(), upstreams) {
             event!(Error, "upstreams_not_watched", host = life.host(), error:% = error);
         }

@@ -177,12 +177,12 @@ fn open_connection(
     let now_ms = cx.clock.now_ms();
     let must_check = !is_repeatable(&attempt.forward, attempt.content);
     if !attempt.fresh
-        && let Some(kept) = cx.upstreams.take(chosen, exchange, now_ms, must_check)
+        && let Some(kept) = cx.upstreams.take(chosen, exchange, now_ms, must_check, &mut cx.buffers)
     {
         return Ok(kept);
     }
     loop {
-        match cx.upstreams.open(chosen.address(), exchange) {
+        match cx.upstreams.open(chosen, exchange, &mut cx.buffers) {
             // Ports, and whether there is IPv6 at all, depend on the address.
             Err(_) if chosen.next_address(cx.clock.now_ns()) => {}
             opened => return opened,

@@ -105,6 +105,7 @@ impl Exchange {
         while let Answering::Forwarded(forwarding) = &mut self.answering {
             match forwarding.pump(&mut self.flight, out, cx) {
                 Ok(false) => {
+                    forwarding.rest(&mut cx.buffers);
                     if forwarding.activity.take(cx.clock.now_ms()) {
                         out.progress();
                     }
@@ -139,13 +140,13 @@ impl Exchange {
         {
             self.flight.remember_request(method, target);
         }
-        let io = &mut conn.io;
-        let is_clean = io.outbox.is_empty() && io.input.is_none() && !io.ready.read_closed;
-        io.release(&mut cx.buffers);
-        if client.reusable() && is_clean && !cx.closing.applies_to(out.class) {
+        let is_reusable = client.reusable() && !cx.closing.applies_to(out.class);
+        if is_reusable && conn.is_clean(&mut cx.buffers) {
+            conn.io.release(&mut cx.buffers);
             cx.upstreams.keep(conn, forward.config(), &chosen, cx.clock.now_ms());
         } else {
-            cx.upstreams.forget(&conn);
+            conn.io.release(&mut cx.buffers);
+            cx.upstreams.close(conn, &mut cx.buffers);
         }
     }
 
@@ -206,7 +207,12 @@ impl Exchange {
         }
         let (cause, text) = match forwarding.stage {
             _ if forwarding.is_opening() => {
-                (FailureCause::ConnectTimeout, "no connection within connect_timeout")
+                let text = if forwarding.conn.is_connected {
+                    "no end of the TLS handshake within connect_timeout"
+                } else {
+                    "no connection within connect_timeout"
+                };
+                (FailureCause::ConnectTimeout, text)
             }
             Stage::Asking => (FailureCause::AnswerTimeout, "no answer for answer_timeout"),
             Stage::Answering | Stage::Tunnel { .. } => {

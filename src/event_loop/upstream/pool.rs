@@ -3,8 +3,9 @@
 //! The exchange that uses a connection owns its socket; the pool only maps its events to that
 //! exchange. The pool owns idle connections, by upstream, last in first out: the most recently used
 //! one is the least likely to have been closed by its upstream. An idle connection on which
-//! anything arrives is closed: no request is open on it. When descriptors run short, idle
-//! connections are closed first.
+//! anything arrives is closed: no request is open on it. Records of TLS without content (tickets, a
+//! KeyUpdate) are read, and don't close it. When descriptors run short, idle connections are closed
+//! first.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +14,16 @@ use std::{
 };
 
 use mio::{Registry, Token, unix::SourceFd};
-use rustix::{io::Errno, net::RecvFlags};
 
 use super::{
     super::{listener::ConnectionBudget, slots::Slots, tokens::UPSTREAM_BIT},
     conn::UpstreamConn,
 };
 use crate::{
-    app::{ChosenUpstream, ConnectAddress, FailureCause, KeptConn, PoolKey, UpstreamFailure},
+    app::{ChosenUpstream, FailureCause, KeptConn, PoolKey, UpstreamFailure},
     config::ProxyConfig,
     duration::milliseconds,
-    io::{BOTH_WAYS, Io, Ready, watch},
+    io::{BOTH_WAYS, BufferPool, Io, Ready, watch},
     message::ExchangeId,
 };
 
@@ -67,15 +67,17 @@ impl UpstreamPool {
         exchange: ExchangeId,
         now_ms: u64,
         must_check: bool,
+        buffers: &mut BufferPool,
     ) -> Option<UpstreamConn> {
         let tokens = self.idle.get_mut(&chosen.pool_key())?;
         while let Some(token) = tokens.pop() {
             let Some(slot) = self.slots.find(strip(token)) else { continue };
-            if let Slot::Idle(idle) = std::mem::replace(slot, Slot::Busy(exchange)) {
-                if idle.until_ms > now_ms && (!must_check || is_silent(idle.io.socket())) {
-                    return Some(UpstreamConn { token, io: idle.io, is_used: true, is_open: true });
+            if let Slot::Idle(mut idle) = std::mem::replace(slot, Slot::Busy(exchange)) {
+                if idle.until_ms > now_ms && (!must_check || idle.io.is_silent(buffers)) {
+                    return Some(UpstreamConn::kept(token, idle.io));
                 }
                 self.slots.remove(strip(token));
+                idle.close(buffers);
             }
         }
         None
@@ -87,30 +89,35 @@ impl UpstreamPool {
     /// When it fails at once.
     pub(in super::super) fn open(
         &mut self,
-        address: ConnectAddress<'_>,
+        chosen: &ChosenUpstream,
         exchange: ExchangeId,
+        buffers: &mut BufferPool,
     ) -> Result<UpstreamConn, UpstreamFailure> {
         let failure = |error: io::Error| UpstreamFailure::connect(&error);
-        let mut opened = self.try_open(address, exchange).map_err(failure);
+        let mut opened = self.try_open(chosen, exchange, buffers).map_err(failure);
         let is_own = |failure: &UpstreamFailure| failure.cause == FailureCause::NoDescriptors;
-        if opened.as_ref().is_err_and(is_own) && self.close_idle() {
-            opened = self.try_open(address, exchange).map_err(failure);
+        if opened.as_ref().is_err_and(is_own) && self.close_idle(buffers) {
+            opened = self.try_open(chosen, exchange, buffers).map_err(failure);
         }
         opened
     }
 
     fn try_open(
         &mut self,
-        address: ConnectAddress<'_>,
+        chosen: &ChosenUpstream,
         exchange: ExchangeId,
+        buffers: &mut BufferPool,
     ) -> io::Result<UpstreamConn> {
         self.budget.note_upstream_conn();
-        let (io, is_open) = Io::connect(address)?;
+        let (mut io, is_connected) = Io::connect(chosen.address())?;
+        if let Some(tls) = chosen.tls() {
+            io.begin_client_tls(tls, buffers)?;
+        }
         let registry = &self.registry;
         let token = self.slots.insert(|token| {
             watch(registry, io.socket(), mark(token), BOTH_WAYS).map(|()| Slot::Busy(exchange))
         })?;
-        Ok(UpstreamConn { token: mark(token), io, is_used: false, is_open })
+        Ok(UpstreamConn::opening(mark(token), io, is_connected))
     }
 
     /// Keeps a connection for reuse, unless enough are kept.
@@ -136,6 +143,12 @@ impl UpstreamPool {
             kept,
             until_ms: now_ms.saturating_add(milliseconds(config.idle_timeout)),
         });
+    }
+
+    /// Closes a connection whose last exchange is complete.
+    pub(in super::super) fn close(&mut self, mut conn: UpstreamConn, buffers: &mut BufferPool) {
+        end(&mut conn.io, buffers);
+        self.forget(&conn);
     }
 
     /// Forgets a connection that is about to be closed.
@@ -169,42 +182,51 @@ impl UpstreamPool {
     }
 
     /// An event for a connection to an upstream. Returns the exchange that uses it, if any.
-    pub(in super::super) fn on_event(&mut self, token: Token, ready: Ready) -> Option<ExchangeId> {
+    pub(in super::super) fn on_event(
+        &mut self,
+        token: Token,
+        ready: Ready,
+        buffers: &mut BufferPool,
+    ) -> Option<ExchangeId> {
         match self.slots.find(strip(token))? {
             Slot::Busy(exchange) => return Some(*exchange),
-            Slot::Idle(_) if !(ready.readable || ready.read_closed || ready.failed) => return None,
             Slot::Idle(idle) => {
+                if idle.stays(ready, buffers) {
+                    return None;
+                }
                 let key = idle.key;
                 if let Some(kept) = self.idle.get_mut(&key) {
                     kept.retain(|other| *other != token);
                 }
             }
         }
-        self.slots.remove(strip(token));
+        if let Some(Slot::Idle(idle)) = self.slots.remove(strip(token)) {
+            idle.close(buffers);
+        }
         None
     }
 
     /// Closes connections that were idle too long, or lead to an upstream that is no longer used.
-    pub(in super::super) fn sweep(&mut self, now_ms: u64) {
-        self.retain(|idle| idle.until_ms > now_ms && idle.kept.has_use());
+    pub(in super::super) fn sweep(&mut self, now_ms: u64, buffers: &mut BufferPool) {
+        self.retain(|idle| idle.until_ms > now_ms && idle.kept.has_use(), buffers);
     }
 
     /// Closes all idle connections. Returns whether there were any.
-    pub(in super::super) fn close_idle(&mut self) -> bool {
+    pub(in super::super) fn close_idle(&mut self, buffers: &mut BufferPool) -> bool {
         let had_some = !self.idle.is_empty();
-        self.retain(|_| false);
+        self.retain(|_| false, buffers);
         had_some
     }
 
     /// Keeps the idle connections for which this is true.
-    fn retain(&mut self, is_good: impl Fn(&Idle) -> bool) {
+    fn retain(&mut self, is_good: impl Fn(&Idle) -> bool, buffers: &mut BufferPool) {
         let slots = &mut self.slots;
         self.idle.retain(|_, kept| {
             kept.retain(|token| {
                 let found = slots.find(strip(*token));
                 let stays = matches!(found, Some(Slot::Idle(idle)) if is_good(idle));
-                if !stays {
-                    slots.remove(strip(*token));
+                if !stays && let Some(Slot::Idle(idle)) = slots.remove(strip(*token)) {
+                    idle.close(buffers);
                 }
                 stays
             });
@@ -213,9 +235,28 @@ impl UpstreamPool {
     }
 }
 
-/// Whether nothing came, neither bytes nor the end.
-fn is_silent(socket: &OwnedFd) -> bool {
-    matches!(rustix::net::recv(socket, &mut [0], RecvFlags::PEEK), Err(Errno::AGAIN))
+impl Idle {
+    /// Whether it stays open after an event.
+    fn stays(&mut self, ready: Ready, buffers: &mut BufferPool) -> bool {
+        self.io.ready.add(ready);
+        if !(ready.readable || ready.read_closed || ready.failed) {
+            return true;
+        }
+        // Without TLS whatever came ends it.
+        self.io.is_tls() && !ready.failed && self.io.is_silent(buffers)
+    }
+
+    fn close(mut self, buffers: &mut BufferPool) {
+        end(&mut self.io, buffers);
+    }
+}
+
+/// Tells the peer that nothing more comes, if TLS demands that. The socket is closed next, so a
+/// peer that is gone, or takes no more, doesn't matter.
+fn end(io: &mut Io, buffers: &mut BufferPool) {
+    if io.is_tls() {
+        let _ = io.shutdown_write(buffers);
+    }
 }
 
 fn mark(token: Token) -> Token {

@@ -11,7 +11,7 @@ use super::{
     state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX},
 };
 use crate::{
-    app::{UpstreamFailure, write_request_trailers, write_response_fields},
+    app::{FailureCause, UpstreamFailure, write_request_trailers, write_response_fields},
     http::{Bytes, FieldTable, Fields, Response, ResponseContent, ResponseHead, h1::ClientEvent},
     io::{Ready, Received},
 };
@@ -66,7 +66,7 @@ impl Forwarding {
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        if !self.conn.is_open && !self.conn.finish_opening()? {
+        if !self.conn.is_open && !self.conn.finish_opening(&mut cx.buffers)? {
             return Ok(false);
         }
         if self.is_tunnel() {
@@ -182,6 +182,11 @@ impl Forwarding {
             return Ok(true);
         }
         match self.client.receive_eof() {
+            // Content that the end delimits may be cut there by anyone on the path (RFC 9112 §9.8).
+            ClientEvent::End if self.conn.io.is_truncated() => Err(UpstreamFailure::new(
+                FailureCause::BodyBrokeOff,
+                "closed without close_notify, so content may be missing",
+            )),
             ClientEvent::End => Ok(true),
             _ => Err(self.ended_early()),
         }

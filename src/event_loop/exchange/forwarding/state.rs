@@ -131,12 +131,19 @@ impl Forwarding {
     /// so the read reports the error.
     pub(super) fn flush(&mut self, pool: &mut BufferPool) {
         let io = &mut self.conn.io;
-        if io.outbox.is_empty() || !io.ready.writable {
+        if !io.has_unsent() || !io.ready.writable {
             return;
         }
         self.activity.note(true);
         if io.flush(pool).is_err() {
             (io.ready.writable, io.ready.readable) = (false, true);
+        }
+    }
+
+    /// Returns the buffers of TLS that hold nothing: an answer may be long in coming.
+    pub(in super::super) fn rest(&mut self, pool: &mut BufferPool) {
+        if self.conn.io.is_tls() {
+            self.conn.io.release(pool);
         }
     }
 
@@ -156,7 +163,9 @@ impl Forwarding {
     }
 
     pub(super) fn lost(&self, error: &io::Error) -> UpstreamFailure {
+        let is_handshake = !self.conn.is_used && UpstreamFailure::is_refused_certificate(error);
         let cause = match self.stage {
+            Stage::Asking if is_handshake => FailureCause::TlsHandshake,
             Stage::Asking => FailureCause::ResetBeforeAnswer,
             Stage::Answering => FailureCause::BodyBrokeOff,
             Stage::Tunnel { .. } => FailureCause::TunnelBrokeOff,
