@@ -339,3 +339,32 @@ fn the_alert_is_sent_although_reading_has_failed() {
     assert_eq!(pair.receive(), Received::Bytes(24), "dropped");
     assert_eq!(pair.receive(), Received::Nothing);
 }
+
+#[test]
+fn an_end_in_one_read_with_content_is_received_while_the_socket_stays_open() {
+    let mut pair = Pair::joined();
+    test_support::write(&mut pair.peer, b"all of it");
+    pair.peer.send_close_notify();
+    pair.peer_sends();
+    assert_eq!(pair.receive(), Received::Bytes(9));
+    assert!(pair.io.ready.readable, "no event will report the end");
+    assert_eq!((pair.receive(), pair.io.is_truncated()), (Received::End, false));
+}
+
+#[test]
+fn an_idle_connection_stays_silent_until_content_or_the_end_comes() {
+    let mut pair = Pair::joined();
+    for _ in 0..3 {
+        pair.peer.refresh_traffic_keys().unwrap();
+        pair.peer_sends();
+        assert!(pair.io.is_silent(&mut pair.pool));
+        assert!(pair.io.holds_no_tls_buffer() && pair.io.input.is_none());
+    }
+    test_support::write(&mut pair.peer, b"x");
+    pair.peer_sends();
+    assert!(!pair.io.is_silent(&mut pair.pool));
+    let mut pair = Pair::joined();
+    pair.peer.send_close_notify();
+    pair.peer_sends();
+    assert!(!pair.io.is_silent(&mut pair.pool));
+}
