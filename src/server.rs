@@ -194,7 +194,10 @@ impl HttpServer {
     /// and answers 503 (I8); without its certificate an app isn't served over TLS.
     pub fn load_apps(&mut self, apps: &[AppConfig]) {
         let config = Config { apps: apps.to_vec(), ..self.config.clone() };
-        self.certificates.load(&config, SystemTime::now()).publish();
+        // What is wrong was logged.
+        let (certificates, _) = self.certificates.load(&config, SystemTime::now());
+        certificates.table().publish();
+        self.certificates = certificates;
         let loops = self.registry.loops();
         for config in apps {
             if self.take_over.as_ref().is_some_and(|before| before.has_app(&config.host)) {

@@ -283,6 +283,9 @@ pub(super) struct ReloadAnswer {
     pub(super) needs_restart: Vec<String>,
     /// Absent in answers of older servers.
     #[serde(default)]
+    pub(super) certificate_errors: Vec<String>,
+    /// Absent in answers of older servers.
+    #[serde(default)]
     pub(super) log_errors: Vec<String>,
 }
 

@@ -73,11 +73,12 @@ fn summary(answer: &ReloadAnswer) -> String {
     text
 }
 
-/// What failed and why: apps, addresses, logs.
+/// What failed and why: apps, addresses, certificates, logs.
 fn failures(answer: &ReloadAnswer) -> Vec<String> {
-    let ReloadAnswer { failed, listeners, log_errors, .. } = answer;
+    let ReloadAnswer { failed, listeners, certificate_errors, log_errors, .. } = answer;
     let apps = failed.iter().map(|app| format!("{}: {}", app.host, app.error));
     let addresses = listeners.failed.iter();
     let addresses = addresses.map(|failed| format!("{}: {}", failed.address, failed.error));
-    apps.chain(addresses).chain(log_errors.iter().cloned()).collect()
+    let others = certificate_errors.iter().chain(log_errors);
+    apps.chain(addresses).chain(others.cloned()).collect()
 }

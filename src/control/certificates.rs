@@ -26,16 +26,21 @@ use crate::{
 /// What this server speaks over TLS.
 const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
-/// The certificates of a server.
+/// The certificates of a server: a value, which a reload replaces.
 #[derive(Clone)]
 pub(crate) struct Certificates {
     live: Arc<LiveTable>,
     tickets: TicketKeys,
-    /// Of the table that holds, and the app that unknown names get.
-    sites: Vec<Site>,
+    served: Vec<ServedApp>,
+    /// The app that unknown names get.
     default_app: Option<String>,
-    /// The certificates in use, by the app's first host.
-    in_use: HashMap<String, InUse>,
+}
+
+/// An app that is served over TLS.
+#[derive(Clone)]
+struct ServedApp {
+    site: Site,
+    source: AppCertificate,
 }
 
 /// A table that no loop looks at yet.
@@ -51,14 +56,6 @@ impl NewTable {
     }
 }
 
-/// A certificate in use, and what it was loaded for.
-#[derive(Clone)]
-struct InUse {
-    source: AppCertificate,
-    names: Vec<String>,
-    certificate: Arc<Certificate>,
-}
-
 impl Certificates {
     /// No certificates, and new ticket keys.
     ///
@@ -66,8 +63,7 @@ impl Certificates {
     /// The system has no random bytes.
     pub(crate) fn new(now: SystemTime) -> std::io::Result<Self> {
         let tickets = TicketKeys::generate(seconds(now)).map_err(std::io::Error::other)?;
-        let (live, in_use) = (Arc::default(), HashMap::new());
-        Ok(Self { live, tickets, sites: Vec::new(), default_app: None, in_use })
+        Ok(Self { live: Arc::default(), tickets, served: Vec::new(), default_app: None })
     }
 
     /// The table that the loops look at.
@@ -75,46 +71,47 @@ impl Certificates {
         &self.live
     }
 
-    /// Loads the certificates of all apps, and makes their table.
-    pub(crate) fn load(&mut self, config: &Config, now: SystemTime) -> NewTable {
-        let shared = load_shared(&config.tls, now);
-        let mut sites = Vec::new();
+    /// The certificates of another config, and what is wrong with those that can't be used. They
+    /// hold when their [`Certificates::table`] is published and this value is replaced.
+    pub(crate) fn load(&self, config: &Config, now: SystemTime) -> (Self, Vec<String>) {
+        let mut errors = Vec::new();
+        let shared = load_shared(&config.tls, now, &mut errors);
+        let before: HashMap<&str, &ServedApp> =
+            self.served.iter().map(|served| (&*served.site.app, served)).collect();
+        let mut served = Vec::new();
         for app in &config.apps {
             let Some(tls) = &app.tls else { continue };
+            let known = before.get(&*app.host).copied();
             let names = names_of(app);
-            let loaded = self.certificate_of(app, &tls.certificate, &names, &shared, now);
-            let certificate = match loaded {
-                Ok(certificate) => certificate,
-                Err(error) => {
-                    let kept = self.in_use.get(&app.host).map(|known| &known.certificate);
-                    event!(
-                        Error,
-                        "certificate_rejected",
-                        host = &*app.host,
-                        error = &*error,
-                        kept = kept.is_some(),
-                    );
-                    let Some(kept) = kept else { continue };
-                    Arc::clone(kept)
-                }
-            };
-            self.note_loaded(app, &tls.certificate, &names, &certificate, now);
+            let certificate =
+                match certificate_of(app, &tls.certificate, &names, known, &shared, now) {
+                    Ok(certificate) => {
+                        log_loaded(app, &names, &certificate, known, now);
+                        certificate
+                    }
+                    Err(error) => {
+                        reject(Some(&app.host), &error, known.is_some());
+                        errors.push(format!("{}: {error}", app.host));
+                        let Some(known) = known else { continue };
+                        Arc::clone(&known.site.certificate)
+                    }
+                };
             let min_version = match tls.min_version.unwrap_or(config.tls.min_version) {
                 TlsVersion::V1_2 => MinVersion::Tls12,
                 TlsVersion::V1_3 => MinVersion::Tls13,
             };
             let policy = Policy { min_version, client: None };
-            sites.push(Site { app: app.host.as_str().into(), hosts: names, certificate, policy });
+            let site = Site { app: app.host.as_str().into(), hosts: names, certificate, policy };
+            served.push(ServedApp { site, source: tls.certificate.clone() });
         }
-        let served: Vec<&str> = sites.iter().map(|site| &*site.app).collect();
-        self.in_use.retain(|host, _| served.contains(&host.as_str()));
-        self.sites = sites;
-        self.default_app.clone_from(&config.server.default_app);
-        self.new_table()
+        let default_app = config.server.default_app.clone();
+        (Self { served, default_app, ..self.clone() }, errors)
     }
 
-    fn new_table(&self) -> NewTable {
-        let (sites, default_app) = (self.sites.clone(), self.default_app.as_deref());
+    /// The table of these certificates.
+    pub(crate) fn table(&self) -> NewTable {
+        let sites = self.served.iter().map(|served| served.site.clone()).collect();
+        let default_app = self.default_app.as_deref();
         let table = CertificateTable::new(sites, default_app, PROTOCOLS, &self.tickets);
         NewTable { live: Arc::clone(&self.live), table: Arc::new(table) }
     }
@@ -125,7 +122,7 @@ impl Certificates {
             Ok(None) => {}
             Ok(Some(tickets)) => {
                 self.tickets = tickets;
-                self.new_table().publish();
+                self.table().publish();
             }
             Err(error) => event!(Error, "tickets_not_rotated", error:% = error),
         }
@@ -142,71 +139,69 @@ impl Certificates {
             self.tickets = tickets;
         }
     }
+}
 
-    fn certificate_of(
-        &self,
-        app: &AppConfig,
-        source: &AppCertificate,
-        names: &[String],
-        shared: &[Arc<Certificate>],
-        now: SystemTime,
-    ) -> Result<Arc<Certificate>, String> {
-        match source {
-            AppCertificate::Files(files) => load_pair(files, now),
-            AppCertificate::Shared => find(shared, &app.host).ok_or_else(|| {
-                format!(
-                    "no certificate of `tls.certificates` is for {}: add one, or name its files \
-                     in the app's `tls`",
-                    app.host
-                )
-            }),
-            AppCertificate::SelfSigned => match self.in_use.get(&app.host) {
-                Some(known) if known.source == *source && known.names == names => {
-                    Ok(Arc::clone(&known.certificate))
-                }
-                _ => self_signed(names, now).map(Arc::new).map_err(|error| error.to_string()),
-            },
-        }
-    }
-
-    fn note_loaded(
-        &mut self,
-        app: &AppConfig,
-        source: &AppCertificate,
-        names: &[String],
-        certificate: &Arc<Certificate>,
-        now: SystemTime,
-    ) {
-        let fingerprint = |known: &InUse| *known.certificate.fingerprint();
-        let is_new =
-            self.in_use.get(&app.host).map(fingerprint) != Some(*certificate.fingerprint());
-        if is_new {
-            for name in names.iter().filter(|name| !certificate.covers(name)) {
-                event!(Warn, "certificate_without_name", host = &*app.host, name = &**name);
+fn certificate_of(
+    app: &AppConfig,
+    source: &AppCertificate,
+    names: &[String],
+    known: Option<&ServedApp>,
+    shared: &[Arc<Certificate>],
+    now: SystemTime,
+) -> Result<Arc<Certificate>, String> {
+    match source {
+        AppCertificate::Files(files) => load_pair(files, now),
+        AppCertificate::Shared => find(shared, &app.host).ok_or_else(|| {
+            format!(
+                "no certificate of `tls.certificates` is for {}: add one, or name its files in \
+                 the app's `tls`",
+                app.host
+            )
+        }),
+        AppCertificate::SelfSigned => match known {
+            Some(known) if known.source == *source && known.site.hosts == names => {
+                Ok(Arc::clone(&known.site.certificate))
             }
-            event!(
-                Info,
-                "certificate_loaded",
-                host = &*app.host,
-                issuer = certificate.issuer(),
-                key = certificate.key_kind(),
-                days_left = days_left(certificate, now),
-            );
-        }
-        let known = InUse {
-            source: source.clone(),
-            names: names.to_vec(),
-            certificate: Arc::clone(certificate),
-        };
-        self.in_use.insert(app.host.clone(), known);
+            _ => self_signed(names, now).map(Arc::new).map_err(|error| error.to_string()),
+        },
     }
+}
+
+/// Logs a certificate that the app didn't have before.
+fn log_loaded(
+    app: &AppConfig,
+    names: &[String],
+    certificate: &Certificate,
+    known: Option<&ServedApp>,
+    now: SystemTime,
+) {
+    if known.is_some_and(|known| known.site.certificate.fingerprint() == certificate.fingerprint())
+    {
+        return;
+    }
+    for name in names.iter().filter(|name| !certificate.covers(name)) {
+        event!(Warn, "certificate_without_name", host = &*app.host, name = &**name);
+    }
+    event!(
+        Info,
+        "certificate_loaded",
+        host = &*app.host,
+        issuer = certificate.issuer(),
+        key = certificate.key_kind(),
+        days_left = days_left(certificate, now),
+    );
+}
+
+/// Logs a certificate that can't be used. `kept`: the one before stays in use.
+fn reject(host: Option<&str>, error: &str, kept: bool) {
+    event!(Error, "certificate_rejected", host = host, error = error, kept = kept);
 }
 
 fn names_of(app: &AppConfig) -> Vec<String> {
     [&app.host].into_iter().chain(&app.aliases).cloned().collect()
 }
 
-/// Of the certificates that cover a host the one that names it exactly, or the first.
+/// The certificate that names a host exactly, or else the first that covers it.
 fn find(certificates: &[Arc<Certificate>], host: &str) -> Option<Arc<Certificate>> {
     let names_it = |certificate: &&Arc<Certificate>| {
         certificate.names().iter().any(|name| name.to_string() == host)
@@ -215,33 +210,30 @@ fn find(certificates: &[Arc<Certificate>], host: &str) -> Option<Arc<Certificate
     covering().find(names_it).or_else(|| covering().next()).map(Arc::clone)
 }
 
-/// Loads the certificates of `[tls]`. One that can't be used is logged and left out.
-fn load_shared(config: &TlsConfig, now: SystemTime) -> Vec<Arc<Certificate>> {
+/// Loads the certificates of `[tls]`, without those that can't be used.
+fn load_shared(
+    config: &TlsConfig,
+    now: SystemTime,
+    errors: &mut Vec<String>,
+) -> Vec<Arc<Certificate>> {
     let mut loaded = Vec::new();
-    let mut keep = |files: &CertificateFiles| match load_pair(files, now) {
-        Ok(certificate) => loaded.push(certificate),
-        Err(error) => {
-            let host: Option<&str> = None;
-            event!(Error, "certificate_rejected", host = host, error = &*error, kept = false);
-        }
+    let mut reject = |error: String| {
+        reject(None, &error, false);
+        errors.push(error);
     };
     for source in &config.certificates {
-        match source {
-            CertificateSource::Files(files) => keep(files),
-            CertificateSource::Folder(folder) => match pairs(folder) {
-                Ok(pairs) => pairs.iter().for_each(&mut keep),
-                Err(error) => {
-                    let (host, error): (Option<&str>, _) =
-                        (None, format!("{}: cannot be read: {error}", folder.display()));
-                    event!(
-                        Error,
-                        "certificate_rejected",
-                        host = host,
-                        error = &*error,
-                        kept = false
-                    );
-                }
-            },
+        let pairs = match source {
+            CertificateSource::Files(files) => vec![files.clone()],
+            CertificateSource::Folder(folder) => pairs(folder).unwrap_or_else(|error| {
+                reject(format!("{}: cannot be read: {error}", folder.display()));
+                Vec::new()
+            }),
+        };
+        for files in pairs {
+            match load_pair(&files, now) {
+                Ok(certificate) => loaded.push(certificate),
+                Err(error) => reject(error),
+            }
         }
     }
     loaded
@@ -286,4 +278,70 @@ fn days_left(certificate: &Certificate, now: SystemTime) -> u64 {
 
 fn seconds(now: SystemTime) -> u64 {
     now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tls::TableView;
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    /// A config of apps with self-signed certificates.
+    fn config(hosts: &[&str]) -> Config {
+        let app =
+            |host: &&str| format!("[apps.{host:?}]\nrespond = {{}}\ntls.self_signed = true\n");
+        let text: String = hosts.iter().map(app).collect();
+        Config::parse(&text, Path::new("config.toml"), Path::new("/")).expect("a config")
+    }
+
+    fn loaded(certificates: &Certificates, hosts: &[&str]) -> Certificates {
+        let (next, errors) = certificates.load(&config(hosts), now());
+        assert_eq!(errors, Vec::<String>::new());
+        next
+    }
+
+    #[test]
+    fn certificates_of_a_reload_that_is_refused_hold_nowhere() {
+        let mut certificates = loaded(&Certificates::new(now()).unwrap(), &["a.test"]);
+        certificates.table().publish();
+        let mut view = TableView::new(Arc::clone(certificates.live()));
+        drop(loaded(&certificates, &["b.test"]));
+        let mut serves = |host| view.table().choose(Some(host)).is_some();
+        assert!(serves("a.test") && !serves("b.test"));
+        // The next table that is published is of the config that holds.
+        certificates.rotate_tickets(now() + Duration::from_secs(24 * 60 * 60));
+        assert!(serves("a.test") && !serves("b.test"));
+    }
+
+    #[test]
+    fn a_self_signed_certificate_stays_as_long_as_its_names_do() {
+        let first = loaded(&Certificates::new(now()).unwrap(), &["a.test"]);
+        let fingerprint = |it: &Certificates| *it.served[0].site.certificate.fingerprint();
+        let again = loaded(&first, &["a.test", "b.test"]);
+        assert_eq!(fingerprint(&again), fingerprint(&first));
+        let gone = loaded(&again, &["b.test"]);
+        assert_ne!(fingerprint(&loaded(&gone, &["a.test"])), fingerprint(&first));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_reported_and_the_certificate_before_is_kept() {
+        let first = loaded(&Certificates::new(now()).unwrap(), &["a.test"]);
+        let mut broken = config(&["a.test", "b.test"]);
+        let files = CertificateFiles { cert: "/none.pem".into(), key: "/none.key".into() };
+        broken.tls.certificates = vec![CertificateSource::Folder("/none".into())];
+        for app in &mut broken.apps {
+            app.tls.as_mut().unwrap().certificate = AppCertificate::Files(files.clone());
+        }
+        let (next, errors) = first.load(&broken, now());
+        let served: Vec<_> = next.served.iter().map(|served| &*served.site.app).collect();
+        assert_eq!(served, ["a.test"], "b.test had none before");
+        assert!(errors[0].starts_with("/none: cannot be read: "), "{errors:?}");
+        assert!(errors[1].starts_with("a.test: /none.pem: cannot be read: "), "{errors:?}");
+        assert!(errors[2].starts_with("b.test: /none.pem: ") && errors.len() == 3, "{errors:?}");
+    }
 }

@@ -25,6 +25,7 @@ use std::{
 };
 
 use super::{
+    certificates::Certificates,
     changes::{LifeChanges, LivesChanged},
     drain_view::{Cause, DrainName},
     emptied::Emptied,
@@ -67,6 +68,7 @@ pub(super) struct PreparedReload {
     config: Config,
     /// As in [`AppPlan`].
     hosts: Vec<(String, bool)>,
+    certificates: Certificates,
     done: Reloaded,
 }
 
@@ -146,6 +148,9 @@ impl Operator {
         done.needs_restart = changed.needs_restart;
         self.desk.step("opening the logs");
         self.change_logs(&config, &mut done);
+        self.desk.step("loading certificates");
+        let (certificates, errors) = self.certificates.load(&config, SystemTime::now());
+        done.certificate_errors = errors;
         self.desk.step("putting it in place");
         let loops = if done.settings.iter().any(|key| concerns_loops(key)) {
             (0..self.registry.loops()).map(|_| self.loop_config(&config)).collect()
@@ -153,15 +158,15 @@ impl Operator {
             Vec::new()
         };
         let (lives, server) = (plan.changes, config.server.clone());
-        self.desk.step("loading certificates");
-        let certificates = self.certificates.load(&config, SystemTime::now());
-        let changes = ReloadChanges { lives, certificates, server, loops, listen, close };
-        Ok((PreparedReload { config, hosts: plan.hosts, done }, changes))
+        let table = certificates.table();
+        let changes = ReloadChanges { lives, certificates: table, server, loops, listen, close };
+        Ok((PreparedReload { config, hosts: plan.hosts, certificates, done }, changes))
     }
 
     /// Control has put a reload in place: its config holds from now on.
     pub(super) fn settle(&mut self, prepared: PreparedReload, changed: LivesChanged) -> Reloaded {
-        let PreparedReload { mut config, hosts, mut done } = prepared;
+        let PreparedReload { mut config, hosts, certificates, mut done } = prepared;
+        self.certificates = certificates;
         (self.host.set_connections)(&config.limits);
         done.take_lives(hosts, changed);
         // What does not hold stays as it was, so that the next reload says it again, or tries.

@@ -88,6 +88,8 @@ pub struct Reloaded {
     pub closed: Vec<SocketAddr>,
     /// Addresses that cannot be listened on, and why.
     pub not_listening: Vec<(SocketAddr, String)>,
+    /// Certificates that could not be used, and why. An app keeps the one that it had before.
+    pub certificate_errors: Vec<String>,
     /// Logs that could not be changed, and why.
     pub log_errors: Vec<String>,
     /// Settings that changed and hold now.
@@ -141,7 +143,8 @@ impl Reloaded {
         let apps = self.failed.iter().map(|(host, error)| format!("{host}: {error}"));
         let addresses = self.not_listening.iter();
         let addresses = addresses.map(|(address, error)| format!("{address}: {error}"));
-        apps.chain(addresses).chain(self.log_errors.iter().cloned())
+        let others = self.certificate_errors.iter().chain(&self.log_errors);
+        apps.chain(addresses).chain(others.cloned())
     }
 
     /// In one line: of the failures, the first; none if there are none.

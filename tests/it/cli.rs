@@ -538,12 +538,13 @@ c: drained in 1.2 s, 17 refused
 
     reload["failed"] = json!([{ "host": "a", "error": "no such folder" }]);
     reload["listeners"]["failed"] = json!([{ "address": "127.0.0.1:80", "error": "in use" }]);
+    reload["certificate_errors"] = json!(["a: a.pem: expired"]);
     reload["log_errors"] = json!(["cannot open log x"]);
     let ran = Fake::always(200, reload).run(&["reload"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     let failed = "  failed: a: no such folder\n  failed: 127.0.0.1:80: in use\n  \
-                  failed: cannot open log x\n";
-    assert!(ran.out.contains(" 3 failed\n") && ran.out.ends_with(failed), "{ran:?}");
+                  failed: a: a.pem: expired\n  failed: cannot open log x\n";
+    assert!(ran.out.contains(" 4 failed\n") && ran.out.ends_with(failed), "{ran:?}");
 
     let problems = [
         json!({ "file": "/etc/c.toml", "line": 3, "column": 7, "message": "`x` is no host",

@@ -301,7 +301,9 @@ fn a_reload_swaps_a_certificate_and_touches_no_open_connection() {
     put("a.test", (certificate, authority.issue(&["a.test"]).1));
     let old_b = shown(&connect(server.address(), &config, "b.test").expect("a handshake"));
     put("b.test", authority.issue(&["b.test"]));
-    server.admin().post("/reload");
+    let answer = server.admin().post("/reload");
+    let errors = answer["certificate_errors"].to_string();
+    assert!(errors.contains("a.test: ") && !errors.contains("b.test"), "{answer}");
     let rejected = server.wait_event("certificate_rejected");
     assert_eq!(rejected.field("host"), Some("a.test"));
     let error = rejected.field("error").expect("an error");

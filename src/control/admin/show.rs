@@ -231,6 +231,7 @@ pub(super) fn reload(done: &Reloaded) -> Value {
             "removed": done.closed,
             "failed": not_listening.collect::<Vec<_>>(),
         },
+        "certificate_errors": done.certificate_errors,
         "log_errors": done.log_errors,
         "settings": done.settings,
         "needs_restart": done.needs_restart,
