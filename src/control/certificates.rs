@@ -32,6 +32,8 @@ pub(crate) struct Certificates {
     live: Arc<LiveTable>,
     tickets: TicketKeys,
     served: Vec<ServedApp>,
+    /// Hosts of the apps that aren't served over TLS.
+    plain: Vec<String>,
     /// The app that unknown names get.
     default_app: Option<String>,
 }
@@ -63,7 +65,8 @@ impl Certificates {
     /// The system has no random bytes.
     pub(crate) fn new(now: SystemTime) -> std::io::Result<Self> {
         let tickets = TicketKeys::generate(seconds(now)).map_err(std::io::Error::other)?;
-        Ok(Self { live: Arc::default(), tickets, served: Vec::new(), default_app: None })
+        let (live, served, plain) = (Arc::default(), Vec::new(), Vec::new());
+        Ok(Self { live, tickets, served, plain, default_app: None })
     }
 
     /// The table that the loops look at.
@@ -78,11 +81,14 @@ impl Certificates {
         let shared = load_shared(&config.tls, now, &mut errors);
         let before: HashMap<&str, &ServedApp> =
             self.served.iter().map(|served| (&*served.site.app, served)).collect();
-        let mut served = Vec::new();
+        let (mut served, mut plain) = (Vec::new(), Vec::new());
         for app in &config.apps {
-            let Some(tls) = &app.tls else { continue };
-            let known = before.get(&*app.host).copied();
             let names = names_of(app);
+            let Some(tls) = &app.tls else {
+                plain.extend(names);
+                continue;
+            };
+            let known = before.get(&*app.host).copied();
             let certificate =
                 match certificate_of(app, &tls.certificate, &names, known, &shared, now) {
                     Ok(certificate) => {
@@ -92,7 +98,10 @@ impl Certificates {
                     Err(error) => {
                         reject(Some(&app.host), &error, known.is_some());
                         errors.push(format!("{}: {error}", app.host));
-                        let Some(known) = known else { continue };
+                        let Some(known) = known else {
+                            plain.extend(names);
+                            continue;
+                        };
                         Arc::clone(&known.site.certificate)
                     }
                 };
@@ -105,14 +114,16 @@ impl Certificates {
             served.push(ServedApp { site, source: tls.certificate.clone() });
         }
         let default_app = config.server.default_app.clone();
-        (Self { served, default_app, ..self.clone() }, errors)
+        let (live, tickets) = (Arc::clone(&self.live), self.tickets.clone());
+        (Self { live, tickets, served, plain, default_app }, errors)
     }
 
     /// The table of these certificates.
     pub(crate) fn table(&self) -> NewTable {
         let sites = self.served.iter().map(|served| served.site.clone()).collect();
         let default_app = self.default_app.as_deref();
-        let table = CertificateTable::new(sites, default_app, PROTOCOLS, &self.tickets);
+        let table =
+            CertificateTable::new(sites, &self.plain, default_app, PROTOCOLS, &self.tickets);
         NewTable { live: Arc::clone(&self.live), table: Arc::new(table) }
     }
 

@@ -105,7 +105,7 @@ mod tests {
         let live = Arc::new(LiveTable::default());
         let publish = |hosts: &[&str], policy: &Policy| {
             let sites = hosts.iter().map(|host| authority.site(host, policy.clone())).collect();
-            live.publish(Arc::new(CertificateTable::new(sites, None, &[], &keys)));
+            live.publish(Arc::new(CertificateTable::new(sites, &[], None, &[], &keys)));
         };
         let mut view = TableView::new(Arc::clone(&live));
         assert!(view.table().choose(Some("a.example")).is_none());

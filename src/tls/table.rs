@@ -32,15 +32,18 @@ pub(crate) struct SiteTls {
 /// a second hello with another name can't have another certificate (I12).
 #[derive(Default)]
 pub(crate) struct CertificateTable {
-    names: HashMap<Box<str>, Arc<SiteTls>>,
+    /// By host; `None` for those of apps that aren't served over TLS.
+    names: HashMap<Box<str>, Option<Arc<SiteTls>>>,
     /// For a client that names no host, or an unknown one.
     default: Option<Arc<SiteTls>>,
 }
 
 impl CertificateTable {
-    /// A table of these sites. `default_app` is the first host of the app that unknown names get.
+    /// A table of these sites, and of the hosts of apps that aren't served over TLS. `default_app`
+    /// is a host of the app that unknown names get.
     pub(crate) fn new(
         sites: Vec<Site>,
+        plain: &[String],
         default_app: Option<&str>,
         protocols: &[&[u8]],
         tickets: &TicketKeys,
@@ -57,24 +60,22 @@ impl CertificateTable {
             let mut config = base.clone();
             let certified = Arc::clone(site.certificate.certified());
             config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
-            let is_default = default_app.is_some_and(|app| *app == *site.app);
-            let Site { app, certificate, .. } = site;
+            let Site { app, hosts, certificate, .. } = site;
+            let is_default =
+                default_app.is_some_and(|default| hosts.iter().any(|it| it == default));
             let tls = Arc::new(SiteTls { app, certificate, policy, config: Arc::new(config) });
             if is_default {
                 table.default = Some(Arc::clone(&tls));
             }
-            table.names.extend(site.hosts.into_iter().map(|host| (host.into(), Arc::clone(&tls))));
+            let of_tls = |host: String| (host.into(), Some(Arc::clone(&tls)));
+            table.names.extend(hosts.into_iter().map(of_tls));
         }
+        table.names.extend(plain.iter().map(|host| (host.as_str().into(), None)));
         table
     }
 
-    /// Whether no site is served over TLS.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
     /// The site of a host, in any case: its exact name, then the longest wildcard, then the default
-    /// app. As requests are routed.
+    /// app. As requests are routed, so a host of an app without TLS has none.
     pub(crate) fn choose(&self, host: Option<&str>) -> Option<&Arc<SiteTls>> {
         let named = host.and_then(|host| {
             let host = host.to_ascii_lowercase();
@@ -83,18 +84,15 @@ impl CertificateTable {
                 parents.into_iter().find_map(|pattern| self.names.get(pattern.as_str()))
             })
         });
-        named.or(self.default.as_ref())
+        named.map_or(self.default.as_ref(), Option::as_ref)
     }
 }
 
 impl SiteTls {
     /// The first host of the app.
+    #[cfg(test)]
     pub(crate) fn app(&self) -> &str {
         &self.app
-    }
-
-    pub(crate) fn certificate(&self) -> &Arc<Certificate> {
-        &self.certificate
     }
 
     /// Whether a connection that was made with this may carry a request for a host (lower case)
@@ -125,7 +123,13 @@ mod tests {
     fn table(hosts: &[&str], default_app: Option<&str>) -> CertificateTable {
         let authority = Authority::new();
         let sites = hosts.iter().map(|host| authority.site(host, Policy::default())).collect();
-        CertificateTable::new(sites, default_app, &[], &TicketKeys::generate(0).unwrap())
+        CertificateTable::new(
+            sites,
+            &["plain.example".to_owned()],
+            default_app,
+            &[],
+            &TicketKeys::generate(0).unwrap(),
+        )
     }
 
     #[test]
@@ -145,6 +149,8 @@ mod tests {
             assert_eq!(app(&with_default, Some(host)).as_deref(), Some(expected), "{host}");
             assert_eq!(app(&without, Some(host)).as_deref(), Some(expected), "{host}");
         }
+        // Its app isn't served over TLS, so neither a wildcard nor the default is asked.
+        assert_eq!(app(&with_default, Some("Plain.example")), None);
         for host in [None, Some("example"), Some("unknown"), Some("127.0.0.1"), Some("")] {
             assert_eq!(app(&with_default, host).as_deref(), Some("other"), "{host:?}");
             assert_eq!(app(&without, host), None, "{host:?}");
@@ -171,7 +177,7 @@ mod tests {
             authority
                 .site("strict13.example", Policy { min_version: MinVersion::Tls13, ..required() }),
         ];
-        let table = CertificateTable::new(sites, None, &[], &TicketKeys::generate(0).unwrap());
+        let table = CertificateTable::new(sites, &[], None, &[], &TicketKeys::generate(0).unwrap());
         let serves = |connected: &str, host: &str| {
             let connected = table.choose(Some(connected)).unwrap();
             connected.may_serve(host, table.choose(Some(host)).unwrap())

@@ -131,7 +131,7 @@ pub(crate) fn site(host: &str, certificate: Certificate, policy: Policy) -> Site
 /// The TLS of one site `a.example`, which is also the default.
 pub(crate) fn one_site(authority: &Authority, policy: Policy, keys: &TicketKeys) -> Arc<SiteTls> {
     let site = authority.site("a.example", policy);
-    let table = CertificateTable::new(vec![site], Some("a.example"), &[b"http/1.1"], keys);
+    let table = CertificateTable::new(vec![site], &[], Some("a.example"), &[b"http/1.1"], keys);
     Arc::clone(table.choose(None).unwrap())
 }
 
@@ -260,12 +260,6 @@ pub(crate) fn run(
 pub(crate) struct RunError {
     pub(crate) error: TlsError,
     pub(crate) seen: Option<Error>,
-}
-
-impl RunError {
-    fn of(seen: Error) -> Box<Self> {
-        Box::new(Self { error: TlsError::Ended, seen: Some(seen) })
-    }
 }
 
 /// The peer sends content.

@@ -218,10 +218,15 @@ fn an_unknown_name_and_none_get_the_default_apps_certificate_or_an_alert() {
         .file("a.test.pem", certificate)
         .file("a.test.key", key)
         .server("default_app = \"a.test\"")
+        .named_app("plain.test")
         .start();
     let mut tls = connect(with.address(), &config, "127.0.0.1").expect("a handshake");
     assert_eq!(get(&mut tls, "127.0.0.1").expect("an answer"), (200, "a.test".to_owned()));
     assert_eq!(get(&mut tls, "other.test").expect("an answer").0, 200, "it has no other site");
+    // An app without `tls` isn't served over TLS, not even by the default app's certificate.
+    assert_eq!(get(&mut tls, "plain.test").expect("an answer").0, 421);
+    let refused = connect(with.address(), &config, "plain.test");
+    assert_eq!(alert(refused), AlertDescription::UnrecognisedName);
 }
 
 #[test]
