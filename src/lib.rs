@@ -71,5 +71,4 @@ pub mod registry;
 pub mod server;
 mod sync;
 #[cfg(not(loom))]
-#[allow(dead_code, unused_imports, reason = "TLS to upstreams is not joined yet")]
 mod tls;

@@ -104,11 +104,6 @@ impl Certificate {
         &self.issuer
     }
 
-    /// The last moment at which it is valid.
-    pub(crate) fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-
     /// Whether it is valid at this time.
     pub(crate) fn validity(&self, now: SystemTime) -> Validity {
         if let Ok(left) = self.not_before.duration_since(now)
@@ -152,7 +147,6 @@ impl fmt::Debug for Certificate {
 /// What a certificate says.
 pub(super) struct Parsed {
     pub(super) names: Vec<Name>,
-    pub(super) subject: String,
     issuer: String,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -169,7 +163,6 @@ pub(super) fn parse(der: &[u8]) -> Result<Parsed, String> {
     let validity = certificate.validity();
     Ok(Parsed {
         names: names.iter().filter_map(name).collect(),
-        subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
         not_before: UNIX_EPOCH + validity.not_before.to_unix_duration(),
         not_after: UNIX_EPOCH + validity.not_after.to_unix_duration(),

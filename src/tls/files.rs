@@ -12,7 +12,7 @@ use rustix::fs::OFlags;
 use rustls::RootCertStore;
 
 use super::{
-    authorities::{ClientCa, Roots, roots},
+    authorities::{Roots, roots},
     certificate::{Certificate, certificates, private_key},
     error::{CertificateError, Problem},
 };
@@ -68,15 +68,6 @@ pub(crate) fn load_certificate(
     let is_open = mode & 0o007 != 0;
     let warnings = is_open.then(|| KeyWarning { file: key.to_owned(), mode });
     Ok(LoadedCertificate { certificate, warnings: warnings.into_iter().collect() })
-}
-
-/// Loads the authorities whose client certificates are accepted.
-///
-/// # Errors
-/// The file can't be read, or one of its certificates can't be an authority.
-pub(crate) fn load_client_ca(file: &Path) -> Result<ClientCa, CertificateError> {
-    let (pem, _) = read(file)?;
-    ClientCa::from_pem(&pem).map_err(|error| error.in_file(file))
 }
 
 /// Loads the authorities that servers' certificates are checked against: those of a file, or the
@@ -214,7 +205,6 @@ mod tests {
         assert_eq!(validity(1_000_000), Validity::Valid(seconds(1_000_000)));
         assert_eq!(validity(2_000_000), Validity::Valid(seconds(0)));
         assert_eq!(validity(2_000_007), Validity::Expired(seconds(7)));
-        assert_eq!(certificate.not_after(), UNIX_EPOCH + seconds(2_000_000));
     }
 
     #[test]
@@ -299,12 +289,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.pem");
         fs::write(&file, "nothing").unwrap();
-        for refused in [load_roots(Some(&file)).err(), load_client_ca(&file).err()] {
-            let refused = refused.unwrap().to_string();
-            assert!(refused.contains("ca.pem: holds no certificate"), "{refused}");
-        }
+        let refused = load_roots(Some(&file)).err().unwrap().to_string();
+        assert!(refused.contains("ca.pem: holds no certificate"), "{refused}");
         fs::write(&file, Authority::new().certificate.pem()).unwrap();
-        assert!(load_roots(Some(&file)).is_ok() && load_client_ca(&file).is_ok());
+        assert!(load_roots(Some(&file)).is_ok());
         if SYSTEM_ROOTS.iter().any(|path| Path::new(path).exists()) {
             load_roots(None).unwrap();
         }

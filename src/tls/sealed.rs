@@ -39,12 +39,6 @@ impl Sealed {
         self.block.len()
     }
 
-    /// Appends bytes.
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
-        self.fill(bytes.len());
-    }
-
     /// Room behind the unsent bytes, at least this much.
     pub(super) fn room(&mut self, len: usize) -> &mut [u8] {
         if self.block.len() - self.end < len && self.start > 0 {
@@ -70,12 +64,16 @@ mod tests {
 
     #[test]
     fn unsent_bytes_keep_their_order_while_the_block_is_compacted_and_grows() {
+        let push = |sealed: &mut Sealed, bytes: &[u8]| {
+            sealed.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+            sealed.fill(bytes.len());
+        };
         let mut sealed = Sealed::with_room(4);
-        sealed.push(b"abcd");
+        push(&mut sealed, b"abcd");
         sealed.consume(3);
-        sealed.push(b"ef");
+        push(&mut sealed, b"ef");
         assert_eq!((sealed.unsent(), sealed.capacity()), (b"def".as_slice(), 4));
-        sealed.push(b"ghij");
+        push(&mut sealed, b"ghij");
         assert_eq!((sealed.unsent(), sealed.capacity()), (b"defghij".as_slice(), 7));
         sealed.consume(7);
         assert!(sealed.is_empty() && sealed.unsent().is_empty());

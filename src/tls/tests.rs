@@ -6,7 +6,8 @@ use rustls::{
 };
 
 use super::{
-    ClientAuth, MinVersion, Policy, TicketKeys,
+    MinVersion, Policy, TicketKeys,
+    authorities::ClientAuth,
     error::TlsError,
     session::{SEALED_BYTES_MAX, Session},
     test_support::{Authority, Side, give, one_site, peer, run, take, write},
@@ -195,7 +196,7 @@ fn key_updates_and_half_records_are_no_content() {
 }
 
 /// Runs one connection. Returns whether it was resumed.
-fn connect(config: &rustls::ClientConfig, site: &super::SiteTls) -> Result<bool, Error> {
+fn connect(config: &rustls::ClientConfig, site: &super::table::SiteTls) -> Result<bool, Error> {
     let (mut side, mut peer) = (Side::server(site), peer(config.clone()));
     run(&mut peer, &mut side, usize::MAX).map_err(|failed| failed.seen.unwrap())?;
     let is_resumed = peer.handshake_kind() == Some(HandshakeKind::Resumed);

@@ -99,6 +99,7 @@ impl TicketKeys {
     }
 
     /// When [`TicketKeys::rotated`] has something to do (seconds since 1970).
+    #[cfg(test)]
     pub(crate) fn due_secs(&self) -> u64 {
         self.current_since_secs + PERIOD_SECS
     }

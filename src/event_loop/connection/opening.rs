@@ -75,7 +75,7 @@ impl Connection {
             HelloRead::NeedMore => return Next::Wait,
             HelloRead::Hello(hello) => hello,
             HelloRead::PlainHttp => return self.end_opening(PLAIN_HTTP.as_bytes(), cx),
-            HelloRead::Refused { alert, .. } => return self.end_opening(&alert, cx),
+            HelloRead::Refused { alert } => return self.end_opening(&alert, cx),
         };
         let site = cx.tls.view.table().choose(hello.server_name.as_deref());
         let Some(site) = site.map(Arc::clone) else {
