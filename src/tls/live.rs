@@ -51,7 +51,7 @@ impl TableView {
     }
 
     fn refresh(&mut self) {
-        // Before the table is read: one that comes in between is read again.
+        // Read before the table: a table that is published in between is read at the next look.
         let generation = self.live.generation.load(Ordering::Acquire);
         if generation != self.generation {
             (self.generation, self.table) = (generation, self.live.table());

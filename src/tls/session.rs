@@ -257,7 +257,7 @@ impl Session {
             let (discard, step) = self.conn.step(&mut wire[consumed..], &mut plain, to_seal, out);
             consumed += discard;
             if self.stage == Stage::Handshake && (plain.filled > filled || plain.has_leftover()) {
-                // No early data is accepted: who sends content has finished the handshake.
+                // No early data is accepted: a peer that sends content has finished the handshake.
                 self.stage = Stage::Open;
             }
             match step {

@@ -133,7 +133,7 @@ impl Exchange {
         );
         let is_stale = conn.is_used && !client.answered() && is_closed;
         let mut next = None;
-        if !conn.is_open && chosen.next_address(cx.clock.now_ns()) {
+        if !conn.is_open() && chosen.next_address(cx.clock.now_ns()) {
             next = Some(chosen);
         } else {
             if !is_stale {

@@ -207,7 +207,7 @@ impl Exchange {
         }
         let (cause, text) = match forwarding.stage {
             _ if forwarding.is_opening() => {
-                let text = if forwarding.conn.is_connected {
+                let text = if forwarding.conn.is_securing() {
                     "no end of the TLS handshake within connect_timeout"
                 } else {
                     "no connection within connect_timeout"

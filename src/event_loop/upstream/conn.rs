@@ -1,7 +1,7 @@
 //! A connection to an upstream that is in use.
 //!
 //! ```text
-//!  opening ──TCP──► connected ──TLS, if the upstream speaks it──► open
+//!  Connecting ──TCP──► Securing ──TLS, if the upstream speaks it──► Open
 //! ```
 //! Until it is open, no byte of a request is sent.
 
@@ -18,22 +18,43 @@ pub(in super::super) struct UpstreamConn {
     pub(in super::super) io: Io,
     /// An exchange has used it before.
     pub(in super::super) is_used: bool,
-    /// The handshake of TCP is over.
-    pub(in super::super) is_connected: bool,
-    /// All handshakes are over.
-    pub(in super::super) is_open: bool,
+    stage: ConnStage,
+}
+
+/// How far its handshakes have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConnStage {
+    /// That of TCP isn't over.
+    Connecting,
+    /// That of TLS isn't over.
+    Securing,
+    /// All are over.
+    Open,
 }
 
 impl UpstreamConn {
     /// A new connection. `is_connected`: the handshake of TCP is over already.
     pub(super) fn opening(token: Token, io: Io, is_connected: bool) -> Self {
-        let is_open = is_connected && !io.is_tls();
-        Self { token, io, is_used: false, is_connected, is_open }
+        let stage = match (is_connected, io.is_tls()) {
+            (false, _) => ConnStage::Connecting,
+            (true, true) => ConnStage::Securing,
+            (true, false) => ConnStage::Open,
+        };
+        Self { token, io, is_used: false, stage }
     }
 
     /// A connection that was kept.
     pub(super) fn kept(token: Token, io: Io) -> Self {
-        Self { token, io, is_used: true, is_connected: true, is_open: true }
+        Self { token, io, is_used: true, stage: ConnStage::Open }
+    }
+
+    pub(in super::super) fn is_open(&self) -> bool {
+        self.stage == ConnStage::Open
+    }
+
+    /// Whether only the handshake of TLS isn't over.
+    pub(in super::super) fn is_securing(&self) -> bool {
+        self.stage == ConnStage::Securing
     }
 
     /// Goes on with the handshakes, as far as the socket lets it. Returns whether they are over.
@@ -44,15 +65,18 @@ impl UpstreamConn {
         &mut self,
         buffers: &mut BufferPool,
     ) -> Result<bool, UpstreamFailure> {
-        if !self.is_connected {
+        if self.stage == ConnStage::Connecting {
             let connected = self.io.finish_connecting();
-            self.is_connected = connected.map_err(|error| UpstreamFailure::connect(&error))?;
+            if !connected.map_err(|error| UpstreamFailure::connect(&error))? {
+                return Ok(false);
+            }
+            self.stage = ConnStage::Securing;
         }
-        if self.is_connected {
-            let shaken = self.io.shake_hands(buffers);
-            self.is_open = shaken.map_err(|error| UpstreamFailure::handshake(&error))?;
+        let shaken = self.io.shake_hands(buffers);
+        if shaken.map_err(|error| UpstreamFailure::handshake(&error))? {
+            self.stage = ConnStage::Open;
         }
-        Ok(self.is_open)
+        Ok(self.is_open())
     }
 
     /// Whether it can be kept for another exchange: nothing is left of this one, and nothing came

@@ -66,7 +66,7 @@ impl Forwarding {
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        if !self.conn.is_open && !self.conn.finish_opening(&mut cx.buffers)? {
+        if !self.conn.is_open() && !self.conn.finish_opening(&mut cx.buffers)? {
             return Ok(false);
         }
         if self.is_tunnel() {

@@ -59,12 +59,12 @@ pub(super) const READS_PER_TURN: usize = 8;
 impl Forwarding {
     /// Whether the upstream takes more of the request's content.
     pub(in super::super::super) fn can_take_more(&self) -> bool {
-        self.conn.is_open && self.conn.io.outbox.buffered() <= WAITING_BYTES_MAX
+        self.conn.is_open() && self.conn.io.outbox.buffered() <= WAITING_BYTES_MAX
     }
 
     /// Whether something came that the client can take.
     pub(in super::super::super) fn has_more(&self, client_outbox: &Outbox) -> bool {
-        let is_readable = self.conn.is_open && self.conn.io.ready.readable;
+        let is_readable = self.conn.is_open() && self.conn.io.ready.readable;
         is_readable && client_outbox.buffered() <= WAITING_BYTES_MAX
     }
 
@@ -80,7 +80,7 @@ impl Forwarding {
 
     /// Whether no byte of the request was sent, but can be.
     pub(in super::super::super) fn is_unsent(&self) -> bool {
-        self.conn.is_open && self.is_nothing_sent() && self.conn.io.ready.writable
+        self.conn.is_open() && self.is_nothing_sent() && self.conn.io.ready.writable
     }
 
     /// Whether the kernel has no byte of the request.
@@ -89,7 +89,7 @@ impl Forwarding {
     }
 
     pub(in super::super::super) fn is_opening(&self) -> bool {
-        !self.conn.is_open
+        !self.conn.is_open()
     }
 
     /// Whether it is a tunnel.
