@@ -1,6 +1,9 @@
 //! What is known of a socket, and what a read has found.
 
+use std::{io, os::fd::OwnedFd};
+
 use mio::event::Event;
+use rustix::{io::Errno, net::RecvFlags};
 
 /// A socket's known readiness.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +37,33 @@ impl Ready {
         self.writable |= ready.writable;
         self.read_closed |= ready.read_closed;
         self.failed |= ready.failed;
+    }
+
+    /// Receives once from this socket, into room for at least one byte.
+    ///
+    /// # Errors
+    /// recv(2)'s: the connection is reset, or lost.
+    #[inline]
+    pub(super) fn receive(&mut self, socket: &OwnedFd, room: &mut [u8]) -> io::Result<Received> {
+        let len = loop {
+            match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
+                Ok((len, _)) => break len,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    return Ok(Received::Nothing);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if len == 0 {
+            (self.readable, self.read_closed) = (false, true);
+            return Ok(Received::End);
+        }
+        // epoll(7): a short read means that the socket is empty, unless the peer has closed its
+        // side: then the end is still to be read.
+        self.readable = len == room.len() || self.read_closed;
+        Ok(Received::Bytes(len))
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{RecvFlags, SendFlags, Shutdown},
+    net::{SendFlags, Shutdown},
 };
 
 use super::{
@@ -138,32 +138,18 @@ impl TlsTransport {
         ready: &mut Ready,
         pool: &mut BufferPool,
     ) -> io::Result<Received> {
+        let wire = self.wire.get_or_insert_with(|| pool.take_wire());
         // A buffer that is full, and makes no record, has failed the session.
-        let room = self.wire.get_or_insert_with(|| pool.take_wire()).room();
-        let room_len = room.len();
-        let len = loop {
-            match rustix::net::recv(socket, &mut *room, RecvFlags::empty()) {
-                Ok((len, _)) => break len,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    ready.readable = false;
-                    return Ok(Received::Nothing);
-                }
-                Err(errno) => return Err(errno.into()),
+        let received = ready.receive(socket, wire.room())?;
+        match received {
+            Received::Bytes(len) => {
+                wire.fill(len);
+                self.has_content = true;
             }
-        };
-        if len == 0 {
-            (ready.readable, ready.read_closed) = (false, true);
-            self.is_truncated = !self.session.peer_has_closed();
-            return Ok(Received::End);
+            Received::End => self.is_truncated = !self.session.peer_has_closed(),
+            Received::Nothing | Received::Full => {}
         }
-        if let Some(wire) = &mut self.wire {
-            wire.fill(len);
-        }
-        self.has_content = true;
-        // As without TLS: a short read means that the socket is empty, unless the peer has closed.
-        ready.readable = len == room_len || ready.read_closed;
-        Ok(Received::Bytes(len))
+        Ok(received)
     }
 
     /// Opens records. `None`: there was no content in them.
@@ -176,15 +162,13 @@ impl TlsTransport {
         pool: &mut BufferPool,
     ) -> io::Result<Option<Received>> {
         let out = self.out.get_or_insert_with(|| pool.take_sealed());
-        let wire = self.wire.as_mut().map_or(&mut [][..], InputBuffer::unread_mut);
+        let wire = unread(&mut self.wire);
         let opened = self.session.receive(wire, input.room(), out);
         let sent = self.send(socket, ready, outbox);
         // A peer that is gone takes no alert: the session's error says why it is.
         let progress = opened.map_err(broken)?;
         sent?;
-        if let Some(wire) = &mut self.wire {
-            wire.consume(progress.consumed);
-        }
+        consume(&mut self.wire, progress.consumed);
         input.fill(progress.produced);
         // What has no room yet is to be received as if the socket had it, and so is an end behind
         // content: the peer may leave its socket open until we close.
@@ -262,13 +246,11 @@ impl TlsTransport {
             &waiting[..waiting.len().min(SEALED_BYTES_MAX)]
         };
         let out = self.out.get_or_insert_with(|| pool.take_sealed());
-        let wire = self.wire.as_mut().map_or(&mut [][..], InputBuffer::unread_mut);
+        let wire = unread(&mut self.wire);
         let consumed = self.session.send(content, wire, out).map_err(broken)?;
         self.sealed_bytes = content.len();
         self.has_content |= self.session.has_leftover();
-        if let Some(wire) = &mut self.wire {
-            wire.consume(consumed);
-        }
+        consume(&mut self.wire, consumed);
         Ok(self.sealed_bytes as u64)
     }
 
@@ -308,11 +290,9 @@ impl TlsTransport {
         pool: &mut BufferPool,
     ) -> io::Result<()> {
         let out = self.out.get_or_insert_with(|| pool.take_sealed());
-        let wire = self.wire.as_mut().map_or(&mut [][..], InputBuffer::unread_mut);
+        let wire = unread(&mut self.wire);
         let consumed = self.session.close(wire, out).map_err(broken)?;
-        if let Some(wire) = &mut self.wire {
-            wire.consume(consumed);
-        }
+        consume(&mut self.wire, consumed);
         self.is_closing = true;
         self.send(socket, ready, outbox).map(|_| ())
     }
@@ -330,6 +310,16 @@ impl TlsTransport {
         if let Some(out) = self.out.take_if(|out| out.is_empty()) {
             pool.give_sealed(out);
         }
+    }
+}
+
+fn unread(wire: &mut Option<InputBuffer>) -> &mut [u8] {
+    wire.as_mut().map_or(&mut [], InputBuffer::unread_mut)
+}
+
+fn consume(wire: &mut Option<InputBuffer>, len: usize) {
+    if let Some(wire) = wire {
+        wire.consume(len);
     }
 }
 

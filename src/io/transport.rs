@@ -159,8 +159,7 @@ impl Io {
             pool.enlarge(input);
         }
         let room = input.room();
-        let room_len = room.len();
-        if room_len == 0 {
+        if room.is_empty() {
             return Ok(Received::Full);
         }
         if let Transport::Tls(tls) = &mut self.transport {
@@ -171,27 +170,12 @@ impl Io {
             }
             return Ok(received);
         }
-        let len = loop {
-            match rustix::net::recv(&self.socket, &mut *room, RecvFlags::empty()) {
-                Ok((len, _)) => break len,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.ready.readable = false;
-                    return Ok(Received::Nothing);
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        };
-        if len == 0 {
-            (self.ready.readable, self.ready.read_closed) = (false, true);
-            return Ok(Received::End);
+        let received = self.ready.receive(&self.socket, room)?;
+        if let Received::Bytes(len) = received {
+            input.fill(len);
+            self.received_total += len as u64;
         }
-        input.fill(len);
-        self.received_total += len as u64;
-        // epoll(7): a short read means that the socket is empty, unless the peer has closed its
-        // side: then the end is still to be read.
-        self.ready.readable = len == room_len || self.ready.read_closed;
-        Ok(Received::Bytes(len))
+        Ok(received)
     }
 
     /// Sends from the outbox, as far as the kernel takes it and the turn allows.
