@@ -427,6 +427,7 @@ impl HttpServer {
             gauges,
             notices: Arc::clone(&self.notices),
             reloads: Arc::clone(reloads),
+            certificates: Arc::clone(self.certificates.list()),
             logging: self.logging.clone(),
             facts: Facts { started: self.epoch, config: self.source.clone() },
             predecessor: self.predecessor.clone(),

@@ -191,6 +191,35 @@ impl Connection {
     }
 }
 
+/// `GET /certificates`
+#[derive(Debug, Deserialize)]
+pub(super) struct Certificates {
+    pub(super) certificates: Vec<Certificate>,
+    pub(super) rejected: Vec<RejectedCertificate>,
+}
+
+/// A certificate in use.
+#[derive(Debug, Deserialize)]
+pub(super) struct Certificate {
+    pub(super) names: Vec<String>,
+    pub(super) issuer: String,
+    pub(super) not_after: String,
+    pub(super) days_left: i64,
+    /// Absent if the server made it.
+    pub(super) file: Option<String>,
+    pub(super) apps: Vec<String>,
+    pub(super) in_use_since: String,
+}
+
+/// A certificate that can't be used.
+#[derive(Debug, Deserialize)]
+pub(super) struct RejectedCertificate {
+    /// Absent if it isn't an app's own.
+    pub(super) host: Option<String>,
+    pub(super) error: String,
+    pub(super) kept: bool,
+}
+
 /// `PUT /apps/{host}` and `POST /apps/{host}/resume`
 #[derive(Debug, Deserialize)]
 pub(super) struct Changed {

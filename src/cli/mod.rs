@@ -8,6 +8,7 @@ mod address;
 mod admin;
 mod answers;
 mod apps;
+mod certs;
 mod check;
 mod client;
 mod config_page;
@@ -92,6 +93,9 @@ enum Command {
     /// Show one app, or its connections
     #[command(after_help = "Example:\n  tidegate app shop.example --connections")]
     App(apps::App),
+    /// List the TLS certificates in use
+    #[command(after_help = "Example:\n  tidegate certs --json")]
+    Certs(certs::Certs),
     /// Add an app
     #[command(
         override_usage = "tidegate add [OPTIONS] HOST\n         <--respond BODY | \
@@ -170,6 +174,7 @@ pub fn run() -> ExitCode {
         Command::Status(command) => command.run(&place),
         Command::Apps(command) => command.run(&place),
         Command::App(command) => command.run(&place),
+        Command::Certs(command) => command.run(&place),
         Command::Add(command) => command.run(&place),
         Command::Replace(command) => command.run(&place),
         Command::Remove(command) => command.remove(&place),

@@ -99,7 +99,7 @@ pub(super) fn state(name: &str) -> Cell {
     let color = match name {
         "serving" | "ok" | "up" => Some(AnsiColor::Green),
         "draining" | "stopping" => Some(AnsiColor::Yellow),
-        "unavailable" | "down" | "ejected" => Some(AnsiColor::Red),
+        "unavailable" | "down" | "ejected" | "expired" => Some(AnsiColor::Red),
         _ => None,
     };
     Cell { style: Style::new().fg_color(color.map(Into::into)), ..plain(name) }

@@ -11,6 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use super::certificate_list::{CertificateList, LiveList, RejectedCertificate};
 use crate::{
     config::{
         AppCertificate, AppConfig, CertificateFiles, CertificateSource, Config, TlsConfig,
@@ -30,8 +31,11 @@ const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 #[derive(Clone)]
 pub(crate) struct Certificates {
     live: Arc<LiveTable>,
+    /// What operators see of them.
+    list: Arc<LiveList>,
     tickets: TicketKeys,
     served: Vec<ServedApp>,
+    rejected: Vec<RejectedCertificate>,
     /// Hosts of the apps that aren't served over TLS.
     plain: Vec<String>,
     /// The app that unknown names get.
@@ -43,18 +47,23 @@ pub(crate) struct Certificates {
 struct ServedApp {
     site: Site,
     source: AppCertificate,
+    /// When it took its certificate.
+    since: SystemTime,
 }
 
-/// A table that no loop looks at yet.
+/// A table that no loop looks at yet, and the list that operators will see.
 pub(crate) struct NewTable {
-    live: Arc<LiveTable>,
+    live: (Arc<LiveTable>, Arc<LiveList>),
     table: Arc<CertificateTable>,
+    list: CertificateList,
 }
 
 impl NewTable {
-    /// Puts it in the place of the one before.
+    /// Puts them in the place of those before.
     pub(crate) fn publish(self) {
-        self.live.publish(self.table);
+        let (table, list) = self.live;
+        table.publish(self.table);
+        list.publish(self.list);
     }
 }
 
@@ -65,8 +74,15 @@ impl Certificates {
     /// The system has no random bytes.
     pub(crate) fn new(now: SystemTime) -> std::io::Result<Self> {
         let tickets = TicketKeys::generate(seconds(now)).map_err(std::io::Error::other)?;
-        let (live, served, plain) = (Arc::default(), Vec::new(), Vec::new());
-        Ok(Self { live, tickets, served, plain, default_app: None })
+        Ok(Self {
+            live: Arc::default(),
+            list: Arc::default(),
+            tickets,
+            served: Vec::new(),
+            rejected: Vec::new(),
+            plain: Vec::new(),
+            default_app: None,
+        })
     }
 
     /// The table that the loops look at.
@@ -74,11 +90,16 @@ impl Certificates {
         &self.live
     }
 
+    /// The list that operators see.
+    pub(crate) fn list(&self) -> &Arc<LiveList> {
+        &self.list
+    }
+
     /// The certificates of another config, and what is wrong with those that can't be used. They
     /// hold when their [`Certificates::table`] is published and this value is replaced.
     pub(crate) fn load(&self, config: &Config, now: SystemTime) -> (Self, Vec<String>) {
-        let mut errors = Vec::new();
-        let shared = load_shared(&config.tls, now, &mut errors);
+        let mut rejected = Vec::new();
+        let shared = load_shared(&config.tls, now, &mut rejected);
         let before: HashMap<&str, &ServedApp> =
             self.served.iter().map(|served| (&*served.site.app, served)).collect();
         let (mut served, mut plain) = (Vec::new(), Vec::new());
@@ -96,8 +117,7 @@ impl Certificates {
                         certificate
                     }
                     Err(error) => {
-                        reject(Some(&app.host), &error, known.is_some());
-                        errors.push(format!("{}: {error}", app.host));
+                        rejected.push(reject(Some(&app.host), error, known.is_some()));
                         let Some(known) = known else {
                             plain.extend(names);
                             continue;
@@ -110,12 +130,14 @@ impl Certificates {
                 TlsVersion::V1_3 => MinVersion::Tls13,
             };
             let policy = Policy { min_version, client: None };
+            let since = known.filter(|known| is_same(&known.site.certificate, &certificate));
+            let since = since.map_or(now, |known| known.since);
             let site = Site { app: app.host.as_str().into(), hosts: names, certificate, policy };
-            served.push(ServedApp { site, source: tls.certificate.clone() });
+            served.push(ServedApp { site, source: tls.certificate.clone(), since });
         }
+        let errors = rejected.iter().map(ToString::to_string).collect();
         let default_app = config.server.default_app.clone();
-        let (live, tickets) = (Arc::clone(&self.live), self.tickets.clone());
-        (Self { live, tickets, served, plain, default_app }, errors)
+        (Self { served, rejected, plain, default_app, ..self.clone() }, errors)
     }
 
     /// The table of these certificates.
@@ -124,7 +146,13 @@ impl Certificates {
         let default_app = self.default_app.as_deref();
         let table =
             CertificateTable::new(sites, &self.plain, default_app, PROTOCOLS, &self.tickets);
-        NewTable { live: Arc::clone(&self.live), table: Arc::new(table) }
+        let served = self.served.iter();
+        let used = served.map(|it| (&it.site.app, &it.site.certificate, it.since));
+        NewTable {
+            live: (Arc::clone(&self.live), Arc::clone(&self.list)),
+            table: Arc::new(table),
+            list: CertificateList::new(used, self.rejected.clone()),
+        }
     }
 
     /// Rotates the keys of tickets when they are due, and publishes a table with the new ones.
@@ -186,8 +214,7 @@ fn log_loaded(
     known: Option<&ServedApp>,
     now: SystemTime,
 ) {
-    if known.is_some_and(|known| known.site.certificate.fingerprint() == certificate.fingerprint())
-    {
+    if known.is_some_and(|known| is_same(&known.site.certificate, certificate)) {
         return;
     }
     for name in names.iter().filter(|name| !certificate.covers(name)) {
@@ -203,9 +230,14 @@ fn log_loaded(
     );
 }
 
+fn is_same(one: &Certificate, other: &Certificate) -> bool {
+    one.fingerprint() == other.fingerprint()
+}
+
 /// Logs a certificate that can't be used. `kept`: the one before stays in use.
-fn reject(host: Option<&str>, error: &str, kept: bool) {
-    event!(Error, "certificate_rejected", host = host, error = error, kept = kept);
+fn reject(host: Option<&str>, error: String, kept: bool) -> RejectedCertificate {
+    event!(Error, "certificate_rejected", host = host, error = &*error, kept = kept);
+    RejectedCertificate { host: host.map(str::to_owned), error, kept }
 }
 
 fn names_of(app: &AppConfig) -> Vec<String> {
@@ -225,13 +257,10 @@ fn find(certificates: &[Arc<Certificate>], host: &str) -> Option<Arc<Certificate
 fn load_shared(
     config: &TlsConfig,
     now: SystemTime,
-    errors: &mut Vec<String>,
+    rejected: &mut Vec<RejectedCertificate>,
 ) -> Vec<Arc<Certificate>> {
     let mut loaded = Vec::new();
-    let mut reject = |error: String| {
-        reject(None, &error, false);
-        errors.push(error);
-    };
+    let mut reject = |error| rejected.push(reject(None, error, false));
     for source in &config.certificates {
         let pairs = match source {
             CertificateSource::Files(files) => vec![files.clone()],
@@ -327,6 +356,31 @@ mod tests {
         // The next table that is published is of the config that holds.
         certificates.rotate_tickets(now() + Duration::from_secs(24 * 60 * 60));
         assert!(serves("a.test") && !serves("b.test"));
+    }
+
+    #[test]
+    fn the_list_says_since_when_a_certificate_is_in_use_and_how_long_it_holds() {
+        let hour = Duration::from_secs(60 * 60);
+        let first = loaded(&Certificates::new(now()).unwrap(), &["a.test"]);
+        let (config, later) = (config(&["a.test", "b.test"]), now() + hour);
+        let (next, _) = first.load(&config, later);
+        assert!(first.list().list().in_use.is_empty(), "it isn't published yet");
+        next.table().publish();
+        let list = first.list().list();
+        let seen: Vec<_> = list.in_use.iter().map(|used| (&*used.apps[0], used.since)).collect();
+        assert_eq!(seen, [("a.test", now()), ("b.test", later)]);
+        let [a, _] = &list.in_use[..] else { panic!("two") };
+        let end = a.certificate.not_after();
+        for (at, days) in [
+            (now(), 396),
+            (now() + hour, 395),
+            (end - hour, 0),
+            (end, 0),
+            (end + hour, -1),
+            (end + 25 * hour, -2),
+        ] {
+            assert_eq!(a.days_left(at), days);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod admin;
 mod answer;
+mod certificate_list;
 mod certificates;
 mod change_error;
 mod changes;
@@ -63,6 +64,7 @@ mod watchers;
 
 pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, HealthApp};
 pub(crate) use answer::Answer;
+pub(crate) use certificate_list::LiveList;
 pub(crate) use certificates::Certificates;
 pub use change_error::ChangeError;
 pub(crate) use change_error::PutError;

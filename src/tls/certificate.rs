@@ -8,6 +8,7 @@
 
 use std::{
     fmt,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -39,6 +40,7 @@ pub(crate) struct Certificate {
     not_before: SystemTime,
     not_after: SystemTime,
     fingerprint: [u8; 32],
+    file: Option<PathBuf>,
     certified: Arc<CertifiedKey>,
 }
 
@@ -85,8 +87,19 @@ impl Certificate {
             not_before: leaf.not_before,
             not_after: leaf.not_after,
             fingerprint: sha256(&chain[0]),
+            file: None,
             certified: Arc::new(CertifiedKey::new(chain, key)),
         })
+    }
+
+    /// The same, read from this file.
+    pub(super) fn in_file(self, file: &Path) -> Self {
+        Self { file: Some(file.to_owned()), ..self }
+    }
+
+    /// The file that its chain was read from; none if it was made here.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// The names that it is for.
@@ -102,6 +115,11 @@ impl Certificate {
     /// The name of the authority that signed it.
     pub(crate) fn issuer(&self) -> &str {
         &self.issuer
+    }
+
+    /// When it ends.
+    pub(crate) fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// Whether it is valid at this time.

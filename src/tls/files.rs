@@ -65,6 +65,7 @@ pub(crate) fn load_certificate(
         let file = if error.is_about_key() { key } else { chain };
         error.in_file(file)
     })?;
+    let certificate = certificate.in_file(chain);
     let is_open = mode & 0o007 != 0;
     let warnings = is_open.then(|| KeyWarning { file: key.to_owned(), mode });
     Ok(LoadedCertificate { certificate, warnings: warnings.into_iter().collect() })

@@ -17,17 +17,17 @@ use rustls::{
 
 use crate::support::{Client, End, PATIENCE, Setup, Signal, free_port, pattern, wait_until};
 
-const LISTEN: &str = "{ address = \"127.0.0.1:0\", tls = true }";
+pub(crate) const LISTEN: &str = "{ address = \"127.0.0.1:0\", tls = true }";
 const PLAIN: &str = "127.0.0.2:0";
 
 /// An authority, and the certificates that it issues.
-struct Authority {
+pub(crate) struct Authority {
     certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "an authority of the tests");
@@ -37,11 +37,11 @@ impl Authority {
     }
 
     /// A certificate for these names and its key, as PEM.
-    fn issue(&self, names: &[&str]) -> (String, String) {
+    pub(crate) fn issue(&self, names: &[&str]) -> (String, String) {
         self.issue_with(names, |_| {})
     }
 
-    fn issue_with(
+    pub(crate) fn issue_with(
         &self,
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
@@ -55,11 +55,14 @@ impl Authority {
     }
 
     /// The configuration of a client that trusts it.
-    fn client(&self) -> ClientConfig {
+    pub(crate) fn client(&self) -> ClientConfig {
         self.client_of(&[&TLS12, &TLS13])
     }
 
-    fn client_of(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+    pub(crate) fn client_of(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).expect("an authority");
         ClientConfig::builder_with_protocol_versions(versions)
@@ -69,7 +72,7 @@ impl Authority {
 
     /// A setup with these apps and files of certificates `HOST.pem`, on a port with TLS and one
     /// without.
-    fn setup(&self, hosts: &[&str]) -> Setup {
+    pub(crate) fn setup(&self, hosts: &[&str]) -> Setup {
         let setup = Setup::new().listen(&[LISTEN, PLAIN]);
         hosts.iter().fold(setup, |setup, host| self.add(setup, host))
     }
@@ -83,17 +86,17 @@ impl Authority {
     }
 }
 
-fn app_lines(host: &str) -> String {
+pub(crate) fn app_lines(host: &str) -> String {
     format!(
         "tls = {{ cert = \"{host}.pem\", key = \"{host}.key\" }}\nrespond = {{ body = \"{host}\" }}"
     )
 }
 
 /// A client of a server with TLS.
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// Connects and finishes the handshake, naming this host; none if it is an address.
-fn connect(address: SocketAddr, config: &ClientConfig, name: &str) -> io::Result<Tls> {
+pub(crate) fn connect(address: SocketAddr, config: &ClientConfig, name: &str) -> io::Result<Tls> {
     over(TcpStream::connect(address)?, config, name)
 }
 
@@ -108,7 +111,7 @@ fn over(mut socket: TcpStream, config: &ClientConfig, name: &str) -> io::Result<
 }
 
 /// Sends a request, and reads the answer: its head and its content.
-fn exchange(tls: &mut Tls, request: &str) -> io::Result<(String, Vec<u8>)> {
+pub(crate) fn exchange(tls: &mut Tls, request: &str) -> io::Result<(String, Vec<u8>)> {
     tls.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     loop {
@@ -129,7 +132,7 @@ fn exchange(tls: &mut Tls, request: &str) -> io::Result<(String, Vec<u8>)> {
 }
 
 /// The status and the content of the answer to a GET.
-fn get(tls: &mut Tls, host: &str) -> io::Result<(u16, String)> {
+pub(crate) fn get(tls: &mut Tls, host: &str) -> io::Result<(u16, String)> {
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let (head, content) = exchange(tls, &request)?;
     let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
@@ -151,7 +154,7 @@ fn shown(tls: &Tls) -> Vec<u8> {
 }
 
 /// Runs a foreign client; none if it isn't installed.
-fn foreign(program: &str, arguments: &[&str], input: &str) -> Option<String> {
+pub(crate) fn foreign(program: &str, arguments: &[&str], input: &str) -> Option<String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let Ok(mut child) = command.spawn() else {

@@ -10,7 +10,7 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{
-    super::{Input, LifeView, Notices, Predecessor, Reloads, Report, TaskSender, ask},
+    super::{Input, LifeView, LiveList, Notices, Predecessor, Reloads, Report, TaskSender, ask},
     AdminRequest,
     answers::{SERVER, refused},
 };
@@ -49,6 +49,7 @@ pub(crate) struct Admin {
     pub(crate) gauges: Vec<Arc<LoopGauges>>,
     pub(crate) notices: Arc<Notices>,
     pub(crate) reloads: Arc<Reloads>,
+    pub(crate) certificates: Arc<LiveList>,
     pub(crate) logging: Option<Logging>,
     pub(crate) facts: Facts,
     /// The process before this one, if an upgrade has started this one.

@@ -1,0 +1,63 @@
+//! What operators see of certificates.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    super::certificate_list::{RejectedCertificate, UsedCertificate},
+    Admin,
+    answers::{Answered, ok},
+    show,
+};
+
+/// A certificate in use.
+#[derive(Serialize)]
+struct Row<'a> {
+    names: Vec<String>,
+    issuer: &'a str,
+    key: &'static str,
+    fingerprint: String,
+    not_after: Value,
+    days_left: i64,
+    /// None if it was made here, and signed by itself.
+    file: Option<String>,
+    apps: Vec<&'a str>,
+    in_use_since: Value,
+}
+
+impl Admin {
+    pub(super) fn certificates(&self) -> Answered {
+        let (list, now) = (self.certificates.list(), SystemTime::now());
+        let in_use: Vec<_> = list.in_use.iter().map(|used| Row::new(used, now)).collect();
+        let rejected: Vec<_> = list.rejected.iter().map(rejected).collect();
+        ok(&json!({ "certificates": in_use, "rejected": rejected }))
+    }
+}
+
+impl<'a> Row<'a> {
+    fn new(used: &'a UsedCertificate, now: SystemTime) -> Self {
+        let certificate = &used.certificate;
+        Self {
+            names: certificate.names().iter().map(ToString::to_string).collect(),
+            issuer: certificate.issuer(),
+            key: certificate.key_kind(),
+            fingerprint: certificate
+                .fingerprint()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+            not_after: show::time(certificate.not_after()),
+            days_left: used.days_left(now),
+            file: certificate.file().map(|file| file.display().to_string()),
+            apps: used.apps.iter().map(|app| &**app).collect(),
+            in_use_since: show::time(used.since),
+        }
+    }
+}
+
+fn rejected(rejected: &RejectedCertificate) -> Value {
+    let RejectedCertificate { host, error, kept } = rejected;
+    json!({ "host": host, "error": error, "kept": kept })
+}

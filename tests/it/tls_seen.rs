@@ -1,0 +1,121 @@
+//! What operators see of TLS: certificates, status, metrics, events, logs, connections.
+
+use std::{
+    fs,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli_support::{Fake, run, tidegate},
+    support::Setup,
+    tls::{Authority, LISTEN},
+};
+
+/// The rows of certificates in use.
+fn in_use(answer: &Value) -> &Vec<Value> {
+    answer["certificates"].as_array().expect("a list")
+}
+
+#[test]
+fn certificates_are_listed_with_their_apps_files_and_what_is_rejected() {
+    let authority = Authority::new();
+    let (both, key) = authority.issue_with(&["a.test", "b.test"], |params| {
+        params.not_after = (SystemTime::now() + Duration::from_secs(40 * 86_400 + 60)).into();
+    });
+    let setup =
+        ["a.test", "b.test"].into_iter().fold(authority.setup(&["c.test"]), |setup, host| {
+            let lines = "tls = { cert = \"both.pem\", key = \"both.key\" }\nrespond = {}";
+            setup.app(host, lines)
+        });
+    let setup = setup.file("both.pem", &both).file("both.key", &key);
+    let setup = setup.app("localhost", "tls = { self_signed = true }\nrespond = {}");
+    let setup = setup.app("none.test", "tls = {}\nrespond = {}").named_app("plain.test");
+    let server = setup.start();
+    let before = server.admin().get("/certificates");
+    let [ab, localhost, c] = &in_use(&before)[..] else { panic!("{before}") };
+    assert_eq!(ab["names"], json!(["a.test", "b.test"]));
+    assert_eq!(ab["apps"], json!(["a.test", "b.test"]), "one certificate of two apps");
+    assert_eq!(ab["file"], json!(server.dir().join("both.pem")));
+    assert_eq!(
+        (&ab["issuer"], &ab["key"]),
+        (&json!("CN=an authority of the tests"), &json!("ECDSA"))
+    );
+    assert_eq!(ab["days_left"], 40);
+    assert_eq!(c["apps"], json!(["c.test"]));
+    assert_eq!((&localhost["file"], &localhost["names"]), (&Value::Null, &json!(["localhost"])));
+    let rejected = json!([{
+        "host": "none.test",
+        "error": "no certificate of `tls.certificates` is for none.test: add one, or name its files \
+                  in the app's `tls`",
+        "kept": false,
+    }]);
+    assert_eq!(before["rejected"], rejected);
+
+    // A reload: c.test is renewed, and the certificate of the other two is spoilt.
+    let (renewed, renewed_key) = authority.issue(&["c.test"]);
+    for (file, content) in
+        [("c.test.pem", &*renewed), ("c.test.key", &renewed_key), ("both.pem", "spoilt")]
+    {
+        fs::write(server.dir().join(file), content).expect("a file");
+    }
+    server.admin().post("/reload");
+    let after = server.admin().get("/certificates");
+    let [ab_after, localhost_after, c_after] = &in_use(&after)[..] else { panic!("{after}") };
+    assert_eq!((ab_after, localhost_after), (ab, localhost), "they stay in use");
+    assert_ne!(c_after["fingerprint"], c["fingerprint"]);
+    let rejected = after["rejected"].as_array().expect("a list");
+    let kept: Vec<_> = rejected.iter().map(|it| (it["host"].as_str(), &it["kept"])).collect();
+    let (yes, no) = (json!(true), json!(false));
+    let expected = [(Some("a.test"), &yes), (Some("b.test"), &yes), (Some("none.test"), &no)];
+    assert_eq!(kept, expected, "{after}");
+
+    // A reload that is refused changes nothing of that.
+    fs::write(server.dir().join("config.toml"), "nonsense").expect("a file");
+    server.admin().call("POST", "/reload", "");
+    assert_eq!(server.admin().get("/certificates"), after);
+}
+
+#[test]
+fn certs_is_a_table_of_certificates_and_one_of_what_is_rejected() {
+    let row = |names: Value, days_left, file: Option<&str>| {
+        json!({
+            "names": names, "issuer": "CN=R3", "key": "RSA", "fingerprint": "00",
+            "not_after": "2027-01-01T00:00:00.000Z", "days_left": days_left, "file": file,
+            "apps": ["a.test", "b.test"], "in_use_since": "2026-11-29T12:00:00.000Z",
+        })
+    };
+    let rejected =
+        |host: Option<&str>, kept| json!({ "host": host, "error": "spoilt", "kept": kept });
+    let answer = json!({
+        "certificates": [row(json!(["a.test", "*.b"]), 32, Some("/a.pem")), row(json!([]), -1, None)],
+        "rejected": [rejected(Some("a.test"), true), rejected(Some("c"), false), rejected(None, false)],
+    });
+    let fake = Fake::always(200, answer);
+    let expected = "\
+NAMES        ISSUER  DAYS LEFT  NOT AFTER                 FILE         APPS            IN USE SINCE
+a.test, *.b  CN=R3          32  2027-01-01T00:00:00.000Z  /a.pem       a.test, b.test  \
+2026-11-29T12:00:00.000Z
+             CN=R3     expired  2027-01-01T00:00:00.000Z  self-signed  a.test, b.test  \
+2026-11-29T12:00:00.000Z
+
+REJECTED            SERVED WITH     ERROR
+a.test              the one before  spoilt
+c                   none            spoilt
+[tls] certificates                  spoilt
+";
+    fake.run(&["certs"]).expect_output(0, expected);
+    assert_eq!(fake.lines(), ["GET /certificates"]);
+}
+
+#[test]
+fn certs_shows_what_the_server_has() {
+    let setup = Setup::new().listen(&[LISTEN]);
+    let server = setup.app("localhost", "tls = { self_signed = true }\nrespond = {}").start();
+    let ran = run(tidegate(&server.dir(), &["certs"]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let row: Vec<_> = ran.out.lines().nth(1).expect("a row").split_whitespace().collect();
+    let expected = ["localhost", "CN=Tidegate", "self-signed", "395"];
+    assert_eq!(&row[..4], expected, "{ran:?}");
+}
