@@ -47,8 +47,8 @@ fn certificates_are_listed_with_their_apps_files_and_what_is_rejected() {
     assert_eq!((&localhost["file"], &localhost["names"]), (&Value::Null, &json!(["localhost"])));
     let rejected = json!([{
         "host": "none.test",
-        "error": "no certificate of `tls.certificates` is for none.test: add one, or name its files \
-                  in the app's `tls`",
+        "error": "no certificate of `tls.certificates` is for none.test: add one, or name its \
+                  files in the app's `tls`",
         "kept": false,
     }]);
     assert_eq!(before["rejected"], rejected);
@@ -86,11 +86,12 @@ fn certs_is_a_table_of_certificates_and_one_of_what_is_rejected() {
             "apps": ["a.test", "b.test"], "in_use_since": "2026-11-29T12:00:00.000Z",
         })
     };
-    let rejected =
+    let spoilt =
         |host: Option<&str>, kept| json!({ "host": host, "error": "spoilt", "kept": kept });
+    let (named, unnamed) = (json!(["a.test", "*.b"]), json!([]));
     let answer = json!({
-        "certificates": [row(json!(["a.test", "*.b"]), 32, Some("/a.pem")), row(json!([]), -1, None)],
-        "rejected": [rejected(Some("a.test"), true), rejected(Some("c"), false), rejected(None, false)],
+        "certificates": [row(named, 32, Some("/a.pem")), row(unnamed, -1, None)],
+        "rejected": [spoilt(Some("a.test"), true), spoilt(Some("c"), false), spoilt(None, false)],
     });
     let fake = Fake::always(200, answer);
     let expected = "\
