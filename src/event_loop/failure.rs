@@ -110,10 +110,8 @@ impl Connection {
         if self.is_offered() {
             return Next::Wait;
         }
-        let mut watched = cx.upstreams.rewatch(self.socket(), self.token);
-        if let (Ok(()), Some(forwarding)) = (&watched, self.forwarding()) {
-            watched = forwarding.rewatch(cx);
-        }
+        let watched = cx.upstreams.rewatch(self.socket(), self.token);
+        let watched = watched.and_then(|()| self.forwardings().try_for_each(|to| to.rewatch(cx)));
         if watched.is_err() { Next::Drop } else { self.work(cx) }
     }
 }

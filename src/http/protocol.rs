@@ -78,11 +78,13 @@ impl Protocol {
         }
     }
 
-    /// Whether the protocol can read bytes of the peer now.
+    /// Whether the protocol can read bytes of the peer now. `takes_content`: every exchange takes
+    /// more of its request's content. HTTP/1 has no other way to slow down the peer than to leave
+    /// its bytes in the socket.
     #[inline]
-    pub fn wants_input(&self) -> bool {
+    pub fn wants_input(&self, takes_content: bool) -> bool {
         match self {
-            Self::H1(server) => server.wants_input(),
+            Self::H1(server) => takes_content && server.wants_input(),
         }
     }
 

@@ -40,13 +40,13 @@ impl Connection {
         } else if head.method() == Method::Trace {
             exchange::trace()
         } else {
-            match self.admit(head, cx) {
+            match self.admit(stream, head, cx) {
                 Ok((guard, uncounted)) => {
                     // The reply borrows from the app; the loop entry keeps the app alive
                     // beside the guard.
                     let loop_entry = guard.loop_entry();
                     self.begin_exchange(stream, Some(head), Some(guard), uncounted, cx);
-                    return self.with_exchange(|exchange, out| match refused {
+                    return self.with_exchange_of(stream, |exchange, out| match refused {
                         Some(refused) => exchange.respond(exchange::refused(refused), out, cx),
                         None => exchange.answer_by_app(loop_entry.entry(), head, out, cx),
                     });
@@ -58,29 +58,30 @@ impl Connection {
                     let answer = exchange::draining(left_ns.div_ceil(1_000_000_000).max(1));
                     // The life counts the requests that it refuses.
                     self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
-                    return self.with_exchange(|exchange, out| {
+                    return self.with_exchange_of(stream, |exchange, out| {
                         exchange.answer_or_park(Reply::Full(answer), out, cx);
                     });
                 }
             }
         };
         self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
-        self.mark_unrouted();
+        self.mark_unrouted(stream);
         let own_answer = refused.map_or(own_answer, exchange::refused);
-        self.with_exchange(|exchange, out| {
+        self.with_exchange_of(stream, |exchange, out| {
             exchange.answer_or_park(Reply::Full(own_answer), out, cx);
         });
     }
 
-    /// Admits a request, with the guard of the previous exchange if that has the same life. The
-    /// second value is what the new exchange counts for those that passed it the guard.
+    /// Admits a request, with the guard of its stream's previous exchange if that has the same
+    /// life. The second value is what the new exchange counts for those that passed it the guard.
     fn admit(
         &mut self,
+        stream: StreamId,
         head: &RequestHead<'_>,
         cx: &mut LoopContext,
     ) -> Result<(AppGuard, Uncounted), Refusal<HostedApp>> {
         let host = head.host().map(|host| host.as_bytes());
-        let before = self.exchanges.last_mut().map(|exchange| &mut exchange.flight);
+        let before = self.current_of(stream).map(|exchange| &mut exchange.flight);
         let (mut before, mut none) = (before.filter(|flight| flight.guard.is_some()), None);
         let held = before.as_mut().map_or(&mut none, |flight| &mut flight.guard);
         let guard = cx.view.admit_after(host, held)?;
@@ -102,7 +103,7 @@ impl Connection {
         let Some(app) = cx.rules[self.class].app.clone() else { return };
         self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
         let (class, refused) = (self.class, refusal(self.class, head).or(refused));
-        self.with_exchange(|exchange, out| {
+        self.with_exchange_of(stream, |exchange, out| {
             if class == Class::Health {
                 out.close_after();
             }
@@ -125,10 +126,9 @@ impl Connection {
         refused: Refused,
         cx: &mut LoopContext,
     ) {
-        let current = self.exchanges.iter().rfind(|exchange| exchange.stream == stream);
-        if current.is_none_or(|exchange| exchange.flight.is_answered()) {
+        if self.current_of(stream).is_none_or(|exchange| exchange.flight.is_answered()) {
             self.begin_exchange(stream, None, None, Uncounted::default(), cx);
-            self.mark_unrouted();
+            self.mark_unrouted(stream);
         }
         self.with_exchange_of(stream, |exchange, out| exchange.refuse(refused, out, cx));
     }
@@ -152,18 +152,23 @@ impl Connection {
         self.waits.end();
         let flight = InFlight::new(guard, record, uncounted, cx.clock.now_ns());
         let exchange = Exchange::new(cx.deliveries.next_number(), stream, flight);
-        match self.exchanges.last_mut() {
-            Some(last) if last.flight.is_spent() => *last = exchange,
+        match self.current_of(stream) {
+            Some(before) if before.flight.is_spent() => *before = exchange,
             _ => self.exchanges.push(exchange),
         }
     }
 
-    /// Marks the new exchange as belonging to no app.
-    fn mark_unrouted(&mut self) {
+    /// Marks the new exchange of a stream as belonging to no app.
+    fn mark_unrouted(&mut self, stream: StreamId) {
         if self.class == Class::Public
-            && let Some(last) = self.exchanges.last_mut()
+            && let Some(new) = self.current_of(stream)
         {
-            last.flight.is_unrouted = true;
+            new.flight.is_unrouted = true;
         }
+    }
+
+    /// The exchange of this stream that began last.
+    fn current_of(&mut self, stream: StreamId) -> Option<&mut Exchange> {
+        self.exchanges.iter_mut().rfind(|exchange| exchange.stream == stream)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{super::context::LoopContext, state::Connection};
+use super::{
+    super::{context::LoopContext, exchange::Forwarding},
+    state::Connection,
+};
 use crate::{
     http::ServerPhase,
     message::{BusyConnection, BusyPhase},
@@ -37,7 +40,7 @@ impl Connection {
                     () => BusyPhase::WaitingForApp,
                 },
                 bytes_sent: flight.bytes_sent(self.io.outbox.sent()),
-                is_tunnel: self.is_tunnel(),
+                is_tunnel: exchange.forwarding().is_some_and(Forwarding::is_tunnel),
             });
         }
     }

@@ -68,14 +68,8 @@ impl Connection {
         if !self.io.outbox.is_empty() {
             return Wait::Sending;
         }
-        match self.exchanges.last().and_then(Exchange::awaits) {
-            Some(Awaits::Time(_)) => return Wait::App,
-            Some(Awaits::App | Awaits::Upstream) if self.io.ready.read_closed => {
-                return Wait::HalfClosed;
-            }
-            Some(Awaits::App) => return Wait::App,
-            Some(Awaits::Upstream) => return Wait::Upstream,
-            None => {}
+        if let Some(wait) = self.waits_for_exchanges() {
+            return wait;
         }
         match phase {
             ServerPhase::Content => Wait::Content,
@@ -86,14 +80,23 @@ impl Connection {
         }
     }
 
+    /// The wait for what exchanges wait for, if any does.
+    fn waits_for_exchanges(&self) -> Option<Wait> {
+        let mut wait = None;
+        for awaits in self.exchanges.iter().filter_map(Exchange::awaits) {
+            if awaits == Awaits::Time || !self.io.ready.read_closed {
+                return Some(Wait::Answer);
+            }
+            wait = Some(Wait::HalfClosed);
+        }
+        wait
+    }
+
     /// How long a peer that has closed its side may stay silent.
     fn left_after(&self) -> Duration {
-        match self.forwarding() {
-            Some(forwarding) if !forwarding.has_forwarded_end() => {
-                forwarding.tunnel_idle_timeout().min(LAST_BYTES_TIMEOUT)
-            }
-            _ => LEFT_AFTER,
-        }
+        let tunnels = self.forwardings().filter(|forwarding| !forwarding.has_forwarded_end());
+        let timeouts = tunnels.map(|tunnel| tunnel.tunnel_idle_timeout().min(LAST_BYTES_TIMEOUT));
+        timeouts.max().unwrap_or(LEFT_AFTER)
     }
 
     /// Whether its first request hasn't arrived, or hasn't been read.
@@ -115,9 +118,24 @@ impl Connection {
             Wait::Sending => self.io.outbox.sent_total(),
             _ => self.io.received_total(),
         };
+        if wait == Wait::Answer {
+            self.begin_exchange_waits(cx.clock.now_ms());
+        }
         self.waits.begin(wait, total);
         let at = self.due_ms(cx);
         self.waits.set(at, self.token, &mut cx.timers);
+    }
+
+    /// Begins what exchanges wait for, if that doesn't run already. Time in which bytes waited for
+    /// the client doesn't count.
+    fn begin_exchange_waits(&mut self, now_ms: u64) {
+        let is_new = self.waits.current() != Wait::Answer;
+        for exchange in &mut self.exchanges {
+            if is_new {
+                exchange.end_wait();
+            }
+            exchange.begin_wait(now_ms);
+        }
     }
 
     /// Whether this check means that the deadline has passed.
@@ -142,7 +160,7 @@ impl Connection {
         self.waits.set(at, self.token, &mut cx.timers);
     }
 
-    /// The deadline of the wait that begins now. What an app does outside the loop has none.
+    /// The deadline of the current wait. What an app does outside the loop has none.
     fn due_ms(&self, cx: &LoopContext) -> u64 {
         let times = &cx.rules[self.class].times;
         let timeout = match self.waits.current() {
@@ -160,15 +178,9 @@ impl Connection {
             Wait::Sending => times.write_timeout,
             Wait::Lingering => times.linger_timeout,
             Wait::HalfClosed => self.left_after(),
-            Wait::Upstream => match self.forwarding() {
-                Some(forwarding) => forwarding.timeout(),
-                None => return u64::MAX,
-            },
-            Wait::App => {
-                return match self.exchanges.last().and_then(Exchange::awaits) {
-                    Some(Awaits::Time(due_ms)) => due_ms,
-                    _ => u64::MAX,
-                };
+            Wait::Answer => {
+                let due_ms = self.exchanges.iter().filter_map(Exchange::due_ms).min();
+                return due_ms.unwrap_or(u64::MAX);
             }
         };
         let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));

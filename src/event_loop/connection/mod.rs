@@ -8,7 +8,8 @@
 //!  fresh ──bytes──► head ◄────────── idle       fresh, head   head_timeout       408 if begun
 //!                    │ complete       ▲         content       body_timeout       408 if owed
 //!                    ▼                │ sent    sending       write_timeout      closed
-//!            content, app, sending ───┘         idle          keepalive_timeout  last read
+//!            content, answer, sending ┘         idle          keepalive_timeout  last read
+//!                                               answer        that of each exchange
 //!                                               lingering     linger_timeout     closed
 //! ```
 //! A connection has one [`State`]; whether it is a tunnel depends on its exchange. While opening it

@@ -19,7 +19,7 @@ use crate::{
     http::{Protocol, ServerPhase, StreamId},
     io::{Io, Ready},
     logging::End,
-    message::Class,
+    message::{Class, ExchangeNumber},
     registry::AppId,
 };
 
@@ -162,14 +162,9 @@ impl Connection {
         self.protocol().is_some_and(|protocol| protocol.phase() == phase)
     }
 
-    /// The last exchange's forwarding to an upstream, if any.
-    pub(in super::super) fn forwarding(&self) -> Option<&Forwarding> {
-        self.exchanges.last().and_then(Exchange::forwarding)
-    }
-
-    /// Whether it is a tunnel.
-    pub(super) fn is_tunnel(&self) -> bool {
-        self.forwarding().is_some_and(Forwarding::is_tunnel)
+    /// What is forwarded to upstreams, exchange by exchange.
+    pub(in super::super) fn forwardings(&self) -> impl Iterator<Item = &Forwarding> {
+        self.exchanges.iter().filter_map(Exchange::forwarding)
     }
 
     /// Sets whether another turn is queued. Returns the previous value.
@@ -177,12 +172,24 @@ impl Connection {
         std::mem::replace(&mut self.turn.is_queued, is_queued)
     }
 
-    /// Runs the last exchange, if there is one, and applies its effect to the connection.
+    /// Runs the exchange of this number, if it still exists, and applies its effect to the
+    /// connection.
     pub(super) fn with_exchange<R: Default>(
         &mut self,
+        number: ExchangeNumber,
         act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
     ) -> R {
-        self.with_exchange_found(<[Exchange]>::last_mut, act)
+        let find = |exchange: &&mut Exchange| exchange.number == number;
+        self.with_exchange_found(|exchanges| exchanges.iter_mut().find(find), act)
+    }
+
+    /// Runs the exchange at this place of the list, as [`Connection::with_exchange`] does.
+    pub(super) fn with_exchange_at<R: Default>(
+        &mut self,
+        place: usize,
+        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
+    ) -> R {
+        self.with_exchange_found(|exchanges| exchanges.get_mut(place), act)
     }
 
     /// Runs the current exchange of a stream, as [`Connection::with_exchange`] does.
@@ -218,6 +225,7 @@ impl Connection {
         };
         let result = act(exchange, &mut out);
         if out.effect.progressed {
+            exchange.end_wait();
             self.waits.end();
         }
         result
@@ -225,7 +233,7 @@ impl Connection {
 
     /// Whether no answer is pending.
     pub(in super::super) fn is_settled(&self, cx: &LoopContext) -> bool {
-        let is_awaited = self.exchanges.last().is_some_and(Exchange::awaits_delivery);
+        let is_awaited = self.exchanges.iter().any(Exchange::awaits_delivery);
         // A peer that connected just before another process took over is owed an answer, too.
         let is_new = cx.closing.has_successor && self.is_new();
         self.io.outbox.is_empty() && !is_awaited && !is_new
@@ -236,24 +244,26 @@ impl Connection {
         self.exchanges.iter().any(|exchange| exchange.flight.life() == Some(life))
     }
 
-    /// Whether its exchange is forwarded to this upstream.
+    /// Whether an exchange is forwarded to this upstream.
     pub(in super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
-        self.exchanges.last().is_some_and(|exchange| exchange.is_forwarding_to(upstream))
+        self.forwardings().any(|forwarding| forwarding.is_forwarding_to(upstream))
     }
 
     /// Ends exchanges when the kernel has their last byte.
     pub(super) fn end_sent_exchanges(&mut self, cx: &mut LoopContext) {
         let sent = self.io.outbox.sent();
-        let ended = self.exchanges.iter().take_while(|exchange| exchange.flight.end <= sent);
-        let ended = ended.count();
-        if ended == 0 {
+        if !self.exchanges.iter().any(|exchange| exchange.flight.is_sent(sent)) {
             return;
         }
         // About 25 ns, beside a send(2) that takes a microsecond at least.
         let now_ns = cx.clock.read_ns();
-        for exchange in self.exchanges.drain(..ended) {
-            exchange.flight.end(sent, End::Complete, now_ns, cx);
-        }
+        self.exchanges.retain(|exchange| {
+            let is_over = exchange.flight.is_sent(sent);
+            if is_over {
+                exchange.flight.end(sent, End::Complete, now_ns, cx);
+            }
+            !is_over
+        });
     }
 
     /// The connection ends before its exchanges have completed.
@@ -264,9 +274,7 @@ impl Connection {
     /// Ends the exchanges because a deadline has passed. Returns how many were cut; exchanges of
     /// one app that wait on the connection together count as one.
     pub(in super::super) fn cut(self, cx: &mut LoopContext) -> u64 {
-        if let Some(forwarding) = self.forwarding() {
-            forwarding.count_cut();
-        }
+        self.forwardings().for_each(Forwarding::count_cut);
         self.end_all(End::Cut, cx)
     }
 
@@ -274,10 +282,12 @@ impl Connection {
     fn end_all(mut self, how: End, cx: &mut LoopContext) -> u64 {
         let sent = self.io.outbox.sent();
         // First, so that no `Later` still sees a waiting peer when the end is reported.
-        self.with_exchange(|exchange, out| exchange.abandon(out, cx));
+        for place in 0..self.exchanges.len() {
+            self.with_exchange_at(place, |exchange, out| exchange.abandon(out, cx));
+        }
         let now_ns = cx.clock.read_ns();
         let ends =
-            self.exchanges.drain(..).map(|exchange| exchange.flight.end(sent, how, now_ns, cx));
+            self.exchanges.iter_mut().map(|exchange| exchange.flight.end(sent, how, now_ns, cx));
         let cut = ends.filter(|is_cut| *is_cut).count() as u64;
         self.uncount(cx);
         cut

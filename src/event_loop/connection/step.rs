@@ -10,7 +10,7 @@ use super::{
     super::{
         class::linger_windows,
         context::LoopContext,
-        exchange::{Delivered, Exchange, Forwarding, TimedOut},
+        exchange::{Delivered, Exchange, Forwarding, Outgoing, TimedOut},
     },
     pipeline::PIPELINE_BYTES_MAX,
     state::{Connection, Next, Opening, State},
@@ -55,11 +55,7 @@ impl Connection {
         delivery: Delivery,
         cx: &mut LoopContext,
     ) -> Next {
-        // No other exchange begins while this one waits.
-        if self.exchanges.last().is_none_or(|last| last.number != number) {
-            return Next::Wait;
-        }
-        match self.with_exchange(|exchange, out| exchange.deliver(delivery, out, cx)) {
+        match self.with_exchange(number, |exchange, out| exchange.deliver(delivery, out, cx)) {
             Delivered::Dropped => Next::Wait,
             Delivered::TooSlow => Next::Drop,
             Delivered::Taken => self.work(cx),
@@ -81,12 +77,10 @@ impl Connection {
             Wait::Head => self.time_out(cx),
             Wait::Content if self.waits.has_progressed(self.io.received_total()) => {}
             Wait::Content => self.time_out(cx),
-            Wait::App => self.with_exchange(|exchange, out| exchange.on_due(out, cx)),
-            Wait::Upstream => {
-                match self.with_exchange(|exchange, out| exchange.on_upstream_deadline(out, cx)) {
-                    TimedOut::GoesOn => {}
-                    TimedOut::Idle => return Next::Drop,
-                    TimedOut::Cut => return Next::Cut,
+            Wait::Answer => {
+                let next = self.time_out_exchanges(cx);
+                if next != Next::Wait {
+                    return next;
                 }
             }
             Wait::Sending if self.waits.has_progressed(self.io.outbox.sent_total()) => {}
@@ -121,6 +115,22 @@ impl Connection {
         match &mut self.state {
             State::Http(protocol) if is_silent => protocol.close_now(),
             State::Opening(_) | State::Http(_) | State::Lingering { .. } => {}
+        }
+        Next::Wait
+    }
+
+    /// Runs the exchanges whose deadline has passed.
+    fn time_out_exchanges(&mut self, cx: &mut LoopContext) -> Next {
+        let by_ms = self.waits.deadline.at();
+        for place in 0..self.exchanges.len() {
+            let on_deadline = |exchange: &mut Exchange, out: &mut Outgoing<'_>| {
+                exchange.on_deadline(by_ms, out, cx)
+            };
+            match self.with_exchange_at(place, on_deadline) {
+                TimedOut::GoesOn => {}
+                TimedOut::Idle => return Next::Drop,
+                TimedOut::Cut => return Next::Cut,
+            }
         }
         Next::Wait
     }
@@ -166,17 +176,11 @@ impl Connection {
                 }
             }
             let is_stalled = self.io.input.is_some() && self.process_input(cx);
-            let was_forwarding = match self.forwarding() {
-                Some(forwarding) if cx.upstreams.holds_requests && forwarding.is_unsent() => {
-                    return Next::Hold;
-                }
-                forwarding => forwarding.is_some(),
-            };
-            if was_forwarding {
-                self.with_exchange(|exchange, out| exchange.pump(out, cx));
+            if cx.upstreams.holds_requests && self.forwardings().any(Forwarding::is_unsent) {
+                return Next::Hold;
             }
             // The next request of a pipeline may be here already.
-            let is_free = was_forwarding && self.forwarding().is_none() && self.io.has_input();
+            let is_free = self.pump(cx) && self.io.has_input();
             match self.flush(cx) {
                 Ok(Flushed::TurnOver) => return Next::Turn,
                 Ok(Flushed::All | Flushed::Blocked) => {}
@@ -192,7 +196,7 @@ impl Connection {
             if is_free || (is_stalled && is_sent) {
                 continue;
             }
-            if self.forwarding().is_some_and(|found| found.has_more(&self.io.outbox)) {
+            if self.forwardings().any(|forwarding| forwarding.has_more(&self.io.outbox)) {
                 continue;
             }
             if is_stalled || !self.wants_input(is_sent) || !self.io.ready.readable {
@@ -222,20 +226,32 @@ impl Connection {
         Next::Turn
     }
 
+    /// Moves bytes between the client and the upstreams. Returns whether an upstream's answer is
+    /// complete.
+    fn pump(&mut self, cx: &mut LoopContext) -> bool {
+        let mut is_complete = false;
+        for place in 0..self.exchanges.len() {
+            if self.exchanges[place].forwarding().is_some() {
+                is_complete |= self.with_exchange_at(place, |exchange, out| {
+                    exchange.pump(out, cx);
+                    exchange.forwarding().is_none()
+                });
+            }
+        }
+        is_complete
+    }
+
     /// Whether the peer's next bytes are read now.
     fn wants_input(&self, is_sent: bool) -> bool {
-        let forwarding = self.forwarding();
-        if forwarding.is_some_and(|forwarding| !forwarding.can_take_more()) {
-            return false;
-        }
-        if forwarding.is_some_and(Forwarding::is_tunnel) {
-            return true;
-        }
         let Some(protocol) = self.protocol() else { return true };
+        let takes_content = self.forwardings().all(Forwarding::can_take_more);
+        if self.forwardings().any(Forwarding::is_tunnel) {
+            return takes_content;
+        }
         // Content is read while an answer is sent: a peer may send all of it before it reads.
         let reads_content = protocol.phase() == ServerPhase::Content;
         let beside = || reads_content && self.io.outbox.buffered() <= PIPELINE_BYTES_MAX;
-        protocol.wants_input() && (is_sent || beside())
+        protocol.wants_input(takes_content) && (is_sent || beside())
     }
 
     fn receive(&mut self, cx: &mut LoopContext) -> io::Result<Received> {

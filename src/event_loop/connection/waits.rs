@@ -15,8 +15,8 @@ pub(super) enum Wait {
     Idle,
     Head,
     Content,
-    App,
-    Upstream,
+    /// For what its exchanges wait for. Each of them has its own deadline.
+    Answer,
     /// For an answer that the peer may never read: it has closed its side.
     HalfClosed,
     Sending,
@@ -76,12 +76,9 @@ impl Wait {
             Self::Fresh => &mut counts.fresh,
             Self::Idle => &mut counts.idle,
             Self::Lingering => &mut counts.lingering,
-            Self::Head
-            | Self::Content
-            | Self::App
-            | Self::Upstream
-            | Self::HalfClosed
-            | Self::Sending => &mut counts.busy,
+            Self::Head | Self::Content | Self::Answer | Self::HalfClosed | Self::Sending => {
+                &mut counts.busy
+            }
         }
     }
 }

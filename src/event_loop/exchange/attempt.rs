@@ -114,6 +114,7 @@ impl Exchange {
             awaits_continue,
             activity: Activity::new(cx.clock.now_ms()),
             pace: Pace::default(),
+            due_ms: None,
         }));
     }
 

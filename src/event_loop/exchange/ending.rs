@@ -39,7 +39,7 @@ impl Forwarding {
     }
 }
 
-/// The result of an upstream's deadline.
+/// The result of an exchange's deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) enum TimedOut {
     /// The exchange goes on, or has been answered.
@@ -189,12 +189,23 @@ impl Exchange {
         out.break_off(&mut self.flight);
     }
 
-    /// The upstream took too long, or a tunnel is due for a check.
-    pub(in super::super) fn on_upstream_deadline(
+    /// The deadlines up to this time have passed; perhaps its own isn't one of them.
+    pub(in super::super) fn on_deadline(
         &mut self,
+        by_ms: u64,
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> TimedOut {
+        if self.due_ms().is_none_or(|due_ms| due_ms > by_ms) {
+            return TimedOut::GoesOn;
+        }
+        self.end_wait();
+        self.on_due(out, cx);
+        self.on_upstream_deadline(out, cx)
+    }
+
+    /// The upstream took too long, or a tunnel is due for a check.
+    fn on_upstream_deadline(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) -> TimedOut {
         let Answering::Forwarded(forwarding) = &mut self.answering else {
             return TimedOut::GoesOn;
         };

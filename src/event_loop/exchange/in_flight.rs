@@ -118,6 +118,11 @@ impl InFlight {
         self.end != Mark::UNKNOWN
     }
 
+    /// Whether the kernel has the whole answer, with the outbox sent up to this mark.
+    pub(in super::super) fn is_sent(&self, sent: Mark) -> bool {
+        self.end <= sent
+    }
+
     pub(in super::super) fn remember_request(&mut self, method: &str, target: &str) {
         self.request = Some([method, target].join(" ").into());
     }
@@ -171,7 +176,7 @@ impl InFlight {
     /// Ends the exchange at this time, with the connection's outbox sent up to this mark. Returns
     /// whether that cut an exchange of a life.
     pub(in super::super) fn end(
-        mut self,
+        &mut self,
         sent: Mark,
         how: End,
         ended_ns: u64,

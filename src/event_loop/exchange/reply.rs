@@ -180,7 +180,7 @@ impl Exchange {
     }
 
     /// A held-back answer is due.
-    pub(in super::super) fn on_due(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+    pub(super) fn on_due(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
         if let Some(Parked::Until(_, response)) =
             self.unpark_if(|parked| matches!(parked, Parked::Until(..)))
         {

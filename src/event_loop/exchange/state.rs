@@ -5,7 +5,6 @@ use super::{
     parked::Parked,
 };
 use crate::{
-    app::OneUpstream,
     http::StreamId,
     message::{ExchangeId, ExchangeNumber},
 };
@@ -32,8 +31,8 @@ pub(super) enum Answering {
 /// What an exchange waits for, apart from its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Awaits {
-    /// A time of the loop's clock, in milliseconds.
-    Time(u64),
+    /// A time of the loop's clock.
+    Time,
     /// What an app does outside the loop.
     App,
     Upstream,
@@ -103,15 +102,33 @@ impl Exchange {
                 (!forwarding.is_waiting_for_client()).then_some(Awaits::Upstream)
             }
             Answering::Parked(parked) => match parked.due_ms() {
-                Some(due_ms) => Some(Awaits::Time(due_ms)),
+                Some(_) => Some(Awaits::Time),
                 None => parked.waits_for_app().then_some(Awaits::App),
             },
         }
     }
 
-    /// Whether it is forwarded to this upstream.
-    pub(in super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
-        self.forwarding().is_some_and(|forwarding| forwarding.is_forwarding_to(upstream))
+    /// Begins its wait, unless that runs already.
+    pub(in super::super) fn begin_wait(&mut self, now_ms: u64) {
+        if let Answering::Forwarded(forwarding) = &mut self.answering {
+            forwarding.begin_wait(now_ms);
+        }
+    }
+
+    /// Ends its wait: what it waits for next has its whole time.
+    pub(in super::super) fn end_wait(&mut self) {
+        if let Answering::Forwarded(forwarding) = &mut self.answering {
+            forwarding.due_ms = None;
+        }
+    }
+
+    /// When its wait is over, in milliseconds of the loop's clock; `None` if that has no limit.
+    pub(in super::super) fn due_ms(&self) -> Option<u64> {
+        match &self.answering {
+            Answering::Here => None,
+            Answering::Forwarded(forwarding) => forwarding.due_ms,
+            Answering::Parked(parked) => parked.due_ms(),
+        }
     }
 
     /// Method and target, if they are known.

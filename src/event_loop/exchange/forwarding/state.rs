@@ -12,6 +12,7 @@ use super::{
 use crate::{
     app::{ChosenUpstream, FailureCause, Forward, OneUpstream, UpstreamFailure},
     config::DrainTunnels,
+    duration::milliseconds,
     http::{RequestContent, h1},
     io::{BufferPool, Outbox, Received},
 };
@@ -30,6 +31,8 @@ pub(in super::super::super) struct Forwarding {
     pub(in super::super) awaits_continue: bool,
     pub(in super::super) activity: Activity,
     pub(in super::super) pace: Pace,
+    /// When the current wait is over, in milliseconds of the loop's clock.
+    pub(in super::super) due_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,8 +181,15 @@ impl Forwarding {
         self.forward.config().tunnel_idle_timeout
     }
 
+    /// Begins the current wait, unless it runs already.
+    pub(in super::super) fn begin_wait(&mut self, now_ms: u64) {
+        if self.due_ms.is_none() {
+            self.due_ms = Some(now_ms.saturating_add(milliseconds(self.timeout())));
+        }
+    }
+
     /// How long the current wait may last.
-    pub(in super::super::super) fn timeout(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         let config = self.forward.config();
         match self.stage {
             _ if self.is_opening() => config.connect_timeout,
