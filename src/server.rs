@@ -307,7 +307,7 @@ impl HttpServer {
             self.beside.own_files(&self.config.admin);
         }
         let loops = LoopThreads { handles, gauges };
-        let ended = self.control.run(&self.inputs, loops, self.addresses);
+        let ended = self.control.run(&self.inputs, loops, &self.listening);
         starting.end_for_good();
         drop(admin);
         if let Some(before) = &self.predecessor {

@@ -13,6 +13,11 @@ pub(super) struct ServerStatus {
     pub(super) uptime_ms: u64,
     pub(super) config: Option<String>,
     pub(super) listen: Vec<String>,
+    /// Absent in answers of older servers.
+    #[serde(default)]
+    pub(super) listeners: Vec<ListenerRow>,
+    #[serde(default)]
+    pub(super) certificates: CertificateCounts,
     pub(super) threads: u64,
     pub(super) apps: u64,
     pub(super) active_connections: u64,
@@ -32,6 +37,28 @@ pub(super) struct ServerStatus {
     pub(super) failed_loops: Vec<u64>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) log_lines_lost: LostLines,
+}
+
+/// A public address of the server.
+#[derive(Debug, Deserialize)]
+pub(super) struct ListenerRow {
+    pub(super) address: String,
+    pub(super) tls: bool,
+}
+
+/// The server's certificates in short.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct CertificateCounts {
+    pub(super) in_use: u64,
+    pub(super) rejected: u64,
+    pub(super) next_expiry: Option<NextExpiry>,
+}
+
+/// The certificate that expires first.
+#[derive(Debug, Deserialize)]
+pub(super) struct NextExpiry {
+    pub(super) names: Vec<String>,
+    pub(super) days_left: i64,
 }
 
 /// What the server's operator thread is doing.

@@ -21,7 +21,7 @@ use std::{
 use rustix::fs::{Access, access};
 
 use crate::{
-    config::{Config, ConfigError, Source},
+    config::{AppConfig, Config, ConfigError, Source},
     control::{NoTakeOver, TakeOver},
     logging::{self, Logging, LostLines, event},
     server::{
@@ -368,18 +368,23 @@ impl Plan {
     /// The URLs of the apps, unless there are too many.
     fn urls(&self, addresses: &[SocketAddr]) -> String {
         let entries = self.config.server.listen.iter().zip(addresses);
-        let mut plain = entries.filter(|(entry, _)| !entry.proxy_protocol);
         // An ordinary client can't speak to the other listeners.
-        let Some((_, address)) = plain.next() else { return String::new() };
-        let port = match address.port() {
-            80 => String::new(),
-            port => format!(":{port}"),
+        let direct: Vec<_> = entries.filter(|(entry, _)| !entry.proxy_protocol).collect();
+        let port = |tls| direct.iter().find(|(entry, _)| entry.tls == tls).map(|(_, it)| it.port());
+        let (plain, tls) = (port(false), port(true));
+        let url = |app: &AppConfig| {
+            let (scheme, usual, port) = match (tls.filter(|_| app.tls.is_some()), plain) {
+                (Some(port), _) => ("https", 443, port),
+                (None, Some(port)) => ("http", 80, port),
+                (None, None) => return None,
+            };
+            let port = if port == usual { String::new() } else { format!(":{port}") };
+            Some(format!("serving {scheme}://{}{port}/\n", app.host))
         };
-        let apps = &self.config.apps;
-        let url = |host: &str| format!("serving http://{host}{port}/\n");
-        let mut text: String = apps.iter().take(URLS_MAX).map(|app| url(&app.host)).collect();
-        if apps.len() > URLS_MAX {
-            let more = apps.len() - URLS_MAX;
+        let urls: Vec<_> = self.config.apps.iter().filter_map(url).collect();
+        let mut text = urls[..urls.len().min(URLS_MAX)].concat();
+        if urls.len() > URLS_MAX {
+            let more = urls.len() - URLS_MAX;
             text += &format!("… and {}: `tidegate apps` lists them\n", show::count(more, "app"));
         }
         text

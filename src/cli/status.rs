@@ -5,9 +5,9 @@ use clap::Args;
 use super::{
     DONE, Place,
     admin::ServerOptions,
-    answers::{Drain, Generation, Operator, ServerStatus, StuckLoop},
+    answers::{CertificateCounts, Drain, Generation, Operator, ServerStatus, StuckLoop},
     failure::Failure,
-    show::{self, Align, number, plain},
+    show::{self, Align, Cell, number, plain},
 };
 
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ fn status(status: &ServerStatus) -> String {
         ("pid", plain(status.pid.to_string())),
         ("uptime", plain(show::coarse(status.uptime_ms))),
         ("config", plain(status.config.as_deref().unwrap_or("none"))),
-        ("listen", plain(status.listen.join(", "))),
+        ("listen", plain(listen(status))),
         ("threads", number(status.threads)),
         ("apps", number(status.apps)),
         ("active", number(status.active_connections)),
@@ -53,6 +53,9 @@ fn status(status: &ServerStatus) -> String {
         ("last reload", plain(reload.as_deref().unwrap_or("none"))),
         ("log lines lost", plain(format!("{} events, {} access", lost.events, lost.access))),
     ];
+    if let Some(certificates) = certificates(&status.certificates) {
+        pairs.push(("certificates", certificates));
+    }
     if let Some(busy) = operator(&status.operator) {
         pairs.push(("busy with", plain(busy)));
     }
@@ -73,6 +76,37 @@ fn status(status: &ServerStatus) -> String {
         text += &drains(&status.drains);
     }
     text
+}
+
+/// The addresses, each with what is spoken there if that isn't plain HTTP.
+fn listen(status: &ServerStatus) -> String {
+    if status.listeners.is_empty() {
+        return status.listen.join(", ");
+    }
+    let marked = status.listeners.iter().map(|listener| match listener.tls {
+        true => format!("{} (TLS)", listener.address),
+        false => listener.address.clone(),
+    });
+    marked.collect::<Vec<_>>().join(", ")
+}
+
+/// How many certificates there are, and which one expires first; none without TLS.
+fn certificates(counts: &CertificateCounts) -> Option<Cell> {
+    if counts.in_use + counts.rejected == 0 {
+        return None;
+    }
+    let mut text = format!("{} in use", counts.in_use);
+    if counts.rejected > 0 {
+        text += &format!(", {} rejected", counts.rejected);
+    }
+    if let Some(next) = &counts.next_expiry {
+        let name = next.names.first().map_or("no name", |name| name);
+        text += &match next.days_left {
+            ..0 => format!("; {name} has expired"),
+            days => format!("; next expiry: {name}, {} left", show::count(days as usize, "day")),
+        };
+    }
+    Some(plain(text))
 }
 
 fn generations(previous: &[Generation]) -> String {

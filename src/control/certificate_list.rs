@@ -75,6 +75,11 @@ impl CertificateList {
         in_use.sort_by_key(|used| used.certificate.not_after());
         Self { in_use, rejected }
     }
+
+    /// The certificate that ends first.
+    pub(crate) fn first_to_end(&self) -> Option<&UsedCertificate> {
+        self.in_use.first()
+    }
 }
 
 impl fmt::Display for RejectedCertificate {

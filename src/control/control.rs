@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::{
     change_error::ChangeError,
@@ -28,6 +28,7 @@ use super::{
         ResumeUpstream,
     },
     listeners::{Listeners, listen_for_admin},
+    listening::Listening,
     lives::Lives,
     log_watch::LogWatch,
     loops::{LoopThreads, Loops},
@@ -205,8 +206,9 @@ impl Control {
         mut self,
         inputs: &Receiver<Input>,
         loops: LoopThreads,
-        addresses: Vec<SocketAddr>,
+        listening: &[Listening],
     ) -> Ended {
+        let addresses = self.listeners.know(listening);
         self.begin(Box::new(loops), addresses, Instant::now());
         loop {
             if inputs.is_empty() {
@@ -218,10 +220,8 @@ impl Control {
                     // Deadlines hold however much there is to do (I5).
                     self.on_input(input, now).or_else(|| self.on_time_if_due(Instant::now()))
                 }
-                // Disconnected cannot be: control holds a sender itself.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                    self.on_time(Instant::now())
-                }
+                // It is time: the channel can't be closed, for control holds a sender itself.
+                Err(_) => self.on_time(Instant::now()),
             };
             if let Some(verdict) = ended {
                 self.pass_unread_stops_on(inputs);

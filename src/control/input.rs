@@ -25,7 +25,7 @@ use crate::{
     acknowledgement::Acknowledgement,
     config::ServerConfig,
     hosted::{AppLife, HostedApp},
-    message::{ControlEvent, LoopConfig},
+    message::{ControlEvent, ListenOptions, LoopConfig},
     registry::{AppId, NewApp},
 };
 
@@ -186,8 +186,8 @@ pub(crate) struct Report {
     pub(crate) drains: Vec<DrainView>,
     /// How many drains of upstreams have got a name.
     pub(crate) upstream_drains: u64,
-    /// Where the loops listen.
-    pub(crate) addresses: Vec<SocketAddr>,
+    /// Where the loops listen, and how connections begin there.
+    pub(crate) listen: Vec<(SocketAddr, Arc<ListenOptions>)>,
     /// What this process counted.
     pub(crate) totals: Totals,
     /// Loops that make no progress.

@@ -5,14 +5,23 @@
 //! GATE_MAX. The stop has a gate of its own, for all listeners.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     os::fd::OwnedFd,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{context::Context, gate_plan::GatePlan, handshakes::ArePending, listening::Sockets};
-use crate::{logging::event, message::LoopCommand};
+use super::{
+    context::Context,
+    gate_plan::GatePlan,
+    handshakes::ArePending,
+    listening::{Listening, Sockets},
+};
+use crate::{
+    logging::event,
+    message::{ListenOptions, LoopCommand},
+};
 
 /// How long loops have to gate.
 const GATE_MAX: Duration = Duration::from_secs(1);
@@ -21,6 +30,8 @@ const GATE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Listeners {
     /// Where the loops listen.
     pub(super) addresses: Vec<SocketAddr>,
+    /// How the connections of an address begin: to be shown.
+    options: HashMap<SocketAddr, Arc<ListenOptions>>,
     closing: Vec<Closing>,
     /// Whether handshakes with these addresses are under way.
     pub(super) handshakes: ArePending,
@@ -41,7 +52,22 @@ impl Closing {
 
 impl Listeners {
     pub(super) fn new(handshakes: ArePending) -> Self {
-        Self { addresses: Vec::new(), closing: Vec::new(), handshakes }
+        let (addresses, options, closing) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { addresses, options, closing, handshakes }
+    }
+
+    /// Takes in how connections begin where the loops will listen. Returns these addresses.
+    pub(super) fn know(&mut self, listening: &[Listening]) -> Vec<SocketAddr> {
+        let options = |it: &Listening| (it.bound, Arc::clone(it.options()));
+        self.options.extend(listening.iter().map(options));
+        listening.iter().map(|it| it.bound).collect()
+    }
+
+    /// Where the loops listen, and how connections begin there.
+    pub(super) fn with_options(&self) -> Vec<(SocketAddr, Arc<ListenOptions>)> {
+        let options = |address: &SocketAddr| self.options.get(address).map(Arc::clone);
+        let with = |address: &SocketAddr| (*address, options(address).unwrap_or_default());
+        self.addresses.iter().map(with).collect()
     }
 
     /// When [`Listeners::on_time`] has something to do.
@@ -51,7 +77,10 @@ impl Listeners {
 
     /// Tells the loops to listen on one more address, each on its own socket.
     pub(super) fn listen(&mut self, cx: &Context, sockets: Sockets) {
-        self.addresses.extend(sockets.first().map(|socket| socket.address));
+        if let Some(first) = sockets.first() {
+            self.addresses.push(first.address);
+            self.options.insert(first.address, Arc::clone(&first.options));
+        }
         for (index, socket) in sockets.into_iter().enumerate() {
             cx.command_one(index, LoopCommand::Listen(vec![socket]));
         }
@@ -124,6 +153,7 @@ impl Listeners {
         for addresses in closed {
             cx.command(|| LoopCommand::CloseListeners(Arc::clone(&addresses)));
             self.addresses.retain(|address| !addresses.contains(address));
+            self.options.retain(|address, _| !addresses.contains(address));
         }
     }
 }

@@ -69,6 +69,11 @@ impl Listening {
         self.configured == listen.address || self.bound == listen.address
     }
 
+    /// How its connections begin; a reload may change that.
+    pub(super) fn options(&self) -> &Arc<ListenOptions> {
+        &self.options
+    }
+
     /// Has connections that are accepted from here on treated as this says.
     pub(super) fn configure(&self, listen: &ListenConfig) {
         self.options.set(listen);

@@ -51,7 +51,7 @@ impl Views<'_> {
             handed_over: self.succession.handed_over,
             drains: self.lives.drains.views(self.now),
             upstream_drains: self.lives.drains.upstream_drains(),
-            addresses: self.listeners.addresses.clone(),
+            listen: self.listeners.with_options(),
             totals: self.lives.totals(),
             stuck_loops: self.stuck_loops(),
             failed_loops: self.stopping.failed.iter().copied().collect(),

@@ -166,14 +166,7 @@ fn a_terminal_shows_the_urls_and_what_an_interrupt_does() {
         (10..22).map(|n| format!("[apps.\"a{n}.test\"]\nrespond = {{}}\n")).collect();
     let config = format!("[server]\nlisten = [\"127.0.0.1:0\"]\n{apps}");
     fs::write(place.work().join("config.toml"), config).expect("a file");
-    let terminal = Terminal::open();
-    let mut child = place.command(&[]).stderr(terminal.writer()).spawn().expect("it starts");
-    // When everything is printed, it listens for commands.
-    let stopped = || place.run(&["stop"]).code == Some(0);
-    let ended = (0..400).any(|_| stopped() || child.try_wait().expect("wait").is_some());
-    assert!(ended, "no stop");
-    assert_eq!(child.wait().expect("its end").code(), Some(0));
-    let written = terminal.written();
+    let written = greeting(&place);
     for part in [
         "serving http://a10.test:",
         "serving http://a19.test:",
@@ -183,6 +176,36 @@ fn a_terminal_shows_the_urls_and_what_an_interrupt_does() {
         assert!(written.contains(part), "{part:?} isn't in {written}");
     }
     assert!(!written.contains("a20.test:"), "{written}");
+}
+
+/// What a server writes to a terminal until it is stopped.
+fn greeting(place: &Place) -> String {
+    let terminal = Terminal::open();
+    let mut child = place.command(&[]).stderr(terminal.writer()).spawn().expect("it starts");
+    // When everything is printed, it listens for commands.
+    let stopped = || place.run(&["stop"]).code == Some(0);
+    let ended = (0..400).any(|_| stopped() || child.try_wait().expect("wait").is_some());
+    assert!(ended, "no stop");
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    terminal.written()
+}
+
+#[test]
+fn an_app_with_tls_is_shown_by_its_https_url() {
+    let place = Place::new();
+    let listen = "{ address = \"127.0.0.1:0\", tls = true }";
+    let apps = "[apps.\"plain.test\"]\nrespond = {}\n[apps.\"localhost\"]\nrespond = {}\n\
+                tls.self_signed = true\n";
+    let config = |listen: &str| format!("[server]\nlisten = [{listen}]\n{apps}");
+    let file = place.work().join("config.toml");
+    fs::write(&file, config(listen)).expect("a file");
+    let written = greeting(&place);
+    assert!(written.contains("serving https://localhost:"), "{written}");
+    assert!(!written.contains("http://"), "nothing is served without TLS: {written}");
+    fs::write(&file, config(&format!("{listen}, \"127.0.0.2:0\""))).expect("a file");
+    let written = greeting(&place);
+    assert!(written.contains("serving https://localhost:"), "{written}");
+    assert!(written.contains("serving http://plain.test:"), "{written}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli_support::{Fake, run, tidegate},
-    support::Setup,
+    support::{Setup, free_port},
     tls::{Authority, LISTEN},
 };
 
@@ -108,6 +108,50 @@ c                   none            spoilt
 ";
     fake.run(&["certs"]).expect_output(0, expected);
     assert_eq!(fake.lines(), ["GET /certificates"]);
+}
+
+#[test]
+fn status_says_where_tls_is_spoken_and_which_certificate_expires_first() {
+    let authority = Authority::new();
+    let (soon, key) = authority.issue_with(&["soon.test"], |params| {
+        params.not_after = (SystemTime::now() + Duration::from_secs(5 * 86_400 + 60)).into();
+    });
+    let setup = authority.setup(&["a.test", "soon.test", "none.test"]).file("none.test.pem", "");
+    let server = setup.file("soon.test.pem", soon).file("soon.test.key", key).start();
+    let status = server.admin().get("/status");
+    let [tls, plain] = server.addresses() else { panic!("two addresses") };
+    let listeners = json!([
+        { "address": tls, "tls": true, "proxy_protocol": false },
+        { "address": plain, "tls": false, "proxy_protocol": false },
+    ]);
+    assert_eq!(status["listeners"], listeners);
+    assert_eq!(status["listen"], json!([tls, plain]), "as before");
+    let certificates = &status["certificates"];
+    assert_eq!((&certificates["in_use"], &certificates["rejected"]), (&json!(2), &json!(1)));
+    let next = &certificates["next_expiry"];
+    assert_eq!((&next["names"], &next["days_left"]), (&json!(["soon.test"]), &json!(5)));
+    let said = run(tidegate(&server.dir(), &["status"])).out;
+    assert!(said.contains(&format!("{tls} (TLS), {plain}\n")), "{said}");
+    let expected = "2 in use, 1 rejected; next expiry: soon.test, 5 days left\n";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn status_follows_a_reload_that_turns_tls_on_and_off() {
+    let authority = Authority::new();
+    let address = free_port();
+    let setup = authority.setup(&["a.test"]).listen(&[&address.to_string()]);
+    let text = setup.text();
+    let server = setup.start();
+    let speaks_tls = || server.admin().get("/status")["listeners"][0]["tls"].clone();
+    assert_eq!(speaks_tls(), false);
+    let with = format!("{{ address = \"{address}\", tls = true }}");
+    server.rewrite(&text.replace(&format!("\"{address}\""), &with));
+    server.admin().post("/reload");
+    assert_eq!(speaks_tls(), true);
+    server.rewrite(&text);
+    server.admin().post("/reload");
+    assert_eq!(speaks_tls(), false);
 }
 
 #[test]

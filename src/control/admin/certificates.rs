@@ -34,13 +34,26 @@ impl Admin {
         let rejected: Vec<_> = list.rejected.iter().map(rejected).collect();
         ok(&json!({ "certificates": in_use, "rejected": rejected }))
     }
+
+    /// The same in short, for the server's status.
+    pub(super) fn certificate_summary(&self) -> Value {
+        let (list, now) = (self.certificates.list(), SystemTime::now());
+        let next = list.first_to_end().map(|used| {
+            json!({
+                "names": names(used),
+                "not_after": show::time(used.certificate.not_after()),
+                "days_left": used.days_left(now),
+            })
+        });
+        json!({ "in_use": list.in_use.len(), "rejected": list.rejected.len(), "next_expiry": next })
+    }
 }
 
 impl<'a> Row<'a> {
     fn new(used: &'a UsedCertificate, now: SystemTime) -> Self {
         let certificate = &used.certificate;
         Self {
-            names: certificate.names().iter().map(ToString::to_string).collect(),
+            names: names(used),
             issuer: certificate.issuer(),
             key: certificate.key_kind(),
             fingerprint: certificate
@@ -55,6 +68,10 @@ impl<'a> Row<'a> {
             in_use_since: show::time(used.since),
         }
     }
+}
+
+fn names(used: &UsedCertificate) -> Vec<String> {
+    used.certificate.names().iter().map(ToString::to_string).collect()
 }
 
 fn rejected(rejected: &RejectedCertificate) -> Value {

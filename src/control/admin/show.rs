@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +20,7 @@ use crate::{
     duration::{microseconds, milliseconds},
     hosted::{AppLife, Origin},
     logging::rfc3339,
-    message::{BusyConnection, BusyPhase},
+    message::{BusyConnection, BusyPhase, ListenOptions},
 };
 
 /// A life as it is.
@@ -291,6 +293,12 @@ pub(super) fn connection(busy: &BusyConnection) -> Value {
         "bytes_sent": busy.bytes_sent,
         "tunnel": busy.is_tunnel,
     })
+}
+
+/// A public address, and how connections begin there.
+pub(super) fn listener((address, options): &(SocketAddr, Arc<ListenOptions>)) -> Value {
+    let (tls, proxy_protocol) = (options.tls(), options.proxy_protocol());
+    json!({ "address": address, "tls": tls, "proxy_protocol": proxy_protocol })
 }
 
 pub(super) fn stuck_loop(stuck: &StuckLoop) -> Value {
