@@ -31,7 +31,8 @@ use crate::{
     control::{
         Admin, Certificates, Control, Ended, Facts, Inherited, Input, Listening, LoopReport,
         LoopThreads, Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads,
-        ServiceManager, TakeOver, TaskReceiver, TaskSender, Upgrader, load, tasks, unavailable,
+        ServiceManager, TakeOver, TaskReceiver, TaskSender, Upgrader, certificate_watch, load,
+        tasks, unavailable,
     },
     event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     hosted::{Apps, Origin},
@@ -194,8 +195,9 @@ impl HttpServer {
     /// and answers 503 (I8); without its certificate an app isn't served over TLS.
     pub fn load_apps(&mut self, apps: &[AppConfig]) {
         let config = Config { apps: apps.to_vec(), ..self.config.clone() };
-        // What is wrong was logged.
-        let (certificates, _) = self.certificates.load(&config, SystemTime::now());
+        let now = SystemTime::now();
+        let (certificates, remarks) = self.certificates.load(&config, now, &|_| {});
+        remarks.log(now);
         certificates.table().publish();
         self.certificates = certificates;
         let loops = self.registry.loops();
@@ -367,6 +369,7 @@ impl HttpServer {
         upgrader: Upgrader,
     ) -> io::Result<()> {
         let loops = self.registry.loops();
+        let (watch, watcher) = certificate_watch();
         let operator = Operator {
             registry: Arc::clone(&self.registry),
             control: self.control.sender().clone(),
@@ -397,11 +400,14 @@ impl HttpServer {
             },
             upgrader,
             certificates: self.certificates.clone(),
+            watch,
             desk: Arc::clone(&self.tasks.0.desk),
         };
         let tasks = self.tasks.1.clone();
         let thread = thread::Builder::new().name("operator".into());
-        thread.spawn(move || operator.run(&tasks)).map(drop)
+        thread.spawn(move || operator.run(&tasks))?;
+        let thread = thread::Builder::new().name("certificates".into());
+        thread.spawn(move || watcher.run()).map(drop)
     }
 
     fn upgrader(&self, admin: &Arc<Admin>) -> Upgrader {

@@ -38,7 +38,7 @@ pub enum CertificateSource {
 }
 
 /// A certificate chain and its key, in PEM. Made absolute.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CertificateFiles {
     /// The chain, the server's certificate first.
     pub cert: PathBuf,

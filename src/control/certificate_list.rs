@@ -32,7 +32,7 @@ pub(crate) struct UsedCertificate {
 }
 
 /// A certificate that can't be used.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RejectedCertificate {
     /// The first host of its app; none if it is a certificate of `[tls]`.
     pub(crate) host: Option<String>,

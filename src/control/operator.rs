@@ -13,11 +13,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender, never, select};
 use serde_json::Value;
 
 use super::{
-    certificates::Certificates,
+    certificates::{CertificateWatch, Certificates, Look},
     change_error::PutError,
     changes::{Begun, PutMode},
     input::{Input, PutApp, ResumeApp, ask},
@@ -74,20 +74,36 @@ pub(crate) struct Operator {
     pub(crate) host: OperatorHost,
     pub(crate) upgrader: Upgrader,
     pub(crate) certificates: Certificates,
+    /// The watch over their files.
+    pub(crate) watch: CertificateWatch,
     /// Where others see what it is at.
     pub(crate) desk: Arc<Desk>,
 }
 
+/// What the operator does next.
+enum Next {
+    Task(u64, Task),
+    Look(Look),
+    Nothing,
+}
+
 impl Operator {
-    /// Works until nobody is left who could ask.
+    /// Works until no thread is left that could ask.
     pub(crate) fn run(mut self, tasks: &TaskReceiver) {
         self.listening.iter().for_each(|listening| self.keep(listening));
+        self.watch.follow(&self.certificates);
+        let mut looks = self.watch.looks();
         loop {
             self.certificates.rotate_tickets(SystemTime::now());
-            let (number, task) = match tasks.recv_timeout(TICKETS_EVERY) {
-                Ok(task) => task,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
+            self.watch.report_slow(Instant::now());
+            let (number, task) = match next(tasks, &mut looks) {
+                Some(Next::Task(number, task)) => (number, task),
+                Some(Next::Look(look)) => {
+                    self.take_look(look);
+                    continue;
+                }
+                Some(Next::Nothing) => continue,
+                None => return,
             };
             if !self.desk.begin(number, &task) {
                 continue;
@@ -99,6 +115,19 @@ impl Operator {
                 drop(self.control.send(Input::KeptOn));
             }
             self.desk.end();
+        }
+    }
+
+    /// Takes what a look at the files of certificates has found, if it still holds.
+    fn take_look(&mut self, look: Look) {
+        if !self.watch.is_current(&look) {
+            return;
+        }
+        // A server that stops has no more handshakes; if another process serves, that one looks.
+        let report = ask(&self.control, Input::Report);
+        if report.is_ok_and(|report| report.refusal().is_none()) {
+            self.certificates.take(look, SystemTime::now());
+            self.watch.follow(&self.certificates);
         }
     }
 
@@ -178,6 +207,22 @@ impl Operator {
     ) -> Result<NewApp<HostedApp>, String> {
         self.desk.step(format!("loading {}", config.host));
         load::load(config, origin, self.registry.loops()).map_err(|error| error.to_string())
+    }
+}
+
+/// Waits for what is next; none when no task can come any more.
+fn next(tasks: &TaskReceiver, looks: &mut Receiver<Look>) -> Option<Next> {
+    select! {
+        recv(tasks) -> task => task.ok().map(|(number, task)| Next::Task(number, task)),
+        recv(looks) -> look => Some(look.map_or_else(
+            |_| {
+                // Its thread is gone.
+                *looks = never();
+                Next::Nothing
+            },
+            Next::Look,
+        )),
+        default(TICKETS_EVERY) => Some(Next::Nothing),
     }
 }
 

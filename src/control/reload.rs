@@ -19,13 +19,14 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use super::{
-    certificates::Certificates,
+    certificates::{Certificates, Remarks},
     changes::{LifeChanges, LivesChanged},
     drain_view::{Cause, DrainName},
     emptied::Emptied,
@@ -68,7 +69,7 @@ pub(super) struct PreparedReload {
     config: Config,
     /// As in [`AppPlan`].
     hosts: Vec<(String, bool)>,
-    certificates: Certificates,
+    certificates: (Certificates, Remarks),
     done: Reloaded,
 }
 
@@ -148,9 +149,9 @@ impl Operator {
         done.needs_restart = changed.needs_restart;
         self.desk.step("opening the logs");
         self.change_logs(&config, &mut done);
-        self.desk.step("loading certificates");
-        let (certificates, errors) = self.certificates.load(&config, SystemTime::now());
-        done.certificate_errors = errors;
+        let step = |file: &Path| self.desk.step(format!("reading {}", file.display()));
+        let (certificates, remarks) = self.certificates.load(&config, SystemTime::now(), &step);
+        done.certificate_errors = remarks.errors();
         self.desk.step("putting it in place");
         let loops = if done.settings.iter().any(|key| concerns_loops(key)) {
             (0..self.registry.loops()).map(|_| self.loop_config(&config)).collect()
@@ -160,13 +161,17 @@ impl Operator {
         let (lives, server) = (plan.changes, config.server.clone());
         let table = certificates.table();
         let changes = ReloadChanges { lives, certificates: table, server, loops, listen, close };
-        Ok((PreparedReload { config, hosts: plan.hosts, certificates, done }, changes))
+        let (hosts, certificates) = (plan.hosts, (certificates, remarks));
+        Ok((PreparedReload { config, hosts, certificates, done }, changes))
     }
 
     /// Control has put a reload in place: its config holds from now on.
     pub(super) fn settle(&mut self, prepared: PreparedReload, changed: LivesChanged) -> Reloaded {
         let PreparedReload { mut config, hosts, certificates, mut done } = prepared;
+        let (certificates, remarks) = certificates;
         self.certificates = certificates;
+        self.watch.follow(&self.certificates);
+        remarks.log(SystemTime::now());
         (self.host.set_connections)(&config.limits);
         done.take_lives(hosts, changed);
         // What does not hold stays as it was, so that the next reload says it again, or tries.

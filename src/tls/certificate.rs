@@ -155,6 +155,13 @@ impl Certificate {
     }
 }
 
+/// The same certificate with the same chain. Its key is the same, too: it fits.
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert
+    }
+}
+
 /// Not derived: no key gets into a log.
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,8 +4,9 @@ use std::{
     fmt,
     fs::File,
     io::Read as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::OFlags;
@@ -27,6 +28,35 @@ const SYSTEM_ROOTS: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// Changes with a file: its device, inode, length, and time of change with nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    /// The stamp of the file that a path leads to; none if it can't be found.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            length: found.size(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+
+    /// When the file was changed last: its content, its name, or who may read it.
+    pub(crate) fn changed(&self) -> SystemTime {
+        let [seconds, nanos] = [self.changed.0, self.changed.1].map(|it| it.try_into().ok());
+        let since = seconds.map(Duration::from_secs).unwrap_or_default();
+        UNIX_EPOCH + since + nanos.map(Duration::from_nanos).unwrap_or_default()
+    }
+}
 
 /// A certificate from files.
 #[derive(Debug)]

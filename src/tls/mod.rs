@@ -51,7 +51,7 @@ pub(crate) use authorities::Roots;
 pub(crate) use certificate::{Certificate, Validity};
 pub(crate) use client::{ClientTls, ServerCheck};
 pub(crate) use error::{CertificateError, TlsError};
-pub(crate) use files::{load_certificate, load_roots};
+pub(crate) use files::{FileStamp, load_certificate, load_roots};
 pub(crate) use hello::{Hello, HelloRead, UNRECOGNIZED_NAME};
 pub(crate) use live::{LiveTable, Served, TableView};
 pub(crate) use policy::{MinVersion, Policy};

@@ -95,6 +95,12 @@ impl SiteTls {
         &self.app
     }
 
+    /// The server's certificate and those behind it, as they are on the wire.
+    #[cfg(test)]
+    pub(crate) fn chain(&self) -> Vec<u8> {
+        self.certificate.certified().cert.iter().flat_map(|der| der.to_vec()).collect()
+    }
+
     /// Whether a connection that was made with this may carry a request for a host (lower case)
     /// whose site is `other` (RFC 9110 §15.5.20). It may if both demand the same of a connection,
     /// and the app is the same or the connection's certificate covers the host (I12).

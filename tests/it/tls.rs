@@ -9,13 +9,16 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
     pki_types::ServerName,
     version::{TLS12, TLS13},
 };
 
-use crate::support::{Client, End, PATIENCE, Setup, Signal, free_port, pattern, wait_until};
+use crate::support::{
+    Client, End, PATIENCE, Server, Setup, Signal, free_port, pattern, wait_until,
+};
 
 pub(crate) const LISTEN: &str = "{ address = \"127.0.0.1:0\", tls = true }";
 const PLAIN: &str = "127.0.0.2:0";
@@ -320,6 +323,58 @@ fn a_reload_swaps_a_certificate_and_touches_no_open_connection() {
     assert_eq!(shown(&tls), renewed);
     let new_b = connect(server.address(), &authority.client(), "b.test").expect("a handshake");
     assert_ne!(shown(&new_b), old_b);
+}
+
+/// Puts other files in the place of an app's.
+fn renew(server: &Server, host: &str, (certificate, key): &(String, String)) {
+    for (kind, content) in [("pem", certificate), ("key", key)] {
+        let new = server.dir().join("new");
+        fs::write(&new, content).expect("a file");
+        fs::rename(new, server.dir().join(format!("{host}.{kind}"))).expect("a rename");
+    }
+}
+
+#[test]
+fn a_renewed_certificate_is_taken_without_a_reload_and_touches_no_open_connection() {
+    let authority = Authority::new();
+    let server = authority.setup(&["a.test", "b.test"]).start();
+    let config = authority.client();
+    let mut open = connect(server.address(), &config, "a.test").expect("a handshake");
+    let before = shown(&open);
+    assert_eq!(get(&mut open, "a.test").expect("an answer").0, 200);
+    let handshake =
+        || connect(server.address(), &authority.client(), "a.test").expect("a handshake");
+    let count = |name: &str| server.events().iter().filter(|event| event.name == name).count();
+    assert_eq!(count("certificate_loaded"), 2);
+
+    // Half of the new pair is there, and then a FIFO that has no writer.
+    let (certificate, key) = authority.issue(&["a.test"]);
+    fs::write(server.dir().join("a.test.pem"), &certificate).expect("a file");
+    let rejected = server.wait_event("certificate_rejected");
+    assert_eq!(rejected.field("host"), Some("a.test"));
+    assert_eq!(shown(&handshake()), before);
+    let path = server.dir().join("a.test.key");
+    fs::remove_file(&path).expect("a removal");
+    mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("mkfifo");
+    assert!(wait_until(PATIENCE, || count("certificate_rejected") == 2));
+    assert_eq!(shown(&handshake()), before);
+    assert_eq!(server.admin().get("/status")["operator"]["busy_with"], serde_json::Value::Null);
+
+    renew(&server, "a.test", &(certificate, key));
+    assert!(wait_until(PATIENCE, || count("certificate_loaded") == 3));
+    let loaded = server.events().into_iter().rfind(|event| event.name == "certificate_loaded");
+    let loaded = loaded.expect("an event");
+    assert_eq!(loaded.field("host"), Some("a.test"));
+    assert!(loaded.field("file").is_some_and(|file| file.ends_with("a.test.pem")), "{loaded:?}");
+    // Both loops: each connection may go to either.
+    for _ in 0..8 {
+        assert_ne!(shown(&handshake()), before, "the new one");
+    }
+    assert_eq!(get(&mut open, "a.test").expect("an answer"), (200, "a.test".to_owned()));
+    let again = connect(server.address(), &config, "a.test").expect("a handshake");
+    assert_eq!(again.conn.handshake_kind(), Some(HandshakeKind::Resumed));
+    assert_eq!(count("certificate_rejected"), 2, "each change is reported once");
+    assert_eq!(count("config_reload_start"), 0);
 }
 
 #[test]

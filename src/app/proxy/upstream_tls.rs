@@ -1,15 +1,11 @@
 //! TLS to the upstreams of a life: loaded with the app, from the files that its config names.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::super::LoadError;
 use crate::{
     config::{ProxyConfig, UpstreamAddress, UpstreamConfig, UpstreamTlsConfig},
-    tls::{Certificate, ClientTls, Roots, ServerCheck, load_certificate, load_roots},
+    tls::{Certificate, ClientTls, FileStamp, Roots, ServerCheck, load_certificate, load_roots},
 };
 
 /// The protocols that upstreams are offered (ALPN).
@@ -33,25 +29,17 @@ pub(crate) struct UpstreamTls {
 #[derive(Clone, Debug)]
 pub(super) struct LoadedFile {
     path: PathBuf,
-    stamp: Option<Stamp>,
+    stamp: Option<FileStamp>,
 }
-
-/// Changes with a file: its device, inode, length, and time of change with nanoseconds.
-type Stamp = (u64, u64, u64, i64, i64);
 
 impl LoadedFile {
     fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), stamp: stamp(path) }
+        Self { path: path.to_owned(), stamp: FileStamp::of(path) }
     }
 
     pub(super) fn has_changed(&self) -> bool {
-        stamp(&self.path) != self.stamp
+        FileStamp::of(&self.path) != self.stamp
     }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let found = fs::metadata(path).ok()?;
-    Some((found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
 }
 
 /// Something that works, but isn't safe.

@@ -18,7 +18,7 @@ use crossbeam_channel::Receiver;
 use super::{
     super::{
         Certificates, Control, Input, Listening, LoopReport, Notices, Operator, OperatorHost,
-        Upgrader, Verdict, listening::Sockets, tasks::Desk, upgrade::OnItsWay,
+        Upgrader, Verdict, certificate_watch, listening::Sockets, tasks::Desk, upgrade::OnItsWay,
     },
     asked::{HOSTS, Question, Reload},
     board::{Board, Place},
@@ -130,6 +130,7 @@ fn operator(
         ),
         desk,
         certificates: Certificates::new(SystemTime::UNIX_EPOCH).expect("random bytes"),
+        watch: certificate_watch().0,
     }
 }
 

@@ -1,0 +1,150 @@
+//! The files that certificates come from. The only place that lists and reads them.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::{
+    kept::{Kept, Loaded, Reading},
+    wanted::Wanted,
+};
+use crate::{
+    config::{AppCertificate, CertificateFiles, CertificateSource},
+    logging::rfc3339,
+    tls::{Certificate, Validity, load_certificate},
+};
+
+/// The files that a config names, as they were when they were read last.
+#[derive(Clone, Default)]
+pub(super) struct Sources {
+    pairs: HashMap<CertificateFiles, Arc<Kept<Certificate>>>,
+    folders: HashMap<PathBuf, Arc<Kept<Vec<CertificateFiles>>>>,
+    /// The pairs of `[tls]`, in its order.
+    shared: Vec<CertificateFiles>,
+}
+
+impl Sources {
+    /// Reads what the config names. `at` is called with each file before it is looked at.
+    pub(super) fn read(
+        wanted: &Wanted,
+        before: &Self,
+        how: (Reading, SystemTime),
+        at: &dyn Fn(&Path),
+    ) -> Self {
+        let mut sources = Self::default();
+        for source in &wanted.tls.certificates {
+            match source {
+                CertificateSource::Files(files) => sources.shared.push(files.clone()),
+                CertificateSource::Folder(folder) => {
+                    at(folder);
+                    let known = before.folders.get(folder);
+                    let kept = Kept::read(&[folder], known, how, || pairs(folder));
+                    sources.shared.extend(kept.good.iter().flat_map(|pairs| pairs.iter().cloned()));
+                    sources.folders.insert(folder.clone(), kept);
+                }
+            }
+        }
+        let tls = wanted.apps.iter().filter_map(|app| app.tls.as_ref());
+        let own = tls.filter_map(|tls| match &tls.certificate {
+            AppCertificate::Files(files) => Some(files),
+            AppCertificate::Shared | AppCertificate::SelfSigned => None,
+        });
+        for files in sources.shared.iter().chain(own) {
+            if sources.pairs.contains_key(files) {
+                continue;
+            }
+            at(&files.cert);
+            let known = before.pairs.get(files);
+            let both: [&Path; 2] = [&files.cert, &files.key];
+            let kept = Kept::read(&both, known, how, || load_pair(files, how.1));
+            sources.pairs.insert(files.clone(), kept);
+        }
+        sources
+    }
+
+    /// What was read from a pair of files.
+    pub(super) fn pair(&self, files: &CertificateFiles) -> Option<&Kept<Certificate>> {
+        self.pairs.get(files).map(|kept| &**kept)
+    }
+
+    /// What was read from the pairs of `[tls]`, in its order.
+    pub(super) fn shared(&self) -> impl Iterator<Item = &Kept<Certificate>> {
+        self.shared.iter().filter_map(|files| self.pair(files))
+    }
+
+    /// The certificate of `[tls]` that names a host exactly, or else the first that covers it.
+    pub(super) fn find(&self, host: &str) -> Option<&Arc<Certificate>> {
+        let names_it = |certificate: &&Arc<Certificate>| {
+            certificate.names().iter().any(|name| name.to_string() == host)
+        };
+        let good = || self.shared().filter_map(|kept| kept.good.as_ref());
+        let covering = || good().filter(|certificate| certificate.covers(host));
+        covering().find(names_it).or_else(|| covering().next())
+    }
+
+    /// Why folders of `[tls]` can't be read, and whether what was in them before is kept.
+    pub(super) fn folder_errors(&self) -> impl Iterator<Item = (&str, bool)> {
+        let error = |kept: &'_ Arc<Kept<_>>| kept.error.is_some();
+        let failed = self.folders.values().filter(move |kept| error(kept));
+        failed.map(|kept| (kept.error.as_deref().unwrap_or_default(), kept.good.is_some()))
+    }
+
+    /// What an operator should change about the files.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.pairs.values().flat_map(|kept| &kept.warnings)
+    }
+
+    /// Whether there is nothing to look at.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.folders.is_empty()
+    }
+
+    /// Whether a look at the files would find the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        fn are_same<K: Eq + std::hash::Hash, T: PartialEq>(
+            one: &HashMap<K, Arc<Kept<T>>>,
+            other: &HashMap<K, Arc<Kept<T>>>,
+        ) -> bool {
+            let is_same = |(key, kept): (&K, &Arc<Kept<T>>)| {
+                other.get(key).is_some_and(|it| Arc::ptr_eq(it, kept) || it.is_same(kept))
+            };
+            one.len() == other.len() && one.iter().all(is_same)
+        }
+        self.shared == other.shared
+            && are_same(&self.pairs, &other.pairs)
+            && are_same(&self.folders, &other.folders)
+    }
+}
+
+/// The pairs `NAME.pem` and `NAME.key` of a folder, in the order of their names.
+fn pairs(folder: &Path) -> Loaded<Vec<CertificateFiles>> {
+    let unreadable = |error| format!("{}: cannot be read: {error}", folder.display());
+    let entries = std::fs::read_dir(folder).map_err(unreadable)?;
+    let certs: std::io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut certs = certs.map_err(unreadable)?;
+    certs.retain(|path| path.extension().is_some_and(|extension| extension == "pem"));
+    certs.sort();
+    let pair = |cert: PathBuf| CertificateFiles { key: cert.with_extension("key"), cert };
+    Ok((certs.into_iter().map(pair).collect(), Vec::new()))
+}
+
+/// Loads a certificate that is valid now.
+fn load_pair(files: &CertificateFiles, now: SystemTime) -> Loaded<Certificate> {
+    let loaded = load_certificate(&files.cert, &files.key).map_err(|error| error.to_string())?;
+    let cert = files.cert.display();
+    match loaded.certificate.validity(now) {
+        Validity::Valid(_) => {}
+        Validity::Expired(past) => {
+            return Err(format!("{cert}: expired at {}: renew it", rfc3339(now - past)));
+        }
+        Validity::NotYet(left) => {
+            let from = rfc3339(now + left);
+            return Err(format!("{cert}: is valid only from {from}: check this machine's clock"));
+        }
+    }
+    let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+    Ok((loaded.certificate, warnings))
+}
