@@ -250,7 +250,7 @@ impl Finisher {
 }
 
 impl App for Finisher {
-    fn handle<'a>(&'a self, _: &RequestHead<'_>, _: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, _: &RequestHead<'_>, _: &Context<'_>) -> Reply<'a> {
         let signs = self.signs.clone();
         let _ = signs.send(Instant::now());
         Reply::Collect(Box::new(move |_| {

@@ -32,7 +32,7 @@ use crate::{
         Admin, Certificates, Control, Ended, Facts, Inherited, Input, Listening, LoopReport,
         LoopThreads, Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads,
         ServiceManager, TakeOver, TaskReceiver, TaskSender, Upgrader, certificate_watch, load,
-        tasks, unavailable,
+        tasks, tls_port, unavailable,
     },
     event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     hosted::{Apps, Origin},
@@ -126,6 +126,7 @@ impl HttpServer {
         let registry = Arc::new(AppRegistry::new(loops, config.server.default_app.clone()));
         let (notices, epoch) = (Arc::<Notices>::default(), Instant::now());
         let certificates = Certificates::new(SystemTime::now()).map_err(ServerError::Setup)?;
+        certificates.live().set_port(tls_port(&listening));
         let tasks = tasks();
         let (control, inputs) = Control::new(
             Arc::clone(&registry),

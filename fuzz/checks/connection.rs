@@ -103,7 +103,7 @@ impl Server {
 struct Echo;
 
 impl App for Echo {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, _: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _: &Context<'_>) -> Reply<'a> {
         match request.path() {
             "/content" => Reply::Collect(Box::new(|content| {
                 Reply::Full(Response::new(200).with_content(content.to_vec()))
@@ -117,7 +117,7 @@ impl App for Echo {
 struct Slow;
 
 impl App for Slow {
-    fn handle<'a>(&'a self, _: &RequestHead<'_>, _: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, _: &RequestHead<'_>, _: &Context<'_>) -> Reply<'a> {
         Reply::After(Duration::from_millis(5), Response::new(200).with_content("slow"))
     }
 }

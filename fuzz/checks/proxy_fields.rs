@@ -9,7 +9,7 @@ use std::{
 };
 
 use tidegate::{
-    app::{App, Context, Peer, Proxy, Reply},
+    app::{App, Context, Peer, Proxy, Reply, Scheme},
     config::{AppKind, Config},
     http::{
         FieldTable, Limits, RequestHead, ResponseHead, ServerEvent,
@@ -81,7 +81,15 @@ fn check_request(request: &RequestHead<'_>, choice: u8) {
     let which = usize::from(choice % 4);
     let peer = Peer::Tcp("[::1]:40000".parse().expect("an address"));
     let (now, wall) = (Instant::now(), SystemTime::now());
-    let context = Context { loop_index: 0, now, wall, peer, request_id: None };
+    let context = Context {
+        loop_index: 0,
+        now,
+        wall,
+        peer,
+        scheme: Scheme::Http,
+        client_certificate: None,
+        request_id: None,
+    };
     let forward = match proxies()[which].handle(request, &context) {
         Reply::Forward(forward) => forward,
         Reply::Full(response) => {

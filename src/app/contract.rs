@@ -11,6 +11,7 @@ use super::{Forward, Later, Upstreams};
 use crate::{
     http::{Bytes, RequestHead, Response},
     logging::RequestId,
+    tls::ClientCertificate,
 };
 
 /// An app: what a host name serves.
@@ -20,7 +21,7 @@ use crate::{
 pub trait App: Send + Sync {
     /// Answers a request head. It runs on the loop's thread and must not block. After a panic the
     /// client gets a 500; other requests are not affected.
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a>;
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context<'_>) -> Reply<'a>;
 
     /// The name of the kind, as operators see it.
     fn kind(&self) -> &'static str {
@@ -46,7 +47,7 @@ pub trait App: Send + Sync {
 
 /// The loop and the connection that a request came from.
 #[derive(Clone, Copy, Debug)]
-pub struct Context {
+pub struct Context<'a> {
     /// The index of the loop, from 0.
     pub loop_index: usize,
     /// The monotonic time at which this turn of the loop began.
@@ -55,8 +56,31 @@ pub struct Context {
     pub wall: SystemTime,
     /// The peer of the connection.
     pub peer: Peer,
+    /// The scheme of the request.
+    pub scheme: Scheme,
+    /// The client's certificate, if the app asks for one and the client has it.
+    pub client_certificate: Option<&'a ClientCertificate>,
     /// The request's id in the access log, if there is one.
     pub request_id: Option<RequestId>,
+}
+
+/// The scheme of a request's URL: whether its connection is protected by TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// `http` or `https`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
 }
 
 /// The other end of a connection.

@@ -20,9 +20,10 @@ mod respond;
 pub(crate) mod test_support;
 mod unavailable;
 
+pub use crate::tls::ClientCertificate;
 pub(crate) use client::{Client, PerClient};
 pub(crate) use contract::COPIED_BYTES_MAX;
-pub use contract::{App, Context, OnContent, Peer, Reply, Segment};
+pub use contract::{App, Context, OnContent, Peer, Reply, Scheme, Segment};
 use errors::{JSON_FIELDS, error_response};
 pub use files::Files;
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl Redirect {
 }
 
 impl App for Redirect {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         Reply::Full(match self.location(request) {
             Some(fields) => Response::new(self.status).with_encoded_fields(Bytes::Owned(fields)),
             None => error_response(400),

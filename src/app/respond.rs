@@ -41,7 +41,7 @@ impl Respond {
 }
 
 impl App for Respond {
-    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         let response = self.response.borrowed();
         if self.delay.is_zero() {
             Reply::Full(response)

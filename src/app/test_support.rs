@@ -36,12 +36,14 @@ pub(crate) fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Re
 }
 
 /// A context of loop 0, now.
-pub(crate) fn context() -> Context {
+pub(crate) fn context() -> Context<'static> {
     Context {
         loop_index: 0,
         now: Instant::now(),
         wall: SystemTime::now(),
         peer: super::Peer::Tcp(([127, 0, 0, 1], 40000).into()),
+        scheme: super::Scheme::Http,
+        client_certificate: None,
         request_id: None,
     }
 }

@@ -9,7 +9,7 @@ use super::{App, Context, JSON_FIELDS, Reply};
 pub struct Unavailable;
 
 impl App for Unavailable {
-    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         let content = Bytes::Borrowed(br#"{"error":"App failed to load"}"#);
         Reply::Full(
             Response::new(503)

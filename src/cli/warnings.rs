@@ -40,6 +40,7 @@ pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning
         found.push(warning.help("`tidegate serve` needs --allow-empty to start like this"));
     }
     listen(config, &mut found);
+    tls_listeners(config, &mut found);
     logs(config, &mut found);
     admin(config, file, &mut found);
     for app in &config.apps {
@@ -77,6 +78,24 @@ fn listen(config: &Config, found: &mut Vec<Warning>) {
     }
     if let Some(address) = config.admin.health_listen {
         look(&["admin", "health_listen"], address.ip());
+    }
+}
+
+/// Apps that are to be served over TLS where no address speaks it.
+fn tls_listeners(config: &Config, found: &mut Vec<Warning>) {
+    if config.server.listen.iter().any(|entry| entry.tls) {
+        return;
+    }
+    for app in &config.apps {
+        let Some(tls) = &app.tls else { continue };
+        let text = match tls.redirect_http {
+            true => {
+                "requests are redirected to https, but no address of `server.listen` speaks TLS"
+            }
+            false => "no address of `server.listen` speaks TLS",
+        };
+        let warning = Warning::new(&["apps", &app.host, "tls"], text);
+        found.push(warning.help("write { address = \"0.0.0.0:443\", tls = true }"));
     }
 }
 

@@ -44,7 +44,10 @@ pub use proxy_settings::{
 pub(crate) use sections::TIME_MAX;
 pub use settings::{AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig};
 pub(crate) use source::{Source, Warning};
-pub use tls::{AppCertificate, AppTls, CertificateFiles, CertificateSource, TlsConfig, TlsVersion};
+pub use tls::{
+    AppCertificate, AppTls, CertificateFiles, CertificateSource, ClientAuth, ClientAuthentication,
+    TlsConfig, TlsVersion,
+};
 pub use units::{UnitError, parse_duration, parse_size};
 pub(crate) use values::nearest;
 

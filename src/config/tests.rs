@@ -841,7 +841,10 @@ fn certificates_come_from_the_app_or_from_all() {
         CertificateSource::Files(files("a")),
     ];
     assert_eq!(config.tls, TlsConfig { min_version: TlsVersion::V1_3, certificates });
-    let tls = |certificate, min_version| Some(AppTls { certificate, min_version });
+    let tls = |certificate, min_version| {
+        let (client, redirect_http, hsts) = (None, false, None);
+        Some(AppTls { certificate, min_version, client, redirect_http, hsts })
+    };
     let found: Vec<_> = config.apps.into_iter().map(|app| app.tls).collect();
     let expected = [
         tls(AppCertificate::Shared, None),

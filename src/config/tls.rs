@@ -1,12 +1,16 @@
 //! `[tls]`, and `tls` of an app.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     error::Finding,
     reader::{ANY_COUNT, Table},
     sections::absolute_path,
-    values::{Fault, boolean, choice, string},
+    values::{Fault, boolean, choice, long_duration, string},
 };
 
 /// `[tls]`: what holds for all apps.
@@ -53,6 +57,31 @@ pub struct AppTls {
     pub certificate: AppCertificate,
     /// Overrides `tls.min_version`. Default: none.
     pub min_version: Option<TlsVersion>,
+    /// `client_ca` and `client_auth`: the client certificates that are asked for. Default: none.
+    pub client: Option<ClientAuthentication>,
+    /// Requests over plain HTTP are redirected to https. Default: false.
+    pub redirect_http: bool,
+    /// For how long browsers use only https, at most 10 years (RFC 6797). Default: none.
+    pub hsts: Option<Duration>,
+}
+
+/// The client certificates that an app asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuthentication {
+    /// The authorities that have to have signed them, in PEM. Made absolute.
+    pub ca: PathBuf,
+    /// Whether a client has to have a certificate. Default: it has to.
+    pub auth: ClientAuth,
+}
+
+/// Whether a client has to have a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Without one there is no connection.
+    #[default]
+    Require,
+    /// One that is shown has to be good.
+    Optional,
 }
 
 /// Where an app's certificate comes from.
@@ -67,6 +96,12 @@ pub enum AppCertificate {
 }
 
 const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+
+const CLIENT_AUTH: [(&str, ClientAuth); 2] =
+    [("require", ClientAuth::Require), ("optional", ClientAuth::Optional)];
+
+/// The range of `hsts`. 0 ends what was said before (RFC 6797 §6.1.1).
+const HSTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(87_600);
 
 /// Reads `[tls]`.
 pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> TlsConfig {
@@ -105,7 +140,22 @@ pub(super) fn app(table: &mut Table<'_, '_>, base: &Path) -> Option<AppTls> {
         None if self_signed => AppCertificate::SelfSigned,
         None => AppCertificate::Shared,
     };
-    Some(AppTls { certificate, min_version: min_version(table) })
+    Some(AppTls {
+        certificate,
+        min_version: min_version(table),
+        client: client(table, base),
+        redirect_http: table.or("redirect_http", false, boolean),
+        hsts: table.optional("hsts", |value| long_duration(value, HSTS)),
+    })
+}
+
+fn client(table: &mut Table<'_, '_>, base: &Path) -> Option<ClientAuthentication> {
+    let ca = table.optional("client_ca", |value| absolute_path(string(value)?, base));
+    let auth = table.optional("client_auth", |value| choice(value, &CLIENT_AUTH));
+    if auth.is_some() {
+        table.require("client_ca");
+    }
+    Some(ClientAuthentication { ca: ca?, auth: auth.unwrap_or_default() })
 }
 
 fn files(table: &mut Table<'_, '_>, base: &Path) -> Option<CertificateFiles> {

@@ -55,6 +55,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     }
 }
 
+/// Reads `1y` (365 days), `180d`, or what [`parse_duration`] reads.
+pub(super) fn parse_long_duration(text: &str) -> Option<Duration> {
+    let (count, unit, rest) = split_number(text);
+    let days = match unit {
+        "y" if rest.is_empty() => 365,
+        "d" if rest.is_empty() => 1,
+        _ => return parse_duration(text).ok(),
+    };
+    count?.checked_mul(days * 24)?.checked_mul(3600).map(Duration::from_secs)
+}
+
 /// The probable meaning of a duration with other units, blanks or a fraction: `5 min`, `1d`,
 /// `1.5s`. A number without a unit means seconds.
 fn meant_duration(text: &str) -> Option<Duration> {
@@ -191,6 +202,16 @@ mod tests {
         ] {
             let error = parse_duration(text).expect_err(text).to_string();
             assert!(error.starts_with(help), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn days_and_years_are_long_durations() {
+        for (text, hours) in [("1y", 8760), ("180d", 4320), ("24h", 24), ("0d", 0), ("60m", 1)] {
+            assert_eq!(parse_long_duration(text), Some(Duration::from_hours(hours)), "{text}");
+        }
+        for text in ["1", "y", "1.5y", "1y1d", "99999999999999999y", "1Y", ""] {
+            assert_eq!(parse_long_duration(text), None, "{text}");
         }
     }
 

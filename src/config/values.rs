@@ -8,7 +8,7 @@ use toml::{Spanned, de::DeValue};
 
 use super::{
     error::{Finding, Span},
-    units::{parse_duration, parse_size, show_duration, show_size},
+    units::{parse_duration, parse_long_duration, parse_size, show_duration, show_size},
 };
 
 /// A value and its position.
@@ -117,6 +117,23 @@ pub(super) fn duration(
     }
     let (least, most) = (show_duration(*range.start()), show_duration(*range.end()));
     Err(Fault::new(format!("must be from {least} to {most}")))
+}
+
+/// A duration that may be days or years, in a range.
+pub(super) fn long_duration(
+    value: Value<'_>,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, Fault> {
+    let text = quantity(value, "a duration", |n| format!("{n}d"))?;
+    match parse_long_duration(text) {
+        None => Err(Fault::new("is not a duration")
+            .help(r#"write a duration such as "1y", "180d" or "24h""#)),
+        Some(duration) if range.contains(&duration) => Ok(duration),
+        Some(_) => {
+            let most = range.end().as_secs() / 86_400;
+            Err(Fault::new(format!("must be at most {most}d")))
+        }
+    }
 }
 
 /// A size in bytes, in a range.

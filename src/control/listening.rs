@@ -74,8 +74,19 @@ impl Listening {
         &self.options
     }
 
+    /// The port, if TLS is spoken there.
+    fn tls_port(&self) -> Option<u16> {
+        self.options.tls().then(|| self.bound.port())
+    }
+
     /// Has connections that are accepted from here on treated as this says.
     pub(super) fn configure(&self, listen: &ListenConfig) {
         self.options.set(listen);
     }
+}
+
+/// The port to send clients to for TLS: that of https, or else the first.
+pub(crate) fn tls_port(listening: &[Listening]) -> Option<u16> {
+    let ports = || listening.iter().filter_map(Listening::tls_port);
+    ports().find(|port| *port == 443).or_else(|| ports().next())
 }

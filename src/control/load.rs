@@ -22,7 +22,7 @@ pub(crate) fn load(
     let hosted = HostedApp {
         config: Some(config.clone()),
         drain_timeout: config.drain_timeout,
-        filters: Filters::load(&config.filters),
+        filters: Filters::load(config),
         ..HostedApp::new(app, origin, loops)
     };
     Ok(NewApp { host: config.host.clone(), aliases: config.aliases.clone(), app: hosted })

@@ -77,7 +77,7 @@ pub(crate) use input::{
     DrainApp, DrainUpstream, Input, LifeView, LoopReport, PutApp, RemoveApp, Report, ResumeApp,
     ResumeUpstream, StopAsker, StopRequest, ask, send,
 };
-pub(crate) use listening::Listening;
+pub(crate) use listening::{Listening, tls_port};
 pub(crate) use load::{load, unavailable};
 pub(crate) use loops::LoopThreads;
 pub(crate) use notices::Notices;

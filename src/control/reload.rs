@@ -31,7 +31,7 @@ use super::{
     drain_view::{Cause, DrainName},
     emptied::Emptied,
     input::{Input, ReadyReload, ReloadChanges, Report, ask},
-    listening::{Listening, Sockets},
+    listening::{Listening, Sockets, tls_port},
     load::unavailable,
     notices::notice,
     operator::{Operator, await_loops},
@@ -172,6 +172,7 @@ impl Operator {
         self.certificates = certificates;
         self.watch.follow(&self.certificates);
         remarks.log(SystemTime::now());
+        self.certificates.live().set_port(tls_port(&self.listening));
         (self.host.set_connections)(&config.limits);
         done.take_lives(hosts, changed);
         // What does not hold stays as it was, so that the next reload says it again, or tries.

@@ -47,7 +47,7 @@ const LARGE: usize = 16 * 1024 * 1024;
 struct Desk(&'static str, mpsc::Sender<Later>);
 
 impl App for Desk {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         let (name, desk) = (self.0, self.1.clone());
         match request.path() {
             "/later" => Reply::Later(Box::new(move |later| drop(desk.send(later)))),
@@ -635,7 +635,7 @@ fn queued_turns_are_limited_between_two_polls() {
 struct PanicsOnRelease;
 
 impl App for PanicsOnRelease {
-    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         Reply::Full(Response::new(200))
     }
 

@@ -66,6 +66,18 @@ impl TlsTransport {
         self.session.is_handshaking()
     }
 
+    pub(super) fn served(&self) -> Option<&Served> {
+        self.served.as_ref()
+    }
+
+    /// The handshake is over: keeps what the client has shown.
+    pub(super) fn keep_client_certificate(&mut self) {
+        let shown = self.session.peer_certificate();
+        if let (Some(served), Some(der)) = (&mut self.served, shown) {
+            served.set_client_certificate(der);
+        }
+    }
+
     pub(super) fn served_mut(&mut self) -> Option<&mut Served> {
         self.served.as_mut()
     }

@@ -17,7 +17,7 @@ use super::{
     ready::{Ready, Received},
     tls::TlsTransport,
 };
-use crate::tls::{Served, Session};
+use crate::tls::{ClientCertificate, Served, Session};
 
 /// One socket with its unread and unsent bytes.
 pub(crate) struct Io {
@@ -92,6 +92,18 @@ impl Io {
         match &mut self.transport {
             Transport::Plain => None,
             Transport::Tls(tls) => tls.served_mut(),
+        }
+    }
+
+    /// The certificate that a client has shown in a handshake that is over.
+    pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.tls()?.served()?.client_certificate()
+    }
+
+    /// A client's handshake is over: keeps what it has shown.
+    pub(crate) fn keep_client_certificate(&mut self) {
+        if let Transport::Tls(tls) = &mut self.transport {
+            tls.keep_client_certificate();
         }
     }
 

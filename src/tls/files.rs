@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use rustls::RootCertStore;
 
 use super::{
-    authorities::{Roots, roots},
+    authorities::{ClientCa, Roots, roots},
     certificate::{Certificate, certificates, private_key},
     error::{CertificateError, Problem},
 };
@@ -119,6 +119,15 @@ pub(crate) fn load_roots(file: Option<&Path>) -> Result<Roots, CertificateError>
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates(&pem).map_err(|error| error.in_file(file))?);
     Ok(Roots::new(roots))
+}
+
+/// Loads the authorities whose client certificates are accepted.
+///
+/// # Errors
+/// The file can't be read, or one of its certificates can't be an authority.
+pub(crate) fn load_client_ca(file: &Path) -> Result<ClientCa, CertificateError> {
+    let (pem, _) = read(file)?;
+    ClientCa::from_pem(&pem).map_err(|error| error.in_file(file))
 }
 
 /// A regular file's bytes and mode. Opening or reading another kind of file could block.

@@ -4,10 +4,13 @@
 
 use std::sync::{
     Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU16, AtomicU64, Ordering},
 };
 
-use super::table::{CertificateTable, SiteTls};
+use super::{
+    client_certificate::ClientCertificate,
+    table::{CertificateTable, SiteTls},
+};
 
 /// The table that holds now.
 #[derive(Default)]
@@ -15,6 +18,8 @@ pub(crate) struct LiveTable {
     table: RwLock<Arc<CertificateTable>>,
     /// Moves with every new table.
     generation: AtomicU64,
+    /// Where TLS is spoken; 0: nowhere.
+    port: AtomicU16,
 }
 
 impl LiveTable {
@@ -23,6 +28,11 @@ impl LiveTable {
         // A table is replaced whole: a panic elsewhere leaves none half made.
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Sets the port on which TLS is spoken.
+    pub(crate) fn set_port(&self, port: Option<u16>) {
+        self.port.store(port.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// The table that holds now.
@@ -50,6 +60,11 @@ impl TableView {
         &self.table
     }
 
+    /// The port on which TLS is spoken, if it is.
+    pub(crate) fn port(&self) -> Option<u16> {
+        Some(self.live.port.load(Ordering::Relaxed)).filter(|port| *port != 0)
+    }
+
     fn refresh(&mut self) {
         // Read before the table: a table that is published in between is read at the next look.
         let generation = self.live.generation.load(Ordering::Acquire);
@@ -62,13 +77,25 @@ impl TableView {
 /// What a connection was made with, and the last host that it may serve.
 pub(crate) struct Served {
     site: Arc<SiteTls>,
+    /// What the client has shown in the handshake.
+    certificate: Option<ClientCertificate>,
     /// As it was sent, under this generation: most requests of a connection are for one host.
     checked: Option<(u64, Box<[u8]>)>,
 }
 
 impl Served {
     pub(crate) fn new(site: Arc<SiteTls>) -> Self {
-        Self { site, checked: None }
+        Self { site, certificate: None, checked: None }
+    }
+
+    /// The client's certificate. `None` before the handshake is over, and if it showed none.
+    pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.certificate.as_ref()
+    }
+
+    /// The handshake is over, with this certificate of the client if it showed one.
+    pub(crate) fn set_client_certificate(&mut self, der: &[u8]) {
+        self.certificate = ClientCertificate::read(der);
     }
 
     /// Whether the connection may carry a request for this host, in any case (I12).

@@ -60,7 +60,8 @@ impl Policy {
     /// The part of a session's configuration that comes from the policy; it has no certificate.
     ///
     /// Early data is refused: it can be replayed. Sessions are kept in tickets alone, one for each
-    /// handshake: no store, and no lock.
+    /// handshake: no store, and no lock. There are none where client certificates are asked for:
+    /// a certificate is verified only in a full handshake, and may have expired since.
     pub(super) fn server_config(&self, tickets: &TicketKeys) -> ServerConfig {
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(self.versions())
@@ -71,9 +72,12 @@ impl Policy {
         };
         let mut config =
             config.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(NoCertificate));
-        config.ticketer = tickets.for_policy(self.digest());
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 1;
+        config.send_tls13_tickets = 0;
+        if self.client.is_none() {
+            config.ticketer = tickets.for_policy(self.digest());
+            config.send_tls13_tickets = 1;
+        }
         config.max_early_data_size = 0;
         config
     }

@@ -214,6 +214,11 @@ impl Session {
         self.leftover_start < self.leftover.len()
     }
 
+    /// The first certificate that the peer has shown, verified.
+    pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
+        self.conn.state().peer_certificates().and_then(|all| Some(&**all.first()?))
+    }
+
     /// What both sides agreed on, once the handshake is over.
     #[cfg_attr(not(test), expect(dead_code, reason = "only tests ask for it yet"))]
     pub(crate) fn negotiated(&self) -> Option<Negotiated<'_>> {
@@ -227,7 +232,7 @@ impl Session {
             cipher: suite.suite().as_str().unwrap_or("unknown"),
             is_resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
             protocol: state.alpn_protocol(),
-            peer_certificate: state.peer_certificates().and_then(|all| Some(&**all.first()?)),
+            peer_certificate: self.peer_certificate(),
         })
     }
 

@@ -89,6 +89,12 @@ impl CertificateTable {
 }
 
 impl SiteTls {
+    /// The digest of its policy.
+    #[cfg(test)]
+    pub(crate) fn policy(&self) -> Digest {
+        self.policy
+    }
+
     /// The first host of the app.
     #[cfg(test)]
     pub(crate) fn app(&self) -> &str {

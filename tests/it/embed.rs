@@ -176,7 +176,7 @@ fn an_app_that_was_removed_is_dropped_while_its_connections_stay() {
     let alive = Arc::new(());
     let gone = Arc::downgrade(&alive);
     let site = Site::start("", |server| {
-        let app = Act(move |_: &RequestHead<'_>, _: &Context| {
+        let app = Act(move |_: &RequestHead<'_>, _: &Context<'_>| {
             let _ = &alive;
             Reply::Full(http::Response::new(204))
         });
@@ -503,7 +503,7 @@ fn an_app_may_replace_or_remove_itself_while_it_answers() {
         let (sender, tickets) = mpsc::channel();
         let site = Site::start("threads = 1", |server| {
             let (handle, sender) = (server.handle(), Mutex::new(sender));
-            let app = Act(move |request: &RequestHead<'_>, _: &Context| {
+            let app = Act(move |request: &RequestHead<'_>, _: &Context<'_>| {
                 let ticket = handle.remove_app("a.test").expect("it is there");
                 sender.lock().expect("no panic").send(ticket).expect("the test waits");
                 if request.path() == "/replace" {
@@ -747,7 +747,7 @@ fn a_client_that_leaves_a_download_returns_the_count() {
 fn a_file_that_shrinks_ends_its_connection_and_returns_the_count() {
     let file = temporary_file(&pattern(10_000));
     let site = Site::start("", |server| {
-        let files = move |_: &RequestHead<'_>, _: &Context| Reply::Files {
+        let files = move |_: &RequestHead<'_>, _: &Context<'_>| Reply::Files {
             head: http::Response::new(200),
             content: vec![Segment::File { file: Arc::clone(&file), offset: 0, length: 10_001 }],
         };
@@ -769,7 +769,7 @@ fn temporary_file(content: &[u8]) -> Arc<File> {
 
 /// An app whose every answer is a file of [`Stage::LARGE`] bytes.
 fn large_file(file: Arc<File>) -> impl App {
-    Act(move |_: &RequestHead<'_>, _: &Context| Reply::Files {
+    Act(move |_: &RequestHead<'_>, _: &Context<'_>| Reply::Files {
         head: http::Response::new(200),
         content: vec![Segment::File {
             file: Arc::clone(&file),
@@ -824,7 +824,7 @@ fn a_reply_of_several_segments_is_sent_in_order() {
     .into();
     let replies = cases.clone();
     let site = Site::start("", |server| {
-        let app = move |request: &RequestHead<'_>, _: &Context| Reply::Files {
+        let app = move |request: &RequestHead<'_>, _: &Context<'_>| Reply::Files {
             head: http::Response::new(200).with_content("not sent"),
             content: replies[request.path()].0.clone(),
         };
@@ -1005,7 +1005,7 @@ fn a_stuck_app_holds_up_its_own_loop_only() {
     let (stuck, gate, entered) = Stuck::new();
     let site = Site::start("", |server| {
         server.add_app("stuck.test", stuck).expect("the name is free");
-        let app = |_: &RequestHead<'_>, context: &Context| {
+        let app = |_: &RequestHead<'_>, context: &Context<'_>| {
             Reply::Full(http::Response::new(200).with_content(context.loop_index.to_string()))
         };
         server.add_app("loop.test", Act(app)).expect("the name is free");

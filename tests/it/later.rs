@@ -24,7 +24,7 @@ const SILENCE: Duration = Duration::from_millis(50);
 struct Desk(Sender<Later>);
 
 impl App for Desk {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         let desk = self.0.clone();
         match request.path() {
             "/now" => Reply::Full(ok("now")),

@@ -43,6 +43,7 @@ mod stress;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod tls_policy;
 mod tls_seen;
 mod tls_upstreams;
 mod transcripts;

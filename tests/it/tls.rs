@@ -21,11 +21,11 @@ use crate::support::{
 };
 
 pub(crate) const LISTEN: &str = "{ address = \"127.0.0.1:0\", tls = true }";
-const PLAIN: &str = "127.0.0.2:0";
+pub(crate) const PLAIN: &str = "127.0.0.2:0";
 
 /// An authority, and the certificates that it issues.
 pub(crate) struct Authority {
-    certificate: rcgen::Certificate,
+    pub(crate) certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -143,7 +143,7 @@ pub(crate) fn get(tls: &mut Tls, host: &str) -> io::Result<(u16, String)> {
 }
 
 /// The alert with which a handshake was refused.
-fn alert(refused: io::Result<Tls>) -> AlertDescription {
+pub(crate) fn alert(refused: io::Result<Tls>) -> AlertDescription {
     let error = refused.expect_err("a refused handshake");
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(alert)) => *alert,

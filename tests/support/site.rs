@@ -118,9 +118,9 @@ pub struct Act<F>(pub F);
 
 impl<F> App for Act<F>
 where
-    F: Fn(&RequestHead<'_>, &Context) -> Reply<'static> + Send + Sync,
+    F: Fn(&RequestHead<'_>, &Context<'_>) -> Reply<'static> + Send + Sync,
 {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context<'_>) -> Reply<'a> {
         (self.0)(request, context)
     }
 }
@@ -168,7 +168,7 @@ impl Stage {
 }
 
 impl App for Stage {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         self.asked.fetch_add(1, SeqCst);
         let name = self.name;
         let response = Response::new(200).with_content(name);
@@ -203,7 +203,7 @@ impl Stuck {
 }
 
 impl App for Stuck {
-    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         self.entered.fetch_add(1, SeqCst);
         // Nothing is ever sent: this returns when the sender is dropped.
         let _ = self.gate.lock().expect("no panic").recv();

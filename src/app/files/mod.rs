@@ -97,7 +97,7 @@ impl Files {
         }
     }
 
-    fn serve(&self, request: &RequestHead<'_>, context: &Context) -> Reply<'static> {
+    fn serve(&self, request: &RequestHead<'_>, context: &Context<'_>) -> Reply<'static> {
         let key = request.path();
         if !key.starts_with('/') {
             return Reply::Full(error_response(400));
@@ -128,7 +128,7 @@ impl Files {
         state: &mut LoopFiles,
         request: &RequestHead<'_>,
         asked: &AskedFields,
-        context: &Context,
+        context: &Context<'_>,
     ) -> Reply<'static> {
         let Some(key) = &self.fallback_key else { return self.not_found(state, context) };
         if let Some(found) = state.cache.find(key, || AcceptedCodings::of(request), context.now) {
@@ -163,7 +163,7 @@ impl Files {
     }
 
     /// Answers 404 with the configured page, or with the built-in answer.
-    fn not_found(&self, state: &mut LoopFiles, context: &Context) -> Reply<'static> {
+    fn not_found(&self, state: &mut LoopFiles, context: &Context<'_>) -> Reply<'static> {
         let built_in = || Reply::Full(error_response(404));
         if self.config.not_found.is_none() {
             return built_in();
@@ -183,7 +183,7 @@ impl Files {
         state: &mut LoopFiles,
         key: &str,
         accepted: AcceptedCodings,
-        context: &Context,
+        context: &Context<'_>,
         send: impl Fn(&Representation) -> Reply<'static>,
     ) -> Result<Reply<'static>, FileFailure> {
         let root = state.root.as_ref().unwrap_or(&self.root);
@@ -222,7 +222,7 @@ impl Files {
 }
 
 impl App for Files {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context<'_>) -> Reply<'a> {
         match request.method() {
             Method::Get | Method::Head => self.serve(request, context),
             Method::Options => {

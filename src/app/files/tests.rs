@@ -30,7 +30,7 @@ use crate::{
 struct Site {
     dir: TempDir,
     app: Files,
-    context: Context,
+    context: Context<'static>,
 }
 
 impl Site {

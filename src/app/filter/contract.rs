@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use crate::{
-    app::Peer,
+    app::{Peer, Scheme},
     http::{Fields, RequestHead, Response},
 };
 
@@ -19,8 +19,8 @@ pub(super) trait Filter: Any + Send + Sync {
         None
     }
 
-    /// Changes the fields of an answer of this status.
-    fn on_response(&self, _status: u16, _fields: &mut Fields<'_>) {}
+    /// Changes the fields of an answer of this status, to a request of this scheme.
+    fn on_response(&self, _status: u16, _scheme: Scheme, _fields: &mut Fields<'_>) {}
 
     /// A copy of this filter for the app's next life.
     fn again(&self) -> Box<dyn Filter>;
@@ -35,11 +35,17 @@ pub(super) trait Filter: Any + Send + Sync {
     }
 }
 
-/// The peer and the time of a request, which its head does not have.
+/// What the head of a request does not have: its connection, and the time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     /// The peer of the connection.
     pub(crate) peer: Peer,
+    /// The scheme of the request.
+    pub(crate) scheme: Scheme,
+    /// The client has shown a certificate that the app accepts.
+    pub(crate) has_client_certificate: bool,
+    /// The port on which the server speaks TLS, if it does.
+    pub(crate) tls_port: Option<u16>,
     /// Nanoseconds since a start that is the same for all loops.
     pub(crate) now_ns: u64,
 }

@@ -22,20 +22,22 @@
 
 mod contract;
 mod rate_limit;
+mod tls;
 
 pub(crate) use contract::Arrival;
 use contract::Filter;
 
 use crate::{
-    config::filters::FilterConfig,
+    app::Scheme,
+    config::AppConfig,
     http::{RequestHead, Response},
 };
 
 /// All filters, in the order in which they see a request. Each is loaded if its key is in the
 /// config.
-const ALL: &[LoadFilter] = &[rate_limit::load];
+const ALL: &[LoadFilter] = &[tls::load, rate_limit::load];
 
-type LoadFilter = fn(&FilterConfig) -> Option<Box<dyn Filter>>;
+type LoadFilter = fn(&AppConfig) -> Option<Box<dyn Filter>>;
 
 /// The filters of one life of an app, in their order.
 #[derive(Default)]
@@ -45,7 +47,7 @@ pub(crate) struct Filters {
 
 impl Filters {
     /// The filters that a config asks for.
-    pub(crate) fn load(config: &FilterConfig) -> Self {
+    pub(crate) fn load(config: &AppConfig) -> Self {
         Self { list: ALL.iter().filter_map(|load| load(config)).collect() }
     }
 
@@ -67,9 +69,9 @@ impl Filters {
     /// Lets all filters change the fields of an answer.
     // Cold: most apps have no filters.
     #[cold]
-    pub(crate) fn change(&self, answer: &mut Response<'_>) {
+    pub(crate) fn change(&self, scheme: Scheme, answer: &mut Response<'_>) {
         let (status, fields) = (answer.status(), answer.fields_mut());
-        self.list.iter().rev().for_each(|filter| filter.on_response(status, fields));
+        self.list.iter().rev().for_each(|filter| filter.on_response(status, scheme, fields));
     }
 
     /// Copies of these filters for the app's next life.
@@ -104,7 +106,7 @@ pub(crate) mod test_support {
             (request.path() == self.0).then(|| Response::new(418).with_content(self.0))
         }
 
-        fn on_response(&self, status: u16, fields: &mut Fields<'_>) {
+        fn on_response(&self, status: u16, _: Scheme, fields: &mut Fields<'_>) {
             fields.push("Passed", &format!("{} {status}", self.0));
         }
 
@@ -127,13 +129,19 @@ mod tests {
     use serde_json::json;
 
     use super::{super::test_support::request, test_support::marks, *};
-    use crate::{app::Peer, config::AppConfig};
+    use crate::app::Peer;
 
-    const ARRIVAL: Arrival = Arrival { peer: Peer::Unix, now_ns: 0 };
+    const ARRIVAL: Arrival = Arrival {
+        peer: Peer::Unix,
+        scheme: Scheme::Http,
+        has_client_certificate: false,
+        tls_port: None,
+        now_ns: 0,
+    };
 
     fn fields(filters: &Filters) -> String {
         let mut answer = Response::new(204);
-        filters.change(&mut answer);
+        filters.change(Scheme::Http, &mut answer);
         String::from_utf8(answer.fields().lines().to_vec()).unwrap()
     }
 
@@ -150,7 +158,9 @@ mod tests {
 
     #[test]
     fn an_app_without_filters_lets_all_requests_pass_and_has_no_counts() {
-        let filters = Filters::load(&FilterConfig::default());
+        let table = json!({ "respond": {} });
+        let config = AppConfig::from_json("a", &table, Path::new("/")).unwrap();
+        let filters = Filters::load(&config);
         assert!(filters.is_empty() && filters.counts().next().is_none());
         assert!(filters.answer(&request("GET", "/", &[]), ARRIVAL).is_none());
     }
@@ -159,7 +169,7 @@ mod tests {
     fn a_filter_takes_over_from_a_filter_of_its_kind_at_any_position() {
         let table = json!({ "respond": {}, "rate_limit": { "requests": 1, "per": "9s" } });
         let config = AppConfig::from_json("a", &table, Path::new("/")).unwrap();
-        let limited = || Filters::load(&config.filters);
+        let limited = || Filters::load(&config);
         let retry_after = |filters: &Filters| {
             let answer = filters.answer(&request("GET", "/", &[]), ARRIVAL)?;
             Some(answer.fields().iter().map(|(_, value)| value.to_vec()).last().unwrap())

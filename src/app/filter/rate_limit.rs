@@ -22,7 +22,7 @@ use super::{
     contract::{Arrival, Filter},
 };
 use crate::{
-    config::filters::{FilterConfig, RateLimit},
+    config::{AppConfig, filters::RateLimit},
     duration::nanoseconds,
     http::{RequestHead, Response},
 };
@@ -44,8 +44,8 @@ const CLIENTS_MAX: usize = 100_000;
 const SWEEP_EVERY_NS: u64 = 1_000_000_000;
 
 /// The filter, if the config has this limit.
-pub(super) fn load(config: &FilterConfig) -> Option<Box<dyn Filter>> {
-    Some(Box::new(RateLimiter::new(config.rate_limit?)))
+pub(super) fn load(config: &AppConfig) -> Option<Box<dyn Filter>> {
+    Some(Box::new(RateLimiter::new(config.filters.rate_limit?)))
 }
 
 impl RateLimiter {
@@ -193,7 +193,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::app::Peer;
+    use crate::app::{Peer, Scheme};
 
     const MS: u64 = 1_000_000;
 
@@ -211,7 +211,13 @@ mod tests {
 
     /// A request of the client with this number.
     fn from(number: u32, now_ns: u64) -> Arrival {
-        Arrival { peer: Peer::Tcp((IpAddr::from(Ipv4Addr::from(number)), 1).into()), now_ns }
+        Arrival {
+            peer: Peer::Tcp((IpAddr::from(Ipv4Addr::from(number)), 1).into()),
+            scheme: Scheme::Http,
+            has_client_certificate: false,
+            tls_port: None,
+            now_ns,
+        }
     }
 
     /// How many requests in a row a bucket allows.

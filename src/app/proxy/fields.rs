@@ -6,18 +6,20 @@
 //! Framing is not written here: `h1::Client` writes `Content-Length`, `Transfer-Encoding`,
 //! `Connection` and `Expect`.
 
+mod line;
 mod rules;
-
-use std::{io::Write as _, net::IpAddr};
+mod source;
 
 use smallvec::SmallVec;
 
 use crate::{
-    config::{Cidr, HostPolicy},
+    config::HostPolicy,
     http::{Host, Method, RequestContent, RequestHead, Version},
-    logging::RequestId,
 };
+use line::{Text, write_field};
 use rules::{Rule, is_like};
+use source::write_source;
+pub(super) use source::{RequestSource, client_address};
 
 /// The name of this server in `Via` (RFC 9110 §7.6.3).
 const PSEUDONYM: &[u8] = b"tidegate";
@@ -27,9 +29,6 @@ const PASSES_MAX: usize = 10;
 
 /// Most options of a request's `Connection`.
 const NAMED_MAX: usize = 64;
-
-/// Most bytes of an `X-Request-Id` that is forwarded.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// The fields that `Connection` names.
 #[derive(Default)]
@@ -52,17 +51,6 @@ impl<'a> ConnectionOptions<'a> {
     fn has(&self, name: &str) -> bool {
         self.names.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
     }
-}
-
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RequestSource {
-    /// The address of the peer; `None` on a unix socket.
-    pub(super) peer: Option<IpAddr>,
-    /// Whether the peer is a trusted proxy.
-    pub(super) is_trusted: bool,
-    /// The id of the request, unless a trusted peer sends a valid one.
-    pub(super) id: RequestId,
 }
 
 /// The fields of a request, each with its rule, and what they say together.
@@ -123,7 +111,7 @@ impl<'a> RequestFields<'a> {
     /// line ended by CRLF. If Host depends on the upstream, returns where it has to be inserted.
     pub(super) fn write_head(
         &self,
-        source: &RequestSource,
+        source: &RequestSource<'_>,
         host: &HostPolicy,
         is_websocket: bool,
         out: &mut Vec<u8>,
@@ -140,6 +128,9 @@ impl<'a> RequestFields<'a> {
                     write_field(name, value, out);
                 }
                 Rule::Identity if source.is_trusted => write_field(name, value, out),
+                Rule::Certificate if source.is_trusted && source.certificate.is_none() => {
+                    write_field(name, value, out);
+                }
                 Rule::MaxForwards => write_max_forwards(request.method(), value, out),
                 _ => {}
             }
@@ -235,30 +226,6 @@ fn write_trailers<'a>(
     }
 }
 
-/// The client's address: the peer's, or the one that trusted peers report in `X-Forwarded-For`.
-pub(super) fn client_address(
-    request: &RequestHead<'_>,
-    peer: Option<IpAddr>,
-    trusted: &[Cidr],
-) -> Option<IpAddr> {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
-    let mut client = peer?;
-    if !is_trusted(client) {
-        return Some(client);
-    }
-    let lines: SmallVec<[&[u8]; 4]> = request.fields_named("x-forwarded-for").collect();
-    let hops = lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
-    for hop in hops {
-        // Behind a hop that is no address, the list cannot be trusted.
-        let Some(address) = parse_hop(hop) else { break };
-        client = address;
-        if !is_trusted(client) {
-            break;
-        }
-    }
-    Some(client)
-}
-
 /// The cookie of this name (RFC 6265 §4.2.1).
 pub(super) fn cookie<'a>(request: &RequestHead<'a>, name: &str) -> Option<&'a [u8]> {
     let pairs = request.fields_named("cookie").flat_map(|line| line.split(|byte| *byte == b';'));
@@ -314,13 +281,6 @@ fn is_server_wide(request: &RequestHead<'_>) -> bool {
             && target.split_once("://").is_some_and(|(_, rest)| !rest.contains('/')))
 }
 
-fn write_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
 /// Writes `Via` with the version of the received message (RFC 9110 §7.6.3).
 fn write_via(version: Version, out: &mut Vec<u8>) {
     out.extend_from_slice(match version {
@@ -341,75 +301,6 @@ fn write_max_forwards(method: Method<'_>, value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Writes the fields that say which client sent the request, to which host and with which scheme.
-fn write_source(
-    request: &RequestHead<'_>,
-    source: &RequestSource,
-    authority: Option<&[u8]>,
-    out: &mut Vec<u8>,
-) {
-    let received = |name: &'static str| -> SmallVec<[&[u8]; 2]> {
-        if !source.is_trusted {
-            return SmallVec::new();
-        }
-        request.fields_named(name).filter(|value| !value.is_empty()).collect()
-    };
-    // A field that may occur once is ignored if it occurs more often.
-    let single = |name: &'static str| match received(name)[..] {
-        [value] => Some(value),
-        _ => None,
-    };
-    let peer = source.peer.map(|peer| peer.to_canonical());
-    let peer_text = peer.map(address);
-
-    if let Some(peer) = &peer_text {
-        out.extend_from_slice(b"X-Forwarded-For: ");
-        write_list(&received("x-forwarded-for"), out);
-        out.extend_from_slice(peer);
-        out.extend_from_slice(b"\r\n");
-    }
-    write_field("X-Forwarded-Proto", single("x-forwarded-proto").unwrap_or(b"http"), out);
-    if let Some(host) = single("x-forwarded-host").or(authority) {
-        write_field("X-Forwarded-Host", host, out);
-    }
-
-    out.extend_from_slice(b"Forwarded: ");
-    write_list(&received("forwarded"), out);
-    let (before, after): (&[u8], &[u8]) = match peer {
-        Some(IpAddr::V6(_)) => (b"for=\"[", b"]\""),
-        _ => (b"for=", b""),
-    };
-    // An IPv6 address, and a host with a port, need quotes (RFC 7239 §4).
-    for part in [before, peer_text.as_deref().unwrap_or(b"unknown"), after] {
-        out.extend_from_slice(part);
-    }
-    if let Some(host) = authority {
-        for part in [b";host=\"", host, b"\""] {
-            out.extend_from_slice(part);
-        }
-    }
-    out.extend_from_slice(b";proto=http\r\n");
-
-    let is_id =
-        |id: &&[u8]| id.len() <= REQUEST_ID_BYTES_MAX && id.iter().all(u8::is_ascii_graphic);
-    match single("x-request-id").filter(is_id) {
-        Some(id) => write_field("X-Request-Id", id, out),
-        None => write_field("X-Request-Id", &source.id.digits(), out),
-    }
-}
-
-/// Writes each value with a separator behind it.
-fn write_list(values: &[&[u8]], out: &mut Vec<u8>) {
-    for value in values {
-        out.extend_from_slice(value);
-        out.extend_from_slice(b", ");
-    }
-}
-
-/// A short text that is written several times into one head. It is built once, usually without an
-/// allocation.
-type Text = SmallVec<[u8; 64]>;
-
 fn authority(host: Host<'_>) -> Text {
     let mut text = Text::from_slice(host.as_bytes());
     if let Some(port) = host.port() {
@@ -417,34 +308,4 @@ fn authority(host: Host<'_>) -> Text {
         text.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
     }
     text
-}
-
-/// The text of an address. Every request needs one, so IPv4 avoids `fmt`.
-fn address(address: IpAddr) -> Text {
-    let mut text = Text::new();
-    match address {
-        IpAddr::V4(address) => {
-            let mut digits = itoa::Buffer::new();
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    text.push(b'.');
-                }
-                text.extend_from_slice(digits.format(octet).as_bytes());
-            }
-        }
-        IpAddr::V6(address) => {
-            // Writing to memory cannot fail.
-            let _ = write!(text, "{address}");
-        }
-    }
-    text
-}
-
-/// The address of a hop, which may have a port.
-fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(hop).ok()?.trim();
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let address = bare.parse().ok();
-    let address = address.or_else(|| text.parse().ok().map(|it: std::net::SocketAddr| it.ip()));
-    address.map(|address| address.to_canonical())
 }

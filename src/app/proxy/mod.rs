@@ -80,7 +80,7 @@ impl Proxy {
         &self,
         fields: &RequestFields<'_>,
         request: &RequestHead<'_>,
-        context: &Context,
+        context: &Context<'_>,
     ) -> Forward {
         let share = Arc::clone(&self.shares[context.loop_index]);
         let config = self.upstreams.config();
@@ -92,6 +92,8 @@ impl Proxy {
         let source = RequestSource {
             peer,
             is_trusted: peer.is_some_and(is_trusted),
+            scheme: context.scheme,
+            certificate: context.client_certificate,
             id: context.request_id.unwrap_or_else(|| share.next_id()),
         };
         let asks_upgrade = fields.asks_for_websocket();
@@ -110,7 +112,7 @@ impl Proxy {
 }
 
 impl App for Proxy {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context<'_>) -> Reply<'a> {
         let fields = RequestFields::of(request);
         if fields.names_too_many() {
             return Reply::Full(error_response(400));

@@ -10,7 +10,10 @@ use std::{
 
 use super::{no_upstream::NoUpstream, *};
 use crate::{
-    app::test_support::{context, request},
+    app::{
+        Scheme,
+        test_support::{context, request},
+    },
     config::{AppKind, Config},
     http::{FieldTable, Limits, RequestContent, ServerEvent, Version, h1},
 };
@@ -216,6 +219,44 @@ fn duplicate_or_malformed_fields_of_a_trusted_proxy_are_replaced() {
 }
 
 #[test]
+fn what_says_who_the_client_is_is_cut_from_requests_of_clients() {
+    let sent = [
+        ("X-Client-Cert-Subject", "CN=admin"),
+        ("x-client-cert-san", "DNS:admin"),
+        ("X-Client-Cert-Anything", "a"),
+        ("X_Client_Cert_Subject", "CN=admin"),
+        ("X-Client_Cert-Fingerprint", "a"),
+        ("Client-Cert", ":YQ==:"),
+        ("Client_Cert", ":YQ==:"),
+        ("Client-Cert-Chain", ":YQ==:"),
+    ];
+    let own = |lines: &str, peer| {
+        let mut lines = passed_on(lines, peer, &sent);
+        lines.retain(|line| !line.starts_with("X-Forwarded") && !line.starts_with("Forwarded"));
+        lines.pop();
+        lines
+    };
+    assert_eq!(own("", "10.1.2.3"), [""; 0]);
+    let trusted = "trusted_proxies = ['10.0.0.0/8']";
+    assert_eq!(own(trusted, "11.1.2.3"), [""; 0]);
+    let kept = ["X-Client-Cert-Subject: CN=admin", "x-client-cert-san: DNS:admin"];
+    assert_eq!(own(trusted, "10.1.2.3")[..2], kept, "a proxy before this one has seen it");
+    assert_eq!(own(trusted, "10.1.2.3").len(), 5, "names with _ are cut");
+}
+
+#[test]
+fn a_request_over_tls_is_forwarded_as_https() {
+    let proxy = proxy_to(1, "");
+    let context = Context { scheme: Scheme::Https, ..context() };
+    let Reply::Forward(forward) = proxy.handle(&request("GET", "/", &[]), &context) else {
+        panic!("not forwarded")
+    };
+    let head = head(&forward);
+    assert!(head.contains(&"X-Forwarded-Proto: https".into()), "{head:?}");
+    assert!(head.iter().any(|line| line.ends_with(";proto=https")), "{head:?}");
+}
+
+#[test]
 fn a_peer_without_an_address_is_unknown() {
     let proxy = proxy_to(1, "");
     let context = Context { peer: Peer::Unix, ..context() };
@@ -230,7 +271,7 @@ fn a_peer_without_an_address_is_unknown() {
 #[test]
 fn ids_differ_and_the_access_logs_id_is_used() {
     let proxy = proxy_to(1, "");
-    let id = |context: &Context| {
+    let id = |context: &Context<'_>| {
         let Reply::Forward(forward) = proxy.handle(&request("GET", "/", &[]), context) else {
             panic!("not forwarded")
         };

@@ -30,7 +30,7 @@ impl HealthApp {
 }
 
 impl App for HealthApp {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         let answer = probe(request, &self.stopping).unwrap_or_else(|| match request.path() {
             "/healthz" | "/readyz" => {
                 error(405, "a probe is GET or HEAD").with_field("Allow", "GET, HEAD")

@@ -68,7 +68,11 @@ impl AdminApp {
         Self { requests, token, stopping }
     }
 
-    fn refusal(&self, request: &RequestHead<'_>, context: &Context) -> Option<Response<'static>> {
+    fn refusal(
+        &self,
+        request: &RequestHead<'_>,
+        context: &Context<'_>,
+    ) -> Option<Response<'static>> {
         let host = request.host().map(|host| host.name());
         if !host.is_none_or(|host| HOSTS.iter().any(|known| host.eq_ignore_ascii_case(known))) {
             return Some(error(421, "the admin API is asked by the host name localhost"));
@@ -94,7 +98,7 @@ impl AdminApp {
 }
 
 impl App for AdminApp {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context<'_>) -> Reply<'a> {
         // Probes come from anywhere and tell nothing that needs a token; whatever the admin thread
         // is doing.
         let probe = health::probe(request, &self.stopping);

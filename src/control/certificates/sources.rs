@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{AppCertificate, CertificateFiles, CertificateSource},
     logging::rfc3339,
-    tls::{Certificate, Validity, load_certificate},
+    tls::{Certificate, ClientCa, Validity, load_certificate, load_client_ca},
 };
 
 /// The files that a config names, as they were when they were read last.
@@ -24,6 +24,7 @@ pub(super) struct Sources {
     folders: HashMap<PathBuf, Arc<Kept<Vec<CertificateFiles>>>>,
     /// The pairs of `[tls]`, in its order.
     shared: Vec<CertificateFiles>,
+    client_cas: HashMap<PathBuf, Arc<Kept<ClientCa>>>,
 }
 
 impl Sources {
@@ -62,7 +63,22 @@ impl Sources {
             let kept = Kept::read(&both, known, how, || load_pair(files, how.1));
             sources.pairs.insert(files.clone(), kept);
         }
+        for file in
+            wanted.apps.iter().filter_map(|app| Some(&app.tls.as_ref()?.client.as_ref()?.ca))
+        {
+            at(file);
+            let kept = Kept::read(&[file], before.client_cas.get(file), how, || {
+                let ca = load_client_ca(file).map_err(|error| error.to_string())?;
+                Ok((ca, Vec::new()))
+            });
+            sources.client_cas.insert(file.clone(), kept);
+        }
         sources
+    }
+
+    /// What was read from a file of `client_ca`.
+    pub(super) fn client_ca(&self, file: &Path) -> Option<&Kept<ClientCa>> {
+        self.client_cas.get(file).map(|kept| &**kept)
     }
 
     /// What was read from a pair of files.
@@ -99,7 +115,7 @@ impl Sources {
 
     /// Whether there is nothing to look at.
     pub(super) fn is_empty(&self) -> bool {
-        self.pairs.is_empty() && self.folders.is_empty()
+        self.pairs.is_empty() && self.folders.is_empty() && self.client_cas.is_empty()
     }
 
     /// Whether a look at the files would find the same.
@@ -116,6 +132,7 @@ impl Sources {
         self.shared == other.shared
             && are_same(&self.pairs, &other.pairs)
             && are_same(&self.folders, &other.folders)
+            && are_same(&self.client_cas, &other.client_cas)
     }
 }
 

@@ -15,10 +15,11 @@ use super::{
     wanted::{Wanted, WantedApp},
 };
 use crate::{
-    config::{AppCertificate, AppTls, Config, TlsVersion},
+    config::{self, AppCertificate, AppTls, Config, TlsConfig, TlsVersion},
     logging::event,
     tls::{
-        Certificate, CertificateTable, LiveTable, MinVersion, Policy, Site, TicketKeys, self_signed,
+        Certificate, CertificateTable, ClientAuth, LiveTable, MinVersion, Policy, Site, TicketKeys,
+        self_signed,
     },
 };
 
@@ -177,7 +178,9 @@ impl Held {
             let known = before.get(&*app.host).copied();
             let chosen = choose(app, tls, known, &sources, now, &mut remarks);
             let before = known.map(|known| &known.site.certificate);
-            let Some(certificate) = chosen.or_else(|| before.map(Arc::clone)) else {
+            let certificate = chosen.or_else(|| before.map(Arc::clone));
+            let policy = policy(app, tls, &wanted.tls, &sources, &mut remarks);
+            let (Some(certificate), Some(policy)) = (certificate, policy) else {
                 plain.extend(app.names.iter().cloned());
                 continue;
             };
@@ -188,11 +191,6 @@ impl Held {
                 remarks.loaded.push(LoadedRemark { host, names, certificate });
             }
             let since = since.map_or(now, |known| known.since);
-            let min_version = match tls.min_version.unwrap_or(wanted.tls.min_version) {
-                TlsVersion::V1_2 => MinVersion::Tls12,
-                TlsVersion::V1_3 => MinVersion::Tls13,
-            };
-            let policy = Policy { min_version, client: None };
             let hosts = app.names.clone();
             let site = Site { app: app.host.as_str().into(), hosts, certificate, policy };
             served.push(ServedApp { site, source: tls.certificate.clone(), since });
@@ -225,6 +223,7 @@ impl Held {
         let is_same = |(one, other): (&ServedApp, &ServedApp)| {
             one.site.app == other.site.app
                 && Arc::ptr_eq(&one.site.certificate, &other.site.certificate)
+                && one.site.policy.digest() == other.site.policy.digest()
         };
         self.served.len() == other.served.len()
             && self.complaints == other.complaints
@@ -282,6 +281,33 @@ fn choose(
         remarks.complaints.push(Complaint::Rejected(RejectedCertificate { host, error, kept }));
     }
     chosen
+}
+
+/// What an app demands of its connections; says why if its authorities can't be used. Without any
+/// it is served to no one over TLS: its old policy may have demanded less.
+fn policy(
+    app: &WantedApp,
+    tls: &AppTls,
+    all: &TlsConfig,
+    sources: &Sources,
+    remarks: &mut Remarks,
+) -> Option<Policy> {
+    let min_version = match tls.min_version.unwrap_or(all.min_version) {
+        TlsVersion::V1_2 => MinVersion::Tls12,
+        TlsVersion::V1_3 => MinVersion::Tls13,
+    };
+    let Some(client) = &tls.client else { return Some(Policy { min_version, client: None }) };
+    let auth = match client.auth {
+        config::ClientAuth::Require => ClientAuth::Require,
+        config::ClientAuth::Optional => ClientAuth::Optional,
+    };
+    let ca = sources.client_ca(&client.ca)?;
+    if let Some(error) = ca.error.clone() {
+        let (host, kept) = (Some(app.host.clone()), ca.good.is_some());
+        remarks.complaints.push(Complaint::Rejected(RejectedCertificate { host, error, kept }));
+    }
+    let ca = ca.good.as_deref()?.clone();
+    Some(Policy { min_version, client: Some((ca, auth)) })
 }
 
 fn seconds(now: SystemTime) -> u64 {

@@ -311,6 +311,28 @@ mod tests {
     }
 
     #[test]
+    fn authorities_of_clients_are_looked_at_and_never_lost() {
+        let asks = OWN.replace("'a.key'", "'a.key', client_ca = 'ca.pem'");
+        let mut site = Site::new(&[("a", "a.test")], OWN);
+        let policy = |site: &mut Site| site.view.table().choose(Some("a.test")).unwrap().policy();
+        let open = policy(&mut site);
+        // Without authorities the app isn't served with the policy before, which asks for less.
+        assert_eq!(site.reload(&asks).len(), 1);
+        assert!(site.view.table().choose(Some("a.test")).is_none());
+        site.write("ca.pem", &Authority::new().certificate.pem());
+        assert_eq!(site.look().1, Vec::<String>::new());
+        let one = policy(&mut site);
+        assert_ne!(one, open);
+        site.write("ca.pem", &Authority::new().certificate.pem());
+        assert_eq!(site.look(), none());
+        let other = policy(&mut site);
+        assert_ne!(other, one);
+        site.write("ca.pem", "");
+        assert_eq!(site.look().1.len(), 1);
+        assert_eq!(policy(&mut site), other);
+    }
+
+    #[test]
     fn a_new_pair_in_a_folder_and_a_link_that_leads_elsewhere_are_noticed() {
         let mut site = Site::new(&[("0", "*.test")], SHARED);
         let wild = site.served("a.test");

@@ -48,6 +48,7 @@ impl Connection {
         if let State::Opening(Opening::Handshake) = self.state
             && !self.io.is_handshaking()
         {
+            self.io.keep_client_certificate();
             self.state = State::Http(Protocol::h1());
         }
         Next::Wait

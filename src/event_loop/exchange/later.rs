@@ -126,7 +126,7 @@ mod tests {
     struct ForgetsLater;
 
     impl App for ForgetsLater {
-        fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+        fn handle<'a>(&'a self, _request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
             Reply::Later(Box::new(std::mem::forget))
         }
     }

@@ -4,7 +4,7 @@ use mio::Token;
 
 use super::{super::context::LoopContext, in_flight::InFlight};
 use crate::{
-    app::{Peer, Segment},
+    app::{Peer, Scheme, Segment},
     http::{Fields, Protocol, Refused, Response, StreamId, Trailers},
     io::{Io, Mark},
     message::Class,
@@ -56,6 +56,11 @@ impl Outgoing<'_> {
         self.effect.progressed = true;
     }
 
+    /// The scheme of the requests of this connection.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.io.is_tls() { Scheme::Https } else { Scheme::Http }
+    }
+
     /// Whether the request's content is still coming.
     pub(super) fn reads_content(&self) -> bool {
         self.protocol.reads_content(self.stream)
@@ -103,7 +108,7 @@ impl Outgoing<'_> {
             self.protocol.close_after();
         }
         if let Some(filters) = flight.filters() {
-            filters.change(&mut response);
+            filters.change(self.scheme(), &mut response);
         }
         let (start, template) = (self.io.outbox.end(), cx.clock.head_template());
         let mut out = self.io.outbox.buffer(&mut cx.buffers);

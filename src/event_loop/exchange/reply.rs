@@ -51,7 +51,13 @@ impl Exchange {
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> bool {
-        let arrival = Arrival { peer: out.peer, now_ns: cx.clock.now_ns() };
+        let arrival = Arrival {
+            peer: out.peer,
+            scheme: out.scheme(),
+            has_client_certificate: out.io.client_certificate().is_some(),
+            tls_port: cx.tls.view.port(),
+            now_ns: cx.clock.now_ns(),
+        };
         let answer = filters.answer(head, arrival).map(Reply::Full);
         answer.map(|answer| self.answer_or_park(answer, out, cx)).is_some()
     }
@@ -86,6 +92,8 @@ impl Exchange {
             now: cx.clock.now(),
             wall: cx.clock.wall(),
             peer: out.peer,
+            scheme: out.scheme(),
+            client_certificate: out.io.client_certificate(),
             request_id: self.flight.id(),
         };
         let reply = catch_unwind(AssertUnwindSafe(|| app.handle(head, &context)));

@@ -31,7 +31,7 @@ fn full() -> Response<'static> {
 }
 
 impl App for Kinds {
-    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context) -> Reply<'a> {
+    fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
         match request.path() {
             "/files" => Reply::Files { head: head(), content: segments() },
             "/after" => Reply::After(Duration::from_millis(1), full()),

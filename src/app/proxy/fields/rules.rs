@@ -10,6 +10,9 @@ pub(super) enum Rule {
     Pass,
     /// Identifies the client: forwarded only from a trusted peer.
     Identity,
+    /// What a client's certificate says, or the certificate (RFC 9440): forwarded only from a
+    /// trusted peer, and only if this server saw no certificate itself.
+    Certificate,
     /// Dropped: it is hop-by-hop, or the proxy writes its own.
     Drop,
     Connection,
@@ -40,11 +43,16 @@ pub(super) fn of_request(name: &str) -> Rule {
         7 => &[("trailer", Rule::Trailer), ("upgrade", Rule::Upgrade)],
         9 => &[("forwarded", Rule::Forwarded), ("x-real-ip", Rule::Identity)],
         10 => &[("connection", Rule::Connection), ("keep-alive", Rule::Drop)],
+        11 => &[("client-cert", Rule::Certificate)],
         12 => &[("x-request-id", Rule::RequestId), ("max-forwards", Rule::MaxForwards)],
         14 => &[("content-length", Rule::Drop), ("http2-settings", Rule::Drop)],
         15 => &[("x-forwarded-for", Rule::ForwardedFor)],
         16 => &[("x-forwarded-host", Rule::ForwardedHost)],
-        17 => &[("x-forwarded-proto", Rule::ForwardedProto), ("transfer-encoding", Rule::Drop)],
+        17 => &[
+            ("x-forwarded-proto", Rule::ForwardedProto),
+            ("transfer-encoding", Rule::Drop),
+            ("client-cert-chain", Rule::Certificate),
+        ],
         _ => &[],
     };
     let found = known.iter().find(|(known, _)| is_like(name, known)).map(|(_, rule)| *rule);
@@ -53,6 +61,7 @@ pub(super) fn of_request(name: &str) -> Rule {
         match name.as_bytes().first() {
             Some(b'p' | b'P') if begins("proxy-") => Rule::Drop,
             Some(b'x' | b'X') if begins("x-forwarded-") => Rule::Identity,
+            Some(b'x' | b'X') if begins("x-client-cert-") => Rule::Certificate,
             _ => Rule::Pass,
         }
     });

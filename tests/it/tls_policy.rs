@@ -1,0 +1,228 @@
+//! What an app's `tls` demands of clients: certificates, https, and that no way leads around it.
+
+use std::{io, net::SocketAddr};
+
+use rcgen::DnType;
+use rustls::{
+    AlertDescription, ClientConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+
+use crate::{
+    support::{self, Client, Setup, Upstream},
+    tls::{Authority, LISTEN, PLAIN, Tls, alert, connect, exchange, foreign, get},
+};
+
+/// A client with a certificate of this authority, for a server of that one.
+fn known(server: &Authority, (certificate, key): (String, String)) -> ClientConfig {
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(server.certificate.der().clone()).expect("an authority");
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    builder.with_client_auth_cert(vec![certificate], key).expect("a client")
+}
+
+/// Connects and asks once: TLS 1.3 refuses a client only after the client's handshake is over.
+fn ask(address: SocketAddr, config: &ClientConfig, host: &str) -> io::Result<(u16, String)> {
+    get(&mut connect(address, config, host)?, host)
+}
+
+fn lines(host: &str, more: &str, kind: &str) -> String {
+    format!("tls = {{ cert = \"{host}.pem\", key = \"{host}.key\"{more} }}\n{kind}")
+}
+
+/// A setup with these apps, whose certificates are in files, and the authority of their clients.
+fn setup(server: &Authority, clients: &Authority, apps: &[(&str, &str, &str)]) -> Setup {
+    let setup = Setup::new().listen(&[LISTEN, PLAIN]).file("ca.pem", clients.certificate.pem());
+    apps.iter().fold(setup, |setup, (host, more, kind)| {
+        let (certificate, key) = server.issue(&[host]);
+        setup
+            .file(&format!("{host}.pem"), certificate)
+            .file(&format!("{host}.key"), key)
+            .app(host, &lines(host, more, kind))
+    })
+}
+
+const REQUIRE: &str = ", client_ca = \"ca.pem\"";
+const OPTIONAL: &str = ", client_ca = \"ca.pem\", client_auth = \"optional\"";
+
+#[test]
+fn a_client_certificate_is_verified_and_told_to_the_upstream() {
+    let (server, clients) = (Authority::new(), Authority::new());
+    let upstream = Upstream::tcp(|_, line| line.answer(200, "ok"));
+    let proxy = format!("proxy = {{ upstreams = [\"{}\"] }}", upstream.url());
+    let apps = [("a.test", REQUIRE, &*proxy), ("b.test", OPTIONAL, &*proxy)];
+    let running = setup(&server, &clients, &apps).start();
+    let address = running.address();
+    let identity = clients.issue_with(&["client.test"], |params| {
+        params.distinguished_name.push(DnType::CommonName, "the client, of tests");
+    });
+    let config = known(&server, identity);
+    let forged = "X-Client-Cert-Subject: CN=admin\r\nX_Client_Cert_Subject: CN=admin\r\n\
+                  Client-Cert: :YQ==:\r\nX-Client-Cert-Other: a\r\n";
+    for host in ["a.test", "b.test"] {
+        let mut tls = connect(address, &config, host).expect("a handshake");
+        for forged in ["", forged] {
+            let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{forged}\r\n");
+            let (head, _) = exchange(&mut tls, &request).expect("an answer");
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            let asked = upstream.last();
+            assert_eq!(asked.all("X-Client-Cert-Subject"), ["CN=the client\\, of tests"]);
+            assert_eq!(asked.all("X-Client-Cert-San"), ["DNS:client.test"]);
+            let fingerprint = asked.all("X-Client-Cert-Fingerprint")[0];
+            assert!(fingerprint.len() == 64 && !fingerprint.contains(':'), "{fingerprint}");
+            assert_eq!(asked.all("X-Forwarded-Proto"), ["https"]);
+            for cut in ["X_Client_Cert_Subject", "Client-Cert", "X-Client-Cert-Other"] {
+                assert_eq!(asked.all(cut), [""; 0], "{cut}");
+            }
+        }
+    }
+    // Without one.
+    let without = server.client();
+    ask(address, &without, "a.test").expect_err("a certificate is required");
+    let mut tls = connect(address, &without, "b.test").expect("it is optional");
+    let request = format!("GET / HTTP/1.1\r\nHost: b.test\r\n{forged}\r\n");
+    assert!(exchange(&mut tls, &request).expect("an answer").0.starts_with("HTTP/1.1 200 "));
+    assert!(!upstream.last().head.contains("lient-Cert"), "{}", upstream.last().head);
+    // One that isn't good is refused by both.
+    let stranger = known(&server, Authority::new().issue(&["client.test"]));
+    let expired = known(
+        &server,
+        clients.issue_with(&["client.test"], |params| {
+            params.not_after = rcgen::date_time_ymd(2024, 1, 1);
+        }),
+    );
+    for host in ["a.test", "b.test"] {
+        ask(address, &stranger, host).expect_err("of an unknown authority");
+        ask(address, &expired, host).expect_err("expired");
+    }
+}
+
+#[test]
+fn a_client_certificate_cannot_be_got_around() {
+    let (server, clients) = (Authority::new(), Authority::new());
+    let both = server.issue(&["a.test", "open.test"]);
+    let apps = [
+        ("a.test", REQUIRE, "respond = { body = \"secret\" }"),
+        ("open.test", "", "respond = { body = \"open\" }"),
+    ];
+    let mut setup = setup(&server, &clients, &apps);
+    for host in ["a.test", "open.test"] {
+        setup = setup.file(&format!("{host}.pem"), &both.0).file(&format!("{host}.key"), &both.1);
+    }
+    let (text, running) = (setup.text(), setup.start());
+    let (address, without) = (running.address(), server.client());
+    // The connection of another app, whose certificate covers both.
+    let mut tls = connect(address, &without, "open.test").expect("a handshake");
+    assert_eq!(get(&mut tls, "open.test").expect("an answer"), (200, "open".to_owned()));
+    assert_eq!(get(&mut tls, "a.test").expect("an answer").0, 421);
+    // Plain HTTP.
+    let mut plain = Client::connect(running.addresses()[1]);
+    let answer = plain.exchange(support::get("a.test", "/"));
+    assert_eq!(answer.status, 421, "{}", answer.text());
+    assert_eq!(plain.exchange(support::get("open.test", "/")).text(), "open");
+    // A reload that begins to require one holds for open connections, and for their tickets.
+    assert!(ask(address, &known(&server, clients.issue(&["c"])), "a.test").is_ok());
+    let mut open = connect(address, &without, "open.test").expect("a handshake");
+    assert_eq!(get(&mut open, "open.test").expect("an answer").0, 200);
+    let needs = text.replace("open.test.key\" }", &format!("open.test.key\"{REQUIRE} }}"));
+    assert_ne!(needs, text);
+    running.rewrite(&needs);
+    running.admin().post("/reload");
+    assert_eq!(get(&mut open, "open.test").expect("an answer").0, 421);
+    ask(address, &without, "open.test").expect_err("a certificate is required now");
+    ask(address, &known(&server, clients.issue(&["c"])), "open.test").expect("it has one");
+}
+
+#[test]
+fn authorities_of_clients_that_cannot_be_used_leave_the_app_out_of_tls() {
+    let (server, clients) = (Authority::new(), Authority::new());
+    let respond = "respond = { body = \"secret\" }";
+    let running = setup(&server, &clients, &[("a.test", REQUIRE, respond)])
+        .file("ca.pem", "no certificate")
+        .start();
+    let rejected = running.wait_event("certificate_rejected");
+    let error = rejected.field("error").expect("an error");
+    assert!(error.contains("ca.pem: holds no certificate"), "{error}");
+    let refused = connect(running.address(), &server.client(), "a.test");
+    assert_eq!(alert(refused), AlertDescription::UnrecognisedName);
+    let mut plain = Client::connect(running.addresses()[1]);
+    assert_eq!(plain.exchange(support::get("a.test", "/")).status, 421);
+}
+
+#[test]
+fn curl_and_openssl_show_their_certificates() {
+    let (server, clients) = (Authority::new(), Authority::new());
+    let respond = "respond = { body = \"hello\" }";
+    let (certificate, key) = clients.issue(&["client.test"]);
+    let running = setup(&server, &clients, &[("a.test", REQUIRE, respond)])
+        .file("server-ca.pem", server.certificate.pem())
+        .file("client.pem", certificate)
+        .file("client.key", key)
+        .start();
+    let port = running.address().port();
+    let path = |name: &str| running.dir().join(name).display().to_string();
+    let (ca, cert, key) = (path("server-ca.pem"), path("client.pem"), path("client.key"));
+    let (resolve, url) = (format!("a.test:{port}:127.0.0.1"), format!("https://a.test:{port}/"));
+    for version in ["1.3", "1.2"] {
+        let trusting = ["-sS", "--cacert", &ca, "--resolve", &resolve, "--tls-max", version];
+        let shown = [&trusting[..], &["--cert", &cert, "--key", &key, &url]].concat();
+        let Some(said) = foreign("curl", &shown, "") else { return };
+        assert_eq!(said, "hello", "{version}");
+    }
+    let connect = format!("127.0.0.1:{port}");
+    let arguments = [
+        "s_client",
+        "-connect",
+        &connect,
+        "-servername",
+        "a.test",
+        "-CAfile",
+        &ca,
+        "-cert",
+        &cert,
+        "-key",
+        &key,
+        "-ign_eof",
+    ];
+    let request = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    let said = foreign("openssl", &arguments, request).expect("openssl");
+    assert!(said.contains("hello") && said.contains("Acceptable client certificate CA names"));
+}
+
+/// The first line and the fields of the answer to a GET.
+fn head(tls: &mut Tls, host: &str) -> String {
+    exchange(tls, &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).expect("an answer").0
+}
+
+#[test]
+fn plain_http_is_redirected_and_browsers_are_asked_to_stay_with_https() {
+    let server = Authority::new();
+    let more = ", redirect_http = true, hsts = \"180d\"";
+    let apps = [("a.test", more, "respond = { body = \"hello\" }")];
+    let setup = setup(&server, &server, &apps);
+    let (text, running) = (setup.text(), setup.start());
+    let port = running.address().port();
+    let mut plain = Client::connect(running.addresses()[1]);
+    for path in ["/", "/a/b?c=d"] {
+        let answer = plain.exchange(support::get("a.test", path));
+        let there = format!("https://a.test:{port}{path}");
+        assert_eq!((answer.status, answer.field("Location")), (308, Some(&*there)));
+        assert_eq!(answer.field("Strict-Transport-Security"), None, "not over plain HTTP");
+    }
+    let challenge = support::get("a.test", "/.well-known/acme-challenge/token");
+    assert_eq!(plain.exchange(challenge).status, 200, "authorities ask over plain HTTP");
+    let mut tls = connect(running.address(), &server.client(), "a.test").expect("a handshake");
+    let said = head(&mut tls, "a.test");
+    assert!(said.contains("\r\nStrict-Transport-Security: max-age=15552000\r\n"), "{said}");
+    // Redirects go where TLS is spoken after a reload.
+    let other = support::free_port();
+    let moved = text.replacen(LISTEN, &format!("{{ address = \"{other}\", tls = true }}"), 1);
+    assert_ne!(moved, text);
+    running.rewrite(&moved);
+    running.admin().post("/reload");
+    let answer = plain.exchange(support::get("a.test", "/"));
+    let there = format!("https://a.test:{}/", other.port());
+    assert_eq!(answer.field("Location"), Some(&*there));
+}
