@@ -108,6 +108,7 @@ impl HttpServer {
         server.is_embedded = false;
         server.registry.skip_ids(before.next_app_id());
         server.certificates.take_tickets(before.ticket_keys());
+        server.certificates.take_handed(before.certificates());
         server.notices.hold();
         server.predecessor = Some(Arc::new(before.predecessor(config.server.drain_timeout)));
         server.control.predecessor = server.predecessor.clone();

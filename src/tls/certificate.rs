@@ -41,7 +41,15 @@ pub(crate) struct Certificate {
     not_after: SystemTime,
     fingerprint: [u8; 32],
     file: Option<PathBuf>,
+    /// For a process that takes over.
+    key: PrivateKeyDer<'static>,
     certified: Arc<CertifiedKey>,
+}
+
+/// A chain and its key as DER, for another process. Has no `Debug`: no key gets into a log.
+pub(crate) struct ExportedCertificate {
+    pub(crate) chain: Vec<Vec<u8>>,
+    pub(crate) key: Vec<u8>,
 }
 
 /// Whether a certificate is valid at a time.
@@ -70,9 +78,9 @@ impl Certificate {
             .map(|(at, der)| parse(der).map_err(|error| Problem::Malformed(at + 1, error)))
             .collect::<Result<_, _>>()?;
         let leaf = parsed.first().ok_or(Problem::NoCertificate)?;
-        let key = provider().key_provider.load_private_key(key);
-        let key = key.map_err(|_| Problem::UnsupportedKey)?;
-        if let Some(public) = key.public_key()
+        let signing = provider().key_provider.load_private_key(key.clone_key());
+        let signing = signing.map_err(|_| Problem::UnsupportedKey)?;
+        if let Some(public) = signing.public_key()
             && let Ok(public) = SubjectPublicKeyInfoOwned::from_der(&public)
         {
             match parsed.iter().position(|certificate| certificate.public == public) {
@@ -88,8 +96,24 @@ impl Certificate {
             not_after: leaf.not_after,
             fingerprint: sha256(&chain[0]),
             file: None,
-            certified: Arc::new(CertifiedKey::new(chain, key)),
+            key,
+            certified: Arc::new(CertifiedKey::new(chain, signing)),
         })
+    }
+
+    /// Its chain and its key.
+    pub(crate) fn export(&self) -> ExportedCertificate {
+        let chain = self.certified.cert.iter().map(|der| der.to_vec()).collect();
+        ExportedCertificate { chain, key: self.key.secret_der().to_vec() }
+    }
+
+    /// The certificate of another process, which has read its chain from this file; `None` if this
+    /// one can't use it.
+    pub(crate) fn import(exported: ExportedCertificate, file: Option<&Path>) -> Option<Self> {
+        let chain = exported.chain.into_iter().map(CertificateDer::from).collect();
+        let key = PrivateKeyDer::try_from(exported.key).ok()?;
+        let imported = Self::new(chain, key).ok()?;
+        Some(Self { file: file.map(Path::to_owned), ..imported })
     }
 
     /// The same, read from this file.

@@ -49,7 +49,7 @@ mod tests;
 mod tickets;
 
 pub(crate) use authorities::{ClientAuth, ClientCa, Roots};
-pub(crate) use certificate::{Certificate, Validity};
+pub(crate) use certificate::{Certificate, ExportedCertificate, Validity};
 pub(crate) use client::{ClientTls, ServerCheck};
 pub use client_certificate::ClientCertificate;
 pub(crate) use error::{CertificateError, TlsError};

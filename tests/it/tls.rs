@@ -17,7 +17,7 @@ use rustls::{
 };
 
 use crate::support::{
-    Client, End, PATIENCE, Server, Setup, Signal, free_port, pattern, wait_until,
+    Client, End, PATIENCE, Pid, Server, Setup, Signal, free_port, pattern, wait_until,
 };
 
 pub(crate) const LISTEN: &str = "{ address = \"127.0.0.1:0\", tls = true }";
@@ -557,6 +557,52 @@ fn an_upgrade_leaves_tls_connections_until_they_speak_and_resumes_their_sessions
     let mut tls = connect(server.address(), &config, "a.test").expect("a handshake");
     assert_eq!(tls.conn.handshake_kind(), Some(HandshakeKind::Resumed));
     assert_eq!(get(&mut tls, "a.test").expect("an answer").0, 200);
+}
+
+#[test]
+fn an_upgrade_keeps_certificates_that_are_broken_on_disk_by_then_and_self_signed_ones() {
+    let authority = Authority::new();
+    let (exact, exact_key) = authority.issue(&["c.w.test"]);
+    let (wild, wild_key) = authority.issue(&["*.w.test"]);
+    let setup = authority.setup(&["a.test", "b.test"]);
+    let setup = setup.file("certs/0.pem", wild).file("certs/0.key", wild_key);
+    let setup = setup.file("certs/c.pem", exact).file("certs/c.key", exact_key);
+    let shared = "tls = {}\nrespond = { body = \"c.w.test\" }";
+    let own = "tls = { self_signed = true }\nrespond = { body = \"self.test\" }";
+    let mut server = setup
+        .app("c.w.test", shared)
+        .app("self.test", &format!("{own}\n[tls]\ncertificates = [\"certs\"]"))
+        .start();
+    let key = fs::read_to_string(server.dir().join("a.test.key")).expect("a key");
+    let hosts = ["a.test", "b.test", "c.w.test", "self.test"];
+    let address = server.address();
+    let served = |host: &str| {
+        let arguments = ["s_client", "-connect", &address.to_string(), "-servername", host];
+        let said = foreign("openssl", &arguments, "").unwrap_or_default();
+        let begin = said.find("-----BEGIN CERTIFICATE-----");
+        begin.map(|begin| said[begin..].split("-----END").next().unwrap_or_default().to_owned())
+    };
+    let before = hosts.map(served);
+    assert!(before.iter().all(Option::is_some), "{before:?}");
+    fs::write(server.dir().join("a.test.pem"), "").expect("a file");
+    fs::remove_file(server.dir().join("b.test.key")).expect("a removal");
+    fs::write(server.dir().join("certs/c.key"), &key).expect("a file");
+    Server::adopt_orphans();
+    for _ in 0..2 {
+        let done = server.admin().post("/upgrade");
+        let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        server.follow(pid.unwrap_or_else(|| panic!("{done}")));
+        assert_eq!(hosts.map(served), before);
+    }
+    let events = server.events();
+    let rejected = events.iter().filter(|event| event.name == "certificate_rejected");
+    let kept = rejected.filter(|event| event.field("kept") == Some("true")).count();
+    assert!(kept >= 6, "three of each upgrade: {kept}");
+    // A renewal afterwards is noticed.
+    renew(&server, "a.test", &authority.issue(&["a.test"]));
+    assert!(wait_until(PATIENCE, || served("a.test") != before[0]));
+    let secret = key.lines().nth(1).expect("a line");
+    assert!(server.log_lines().iter().all(|line| !line.contains(secret)));
 }
 
 #[test]

@@ -11,6 +11,8 @@
 //! - An app whose certificate can't be used keeps the one before; without one it isn't served over
 //!   TLS, and no other app is touched (I8).
 //! - A self-signed certificate is made once for an app and its names.
+//! - An upgrade hands all of them to the new process ([`handed`]), for which they are those before:
+//!   a certificate that is broken on disk by then, or whose key this user can't read, is kept.
 //!
 //! # Files that change by themselves
 //!
@@ -37,6 +39,7 @@
 //! - A pair of files of which one is new and the other still old doesn't fit together. It is
 //!   reported, the certificate before stays, and each look reads the pair again until it fits.
 
+mod handed;
 mod kept;
 mod remarks;
 mod sources;
@@ -44,6 +47,7 @@ mod state;
 mod wanted;
 mod watch;
 
+pub(crate) use handed::HandedCertificates;
 pub(crate) use remarks::Remarks;
 pub(crate) use state::{Certificates, NewTable};
 pub(crate) use watch::{CertificateWatch, Look, certificate_watch};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    handed::PairOnItsWay,
     kept::{Kept, Loaded, Reading},
     wanted::Wanted,
 };
@@ -79,6 +80,20 @@ impl Sources {
     /// What was read from a file of `client_ca`.
     pub(super) fn client_ca(&self, file: &Path) -> Option<&Kept<ClientCa>> {
         self.client_cas.get(file).map(|kept| &**kept)
+    }
+
+    /// What another process has read.
+    pub(super) fn handed(pairs: Vec<PairOnItsWay>) -> Self {
+        let pairs = pairs.into_iter().map(|(files, good)| (files, Kept::handed(good)));
+        Self { pairs: pairs.collect(), ..Self::default() }
+    }
+
+    /// The certificates of pairs of files, for another process.
+    pub(super) fn good(&self) -> impl Iterator<Item = PairOnItsWay> {
+        let good = |(files, kept): (&CertificateFiles, &Arc<Kept<_>>)| {
+            Some((files.clone(), kept.good.clone()?))
+        };
+        self.pairs.iter().filter_map(good)
     }
 
     /// What was read from a pair of files.

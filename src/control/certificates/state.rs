@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     super::certificate_list::{CertificateList, LiveList, RejectedCertificate},
+    handed::{AppOnItsWay, HandedCertificates},
     kept::Reading,
     remarks::{Complaint, LoadedRemark, Remarks},
     sources::Sources,
@@ -144,6 +145,41 @@ impl Certificates {
         if let Some(tickets) = TicketKeys::import(exported) {
             self.tickets = tickets;
         }
+    }
+
+    /// What the process that takes over may not be able to read.
+    pub(in super::super) fn export(&self) -> HandedCertificates {
+        let app = |served: &ServedApp| AppOnItsWay {
+            host: served.site.app.to_string(),
+            names: served.site.hosts.clone(),
+            is_self_signed: served.source == AppCertificate::SelfSigned,
+            certificate: Arc::clone(&served.site.certificate),
+            since: served.since,
+        };
+        HandedCertificates::new(self.held.served.iter().map(app), self.held.sources.good())
+    }
+
+    /// Goes on with the certificates of another process, where this one can't read the files that
+    /// its config names.
+    pub(crate) fn take_handed(&mut self, handed: &HandedCertificates) {
+        let (apps, pairs) = handed.unpack();
+        let app = |AppOnItsWay { host, names, is_self_signed, certificate, since }| ServedApp {
+            site: Site {
+                app: String::into(host),
+                hosts: names,
+                certificate,
+                policy: Policy::default(),
+            },
+            // Only the names decide whether a self-signed one is made again.
+            source: if is_self_signed {
+                AppCertificate::SelfSigned
+            } else {
+                AppCertificate::Shared
+            },
+            since,
+        };
+        let (served, sources) = (apps.into_iter().map(app).collect(), Sources::handed(pairs));
+        self.held = Arc::new(Held { served, sources, ..Held::default() });
     }
 
     /// The same with others in the place of its certificates.

@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{super::totals::Totals, relay::PassedStop};
+use super::{
+    super::{certificates::HandedCertificates, totals::Totals},
+    relay::PassedStop,
+};
 
 /// The version of the messages. Another one is refused, and the old process goes on.
 pub(super) const MESSAGES: u32 = 2;
@@ -39,6 +42,9 @@ pub(in super::super) struct HandOver {
     /// The keys of TLS tickets. Servers of older versions have none.
     #[serde(default)]
     pub(super) ticket_keys: TicketSecret,
+    /// The certificates in use. Servers of older versions hand none over.
+    #[serde(default)]
+    pub(super) certificates: HandedCertificates,
 }
 
 /// Exported keys of tickets. Not shown: no key gets into a log.

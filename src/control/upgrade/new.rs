@@ -12,7 +12,10 @@ use std::{
 use crossbeam_channel::Sender;
 
 use super::{
-    super::{changes::PutMode, control::Control, emptied::Emptied, input::Input, load::load},
+    super::{
+        certificates::HandedCertificates, changes::PutMode, control::Control, emptied::Emptied,
+        input::Input, load::load,
+    },
     channel::Channel,
     inherited::{Inherited, InheritedSockets},
     messages::{FromNew, FromOld, HandOver, HandedListener, MESSAGES},
@@ -147,6 +150,11 @@ impl TakeOver {
     /// The keys of TLS tickets, for this process to go on with.
     pub(crate) fn ticket_keys(&self) -> &[u8] {
         &self.handed.ticket_keys.0
+    }
+
+    /// The certificates in use, for this process to go on with where it can't read them itself.
+    pub(crate) fn certificates(&self) -> &HandedCertificates {
+        &self.handed.certificates
     }
 
     /// Takes the admin's socket, if it is configured so and `adopt` takes its file, by device and

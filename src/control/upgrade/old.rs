@@ -195,6 +195,7 @@ impl Operator {
             serving: Vec::new(),
             allow_empty,
             ticket_keys: TicketSecret(self.certificates.export_tickets()),
+            certificates: self.certificates.export(),
         };
         let mut descriptors = Vec::new();
         for listening in &self.listening {
