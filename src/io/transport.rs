@@ -88,6 +88,11 @@ impl Io {
     }
 
     /// What a client's TLS connection was made with.
+    pub(crate) fn served(&self) -> Option<&Served> {
+        self.tls()?.served()
+    }
+
+    /// The same, to be changed.
     pub(crate) fn served_mut(&mut self) -> Option<&mut Served> {
         match &mut self.transport {
             Transport::Plain => None,
@@ -97,7 +102,7 @@ impl Io {
 
     /// The certificate that a client has shown in a handshake that is over.
     pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
-        self.tls()?.served()?.client_certificate()
+        self.served()?.client_certificate()
     }
 
     /// A client's handshake is over: keeps what it has shown.

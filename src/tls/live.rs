@@ -79,8 +79,18 @@ pub(crate) struct Served {
     site: Arc<SiteTls>,
     /// What the client has shown in the handshake.
     certificate: Option<ClientCertificate>,
-    /// As it was sent, under this generation: most requests of a connection are for one host.
-    checked: Option<(u64, Box<[u8]>)>,
+    /// Most requests of a connection are for one host.
+    checked: Option<Checked>,
+}
+
+/// A host that a connection may serve.
+struct Checked {
+    /// Of the table that says so.
+    generation: u64,
+    /// As it was sent.
+    host: Option<Box<[u8]>>,
+    /// The first host of its app.
+    app: Arc<str>,
 }
 
 impl Served {
@@ -98,23 +108,30 @@ impl Served {
         self.certificate = ClientCertificate::read(der);
     }
 
-    /// Whether the connection may carry a request for this host, in any case (I12).
-    pub(crate) fn may_serve(&mut self, host: &[u8], view: &mut TableView) -> bool {
+    /// Whether the connection may carry a request for this host, in any case (I12). A request that
+    /// names none is for the default app.
+    pub(crate) fn may_serve(&mut self, host: Option<&[u8]>, view: &mut TableView) -> bool {
         view.refresh();
-        if self.checked.as_ref().is_some_and(|(generation, checked)| {
-            *generation == view.generation && **checked == *host
+        if self.checked.as_ref().is_some_and(|checked| {
+            checked.generation == view.generation && checked.host.as_deref() == host
         }) {
             return true;
         }
-        let name = String::from_utf8_lossy(host).to_ascii_lowercase();
-        let may = match view.table.choose(Some(&name)) {
-            Some(other) => self.site.may_serve(&name, other),
-            None => false,
-        };
-        if may {
-            self.checked = Some((view.generation, host.into()));
-        }
-        may
+        let name = host.map(|host| String::from_utf8_lossy(host).to_ascii_lowercase());
+        let site = view.table.choose(name.as_deref());
+        let site = site.filter(|site| self.site.may_serve(name.as_deref(), site));
+        self.checked = site.map(|site| Checked {
+            generation: view.generation,
+            host: host.map(Into::into),
+            app: Arc::clone(site.app()),
+        });
+        self.checked.is_some()
+    }
+
+    /// Whether the host that it may serve is this app's. The table doesn't know the apps that it
+    /// has no certificate for and that no config names: there the default app's would do.
+    pub(crate) fn is_for(&self, app: &str) -> bool {
+        self.checked.as_ref().is_some_and(|checked| *checked.app == *app)
     }
 }
 
@@ -140,17 +157,20 @@ mod tests {
         let site = Arc::clone(view.table().choose(Some("a.example")).unwrap());
         let mut served = Served::new(site);
         for host in ["a.example", "A.Example", "a.example"] {
-            assert!(served.may_serve(host.as_bytes(), &mut view), "{host}");
+            assert!(served.may_serve(Some(host.as_bytes()), &mut view), "{host}");
         }
-        assert!(!served.may_serve(b"b.example", &mut view), "not covered");
-        assert!(!served.may_serve(b"unknown", &mut view));
+        assert!(!served.may_serve(Some(b"b.example"), &mut view), "not covered");
+        assert!(!served.may_serve(Some(b"unknown"), &mut view));
         // Renewed: another certificate of the same app.
         publish(&["a.example"], &Policy::default());
-        assert!(served.may_serve(b"a.example", &mut view));
+        assert!(served.may_serve(Some(b"a.example"), &mut view));
         let client = Some((authority.client_ca(), ClientAuth::Require));
         publish(&["a.example"], &Policy { client, ..Policy::default() });
-        assert!(!served.may_serve(b"a.example", &mut view), "made without a client certificate");
+        assert!(
+            !served.may_serve(Some(b"a.example"), &mut view),
+            "made without a client certificate"
+        );
         publish(&[], &Policy::default());
-        assert!(!served.may_serve(b"a.example", &mut view));
+        assert!(!served.may_serve(Some(b"a.example"), &mut view));
     }
 }

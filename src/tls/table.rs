@@ -96,8 +96,7 @@ impl SiteTls {
     }
 
     /// The first host of the app.
-    #[cfg(test)]
-    pub(crate) fn app(&self) -> &str {
+    pub(crate) fn app(&self) -> &Arc<str> {
         &self.app
     }
 
@@ -110,8 +109,9 @@ impl SiteTls {
     /// Whether a connection that was made with this may carry a request for a host (lower case)
     /// whose site is `other` (RFC 9110 §15.5.20). It may if both demand the same of a connection,
     /// and the app is the same or the connection's certificate covers the host (I12).
-    pub(crate) fn may_serve(&self, host: &str, other: &Self) -> bool {
-        self.policy == other.policy && (self.app == other.app || self.certificate.covers(host))
+    pub(crate) fn may_serve(&self, host: Option<&str>, other: &Self) -> bool {
+        let covers = || host.is_some_and(|host| self.certificate.covers(host));
+        self.policy == other.policy && (self.app == other.app || covers())
     }
 
     pub(super) fn config(&self) -> &Arc<ServerConfig> {
@@ -150,7 +150,7 @@ mod tests {
         let with_default = table(&hosts, Some("other"));
         let without = table(&hosts, None);
         let app =
-            |table: &CertificateTable, host| table.choose(host).map(|site| site.app().to_owned());
+            |table: &CertificateTable, host| table.choose(host).map(|site| site.app().to_string());
         for (host, expected) in [
             ("a.example", "a.example"),
             ("A.EXAMPLE", "a.example"),
@@ -192,7 +192,7 @@ mod tests {
         let table = CertificateTable::new(sites, &[], None, &[], &TicketKeys::generate(0).unwrap());
         let serves = |connected: &str, host: &str| {
             let connected = table.choose(Some(connected)).unwrap();
-            connected.may_serve(host, table.choose(Some(host)).unwrap())
+            connected.may_serve(Some(host), table.choose(Some(host)).unwrap())
         };
         assert!(serves("a.example", "a.example") && serves("a.example", "b.example"));
         assert!(!serves("a.example", "c.example"), "not covered");

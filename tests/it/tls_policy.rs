@@ -136,6 +136,35 @@ fn a_client_certificate_cannot_be_got_around() {
 }
 
 #[test]
+fn an_app_that_the_table_does_not_know_is_not_served_by_the_default_apps_tls() {
+    let server = Authority::new();
+    let running = setup(&server, &server, &[("a.test", "", "respond = { body = \"a\" }")])
+        .server("default_app = \"a.test\"")
+        .start();
+    let app = serde_json::json!({ "respond": { "body": "b" } });
+    running.admin().put("/apps/b.test", &app);
+    let mut tls = connect(running.address(), &server.client(), "a.test").expect("a handshake");
+    for (host, status) in [("a.test", 200), ("b.test", 421), ("unknown.test", 200)] {
+        assert_eq!(get(&mut tls, host).expect("an answer").0, status, "{host}");
+    }
+    let (head, _) =
+        exchange(&mut tls, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("an answer");
+    assert!(head.contains(" 200 "), "the default app: {head}");
+}
+
+#[test]
+fn a_request_without_a_host_does_not_reach_a_default_app_of_another_policy() {
+    let server = Authority::new();
+    let strict = ", min_version = \"1.3\"";
+    let apps = [("a.test", strict, "respond = {}"), ("b.test", "", "respond = {}")];
+    let running = setup(&server, &server, &apps).server("default_app = \"a.test\"").start();
+    let mut tls = connect(running.address(), &server.client(), "b.test").expect("a handshake");
+    let (head, _) =
+        exchange(&mut tls, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("an answer");
+    assert!(head.contains(" 421 "), "{head}");
+}
+
+#[test]
 fn authorities_of_clients_that_cannot_be_used_leave_the_app_out_of_tls() {
     let (server, clients) = (Authority::new(), Authority::new());
     let respond = "respond = { body = \"secret\" }";

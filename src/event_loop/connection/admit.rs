@@ -19,6 +19,7 @@ use crate::{
     http::{Method, Refused, RequestHead, StreamId},
     message::Class,
     registry::Refusal,
+    tls::Served,
 };
 
 impl Connection {
@@ -45,9 +46,15 @@ impl Connection {
                     // The reply borrows from the app; the loop entry keeps the app alive
                     // beside the guard.
                     let loop_entry = guard.loop_entry();
+                    let is_for = |served: &Served| served.is_for(loop_entry.entry().host());
+                    let is_misdirected = self.io.served().is_some_and(|served| !is_for(served));
                     self.begin_exchange(stream, Some(head), Some(guard), uncounted, cx);
                     return self.with_exchange_of(stream, |exchange, out| match refused {
                         Some(refused) => exchange.respond(exchange::refused(refused), out, cx),
+                        None if is_misdirected => {
+                            let answer = Reply::Full(exchange::misdirected());
+                            exchange.answer_or_park(answer, out, cx);
+                        }
                         None => exchange.answer_by_app(loop_entry.entry(), head, out, cx),
                     });
                 }

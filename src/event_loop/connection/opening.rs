@@ -65,8 +65,8 @@ impl Connection {
 
     /// Whether a request is for a host that this connection must not serve (I12).
     pub(super) fn is_misdirected(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) -> bool {
-        let (Some(served), Some(host)) = (self.io.served_mut(), head.host()) else { return false };
-        !served.may_serve(host.as_bytes(), &mut cx.tls.view)
+        let Some(served) = self.io.served_mut() else { return false };
+        !served.may_serve(head.host().map(|host| host.as_bytes()), &mut cx.tls.view)
     }
 
     /// Begins the session that the hello asks for, if that is complete.
