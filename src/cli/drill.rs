@@ -5,8 +5,12 @@
 //! [`crate::drill`]. The server is one of three: this binary, started with apps of its own; a
 //! running Tidegate; or any server at a URL, with a shell command as the action.
 
+mod announcement;
+mod handshakes;
 mod print;
+mod rows;
 mod server;
+mod tls_options;
 
 use std::{
     fs,
@@ -27,21 +31,22 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::{DONE, FAILED, Place, failure::Failure, show};
 use crate::{
     config::{UnitError, parse_duration},
-    drill::{self, Action, Actor, ClientKind, LoadSettings, Pace, Shell, Target},
-    duration::milliseconds,
+    drill::{
+        self, Action, Actor, ClientKind, ClientsTls, LoadSettings, Pace, Shell, Target, Trust,
+        Witness,
+    },
     http::Host,
 };
+use announcement::Announcement;
 use print::Report;
 use server::{Found, Tidegate};
+use tls_options::TlsOptions;
 
 /// The default shortest and longest pause of thinking clients.
 const THINK: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(2500));
 
 /// The time-out of a request that learns a target's status.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-
-/// More targets are only counted.
-const TARGETS_SHOWN: usize = 10;
 
 /// How long the load runs before the first action and after the last.
 const MARGIN: Duration = Duration::from_millis(500);
@@ -54,9 +59,12 @@ pub(super) struct Drill {
     #[arg(long, group = "live")]
     running: bool,
 
-    /// Drill any server at this URL: http://ADDRESS:PORT
+    /// Drill any server at this URL: http://ADDRESS:PORT or https://NAME:PORT
     #[arg(long, value_name = "URL", group = "live")]
     url: Option<String>,
+
+    #[command(flatten)]
+    tls: TlsOptions,
 
     /// A host to request; can be repeated. Default: the host in the URL or, with --running, every
     /// host that the server serves. With --running, actions apply to these apps only
@@ -76,7 +84,8 @@ pub(super) struct Drill {
     command: Option<String>,
 
     /// What to do to the server. Default: reload, replace, remove+add, drain+resume, upgrade and
-    /// stop+start; with --running: reload and replace; with --command: command
+    /// stop+start, with --tls also renew; with --running: reload and replace; with --command:
+    /// command
     #[arg(long, value_name = "LIST", value_delimiter = ',', hide_possible_values = true)]
     actions: Vec<Action>,
 
@@ -138,6 +147,8 @@ pub(super) struct Drill {
 struct Course {
     address: SocketAddr,
     targets: Vec<Target>,
+    /// Whose certificates the clients accept, if they speak TLS.
+    trust: Option<Trust>,
     actor: Driver,
     /// Apps that a reload will change back or remove, because the config differs.
     unknown_to_config: Vec<String>,
@@ -151,6 +162,7 @@ enum Driver {
 
 impl Drill {
     pub(super) fn run(&self, place: &Place) -> Result<u8, Failure> {
+        self.tls.check(self.url.as_deref())?;
         let actions = self.actions()?;
         raise_descriptor_limit();
         let interrupted = Arc::new(AtomicBool::new(false));
@@ -158,27 +170,24 @@ impl Drill {
             signal_hook::flag::register(signal, Arc::clone(&interrupted))
                 .map_err(|error| failed(&error))?;
         }
-        let Course { address, targets, mut actor, unknown_to_config } = self.course(place)?;
-        let before = self.probe(address, &targets)?;
+        let Course { address, targets, trust, mut actor, unknown_to_config } =
+            self.course(place)?;
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-        let settings = LoadSettings {
-            address,
-            targets,
-            rate: self.rate,
-            kinds: self.kinds(),
-            think: self.think.unwrap_or(THINK),
-            seed,
-            connections: self.connections.into(),
-            distance: self.distance,
-            timeout: self.timeout,
-            settle: MARGIN,
-        };
+        let settings = self.settings(address, targets, trust.as_ref(), seed)?;
+        if let (Driver::Tidegate(tidegate), Some(tls)) = (&mut actor, &settings.tls) {
+            let targets = settings.targets.iter().enumerate();
+            let witness = |target| Witness::new(address, tls, target, self.timeout);
+            tidegate.watch(targets.map(witness).collect());
+        }
+        let asked = self.probe(&settings)?;
+        let before = statuses(&asked);
         let planned = drill::actions(seed, &actions, self.count.get());
         if !self.json || io::stderr().is_terminal() {
             let least = self.every.saturating_mul(u32::try_from(planned.len()).unwrap_or(u32::MAX));
             let plan = Announcement {
                 settings: &settings,
-                before: &before,
+                trust: trust.as_ref(),
+                before: &asked,
                 actions: &actions,
                 count: self.count.get(),
                 least: least + 2 * MARGIN,
@@ -190,13 +199,14 @@ impl Drill {
         let loaded = drill::run(&settings, &before, &planned, pace, actor.actor(), &interrupted);
         let loaded = loaded.map_err(|error| failed(&error))?;
         // If the server is gone, the requests that were not accepted show it.
-        let after = self.probe(address, &settings.targets);
+        let after = self.probe(&settings).map(|asked| statuses(&asked));
         let after = after.unwrap_or_else(|_| vec![None; settings.targets.len()]);
         let is_as_before = before.iter().zip(&after).all(|(before, after)| {
             let both = before.zip(*after);
             both.is_none_or(|(before, after)| before == after)
         });
         let is_clean = loaded.ledger.is_clean() && is_as_before;
+        let upgrades = actor.upgrades();
         let log = actor.end(is_clean)?;
         if let Some(path) = &self.svg {
             let picture = drill::draw(&loaded.ledger, loaded.time);
@@ -210,16 +220,41 @@ impl Drill {
             interrupted: interrupted.load(Ordering::Relaxed),
             is_clean,
             after: &after,
+            upgrades,
             log: log.as_deref(),
         };
         show::print(&if self.json { report.json() } else { report.text() })?;
         Ok(if is_clean { DONE } else { FAILED })
     }
 
-    /// The status of each target now, without load.
-    fn probe(&self, address: SocketAddr, targets: &[Target]) -> Result<Vec<Option<u16>>, Failure> {
-        let ask = |target| drill::probe(address, target, self.timeout.min(PROBE_MAX));
-        let asked: io::Result<Vec<_>> = targets.iter().map(ask).collect();
+    fn settings(
+        &self,
+        address: SocketAddr,
+        targets: Vec<Target>,
+        trust: Option<&Trust>,
+        seed: u64,
+    ) -> Result<LoadSettings, Failure> {
+        let tls = trust.map(|trust| ClientsTls::new(&targets, trust)).transpose();
+        Ok(LoadSettings {
+            address,
+            targets,
+            tls: tls.map_err(Failure::Unended)?,
+            rate: self.rate,
+            kinds: self.kinds(),
+            think: self.think.unwrap_or(THINK),
+            seed,
+            connections: self.connections.into(),
+            distance: self.distance,
+            timeout: self.timeout,
+            settle: MARGIN,
+        })
+    }
+
+    /// The status of each target now, without load, or why it has none.
+    fn probe(&self, settings: &LoadSettings) -> Result<Vec<Result<u16, String>>, Failure> {
+        let LoadSettings { address, targets, tls, .. } = settings;
+        let patience = self.timeout.min(PROBE_MAX);
+        let asked = drill::probe(*address, targets, tls.as_ref(), patience);
         asked.map_err(|error| Failure::Unended(format!("no server answers at {address}: {error}")))
     }
 
@@ -242,27 +277,29 @@ impl Drill {
     /// The chosen actions, or the default for this server.
     fn actions(&self) -> Result<Vec<Action>, Failure> {
         use Action::{
-            Command, DrainResume, Nothing, Reload, RemoveAdd, Replace, StopStart, Upgrade,
+            Command, DrainResume, Nothing, Reload, RemoveAdd, Renew, Replace, StopStart, Upgrade,
         };
+        const OWN: &[Action] = &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart];
+        const OWN_TLS: &[Action] =
+            &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart, Renew];
         let (server, possible, usual): (_, &[Action], &[Action]) = match &self.url {
-            Some(_) if self.command.is_some() => ("at a URL", &[Command, Nothing], &[Command]),
-            Some(_) => ("at a URL, without --command", &[Nothing], &[Nothing]),
+            Some(_) if self.command.is_some() => ("at a URL", &[Command], &[Command]),
+            Some(_) => ("at a URL, without --command", &[], &[Nothing]),
             None if self.running => (
                 "that is already running",
-                &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, Nothing],
+                &[Reload, Replace, RemoveAdd, DrainResume, Upgrade],
                 &[Reload, Replace],
             ),
-            None => (
-                "of the drill",
-                &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart, Nothing],
-                &[Reload, Replace, RemoveAdd, DrainResume, Upgrade, StopStart],
-            ),
+            None if self.tls.is_on(None) => ("of the drill", OWN_TLS, OWN_TLS),
+            None => ("of the drill, without --tls", OWN, OWN),
         };
         let asked = if self.actions.is_empty() { usual.to_vec() } else { self.actions.clone() };
-        match asked.iter().find(|action| !possible.contains(action)) {
+        let is_possible = |action: &Action| *action == Nothing || possible.contains(action);
+        match asked.iter().find(|action| !is_possible(action)) {
             None => Ok(asked),
             Some(action) => {
-                let names: Vec<&str> = possible.iter().map(|action| action.name()).collect();
+                let possible = possible.iter().chain(&[Nothing]);
+                let names: Vec<&str> = possible.map(|action| action.name()).collect();
                 Err(Failure::Usage(format!(
                     "--actions: {} is not possible with a server {server}; possible: {}",
                     action.name(),
@@ -273,33 +310,39 @@ impl Drill {
     }
 
     fn course(&self, place: &Place) -> Result<Course, Failure> {
+        let is_tls = self.tls.is_on(self.url.as_deref());
+        let trust = is_tls.then(|| self.tls.trust());
         if let Some(url) = &self.url {
             let (address, targets) = self.url_targets(url)?;
             let actor = Driver::Shell(Shell { command: self.command.clone() });
-            return Ok(Course { address, targets, actor, unknown_to_config: Vec::new() });
+            return Ok(Course { address, targets, trust, actor, unknown_to_config: Vec::new() });
         }
         if !self.running {
-            let (tidegate, address, targets) = Tidegate::start()?;
+            let (tidegate, address, targets, trust) = Tidegate::start(is_tls)?;
             let actor = Driver::Tidegate(Box::new(tidegate));
-            return Ok(Course { address, targets, actor, unknown_to_config: Vec::new() });
+            return Ok(Course { address, targets, trust, actor, unknown_to_config: Vec::new() });
         }
         let Found { tidegate, address, hosts, unknown_to_config } =
-            Tidegate::find(place, &self.hosts)?;
+            Tidegate::find(place, &self.hosts, is_tls)?;
         let targets = self.targets(&hosts)?;
         let actor = Driver::Tidegate(Box::new(tidegate));
-        Ok(Course { address, targets, actor, unknown_to_config })
+        Ok(Course { address, targets, trust, actor, unknown_to_config })
     }
 
     fn url_targets(&self, url: &str) -> Result<(SocketAddr, Vec<Target>), Failure> {
         let usage =
             |why: &str| Failure::Usage(format!("--url {url}: {why}; write http://127.0.0.1:8080"));
-        let authority = url.strip_prefix("http://").ok_or_else(|| usage("not plain HTTP"))?;
+        let (authority, port) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(authority), _) => (authority, 80),
+            (None, Some(authority)) => (authority, 443),
+            (None, None) => return Err(usage("neither http:// nor https://")),
+        };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         if Host::parse(authority.as_bytes()).is_none() {
             return Err(usage("no address"));
         }
         let has_port = authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
-        let with_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let with_port = if has_port { authority.into() } else { format!("{authority}:{port}") };
         let mut found = with_port.to_socket_addrs().map_err(|error| usage(&error.to_string()))?;
         let address = found.next().ok_or_else(|| usage("no address"))?;
         let own = [authority.to_owned()];
@@ -328,52 +371,19 @@ impl Drill {
     }
 }
 
-/// What is printed before the drill.
-struct Announcement<'a> {
-    settings: &'a LoadSettings,
-    before: &'a [Option<u16>],
-    actions: &'a [Action],
-    count: usize,
-    least: Duration,
-    unknown_to_config: &'a [String],
-}
-
-impl Announcement<'_> {
-    fn text(&self) -> String {
-        let LoadSettings { address, rate, seed, targets, kinds, .. } = self.settings;
-        let least = show::coarse(milliseconds(self.least));
-        let mut lines = vec![format!("drilling {address}: {rate} requests/s for at least {least}")];
-        let asked = targets.iter().zip(self.before).take(TARGETS_SHOWN);
-        lines.extend(asked.map(|(Target { host, path, .. }, status)| match status {
-            Some(status) => format!("  requests {host}{path}, which answers {status}"),
-            None => format!("  requests {host}{path}, which does not answer"),
-        }));
-        if targets.len() > TARGETS_SHOWN {
-            lines.push(format!("  and {} more", targets.len() - TARGETS_SHOWN));
-        }
-        let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
-        let no_post =
-            if kinds.contains(&ClientKind::Post) { "" } else { "; no POST without --post" };
-        lines.push(format!("  clients: {}{no_post}", names.join(", ")));
-        let times = |action: &Action| format!("{} \u{d7} {}", self.count, action.name());
-        let actions: Vec<String> = self.actions.iter().map(times).collect();
-        lines.push(format!("  actions: {}", actions.join(", ")));
-        if self.actions.contains(&Action::Reload) && !self.unknown_to_config.is_empty() {
-            lines.push(format!(
-                "  a reload removes apps that commands made, or resets them: {}",
-                self.unknown_to_config.join(", ")
-            ));
-        }
-        lines.push(format!("  --seed {seed} repeats this drill; ^C ends it early\n"));
-        lines.iter().map(|line| show::clean(line.trim_end())).collect::<Vec<_>>().join("\n") + "\n"
-    }
-}
-
 impl Driver {
     fn actor(&mut self) -> &mut dyn Actor {
         match self {
             Self::Shell(shell) => shell,
             Self::Tidegate(tidegate) => &mut **tidegate,
+        }
+    }
+
+    /// After how many upgrades a client's session was resumed, and how many upgrades were watched.
+    fn upgrades(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Shell(_) => None,
+            Self::Tidegate(tidegate) => tidegate.upgrades(),
         }
     }
 
@@ -384,6 +394,11 @@ impl Driver {
             Self::Tidegate(tidegate) => tidegate.end(is_clean),
         }
     }
+}
+
+/// The statuses of answers; `None` where there was none.
+fn statuses(asked: &[Result<u16, String>]) -> Vec<Option<u16>> {
+    asked.iter().map(|answer| answer.as_ref().ok().copied()).collect()
 }
 
 fn parse_time(text: &str) -> Result<Duration, UnitError> {

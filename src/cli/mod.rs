@@ -140,12 +140,13 @@ enum Command {
     #[command(after_help = "Example:\n  tidegate events --json")]
     Events(events::Events),
     /// Put a server under load, change it repeatedly, and account for every request
-    #[command(after_help = "Actions: reload, replace, remove+add, drain+resume, upgrade, \
+    #[command(after_help = "Actions: reload, renew, replace, remove+add, drain+resume, upgrade, \
                             stop+start, command, nothing\n\nExit codes: 0 nothing was lost and \
                             every action succeeded, 1 otherwise, 2 usage error\n\nExamples:\n  \
-                            tidegate drill --count 100 --svg drill.svg\n  tidegate drill \
-                            --running --actions reload\n  tidegate drill --url \
-                            http://127.0.0.1:8080 --host shop.example --command 'nginx -s reload'")]
+                            tidegate drill --count 100 --svg drill.svg\n  tidegate drill --tls \
+                            --actions renew,upgrade\n  tidegate drill --running --actions \
+                            reload\n  tidegate drill --url http://127.0.0.1:8080 --host \
+                            shop.example --command 'nginx -s reload'")]
     Drill(drill::Drill),
     /// Print the completion script for a shell
     #[command(after_help = "Example:\n  tidegate completions bash \

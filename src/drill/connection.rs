@@ -3,8 +3,10 @@
 //!
 //! ```text
 //! dial ► Connecting ──established──► Busy ──answer, kept──► Idle ──next request──► Busy
-//!             │                        ├───answer, not kept──► Closing ──EOF──► dropped
-//!             └──refused, no answer──► └───cut, reset, no answer──► dropped
+//!             │            │ ▲         ├───answer, not kept──► Closing ──EOF──► dropped
+//!             │        TLS ▼ │ over    └───cut, reset, no answer──► dropped
+//!             │          Handshaking ──failed──► dropped
+//!             └──refused, no answer──► dropped
 //! Busy:  sending ──all written──► waiting ──first byte──► reading
 //! ```
 //! - A request is never sent twice: a request that the server loses is reported as lost.
@@ -27,13 +29,18 @@ use mio::{Interest, Registry, Token, net::TcpStream};
 use socket2::{Domain, Socket, Type};
 
 use super::{
+    handshakes::EndedHandshake,
     outcome::{FailureDetails, RequestOutcome, RequestPhase},
-    plan::{ClientKind, Target},
-    request::{HALF, write_batch},
+    plan::ClientKind,
+    request::{Batch, HALF, LeaveAt, write_batch},
+    wire::{Agreed, Wire, reason},
 };
-use crate::http::{
-    FieldTable, Limits,
-    h1::{self, ClientEvent},
+use crate::{
+    http::{
+        FieldTable, Limits,
+        h1::{self, ClientEvent},
+    },
+    tls::ClientTls,
 };
 
 /// Limits for the head of an answer.
@@ -47,9 +54,8 @@ const PIECE_BYTES: usize = 64 << 10;
 const PIECE_PAUSE: Duration = Duration::from_millis(4);
 
 /// A connection of a client.
-#[derive(Debug)]
 pub(super) struct DrillConnection {
-    stream: TcpStream,
+    wire: Wire<TcpStream>,
     state: ConnectionPhase,
     kind: ClientKind,
     /// The current request, or the last one.
@@ -67,6 +73,8 @@ pub(super) struct DrillConnection {
     served: u64,
     dialed: Duration,
     connected: Option<Duration>,
+    /// What a handshake came to that isn't reported yet.
+    agreed: Option<Agreed>,
     /// When a request that was sent from far away reaches the server.
     arrival: Duration,
     /// No reads or writes before this moment.
@@ -79,26 +87,10 @@ pub(super) struct DrillConnection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectionPhase {
     Connecting,
+    Handshaking,
     Busy,
     Idle,
     Closing,
-}
-
-/// When a leaving client closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LeaveAt {
-    /// After it has sent the request.
-    BeforeAnswer,
-    /// After the answer has begun. The answer may be complete by then.
-    WithinAnswer,
-}
-
-/// Requests that are sent at once.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Batch<'a> {
-    pub(super) kind: ClientKind,
-    pub(super) target: &'a Target,
-    pub(super) leaves: Option<LeaveAt>,
 }
 
 /// The result of [`DrillConnection::advance`].
@@ -129,6 +121,7 @@ impl DrillConnection {
     /// Starts connecting, to send these requests.
     pub(super) fn dial(
         address: SocketAddr,
+        tls: Option<&ClientTls>,
         batch: Batch<'_>,
         (registry, token): (&Registry, Token),
         now: Duration,
@@ -150,7 +143,7 @@ impl DrillConnection {
         let mut out = Vec::new();
         let (exchange, behind) = write_batch(batch.kind, batch.target, &mut out);
         Ok(Self {
-            stream,
+            wire: Wire::new(stream, tls)?,
             state: ConnectionPhase::Connecting,
             kind: batch.kind,
             exchange,
@@ -165,6 +158,7 @@ impl DrillConnection {
             served: 0,
             dialed: now,
             connected: None,
+            agreed: None,
             arrival: Duration::ZERO,
             resume: None,
             paused: Duration::ZERO,
@@ -183,8 +177,21 @@ impl DrillConnection {
 
     /// Whether a kept connection is still open, as far as the client can know.
     pub(super) fn is_open(&mut self) -> bool {
-        let read = self.stream.read(&mut [0; 1]);
+        let read = self.wire.read(&mut [0; 1]);
         read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// The handshake, if it has succeeded since the last call. It ends now: a busy machine may
+    /// answer within one call of [`DrillConnection::advance`].
+    pub(super) fn take_handshake(&mut self, now: Duration) -> Option<EndedHandshake> {
+        let Agreed { is_resumed, version, cipher, .. } = self.agreed.take()?;
+        let begun = self.handshake_begun();
+        Some(EndedHandshake { begun, ended: now, is_resumed, version, cipher })
+    }
+
+    /// When the handshake began, or would have begun.
+    pub(super) fn handshake_begun(&self) -> Duration {
+        self.connected.unwrap_or(self.dialed)
     }
 
     /// How long the client has paused within the request.
@@ -200,11 +207,11 @@ impl DrillConnection {
     /// Continues as far as the socket allows. `scratch` is the read buffer.
     pub(super) fn advance(&mut self, now: Duration, scratch: &mut [u8]) -> Progress {
         match self.state {
-            ConnectionPhase::Busy => {}
+            ConnectionPhase::Busy | ConnectionPhase::Handshaking => {}
             ConnectionPhase::Connecting => match self.established() {
                 Ok(true) => {
                     self.connected = Some(now);
-                    self.state = ConnectionPhase::Busy;
+                    self.state = ConnectionPhase::Handshaking;
                 }
                 Ok(false) => return Progress::Waiting,
                 Err(error) => {
@@ -217,11 +224,17 @@ impl DrillConnection {
             },
             ConnectionPhase::Idle | ConnectionPhase::Closing => return self.read_out(scratch),
         }
+        if self.state == ConnectionPhase::Handshaking
+            && let Some(progress) = self.shake_hands()
+        {
+            return progress;
+        }
         if now < self.arrival {
             return Progress::Until(self.arrival);
         }
         self.write(now);
-        let is_sent = self.exchange.request_done() && self.written == self.out.len();
+        let is_written = self.exchange.request_done() && self.written == self.out.len();
+        let is_sent = is_written && self.wire.is_flushed();
         if self.leaves == Some(LeaveAt::BeforeAnswer) && is_sent {
             return Progress::Done(RequestOutcome::Left, AfterRequest::Drop);
         }
@@ -233,31 +246,50 @@ impl DrillConnection {
         }
         let paces = self.kind == ClientKind::Slow;
         let piece = if paces { PIECE_BYTES.min(scratch.len()) } else { scratch.len() };
+        // A record of TLS is smaller than a piece.
+        let mut left = piece;
         loop {
             if paces && let Some(at) = self.resume.filter(|at| *at > now) {
                 return Progress::Until(at);
             }
-            match self.stream.read(&mut scratch[..piece]) {
+            match self.wire.read(&mut scratch[..left]) {
                 Ok(0) => return self.receive_eof(),
                 Ok(read) => {
                     if let Some(done) = self.receive(&scratch[..read]) {
                         return done;
                     }
                     if paces {
-                        self.resume = Some(now + PIECE_PAUSE);
+                        left -= read;
+                        self.resume = (left == 0).then_some(now + PIECE_PAUSE);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if left < piece {
+                        self.resume = Some(now + PIECE_PAUSE);
+                    }
                     return match (self.write_error.take(), self.resume) {
                         // After a failed write and a drained socket, no answer can follow.
-                        (Some(error), _) => self.fail(&error.to_string()),
+                        (Some(error), _) => self.fail(&reason(&error)),
                         (None, Some(at)) if at > now => Progress::Until(at),
                         _ => Progress::Waiting,
                     };
                 }
-                Err(error) => return self.fail(&error.to_string()),
+                Err(error) => return self.fail(&reason(&error)),
             }
+        }
+    }
+
+    /// Goes on with the handshake, if there is one. `None`: requests can be sent.
+    fn shake_hands(&mut self) -> Option<Progress> {
+        match self.wire.shake_hands() {
+            Ok(agreed) => {
+                self.state = ConnectionPhase::Busy;
+                self.agreed = agreed;
+                None
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(Progress::Waiting),
+            Err(error) => Some(self.fail(&reason(&error))),
         }
     }
 
@@ -269,7 +301,7 @@ impl DrillConnection {
     /// Reads while no request is in flight.
     fn read_out(&mut self, scratch: &mut [u8]) -> Progress {
         loop {
-            match self.stream.read(scratch) {
+            match self.wire.read(scratch) {
                 // Surplus bytes are ignored after the final answer; on an idle connection they end
                 // it.
                 Ok(1..) if self.state == ConnectionPhase::Closing => {}
@@ -281,13 +313,14 @@ impl DrillConnection {
     }
 
     fn established(&mut self) -> io::Result<bool> {
-        if let Some(error) = self.stream.take_error()? {
+        let socket = self.wire.socket();
+        if let Some(error) = socket.take_error()? {
             return Err(error);
         }
-        match self.stream.peer_addr() {
+        match socket.peer_addr() {
             Ok(_) => {
                 // The kernel may choose the port only while connecting.
-                self.port = self.stream.local_addr().map_or(self.port, |own| own.port());
+                self.port = socket.local_addr().map_or(self.port, |own| own.port());
                 Ok(true)
             }
             Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
@@ -299,7 +332,7 @@ impl DrillConnection {
     fn write(&mut self, now: Duration) {
         loop {
             while self.written < self.out.len() && self.write_error.is_none() {
-                match self.stream.write(&self.out[self.written..]) {
+                match self.wire.write(&self.out[self.written..]) {
                     Ok(written) => self.written += written,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -386,6 +419,7 @@ impl DrillConnection {
     fn failure(&self, said: &str, reset: bool) -> RequestOutcome {
         let phase = match self.state {
             ConnectionPhase::Connecting => RequestPhase::Connecting,
+            ConnectionPhase::Handshaking => RequestPhase::Handshaking,
             _ if self.received > 0 => RequestPhase::Reading,
             _ if self.exchange.request_done() && self.written == self.out.len() => {
                 RequestPhase::Waiting
@@ -404,6 +438,10 @@ impl DrillConnection {
         match phase {
             // A reset shows that a connection existed.
             RequestPhase::Connecting if !reset => RequestOutcome::NotAccepted(details),
+            RequestPhase::Connecting if self.wire.is_tls() => {
+                RequestOutcome::FailedHandshake(details)
+            }
+            RequestPhase::Handshaking => RequestOutcome::FailedHandshake(details),
             RequestPhase::Reading => RequestOutcome::Truncated(details),
             _ => RequestOutcome::Lost(details),
         }

@@ -2,7 +2,7 @@
 //!
 //! Pure: times are parameters, counted from the drill's beginning.
 //!
-//! Each request ends in exactly one of seven ways, and the sums prove it. It is booked under one
+//! Each request ends in exactly one of eight ways, and the sums prove it. It is booked under one
 //! action: the first that ran while the request was in flight, else the last that ended before,
 //! else none. An answered request counts as in flight from the moment it was due, because it may
 //! have had to wait; any other request counts from the moment it was sent. An unanswered request
@@ -13,6 +13,9 @@
 //! the first action. Example: after a reload removed its app, a target answers 404. Nothing was
 //! lost, but the answer has changed.
 //!
+//! A handshake is booked under an action likewise. One that fails takes all requests with it that
+//! were to be sent over its connection.
+//!
 //! Latency counts from the moment a request was due, not from when it was sent: time spent waiting
 //! for a connection is included. Pauses that the client or the app makes on purpose are subtracted.
 
@@ -21,7 +24,10 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::Histogram;
 
 use super::{
-    outcome::{EndedRequest, FailedRequest, FailureDetails, RequestOutcome, RequestPhase, Tally},
+    handshakes::{EndedHandshake, Handshakes},
+    outcome::{
+        Booking, EndedRequest, FailedRequest, FailureDetails, RequestOutcome, RequestPhase, Tally,
+    },
     plan::{Action, ClientKind, Target},
     timeline::{LATENCY_MAX_US, Timeline},
 };
@@ -50,16 +56,7 @@ pub(crate) struct Ledger {
     /// How long after its due time each request was handled.
     lateness: Histogram<u64>,
     timeline: Timeline,
-}
-
-/// The action that a request is booked under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Booking {
-    /// Before any action.
-    Before,
-    Under(Action),
-    /// The request was not answered, and several different actions may be the cause.
-    Several,
+    handshakes: Handshakes,
 }
 
 /// Answers with a different status than the target's first one.
@@ -124,6 +121,7 @@ impl Ledger {
             not_accepted: BTreeMap::new(),
             lateness: histogram(),
             timeline: Timeline::new(column),
+            handshakes: Handshakes::default(),
         }
     }
 
@@ -153,6 +151,18 @@ impl Ledger {
         }
     }
 
+    /// Enters a handshake that has succeeded.
+    pub(super) fn shake(&mut self, handshake: &EndedHandshake) {
+        let booking = self.booking(self.run(handshake.begun), true);
+        self.handshakes.add(booking, handshake);
+    }
+
+    /// Enters a handshake that has failed.
+    pub(super) fn fail_handshake(&mut self, begun: Duration, why: &str) {
+        let booking = self.booking(self.run(begun), false);
+        self.handshakes.add_failed(booking, why);
+    }
+
     /// Enters the end of a request.
     pub(crate) fn record(&mut self, request: EndedRequest) {
         let EndedRequest { due, begun, ended, kind, target, ref outcome, .. } = request;
@@ -174,7 +184,7 @@ impl Ledger {
             self.all.latency.saturating_record(latency);
             self.timeline.add(due, latency);
         }
-        let booking = self.booking(run, outcome);
+        let booking = self.booking(run, matches!(outcome, RequestOutcome::Answered(_)));
         self.actions.entry(booking).or_insert_with(Group::new).add(outcome, is_changed, alike);
         if let Some(run) =
             run.filter(|_| booking != Booking::Several).and_then(|at| self.runs.get_mut(at))
@@ -194,6 +204,7 @@ impl Ledger {
                 *self.not_accepted.entry((phase, said)).or_default() += 1;
                 return;
             }
+            RequestOutcome::FailedHandshake(details) => ("failed_handshake", details),
             RequestOutcome::Lost(details) => ("lost", details),
             RequestOutcome::Truncated(details) => ("truncated", details),
         };
@@ -247,7 +258,7 @@ impl Ledger {
         })
     }
 
-    /// Requests lost or truncated, and how many more were not kept.
+    /// Requests lost or truncated or without a handshake, and how many more were not kept.
     pub(crate) fn failures(&self) -> (&[FailedRequest], u64) {
         (&self.failures, self.failures_left_out)
     }
@@ -265,6 +276,10 @@ impl Ledger {
     /// How long after its due time each request was handled, in microseconds.
     pub(crate) fn lateness(&self) -> &Histogram<u64> {
         &self.lateness
+    }
+
+    pub(crate) fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 
     pub(crate) fn timeline(&self) -> &Timeline {
@@ -299,13 +314,12 @@ impl Ledger {
 
     /// `run`: the first action that overlaps the request. Later actions overlap it too: they have
     /// begun, and the request ends now.
-    fn booking(&self, run: Option<usize>, outcome: &RequestOutcome) -> Booking {
+    fn booking(&self, run: Option<usize>, has_succeeded: bool) -> Booking {
         let Some(run) = run else { return Booking::Before };
         let action = self.runs[run].action;
         let is_other = |other: &Run| other.action != action;
-        match outcome {
-            RequestOutcome::Answered(_) => Booking::Under(action),
-            _ if self.runs[run..].iter().any(is_other) => Booking::Several,
+        match has_succeeded {
+            false if self.runs[run..].iter().any(is_other) => Booking::Several,
             _ => Booking::Under(action),
         }
     }

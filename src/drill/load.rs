@@ -5,6 +5,8 @@
 //! due:   an idle connection for its kind of client, else a new one, else that kind's queue
 //! think: each thinking client has its own connection, and sends again after its pause
 //! ```
+//! - Without TLS a connection serves all hosts, with TLS only the host of its handshake. Every
+//!   second handshake may resume an earlier session.
 //! - The plan never waits: the latency of a request that finds no connection counts from its due
 //!   time.
 //! - An outcome is booked only after the marks of all earlier actions.
@@ -13,10 +15,9 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::BinaryHeap,
     io::{self, ErrorKind},
     iter::Peekable,
-    net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -28,11 +29,13 @@ use slab::Slab;
 
 use super::{
     actions::Mark,
-    connection::{AfterRequest, Batch, DrillConnection, LeaveAt, Progress},
+    connection::{AfterRequest, DrillConnection, Progress},
     ledger::Ledger,
     outcome::{EndedRequest, FailureDetails, RequestOutcome, RequestPhase},
-    plan::{ClientKind, PlannedRequest, Requests, Target},
+    plan::{ClientKind, PlannedRequest, Requests},
     pool::{Job, Pool, PooledConnection, Work},
+    request::{Batch, LeaveAt},
+    settings::LoadSettings,
     timer::Timer,
 };
 
@@ -46,28 +49,6 @@ const TIMER: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 const SCRATCH_BYTES: usize = 256 << 10;
 
-/// The parameters of the load.
-#[derive(Clone, Debug)]
-pub(crate) struct LoadSettings {
-    pub(crate) address: SocketAddr,
-    pub(crate) targets: Vec<Target>,
-    /// Requests per second.
-    pub(crate) rate: u32,
-    /// The kinds of clients.
-    pub(crate) kinds: Vec<ClientKind>,
-    /// The shortest and longest pause of a thinking client.
-    pub(crate) think: (Duration, Duration),
-    pub(crate) seed: u64,
-    /// Kept connections for each kind of client.
-    pub(crate) connections: usize,
-    /// How long a request on a kept connection travels to the server.
-    pub(crate) distance: Duration,
-    /// The time-out of a request.
-    pub(crate) timeout: Duration,
-    /// How long the load continues after the last action.
-    pub(crate) settle: Duration,
-}
-
 /// The running load.
 pub(super) struct Load<'a> {
     settings: &'a LoadSettings,
@@ -77,12 +58,16 @@ pub(super) struct Load<'a> {
     timer: Timer,
     plan: Peekable<Requests>,
     rng: Rng,
-    pools: [Pool; ClientKind::ALL.len()],
+    /// The host of each target, as [`LoadSettings::hosts`] numbers them.
+    hosts: Vec<usize>,
+    /// For each host, by kind of client.
+    pools: Vec<[Pool; ClientKind::ALL.len()]>,
     connections: Slab<PooledConnection>,
     wakes: BinaryHeap<Reverse<(Duration, usize)>>,
     /// When each thinking client sends its next request, and on which connection.
     thinkers: BinaryHeap<Reverse<(Duration, Option<usize>)>>,
     leavers: u64,
+    dials: u64,
     next_sweep: Duration,
     /// No request is due after this.
     end: Option<Duration>,
@@ -111,12 +96,10 @@ impl<'a> Load<'a> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
         let LoadSettings { seed, rate, targets, connections, kinds, .. } = settings;
-        let pool = |kind| {
-            // Clients with one request per connection may need many at once.
-            let is_fresh = matches!(kind, ClientKind::Fresh | ClientKind::Leaving);
-            let max = if is_fresh { 8 * connections } else { *connections };
-            Pool { idle: Vec::new(), open: 0, max, queue: VecDeque::new() }
-        };
+        let hosts = settings.hosts();
+        let count = hosts.iter().max().map_or(1, |last| last + 1);
+        let pool = |kind| Pool::new(settings.connections_of(kind, count));
+        let pools = (0..count).map(|_| ClientKind::ALL.map(pool)).collect();
         let mut rng = Rng::with_seed(!seed);
         let thinks = kinds.contains(&ClientKind::Thinking);
         let thinkers = if thinks { *connections } else { 0 };
@@ -133,7 +116,9 @@ impl<'a> Load<'a> {
             rng,
             thinkers,
             leavers: 0,
-            pools: ClientKind::ALL.map(pool),
+            dials: 0,
+            hosts,
+            pools,
             connections: Slab::new(),
             wakes: BinaryHeap::new(),
             next_sweep: Duration::ZERO,
@@ -194,7 +179,7 @@ impl<'a> Load<'a> {
     fn is_over(&self) -> bool {
         let is_busy = |(_, client): (usize, &PooledConnection)| matches!(client.work, Work::Job(_));
         self.end.is_some_and(|end| end <= self.now)
-            && self.pools.iter().all(|pool| pool.queue.is_empty())
+            && self.pools.iter().flatten().all(|pool| pool.queue.is_empty())
             && !self.connections.iter().any(is_busy)
     }
 
@@ -222,17 +207,21 @@ impl<'a> Load<'a> {
             && at < end
         {
             self.thinkers.pop();
-            let target = self.thinking_target();
+            let target = self.thinking_target(own);
             self.send(ClientKind::Thinking, target, at, own);
         }
     }
 
-    fn thinking_target(&mut self) -> usize {
+    /// The target of a thinking client, which `own` serves if that is still open.
+    fn thinking_target(&mut self, own: Option<usize>) -> usize {
         let targets = &self.settings.targets;
-        let is_small = |at: &usize| !targets[*at].is_large;
+        let host = own.and_then(|at| self.connections.get(at)).map(|own| own.host);
+        let is_served = |at: usize| host.is_none_or(|host| self.hosts[at] == host);
+        let is_small = |at: &usize| !targets[*at].is_large && is_served(*at);
         let small: Vec<usize> = (0..targets.len()).filter(is_small).collect();
         // Large answers are for slow downloads, unless all targets are large.
-        self.rng.choice(small).unwrap_or(0)
+        let any = (0..targets.len()).find(|at| is_served(*at));
+        self.rng.choice(small).or(any).unwrap_or(0)
     }
 
     fn send(&mut self, kind: ClientKind, target: usize, due: Duration, own: Option<usize>) {
@@ -248,7 +237,8 @@ impl<'a> Load<'a> {
     fn start(&mut self, mut job: Job) {
         job.begun = self.epoch.elapsed();
         let batch = self.batch(&job);
-        while let Some(at) = self.pools[job.kind as usize].pick(&job, &mut self.rng) {
+        let host = self.hosts[job.target];
+        while let Some(at) = self.pools[host][job.kind as usize].pick(&job, &mut self.rng) {
             let client = &mut self.connections[at];
             if client.connection.is_open() {
                 client.connection.begin(batch, job.begun, self.settings.distance);
@@ -256,20 +246,25 @@ impl<'a> Load<'a> {
                 return self.advance(at);
             }
             self.idle_closes += 1;
-            self.pools[job.kind as usize].open -= 1;
+            self.pools[host][job.kind as usize].open -= 1;
             self.connections.remove(at);
         }
-        let pool = &mut self.pools[job.kind as usize];
+        let pool = &mut self.pools[host][job.kind as usize];
         if pool.open == pool.max {
             pool.queue.push_back(job);
             return;
         }
+        let tls = self.settings.tls.as_ref().map(|tls| tls.of(job.target));
+        self.dials += 1;
+        let is_full = self.dials.is_multiple_of(2);
+        let tls = tls.map(|tls| if is_full { &tls.full } else { &tls.resuming });
         let entry = self.connections.vacant_entry();
         let place = (self.poll.registry(), Token(entry.key()));
-        match DrillConnection::dial(self.settings.address, batch, place, job.begun) {
+        match DrillConnection::dial(self.settings.address, tls, batch, place, job.begun) {
             Ok(connection) => {
                 pool.open += 1;
-                entry.insert(PooledConnection { connection, kind: job.kind, work: Work::Job(job) });
+                let (kind, work) = (job.kind, Work::Job(job));
+                entry.insert(PooledConnection { connection, kind, host, work });
             }
             Err(error) => {
                 let details = details(RequestPhase::Connecting, &error.to_string());
@@ -295,14 +290,20 @@ impl<'a> Load<'a> {
     /// Continues a connection, if it still exists.
     fn advance(&mut self, at: usize) {
         let Some(client) = self.connections.get_mut(at) else { return };
-        match client.connection.advance(self.now, &mut self.scratch) {
+        let progress = client.connection.advance(self.now, &mut self.scratch);
+        if let Some(handshake) = client.connection.take_handshake(self.epoch.elapsed()) {
+            self.take_marks();
+            self.ledger.shake(&handshake);
+        }
+        let Some(client) = self.connections.get_mut(at) else { return };
+        match progress {
             Progress::Waiting => {}
             Progress::Until(moment) => self.wakes.push(Reverse((moment, at))),
             Progress::Done(outcome, then) => self.finish(at, outcome, then),
             Progress::Closed => {
                 if let Work::Idle = client.work {
                     self.idle_closes += 1;
-                    let pool = &mut self.pools[client.kind as usize];
+                    let pool = &mut self.pools[client.host][client.kind as usize];
                     pool.idle.retain(|idle| *idle != at);
                     pool.open -= 1;
                 }
@@ -313,8 +314,13 @@ impl<'a> Load<'a> {
 
     /// Handles the end of a connection's request.
     fn finish(&mut self, at: usize, outcome: RequestOutcome, then: AfterRequest) {
+        if let RequestOutcome::FailedHandshake(details) = &outcome {
+            let begun = self.connections[at].connection.handshake_begun();
+            self.take_marks();
+            self.ledger.fail_handshake(begun, &details.said);
+        }
         let client = &mut self.connections[at];
-        let (kind, pause) = (client.kind, client.connection.paused());
+        let (kind, host, pause) = (client.kind, client.host, client.connection.paused());
         if let (AfterRequest::GoOn, Work::Job(job)) = (then, &mut client.work) {
             job.left -= 1;
             let job = *job;
@@ -331,7 +337,7 @@ impl<'a> Load<'a> {
             let own = (then == AfterRequest::Keep).then_some(at);
             self.record_all(job, pause, &outcome, own);
         }
-        let pool = &mut self.pools[kind as usize];
+        let pool = &mut self.pools[host][kind as usize];
         if then == AfterRequest::Keep {
             pool.idle.push(at);
         } else {
@@ -345,7 +351,7 @@ impl<'a> Load<'a> {
             }
             AfterRequest::Drop => drop(self.connections.remove(at)),
         }
-        if let Some(job) = self.pools[kind as usize].queue.pop_front() {
+        if let Some(job) = self.pools[host][kind as usize].queue.pop_front() {
             self.start(job);
         }
     }
@@ -404,7 +410,7 @@ impl<'a> Load<'a> {
         self.next_sweep = self.now + SWEEP;
         let (now, timeout) = (self.now, self.settings.timeout);
         let late = |(at, client): (usize, &PooledConnection)| match client.work {
-            Work::Job(job) => (job.started + timeout <= now).then_some(at),
+            Work::Job(job) => (job.begun + timeout <= now).then_some(at),
             Work::Closing(since) => (since + CLOSING_MAX <= now).then_some(at),
             Work::Idle => None,
         };
@@ -417,9 +423,11 @@ impl<'a> Load<'a> {
                 self.connections.remove(at);
             }
         }
-        for kind in ClientKind::ALL {
+        let places =
+            (0..self.pools.len()).flat_map(|host| ClientKind::ALL.map(|kind| (host, kind)));
+        for (host, kind) in places {
             let is_late = |job: &mut Job| job.started + timeout <= now;
-            while let Some(job) = self.pools[kind as usize].queue.pop_front_if(is_late) {
+            while let Some(job) = self.pools[host][kind as usize].queue.pop_front_if(is_late) {
                 let details =
                     details(RequestPhase::Queued, "all connections of its kind are in use");
                 self.record_all(job, Duration::ZERO, &RequestOutcome::NotAccepted(details), None);

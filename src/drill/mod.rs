@@ -4,6 +4,7 @@
 //! ```text
 //! plan ──requests──► load ─ connections ─ timer ──outcomes──► ledger ─ timeline ► picture
 //!   └───actions────► actions (a thread) ──marks──┘
+//!                      └─ witness: a client apart from the load, for what TLS promises
 //! ```
 //! Plan, ledger, timeline and picture are pure. The load is one thread with one poll. The actions
 //! run on a thread of their own and report when they begin and end. The command line provides the
@@ -11,6 +12,7 @@
 
 mod actions;
 mod connection;
+mod handshakes;
 mod ledger;
 mod load;
 mod outcome;
@@ -20,9 +22,13 @@ mod pool;
 mod probe;
 mod request;
 mod server;
+mod settings;
 mod svg;
 mod timeline;
 mod timer;
+mod trust;
+mod wire;
+mod witness;
 
 use std::{
     io,
@@ -32,13 +38,17 @@ use std::{
 };
 
 pub(crate) use actions::{Actor, Pace, Shell};
-pub(crate) use ledger::{Booking, ChangedStatus, Group, Ledger, Run};
-pub(crate) use load::{LoadResult, LoadSettings};
-pub(crate) use outcome::{FailedRequest, Tally};
+pub(crate) use handshakes::HandshakeGroup;
+pub(crate) use ledger::{ChangedStatus, Group, Ledger, Run};
+pub(crate) use load::LoadResult;
+pub(crate) use outcome::{Booking, FailedRequest, Tally};
 pub(crate) use picture::draw;
 pub(crate) use plan::{Action, ClientKind, Target, actions};
 pub(crate) use probe::probe;
 pub(crate) use server::{OwnServer, apps, is_gone};
+pub(crate) use settings::LoadSettings;
+pub(crate) use trust::{ClientsTls, Trust};
+pub(crate) use witness::Witness;
 
 use load::Load;
 

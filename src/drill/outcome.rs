@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::plan::ClientKind;
+use super::plan::{Action, ClientKind};
 
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(crate) enum RequestOutcome {
     Refused,
     /// The connection was not established.
     NotAccepted(FailureDetails),
+    /// Connected, but the TLS handshake was not completed.
+    FailedHandshake(FailureDetails),
     /// Connected, but no byte of an answer arrived.
     Lost(FailureDetails),
     /// An answer began but did not arrive in full.
@@ -45,6 +47,7 @@ pub(crate) enum RequestPhase {
     /// Waited for a connection: all connections for its kind of client were in use.
     Queued,
     Connecting,
+    Handshaking,
     Sending,
     Waiting,
     Reading,
@@ -55,11 +58,22 @@ impl RequestPhase {
         match self {
             Self::Queued => "waiting for a connection",
             Self::Connecting => "connecting",
+            Self::Handshaking => "handshaking",
             Self::Sending => "sending",
             Self::Waiting => "waiting",
             Self::Reading => "reading",
         }
     }
+}
+
+/// The action that a request is booked under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Booking {
+    /// Before any action.
+    Before,
+    Under(Action),
+    /// The request was not answered, and several different actions may be the cause.
+    Several,
 }
 
 /// A request that has ended.
@@ -76,7 +90,7 @@ pub(crate) struct EndedRequest {
     pub(crate) outcome: RequestOutcome,
 }
 
-/// A lost or truncated request.
+/// A lost or truncated request, or one whose handshake failed.
 #[derive(Clone, Debug)]
 pub(crate) struct FailedRequest {
     pub(crate) result: &'static str,
@@ -100,6 +114,8 @@ pub(crate) struct Tally {
     pub(crate) left: u64,
     pub(crate) refused: u64,
     pub(crate) not_accepted: u64,
+    /// The handshake of their connection failed.
+    pub(crate) failed_handshake: u64,
     pub(crate) lost: u64,
     pub(crate) truncated: u64,
 }
@@ -107,14 +123,13 @@ pub(crate) struct Tally {
 impl Tally {
     /// All requests that have ended.
     pub(crate) fn ended(&self) -> u64 {
-        let Self { answered, changed, left, refused, not_accepted, lost, truncated, sent: _ } =
-            self;
-        answered + changed + left + refused + not_accepted + lost + truncated
+        let Self { answered, changed, left, refused, not_accepted, .. } = self;
+        answered + changed + left + refused + not_accepted + self.failed()
     }
 
-    /// Requests lost or truncated.
+    /// Requests lost or truncated, or without a handshake.
     pub(crate) fn failed(&self) -> u64 {
-        self.lost + self.truncated
+        self.failed_handshake + self.lost + self.truncated
     }
 
     pub(super) fn count(&mut self, outcome: &RequestOutcome, is_changed: bool) {
@@ -124,6 +139,7 @@ impl Tally {
             RequestOutcome::Left => &mut self.left,
             RequestOutcome::Refused => &mut self.refused,
             RequestOutcome::NotAccepted(_) => &mut self.not_accepted,
+            RequestOutcome::FailedHandshake(_) => &mut self.failed_handshake,
             RequestOutcome::Lost(_) => &mut self.lost,
             RequestOutcome::Truncated(_) => &mut self.truncated,
         } += 1;

@@ -4,7 +4,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::{ledger::Ledger, plan::Action, svg::Svg, timeline::Column};
+use super::{handshakes::HandshakeGroup, ledger::Ledger, plan::Action, svg::Svg, timeline::Column};
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 100.0;
@@ -128,6 +128,11 @@ fn head(svg: &mut Svg, ledger: &Ledger) {
         let x = LEFT + 130.0 * at as f64;
         svg.path(&format!("line {name}"), &format!("M{x} 34h20"));
         svg.text(x + 26.0, 38.0, "start", label);
+    }
+    let HandshakeGroup { full, resumed, failed, .. } = ledger.handshakes().all();
+    if full + resumed + failed > 0 {
+        let text = format!("handshakes: {full} full, {resumed} resumed, {failed} failed");
+        svg.text(WIDTH - RIGHT, 38.0, "end", &text);
     }
 }
 

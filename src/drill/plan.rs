@@ -14,6 +14,9 @@ use fastrand::Rng;
 pub(crate) enum Action {
     /// Make it read its config again; with the drill's own server, one app has changed
     Reload,
+    /// Replace the files of an app's certificate, and make the server read its config again; only
+    /// for the drill's own server, with --tls
+    Renew,
     /// Replace an app
     Replace,
     /// Remove an app, wait for its drain, add it again
@@ -37,6 +40,7 @@ impl Action {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Reload => "reload",
+            Self::Renew => "renew",
             Self::Replace => "replace",
             Self::RemoveAdd => "remove+add",
             Self::DrainResume => "drain+resume",

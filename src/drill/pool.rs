@@ -1,4 +1,4 @@
-//! The connections and waiting requests of each kind of client.
+//! The connections and waiting requests of one kind of client, over TLS to one host.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -18,6 +18,10 @@ pub(super) struct Pool {
 pub(super) struct PooledConnection {
     pub(super) connection: DrillConnection,
     pub(super) kind: ClientKind,
+    /// The host that it serves, as [`LoadSettings::hosts`] numbers them.
+    ///
+    /// [`LoadSettings::hosts`]: super::settings::LoadSettings::hosts
+    pub(super) host: usize,
     pub(super) work: Work,
 }
 
@@ -32,9 +36,9 @@ pub(super) enum Work {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job {
     pub(super) due: Duration,
-    /// When it was handled first; its time-out counts from here.
+    /// When it was handled first; its wait for a connection counts from here.
     pub(super) started: Duration,
-    /// When it got a connection.
+    /// When it got a connection; the server's time counts from here.
     pub(super) begun: Duration,
     pub(super) kind: ClientKind,
     pub(super) target: usize,
@@ -45,6 +49,10 @@ pub(super) struct Job {
 }
 
 impl Pool {
+    pub(super) fn new(max: usize) -> Self {
+        Self { idle: Vec::new(), open: 0, max, queue: VecDeque::new() }
+    }
+
     /// Takes an idle connection out. A pausing client uses its connections in random order; a
     /// thinking client has one of its own.
     pub(super) fn pick(&mut self, job: &Job, rng: &mut Rng) -> Option<usize> {

@@ -2,41 +2,53 @@
 //! Blocks, with a time-out.
 
 use std::{
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
-use super::plan::Target;
+use super::{
+    plan::Target,
+    trust::ClientsTls,
+    witness::{over, said},
+};
 
 /// Longer status lines are invalid.
 const LINE_BYTES_MAX: u64 = 1024;
 
-/// Requests a target. Returns the status of the answer if one arrives within `patience`.
+/// Requests each target. The status of its answer, or why there is none.
 ///
 /// # Errors
-/// If the connection is not established.
+/// A TCP connection is not established.
 pub(crate) fn probe(
     address: SocketAddr,
-    target: &Target,
+    targets: &[Target],
+    tls: Option<&ClientsTls>,
     patience: Duration,
-) -> io::Result<Option<u16>> {
-    let stream = TcpStream::connect_timeout(&address, patience)?;
-    // The load will meet and report any later failure.
-    Ok(ask(stream, target, patience).ok().flatten())
+) -> io::Result<Vec<Result<u16, String>>> {
+    let mut found = Vec::new();
+    for (at, target) in targets.iter().enumerate() {
+        let socket = TcpStream::connect_timeout(&address, patience)?;
+        // The load will meet and report any later failure.
+        let connected = over(socket, tls.map(|tls| &tls.of(at).full), patience);
+        let asked = connected.and_then(|(wire, _)| ask(wire, target));
+        found.push(match asked {
+            Ok(status) => status.ok_or_else(|| "no HTTP/1.1".to_owned()),
+            Err(error) => Err(said(&error)),
+        });
+    }
+    Ok(found)
 }
 
-fn ask(mut stream: TcpStream, target: &Target, patience: Duration) -> io::Result<Option<u16>> {
+fn ask(mut wire: impl Read + Write, target: &Target) -> io::Result<Option<u16>> {
     let Target { host, path, .. } = target;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tidegate-drill\r\nAccept: */*\r\n\
          Connection: close\r\n\r\n"
     );
-    stream.write_all(request.as_bytes())?;
+    wire.write_all(request.as_bytes())?;
     let mut line = Vec::new();
-    io::Read::take(BufReader::new(stream), LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    io::Read::take(BufReader::new(wire), LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
     let line = String::from_utf8_lossy(&line);
     let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
     Ok(status.and_then(|status| status.trim_end().parse().ok()))

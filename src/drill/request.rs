@@ -11,6 +11,23 @@ use crate::http::{
 /// Half of a POST's content.
 pub(super) const HALF: [u8; 4096] = [b'x'; 4096];
 
+/// When a leaving client closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeaveAt {
+    /// After it has sent the request.
+    BeforeAnswer,
+    /// After the answer has begun. The answer may be complete by then.
+    WithinAnswer,
+}
+
+/// Requests that are sent at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch<'a> {
+    pub(super) kind: ClientKind,
+    pub(super) target: &'a Target,
+    pub(super) leaves: Option<LeaveAt>,
+}
+
 /// Writes requests. Returns the parser for the first answer and those for the answers after it.
 pub(super) fn write_batch(
     kind: ClientKind,

@@ -5,20 +5,21 @@
 
 use std::{
     env, fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt,
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use super::plan::Target;
+use super::{plan::Target, trust::Trust};
+use crate::tls::OwnAuthority;
 
 /// The hosts and their apps. `{n}` is replaced by the number of changes so far.
 const APPS: [(&str, &str); 4] = [
@@ -49,8 +50,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct OwnServer {
     dir: TempDir,
     address: SocketAddr,
+    /// Issues its certificates, if it speaks TLS.
+    authority: Option<OwnAuthority>,
     changes: [usize; APPS.len()],
     child: Option<Child>,
+}
+
+/// A new certificate whose file was replaced.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub(crate) host: &'static str,
+    /// As a handshake shows it.
+    pub(crate) certificate: Vec<u8>,
 }
 
 impl OwnServer {
@@ -58,15 +69,20 @@ impl OwnServer {
     ///
     /// # Errors
     /// If a port, a folder or a process is not available.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(tls: bool) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix("tidegate-drill-").tempdir()?;
         let site = dir.path().join("site");
         fs::create_dir(&site)?;
         fs::write(site.join("small.txt"), vec![b's'; SMALL_BYTES])?;
         fs::write(site.join("large.bin"), vec![b'l'; LARGE_BYTES])?;
         let address = free_address()?;
-        let mut server = Self { dir, address, changes: [0; APPS.len()], child: None };
+        let authority = tls.then(|| OwnAuthority::new(SystemTime::now())).transpose();
+        let authority = authority.map_err(io::Error::other)?;
+        let mut server = Self { dir, address, authority, changes: [0; APPS.len()], child: None };
         server.write_config()?;
+        if tls {
+            APPS.iter().try_for_each(|(host, _)| server.issue(host).map(drop))?;
+        }
         server.spawn()?;
         Ok(server)
     }
@@ -113,6 +129,20 @@ impl OwnServer {
         self.changes[at] += 1;
         self.write_config()?;
         Ok(APPS[at].0)
+    }
+
+    /// Replaces the certificate of one app, taking turns.
+    ///
+    /// # Errors
+    /// If its file cannot be written, or the server has no certificates.
+    pub(crate) fn renew(&mut self, turn: usize) -> io::Result<Renewed> {
+        let host = APPS[turn % APPS.len()].0;
+        self.issue(host).map(|certificate| Renewed { host, certificate })
+    }
+
+    /// Whose certificates the server shows, if it speaks TLS.
+    pub(crate) fn trust(&self) -> Option<Trust> {
+        self.authority.as_ref().map(|authority| Trust::Own(authority.roots().clone()))
     }
 
     /// Starts the process again after its exit.
@@ -167,14 +197,31 @@ impl OwnServer {
         is_ours && self.has_ended()
     }
 
+    /// Issues a certificate for a host, and writes it with its key. Returns the certificate.
+    fn issue(&self, host: &str) -> io::Result<Vec<u8>> {
+        let authority = self.authority.as_ref().ok_or(ErrorKind::Unsupported)?;
+        let issued = authority.issue(host, SystemTime::now()).map_err(io::Error::other)?;
+        // One file for both: the server never reads a certificate with the key of another.
+        let path = self.dir.path().join(format!("{host}.pem"));
+        let draft = path.with_extension("new");
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(issued.pem.as_bytes())?;
+        fs::rename(draft, path)?;
+        Ok(issued.der)
+    }
+
     fn write_config(&self) -> io::Result<()> {
+        let (address, is_tls) = (self.address, self.authority.is_some());
         let mut text = format!(
-            "[server]\nlisten = [\"{}\"]\n\n[admin]\nlisten = \"unix:admin.sock\"\n",
-            self.address
+            "[server]\nlisten = [{{ address = \"{address}\", tls = {is_tls} }}]\n\n\
+             [admin]\nlisten = \"unix:admin.sock\"\n"
         );
         for ((host, app), changes) in APPS.iter().zip(self.changes) {
             let app = app.replace("{n}", &changes.to_string());
             text += &format!("\n[apps.\"{host}\"]\n{app}\n");
+            if is_tls {
+                text += &format!("tls = {{ cert = \"{host}.pem\", key = \"{host}.pem\" }}\n");
+            }
         }
         // The server must never read half of the file.
         let path = self.config_path();
@@ -236,7 +283,8 @@ mod tests {
     fn the_config_is_valid_and_its_apps_can_be_read() {
         let dir = tempfile::tempdir().expect("a folder");
         let address = free_address().expect("a port");
-        let mut server = OwnServer { dir, address, changes: [0; APPS.len()], child: None };
+        let changes = [0; APPS.len()];
+        let mut server = OwnServer { dir, address, authority: None, changes, child: None };
         fs::create_dir(server.dir.path().join("site")).expect("a folder");
         assert_eq!(server.change(2).expect("written"), "delayed.drill");
         let config = Config::load(&server.config_path()).expect("a config");

@@ -37,6 +37,8 @@ pub(super) enum Problem {
     UnusableAuthority(usize, String),
     /// No self-signed certificate can be made for a name.
     SelfSigned(String),
+    /// The drill's authority can't issue a certificate.
+    NotIssued(String),
 }
 
 impl CertificateError {
@@ -114,6 +116,7 @@ impl fmt::Display for Problem {
             Self::SelfSigned(error) => {
                 write!(f, "cannot make a self-signed certificate: {error}")
             }
+            Self::NotIssued(error) => write!(f, "cannot issue a certificate: {error}"),
         }
     }
 }

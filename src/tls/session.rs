@@ -220,7 +220,6 @@ impl Session {
     }
 
     /// What both sides agreed on, once the handshake is over.
-    #[cfg_attr(not(test), expect(dead_code, reason = "only tests ask for it yet"))]
     pub(crate) fn negotiated(&self) -> Option<Negotiated<'_>> {
         let state = self.conn.state();
         let suite = state.negotiated_cipher_suite()?;

@@ -23,7 +23,7 @@ const LOAD: [&str; 6] = ["drill", "--json", "--rate=300", "--every=150ms", "--se
 
 /// Runs a drill in a folder of its own. Returns its ledger.
 #[track_caller]
-fn drill(code: i32, arguments: &[&str]) -> Value {
+pub(super) fn drill(code: i32, arguments: &[&str]) -> Value {
     let dir = tempfile::tempdir().expect("a folder");
     let ran = run(tidegate(dir.path(), &[&LOAD, arguments].concat()));
     assert_eq!((ran.code, ran.err.as_str()), (Some(code), ""), "{ran:?}");
@@ -35,7 +35,16 @@ fn drill(code: i32, arguments: &[&str]) -> Value {
 /// Checks that the results add up to the requests sent: in total, by action and by client.
 #[track_caller]
 fn check_sums(account: &Value) {
-    let ways = ["answered", "changed", "left", "refused", "not_accepted", "lost", "truncated"];
+    let ways = [
+        "answered",
+        "changed",
+        "left",
+        "refused",
+        "not_accepted",
+        "failed_handshake",
+        "lost",
+        "truncated",
+    ];
     let of = |row: &Value, key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key}: {row}"));
     let rows = |name: &str| account[name].as_array().expect("rows").clone();
     for row in [vec![account.clone()], rows("actions"), rows("clients"), rows("runs")].concat() {
@@ -51,7 +60,7 @@ fn check_sums(account: &Value) {
 }
 
 /// The row of an action.
-fn action<'a>(account: &'a Value, name: &str) -> &'a Value {
+pub(super) fn action<'a>(account: &'a Value, name: &str) -> &'a Value {
     let rows = account["actions"].as_array().expect("rows");
     rows.iter().find(|row| row["action"] == name).unwrap_or_else(|| panic!("{name}: {account}"))
 }
@@ -105,7 +114,7 @@ fn a_server_that_runs_is_drilled_with_its_own_apps() {
 }
 
 /// Starts a server that handles every connection in a thread of its own. Returns its URL.
-fn scripted(converse: impl Fn(TcpStream) + Copy + Send + 'static) -> String {
+pub(super) fn scripted(converse: impl Fn(TcpStream) + Copy + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("its address"));
     thread::spawn(move || {
@@ -118,7 +127,10 @@ fn scripted(converse: impl Fn(TcpStream) + Copy + Send + 'static) -> String {
 
 /// Reads the requests of a connection with their content. `answer` gets the number of each, and
 /// returns whether the connection goes on.
-fn requests(mut stream: TcpStream, mut answer: impl FnMut(&mut TcpStream, usize) -> bool) {
+pub(super) fn requests(
+    mut stream: TcpStream,
+    mut answer: impl FnMut(&mut TcpStream, usize) -> bool,
+) {
     let (mut bytes, mut count) = (Vec::new(), 0);
     let mut buffer = [0; 4096];
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
@@ -463,7 +475,14 @@ fn wrong_arguments_are_usage_errors() {
             "is not possible with a server that is already running",
         ),
         (&[url, "--actions=reload"], "possible: nothing"),
-        (&["--url=https://127.0.0.1"], "write http://"),
+        (&["--url=ftp://127.0.0.1"], "neither http:// nor https://"),
+        (&[url, "--tls"], "is plain HTTP; write https://"),
+        (&["--actions=renew"], "is not possible with a server of the drill, without --tls"),
+        (&["--tls", "--running", "--actions=renew"], "that is already running"),
+        (&["--tls", "--insecure"], "--running"),
+        (&["--running", "--insecure"], "--insecure needs --tls"),
+        (&[url, "--cacert=ca.pem"], "--cacert needs --tls"),
+        (&["--running", "--tls", "--cacert=ca.pem", "--insecure"], "--insecure"),
         (&["--url=http://a b"], "no address"),
         (&[url, "--host=a\r\nb"], "not a host name"),
         (&[url, "--path=x"], "not a path"),

@@ -19,6 +19,7 @@ mod documents;
 mod drain;
 mod drain_log;
 mod drill;
+mod drill_tls;
 mod embed;
 mod exchange_support;
 mod faults;

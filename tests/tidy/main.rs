@@ -77,7 +77,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "control",
         ],
     ),
-    ("drill", &["duration", "http"]),
+    ("drill", &["duration", "http", "tls"]),
     (
         "cli",
         &[

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use super::{
+    handshakes,
+    rows::{action_name, counts_json, failure_json, latency_json, percentiles, run_json, time},
+};
 use crate::{
     cli::show::{self, Align, Cell, Column, number, plain},
     drill::{
@@ -29,6 +32,8 @@ pub(super) struct Report<'a> {
     pub(super) is_clean: bool,
     /// The status of each target after the drill.
     pub(super) after: &'a [Option<u16>],
+    /// After how many upgrades a client's session was resumed, and how many upgrades were watched.
+    pub(super) upgrades: Option<(u64, u64)>,
     /// The server's log, if it was kept.
     pub(super) log: Option<&'a Path>,
 }
@@ -39,12 +44,17 @@ impl Report<'_> {
         let ledger = self.ledger();
         let mut text = self.summary();
         text.push('\n');
-        text += &actions_table(ledger);
+        text += &actions_table(ledger, self.is_tls());
         text.push('\n');
         text += &self.clients_table();
+        if self.is_tls() {
+            text.push('\n');
+            text += &handshakes::table(ledger);
+        }
         text += &self.changes_table();
         text += &self.failed_actions();
         text += &self.failures();
+        text += &handshakes::failures(ledger);
         if let Some(log) = self.log {
             let _ = writeln!(text, "\nthe server's log: {}", log.display());
         }
@@ -102,6 +112,7 @@ impl Report<'_> {
             "stories": failures.iter().map(|one| failure_json(ledger, one)).collect::<Vec<_>>(),
             "stories_left_out": left_out,
             "not_accepted_because": not_accepted.collect::<Vec<_>>(),
+            "tls": self.is_tls().then(|| handshakes::json(ledger, self.upgrades)),
             "log": self.log.map(|path| path.display().to_string()),
         });
         if let (Value::Object(account), Value::Object(more)) = (&mut account, more) {
@@ -114,13 +125,30 @@ impl Report<'_> {
         &self.loaded.ledger
     }
 
+    fn is_tls(&self) -> bool {
+        self.settings.tls.is_some()
+    }
+
     fn summary(&self) -> String {
         let (ledger, settings) = (self.ledger(), self.settings);
         let all = ledger.all();
-        let Tally { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
-            all.counts;
+        let Tally {
+            sent,
+            answered,
+            changed,
+            left,
+            refused,
+            not_accepted,
+            failed_handshake,
+            lost,
+            truncated,
+        } = all.counts;
         // Rare outcomes are shown only if there are any.
-        let rare = [(changed, "changed"), (left, "left by the client")];
+        let rare = [
+            (changed, "changed"),
+            (left, "left by the client"),
+            (failed_handshake, "with a failed handshake"),
+        ];
         let rare: String = rare
             .into_iter()
             .filter(|(count, _)| *count > 0)
@@ -132,7 +160,7 @@ impl Report<'_> {
         let late = ledger.lateness();
         let behind =
             if self.is_behind() { "; IT FELL BEHIND: latencies include its own delay" } else { "" };
-        show::pairs(&[
+        let mut pairs = vec![
             ("server", plain(settings.address.to_string())),
             (
                 "load",
@@ -162,7 +190,11 @@ impl Report<'_> {
                     time(late.max()),
                 )),
             ),
-        ])
+        ];
+        if self.is_tls() {
+            pairs.extend(handshakes::summary(ledger, self.upgrades));
+        }
+        show::pairs(&pairs)
     }
 
     fn rate_reached(&self) -> u64 {
@@ -206,11 +238,15 @@ impl Report<'_> {
         let counts = ledger.all().counts;
         let failed = ledger.runs().iter().filter(|run| run.error.is_some()).count();
         let Tally { answered, changed, refused, lost, truncated, .. } = counts;
+        let handshakes = ledger.handshakes().all().failed;
         let mut verdict = match counts.failed() {
             0 if answered + changed + refused == 0 => "nothing was answered".to_owned(),
             0 => "nothing was lost".to_owned(),
             _ => format!("{lost} lost, {truncated} truncated"),
         };
+        if handshakes > 0 {
+            verdict += &format!("; {handshakes} handshakes failed");
+        }
         if failed > 0 {
             verdict += &format!("; {} failed", show::count(failed, "action"));
         }
@@ -227,10 +263,12 @@ impl Report<'_> {
     }
 
     fn clients_table(&self) -> String {
-        let columns = columns([("CLIENT", Align::Left)]);
-        let kinds = self.settings.kinds.iter();
-        let rows = kinds
-            .map(|kind| [vec![plain(kind.name())], cells(self.ledger().client(*kind))].concat());
+        let columns = columns([("CLIENT", Align::Left)], self.is_tls());
+        let row = |kind: &ClientKind| {
+            let group = self.ledger().client(*kind);
+            [vec![plain(kind.name())], cells(group, self.is_tls())].concat()
+        };
+        let rows = self.settings.kinds.iter().map(row);
         show::table(&columns, rows.collect())
     }
 
@@ -272,45 +310,39 @@ impl Report<'_> {
     }
 }
 
-fn actions_table(ledger: &Ledger) -> String {
-    let columns =
-        columns([("ACTION", Align::Left), ("DONE", Align::Right), ("FAILED", Align::Right)]);
+fn actions_table(ledger: &Ledger, is_tls: bool) -> String {
+    let own = [("ACTION", Align::Left), ("DONE", Align::Right), ("FAILED", Align::Right)];
+    let columns = columns(own, is_tls);
     let rows = ledger.actions().map(|(action, group)| {
         let (done, failed) = done_and_failed(ledger, action);
         let (done, failed) = match action {
             Booking::Under(_) => (number(done), number(failed)),
             Booking::Before | Booking::Several => (plain(""), plain("")),
         };
-        [vec![plain(action_name(action)), done, failed], cells(group)].concat()
+        [vec![plain(action_name(action)), done, failed], cells(group, is_tls)].concat()
     });
     show::table(&columns, rows.collect())
 }
 
-fn columns<const N: usize>(own: [Column; N]) -> Vec<Column> {
-    let shared = [
-        "SENT", "ANSWERED", "CHANGED", "LEFT", "REFUSED", "NOT ACC.", "LOST", "TRUNC.", "P50",
-        "P99", "P99.9", "WORST",
-    ];
+fn columns<const N: usize>(own: [Column; N], is_tls: bool) -> Vec<Column> {
+    let ways = ["SENT", "ANSWERED", "CHANGED", "LEFT", "REFUSED", "NOT ACC."];
+    let handshakes = is_tls.then_some("NO HANDSH.");
+    let rest = ["LOST", "TRUNC.", "P50", "P99", "P99.9", "WORST"];
+    let shared = ways.into_iter().chain(handshakes).chain(rest);
     own.into_iter().chain(shared.map(|name| (name, Align::Right))).collect()
 }
 
 /// The cells that all tables share, in the order of [`columns`].
-fn cells(group: &Group) -> Vec<Cell> {
-    let Tally { sent, answered, changed, left, refused, not_accepted, lost, truncated } =
-        group.counts;
-    let counts = [sent, answered, changed, left, refused, not_accepted, lost, truncated];
+fn cells(group: &Group, is_tls: bool) -> Vec<Cell> {
+    let Tally { sent, answered, changed, left, refused, not_accepted, .. } = group.counts;
+    let ways = [sent, answered, changed, left, refused, not_accepted];
+    let handshakes = is_tls.then_some(group.counts.failed_handshake);
+    let rest = [group.counts.lost, group.counts.truncated];
     let latency = &group.latency;
     let quantile = |quantile| latency.value_at_quantile(quantile);
     let times = [quantile(0.5), quantile(0.99), quantile(0.999), latency.max()];
-    counts.map(number).into_iter().chain(times.map(|micros| plain(time(micros)))).collect()
-}
-
-fn action_name(booking: Booking) -> &'static str {
-    match booking {
-        Booking::Before => "(before)",
-        Booking::Under(action) => action.name(),
-        Booking::Several => "(several)",
-    }
+    let counts = ways.into_iter().chain(handshakes).chain(rest).map(number);
+    counts.chain(times.map(|micros| plain(time(micros)))).collect()
 }
 
 fn done_and_failed(ledger: &Ledger, booking: Booking) -> (u64, u64) {
@@ -363,88 +395,14 @@ fn more(found: usize, left_out: u64) -> String {
     }
 }
 
-fn counts_json(counts: &Tally) -> Value {
-    let Tally { sent, answered, changed, left, refused, not_accepted, lost, truncated } = counts;
-    json!({
-        "sent": sent, "answered": answered, "changed": changed, "left": left, "refused": refused,
-        "not_accepted": not_accepted, "lost": lost, "truncated": truncated,
-    })
-}
-
-fn latency_json(latency: &Histogram<u64>) -> Value {
-    json!({
-        "p50": latency.value_at_quantile(0.5), "p99": latency.value_at_quantile(0.99),
-        "p999": latency.value_at_quantile(0.999), "max": latency.max(),
-    })
-}
-
-fn run_json(run: &Run) -> Value {
-    let mut row = counts_json(&run.counts);
-    row["action"] = json!(run.action.name());
-    row["at_us"] = json!(microseconds(run.begun));
-    row["took_us"] = json!(run.ended.map(|ended| microseconds(ended.saturating_sub(run.begun))));
-    row["worst_us"] = json!(run.worst_us);
-    row["error"] = json!(run.error);
-    row
-}
-
-fn failure_json(ledger: &Ledger, failed: &FailedRequest) -> Value {
-    let FailedRequest { result, due, begun, ended, kind, target, run, details } = failed;
-    json!({
-        "result": result, "client": kind.name(), "host": ledger.host(*target),
-        "due_us": microseconds(*due), "begun_us": microseconds(*begun),
-        "ended_us": microseconds(*ended),
-        "connect_us": details.connecting.map(microseconds),
-        "run": run, "action": run.map(|at| ledger.runs()[at].action.name()),
-        "phase": details.phase.name(), "bytes_sent": details.sent,
-        "bytes_received": details.received, "answered_before": details.served,
-        "socket": details.said, "local_port": details.port,
-    })
-}
-
-fn percentiles(latency: &Histogram<u64>) -> String {
-    let quantile = |quantile| time(latency.value_at_quantile(quantile));
-    format!(
-        "p50 {}, p99 {}, p99.9 {}, worst {}",
-        quantile(0.5),
-        quantile(0.99),
-        quantile(0.999),
-        time(latency.max())
-    )
-}
-
 /// A time since the drill's beginning, in seconds.
 fn seconds(at: Duration) -> String {
     format!("{:9.3} s", at.as_secs_f64())
 }
 
-/// `840 µs`, `1.2 ms`, `140 ms`, `1.25 s`.
-fn time(micros: u64) -> String {
-    let (ms, s) = (micros as f64 / 1e3, micros as f64 / 1e6);
-    match micros {
-        0..1000 => format!("{micros} \u{b5}s"),
-        1000..10_000 => format!("{ms:.1} ms"),
-        10_000..1_000_000 => format!("{ms:.0} ms"),
-        _ => format!("{s:.2} s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_shown_in_their_unit() {
-        for (micros, shown) in [
-            (0, "0 \u{b5}s"),
-            (999, "999 \u{b5}s"),
-            (1_240, "1.2 ms"),
-            (140_400, "140 ms"),
-            (1_250_000, "1.25 s"),
-        ] {
-            assert_eq!(time(micros), shown);
-        }
-    }
 
     #[test]
     fn times_are_relative_to_the_action() {

@@ -19,7 +19,7 @@ use crate::{
         names,
     },
     config::nearest,
-    drill::{self, Action, Actor, OwnServer, Target},
+    drill::{self, Action, Actor, OwnServer, Target, Trust, Witness},
 };
 
 /// How long a server may take to become ready, or to be replaced by a new process.
@@ -31,12 +31,22 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long the server holds back an answer about a drain.
 const HOLD: Duration = Duration::from_secs(1);
 
+/// Connections that stay open over a renewal, and handshakes after it: enough to meet each loop of
+/// a usual machine.
+const KEPT_CONNECTIONS: usize = 4;
+const NEW_HANDSHAKES: usize = 8;
+
 /// The server under drill.
 pub(super) struct Tidegate {
     admin: Admin,
     own: Option<OwnServer>,
     /// The apps that actions apply to, by host.
     apps: Vec<(String, Value)>,
+    /// A client of each target, if they speak TLS.
+    witnesses: Vec<Witness>,
+    /// Upgrades that a client with a session has seen, and those after which it was resumed.
+    upgrades: u64,
+    resumed: u64,
 }
 
 /// A running server.
@@ -51,26 +61,38 @@ pub(super) struct Found {
 
 impl Tidegate {
     /// Starts the drill's own server.
-    pub(super) fn start() -> Result<(Self, SocketAddr, Vec<Target>), Failure> {
+    pub(super) fn start(
+        tls: bool,
+    ) -> Result<(Self, SocketAddr, Vec<Target>, Option<Trust>), Failure> {
         let failed = |error| Failure::Unended(format!("the drill's own server: {error}"));
-        let server = OwnServer::start().map_err(failed)?;
+        let server = OwnServer::start(tls).map_err(failed)?;
         let apps = drill::apps(&server.config_path()).map_err(failed)?;
-        let (address, targets) = (server.address(), server.targets());
+        let (address, targets, trust) = (server.address(), server.targets(), server.trust());
         let admin = Admin::of(Address::Unix(server.admin_socket()));
-        let apps = apps.into_iter().collect();
-        let mut tidegate = Self { admin, own: Some(server), apps };
+        let mut tidegate = Self::new(admin, Some(server), apps.into_iter().collect());
         tidegate.wait_ready().map_err(Failure::Unended)?;
-        Ok((tidegate, address, targets))
+        Ok((tidegate, address, targets, trust))
+    }
+
+    fn new(admin: Admin, own: Option<OwnServer>, apps: Vec<(String, Value)>) -> Self {
+        Self { admin, own, apps, witnesses: Vec::new(), upgrades: 0, resumed: 0 }
+    }
+
+    /// Lets these clients see what actions do to TLS.
+    pub(super) fn watch(&mut self, witnesses: Vec<Witness>) {
+        self.witnesses = witnesses;
+    }
+
+    /// After how many upgrades a client's session was resumed, and how many upgrades were watched.
+    pub(super) fn upgrades(&self) -> Option<(u64, u64)> {
+        (self.upgrades > 0).then_some((self.resumed, self.upgrades))
     }
 
     /// Finds the running server. The targets are `hosts`, or all of its hosts if that is empty.
-    pub(super) fn find(place: &Place, hosts: &[String]) -> Result<Found, Failure> {
+    pub(super) fn find(place: &Place, hosts: &[String], tls: bool) -> Result<Found, Failure> {
         let mut admin = ServerOptions::default().admin(place)?;
         let status = admin.get::<ServerStatus>("/status")?.value;
-        let address = status.listen.first().and_then(|text| text.parse().ok());
-        let address = connectable(
-            address.ok_or_else(|| Failure::Unended("the server listens on no address".into()))?,
-        );
+        let address = connectable(address(&status, tls)?);
         let tables = match &status.config {
             Some(path) => drill::apps(Path::new(path))
                 .map_err(|error| Failure::Unended(format!("{path}: {error}")))?,
@@ -87,13 +109,20 @@ impl Tidegate {
         if !hosts.is_empty() {
             rows.retain(|row| hosts.iter().any(|host| names::serves(row, host)));
         }
-        let hosts = match hosts {
-            // Any name that matches the wildcard.
-            [] => rows.iter().map(|row| row.host.replacen('*', "drill", 1)).collect(),
+        let is_served =
+            |host: &str| !tls || tables.get(host).is_some_and(|app| !app["tls"].is_null());
+        let hosts: Vec<String> = match hosts {
+            [] => rows
+                .iter()
+                .filter(|row| is_served(&row.host))
+                // Any name that matches the wildcard.
+                .map(|row| row.host.replacen('*', "drill", 1))
+                .collect(),
             hosts => hosts.to_vec(),
         };
         if hosts.is_empty() {
-            return Err(Failure::Unended("the server serves no app".into()));
+            let over = if tls { " over TLS" } else { "" };
+            return Err(Failure::Unended(format!("the server serves no app{over}")));
         }
         let (known, unknown): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| row.origin == "config");
@@ -101,7 +130,7 @@ impl Tidegate {
         // An app that only a command knows can't be added again in its former state.
         let is_known = |host: &String| known.iter().any(|row| row.host == *host);
         let apps = tables.into_iter().filter(|(host, _)| is_known(host)).collect();
-        let tidegate = Self { admin, own: None, apps };
+        let tidegate = Self::new(admin, None, apps);
         Ok(Found { tidegate, address, hosts, unknown_to_config })
     }
 
@@ -127,16 +156,47 @@ impl Tidegate {
     fn reload(&mut self, turn: usize) -> Result<(), String> {
         let changed = self.own.as_mut().map(|server| server.change(turn)).transpose();
         let changed = changed.map_err(|error| error.to_string())?;
-        let reload = value(self.admin.post::<ReloadAnswer>("/reload"))?;
-        if let Some(failed) = reload.failed.first() {
-            return Err(format!("{}: {}", failed.host, failed.error));
-        }
+        let reload = self.post_reload()?;
         match changed {
             Some(host) if !reload.changed.iter().any(|other| other == host) => {
                 Err(format!("{host} was changed in the config, but the reload did not apply it"))
             }
             _ => Ok(()),
         }
+    }
+
+    fn post_reload(&mut self) -> Result<ReloadAnswer, String> {
+        let reload = value(self.admin.post::<ReloadAnswer>("/reload"))?;
+        if let Some(failed) = reload.failed.first() {
+            return Err(format!("{}: {}", failed.host, failed.error));
+        }
+        match reload.certificate_errors.first() {
+            Some(error) => Err(error.clone()),
+            None => Ok(reload),
+        }
+    }
+
+    /// Renews a certificate. New handshakes show it at once; the connections and the session of a
+    /// client go on.
+    fn renew(&mut self, turn: usize) -> Result<(), String> {
+        let server = self.own.as_mut().ok_or("the drill didn't start this server")?;
+        let renewed = server.renew(turn).map_err(|error| error.to_string())?;
+        let witness = self.witnesses.iter().find(|witness| witness.host() == renewed.host);
+        let witness = witness.ok_or("without --tls")?.clone();
+        let kept = witness.keep(KEPT_CONNECTIONS)?;
+        if witness.shown()? == renewed.certificate {
+            return Err(format!("{}: the certificate is shown before the reload", renewed.host));
+        }
+        self.post_reload()?;
+        for _ in 0..NEW_HANDSHAKES {
+            if witness.shown()? != renewed.certificate {
+                return Err(format!("{}: a handshake shows the old certificate", renewed.host));
+            }
+        }
+        if !witness.resumes(&kept)? {
+            return Err(format!("{}: a session from before is not resumed", renewed.host));
+        }
+        witness.ask_again(kept)
     }
 
     fn replace(&mut self, turn: usize) -> Result<(), String> {
@@ -162,8 +222,23 @@ impl Tidegate {
         drained
     }
 
+    /// Upgrades. A client's session from before is resumed by the new process.
+    fn upgrade(&mut self, turn: usize) -> Result<(), String> {
+        let Some(witness) = self.witnesses.get(turn % self.witnesses.len().max(1)).cloned() else {
+            return self.upgrade_process();
+        };
+        let kept = witness.keep(0)?;
+        self.upgrade_process()?;
+        self.upgrades += 1;
+        if !witness.resumes(&kept)? {
+            return Err("a session from before the upgrade is not resumed".to_owned());
+        }
+        self.resumed += 1;
+        Ok(())
+    }
+
     /// Waits until a new process serves and the old one has exited.
-    fn upgrade(&mut self) -> Result<(), String> {
+    fn upgrade_process(&mut self) -> Result<(), String> {
         let old = self.pid()?;
         value(self.admin.post::<Value>("/upgrade"))?;
         let deadline = Instant::now() + READY_MAX;
@@ -242,10 +317,11 @@ impl Actor for Tidegate {
     fn act(&mut self, action: Action, turn: usize) -> Result<(), String> {
         match action {
             Action::Reload => self.reload(turn),
+            Action::Renew => self.renew(turn),
             Action::Replace => self.replace(turn),
             Action::RemoveAdd => self.remove_and_add(turn),
             Action::DrainResume => self.drain_and_resume(turn),
-            Action::Upgrade => self.upgrade(),
+            Action::Upgrade => self.upgrade(turn),
             Action::StopStart => self.restart(),
             Action::Nothing => Ok(()),
             Action::Command => Err("no command was given".to_owned()),
@@ -256,6 +332,17 @@ impl Actor for Tidegate {
 /// The server's answer, or its error as text.
 fn value<T>(answer: Result<Answer<T>, Failure>) -> Result<T, String> {
     answer.map(|answer| answer.value).map_err(|failure| failure.to_string())
+}
+
+/// The server's first address with TLS, or without it.
+fn address(status: &ServerStatus, tls: bool) -> Result<SocketAddr, Failure> {
+    let listeners = status.listeners.iter().filter(|listener| listener.tls == tls);
+    let mut listed = listeners.map(|listener| &listener.address);
+    // Older servers don't say where they speak TLS.
+    let older = status.listen.first().filter(|_| !tls && status.listeners.is_empty());
+    let address = listed.next().or(older).and_then(|text| text.parse().ok());
+    let with = if tls { "with TLS" } else { "without TLS" };
+    address.ok_or_else(|| Failure::Unended(format!("the server listens on no address {with}")))
 }
 
 /// The address at which a client reaches a server that listens on all addresses.

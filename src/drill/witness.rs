@@ -1,0 +1,171 @@
+//! A client apart from the load, which sees what an action does to TLS. Blocks, with a time-out.
+//!
+//! Before the action it makes a session, and connections that stay open. After the action it
+//! checks that the session is resumed, that the connections still answer, and which certificate
+//! new handshakes show.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use super::{
+    plan::{ClientKind, Target},
+    request::write_batch,
+    trust::{ClientsTls, HostTls},
+    wire::{Agreed, Wire, reason},
+};
+use crate::{
+    http::{
+        FieldTable, Limits,
+        h1::{self, ClientEvent},
+    },
+    tls::ClientTls,
+};
+
+/// Limits for the head of an answer.
+const LIMITS: Limits = Limits { head_bytes: 64 << 10, fields: FieldTable::LEN, content_bytes: 0 };
+
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// A client of one host.
+#[derive(Clone, Debug)]
+pub(crate) struct Witness {
+    address: SocketAddr,
+    target: Target,
+    tls: HostTls,
+    /// How long one operation may take.
+    patience: Duration,
+}
+
+/// What a witness has from before an action.
+pub(crate) struct Kept {
+    /// Keeps one session.
+    session: ClientTls,
+    connections: Vec<Wire<TcpStream>>,
+}
+
+impl Witness {
+    /// A client of one target of `tls`.
+    pub(crate) fn new(
+        address: SocketAddr,
+        tls: &ClientsTls,
+        (at, target): (usize, &Target),
+        patience: Duration,
+    ) -> Self {
+        Self { address, target: target.clone(), tls: tls.of(at).clone(), patience }
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.target.host
+    }
+
+    /// Makes a session, and this many connections that stay open.
+    ///
+    /// # Errors
+    /// A handshake or a request has failed.
+    pub(crate) fn keep(&self, connections: usize) -> Result<Kept, String> {
+        let session = self.tls.full.with_sessions();
+        // With the answer comes the ticket.
+        self.ask(&mut self.connect(&session)?.0)?;
+        let connect = || -> Result<Wire<TcpStream>, String> {
+            let (mut wire, _) = self.connect(&self.tls.full)?;
+            self.ask(&mut wire)?;
+            Ok(wire)
+        };
+        let connections = (0..connections).map(|_| connect()).collect::<Result<_, _>>()?;
+        Ok(Kept { session, connections })
+    }
+
+    /// Whether a new connection resumes the kept session. It answers in any case.
+    ///
+    /// # Errors
+    /// The handshake or the request has failed.
+    pub(crate) fn resumes(&self, kept: &Kept) -> Result<bool, String> {
+        let (mut wire, agreed) = self.connect(&kept.session)?;
+        self.ask(&mut wire)?;
+        Ok(agreed.is_resumed)
+    }
+
+    /// Sends a request on each connection that was kept.
+    ///
+    /// # Errors
+    /// A connection doesn't answer any more, or says that it ends.
+    pub(crate) fn ask_again(&self, kept: Kept) -> Result<(), String> {
+        kept.connections.into_iter().try_for_each(|mut wire| self.ask(&mut wire))
+    }
+
+    /// The certificate that a new handshake shows.
+    ///
+    /// # Errors
+    /// The handshake has failed.
+    pub(crate) fn shown(&self) -> Result<Vec<u8>, String> {
+        self.connect(&self.tls.full).map(|(_, agreed)| agreed.certificate)
+    }
+
+    fn connect(&self, tls: &ClientTls) -> Result<(Wire<TcpStream>, Agreed), String> {
+        TcpStream::connect_timeout(&self.address, self.patience)
+            .and_then(|socket| over(socket, Some(tls), self.patience))
+            .and_then(|(wire, agreed)| Ok((wire, agreed.ok_or(ErrorKind::InvalidInput)?)))
+            .map_err(|error| format!("{}: handshake: {}", self.target.host, said(&error)))
+    }
+
+    /// Sends a request and reads the answer; the connection has to be kept.
+    fn ask(&self, wire: &mut Wire<TcpStream>) -> Result<(), String> {
+        let failed = |why: &str| format!("{}: request: {why}", self.target.host);
+        let mut out = Vec::new();
+        let (mut exchange, _) = write_batch(ClientKind::Kept, &self.target, &mut out);
+        wire.write_all(&out).map_err(|error| failed(&said(&error)))?;
+        let (mut input, mut buffer) = (Vec::new(), vec![0; BUFFER_BYTES]);
+        while !is_answered(&mut exchange, &mut input).map_err(|why| failed(&why))? {
+            match wire.read(&mut buffer).map_err(|error| failed(&said(&error)))? {
+                0 => return Err(failed("closed")),
+                len => input.extend_from_slice(&buffer[..len]),
+            }
+        }
+        if exchange.reusable() { Ok(()) } else { Err(failed("the server ends the connection")) }
+    }
+}
+
+/// Makes the handshake on a socket that is connected, if there is one.
+pub(super) fn over(
+    socket: TcpStream,
+    tls: Option<&ClientTls>,
+    patience: Duration,
+) -> io::Result<(Wire<TcpStream>, Option<Agreed>)> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
+    let mut wire = Wire::new(socket, tls)?;
+    let agreed = wire.shake_hands()?;
+    Ok((wire, agreed))
+}
+
+/// What an error of a blocking socket says.
+pub(super) fn said(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "it does not answer in time".to_owned(),
+        _ => reason(error),
+    }
+}
+
+/// Whether the answer is complete.
+fn is_answered(exchange: &mut h1::Client, input: &mut Vec<u8>) -> Result<bool, String> {
+    let mut at = 0;
+    loop {
+        let mut fields = FieldTable::new();
+        let (used, event) = exchange.next_event(&input[at..], &mut fields, &LIMITS);
+        at += used;
+        match event {
+            ClientEvent::End => return Ok(true),
+            ClientEvent::NeedMore => {
+                input.drain(..at);
+                return Ok(false);
+            }
+            ClientEvent::Closed | ClientEvent::Truncated => return Err("closed".to_owned()),
+            ClientEvent::Refused(refused) => return Err(refused.reason.to_string()),
+            ClientEvent::Response(_) | ClientEvent::Interim(_) | ClientEvent::Content(_) => {}
+        }
+    }
+}
