@@ -2,7 +2,7 @@
 //! the loops look at, so that nothing has to wait for the operator thread.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
@@ -74,6 +74,17 @@ impl CertificateList {
         }
         in_use.sort_by_key(|used| used.certificate.not_after());
         Self { in_use, rejected }
+    }
+
+    /// When the certificate for a name ends; of several for one name, the first to end.
+    pub(crate) fn ends_by_name(&self) -> BTreeMap<String, SystemTime> {
+        let mut ends = BTreeMap::new();
+        for used in &self.in_use {
+            for name in used.certificate.names() {
+                ends.entry(name.to_string()).or_insert(used.certificate.not_after());
+            }
+        }
+        ends
     }
 
     /// The certificate that ends first.

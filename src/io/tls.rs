@@ -27,7 +27,7 @@ use super::{
     outbox::{Flushed, Outbox, TURN_BYTES},
     ready::{Ready, Received},
 };
-use crate::tls::{SEALED_BYTES_MAX, Sealed, Served, Session, TlsError};
+use crate::tls::{Negotiated, SEALED_BYTES_MAX, Sealed, Served, Session, TlsError};
 
 /// A session with what it has received and not read, or sealed and not sent.
 pub(super) struct TlsTransport {
@@ -64,6 +64,11 @@ impl TlsTransport {
 
     pub(super) fn is_handshaking(&self) -> bool {
         self.session.is_handshaking()
+    }
+
+    /// What both sides agreed on, once the handshake is over.
+    pub(super) fn negotiated(&self) -> Option<Negotiated<'_>> {
+        self.session.negotiated()
     }
 
     pub(super) fn served(&self) -> Option<&Served> {

@@ -17,7 +17,7 @@ use super::{
     ready::{Ready, Received},
     tls::TlsTransport,
 };
-use crate::tls::{ClientCertificate, Served, Session};
+use crate::tls::{ClientCertificate, Negotiated, Served, Session};
 
 /// One socket with its unread and unsent bytes.
 pub(crate) struct Io {
@@ -85,6 +85,16 @@ impl Io {
     /// missing before it.
     pub(crate) fn is_truncated(&self) -> bool {
         self.tls().is_some_and(TlsTransport::is_truncated)
+    }
+
+    /// What both sides agreed on, once a TLS handshake is over.
+    pub(crate) fn negotiated(&self) -> Option<Negotiated<'_>> {
+        self.tls()?.negotiated()
+    }
+
+    /// The name that a client's TLS connection asked for (SNI).
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.tls()?.served()?.name()
     }
 
     /// What a client's TLS connection was made with.

@@ -11,15 +11,21 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-use super::{ExchangeCounters, ExchangeTotals};
+use super::{
+    ExchangeCounters, ExchangeTotals, HandshakeCounts, HandshakeEnd, handshakes::HandshakeCounters,
+};
 
 /// The published counts of a loop.
 #[derive(Debug)]
-pub(crate) struct LoopGauges(CachePadded<Published>, ExchangeCounters);
+pub(crate) struct LoopGauges(
+    CachePadded<Published>,
+    ExchangeCounters,
+    CachePadded<HandshakeCounters>,
+);
 
 impl Default for LoopGauges {
     fn default() -> Self {
-        Self(CachePadded::default(), ExchangeCounters::new(1))
+        Self(CachePadded::default(), ExchangeCounters::new(1), CachePadded::default())
     }
 }
 
@@ -94,6 +100,16 @@ impl LoopGauges {
     /// The exchanges that were refused before they had an app.
     pub(crate) fn unrouted(&self) -> ExchangeTotals {
         self.1.snapshot()
+    }
+
+    /// Counts a client's TLS handshake that is over. Call only from the loop itself.
+    pub(crate) fn count_handshake(&self, end: HandshakeEnd) {
+        self.2.count(end);
+    }
+
+    /// The TLS handshakes of clients so far.
+    pub(crate) fn handshakes(&self) -> HandshakeCounts {
+        self.2.snapshot()
     }
 
     /// Marks the beginning of a turn. Call this and the next two only from the loop itself.

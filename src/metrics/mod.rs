@@ -8,6 +8,7 @@ mod exchanges;
 mod exposition;
 mod families;
 mod gauges;
+mod handshakes;
 mod histogram;
 mod ledger;
 mod process;
@@ -16,6 +17,7 @@ mod render;
 pub(crate) use exchanges::{ExchangeCounters, ExchangeTotals};
 pub(crate) use exposition::Exposition;
 pub(crate) use gauges::{LoopCounts, LoopGauges, Turn};
+pub(crate) use handshakes::{HandshakeCounts, HandshakeEnd, HandshakeFailure};
 pub(crate) use histogram::{AnswerSeconds, DrainSeconds};
 pub(crate) use ledger::{
     FailureCounts, HostLedger, HostReading, LifeReading, UpstreamNow, UpstreamReading,

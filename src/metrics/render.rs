@@ -16,8 +16,8 @@ use prometheus_client::{
 };
 
 use super::{
-    DrainSeconds, LoopCounts, ProcessUsage, exchanges::OTHER, exposition::Exposition,
-    families::Families, ledger::HostReading,
+    DrainSeconds, HandshakeCounts, LoopCounts, ProcessUsage, exchanges::OTHER,
+    exposition::Exposition, families::Families, ledger::HostReading,
 };
 
 /// Everything that the page shows.
@@ -27,6 +27,10 @@ pub(crate) struct Scrape {
     pub(crate) hosts: Vec<HostReading>,
     /// The sum of all loops.
     pub(crate) connections: LoopCounts,
+    /// TLS handshakes of clients: the sum of all loops.
+    pub(crate) handshakes: HandshakeCounts,
+    /// When the certificate for a name ends, in seconds since 1970; each name once.
+    pub(crate) certificates: Vec<(String, u64)>,
     /// For each loop, whether it makes no progress.
     pub(crate) loops_stuck: Vec<bool>,
     /// When the server started, since 1970.
@@ -79,6 +83,7 @@ impl Collector for Page {
         self.write_upstreams(&mut families)?;
         self.write_drains(&mut families)?;
         self.write_connections(&mut families)?;
+        self.write_tls(&mut families)?;
         self.write_server(&mut families)?;
         self.write_process(&mut families)
     }
@@ -236,6 +241,19 @@ impl Page {
         )
     }
 
+    fn write_tls(&self, families: &mut Families<'_>) -> fmt::Result {
+        families.counters(
+            "tidegate_tls_handshakes_total",
+            "TLS handshakes of clients that are over; those that failed have no version",
+            self.scrape.handshakes.samples(),
+        )?;
+        families.gauges(
+            "tidegate_certificate_expiry_seconds",
+            "When the certificate in use for the name expires, in seconds since 1970",
+            self.scrape.certificates.iter().map(|(name, at)| ([("name", &**name)], *at)),
+        )
+    }
+
     fn write_server(&self, families: &mut Families<'_>) -> fmt::Result {
         let scrape = &self.scrape;
         families.gauge("tidegate_loops", "Event loops", &scrape.loops_stuck.len())?;
@@ -328,7 +346,7 @@ fn expected_bytes(scrape: &Scrape) -> usize {
         let apps = 3 + histogram + host.totals.exchanges.statuses.len() + host.totals.drains.len();
         (apps + upstreams) * (62 + host.host.len()) + upstreams * 42
     };
-    8192 + scrape.hosts.iter().map(lines).sum::<usize>()
+    9216 + 80 * scrape.certificates.len() + scrape.hosts.iter().map(lines).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -379,6 +397,8 @@ mod tests {
                 proxy_headers_refused: 5,
                 connections_refused: 6,
             },
+            handshakes: HandshakeCounts::default(),
+            certificates: vec![("a.test".to_owned(), 1_800_000_000)],
             loops_stuck: vec![false, true, false, false],
             start_time: Duration::from_millis(1_700_000_000_250),
             uptime: Duration::from_secs(90),

@@ -5,6 +5,8 @@
 
 use rustls::server::{Acceptor, ClientHello};
 
+use super::error::TlsError;
+
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
@@ -22,6 +24,7 @@ pub(crate) enum HelloRead {
     PlainHttp,
     /// It is neither; the alert is to be sent as it is, if there is one.
     Refused {
+        error: TlsError,
         alert: Vec<u8>,
     },
 }
@@ -52,10 +55,10 @@ impl Hello {
                 Ok(Some(accepted)) => return HelloRead::Hello(Self::of(&accepted.client_hello())),
                 Ok(None) if matches!(read, Ok(1..)) => {}
                 Ok(None) => return HelloRead::NeedMore,
-                Err((_, mut last)) => {
+                Err((error, mut last)) => {
                     let mut alert = Vec::new();
                     last.write_all(&mut alert).expect("a Vec takes all bytes");
-                    return HelloRead::Refused { alert };
+                    return HelloRead::Refused { error: error.into(), alert };
                 }
             }
         }
@@ -153,7 +156,7 @@ mod tests {
         hello[at..at + name.len()].copy_from_slice(address);
         match Hello::read(&hello) {
             HelloRead::Hello(hello) => assert_eq!(hello.server_name, None),
-            HelloRead::Refused { alert } => assert_eq!(alert.first(), Some(&ALERT)),
+            HelloRead::Refused { alert, .. } => assert_eq!(alert.first(), Some(&ALERT)),
             other => panic!("{other:?}"),
         }
     }
@@ -174,7 +177,7 @@ mod tests {
             &[22, 3, 1, 0xff, 0xff, 1, 2, 3, 4],
         ] {
             match Hello::read(bytes) {
-                HelloRead::Refused { alert } => {
+                HelloRead::Refused { alert, .. } => {
                     assert!(alert.first().is_none_or(|kind| *kind == ALERT), "{alert:?}");
                 }
                 HelloRead::NeedMore if bytes[3] == 0xff => {}

@@ -79,6 +79,8 @@ pub(crate) struct Served {
     site: Arc<SiteTls>,
     /// What the client has shown in the handshake.
     certificate: Option<ClientCertificate>,
+    /// The name that the client asked for (SNI).
+    name: Option<Box<str>>,
     /// Most requests of a connection are for one host.
     checked: Option<Checked>,
 }
@@ -94,8 +96,13 @@ struct Checked {
 }
 
 impl Served {
-    pub(crate) fn new(site: Arc<SiteTls>) -> Self {
-        Self { site, certificate: None, checked: None }
+    pub(crate) fn new(site: Arc<SiteTls>, name: Option<Box<str>>) -> Self {
+        Self { site, name, certificate: None, checked: None }
+    }
+
+    /// The name that the client asked for (SNI), lower case.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// The client's certificate. `None` before the handshake is over, and if it showed none.
@@ -155,7 +162,7 @@ mod tests {
         assert!(view.table().choose(Some("a.example")).is_none());
         publish(&["a.example", "b.example"], &Policy::default());
         let site = Arc::clone(view.table().choose(Some("a.example")).unwrap());
-        let mut served = Served::new(site);
+        let mut served = Served::new(site, None);
         for host in ["a.example", "A.Example", "a.example"] {
             assert!(served.may_serve(Some(host.as_bytes()), &mut view), "{host}");
         }

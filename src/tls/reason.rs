@@ -6,7 +6,41 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerInco
 
 use super::error::TlsError;
 
+/// On which side the fault of a failed handshake is, as a server sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing in common: versions, suites, key exchanges.
+    Unsupported,
+    /// The peer refuses our certificate.
+    OurCertificate,
+    /// The peer's certificate is missing, or refused.
+    PeerCertificate,
+    /// Anything else: the peer broke the protocol, or gave up.
+    Protocol,
+}
+
 impl TlsError {
+    /// Where the fault of a failed handshake is.
+    pub(crate) fn fault(&self) -> Fault {
+        use AlertDescription as Alert;
+        match self {
+            Self::Session(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => {
+                Fault::Unsupported
+            }
+            Self::Session(Error::AlertReceived(
+                Alert::ProtocolVersion
+                | Alert::HandshakeFailure
+                | Alert::InsufficientSecurity
+                | Alert::NoApplicationProtocol,
+            )) => Fault::Unsupported,
+            Self::Session(Error::AlertReceived(_)) if self.is_about_certificates() => {
+                Fault::OurCertificate
+            }
+            _ if self.is_about_certificates() => Fault::PeerCertificate,
+            _ => Fault::Protocol,
+        }
+    }
+
     /// The failure of a session that caused this error, if one did.
     pub(crate) fn behind(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
@@ -93,6 +127,25 @@ mod tests {
         assert_eq!(TlsError::behind(&error).map(TlsError::reason), Some("certificate expired"));
         assert!(TlsError::behind(&io::Error::other("x")).is_none());
         assert!(TlsError::behind(&io::ErrorKind::ConnectionReset.into()).is_none());
+    }
+
+    #[test]
+    fn a_fault_is_ours_the_peers_or_of_both() {
+        for (error, fault) in [
+            (Error::AlertReceived(AlertDescription::UnknownCA), Fault::OurCertificate),
+            (Error::AlertReceived(AlertDescription::ProtocolVersion), Fault::Unsupported),
+            (Error::AlertReceived(AlertDescription::InternalError), Fault::Protocol),
+            (Error::NoCertificatesPresented, Fault::PeerCertificate),
+            (Error::InvalidCertificate(CertificateError::Expired), Fault::PeerCertificate),
+            (
+                Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13),
+                Fault::Unsupported,
+            ),
+            (Error::DecryptError, Fault::Protocol),
+        ] {
+            assert_eq!(TlsError::from(error).fault(), fault);
+        }
+        assert_eq!(TlsError::TooLong.fault(), Fault::Protocol);
     }
 
     #[test]

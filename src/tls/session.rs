@@ -39,6 +39,8 @@ pub(crate) const WIRE_BYTES: usize = 5 + SEALED_BYTES_MAX + 2048;
 /// The most content that one record holds.
 pub(crate) const SEALED_BYTES_MAX: usize = 16 * 1024;
 
+const TLS13: &str = "TLSv1.3";
+
 /// Bytes on the wire between two pieces of content: a record's worth. A KeyUpdate has 27.
 const BARREN_BYTES_MAX: usize = SEALED_BYTES_MAX;
 
@@ -90,6 +92,13 @@ pub(crate) struct Negotiated<'a> {
     pub(crate) protocol: Option<&'a [u8]>,
     /// The peer's certificate, if it has shown one.
     pub(crate) peer_certificate: Option<&'a [u8]>,
+}
+
+impl Negotiated<'_> {
+    /// Whether it is TLS 1.3.
+    pub(crate) fn is_tls13(&self) -> bool {
+        self.version == TLS13
+    }
 }
 
 impl Session {
@@ -222,10 +231,13 @@ impl Session {
     /// What both sides agreed on, once the handshake is over.
     pub(crate) fn negotiated(&self) -> Option<Negotiated<'_>> {
         let state = self.conn.state();
+        if state.is_handshaking() {
+            return None;
+        }
         let suite = state.negotiated_cipher_suite()?;
         Some(Negotiated {
             version: match state.protocol_version()? {
-                ProtocolVersion::TLSv1_3 => "TLSv1.3",
+                ProtocolVersion::TLSv1_3 => TLS13,
                 _ => "TLSv1.2",
             },
             cipher: suite.suite().as_str().unwrap_or("unknown"),

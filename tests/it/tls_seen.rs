@@ -1,16 +1,22 @@
 //! What operators see of TLS: certificates, status, metrics, events, logs, connections.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    version::{TLS12, TLS13},
 };
 
 use serde_json::{Value, json};
 
 use crate::{
     cli_support::{Fake, run, tidegate},
-    support::{Setup, free_port},
-    tls::{Authority, LISTEN},
+    support::{Client, Event, PATIENCE, Server, Setup, free_port, wait_until},
+    tls::{Authority, LISTEN, connect, get},
 };
 
 /// The rows of certificates in use.
@@ -163,4 +169,139 @@ fn certs_shows_what_the_server_has() {
     let row: Vec<_> = ran.out.lines().nth(1).expect("a row").split_whitespace().collect();
     let expected = ["localhost", "CN=Tidegate", "self-signed", "395"];
     assert_eq!(&row[..4], expected, "{ran:?}");
+}
+
+/// The handshakes of a server: `result version resumed`, and how many; without those of which there
+/// are none.
+fn handshakes(server: &Server) -> BTreeMap<String, u64> {
+    let page = server.admin().call("GET", "/metrics", "").text;
+    let lines = page.lines().filter_map(|line| {
+        let (labels, count) =
+            line.strip_prefix("tidegate_tls_handshakes_total{")?.split_once("} ")?;
+        let values: Vec<_> = labels.split('"').skip(1).step_by(2).collect();
+        Some((values.join(" ").trim_end().to_owned(), count.parse().expect("a number")))
+    });
+    lines.filter(|(_, count)| *count > 0).collect()
+}
+
+fn wait_handshakes(server: &Server, expected: &[(&str, u64)]) {
+    let expected = expected.iter().map(|(end, count)| ((*end).to_owned(), *count)).collect();
+    let mut seen = BTreeMap::new();
+    let are_there = wait_until(PATIENCE, || {
+        seen = handshakes(server);
+        seen == expected
+    });
+    assert!(are_there, "{seen:?} instead of {expected:?}");
+}
+
+#[test]
+fn each_handshake_is_counted_once_by_how_it_ended() {
+    let authority = Authority::new();
+    let strict = "tls = { cert = \"s.test.pem\", key = \"s.test.key\", min_version = \"1.3\" }\n\
+                  respond = {}";
+    let (certificate, key) = authority.issue(&["s.test"]);
+    let setup = authority.setup(&["a.test"]).app("s.test", strict);
+    let setup = setup.file("s.test.pem", certificate).file("s.test.key", key);
+    let setup = setup.limits("head_timeout = \"400ms\"").log("level = \"debug\"");
+    let server = setup.start();
+    for version in [&TLS12, &TLS13] {
+        let config = authority.client_of(&[version]);
+        for _ in 0..3 {
+            let mut tls = connect(server.address(), &config, "a.test").expect("a handshake");
+            get(&mut tls, "a.test").expect("an answer");
+        }
+        // One that says nothing more.
+        connect(server.address(), &authority.client_of(&[version]), "a.test").expect("a handshake");
+    }
+    let distrustful = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    for (config, name) in [
+        (authority.client(), "unknown.test"),
+        (distrustful, "a.test"),
+        (authority.client_of(&[&TLS12]), "s.test"),
+    ] {
+        connect(server.address(), &config, name).expect_err("a refused handshake");
+    }
+    let half = [22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+    let mut plain = Client::connect(server.address());
+    plain.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    plain.read_to_end();
+    let mut garbage = Client::connect(server.address());
+    garbage.send([0; 100]);
+    garbage.read_to_end();
+    let mut gone = Client::connect(server.address());
+    gone.send(half);
+    drop(gone);
+    let mut slow = Client::connect(server.address());
+    slow.send(half);
+    slow.read_to_end();
+    // Neither of these has begun a handshake.
+    drop(Client::connect(server.address()));
+    Client::connect(server.address()).read_to_end();
+    let expected = [
+        ("ok 1.2 false", 2),
+        ("ok 1.2 true", 2),
+        ("ok 1.3 false", 2),
+        ("ok 1.3 true", 2),
+        ("no_certificate_for_name", 1),
+        ("certificate_refused", 1),
+        ("unsupported", 1),
+        ("plain_http", 1),
+        ("protocol", 1),
+        ("client_gone", 1),
+        ("timeout", 1),
+    ];
+    wait_handshakes(&server, &expected);
+    // A failed one is logged, with the name if that is known.
+    let logged = server.wait_event("tls_handshake_failed");
+    assert!(logged.field("peer").is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{logged:?}");
+    assert_eq!(logged.field("result"), Some("no_certificate_for_name"));
+    assert_eq!(logged.field("name"), Some("unknown.test"));
+    assert_eq!(logged.field("reason"), Some("no app with TLS has this name"));
+}
+
+#[test]
+fn a_flood_of_failed_handshakes_is_one_line_a_second_and_none_by_default() {
+    let authority = Authority::new();
+    for (level, most) in [("info", 0), ("debug", 30)] {
+        let begun = Instant::now();
+        let setup = authority.setup(&["a.test"]).log(&format!("level = {level:?}"));
+        let server = setup.start();
+        let fail = || {
+            let mut client = Client::connect(server.address());
+            client.send([0; 100]);
+            client.read_to_end();
+        };
+        (0..300).for_each(|_| fail());
+        wait_handshakes(&server, &[("protocol", 300)]);
+        let failed = |events: Vec<Event>| {
+            let is_failed = |event: &Event| event.name == "tls_handshake_failed";
+            events.into_iter().filter(is_failed).collect::<Vec<_>>()
+        };
+        let logged = failed(server.events());
+        // Two loops, and the seconds that the test took.
+        let most = most.min(2 * (begun.elapsed().as_secs() as usize + 1));
+        assert!(logged.len() <= most, "{} lines", logged.len());
+        let suppressed: usize = logged.iter().map(|event| event.count("suppressed")).sum();
+        assert!(suppressed + logged.len() <= 300);
+        assert_eq!(level == "debug", !logged.is_empty());
+    }
+}
+
+#[test]
+fn metrics_say_when_the_certificate_of_a_name_expires() {
+    let authority = Authority::new();
+    let end = |params: &mut rcgen::CertificateParams| {
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+    };
+    let (certificate, key) = authority.issue_with(&["a.test", "*.a.test"], end);
+    let setup = authority.setup(&["a.test", "b.test"]);
+    let server = setup.file("a.test.pem", certificate).file("a.test.key", key).start();
+    let page = server.admin().call("GET", "/metrics", "").text;
+    for name in ["a.test", "*.a.test"] {
+        let line = format!("tidegate_certificate_expiry_seconds{{name=\"{name}\"}} 1893456000\n");
+        assert!(page.contains(&line), "{page}");
+    }
+    assert!(page.contains("tidegate_certificate_expiry_seconds{name=\"b.test\"} "), "{page}");
 }

@@ -18,7 +18,10 @@ use crate::{
     hosted::AppLife,
     http::Response,
     logging::Logging,
-    metrics::{self, ExchangeTotals, Exposition, HostReading, LoopCounts, ProcessUsage, Scrape},
+    metrics::{
+        self, ExchangeTotals, Exposition, HandshakeCounts, HostReading, LoopCounts, ProcessUsage,
+        Scrape,
+    },
 };
 
 impl Admin {
@@ -150,12 +153,17 @@ impl Admin {
         let lost = self.logging.as_ref().map(Logging::lost).unwrap_or_default();
         let reloads = self.reloads.counts();
         let since_1970 = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let certificates = self.certificates.list().ends_by_name().into_iter();
         let uptime = self.facts.started.elapsed();
         let exposition = Exposition::accepted(accept);
         let page = metrics::render(
             Scrape {
                 hosts: measured.hosts,
                 connections: self.loop_counts(),
+                handshakes: self.handshakes(),
+                certificates: certificates
+                    .map(|(name, end)| (name, since_1970(end).as_secs()))
+                    .collect(),
                 loops_stuck: (0..self.loops.len()).map(is_stuck).collect(),
                 start_time: since_1970(SystemTime::now()).saturating_sub(uptime),
                 uptime,
@@ -173,6 +181,12 @@ impl Admin {
         );
         let response = Response::new(200).with_field("Content-Type", exposition.content_type());
         Ok(response.with_content(page))
+    }
+
+    fn handshakes(&self) -> HandshakeCounts {
+        let mut sum = HandshakeCounts::default();
+        self.gauges.iter().for_each(|gauges| sum += gauges.handshakes());
+        sum
     }
 
     fn loop_counts(&self) -> LoopCounts {

@@ -11,18 +11,21 @@
 //! - No byte of the header, and none of the handshake, reaches the protocol.
 //! - `head_timeout` covers all of it: the connection is fresh until its first request begins. It
 //!   holds one input buffer at most.
+//! - Each handshake is counted once, when it is over. It begins with the first byte of the hello,
+//!   and ends when it leaves `Hello` or `Handshake` for `Http` or `Lingering`, or is closed there.
 //! - The hello is read where it lies, before there is a session. The session then reads it again.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use super::{
-    super::context::LoopContext,
+    super::{context::LoopContext, handshakes::FailedHandshake},
     state::{Connection, Next, Opening, State},
 };
 use crate::{
     app::Peer,
     http::{Protocol, ProxyHeader, RequestHead},
-    tls::{Hello, HelloRead, Served, Session, UNRECOGNIZED_NAME},
+    metrics::HandshakeEnd,
+    tls::{Hello, HelloRead, Served, Session, TlsError, UNRECOGNIZED_NAME},
 };
 
 /// For a client that speaks HTTP where TLS is spoken.
@@ -46,12 +49,50 @@ impl Connection {
             }
         }
         if let State::Opening(Opening::Handshake) = self.state
-            && !self.io.is_handshaking()
+            && self.count_finished_handshake(cx)
         {
             self.io.keep_client_certificate();
             self.state = State::Http(Protocol::h1());
         }
         Next::Wait
+    }
+
+    /// Counts the handshake, if it is over.
+    fn count_finished_handshake(&self, cx: &LoopContext) -> bool {
+        let Some(negotiated) = self.io.negotiated() else { return false };
+        let (is_tls13, is_resumed) = (negotiated.is_tls13(), negotiated.is_resumed);
+        cx.gauges.count_handshake(HandshakeEnd::Finished { is_tls13, is_resumed });
+        true
+    }
+
+    /// The handshake has failed, and nothing more is expected. A connection that never sent a byte
+    /// has begun none.
+    pub(super) fn fail_handshake(&mut self, failed: FailedHandshake<'_>, cx: &mut LoopContext) {
+        match self.state {
+            State::Opening(Opening::Handshake) => {}
+            State::Opening(Opening::Hello) if self.io.received_total() > 0 => {}
+            _ => return,
+        }
+        let failed = FailedHandshake { name: failed.name.or(self.io.server_name()), ..failed };
+        cx.tls.on_failed(&failed, self.peer, &cx.gauges, cx.clock.now_ms());
+        self.state = State::Lingering { windows: 0 };
+    }
+
+    /// Receiving has failed: if that is within a handshake, the handshake has failed.
+    pub(super) fn fail_handshake_by(&mut self, error: &io::Error, cx: &mut LoopContext) {
+        let failed = TlsError::behind(error).map(FailedHandshake::of);
+        self.fail_handshake(failed.unwrap_or(FailedHandshake::CLIENT_GONE), cx);
+    }
+
+    /// The connection ends. A handshake that isn't over has failed.
+    pub(super) fn end_handshake(&mut self, cx: &mut LoopContext) {
+        let State::Opening(_) = self.state else { return };
+        // It may be over since the last step.
+        if !self.count_finished_handshake(cx) {
+            let is_gone = self.io.ready.failed || self.io.ready.read_closed;
+            let (gone, closed) = (FailedHandshake::CLIENT_GONE, FailedHandshake::CLOSED);
+            self.fail_handshake(if is_gone { gone } else { closed }, cx);
+        }
     }
 
     /// Whether it speaks TLS, or will.
@@ -75,15 +116,23 @@ impl Connection {
         let hello = match Hello::read(input.unread()) {
             HelloRead::NeedMore => return Next::Wait,
             HelloRead::Hello(hello) => hello,
-            HelloRead::PlainHttp => return self.end_opening(PLAIN_HTTP.as_bytes(), cx),
-            HelloRead::Refused { alert } => return self.end_opening(&alert, cx),
+            HelloRead::PlainHttp => {
+                self.fail_handshake(FailedHandshake::PLAIN_HTTP, cx);
+                return self.end_opening(PLAIN_HTTP.as_bytes(), cx);
+            }
+            HelloRead::Refused { error, alert } => {
+                self.fail_handshake(FailedHandshake::of(&error), cx);
+                return self.end_opening(&alert, cx);
+            }
         };
         let site = cx.tls.view.table().choose(hello.server_name.as_deref());
         let Some(site) = site.map(Arc::clone) else {
+            let name = hello.server_name.as_deref();
+            self.fail_handshake(FailedHandshake { name, ..FailedHandshake::UNKNOWN_NAME }, cx);
             return self.end_opening(UNRECOGNIZED_NAME, cx);
         };
         let Ok(session) = Session::accept(&site) else { return Next::Drop };
-        self.io.begin_tls(session, Some(Served::new(site)), &mut cx.buffers);
+        self.io.begin_tls(session, Some(Served::new(site, hello.server_name)), &mut cx.buffers);
         self.state = State::Opening(Opening::Handshake);
         Next::Wait
     }

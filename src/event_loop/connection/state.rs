@@ -280,6 +280,7 @@ impl Connection {
 
     /// Returns how many exchanges of a life were cut.
     fn end_all(mut self, how: End, cx: &mut LoopContext) -> u64 {
+        self.end_handshake(cx);
         let sent = self.io.outbox.sent();
         // First, so that no `Later` still sees a waiting peer when the end is reported.
         for place in 0..self.exchanges.len() {

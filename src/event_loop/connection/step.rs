@@ -11,6 +11,7 @@ use super::{
         class::linger_windows,
         context::LoopContext,
         exchange::{Delivered, Exchange, Forwarding, Outgoing, TimedOut},
+        handshakes::FailedHandshake,
     },
     pipeline::PIPELINE_BYTES_MAX,
     state::{Connection, Next, Opening, State},
@@ -100,8 +101,13 @@ impl Connection {
 
     /// I7: serves what came in since the last edge was handled; otherwise the connection closes.
     fn read_a_last_time(&mut self, cx: &mut LoopContext) -> Next {
-        let is_silent = !matches!(self.receive(cx), Ok(Received::Bytes(_)));
+        let received = self.receive(cx);
+        let is_silent = !matches!(received, Ok(Received::Bytes(_)));
         if let State::Opening(before) = self.state {
+            if let Err(error) = &received {
+                self.fail_handshake_by(error, cx);
+                return self.begin_linger(cx);
+            }
             match self.open(cx) {
                 Next::Wait => {}
                 next => return next,
@@ -109,6 +115,15 @@ impl Connection {
             if let State::Opening(after) = self.state
                 && (after != Opening::Handshake || before == after)
             {
+                let is_closing = cx.closing.applies_to(self.class);
+                self.fail_handshake(
+                    match received {
+                        Ok(Received::End) => FailedHandshake::CLIENT_GONE,
+                        _ if is_closing => FailedHandshake::CLOSED,
+                        _ => FailedHandshake::TIMEOUT,
+                    },
+                    cx,
+                );
                 return self.begin_linger(cx);
             }
         }
@@ -216,11 +231,7 @@ impl Connection {
                         return Next::Drop;
                     }
                 }
-                // The peer may have to read an alert first.
-                Err(_) if self.io.is_tls() && self.exchanges.is_empty() => {
-                    return self.begin_linger(cx);
-                }
-                Err(_) => return Next::Drop,
+                Err(error) => return self.end_by(&error, cx),
             }
         }
         Next::Turn
@@ -269,6 +280,14 @@ impl Connection {
             self.answer_refused(stream, refused, cx);
         }
         Next::Wait
+    }
+
+    /// Receiving has failed.
+    fn end_by(&mut self, error: &io::Error, cx: &mut LoopContext) -> Next {
+        self.fail_handshake_by(error, cx);
+        // The peer may have to read an alert first.
+        let has_alert = self.io.is_tls() && self.exchanges.is_empty();
+        if has_alert { self.begin_linger(cx) } else { Next::Drop }
     }
 
     fn flush(&mut self, cx: &mut LoopContext) -> io::Result<Flushed> {
