@@ -1,5 +1,6 @@
 //! The server: binds, loads, wires control and the loops together, and runs them.
 
+mod apps;
 mod beside;
 mod descriptors;
 mod error;
@@ -11,7 +12,7 @@ mod sockets;
 use std::{
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Instant, SystemTime},
@@ -27,15 +28,15 @@ pub use crate::control::{
 pub use crate::event_loop::BindError;
 use crate::{
     app::App,
-    config::{AppConfig, Config},
+    config::Config,
     control::{
-        Admin, Certificates, Control, Ended, Facts, Inherited, Input, Listening, LoopReport,
-        LoopThreads, Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads,
-        ServiceManager, TakeOver, TaskReceiver, TaskSender, Upgrader, certificate_watch, load,
-        tasks, tls_port, unavailable,
+        Admin, Certificates, Control, EarlyCertificates, Ended, Facts, Inherited, Input, Listening,
+        LoopReport, LoopThreads, Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads,
+        ServiceManager, TakeOver, TaskReceiver, TaskSender, Upgrader, certificate_watch, tasks,
+        tls_port,
     },
     event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
-    hosted::{Apps, Origin},
+    hosted::Apps,
     logging::{AccessLog, Logging, event},
     message::{LoopConfig, LoopHandle},
     metrics::LoopGauges,
@@ -69,6 +70,8 @@ pub struct HttpServer {
     listening: Vec<Listening>,
     beside: Beside,
     certificates: Certificates,
+    /// The files of certificates, until the apps are loaded.
+    early: Option<EarlyCertificates>,
     logging: Option<Logging>,
     epoch: Instant,
     /// What the process before this one hands over, until this one serves.
@@ -152,6 +155,7 @@ impl HttpServer {
             is_embedded: true,
             beside: Beside::default(),
             certificates,
+            early: None,
             logging: None,
             epoch,
         })
@@ -191,40 +195,6 @@ impl HttpServer {
     pub fn listen_for_admin(&mut self) -> Result<(), ServerError> {
         self.beside = Beside::open(&self.config.admin, self.take_over.as_mut())?;
         Ok(())
-    }
-
-    /// Loads apps from their config, and their certificates. An app that cannot be loaded is logged
-    /// and answers 503 (I8); without its certificate an app isn't served over TLS.
-    pub fn load_apps(&mut self, apps: &[AppConfig]) {
-        let config = Config { apps: apps.to_vec(), ..self.config.clone() };
-        let now = SystemTime::now();
-        let (certificates, remarks) = self.certificates.load(&config, now, &|_| {});
-        remarks.log(now);
-        certificates.table().publish();
-        self.certificates = certificates;
-        let loops = self.registry.loops();
-        for config in apps {
-            if self.take_over.as_ref().is_some_and(|before| before.has_app(&config.host)) {
-                continue;
-            }
-            let app = load(config, Origin::Config, loops).unwrap_or_else(|error| {
-                event!(Error, "app_load_failed", host = &*config.host, error:% = error);
-                unavailable(config, error.to_string(), loops)
-            });
-            self.control.load_app(app);
-        }
-    }
-
-    /// Has the apps as the process before this one had them.
-    ///
-    /// # Errors
-    /// An app that serves there, and cannot here.
-    pub(crate) fn restore_apps(&mut self) -> Result<(), String> {
-        let folder = self.source.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
-        match &self.take_over {
-            Some(before) => before.restore(&mut self.control, folder),
-            None => Ok(()),
-        }
     }
 
     /// Adds an app of the embedder's own under a host name, lower case, or `*.` and a name.

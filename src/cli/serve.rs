@@ -15,14 +15,14 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::fs::{Access, access};
 
 use crate::{
     config::{AppConfig, Config, ConfigError, Source},
-    control::{NoTakeOver, TakeOver},
+    control::{EarlyCertificates, NoTakeOver, TakeOver},
     logging::{self, Logging, LostLines, event},
     server::{
         Account, BindError, EarlySignals, HttpServer, Privileges, ServerError, ServerHandle,
@@ -207,6 +207,9 @@ fn start(
     signals: EarlySignals,
     last_signals: &mut Option<LastSignals>,
 ) -> Result<u8, Failure> {
+    let handed = take_over.as_ref().map(TakeOver::certificates);
+    // As root, if the process is: only root may be able to read keys.
+    let early = EarlyCertificates::read(&plan.config, handed, SystemTime::now());
     // Before the logs start their threads.
     let privileges = Privileges::settle(plan.account.take()).map_err(Failure::of)?;
     let logging = logging::init(&plan.config.log).map_err(Failure::of)?;
@@ -224,7 +227,7 @@ fn start(
     let stops = Arc::<AtomicU32>::default();
     mark_strays(&logging);
     let signals = (signals, Arc::clone(&stops));
-    let ended = set_up(&plan, &logging, take_over, signals).and_then(|(server, last)| {
+    let ended = set_up(&plan, &logging, (take_over, early), signals).and_then(|(server, last)| {
         *last_signals = Some(last);
         server.run().map_err(Failure::from)
     });
@@ -255,7 +258,7 @@ impl LastSignals {
 fn set_up(
     plan: &Plan,
     logging: &Logging,
-    take_over: Option<TakeOver>,
+    (take_over, early): (Option<TakeOver>, EarlyCertificates),
     (signals, stops): (EarlySignals, Arc<AtomicU32>),
 ) -> Result<(HttpServer, LastSignals), Failure> {
     let config = &plan.config;
@@ -267,6 +270,7 @@ fn set_up(
     }
     server.notify_service_manager();
     server.listen_for_admin()?;
+    server.use_certificates(early);
     server.load_apps(&config.apps);
     server.restore_apps().map_err(Failure::of)?;
     if is_first {

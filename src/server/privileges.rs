@@ -1,8 +1,10 @@
 //! The account that the process runs as: root becomes the user that the config names.
 //!
-//! It does so before the first thread is started and before anything is opened. Nothing is made,
-//! written or removed as root in folders that belong to others, and what the server can open at its
-//! start it can open again later: its logs, its config, its addresses.
+//! It does so before the first thread is started and before anything is opened, except the config
+//! and the files of certificates: these are only read, and keys may be readable for root alone.
+//! Nothing is made, written or removed as root in folders that belong to others, and what the
+//! server can open at its start it can open again later: its logs, its config, its addresses. Keys
+//! that it can't read again are kept in memory, and warned of.
 //!
 //! Of root's rights one stays, CAP_NET_BIND_SERVICE (capabilities(7)): a reload may bring ports
 //! below 1024. It is ambient, so that an upgrade's new process has it. All others are gone for

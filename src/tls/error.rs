@@ -53,6 +53,12 @@ impl CertificateError {
         self.file.as_deref()
     }
 
+    /// Whether this process may not read the file.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(&self.problem, Problem::Unreadable(error)
+            if error.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
     /// Whether it is about the private key alone.
     pub(super) fn is_about_key(&self) -> bool {
         matches!(self.problem, Problem::KeyMismatch | Problem::UnsupportedKey)

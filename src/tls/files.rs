@@ -101,6 +101,12 @@ pub(crate) fn load_certificate(
     Ok(LoadedCertificate { certificate, warnings: warnings.into_iter().collect() })
 }
 
+/// Whether a file holds the chain of this certificate.
+pub(crate) fn is_chain_of(file: &Path, certificate: &Certificate) -> bool {
+    let chain = read(file).and_then(|(pem, _)| certificates(&pem));
+    chain.is_ok_and(|chain| chain == certificate.certified().cert)
+}
+
 /// Loads the authorities that servers' certificates are checked against: those of a file, or the
 /// system's.
 ///

@@ -54,7 +54,7 @@ pub(crate) use certificate::{Certificate, ExportedCertificate, Validity};
 pub(crate) use client::{ClientTls, ServerCheck};
 pub use client_certificate::ClientCertificate;
 pub(crate) use error::{CertificateError, TlsError};
-pub(crate) use files::{FileStamp, load_certificate, load_client_ca, load_roots};
+pub(crate) use files::{FileStamp, is_chain_of, load_certificate, load_client_ca, load_roots};
 pub(crate) use hello::{Hello, HelloRead, UNRECOGNIZED_NAME};
 pub(crate) use live::{LiveTable, Served, TableView};
 pub(crate) use own_authority::OwnAuthority;

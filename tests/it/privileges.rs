@@ -19,9 +19,12 @@ use std::{
 use nix::unistd::{Gid, Group, User, geteuid};
 use serde_json::json;
 
-use crate::support::{
-    BINARY, Client, Handshake, PATIENCE, Pid, Server, Setup, Signal, get, get_and_close, run,
-    wait_until,
+use crate::{
+    support::{
+        BINARY, Client, Handshake, PATIENCE, Pid, Server, Setup, Signal, get, get_and_close, run,
+        wait_until,
+    },
+    tls::{Authority, connect, shown},
 };
 
 /// An account that every machine has.
@@ -269,6 +272,65 @@ fn files_that_the_user_cannot_open_are_reported_at_the_start() {
     assert!(warned.field("config").is_some_and(|path| path.ends_with("config.toml")), "{warned:?}");
     let failed = server.admin().call("POST", "/reload", "");
     assert_eq!(failed.status, 422, "{failed:?}");
+}
+
+#[test]
+fn a_key_that_only_root_can_read_is_served_over_reloads_and_upgrades_and_said_to_need_a_restart() {
+    if !is_root() {
+        return;
+    }
+    Server::adopt_orphans();
+    let authority = Authority::new();
+    let put = |folder: &Path, (certificate, key): (String, String)| {
+        for (name, content, mode) in [("a.key", key, 0o600), ("a.pem", certificate, 0o644)] {
+            fs::write(folder.join("new"), content).expect("a file");
+            fs::set_permissions(folder.join("new"), fs::Permissions::from_mode(mode)).expect("it");
+            fs::rename(folder.join("new"), folder.join(name)).expect("a rename");
+        }
+    };
+    let setup = Setup::new()
+        .listen(&["{ address = \"127.0.0.1:0\", tls = true }"])
+        .server("user = \"nobody\"")
+        .app("a.test", "respond = {}\ntls = { cert = \"a.pem\", key = \"a.key\" }");
+    chown(setup.dir(), Some(nobody().uid.as_raw()), None).expect("chown");
+    put(setup.dir(), authority.issue(&["a.test"]));
+    let mut server = setup.start();
+    let (address, config) = (server.address(), authority.client());
+    let served = || shown(&connect(address, &config, "a.test").expect("a handshake"));
+    let before = served();
+    let warned = server.wait_event("certificate_not_readable");
+    assert!(warned.field("file").is_some_and(|file| file.ends_with("a.key")), "{warned:?}");
+    let hint = warned.field("hint").expect("a hint");
+    let uid = nobody().uid.to_string();
+    assert!(hint.contains(&format!("readable for uid {uid} (chgrp, chmod 640)")), "{hint}");
+    let rejected = |server: &Server| {
+        let events = server.events().into_iter();
+        events.filter(|event| event.name == "certificate_rejected").collect::<Vec<_>>()
+    };
+    // The certificate on disk is the one in use.
+    let answer = server.admin().post("/reload");
+    assert_eq!(answer["certificate_errors"], json!([]), "{answer}");
+    let path = format!("/upgrade?binary={}", reachable_program(&server.dir()).display());
+    let done = server.admin().post(&path);
+    let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    server.follow(pid.unwrap_or_else(|| panic!("{done}")));
+    assert_nobody(server.pid());
+    assert_eq!(served(), before);
+    assert_eq!(rejected(&server).len(), 0);
+
+    // A renewal is noticed, and can't be read.
+    put(&server.dir(), authority.issue(&["a.test"]));
+    assert!(wait_until(PATIENCE, || rejected(&server).len() == 1));
+    let error = rejected(&server)[0].field("error").expect("an error").to_owned();
+    assert!(error.contains("a.key: cannot be read: Permission denied"), "{error}");
+    assert!(error.contains("(chgrp, chmod 640), or restart the server"), "{error}");
+    assert_eq!(served(), before);
+    let answer = server.admin().post("/reload");
+    assert_eq!(answer["certificate_errors"], json!([format!("a.test: {error}")]));
+    assert_eq!(served(), before);
+    let key = server.dir().join("a.key");
+    chown(&key, Some(nobody().uid.as_raw()), None).expect("chown");
+    assert!(wait_until(PATIENCE, || served() != before));
 }
 
 #[test]

@@ -152,7 +152,7 @@ pub(crate) fn alert(refused: io::Result<Tls>) -> AlertDescription {
 }
 
 /// The certificate that a server shows, as it is on the wire.
-fn shown(tls: &Tls) -> Vec<u8> {
+pub(crate) fn shown(tls: &Tls) -> Vec<u8> {
     tls.conn.peer_certificates().expect("certificates")[0].to_vec()
 }
 

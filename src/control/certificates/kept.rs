@@ -34,8 +34,16 @@ pub(super) struct Kept<T> {
     pub(super) warnings: Vec<String>,
 }
 
-/// What a file holds, and what an operator should change about it.
-pub(super) type Loaded<T> = Result<(T, Vec<String>), String>;
+/// What files hold, and what an operator should change about them; none if they hold the same as
+/// before.
+pub(super) type Loaded<T> = Result<Option<(T, Vec<String>)>, Refused>;
+
+/// Why files can't be used.
+pub(super) struct Refused {
+    pub(super) reason: String,
+    /// This process may not read them.
+    pub(super) is_denied: bool,
+}
 
 impl<T: PartialEq> Kept<T> {
     /// Reads the files by `load`, if they are to be read.
@@ -43,7 +51,7 @@ impl<T: PartialEq> Kept<T> {
         files: &[&Path],
         before: Option<&Arc<Self>>,
         (reading, now): (Reading, SystemTime),
-        load: impl FnOnce() -> Loaded<T>,
+        load: impl FnOnce(Option<&T>) -> Loaded<T>,
     ) -> Arc<Self> {
         // Before the files are read: a change in between is found by the next look.
         let stamps: Vec<_> = files.iter().map(|file| trusted(file, now)).collect();
@@ -56,13 +64,28 @@ impl<T: PartialEq> Kept<T> {
             return Arc::clone(before);
         }
         let good = before.and_then(|before| before.good.clone());
-        Arc::new(match load() {
-            Ok((read, warnings)) => {
+        Arc::new(match load(good.as_deref()) {
+            Ok(None) => {
+                let warnings = before.map(|before| before.warnings.clone()).unwrap_or_default();
+                Self { stamps, good, error: None, warnings }
+            }
+            Ok(Some((read, warnings))) => {
                 let same = good.filter(|good| **good == read);
                 let good = Some(same.unwrap_or_else(|| Arc::new(read)));
                 Self { stamps, good, error: None, warnings }
             }
-            Err(error) => Self { stamps, good, error: Some(error), warnings: Vec::new() },
+            // Whether anything has changed is unknown. What was read as root stays, and an
+            // operator knows since the start.
+            Err(Refused { is_denied: true, .. })
+                if reading == Reading::Changed
+                    && files.iter().any(|file| FileStamp::of(file).is_none())
+                    && let Some(before) = before.filter(|before| before.error.is_none()) =>
+            {
+                return Arc::clone(before);
+            }
+            Err(Refused { reason, .. }) => {
+                Self { stamps, good, error: Some(reason), warnings: Vec::new() }
+            }
         })
     }
 

@@ -13,6 +13,9 @@
 //! - A self-signed certificate is made once for an app and its names.
 //! - An upgrade hands all of them to the new process ([`handed`]), for which they are those before:
 //!   a certificate that is broken on disk by then, or whose key this user can't read, is kept.
+//! - At the start files are read before the process gives up root's rights, so that keys may be
+//!   readable for root alone ([`EarlyCertificates`]). Later it can't read these again: it keeps
+//!   what it has, and says so.
 //!
 //! # Files that change by themselves
 //!
@@ -49,5 +52,5 @@ mod watch;
 
 pub(crate) use handed::HandedCertificates;
 pub(crate) use remarks::Remarks;
-pub(crate) use state::{Certificates, NewTable};
+pub(crate) use state::{Certificates, EarlyCertificates, NewTable};
 pub(crate) use watch::{CertificateWatch, Look, certificate_watch};

@@ -1,8 +1,8 @@
 //! What there is to say of certificates that were read: in the log, and in a reload's answer.
 
-use std::{collections::HashSet, sync::Arc, time::SystemTime};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::SystemTime};
 
-use super::super::certificate_list::RejectedCertificate;
+use super::{super::certificate_list::RejectedCertificate, sources::make_readable};
 use crate::{
     logging::event,
     tls::{Certificate, Validity},
@@ -28,6 +28,8 @@ pub(super) enum Complaint {
     Rejected(RejectedCertificate),
     /// Every user can read a key.
     OpenKey(String),
+    /// This process can't read a file in use again.
+    Unreadable(PathBuf),
 }
 
 impl Remarks {
@@ -57,6 +59,12 @@ impl Remarks {
                 Complaint::OpenKey(reason) => {
                     event!(Warn, "certificate_key_is_open", reason = &**reason);
                 }
+                Complaint::Unreadable(file) => event!(
+                    Warn,
+                    "certificate_not_readable",
+                    file:% = file.display(),
+                    hint = &*format!("a renewal can't be read: {}", make_readable()),
+                ),
             }
         }
         for LoadedRemark { host, names, certificate } in &self.loaded {
@@ -81,7 +89,7 @@ impl Complaint {
     pub(super) fn rejected(&self) -> Option<&RejectedCertificate> {
         match self {
             Self::Rejected(rejected) => Some(rejected),
-            Self::OpenKey(_) => None,
+            Self::OpenKey(_) | Self::Unreadable(_) => None,
         }
     }
 }

@@ -7,15 +7,23 @@ use std::{
     time::SystemTime,
 };
 
+use rustix::{
+    fs::{Access, access},
+    process::geteuid,
+};
+
 use super::{
     handed::PairOnItsWay,
-    kept::{Kept, Loaded, Reading},
+    kept::{Kept, Loaded, Reading, Refused},
     wanted::Wanted,
 };
 use crate::{
     config::{AppCertificate, CertificateFiles, CertificateSource},
     logging::rfc3339,
-    tls::{Certificate, ClientCa, Validity, load_certificate, load_client_ca},
+    tls::{
+        Certificate, CertificateError, ClientCa, Validity, is_chain_of, load_certificate,
+        load_client_ca,
+    },
 };
 
 /// The files that a config names, as they were when they were read last.
@@ -43,7 +51,7 @@ impl Sources {
                 CertificateSource::Folder(folder) => {
                     at(folder);
                     let known = before.folders.get(folder);
-                    let kept = Kept::read(&[folder], known, how, || pairs(folder));
+                    let kept = Kept::read(&[folder], known, how, |_| pairs(folder));
                     sources.shared.extend(kept.good.iter().flat_map(|pairs| pairs.iter().cloned()));
                     sources.folders.insert(folder.clone(), kept);
                 }
@@ -61,16 +69,16 @@ impl Sources {
             at(&files.cert);
             let known = before.pairs.get(files);
             let both: [&Path; 2] = [&files.cert, &files.key];
-            let kept = Kept::read(&both, known, how, || load_pair(files, how.1));
+            let kept = Kept::read(&both, known, how, |good| load_pair(files, good, how.1));
             sources.pairs.insert(files.clone(), kept);
         }
         for file in
             wanted.apps.iter().filter_map(|app| Some(&app.tls.as_ref()?.client.as_ref()?.ca))
         {
             at(file);
-            let kept = Kept::read(&[file], before.client_cas.get(file), how, || {
-                let ca = load_client_ca(file).map_err(|error| error.to_string())?;
-                Ok((ca, Vec::new()))
+            let kept = Kept::read(&[file], before.client_cas.get(file), how, |_| {
+                let ca = load_client_ca(file).map_err(|error| refused(&error))?;
+                Ok(Some((ca, Vec::new())))
             });
             sources.client_cas.insert(file.clone(), kept);
         }
@@ -128,6 +136,19 @@ impl Sources {
         self.pairs.values().flat_map(|kept| &kept.warnings)
     }
 
+    /// The files in use that this process may not read: it was root when it read them, or another
+    /// process has handed over what is in them.
+    pub(super) fn unreadable(&self) -> Vec<PathBuf> {
+        let in_use = self.pairs.iter().filter(|(_, kept)| kept.error.is_none());
+        let files = in_use.flat_map(|(files, _)| [&files.cert, &files.key]);
+        let files = files.chain(self.client_cas.keys());
+        let mut found: Vec<_> =
+            files.filter(|file| access(*file, Access::READ_OK).is_err()).cloned().collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Whether there is nothing to look at.
     pub(super) fn is_empty(&self) -> bool {
         self.pairs.is_empty() && self.folders.is_empty() && self.client_cas.is_empty()
@@ -153,30 +174,67 @@ impl Sources {
 
 /// The pairs `NAME.pem` and `NAME.key` of a folder, in the order of their names.
 fn pairs(folder: &Path) -> Loaded<Vec<CertificateFiles>> {
-    let unreadable = |error| format!("{}: cannot be read: {error}", folder.display());
+    let unreadable = |error: std::io::Error| Refused {
+        reason: format!("{}: cannot be read: {error}", folder.display()),
+        is_denied: error.kind() == std::io::ErrorKind::PermissionDenied,
+    };
     let entries = std::fs::read_dir(folder).map_err(unreadable)?;
     let certs: std::io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
     let mut certs = certs.map_err(unreadable)?;
     certs.retain(|path| path.extension().is_some_and(|extension| extension == "pem"));
     certs.sort();
     let pair = |cert: PathBuf| CertificateFiles { key: cert.with_extension("key"), cert };
-    Ok((certs.into_iter().map(pair).collect(), Vec::new()))
+    Ok(Some((certs.into_iter().map(pair).collect(), Vec::new())))
 }
 
-/// Loads a certificate that is valid now.
-fn load_pair(files: &CertificateFiles, now: SystemTime) -> Loaded<Certificate> {
-    let loaded = load_certificate(&files.cert, &files.key).map_err(|error| error.to_string())?;
+/// Loads a certificate that is valid now. One whose key this process may not read is the same as
+/// `before` if its chain is.
+fn load_pair(
+    files: &CertificateFiles,
+    before: Option<&Certificate>,
+    now: SystemTime,
+) -> Loaded<Certificate> {
+    let loaded = match load_certificate(&files.cert, &files.key) {
+        Ok(loaded) => loaded,
+        Err(error)
+            if error.is_denied()
+                && before.is_some_and(|before| is_chain_of(&files.cert, before)) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(refused(&error)),
+    };
     let cert = files.cert.display();
+    let not_now = |reason| Err(Refused { reason, is_denied: false });
     match loaded.certificate.validity(now) {
         Validity::Valid(_) => {}
         Validity::Expired(past) => {
-            return Err(format!("{cert}: expired at {}: renew it", rfc3339(now - past)));
+            return not_now(format!("{cert}: expired at {}: renew it", rfc3339(now - past)));
         }
         Validity::NotYet(left) => {
             let from = rfc3339(now + left);
-            return Err(format!("{cert}: is valid only from {from}: check this machine's clock"));
+            return not_now(format!(
+                "{cert}: is valid only from {from}: check this machine's clock"
+            ));
         }
     }
     let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-    Ok((loaded.certificate, warnings))
+    Ok(Some((loaded.certificate, warnings)))
+}
+
+fn refused(error: &CertificateError) -> Refused {
+    let is_denied = error.is_denied();
+    let mut reason = error.to_string();
+    if is_denied {
+        reason = format!("{reason}: {}", make_readable());
+    }
+    Refused { reason, is_denied }
+}
+
+/// What to do about a file that this process may not read.
+pub(super) fn make_readable() -> String {
+    format!(
+        "make it readable for uid {} (chgrp, chmod 640), or restart the server if it starts as root",
+        geteuid().as_raw()
+    )
 }

@@ -57,6 +57,22 @@ struct ServedApp {
     since: SystemTime,
 }
 
+/// The files of a config, read before the process gives up root's rights.
+pub(crate) struct EarlyCertificates(Sources);
+
+impl EarlyCertificates {
+    /// Reads the files. What can't be used is as the process before this one has handed it over.
+    pub(crate) fn read(
+        config: &Config,
+        handed: Option<&HandedCertificates>,
+        now: SystemTime,
+    ) -> Self {
+        let pairs = handed.map(|handed| handed.unpack().1).unwrap_or_default();
+        let (wanted, before) = (Wanted::of(config), Sources::handed(pairs));
+        Self(Sources::read(&wanted, &before, (Reading::All, now), &|_| {}))
+    }
+}
+
 /// A table that no loop looks at yet, and the list that operators will see.
 pub(crate) struct NewTable {
     live: (Arc<LiveTable>, Arc<LiveList>),
@@ -105,7 +121,23 @@ impl Certificates {
     ) -> (Self, Remarks) {
         let wanted = Arc::new(Wanted::of(config));
         let sources = Sources::read(&wanted, &self.held.sources, (Reading::All, now), at);
-        let (held, remarks) = Held::new(wanted, sources, &self.held.served, now);
+        self.choose(wanted, sources, now)
+    }
+
+    /// As [`Certificates::load`], with files that were read before.
+    pub(crate) fn load_early(
+        &self,
+        config: &Config,
+        early: EarlyCertificates,
+        now: SystemTime,
+    ) -> (Self, Remarks) {
+        self.choose(Arc::new(Wanted::of(config)), early.0, now)
+    }
+
+    fn choose(&self, wanted: Arc<Wanted>, sources: Sources, now: SystemTime) -> (Self, Remarks) {
+        let unreadable = sources.unreadable();
+        let (held, mut remarks) = Held::new(wanted, sources, &self.held.served, now);
+        remarks.complaints.extend(unreadable.into_iter().map(Complaint::Unreadable));
         (self.with(Arc::new(held)), remarks)
     }
 
