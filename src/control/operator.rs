@@ -33,7 +33,7 @@ use crate::{
     acknowledgement::{Acknowledgements, Obeyed},
     config::{AppConfig, Config, Limits},
     hosted::{AppLife, Apps, HostedApp, Origin},
-    logging::{AccessLog, Logging, event},
+    logging::{AccessLog, Logging, event, rfc3339},
     registry::NewApp,
 };
 
@@ -95,6 +95,7 @@ impl Operator {
         let mut looks = self.watch.looks();
         loop {
             self.certificates.rotate_tickets(SystemTime::now());
+            self.announce_expiries(SystemTime::now());
             self.watch.report_slow(Instant::now());
             let (number, task) = match next(tasks, &mut looks) {
                 Some(Next::Task(number, task)) => (number, task),
@@ -116,6 +117,44 @@ impl Operator {
             }
             self.desk.end();
         }
+    }
+
+    /// Says which certificates expire soon, or have expired.
+    fn announce_expiries(&mut self, now: SystemTime) {
+        let due = self.certificates.due_expiries(now);
+        // If another process serves, that one says it.
+        if due.is_empty()
+            || !ask(&self.control, Input::Report).is_ok_and(|report| report.refusal().is_none())
+        {
+            return;
+        }
+        for expiry in &due {
+            let apps = expiry.apps.join(",");
+            let file = expiry.certificate.file().map(|file| file.display().to_string());
+            let not_after = rfc3339(expiry.certificate.not_after());
+            let (apps, file, not_after) = (&*apps, file.as_deref(), &*not_after);
+            if expiry.days_left < 0 {
+                notice!(
+                    self.notices,
+                    Error,
+                    "certificate_expired",
+                    apps = apps,
+                    file = file,
+                    not_after = not_after,
+                );
+            } else {
+                notice!(
+                    self.notices,
+                    Warn,
+                    "certificate_expires",
+                    apps = apps,
+                    file = file,
+                    not_after = not_after,
+                    days_left = expiry.days_left,
+                );
+            }
+        }
+        self.certificates.say_expiries(&due);
     }
 
     /// Takes what a look at the files of certificates has found, if it still holds.

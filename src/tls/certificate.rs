@@ -141,6 +141,11 @@ impl Certificate {
         &self.issuer
     }
 
+    /// How long it is valid in all.
+    pub(crate) fn lifetime(&self) -> Duration {
+        self.not_after.duration_since(self.not_before).unwrap_or_default()
+    }
+
     /// When it ends.
     pub(crate) fn not_after(&self) -> SystemTime {
         self.not_after

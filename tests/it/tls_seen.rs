@@ -305,3 +305,36 @@ fn metrics_say_when_the_certificate_of_a_name_expires() {
     }
     assert!(page.contains("tidegate_certificate_expiry_seconds{name=\"b.test\"} "), "{page}");
 }
+
+#[test]
+fn an_expiry_is_announced_once_also_over_a_reload_and_an_upgrade() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue_with(&["a.test"], |params| {
+        params.not_after = (SystemTime::now() + Duration::from_secs(5 * 86_400 + 60)).into();
+    });
+    let setup = authority.setup(&["a.test", "b.test"]);
+    let server = setup.file("a.test.pem", certificate).file("a.test.key", key).start();
+    let announced = server.wait_event("certificate_expires");
+    assert_eq!((announced.field("apps"), announced.count("days_left")), (Some("a.test"), 5));
+    let file = server.dir().join("a.test.pem").display().to_string();
+    assert_eq!(announced.field("file"), Some(&*file));
+    let count = || {
+        let events = server.events();
+        events.iter().filter(|event| event.name.starts_with("certificate_expire")).count()
+    };
+    // After each task the operator looks again: the second reload is behind that look.
+    (0..2).for_each(|_| drop(server.admin().post("/reload")));
+    assert_eq!(count(), 1);
+    server.admin().post("/upgrade");
+    (0..2).for_each(|_| drop(server.admin().post("/reload")));
+    assert_eq!(count(), 1);
+    // A renewal that ends soon, too, is another certificate.
+    let (certificate, key) = authority.issue_with(&["a.test"], |params| {
+        params.not_after = (SystemTime::now() + Duration::from_secs(86_400 / 2)).into();
+    });
+    for (file, content) in [("a.test.pem", certificate), ("a.test.key", key)] {
+        fs::write(server.dir().join(file), content).expect("a file");
+    }
+    server.admin().post("/reload");
+    assert!(wait_until(PATIENCE, || count() == 2));
+}

@@ -42,6 +42,7 @@
 //! - A pair of files of which one is new and the other still old doesn't fit together. It is
 //!   reported, the certificate before stays, and each look reads the pair again until it fits.
 
+mod expiry;
 mod handed;
 mod kept;
 mod remarks;

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     super::certificate_list::{CertificateList, LiveList, RejectedCertificate},
+    expiry::{Expiries, Expiry},
     handed::{AppOnItsWay, HandedCertificates},
     kept::Reading,
     remarks::{Complaint, LoadedRemark, Remarks},
@@ -34,6 +35,7 @@ pub(crate) struct Certificates {
     /// What operators see of them.
     list: Arc<LiveList>,
     tickets: TicketKeys,
+    expiries: Expiries,
     held: Arc<Held>,
 }
 
@@ -97,7 +99,8 @@ impl Certificates {
     pub(crate) fn new(now: SystemTime) -> std::io::Result<Self> {
         let tickets = TicketKeys::generate(seconds(now)).map_err(std::io::Error::other)?;
         let (live, list) = (Arc::default(), Arc::default());
-        Ok(Self { live, list, tickets, held: Arc::default() })
+        let expiries = Expiries::new(now);
+        Ok(Self { live, list, tickets, expiries, held: Arc::default() })
     }
 
     /// The table that the loops look at.
@@ -165,6 +168,16 @@ impl Certificates {
             }
             Err(error) => event!(Error, "tickets_not_rotated", error:% = error),
         }
+    }
+
+    /// Certificates in use of which it has to be said now that they expire.
+    pub(crate) fn due_expiries(&self, now: SystemTime) -> Vec<Expiry> {
+        self.expiries.due(&self.list.list(), now)
+    }
+
+    /// It is said.
+    pub(crate) fn say_expiries(&mut self, due: &[Expiry]) {
+        self.expiries.say(due, &self.list.list());
     }
 
     /// The keys of tickets, for the process that takes over.
