@@ -65,12 +65,46 @@ impl Closing {
 /// How far the end of a loop's public connections has come.
 #[derive(Default)]
 pub(super) struct Ending {
-    /// Accepting is over; the loop waits for the last public connection.
-    pub(super) finishing: bool,
+    stage: EndStage,
     /// Exchanges that were cut meanwhile.
     pub(super) cut: u64,
-    /// The last public connection has ended, and control knows.
-    pub(super) emptied: bool,
     /// The loop ends; answers that are owed may take until then.
     pub(super) end_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum EndStage {
+    /// The loop accepts connections.
+    #[default]
+    Accepting,
+    /// Accepting is over; the loop waits for the last public connection.
+    Finishing,
+    /// The last public connection has ended, and control knows.
+    Emptied,
+}
+
+impl Ending {
+    /// Accepting is over.
+    pub(super) fn begin(&mut self) {
+        if self.stage == EndStage::Accepting {
+            self.stage = EndStage::Finishing;
+        }
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.stage != EndStage::Accepting
+    }
+
+    /// No public connection is left. Returns whether control has to know.
+    pub(super) fn note_emptied(&mut self) -> bool {
+        let is_new = self.stage == EndStage::Finishing;
+        if is_new {
+            self.stage = EndStage::Emptied;
+        }
+        is_new
+    }
+
+    pub(super) fn is_emptied(&self) -> bool {
+        self.stage == EndStage::Emptied
+    }
 }

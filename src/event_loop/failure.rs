@@ -21,8 +21,8 @@ use super::{
     connection::{Connection, Next},
     context::LoopContext,
     listener::Listener,
+    poll::EVENTS_MAX,
     running::Running,
-    turn::EVENTS_MAX,
 };
 use crate::message::{Class, ControlEvent};
 

@@ -37,6 +37,7 @@ mod hand_over;
 mod handshakes;
 mod listener;
 mod obey;
+mod poll;
 mod queue;
 mod reports;
 mod running;

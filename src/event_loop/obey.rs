@@ -43,7 +43,7 @@ impl Running {
             LoopCommand::WatchUpstream(drain, upstream) => {
                 // Idle connections to it are of no more use.
                 self.cx.upstreams.sweep(self.cx.clock.now_ms(), &mut self.cx.buffers);
-                self.draining_upstreams.push((drain, upstream));
+                self.upstream_drains.watch(drain, upstream);
             }
             LoopCommand::CutUpstream(upstream) => {
                 // The upstream may have been resumed meanwhile.
@@ -96,15 +96,10 @@ impl Running {
         }
     }
 
-    /// Reports each draining upstream that this loop has left, once. Forgets resumed ones.
     pub(super) fn report_left_upstreams(&mut self) {
-        let Self { draining_upstreams, cx, .. } = self;
-        draining_upstreams.retain(|(drain, upstream)| {
-            let is_left = upstream.is_left_by(cx.index);
-            if is_left {
-                cx.reports.send(ControlEvent::UpstreamLeft(*drain));
-            }
-            !is_left && upstream.is_drained()
+        let Self { upstream_drains, cx, .. } = self;
+        upstream_drains.report_left(cx.index, |drain| {
+            cx.reports.send(ControlEvent::UpstreamLeft(drain));
         });
     }
 
@@ -117,7 +112,7 @@ impl Running {
 
     pub(super) fn finish(&mut self) {
         self.acceptors[Class::Public].begin_closing(|_| true);
-        self.ending.finishing = true;
+        self.ending.begin();
     }
 
     /// The drain is cancelled.
@@ -137,7 +132,7 @@ impl Running {
         self.ending.cut += self.cut(|_| true);
         let closed = self.acceptors[Class::Public].take(|_| true);
         self.close_listeners(closed);
-        self.ending.finishing = true;
+        self.ending.begin();
     }
 
     /// The server ends. Public connections have ended by now, or are cut.
@@ -164,14 +159,14 @@ impl Running {
 
     /// Serves further addresses, also while a stop runs.
     fn listen(&mut self, sockets: Vec<PublicSocket>) {
-        if self.ending.emptied {
+        if self.ending.is_emptied() {
             return;
         }
         self.serve(sockets);
         if self.cx.closing.begun {
             self.gate_listeners(|_| true);
         }
-        if self.ending.finishing {
+        if self.ending.has_begun() {
             self.acceptors[Class::Public].begin_closing(|_| true);
         }
     }
@@ -262,7 +257,7 @@ mod tests {
         let upstream = OneUpstream::find(proxy.upstreams().unwrap(), "http://127.0.0.1:9").unwrap();
         let left = |number| ControlEvent::UpstreamLeft(UpstreamDrainId(number));
         let watch = |running: &mut Running, number| {
-            running.draining_upstreams.push((UpstreamDrainId(number), upstream.clone()));
+            running.upstream_drains.watch(UpstreamDrainId(number), upstream.clone());
             running.end_turn();
         };
 
@@ -289,6 +284,6 @@ mod tests {
         running.end_turn();
         drop(busy);
         running.end_turn();
-        assert!(running.draining_upstreams.is_empty() && reported.is_empty());
+        assert!(running.upstream_drains.is_empty() && reported.is_empty());
     }
 }

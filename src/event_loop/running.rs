@@ -3,14 +3,14 @@
 use std::{
     io,
     mem::take,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
 
 use crossbeam_channel::Receiver;
-use mio::{Interest, Poll, Token, unix::SourceFd};
+use mio::{Poll, Token};
 
 use super::{
     accept::Acceptor,
@@ -21,18 +21,16 @@ use super::{
     context::LoopContext,
     hand_over::Offers,
     listener::{ConnectionBudget, Listener},
+    poll::LoopPoll,
     queue::TurnQueue,
     setup::{LoopSetup, SideSetup},
     slots::Slots,
-    tokens,
-    upstream::UpstreamPool,
+    upstream::{UpstreamDrains, UpstreamPool},
 };
 use crate::{
-    app::OneUpstream,
     duration::milliseconds,
-    io::watch,
     logging::event,
-    message::{Class, LoopCommand, LoopHandle, PublicSocket, UpstreamDrainId},
+    message::{Class, LoopCommand, LoopHandle, PublicSocket},
 };
 
 /// How often apps are asked to release what they haven't used.
@@ -40,18 +38,13 @@ pub(super) const RELEASE_IDLE_EVERY: Duration = Duration::from_secs(10);
 
 /// A loop that runs.
 pub(super) struct Running {
-    pub(super) poll: Poll,
+    pub(super) poll: LoopPoll,
     pub(super) commands: Commands,
     pub(super) acceptors: PerClass<Acceptor>,
-    /// Listeners so far. Tokens aren't reused, because events can arrive late.
-    pub(super) listener_count: usize,
     pub(super) connections: Slots<Connection>,
     pub(super) queue: TurnQueue,
-    /// Upstreams that drain, and that exchanges of this loop may still use.
-    pub(super) draining_upstreams: Vec<(UpstreamDrainId, OneUpstream)>,
+    pub(super) upstream_drains: UpstreamDrains,
     pub(super) release_idle_ms: u64,
-    /// Consecutive turns in which the kernel filled the whole event buffer.
-    pub(super) full_turns: usize,
     pub(super) ending: Ending,
     pub(super) offers: Offers,
     pub(super) cx: LoopContext,
@@ -75,15 +68,13 @@ impl Running {
             (_, None) => Acceptor::new(ConnectionBudget::new(0, 0)),
         });
         let mut running = Self {
-            poll,
+            poll: LoopPoll::new(poll),
             commands: Commands::new(commands),
             acceptors,
-            listener_count: 0,
             connections: Slots::new(),
             queue: TurnQueue::default(),
-            draining_upstreams: Vec::new(),
+            upstream_drains: UpstreamDrains::default(),
             release_idle_ms: milliseconds(RELEASE_IDLE_EVERY),
-            full_turns: 0,
             ending: Ending::default(),
             offers: Offers::default(),
             cx: LoopContext::new(setup, side_app, handle, upstreams),
@@ -141,34 +132,25 @@ impl Running {
         self.acceptors.iter_mut().for_each(|(_, acceptor)| acceptor.end_pause());
     }
 
-    /// Closes listeners. Other processes may hold the same sockets, so closing alone wouldn't end
-    /// the watch.
+    /// Closes listeners.
     pub(super) fn close_listeners(&self, listeners: Vec<Listener>) {
         for listener in listeners {
-            let mut source = SourceFd(&listener.socket.as_raw_fd());
-            drop(self.poll.registry().deregister(&mut source));
+            self.poll.unwatch(&listener.socket);
         }
     }
 
     pub(super) fn add_public(&mut self, socket: PublicSocket) -> io::Result<()> {
-        let listener = Listener::public(socket, self.next_listener_token());
-        watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
-        self.acceptors[Class::Public].add(listener);
+        let token = self.poll.watch_listener(&socket.socket)?;
+        self.acceptors[Class::Public].add(Listener::public(socket, token));
         Ok(())
     }
 
     /// Accepts connections of a class other than the public one on this socket, and on no other.
     pub(super) fn add_side_listener(&mut self, class: Class, socket: OwnedFd) -> io::Result<()> {
-        let listener = Listener::new(Arc::new(socket), self.next_listener_token());
-        watch(self.poll.registry(), &listener.socket, listener.token, Interest::READABLE)?;
+        let token = self.poll.watch_listener(&socket)?;
         let before = self.acceptors[class].take(|_| true);
         self.close_listeners(before);
-        self.acceptors[class].add(listener);
+        self.acceptors[class].add(Listener::new(Arc::new(socket), token));
         Ok(())
-    }
-
-    pub(super) fn next_listener_token(&mut self) -> Token {
-        self.listener_count += 1;
-        tokens::listener(self.listener_count - 1)
     }
 }

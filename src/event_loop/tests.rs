@@ -16,9 +16,9 @@ use mio::{Events, Token};
 use super::{
     connection::Next,
     obey::END_GRACE,
+    poll::EVENTS_MAX,
     queue::QUEUED_TURNS_MAX,
     test_support::{self, hosted_app, stop_rules},
-    turn::EVENTS_MAX,
     *,
 };
 use crate::{

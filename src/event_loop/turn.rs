@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use mio::{Events, Poll, Token, event::Event};
+use mio::{Events, Token, event::Event};
 
 use super::{
     accept::Acceptor,
     connection::{Connection, NewConnection, Next},
     context::LoopContext,
     listener::Listener,
+    poll::LoopPoll,
     running::{RELEASE_IDLE_EVERY, Running},
     slots::Slots,
     tokens::{self, UPSTREAM_BIT, WAKER},
@@ -23,9 +24,6 @@ use crate::{
     logging::event,
     message::{Class, ControlEvent},
 };
-
-/// Events taken from the kernel at once.
-pub(super) const EVENTS_MAX: usize = 1024;
 
 impl Running {
     pub(super) fn take_turns(&mut self, events: &mut Events) -> io::Result<()> {
@@ -66,14 +64,13 @@ impl Running {
     /// Publishes the results of the turn. Returns whether the loop has ended.
     pub(super) fn end_turn(&mut self) -> bool {
         self.cx.accounting.publish(&self.cx.gauges);
-        if !self.draining_upstreams.is_empty() {
+        if !self.upstream_drains.is_empty() {
             self.report_left_upstreams();
         }
         self.cx.reports.send_deferred();
         let empty = self.acceptors[Class::Public].is_empty()
             && self.cx.accounting.public_connections() == 0;
-        if self.ending.finishing && empty && !self.ending.emptied {
-            self.ending.emptied = true;
+        if empty && self.ending.note_emptied() {
             self.cx.reports.send(ControlEvent::Emptied { cut: self.ending.cut });
         }
         let Some(end_ms) = self.ending.end_ms else { return false };
@@ -115,7 +112,7 @@ impl Running {
                 self.cx.upstreams.holds_requests = true;
             }
         }
-        self.full_turns = if count == EVENTS_MAX { self.full_turns + 1 } else { 0 };
+        self.poll.note_events(count);
         self.send_held();
         for _ in 0..self.queue.take_turns() {
             let Some(token) = self.queue.pop() else { break };
@@ -171,17 +168,9 @@ impl Running {
     /// Whether everything that was ready in time has had its turn. Only then may deadlines and cuts
     /// run.
     pub(super) fn is_caught_up(&self) -> bool {
-        self.queue.is_round_over() && !self.has_unread_events()
-    }
-
-    /// Whether the kernel is likely to hold more of the events that were ready at the last poll.
-    /// Deadlines run behind them: bytes that came in time aren't late because this process was
-    /// suspended or busy. epoll(7) reports ready sockets in turn, so a few full polls cover them
-    /// all.
-    pub(super) fn has_unread_events(&self) -> bool {
         // Each connection may have one more to an upstream.
         let sockets = 2 * self.connections.len();
-        (1..=sockets / EVENTS_MAX + 1).contains(&self.full_turns)
+        self.queue.is_round_over() && !self.poll.has_unread_events(sockets)
     }
 
     /// Handles the deadlines up to this time.
@@ -209,7 +198,7 @@ impl Running {
 }
 
 fn add_connection(
-    poll: &Poll,
+    poll: &LoopPoll,
     connections: &mut Slots<Connection>,
     mut accepted: NewConnection,
     cx: &mut LoopContext,

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use mio::Interest;
 use rustix::{io::Errno, net::RecvFlags};
 
 use super::{
@@ -10,17 +9,19 @@ use super::{
     offer::{OFFERED_MAX, TAKEN, send_offer},
     sockets::OutgoingSocket,
 };
-use crate::{io::watch, logging::event};
+use crate::logging::event;
 
 impl Running {
     /// Starts offering idle connections on these sockets.
     pub(in super::super) fn begin_hand_over(&mut self, sockets: Vec<OwnedFd>) {
         for socket in sockets {
-            let token = self.next_listener_token();
-            if let Err(error) = watch(self.poll.registry(), &socket, token, Interest::READABLE) {
-                event!(Warn, "hand_over_not_watched", error:% = error);
-                continue;
-            }
+            let token = match self.poll.watch_listener(&socket) {
+                Ok(token) => token,
+                Err(error) => {
+                    event!(Warn, "hand_over_not_watched", error:% = error);
+                    continue;
+                }
+            };
             self.offers.outgoing.sockets.push(OutgoingSocket {
                 socket,
                 token,

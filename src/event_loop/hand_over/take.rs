@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use mio::Interest;
 use rustix::net::SendFlags;
 
 use super::{
@@ -20,9 +19,8 @@ use crate::{
 impl Running {
     /// Starts receiving offers on this socket.
     pub(in super::super) fn begin_taking_over(&mut self, socket: OwnedFd) {
-        let token = self.next_listener_token();
-        match watch(self.poll.registry(), &socket, token, Interest::READABLE) {
-            Ok(()) => self.offers.incoming.0.push(IncomingSocket { socket, token, ready: true }),
+        match self.poll.watch_listener(&socket) {
+            Ok(token) => self.offers.incoming.0.push(IncomingSocket { socket, token, ready: true }),
             // This closes the socket, so the other side keeps its connections.
             Err(error) => event!(Warn, "hand_over_not_watched", error:% = error),
         }
@@ -75,7 +73,7 @@ impl Running {
 
     /// A place for an offered connection, if there is one.
     fn permit_for(&self, facts: &ConnectionFacts) -> Option<ConnectionPermit> {
-        let is_ending = self.ending.emptied || self.ending.end_ms.is_some();
+        let is_ending = self.ending.is_emptied() || self.ending.end_ms.is_some();
         if is_ending || (self.cx.closing.begun && !self.cx.closing.hands_over) {
             return None;
         }
