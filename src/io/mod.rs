@@ -12,6 +12,7 @@ mod transport;
 mod watch;
 
 pub(crate) use buffers::{BufferPool, InputBuffer};
+pub(crate) use connect::{OpenError, Opening};
 pub(crate) use outbox::{Flushed, Mark, Outbox, TURN_BYTES};
 pub(crate) use ready::{Ready, Received};
 pub(crate) use transport::Io;

@@ -198,7 +198,7 @@ impl Checks {
         let endpoint = &upstreams.endpoints()[index];
         let place = (token, self.poll.registry());
         let asked = (&upstreams.config().host, health);
-        let begun = Probe::begin(endpoint, plan.first_address, asked, place);
+        let begun = Probe::begin(endpoint, plan.first_address, asked, place, &mut self.buffers);
         match begun {
             Ok(probe) => {
                 let timeout = nanoseconds(health.timeout);

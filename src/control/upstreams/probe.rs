@@ -11,7 +11,7 @@ use crate::{
         FieldTable, Limits, RequestContent,
         h1::{self, ClientEvent, ClientRequest},
     },
-    io::{BOTH_WAYS, BufferPool, Flushed, Io, Mark, Ready, Received, watch},
+    io::{BOTH_WAYS, BufferPool, Flushed, Io, Mark, OpenError, Opening, Ready, Received, watch},
     tls::{ClientTls, TlsError},
 };
 
@@ -33,8 +33,7 @@ pub(super) fn buffers() -> BufferPool {
 pub(super) struct Probe {
     token: Token,
     io: Io,
-    /// The handshake of TCP is over.
-    is_connected: bool,
+    opening: Opening,
     /// How to speak TLS, if the upstream speaks it. Nothing is resumed: each check checks the
     /// certificate.
     tls: Option<ClientTls>,
@@ -55,15 +54,18 @@ impl Probe {
         first: usize,
         (policy, health): (&HostPolicy, &HealthConfig),
         (token, registry): (Token, &Registry),
+        buffers: &mut BufferPool,
     ) -> Result<Self, String> {
+        let tls = endpoint.tls().cloned();
+        let mut place = Place { token, registry, tls: tls.as_ref(), buffers };
         let mut addresses = VecDeque::from(endpoint.addresses());
         let count = addresses.len();
         addresses.rotate_left(first % count.max(1));
         let opened = match endpoint.unix_path() {
-            Some(path) => open(ConnectAddress::Unix(path), token, registry),
-            None => open_first(&mut addresses, token, registry),
+            Some(path) => place.open(ConnectAddress::Unix(path)),
+            None => place.open_first(&mut addresses),
         };
-        let (io, is_connected) = opened.map_err(|error| format!("connect: {error}"))?;
+        let (io, opening) = opened.map_err(|error| format!("connect: {error}"))?;
         let host = match (&health.host, policy) {
             (Some(host), _) | (None, HostPolicy::Fixed(host)) => host,
             (None, HostPolicy::Keep | HostPolicy::Upstream) => endpoint.authority(),
@@ -82,9 +84,8 @@ impl Probe {
             close: true,
         };
         let client = h1::Client::begin(&framing, &mut request);
-        let tls = endpoint.tls().cloned();
         let (more_addresses, status) = (addresses, None);
-        Ok(Self { token, io, is_connected, tls, request, client, more_addresses, status })
+        Ok(Self { token, io, opening, tls, request, client, more_addresses, status })
     }
 
     /// Goes on as far as the socket lets it. The outcome comes with the end of the answer, so that
@@ -106,8 +107,10 @@ impl Probe {
             if self.io.outbox.sent() > Mark::START || self.status.is_some() {
                 return Some(self.outcome(&fault));
             }
-            match open_first(&mut self.more_addresses, self.token, registry) {
-                Ok(opened) => (self.io, self.is_connected) = opened,
+            let (token, tls) = (self.token, self.tls.as_ref());
+            let mut place = Place { token, registry, tls, buffers };
+            match place.open_first(&mut self.more_addresses) {
+                Ok(opened) => (self.io, self.opening) = opened,
                 Err(_) => return Some(Err(fault)),
             }
         }
@@ -120,7 +123,12 @@ impl Probe {
 
     /// Whether the answer is at its end; not while the socket has no more.
     fn exchange(&mut self, buffers: &mut BufferPool) -> Result<bool, String> {
-        if !self.open(buffers)? {
+        let opened = self.io.finish_opening(&mut self.opening, buffers);
+        let is_open = opened.map_err(|error| match error {
+            OpenError::Connect(error) => format!("connect: {error}"),
+            OpenError::Handshake(error) => format!("TLS: {}", UpstreamFailure::handshake(&error)),
+        })?;
+        if !is_open {
             return Ok(false);
         }
         if self.io.outbox.end() == Mark::START {
@@ -141,26 +149,19 @@ impl Probe {
         Ok(false)
     }
 
-    /// Goes on with the handshakes. Returns whether they are over.
-    fn open(&mut self, buffers: &mut BufferPool) -> Result<bool, String> {
-        if !self.is_connected {
-            let connected = self.io.finish_connecting();
-            self.is_connected = connected.map_err(|error| format!("connect: {error}"))?;
-            if !self.is_connected {
-                return Ok(false);
-            }
-        }
-        if let Some(tls) = self.tls.as_ref().filter(|_| !self.io.is_tls()) {
-            self.io.begin_client_tls(tls, buffers).map_err(|error| fault(&error))?;
-        }
-        let shaken = self.io.shake_hands(buffers);
-        shaken.map_err(|error| format!("TLS: {}", UpstreamFailure::handshake(&error)))
-    }
-
     /// Takes what came of the answer; whether that was the last of it, or enough.
     fn take(&mut self, buffers: &mut BufferPool) -> Result<bool, String> {
-        let Some(mut input) = self.io.input.take() else { return Ok(false) };
-        let is_over = loop {
+        let is_over = self.read_events()?;
+        if let Some(input) = self.io.input.take_if(|input| input.is_empty()) {
+            buffers.give_input(input);
+        }
+        Ok(is_over)
+    }
+
+    fn read_events(&mut self) -> Result<bool, String> {
+        let received = self.io.received_total();
+        let Some(input) = &mut self.io.input else { return Ok(false) };
+        loop {
             let mut fields = FieldTable::new();
             let (used, event) = self.client.next_event(input.unread(), &mut fields, &LIMITS);
             let is_over = match event {
@@ -169,7 +170,7 @@ impl Probe {
                     self.status = Some(head.status());
                     None
                 }
-                ClientEvent::NeedMore => Some(self.io.received_total() > ANSWER_BYTES_MAX),
+                ClientEvent::NeedMore => Some(received > ANSWER_BYTES_MAX),
                 ClientEvent::End | ClientEvent::Truncated | ClientEvent::Closed => Some(true),
                 ClientEvent::Refused(refused) => {
                     return Err(format!("no HTTP answer: {}", refused.reason));
@@ -177,15 +178,9 @@ impl Probe {
             };
             input.consume(used);
             if let Some(is_over) = is_over {
-                break is_over;
+                return Ok(is_over);
             }
-        };
-        if input.is_empty() {
-            buffers.give_input(input);
-        } else {
-            self.io.input = Some(input);
         }
-        Ok(is_over)
     }
 }
 
@@ -198,24 +193,30 @@ fn fault(error: &io::Error) -> String {
     }
 }
 
-/// Begins to connect to the first address that does not fail at once.
-fn open_first(
-    addresses: &mut VecDeque<SocketAddr>,
+/// Where a check connects from.
+struct Place<'a> {
     token: Token,
-    registry: &Registry,
-) -> io::Result<(Io, bool)> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
-    while let Some(address) = addresses.pop_front() {
-        match open(ConnectAddress::Tcp(address), token, registry) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    registry: &'a Registry,
+    tls: Option<&'a ClientTls>,
+    buffers: &'a mut BufferPool,
 }
 
-fn open(address: ConnectAddress<'_>, token: Token, registry: &Registry) -> io::Result<(Io, bool)> {
-    let (io, is_open) = Io::connect(address)?;
-    watch(registry, io.socket(), token, BOTH_WAYS)?;
-    Ok((io, is_open))
+impl Place<'_> {
+    /// Begins to connect to the first address that does not fail at once.
+    fn open_first(&mut self, addresses: &mut VecDeque<SocketAddr>) -> io::Result<(Io, Opening)> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
+        while let Some(address) = addresses.pop_front() {
+            match self.open(ConnectAddress::Tcp(address)) {
+                Ok(opened) => return Ok(opened),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn open(&mut self, address: ConnectAddress<'_>) -> io::Result<(Io, Opening)> {
+        let (io, opening) = Io::open(address, self.tls, self.buffers)?;
+        watch(self.registry, io.socket(), self.token, BOTH_WAYS)?;
+        Ok((io, opening))
+    }
 }

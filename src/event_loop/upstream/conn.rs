@@ -1,15 +1,10 @@
-//! A connection to an upstream that is in use.
-//!
-//! ```text
-//!  Connecting ──TCP──► Securing ──TLS, if the upstream speaks it──► Open
-//! ```
-//! Until it is open, no byte of a request is sent.
+//! A connection to an upstream that is in use. Until it is open, no byte of a request is sent.
 
 use mio::Token;
 
 use crate::{
     app::UpstreamFailure,
-    io::{BufferPool, Io},
+    io::{BufferPool, Io, OpenError, Opening},
 };
 
 /// A connection to an upstream that is in use.
@@ -18,43 +13,27 @@ pub(in super::super) struct UpstreamConn {
     pub(in super::super) io: Io,
     /// An exchange has used it before.
     pub(in super::super) is_used: bool,
-    stage: ConnStage,
-}
-
-/// How far its handshakes have come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ConnStage {
-    /// That of TCP isn't over.
-    Connecting,
-    /// That of TLS isn't over.
-    Securing,
-    /// All are over.
-    Open,
+    opening: Opening,
 }
 
 impl UpstreamConn {
-    /// A new connection. `is_connected`: the handshake of TCP is over already.
-    pub(super) fn opening(token: Token, io: Io, is_connected: bool) -> Self {
-        let stage = match (is_connected, io.is_tls()) {
-            (false, _) => ConnStage::Connecting,
-            (true, true) => ConnStage::Securing,
-            (true, false) => ConnStage::Open,
-        };
-        Self { token, io, is_used: false, stage }
+    /// A new connection.
+    pub(super) fn new(token: Token, io: Io, opening: Opening) -> Self {
+        Self { token, io, is_used: false, opening }
     }
 
     /// A connection that was kept.
     pub(super) fn kept(token: Token, io: Io) -> Self {
-        Self { token, io, is_used: true, stage: ConnStage::Open }
+        Self { token, io, is_used: true, opening: Opening::Open }
     }
 
     pub(in super::super) fn is_open(&self) -> bool {
-        self.stage == ConnStage::Open
+        self.opening == Opening::Open
     }
 
     /// Whether only the handshake of TLS isn't over.
     pub(in super::super) fn is_securing(&self) -> bool {
-        self.stage == ConnStage::Securing
+        self.opening == Opening::Securing
     }
 
     /// Goes on with the handshakes, as far as the socket lets it. Returns whether they are over.
@@ -65,18 +44,11 @@ impl UpstreamConn {
         &mut self,
         buffers: &mut BufferPool,
     ) -> Result<bool, UpstreamFailure> {
-        if self.stage == ConnStage::Connecting {
-            let connected = self.io.finish_connecting();
-            if !connected.map_err(|error| UpstreamFailure::connect(&error))? {
-                return Ok(false);
-            }
-            self.stage = ConnStage::Securing;
-        }
-        let shaken = self.io.shake_hands(buffers);
-        if shaken.map_err(|error| UpstreamFailure::handshake(&error))? {
-            self.stage = ConnStage::Open;
-        }
-        Ok(self.is_open())
+        let finished = self.io.finish_opening(&mut self.opening, buffers);
+        finished.map_err(|error| match error {
+            OpenError::Connect(error) => UpstreamFailure::connect(&error),
+            OpenError::Handshake(error) => UpstreamFailure::handshake(&error),
+        })
     }
 
     /// Whether it can be kept for another exchange: nothing is left of this one, and nothing came

@@ -109,15 +109,12 @@ impl UpstreamPool {
         buffers: &mut BufferPool,
     ) -> io::Result<UpstreamConn> {
         self.budget.note_upstream_conn();
-        let (mut io, is_connected) = Io::connect(chosen.address())?;
-        if let Some(tls) = chosen.tls() {
-            io.begin_client_tls(tls, buffers)?;
-        }
+        let (io, opening) = Io::open(chosen.address(), chosen.tls(), buffers)?;
         let registry = &self.registry;
         let token = self.slots.insert(|token| {
             watch(registry, io.socket(), mark(token), BOTH_WAYS).map(|()| Slot::Busy(exchange))
         })?;
-        Ok(UpstreamConn::opening(mark(token), io, is_connected))
+        Ok(UpstreamConn::new(mark(token), io, opening))
     }
 
     /// Keeps a connection for reuse, unless enough are kept.
