@@ -66,6 +66,24 @@ impl InputBuffer {
     }
 }
 
+/// The unread bytes of an input buffer, without the first of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Unread<'a> {
+    input: Option<&'a InputBuffer>,
+    skipped: usize,
+}
+
+impl<'a> Unread<'a> {
+    /// What is unread behind the first `skipped` bytes.
+    pub(crate) fn behind(input: Option<&'a InputBuffer>, skipped: usize) -> Self {
+        Self { input, skipped }
+    }
+
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.input.map_or(&[], |input| &input.unread()[self.skipped..])
+    }
+}
+
 /// A loop's free buffers.
 pub(crate) struct BufferPool {
     input_bytes: usize,

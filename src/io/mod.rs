@@ -11,9 +11,9 @@ mod tls;
 mod transport;
 mod watch;
 
-pub(crate) use buffers::{BufferPool, InputBuffer};
+pub(crate) use buffers::{BufferPool, InputBuffer, Unread};
 pub(crate) use connect::{OpenError, Opening};
 pub(crate) use outbox::{Flushed, Mark, Outbox, TURN_BYTES};
 pub(crate) use ready::{Ready, Received};
-pub(crate) use transport::Io;
+pub(crate) use transport::{Io, Outward};
 pub(crate) use watch::{BOTH_WAYS, watch};

@@ -39,6 +39,11 @@ impl Ready {
         self.failed |= ready.failed;
     }
 
+    /// Whether the peer has closed its side, and everything was read.
+    pub(super) fn has_ended(self) -> bool {
+        self.read_closed && !self.readable
+    }
+
     /// Receives once from this socket, into room for at least one byte.
     ///
     /// # Errors

@@ -39,7 +39,82 @@ enum Transport {
     Tls(Box<TlsTransport>),
 }
 
+impl Transport {
+    fn tls(&self) -> Option<&TlsTransport> {
+        match self {
+            Self::Plain => None,
+            Self::Tls(tls) => Some(tls),
+        }
+    }
+}
+
+/// A borrowed [`Io`] apart from its input, which can be read meanwhile.
+pub(crate) struct Outward<'a> {
+    socket: &'a OwnedFd,
+    transport: &'a mut Transport,
+    ready: &'a Ready,
+    pub(crate) outbox: &'a mut Outbox,
+}
+
+impl Outward<'_> {
+    pub(crate) fn reborrow(&mut self) -> Outward<'_> {
+        let Self { socket, transport, ready, outbox } = self;
+        Outward { socket, transport, ready, outbox }
+    }
+
+    /// What a client's TLS connection was made with.
+    pub(crate) fn served(&self) -> Option<&Served> {
+        self.transport.tls()?.served()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn served_mut(&mut self) -> Option<&mut Served> {
+        match self.transport {
+            Transport::Plain => None,
+            Transport::Tls(tls) => tls.served_mut(),
+        }
+    }
+
+    /// Whether bytes are sealed.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.transport.tls().is_some()
+    }
+
+    /// The certificate that a client has shown in a handshake that is over.
+    pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.served()?.client_certificate()
+    }
+
+    /// The position behind the last byte that can't be taken back from the outbox: the kernel has
+    /// it, or it is sealed.
+    pub(crate) fn committed(&self) -> Mark {
+        let sealed_bytes = self.transport.tls().map_or(0, TlsTransport::sealed_bytes);
+        self.outbox.sent().after(sealed_bytes)
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.ready.writable
+    }
+
+    /// Whether the peer has closed its side, and everything was read.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ready.has_ended()
+    }
+
+    /// Makes the next close a reset, which discards unsent bytes.
+    pub(crate) fn reset_at_close(&self) {
+        // If this fails, the socket closes without a reset.
+        let _ = SockRef::from(self.socket).set_linger(Some(Duration::ZERO));
+    }
+}
+
 impl Io {
+    /// The input, and the rest.
+    pub(crate) fn split(&mut self) -> (Option<&mut InputBuffer>, Outward<'_>) {
+        let Self { socket, transport, ready, input, outbox, .. } = self;
+        (input.as_mut(), Outward { socket, transport, ready, outbox })
+    }
+
     pub(crate) fn new(socket: OwnedFd, ready: Ready) -> Self {
         Self {
             socket,
@@ -97,24 +172,6 @@ impl Io {
         self.tls()?.served()?.name()
     }
 
-    /// What a client's TLS connection was made with.
-    pub(crate) fn served(&self) -> Option<&Served> {
-        self.tls()?.served()
-    }
-
-    /// The same, to be changed.
-    pub(crate) fn served_mut(&mut self) -> Option<&mut Served> {
-        match &mut self.transport {
-            Transport::Plain => None,
-            Transport::Tls(tls) => tls.served_mut(),
-        }
-    }
-
-    /// The certificate that a client has shown in a handshake that is over.
-    pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
-        self.served()?.client_certificate()
-    }
-
     /// A client's handshake is over: keeps what it has shown.
     pub(crate) fn keep_client_certificate(&mut self) {
         if let Transport::Tls(tls) = &mut self.transport {
@@ -140,16 +197,7 @@ impl Io {
     }
 
     fn tls(&self) -> Option<&TlsTransport> {
-        match &self.transport {
-            Transport::Plain => None,
-            Transport::Tls(tls) => Some(tls),
-        }
-    }
-
-    /// The position behind the last byte that can't be taken back from the outbox: the kernel has
-    /// it, or it is sealed.
-    pub(crate) fn committed(&self) -> Mark {
-        self.outbox.sent().after(self.tls().map_or(0, TlsTransport::sealed_bytes))
+        self.transport.tls()
     }
 
     /// Bytes ever received.
@@ -173,7 +221,7 @@ impl Io {
 
     /// Whether the peer has closed its side, and everything was read.
     pub(crate) fn has_ended(&self) -> bool {
-        self.ready.read_closed && !self.ready.readable
+        self.ready.has_ended()
     }
 
     /// Reads once; under TLS until there is content.
@@ -243,9 +291,8 @@ impl Io {
     }
 
     /// Makes the next close a reset, which discards unsent bytes.
-    pub(crate) fn reset_at_close(&self) {
-        // If this fails, the socket closes without a reset.
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+    pub(crate) fn reset_at_close(&mut self) {
+        self.split().1.reset_at_close();
     }
 
     /// Returns empty buffers to the pool.

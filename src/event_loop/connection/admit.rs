@@ -11,28 +11,31 @@ use super::{
         context::LoopContext,
         exchange::{self, Exchange, InFlight, Uncounted},
     },
-    state::Connection,
+    dispatcher::Dispatcher,
 };
 use crate::{
     app::{Peer, Reply},
     hosted::{AppGuard, HostedApp},
     http::{Method, Refused, RequestHead, StreamId},
+    io::Unread,
     message::Class,
     registry::Refusal,
     tls::Served,
 };
 
-impl Connection {
+impl Dispatcher<'_> {
     /// Answers a request, or parks it. A request that is refused still belongs to its app.
+    /// `unread`: the bytes behind its head.
     pub(super) fn answer(
         &mut self,
         stream: StreamId,
         head: &RequestHead<'_>,
         refused: Option<Refused>,
+        unread: Unread<'_>,
         cx: &mut LoopContext,
     ) {
         if self.class != Class::Public {
-            return self.answer_by_side_app(stream, head, refused, cx);
+            return self.answer_by_side_app(stream, head, refused, unread, cx);
         }
         let own_answer = if self.is_misdirected(head, cx) {
             exchange::misdirected()
@@ -41,15 +44,17 @@ impl Connection {
         } else if head.method() == Method::Trace {
             exchange::trace()
         } else {
-            match self.admit(stream, head, cx) {
+            let before = self.place_of(stream);
+            match self.admit(before, head, cx) {
                 Ok((guard, uncounted)) => {
                     // The reply borrows from the app; the loop entry keeps the app alive
                     // beside the guard.
                     let loop_entry = guard.loop_entry();
                     let is_for = |served: &Served| served.is_for(loop_entry.entry().host());
                     let is_misdirected = self.io.served().is_some_and(|served| !is_for(served));
-                    self.begin_exchange(stream, Some(head), Some(guard), uncounted, cx);
-                    return self.with_exchange_of(stream, |exchange, out| match refused {
+                    let (asked, guard) = (Some(head), Some(guard));
+                    let place = self.begin_exchange(stream, before, asked, guard, uncounted, cx);
+                    return self.with_exchange_at(place, unread, |exchange, out| match refused {
                         Some(refused) => exchange.respond(exchange::refused(refused), out, cx),
                         None if is_misdirected => {
                             let answer = Reply::Full(exchange::misdirected());
@@ -64,31 +69,38 @@ impl Connection {
                         life.drain().drain_deadline_ns().saturating_sub(cx.clock.now_ns());
                     let answer = exchange::draining(left_ns.div_ceil(1_000_000_000).max(1));
                     // The life counts the requests that it refuses.
-                    self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
-                    return self.with_exchange_of(stream, |exchange, out| {
+                    let none = Uncounted::default();
+                    let place = self.begin_exchange(stream, before, Some(head), None, none, cx);
+                    return self.with_exchange_at(place, unread, |exchange, out| {
                         exchange.answer_or_park(Reply::Full(answer), out, cx);
                     });
                 }
             }
         };
-        self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
-        self.mark_unrouted(stream);
+        let place = self.begin_unrouted(stream, Some(head), cx);
         let own_answer = refused.map_or(own_answer, exchange::refused);
-        self.with_exchange_of(stream, |exchange, out| {
+        self.with_exchange_at(place, unread, |exchange, out| {
             exchange.answer_or_park(Reply::Full(own_answer), out, cx);
         });
+    }
+
+    /// Whether a request is for a host that this connection must not serve (I12).
+    fn is_misdirected(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) -> bool {
+        let Some(served) = self.io.served_mut() else { return false };
+        !served.may_serve(head.host().map(|host| host.as_bytes()), &mut cx.tls.view)
     }
 
     /// Admits a request, with the guard of its stream's previous exchange if that has the same
     /// life. The second value is what the new exchange counts for those that passed it the guard.
     fn admit(
         &mut self,
-        stream: StreamId,
+        before: Option<usize>,
         head: &RequestHead<'_>,
         cx: &mut LoopContext,
     ) -> Result<(AppGuard, Uncounted), Refusal<HostedApp>> {
         let host = head.host().map(|host| host.as_bytes());
-        let before = self.current_of(stream).map(|exchange| &mut exchange.flight);
+        let before = before.and_then(|place| self.exchanges.get_mut(place));
+        let before = before.map(|exchange| &mut exchange.flight);
         let (mut before, mut none) = (before.filter(|flight| flight.guard.is_some()), None);
         let held = before.as_mut().map_or(&mut none, |flight| &mut flight.guard);
         let guard = cx.view.admit_after(host, held)?;
@@ -105,12 +117,13 @@ impl Connection {
         stream: StreamId,
         head: &RequestHead<'_>,
         refused: Option<Refused>,
+        unread: Unread<'_>,
         cx: &mut LoopContext,
     ) {
         let Some(app) = cx.rules[self.class].app.clone() else { return };
-        self.begin_exchange(stream, Some(head), None, Uncounted::default(), cx);
+        let place = self.begin_unrouted(stream, Some(head), cx);
         let (class, refused) = (self.class, refusal(self.class, head).or(refused));
-        self.with_exchange_of(stream, |exchange, out| {
+        self.with_exchange_at(place, unread, |exchange, out| {
             if class == Class::Health {
                 out.close_after();
             }
@@ -131,24 +144,39 @@ impl Connection {
         &mut self,
         stream: StreamId,
         refused: Refused,
+        unread: Unread<'_>,
         cx: &mut LoopContext,
     ) {
-        if self.current_of(stream).is_none_or(|exchange| exchange.flight.is_answered()) {
-            self.begin_exchange(stream, None, None, Uncounted::default(), cx);
-            self.mark_unrouted(stream);
-        }
-        self.with_exchange_of(stream, |exchange, out| exchange.refuse(refused, out, cx));
+        let is_answered = |place: usize| self.exchanges[place].flight.is_answered();
+        let current = self.place_of(stream).filter(|place| !is_answered(*place));
+        let place = current.unwrap_or_else(|| self.begin_unrouted(stream, None, cx));
+        self.with_exchange_at(place, unread, |exchange, out| exchange.refuse(refused, out, cx));
     }
 
-    /// Adds an exchange. A spent entry is reused, so a pipeline for one app needs only one.
+    /// Adds an exchange that no app serves. Returns its place.
+    fn begin_unrouted(
+        &mut self,
+        stream: StreamId,
+        head: Option<&RequestHead<'_>>,
+        cx: &mut LoopContext,
+    ) -> usize {
+        let before = self.place_of(stream);
+        let place = self.begin_exchange(stream, before, head, None, Uncounted::default(), cx);
+        self.exchanges[place].flight.is_unrouted = self.class == Class::Public;
+        place
+    }
+
+    /// Adds an exchange behind the one at this place, which has the same stream. That entry is
+    /// reused if it is spent, so a pipeline for one app needs only one. Returns the new place.
     fn begin_exchange(
         &mut self,
         stream: StreamId,
+        before: Option<usize>,
         head: Option<&RequestHead<'_>>,
         guard: Option<AppGuard>,
         uncounted: Uncounted,
         cx: &mut LoopContext,
-    ) {
+    ) -> usize {
         let app = guard.as_ref().map(|guard| guard.entry().host());
         let record = match (&mut cx.accounting.access, self.peer) {
             (Some(access), Peer::Tcp(peer)) if self.class == Class::Public => {
@@ -159,23 +187,14 @@ impl Connection {
         self.waits.end();
         let flight = InFlight::new(guard, record, uncounted, cx.clock.now_ns());
         let exchange = Exchange::new(cx.deliveries.next_number(), stream, flight);
-        match self.current_of(stream) {
-            Some(before) if before.flight.is_spent() => *before = exchange,
-            _ => self.exchanges.push(exchange),
-        }
-    }
-
-    /// Marks the new exchange of a stream as belonging to no app.
-    fn mark_unrouted(&mut self, stream: StreamId) {
-        if self.class == Class::Public
-            && let Some(new) = self.current_of(stream)
+        if let Some(place) = before
+            && let Some(spent) = self.exchanges.get_mut(place)
+            && spent.flight.is_spent()
         {
-            new.flight.is_unrouted = true;
+            *spent = exchange;
+            return place;
         }
-    }
-
-    /// The exchange of this stream that began last.
-    fn current_of(&mut self, stream: StreamId) -> Option<&mut Exchange> {
-        self.exchanges.iter_mut().rfind(|exchange| exchange.stream == stream)
+        self.exchanges.push(exchange);
+        self.exchanges.len() - 1
     }
 }

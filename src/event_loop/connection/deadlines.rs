@@ -118,24 +118,21 @@ impl Connection {
             Wait::Sending => self.io.outbox.sent_total(),
             _ => self.io.received_total(),
         };
-        if wait == Wait::Answer {
-            self.begin_exchange_waits(cx.clock.now_ms());
-        }
+        let is_new = wait != self.waits.current();
         self.waits.begin(wait, total);
-        let at = self.due_ms(cx);
+        let at = match wait {
+            Wait::Answer => self.begin_exchange_waits(is_new, cx.clock.now_ms()),
+            _ => self.due_ms(cx),
+        };
         self.waits.set(at, self.token, &mut cx.timers);
     }
 
-    /// Begins what exchanges wait for, if that doesn't run already. Time in which bytes waited for
-    /// the client doesn't count.
-    fn begin_exchange_waits(&mut self, now_ms: u64) {
-        let is_new = self.waits.current() != Wait::Answer;
-        for exchange in &mut self.exchanges {
-            if is_new {
-                exchange.end_wait();
-            }
-            exchange.begin_wait(now_ms);
-        }
+    /// Begins what exchanges wait for: all of it if the connection's wait is new, else what doesn't
+    /// run already. Returns when the first is over. What an app does outside the loop has no end.
+    fn begin_exchange_waits(&mut self, is_new: bool, now_ms: u64) -> u64 {
+        let waiting = self.exchanges.iter_mut().filter(|exchange| exchange.awaits().is_some());
+        let due = waiting.filter_map(|exchange| exchange.begin_wait(is_new, now_ms));
+        due.min().unwrap_or(u64::MAX)
     }
 
     /// Whether this check means that the deadline has passed.
@@ -160,7 +157,7 @@ impl Connection {
         self.waits.set(at, self.token, &mut cx.timers);
     }
 
-    /// The deadline of the current wait. What an app does outside the loop has none.
+    /// The deadline of a wait that begins now. Those of exchanges stay.
     fn due_ms(&self, cx: &LoopContext) -> u64 {
         let times = &cx.rules[self.class].times;
         let timeout = match self.waits.current() {
@@ -178,10 +175,7 @@ impl Connection {
             Wait::Sending => times.write_timeout,
             Wait::Lingering => times.linger_timeout,
             Wait::HalfClosed => self.left_after(),
-            Wait::Answer => {
-                let due_ms = self.exchanges.iter().filter_map(Exchange::due_ms).min();
-                return due_ms.unwrap_or(u64::MAX);
-            }
+            Wait::Answer => return self.waits.deadline.at(),
         };
         let at = cx.clock.now_ms().saturating_add(milliseconds(timeout));
         let is_bare = matches!(self.waits.current(), Wait::Fresh | Wait::Idle);

@@ -22,12 +22,14 @@
 //!   answer (RFC 9112 §9.6).
 //!
 //! `step` drives a connection. Around it, `opening` reads what precedes the first request,
-//! `pipeline` parses requests from the unread bytes, `admit` begins their exchanges, `deadlines`
-//! says what is waited for, and `moving` hands a connection to another process.
+//! `pipeline` parses requests from the unread bytes, `dispatcher` runs exchanges meanwhile, `admit`
+//! begins them, `deadlines` says what is waited for, and `moving` hands a connection to another
+//! process.
 
 mod admit;
 mod busy;
 mod deadlines;
+mod dispatcher;
 mod moving;
 mod opening;
 mod pipeline;

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     app::Peer,
-    http::{Protocol, ProxyHeader, RequestHead},
+    http::{Protocol, ProxyHeader},
     metrics::HandshakeEnd,
     tls::{Hello, HelloRead, Served, Session, TlsError, UNRECOGNIZED_NAME},
 };
@@ -102,12 +102,6 @@ impl Connection {
             State::Opening(Opening::ProxyHeader { tls: true } | Opening::Hello)
         );
         will || self.io.is_tls()
-    }
-
-    /// Whether a request is for a host that this connection must not serve (I12).
-    pub(super) fn is_misdirected(&mut self, head: &RequestHead<'_>, cx: &mut LoopContext) -> bool {
-        let Some(served) = self.io.served_mut() else { return false };
-        !served.may_serve(head.host().map(|host| host.as_bytes()), &mut cx.tls.view)
     }
 
     /// Begins the session that the hello asks for, if that is complete.

@@ -1,10 +1,10 @@
 //! Parses requests from the unread bytes.
 
-use super::{
-    super::context::LoopContext,
-    state::{Connection, State},
+use super::{super::context::LoopContext, state::Connection};
+use crate::{
+    http::{FieldTable, Refused, ServerEvent, ServerPhase, StreamId},
+    io::Unread,
 };
-use crate::http::{FieldTable, ServerEvent, ServerPhase};
 
 /// Unsent bytes above which no further request of a pipeline is answered.
 pub(super) const PIPELINE_BYTES_MAX: usize = 64 * 1024;
@@ -16,50 +16,63 @@ impl Connection {
     // a head makes a frame of several pages.
     #[inline(never)]
     pub(super) fn process_input(&mut self, cx: &mut LoopContext) -> bool {
-        let Some(mut input) = self.io.input.take() else { return false };
-        let is_stalled = loop {
-            let State::Http(protocol) = &mut self.state else { break false };
-            if protocol.phase() == ServerPhase::Head
+        let Some((Some(input), turn, mut dispatcher)) = self.split() else { return false };
+        loop {
+            if dispatcher.protocol.phase() == ServerPhase::Head
                 && (input.is_empty()
-                    || self.io.outbox.has_segments()
-                    || self.io.outbox.buffered() > PIPELINE_BYTES_MAX
-                    || self.turn.has_begun_enough())
+                    || dispatcher.io.outbox.has_segments()
+                    || dispatcher.io.outbox.buffered() > PIPELINE_BYTES_MAX
+                    || turn.has_begun_enough())
             {
-                break !input.is_empty();
+                return !input.is_empty();
             }
             let mut fields = FieldTable::new();
             // Matched by reference: moving the head out of its event would copy it again.
-            let next = protocol.next_event(input.unread(), &mut fields, &cx.rules[self.class].http);
+            let limits = &cx.rules[dispatcher.class].http;
+            let next = dispatcher.protocol.next_event(input.unread(), &mut fields, limits);
             let used = next.0;
-            self.turn.has_next =
-                cx.closing.applies_to(self.class) && protocol.has_request(&input.unread()[used..]);
+            let unread = Unread::behind(Some(input), used);
             match &next.1 {
                 ServerEvent::Request(stream, head, refused) => {
-                    self.turn.count_request();
-                    self.answer(*stream, head, *refused, cx);
+                    turn.count_request();
+                    dispatcher.answer(*stream, head, *refused, unread, cx);
                 }
                 ServerEvent::Content(stream, content) => {
-                    self.with_exchange_of(*stream, |exchange, _| exchange.on_content(content, cx));
+                    dispatcher.with_exchange_of(*stream, unread, |exchange, _| {
+                        exchange.on_content(content, cx);
+                    });
                 }
                 ServerEvent::ContentEnd(stream) => {
-                    self.with_exchange_of(*stream, |exchange, out| {
+                    dispatcher.with_exchange_of(*stream, unread, |exchange, out| {
                         exchange.on_content_end(out, cx);
                     });
                 }
-                ServerEvent::Refused(stream, refused) => self.answer_refused(*stream, *refused, cx),
+                ServerEvent::Refused(stream, refused) => {
+                    dispatcher.answer_refused(*stream, *refused, unread, cx);
+                }
                 ServerEvent::NeedMore => {
                     input.consume(used);
-                    break false;
+                    return false;
                 }
                 ServerEvent::Closed => {
                     input.clear();
-                    break false;
+                    return false;
                 }
             }
             input.consume(used);
-        };
-        self.turn.has_next = false;
-        self.io.input = Some(input);
-        is_stalled
+        }
+    }
+
+    /// Answers a request that can't be served, apart from any bytes.
+    pub(super) fn answer_refused(
+        &mut self,
+        stream: StreamId,
+        refused: Refused,
+        cx: &mut LoopContext,
+    ) {
+        if let Some((input, _, mut dispatcher)) = self.split() {
+            let unread = Unread::behind(input.as_deref(), 0);
+            dispatcher.answer_refused(stream, refused, unread, cx);
+        }
     }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{
     super::{
         context::LoopContext,
-        exchange::{Effect, Exchange, Forwarding, Outgoing},
+        exchange::{Exchange, Forwarding},
         listener::ConnectionPermit,
     },
     turn::Turn,
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     app::{OneUpstream, Peer},
-    http::{Protocol, ServerPhase, StreamId},
+    http::{Protocol, ServerPhase},
     io::{Io, Ready},
     logging::End,
-    message::{Class, ExchangeNumber},
+    message::Class,
     registry::AppId,
 };
 
@@ -172,65 +172,6 @@ impl Connection {
         std::mem::replace(&mut self.turn.is_queued, is_queued)
     }
 
-    /// Runs the exchange of this number, if it still exists, and applies its effect to the
-    /// connection.
-    pub(super) fn with_exchange<R: Default>(
-        &mut self,
-        number: ExchangeNumber,
-        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
-    ) -> R {
-        let find = |exchange: &&mut Exchange| exchange.number == number;
-        self.with_exchange_found(|exchanges| exchanges.iter_mut().find(find), act)
-    }
-
-    /// Runs the exchange at this place of the list, as [`Connection::with_exchange`] does.
-    pub(super) fn with_exchange_at<R: Default>(
-        &mut self,
-        place: usize,
-        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
-    ) -> R {
-        self.with_exchange_found(|exchanges| exchanges.get_mut(place), act)
-    }
-
-    /// Runs the current exchange of a stream, as [`Connection::with_exchange`] does.
-    pub(super) fn with_exchange_of<R: Default>(
-        &mut self,
-        stream: StreamId,
-        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
-    ) -> R {
-        let find = |exchange: &&mut Exchange| exchange.stream == stream;
-        self.with_exchange_found(|exchanges| exchanges.iter_mut().rfind(find), act)
-    }
-
-    #[inline(always)]
-    fn with_exchange_found<R: Default>(
-        &mut self,
-        find: impl FnOnce(&mut [Exchange]) -> Option<&mut Exchange>,
-        act: impl FnOnce(&mut Exchange, &mut Outgoing<'_>) -> R,
-    ) -> R {
-        let (Some(exchange), State::Http(protocol)) = (find(&mut self.exchanges), &mut self.state)
-        else {
-            return R::default();
-        };
-        let mut out = Outgoing {
-            io: &mut self.io,
-            protocol,
-            stream: exchange.stream,
-            token: self.token,
-            class: self.class,
-            peer: self.peer,
-            has_next: self.turn.has_next,
-            is_declined: self.hand_over == HandOver::Declined,
-            effect: Effect::default(),
-        };
-        let result = act(exchange, &mut out);
-        if out.effect.progressed {
-            exchange.end_wait();
-            self.waits.end();
-        }
-        result
-    }
-
     /// Whether no answer is pending.
     pub(in super::super) fn is_settled(&self, cx: &LoopContext) -> bool {
         let is_awaited = self.exchanges.iter().any(Exchange::awaits_delivery);
@@ -252,14 +193,12 @@ impl Connection {
     /// Ends exchanges when the kernel has their last byte.
     pub(super) fn end_sent_exchanges(&mut self, cx: &mut LoopContext) {
         let sent = self.io.outbox.sent();
-        if !self.exchanges.iter().any(|exchange| exchange.flight.is_sent(sent)) {
-            return;
-        }
-        // About 25 ns, beside a send(2) that takes a microsecond at least.
-        let now_ns = cx.clock.read_ns();
+        let mut now_ns = None;
         self.exchanges.retain(|exchange| {
             let is_over = exchange.flight.is_sent(sent);
             if is_over {
+                // About 25 ns, beside a send(2) that takes a microsecond at least.
+                let now_ns = *now_ns.get_or_insert_with(|| cx.clock.read_ns());
                 exchange.flight.end(sent, End::Complete, now_ns, cx);
             }
             !is_over

@@ -191,11 +191,15 @@ impl Connection {
                 }
             }
             let is_stalled = self.io.input.is_some() && self.process_input(cx);
-            if cx.upstreams.holds_requests && self.forwardings().any(Forwarding::is_unsent) {
-                return Next::Hold;
+            let mut is_forwarding = false;
+            for forwarding in self.forwardings() {
+                if cx.upstreams.holds_requests && forwarding.is_unsent() {
+                    return Next::Hold;
+                }
+                is_forwarding = true;
             }
             // The next request of a pipeline may be here already.
-            let is_free = self.pump(cx) && self.io.has_input();
+            let is_free = is_forwarding && self.pump(cx) && self.io.has_input();
             match self.flush(cx) {
                 Ok(Flushed::TurnOver) => return Next::Turn,
                 Ok(Flushed::All | Flushed::Blocked) => {}
@@ -211,10 +215,11 @@ impl Connection {
             if is_free || (is_stalled && is_sent) {
                 continue;
             }
-            if self.forwardings().any(|forwarding| forwarding.has_more(&self.io.outbox)) {
+            let has_more = |forwarding: &Forwarding| forwarding.has_more(&self.io.outbox);
+            if is_forwarding && self.forwardings().any(has_more) {
                 continue;
             }
-            if is_stalled || !self.wants_input(is_sent) || !self.io.ready.readable {
+            if is_stalled || !self.io.ready.readable || !self.wants_input(is_sent) {
                 // No read or write would run into the error: a peer that resets while the app holds
                 // its answer back has left (I3).
                 return if self.io.ready.failed { Next::Drop } else { Next::Wait };
@@ -242,12 +247,7 @@ impl Connection {
     fn pump(&mut self, cx: &mut LoopContext) -> bool {
         let mut is_complete = false;
         for place in 0..self.exchanges.len() {
-            if self.exchanges[place].forwarding().is_some() {
-                is_complete |= self.with_exchange_at(place, |exchange, out| {
-                    exchange.pump(out, cx);
-                    exchange.forwarding().is_none()
-                });
-            }
+            is_complete |= self.with_exchange_at(place, |exchange, out| exchange.pump(out, cx));
         }
         is_complete
     }
@@ -255,9 +255,12 @@ impl Connection {
     /// Whether the peer's next bytes are read now.
     fn wants_input(&self, is_sent: bool) -> bool {
         let Some(protocol) = self.protocol() else { return true };
-        let takes_content = self.forwardings().all(Forwarding::can_take_more);
-        if self.forwardings().any(Forwarding::is_tunnel) {
-            return takes_content;
+        let mut takes_content = true;
+        for forwarding in self.forwardings() {
+            takes_content &= forwarding.can_take_more();
+            if forwarding.is_tunnel() {
+                return takes_content;
+            }
         }
         // Content is read while an answer is sent: a peer may send all of it before it reads.
         let reads_content = protocol.phase() == ServerPhase::Content;

@@ -17,8 +17,6 @@ pub(super) const TURN_INPUT_BYTES: u64 = 64 * 1024;
 pub(super) struct Turn {
     /// It is in the loop's queue for its next turn.
     pub(super) is_queued: bool,
-    /// A complete head follows what is being read. Only checked while the server stops.
-    pub(super) has_next: bool,
     requests: u32,
     received: u64,
     /// The bytes of answers that the kernel had taken before the turn.
@@ -28,7 +26,7 @@ pub(super) struct Turn {
 impl Turn {
     /// Begins a turn, with the answers sent up to this mark.
     pub(super) fn begin(&mut self, sent: Mark) {
-        *self = Self { is_queued: self.is_queued, sent_before: sent, ..Self::default() };
+        (self.requests, self.received, self.sent_before) = (0, 0, sent);
     }
 
     pub(super) fn count_request(&mut self) {

@@ -99,8 +99,10 @@ impl Forwarding {
 }
 
 impl Exchange {
-    /// Moves bytes between the client and the upstream, as far as possible.
-    pub(in super::super) fn pump(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+    /// Moves bytes between the client and the upstream, as far as possible. Returns whether the
+    /// answer of an upstream is complete.
+    pub(in super::super) fn pump(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) -> bool {
+        let mut is_complete = false;
         // Again after a failure: another upstream is tried, as often as retries are left.
         while let Answering::Forwarded(forwarding) = &mut self.answering {
             match forwarding.pump(&mut self.flight, out, cx) {
@@ -109,12 +111,14 @@ impl Exchange {
                     if forwarding.activity.take(cx.clock.now_ms()) {
                         out.progress();
                     }
-                    break;
+                    return false;
                 }
                 Ok(true) => self.end_forward(out, cx),
                 Err(failure) => self.fail_forward(failure, out, cx),
             }
+            is_complete = true;
         }
+        is_complete
     }
 
     /// Takes the forwarding out: the exchange answers by itself again.
@@ -135,7 +139,7 @@ impl Exchange {
         write_response_trailers(client.trailers().fields(), &mut trailers);
         out.end_response(&Fields::from_lines(trailers.into()), &mut self.flight, cx);
         out.progress();
-        if !out.io.ready.writable
+        if !out.io.is_writable()
             && let Some((method, target)) = forward.request()
         {
             self.flight.remember_request(method, target);

@@ -6,14 +6,14 @@ use super::{super::context::LoopContext, in_flight::InFlight};
 use crate::{
     app::{Peer, Scheme, Segment},
     http::{Fields, Protocol, Refused, Response, StreamId, Trailers},
-    io::{Io, Mark},
+    io::{Mark, Outward, Unread},
     message::Class,
 };
 
 /// The way to the client: an exchange writes its answer to it, and does nothing else to the
 /// connection.
 pub(in super::super) struct Outgoing<'a> {
-    pub(in super::super) io: &'a mut Io,
+    pub(in super::super) io: Outward<'a>,
     pub(in super::super) protocol: &'a mut Protocol,
     /// The stream of the exchange.
     pub(in super::super) stream: StreamId,
@@ -21,8 +21,8 @@ pub(in super::super) struct Outgoing<'a> {
     pub(in super::super) token: Token,
     pub(in super::super) class: Class,
     pub(in super::super) peer: Peer,
-    /// A complete head follows this request.
-    pub(in super::super) has_next: bool,
+    /// Received bytes that are neither read yet nor handled by the exchange.
+    pub(in super::super) unread: Unread<'a>,
     /// The connection was offered to another process, which didn't take it.
     pub(in super::super) is_declined: bool,
     pub(in super::super) effect: Effect,
@@ -48,6 +48,8 @@ pub(super) enum Body {
 pub(in super::super) struct Effect {
     /// Bytes came or went, so the current wait is a new one.
     pub(in super::super) progressed: bool,
+    /// So many of the unread bytes are read: those of a tunnel.
+    pub(in super::super) consumed: usize,
 }
 
 impl Outgoing<'_> {
@@ -59,6 +61,13 @@ impl Outgoing<'_> {
     /// The scheme of the requests of this connection.
     pub(super) fn scheme(&self) -> Scheme {
         if self.io.is_tls() { Scheme::Https } else { Scheme::Http }
+    }
+
+    /// Reads all unread bytes.
+    pub(super) fn take_unread(&mut self) -> &[u8] {
+        let unread = std::mem::replace(&mut self.unread, Unread::behind(None, 0)).bytes();
+        self.effect.consumed += unread.len();
+        unread
     }
 
     /// Whether the request's content is still coming.
@@ -212,8 +221,6 @@ impl Outgoing<'_> {
             return false;
         }
         let stays = !cx.closing.can_hand_over(&cx.clock) || self.is_declined;
-        let is_next = |unread| self.protocol.has_request(unread);
-        let is_read_on = self.io.input.as_ref().is_some_and(|input| is_next(input.unread()));
-        stays && !(is_read_on || self.has_next)
+        stays && !self.protocol.has_request(self.unread.bytes())
     }
 }

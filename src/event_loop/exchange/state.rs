@@ -108,11 +108,13 @@ impl Exchange {
         }
     }
 
-    /// Begins its wait, unless that runs already.
-    pub(in super::super) fn begin_wait(&mut self, now_ms: u64) {
+    /// Begins its wait, unless that runs already and isn't to begin again. Returns when it is over,
+    /// in milliseconds of the loop's clock; `None` if it has no limit.
+    pub(in super::super) fn begin_wait(&mut self, again: bool, now_ms: u64) -> Option<u64> {
         if let Answering::Forwarded(forwarding) = &mut self.answering {
-            forwarding.begin_wait(now_ms);
+            return Some(forwarding.begin_wait(again, now_ms));
         }
+        self.due_ms()
     }
 
     /// Ends its wait: what it waits for next has its whole time.
@@ -122,8 +124,8 @@ impl Exchange {
         }
     }
 
-    /// When its wait is over, in milliseconds of the loop's clock; `None` if that has no limit.
-    pub(in super::super) fn due_ms(&self) -> Option<u64> {
+    /// When its wait is over.
+    pub(super) fn due_ms(&self) -> Option<u64> {
         match &self.answering {
             Answering::Here => None,
             Answering::Forwarded(forwarding) => forwarding.due_ms,

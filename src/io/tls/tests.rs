@@ -145,7 +145,7 @@ fn a_mark_passes_when_the_kernel_has_the_ciphertext_before_it() {
     let mut read = Vec::new();
     loop {
         let flushed = pair.flush();
-        let (sent, committed) = (pair.io.outbox.sent(), pair.io.committed());
+        let (sent, committed) = (pair.io.outbox.sent(), pair.io.split().1.committed());
         let ahead = committed.bytes_since(sent);
         assert!(ahead <= 16 * 1024, "{ahead} bytes are sealed and unsent");
         if flushed == Flushed::All {
@@ -168,12 +168,12 @@ fn what_is_sealed_can_not_be_taken_back() {
     let mut pair = Pair::joined();
     set_socket_send_buffer_size(pair.io.socket(), 4096).unwrap();
     let start = pair.io.outbox.end();
-    assert_eq!(pair.io.committed(), start);
+    assert_eq!(pair.io.split().1.committed(), start);
     pair.send(&[b'x'; 100_000]);
     assert_eq!(pair.flush(), Flushed::Blocked);
-    assert!(pair.io.committed() > pair.io.outbox.sent());
-    assert!(pair.io.committed() < pair.io.outbox.end());
-    let kept = pair.io.committed();
+    assert!(pair.io.split().1.committed() > pair.io.outbox.sent());
+    assert!(pair.io.split().1.committed() < pair.io.outbox.end());
+    let kept = pair.io.split().1.committed();
     pair.io.outbox.take_back(kept);
     while !pair.has_passed() {
         pair.peer_receives();
@@ -224,9 +224,9 @@ fn a_turn_seals_a_limited_part_of_a_file() {
     });
     loop {
         // A record that the turn before has sealed may still have to be sent.
-        let before = io.committed();
+        let before = io.split().1.committed();
         let flushed = io.flush(&mut pool).unwrap();
-        assert!(io.committed().bytes_since(before) <= TURN_BYTES);
+        assert!(io.split().1.committed().bytes_since(before) <= TURN_BYTES);
         match flushed {
             Flushed::All => break,
             Flushed::TurnOver => {}

@@ -111,11 +111,26 @@ impl Forwarding {
         out: &mut Outgoing<'_>,
         cx: &mut LoopContext,
     ) -> Result<bool, UpstreamFailure> {
-        let Some(mut input) = self.conn.io.input.take() else { return Ok(false) };
+        let ended = self.read_events(flight, out, cx);
+        if let Some(input) = self.conn.io.input.take_if(|input| input.is_empty()) {
+            cx.buffers.give_input(input);
+        }
+        ended
+    }
+
+    fn read_events(
+        &mut self,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> Result<bool, UpstreamFailure> {
+        let Self { conn, client, pace, stage, .. } = self;
+        let Some(input) = &mut conn.io.input else { return Ok(false) };
+        let config = self.forward.config();
         let limits = cx.rules[out.class].http;
-        let ended = loop {
+        loop {
             let mut fields = FieldTable::new();
-            let (used, event) = self.client.next_event(input.unread(), &mut fields, &limits);
+            let (used, event) = client.next_event(input.unread(), &mut fields, &limits);
             let after = match event {
                 ClientEvent::NeedMore | ClientEvent::Closed => AfterEvent::Wait,
                 ClientEvent::Interim(head) if head.status() == 100 => {
@@ -130,10 +145,9 @@ impl Forwarding {
                 ClientEvent::Response(head) => {
                     self.chosen.succeeded(self.request.age(cx.clock.now_ns()));
                     self.awaits_continue = false;
-                    let config = self.forward.config();
-                    self.pace.begin_content(head.content(), config, cx.clock.now_ms());
-                    self.stage = write_answer_head(&head, flight, out, cx);
-                    if self.is_tunnel() { AfterEvent::Wait } else { AfterEvent::GoOn }
+                    pace.begin_content(head.content(), config, cx.clock.now_ms());
+                    *stage = write_answer_head(&head, flight, out, cx);
+                    if stage.is_tunnel() { AfterEvent::Wait } else { AfterEvent::GoOn }
                 }
                 ClientEvent::Content(piece) => {
                     out.write_piece(piece, cx);
@@ -141,34 +155,24 @@ impl Forwarding {
                 }
                 ClientEvent::End => AfterEvent::End,
                 ClientEvent::Refused(refused) => {
-                    let is_behind_head = self.stage != Stage::Asking;
+                    let is_behind_head = *stage != Stage::Asking;
                     AfterEvent::Fail(UpstreamFailure::refused(refused, is_behind_head))
                 }
-                ClientEvent::Truncated => AfterEvent::Fail(self.ended_early()),
+                ClientEvent::Truncated => AfterEvent::Fail(stage.ended_early(client)),
             };
             input.consume(used);
             match after {
                 AfterEvent::GoOn => {}
                 AfterEvent::Interim => {
-                    let (config, now_ms) = (self.forward.config(), cx.clock.now_ms());
                     let bytes = (used, limits.head_bytes);
-                    let is_sent = self.client.request_done();
-                    let taken = self.pace.take_interim(bytes, is_sent, config, now_ms);
-                    if let Err(failure) = taken {
-                        break Err(failure);
-                    }
+                    let (is_sent, now_ms) = (client.request_done(), cx.clock.now_ms());
+                    pace.take_interim(bytes, is_sent, config, now_ms)?;
                 }
-                AfterEvent::Wait => break Ok(false),
-                AfterEvent::End => break Ok(true),
-                AfterEvent::Fail(failure) => break Err(failure),
+                AfterEvent::Wait => return Ok(false),
+                AfterEvent::End => return Ok(true),
+                AfterEvent::Fail(failure) => return Err(failure),
             }
-        };
-        if input.is_empty() {
-            cx.buffers.give_input(input);
-        } else {
-            self.conn.io.input = Some(input);
         }
-        ended
     }
 
     /// The upstream has closed the connection.
@@ -188,7 +192,7 @@ impl Forwarding {
                 "closed without close_notify, so content may be missing",
             )),
             ClientEvent::End => Ok(true),
-            _ => Err(self.ended_early()),
+            _ => Err(self.stage.ended_early(&self.client)),
         }
     }
 }

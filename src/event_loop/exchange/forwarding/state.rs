@@ -46,6 +46,26 @@ pub(in super::super) enum Stage {
     },
 }
 
+impl Stage {
+    pub(super) fn is_tunnel(self) -> bool {
+        matches!(self, Self::Tunnel { .. })
+    }
+
+    /// The failure of an upstream that closes before its answer is complete.
+    pub(super) fn ended_early(self, client: &h1::Client) -> UpstreamFailure {
+        let (cause, text) = match self {
+            Self::Asking if client.answered() => {
+                (FailureCause::ClosedBeforeAnswer, "closed within the head of the answer")
+            }
+            Self::Asking => (FailureCause::ClosedBeforeAnswer, "closed without an answer"),
+            Self::Answering | Self::Tunnel { .. } => {
+                (FailureCause::BodyBrokeOff, "closed within the content")
+            }
+        };
+        UpstreamFailure::new(cause, text)
+    }
+}
+
 /// Bytes that may wait for one side before the other is no longer read.
 pub(super) const WAITING_BYTES_MAX: usize = 64 * 1024;
 
@@ -97,7 +117,7 @@ impl Forwarding {
 
     /// Whether it is a tunnel.
     pub(in super::super::super) fn is_tunnel(&self) -> bool {
-        matches!(self.stage, Stage::Tunnel { .. })
+        self.stage.is_tunnel()
     }
 
     /// Whether the client is next: its content was asked for.
@@ -114,20 +134,6 @@ impl Forwarding {
     /// Whether it is forwarded to this upstream.
     pub(in super::super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
         upstream.is_that_of(&self.chosen)
-    }
-
-    /// The failure of an upstream that closes before its answer is complete.
-    pub(super) fn ended_early(&self) -> UpstreamFailure {
-        let (cause, text) = match self.stage {
-            Stage::Asking if self.client.answered() => {
-                (FailureCause::ClosedBeforeAnswer, "closed within the head of the answer")
-            }
-            Stage::Asking => (FailureCause::ClosedBeforeAnswer, "closed without an answer"),
-            Stage::Answering | Stage::Tunnel { .. } => {
-                (FailureCause::BodyBrokeOff, "closed within the content")
-            }
-        };
-        UpstreamFailure::new(cause, text)
     }
 
     /// Sends the outbox to the upstream. An upstream that takes no more may have answered already,
@@ -181,11 +187,16 @@ impl Forwarding {
         self.forward.config().tunnel_idle_timeout
     }
 
-    /// Begins the current wait, unless it runs already.
-    pub(in super::super) fn begin_wait(&mut self, now_ms: u64) {
-        if self.due_ms.is_none() {
-            self.due_ms = Some(now_ms.saturating_add(milliseconds(self.timeout())));
+    /// Begins the current wait, unless it runs already and isn't to begin again. Returns its end.
+    pub(in super::super) fn begin_wait(&mut self, again: bool, now_ms: u64) -> u64 {
+        if let Some(due_ms) = self.due_ms
+            && !again
+        {
+            return due_ms;
         }
+        let due_ms = now_ms.saturating_add(milliseconds(self.timeout()));
+        self.due_ms = Some(due_ms);
+        due_ms
     }
 
     /// How long the current wait may last.

@@ -19,9 +19,9 @@ impl Forwarding {
         let Stage::Tunnel { mut client_ended, mut upstream_ended } = self.stage else {
             return Ok(false);
         };
-        if let Some(bytes) = out.io.input.take_if(|input| !input.is_empty()) {
-            self.conn.io.outbox.buffer(&mut cx.buffers).extend_from_slice(bytes.unread());
-            cx.buffers.give_input(bytes);
+        let bytes = out.take_unread();
+        if !bytes.is_empty() {
+            self.conn.io.outbox.buffer(&mut cx.buffers).extend_from_slice(bytes);
             self.activity.note(true);
         }
         self.flush(&mut cx.buffers);
