@@ -17,7 +17,7 @@ pub(crate) struct LiveList(RwLock<Arc<CertificateList>>);
 /// The certificates of all apps at one time. Never changes: a new list takes its place.
 #[derive(Default)]
 pub(crate) struct CertificateList {
-    /// The one that ends first comes first.
+    /// The certificate that expires first comes first.
     pub(crate) in_use: Vec<UsedCertificate>,
     pub(crate) rejected: Vec<RejectedCertificate>,
 }

@@ -170,7 +170,7 @@ pub(super) struct Drains {
     /// Lives that keep their names, drained, until they are resumed, replaced or removed, and
     /// upstreams that are out; with how their drain ended, if it did.
     paused: HashMap<DrainName, Option<DrainView>>,
-    /// Upstreams that are out: of which life, and which of them.
+    /// Upstreams that are out, by life and index.
     upstreams: HashMap<(AppId, usize), UpstreamDrainId>,
     /// Drains of upstreams that have begun.
     upstream_drains: u64,

@@ -23,16 +23,16 @@ struct Settling {
     give_up: Instant,
 }
 
-/// Between two looks for handshakes; the first one lets packets end that were on their way through
-/// the kernel when the gate fell.
+/// The pause between two checks for handshakes. During the first, packets arrive that were on their
+/// way through the kernel when the gate fell.
 pub(super) const SETTLE: Duration = Duration::from_millis(2);
 
-/// How long handshakes may take. The third packet comes a round trip after the second; one that was
-/// lost comes again with the request, after a second at the earliest.
+/// How long handshakes may take. The third packet comes a round trip after the second. If it is
+/// lost, the request brings it again, after a second at the earliest.
 pub(super) const SETTLE_MAX: Duration = Duration::from_millis(1500);
 
 impl GatePlan {
-    /// This many loops are told to gate.
+    /// This many loops have the order to gate.
     pub(super) fn begin(loops: usize) -> Self {
         Self { open: vec![true; loops], settling: None }
     }

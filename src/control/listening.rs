@@ -31,7 +31,7 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Configures the sockets of an address, of which there is at least one.
+    /// Configures the sockets of an address. There is at least one socket.
     pub(crate) fn new(listen: &ListenConfig, sockets: &Sockets) -> Self {
         let first = &sockets[0];
         let listening = Self {

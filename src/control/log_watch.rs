@@ -1,8 +1,8 @@
 //! The watch over the logs: which one loses lines, since when, and how many it lost.
 //!
-//! A log that loses lines can't tell of it, and the other one may not know. Control compares the
-//! counts about once a second, and tells operators when a loss begins and when it is over: when the
-//! log itself has reported it, since it can be written again.
+//! A log that loses lines can't report that itself, and the other log may not know. Control checks
+//! the counts about once a second, and notifies operators when a loss begins and when it ends. A
+//! loss ends when the log can be written again, and has reported it.
 
 use std::{
     collections::HashMap,

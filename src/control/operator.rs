@@ -69,7 +69,7 @@ pub(crate) struct Operator {
     pub(crate) logging: Option<Logging>,
     pub(crate) access: Option<AccessLog>,
     pub(crate) listening: Vec<Listening>,
-    /// Addresses that the loops were told to close, and when.
+    /// Addresses that the loops have been ordered to close, and when.
     pub(crate) closing: Vec<(SocketAddr, Instant)>,
     pub(crate) host: OperatorHost,
     pub(crate) upgrader: Upgrader,
@@ -109,7 +109,7 @@ impl Operator {
             if !self.desk.begin(number, &task) {
                 continue;
             }
-            // A bug in one task is not the end of all: who waits sees that nobody tells.
+            // A bug in one task doesn't end the operator. Its client sees that no outcome comes.
             if catch_unwind(AssertUnwindSafe(|| self.work(task))).is_err() {
                 event!(Error, "operator_panicked");
                 // If it was a hand-over, control waits for no other end of it.
@@ -190,7 +190,7 @@ impl Operator {
         }
     }
 
-    /// Does a task; a client that is told of the outcome finds nothing at work any more.
+    /// Does a task. A client gets the outcome when nothing of the task runs any more.
     fn tell<T, E>(&mut self, tell: &Tell<T, E>, work: impl FnOnce(&mut Self) -> Result<T, E>) {
         let outcome = work(self);
         self.desk.end();
@@ -265,7 +265,7 @@ fn next(tasks: &TaskReceiver, looks: &mut Receiver<Look>) -> Option<Next> {
     }
 }
 
-/// How long loops may take to obey: one that is stuck in an app does not.
+/// How long loops may take to obey. A loop that is stuck in an app doesn't obey.
 const OBEY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Waits until all loops have obeyed a command.

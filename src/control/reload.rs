@@ -54,8 +54,8 @@ use crate::{
 const CLOSE_MAX: Duration = Duration::from_secs(3);
 const REBIND_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long an address counts as ours after the loops were told to close it: one that is stuck in
-/// an app has it still.
+/// How long an address counts as ours after the order to close it: a loop that is stuck in an app
+/// still has it.
 const CLOSED_MAX: Duration = Duration::from_secs(600);
 
 /// The changes of the apps, and the host of each life that begins, with whether it is a new app.
@@ -128,7 +128,7 @@ impl Operator {
         let ready = |answer| Input::Reload(Box::new(ReadyReload { changes, configured, answer }));
         let changed = ask(&self.control, ready).map_err(ReloadError::Change)?;
         let done = self.settle(prepared, changed);
-        // Who is told of the reload finds that its settings hold.
+        // When a client gets the outcome, the new settings hold.
         await_loops(&all_configured);
         Ok(done)
     }
@@ -323,8 +323,8 @@ impl Operator {
         (listen, done.closed.clone())
     }
 
-    /// Binds an address, also one that is still being closed after an earlier reload, or that other
-    /// addresses of ours have a part of.
+    /// Binds an address. An earlier reload may still be closing it, and other addresses of ours may
+    /// overlap with it.
     fn bind(&self, address: SocketAddr) -> Result<Sockets, String> {
         let closing = self.closing.iter().rev().find(|(closing, _)| *closing == address);
         let listening = self.listening.iter().map(|listening| &listening.bound);
@@ -354,7 +354,7 @@ impl Operator {
     }
 }
 
-/// Whether loops have to be told of a changed setting; that costs a look at every connection.
+/// Whether loops need a changed setting; that costs a look at every connection.
 fn concerns_loops(key: &str) -> bool {
     key.starts_with("limits.") || key.starts_with("log.access") || key == "server.idle_grace"
 }

@@ -88,7 +88,7 @@ pub struct Reloaded {
     pub closed: Vec<SocketAddr>,
     /// Addresses that cannot be listened on, and why.
     pub not_listening: Vec<(SocketAddr, String)>,
-    /// Certificates that could not be used, and why. An app keeps the one that it had before.
+    /// Certificates that could not be used, and why. The app keeps its previous certificate.
     pub certificate_errors: Vec<String>,
     /// Logs that could not be changed, and why.
     pub log_errors: Vec<String>,
@@ -147,7 +147,7 @@ impl Reloaded {
         apps.chain(addresses).chain(others.cloned())
     }
 
-    /// In one line: of the failures, the first; none if there are none.
+    /// The first failure, in one line; `None` without failures.
     pub(super) fn failure_summary(&self) -> Option<String> {
         let first = self.failures().next()?;
         Some(match self.failures().count() - 1 {

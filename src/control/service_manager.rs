@@ -1,10 +1,9 @@
 //! Reports to the service manager, systemd or another: sd_notify(3), by the socket that
 //! `NOTIFY_SOCKET` names.
 //!
-//! The messages are written by sd-notify; they are sent here, for that crate knows no abstract
-//! sockets and would wait for ever for a manager that does not read. A socket that is missing or
-//! broken is logged once and never an error. Control tells most of it; the operator tells of
-//! reloads.
+//! sd-notify writes the messages. They are sent here, because that crate knows no abstract sockets,
+//! and would wait forever for a manager that doesn't read. A missing or broken socket is logged
+//! once, and is never an error. The operator reports reloads; control reports everything else.
 
 use std::{
     env,
@@ -187,7 +186,7 @@ impl Drop for Reloading<'_> {
     }
 }
 
-/// What the names of kept sockets begin with. It tells them from those of a socket unit.
+/// The prefix of kept sockets' names. It distinguishes them from those of a socket unit.
 const STORED: &str = "tidegate-listener-";
 
 /// The name under which the manager keeps the sockets of an address: without a colon, which

@@ -162,7 +162,7 @@ impl Stop {
         }
     }
 
-    /// Logs the apps of which the stop has cut exchanges, with those that a stuck loop holds.
+    /// Logs each app whose exchanges the stop has cut, including those that a stuck loop holds.
     pub(super) fn log_cut_apps(&self, cx: &Context, lives: &Lives) {
         for life in lives.all() {
             let before = self.cut_before.0.get(&life.id()).copied().unwrap_or(0);

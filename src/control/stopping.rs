@@ -179,7 +179,7 @@ impl Control {
             StopStep::CutAll => self.cx.command(|| LoopCommand::CutAll),
             StopStep::Over { cut, stuck } => {
                 self.end_stop(cut, &stuck, now);
-                // When every loop is stuck, there is none to wait for.
+                // When every loop is stuck, no loop is left to wait for.
                 return self.stopping.stop.as_ref()?.last_verdict(now);
             }
         }

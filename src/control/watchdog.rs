@@ -18,10 +18,10 @@ use crate::{
 /// How long a loop may be at work on one turn.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// Between two looks at loops of which none is suspected.
+/// The pause between two checks while no loop is suspected.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Between two looks at a loop that is stuck, or may be.
+/// The pause between two checks of a loop that is stuck, or may be.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A look that is so late says that the whole process stood still.

@@ -50,7 +50,7 @@ impl ServerHandle {
     }
 
     /// Begins to remove an app, and returns: new requests get 503, those in flight finish, the
-    /// app's deadline cuts what is left. The ticket tells the end.
+    /// app's deadline cuts what is left. The ticket reports the end.
     ///
     /// # Errors
     /// When there is no such app, or it is being removed already.
@@ -98,13 +98,13 @@ impl ServerHandle {
         done.recv().map_err(|_| ReloadError::Change(ChangeError::Ended))?
     }
 
-    /// As [`ServerHandle::reload`], but returns at once; the log tells how it went.
+    /// As [`ServerHandle::reload`], but returns at once; the log shows the outcome.
     pub fn begin_reload(&self) {
         // A server that has ended needs no reload.
         self.tasks.send(Task::Reload(ReloadOptions::default(), Tell::unheard()));
     }
 
-    /// Has a new process take this one's place, and returns; the log tells how it went.
+    /// Has a new process take this one's place, and returns; the log shows the outcome.
     pub(crate) fn begin_upgrade(&self) {
         // A server that has ended needs no upgrade.
         self.tasks.send(Task::Upgrade(UpgradeOptions::default(), Tell::unheard()));

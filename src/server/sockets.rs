@@ -76,7 +76,7 @@ pub(super) fn activated() -> io::Result<Inherited> {
     Ok(inherited)
 }
 
-/// Says which of them the config does not name. Nothing is to wait at those.
+/// Closes and logs inherited sockets that the config doesn't name, so that no client waits there.
 pub(super) fn drop_unused(inherited: &mut Inherited) {
     for address in inherited.drop_rest() {
         event!(Warn, "socket_not_used", address:% = address);
@@ -86,7 +86,7 @@ pub(super) fn drop_unused(inherited: &mut Inherited) {
 
 /// The admin's listening socket.
 pub(super) struct AdminSocket {
-    /// Removed at the end; before the socket closes, with which its inode may be used again.
+    /// Removed at the end, before the socket closes: from then on its inode may be reused.
     file: FileSlot,
     pub(super) socket: Arc<OwnedFd>,
     /// As operators write it.

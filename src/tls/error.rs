@@ -127,7 +127,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a session has failed. The alert that tells the peer is in the session's output.
+/// Why a session has failed. The alert for the peer is in the session's output.
 #[derive(Debug)]
 pub(crate) enum TlsError {
     /// The library's error: the peer broke the protocol, or one side doesn't accept the other.

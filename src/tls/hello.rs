@@ -1,7 +1,7 @@
 //! A client's first message, read without being taken.
 //!
-//! What is not TLS is told apart by its first byte. An incomplete message costs a look at its
-//! record heads; only a complete one is parsed, once.
+//! The first byte shows whether it is TLS at all. Of an incomplete message only the record heads
+//! are read; a complete message is parsed, once.
 
 use rustls::server::{Acceptor, ClientHello};
 

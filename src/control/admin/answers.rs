@@ -49,7 +49,7 @@ pub(super) fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
     json(status, &answer)
 }
 
-/// The same of an app, with the name that was probably meant if there is none of this name.
+/// The same for an app. If no app has this name, the answer suggests the nearest name.
 pub(super) fn refused_app(registry: &Apps, host: &str, reason: &ChangeError) -> Response<'static> {
     if *reason != ChangeError::UnknownHost {
         return refused(host, reason);

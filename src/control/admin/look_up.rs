@@ -87,7 +87,7 @@ impl Admin {
         ok(&HashMap::from([("drains", drains)]))
     }
 
-    /// Processes before this one that still drain.
+    /// Earlier processes that still drain.
     fn previous(&self) -> Vec<Generation> {
         self.predecessor.as_ref().map(|before| before.generations()).unwrap_or_default()
     }

@@ -99,8 +99,7 @@ impl AdminApp {
 
 impl App for AdminApp {
     fn handle<'a>(&'a self, request: &RequestHead<'_>, context: &Context<'_>) -> Reply<'a> {
-        // Probes come from anywhere and tell nothing that needs a token; whatever the admin thread
-        // is doing.
+        // Probes need no token: their answers hold no secret. They don't wait for the admin thread.
         let probe = health::probe(request, &self.stopping);
         let at_once = probe.or_else(|| self.refusal(request, context));
         if let Some(response) = at_once {
@@ -130,7 +129,7 @@ impl App for AdminApp {
     }
 }
 
-/// Takes as long for any two texts of one length, so that time tells nothing of a token.
+/// Compares in constant time for texts of one length, so that timing reveals nothing of a token.
 fn is_same(sent: &[u8], token: &[u8]) -> bool {
     let differs = sent.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b));
     sent.len() == token.len() && differs == 0

@@ -11,8 +11,8 @@
 //! - An app whose certificate can't be used keeps the one before; without one it isn't served over
 //!   TLS, and no other app is touched (I8).
 //! - A self-signed certificate is made once for an app and its names.
-//! - An upgrade hands all of them to the new process ([`handed`]), for which they are those before:
-//!   a certificate that is broken on disk by then, or whose key this user can't read, is kept.
+//! - An upgrade hands all of them to the new process ([`handed`]). It keeps a certificate that is
+//!   broken on disk by then, or whose key this user can't read.
 //! - At the start files are read before the process gives up root's rights, so that keys may be
 //!   readable for root alone ([`EarlyCertificates`]). Later it can't read these again: it keeps
 //!   what it has, and says so.
@@ -39,8 +39,8 @@
 //! - While the server stops, or another process serves in its place, a look is dropped, and the
 //!   watcher finds the same change again: so a process that takes up again takes it then. The
 //!   new process of an upgrade has read the files itself.
-//! - A pair of files of which one is new and the other still old doesn't fit together. It is
-//!   reported, the certificate before stays, and each look reads the pair again until it fits.
+//! - A new certificate doesn't fit an old key. Such a pair is reported, the previous certificate
+//!   stays, and each look reads the pair again until it fits.
 
 mod expiry;
 mod handed;

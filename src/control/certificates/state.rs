@@ -238,8 +238,8 @@ impl Certificates {
 }
 
 impl Held {
-    /// Who has which certificate of those that were read. An app whose certificate can't be used
-    /// has the one that it had `before`.
+    /// Gives each app its certificate from those that were read. An app whose certificate can't be
+    /// used keeps the previous certificate, from `before`.
     fn new(
         wanted: Arc<Wanted>,
         sources: Sources,

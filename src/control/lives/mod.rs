@@ -7,8 +7,8 @@
 //!                   │  └───────── resume ──┐       │                 ┌─► drained ──remove──► gone
 //!                   └──────────────────────┴─ draining (drain) ──────┘
 //! ```
-//! Replace, resume and reload begin a new life (I4); the old one drains outside the map. What is
-//! known of its upstreams, and which of them are drained, holds for the new one from its begin. A
+//! Replace, resume and reload begin a new life (I4); the old one drains outside the map. The new
+//! life takes over the health of its upstreams, and which of them are drained, from the start. A
 //! life that was drained keeps its names, and with them its 503, until it is resumed, replaced or
 //! removed.
 

@@ -52,7 +52,7 @@ impl Channel {
         Ok(channel)
     }
 
-    /// How long one step of what follows may take; for ever, if there is none.
+    /// Limits each of the next reads; `None`: they wait forever.
     pub(super) fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = timeout.map(|timeout| timeout.max(Duration::from_millis(1)));
         self.0.set_read_timeout(timeout)?;
@@ -190,7 +190,7 @@ mod tests {
         (messages, error)
     }
 
-    /// A message, perhaps with a length that lies, or bytes that are none.
+    /// A message, perhaps with a wrong length, or bytes that are no message.
     fn message() -> impl Strategy<Value = Vec<u8>> {
         let text = prop_oneof![
             Just("{}".to_owned()),

@@ -1,5 +1,5 @@
-//! Where the end of this process is the end of its successor too: in a container of which it is the
-//! first process, or whose first process ends with it.
+//! Detects whether the end of this process ends its successor, too: in a container whose first
+//! process is this one, or ends with this one.
 
 use std::{env, fs};
 

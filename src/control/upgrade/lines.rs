@@ -1,5 +1,5 @@
-//! Lines between the loops of two processes, on which connections move, as
-//! `event_loop::hand_over` says. Opened by the old process when the new one serves.
+//! The sockets by which the loops of two processes hand over connections (`event_loop::hand_over`).
+//! The old process opens them when the new process serves.
 
 use std::{
     io,

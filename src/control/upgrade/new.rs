@@ -298,8 +298,8 @@ impl TakeOver {
         predecessor.speak_by(self.channel)
     }
 
-    /// What this process knows of the old one, from the start. `drain_timeout` is how long its
-    /// drain may take, as long as it has not said so itself.
+    /// What this process knows of the old process at the start. `drain_timeout` is assumed for its
+    /// drain until it reports its own.
     pub(crate) fn predecessor(&self, drain_timeout: Duration) -> Predecessor {
         Predecessor::new(self.handed.pid, drain_timeout)
     }

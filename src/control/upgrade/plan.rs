@@ -57,17 +57,17 @@ pub(in super::super) struct Readiness {
 /// What has to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum HandOverStep {
-    /// Ask control to put changes off for the process of this id, and say by
-    /// [`HandOverPlan::on_held`] whether what it was told at its start still holds.
+    /// Ask control to postpone changes for the process of this id, and report by
+    /// [`HandOverPlan::on_held`] whether the settings that it started with still hold.
     Hold(u32),
-    /// Tell the new process to serve.
+    /// Order the new process to serve.
     Go,
     /// It serves: hand over.
     HandOver(Readiness),
     /// End it: this process goes on.
     GiveUp {
         reason: String,
-        /// The process that control holds everything for, if it does: control has to be told.
+        /// The process for which control postpones changes, if it does: control has to end that.
         held_for: Option<Readiness>,
     },
 }
@@ -126,7 +126,7 @@ impl HandOverPlan {
         give_up(std::mem::replace(&mut self.phase, HandOverPhase::Over), reason)
     }
 
-    /// Whether the new process was told to serve, and has not said that it does.
+    /// Whether the new process has the order to serve, and hasn't reported that it serves.
     pub(super) fn is_going(&self) -> bool {
         matches!(self.phase, HandOverPhase::Going(_))
     }
@@ -159,7 +159,7 @@ mod tests {
         let now = Instant::now();
         let mut plan = HandOverPlan::begin(now + Duration::from_secs(30));
         plan.hurry(now);
-        assert_eq!(plan.deadline(), now + Duration::from_secs(30), "it is not told to go yet");
+        assert_eq!(plan.deadline(), now + Duration::from_secs(30), "it has no order to serve yet");
         assert_eq!(plan.on_word(ready()), HandOverStep::Hold(7));
         assert_eq!(plan.on_held(true, now), HandOverStep::Go);
         assert_eq!(plan.deadline(), now + GO_TIMEOUT);

@@ -80,7 +80,7 @@ impl Predecessor {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Processes before this one that are still there, the youngest first.
+    /// Earlier processes that still exist, the youngest first.
     pub(crate) fn generations(&self) -> Vec<Generation> {
         let state = self.lock();
         let silence = state.heard.map(|heard| heard.elapsed()).unwrap_or_default();
@@ -150,7 +150,7 @@ impl Predecessor {
         thread.spawn(move || follower.hear(&mut channel, &old, &control, &loops)).map(drop)
     }
 
-    /// Has it told by this channel what this process wants.
+    /// Sends the requests of this process to it by this channel.
     pub(super) fn speak_by(&self, channel: Channel) -> io::Result<()> {
         channel.set_write_timeout(SEND_TIMEOUT)?;
         let mut state = self.lock();

@@ -29,8 +29,8 @@ impl Process {
         Self { pidfd: Some(pidfd) }
     }
 
-    /// The process that has this number now. Whether it is the one that was meant is certain when
-    /// that says something after this.
+    /// The process that has this number now. The number may have been reused: only a message that
+    /// the process sends after this proves which process it is.
     pub(super) fn numbered(pid: u32) -> io::Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pidfd = pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;

@@ -6,11 +6,11 @@
 //!   └─ it does not:     it is ended, and this process stops
 //! asked after Serving:  passed on to it, until it has ended
 //! ```
-//! - Also while this process ends: a stop that control has not read any more is passed on by
-//!   control as its last act, from then on by the sender, and what the signals' thread has not been
-//!   woken for by the process itself, which waits for that as its last act.
+//! - Stops are passed on while this process ends, too. Control's last act is to pass on a stop that
+//!   it hasn't read. From then on the sender passes it on. The process itself passes on signals
+//!   that didn't wake their thread, and waits for that as its last act.
 //!
-//! Owned by control, the operator, the signals' thread and the one that reports; none of them waits
+//! Owned by control, the operator, the signals' thread and the reporting thread. None of them waits
 //! here.
 
 use std::{

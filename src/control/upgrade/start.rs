@@ -96,9 +96,9 @@ impl NewProcess<'_> {
         }
     }
 
-    /// The deadline has passed. A process that was told to go accepts connections once it has said
-    /// that it serves: from here on it cannot say so any more. If it has said so just now, that is
-    /// there.
+    /// The deadline has passed. A process that got the order to serve accepts connections once it
+    /// has reported that it serves. From here on it can't report that any more; a report that it
+    /// has sent already is read here.
     fn hear_the_last(&mut self, plan: &mut HandOverPlan) -> HandOverStep {
         if !plan.is_going() {
             return plan.on_silence();

@@ -53,7 +53,7 @@ pub(super) struct Follower {
 pub(crate) struct LastSuccessor(Mutex<Option<Arc<Successor>>>);
 
 impl LastSuccessor {
-    /// Hears what a new process wants until its end, and tells it how far the drain is.
+    /// Obeys a new process until its end, and reports to it how far the drain is.
     pub(super) fn follow(&self, follower: Follower) -> io::Result<()> {
         let Follower { channel, process, control, stops, predecessor, generation } = follower;
         let heard = channel.clone();

@@ -25,7 +25,7 @@ const UNKNOWN_AGAIN: Duration = Duration::from_secs(2);
 pub(super) struct Resolver {
     watches: Receiver<Watch>,
     notices: Arc<Notices>,
-    /// By when they are due; the number tells those of one time apart.
+    /// By due time, and by a number that makes equal times unique.
     due: BTreeMap<(Instant, u64), Named>,
     next_number: u64,
 }

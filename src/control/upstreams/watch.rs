@@ -1,4 +1,4 @@
-//! The watch over the upstreams of all lives: it begins the threads, and tells them of lives.
+//! Watches the upstreams of all lives: starts the threads, and sends them each new life.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -56,7 +56,7 @@ impl UpstreamWatch {
                 Some(resolver) => resolver,
                 none => none.insert(Resolver::spawn(Arc::clone(&self.notices))?),
             };
-            // A thread that is gone has panicked, which the log tells.
+            // A thread that is gone has panicked; the panic is in the log.
             drop(resolver.send(watch()));
         }
         Ok(())
