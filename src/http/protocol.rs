@@ -19,6 +19,9 @@ pub enum Protocol {
 
 /// What concerns the connection as a whole.
 impl Protocol {
+    /// The names in TLS (ALPN) of all versions, the preferred one first.
+    pub const ALPN: &[&[u8]] = &[h1::ALPN];
+
     /// The state of a new HTTP/1 connection.
     pub fn h1() -> Self {
         Self::H1(h1::Server::new())

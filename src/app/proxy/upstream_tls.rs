@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use super::super::LoadError;
 use crate::{
     config::{ProxyConfig, UpstreamAddress, UpstreamConfig, UpstreamTlsConfig},
+    http::h1,
     tls::{Certificate, ClientTls, FileStamp, Roots, ServerCheck, load_certificate, load_roots},
 };
 
-/// The protocols that upstreams are offered (ALPN).
-const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+/// The protocols that upstreams are offered.
+const PROTOCOLS: &[&[u8]] = &[h1::ALPN];
 
-/// What operators are told of upstreams whose certificates aren't checked.
+/// The warning for operators about upstreams whose certificates aren't checked.
 const UNVERIFIED: &str = "certificates of https:// upstreams are not checked, so anyone on the \
                           path can read and change requests and answers (insecure_skip_verify)";
 

@@ -18,15 +18,13 @@ use super::{
 };
 use crate::{
     config::{self, AppCertificate, AppTls, Config, TlsConfig, TlsVersion},
+    http::Protocol,
     logging::event,
     tls::{
         Certificate, CertificateTable, ClientAuth, LiveTable, MinVersion, Policy, Site, TicketKeys,
         self_signed,
     },
 };
-
-/// What this server speaks over TLS.
-const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
 /// The certificates of a server: a value, which a reload or a look replaces.
 #[derive(Clone)]
@@ -149,7 +147,7 @@ impl Certificates {
         let Held { served, plain, wanted, .. } = &*self.held;
         let sites = served.iter().map(|served| served.site.clone()).collect();
         let default_app = wanted.default_app.as_deref();
-        let table = CertificateTable::new(sites, plain, default_app, PROTOCOLS, &self.tickets);
+        let table = CertificateTable::new(sites, plain, default_app, Protocol::ALPN, &self.tickets);
         let used = served.iter().map(|it| (&it.site.app, &it.site.certificate, it.since));
         NewTable {
             live: (Arc::clone(&self.live), Arc::clone(&self.list)),

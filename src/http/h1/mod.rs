@@ -17,3 +17,6 @@ mod server;
 pub use client::{Client, ClientEvent, ClientRequest};
 pub use head_template::HeadTemplate;
 pub use server::Server;
+
+/// The name in TLS (ALPN, RFC 7301 §6).
+pub const ALPN: &[u8] = b"http/1.1";
