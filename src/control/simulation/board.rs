@@ -21,9 +21,9 @@ pub(super) struct Place {
     pub(super) commands: VecDeque<LoopCommand>,
     /// The turn that it is stuck in.
     pub(super) turn: Option<Turn>,
-    /// It was told to cut everything.
+    /// It has the order to cut everything.
     pub(super) is_told_to_cut: bool,
-    /// Its thread has ended, whether told or not.
+    /// Its thread has ended, with or without an order.
     pub(super) has_ended: bool,
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Starting {
     /// Control is asked to hold everything, and answers: with the lives, then with a report.
     pub(super) holding: Option<Vec<LifeView>>,
     pub(super) is_asked_to_hold: bool,
-    /// When it was told to go.
+    /// When it got the order to go.
     pub(super) gone_at: Option<Instant>,
 }
 

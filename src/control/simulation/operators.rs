@@ -56,7 +56,7 @@ impl World {
         load(&config, origin, self.registry.loops()).expect("it can be loaded")
     }
 
-    /// The way back from one question. What operators are told before stands before the answer.
+    /// The way back from one question. Notices that operators got before stand before the answer.
     pub(super) fn answer<T: Send + 'static>(
         &mut self,
         question: Question,

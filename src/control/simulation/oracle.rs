@@ -139,7 +139,7 @@ impl Oracle {
         }
     }
 
-    /// Control has told loops to cut everything. With nothing in flight it says so to no operator;
+    /// Control has ordered loops to cut everything. With nothing in flight it says so to no operator;
     /// what a loop still admits before it obeys is cut all the same.
     pub(super) fn on_cut_all(&mut self, now: Instant) {
         let in_flight = self.in_flight();
@@ -171,7 +171,7 @@ impl Oracle {
         self.tickets.push((ticket.id().to_string(), ticket, None));
     }
 
-    /// What control has told operators.
+    /// What control has reported to operators.
     pub(super) fn on_notice(&mut self, name: &str, fields: &Value, now: Instant) {
         let text = |key: &str| fields[key].as_str().unwrap_or_default().to_owned();
         let number = |key: &str| fields[key].as_u64().unwrap_or_default();

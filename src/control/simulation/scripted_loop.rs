@@ -103,7 +103,7 @@ impl ScriptedLoop {
         self.is_awake() && !self.is_emptied
     }
 
-    /// An app holds it up from now on, one that it has an exchange of if there is any.
+    /// An app holds it up from now on: if it has exchanges, the app of an exchange.
     pub(super) fn stick(&self, now_ns: u64) {
         let life = self.flights.last().map(|flight| flight.life().as_u64());
         self.board.places()[self.index].turn = Some(Turn { since_ns: now_ns, life });
@@ -121,7 +121,7 @@ impl ScriptedLoop {
         let commands = std::mem::take(&mut places[self.index].commands);
         places[self.index].has_ended = true;
         drop(places);
-        // What it was told is lost, and so counts as obeyed.
+        // Its commands are lost, and so count as obeyed.
         drop(commands);
         self.is_dead = true;
         self.watched.clear();

@@ -27,10 +27,10 @@ use crate::{
     message::ControlEvent,
 };
 
-/// How long a stop may have to wait for a new process that was told to go.
+/// How long a stop may have to wait for a new process with the order to go.
 const STOP_WAITS_MAX: Duration = Duration::from_secs(1);
 
-/// How long a new process that was told to go may take.
+/// How long a new process with the order to go may take.
 const GOING_MAX: Duration = Duration::from_secs(10);
 
 impl World {

@@ -414,7 +414,7 @@ impl World {
         self.listen();
     }
 
-    /// Loops that are awake obey all that they were told, and control hears of it.
+    /// Loops that are awake obey all their commands, and control gets their reports.
     pub(super) fn do_all_that_is_there(&mut self) {
         for _ in 0..200 {
             for index in 0..self.loops.len() {
