@@ -234,7 +234,8 @@ fn refused(error: &CertificateError) -> Refused {
 /// What to do about a file that this process may not read.
 pub(super) fn make_readable() -> String {
     format!(
-        "make it readable for uid {} (chgrp, chmod 640), or restart the server if it starts as root",
+        "make it readable for uid {} (chgrp, chmod 640), or restart the server if it starts as \
+         root",
         geteuid().as_raw()
     )
 }

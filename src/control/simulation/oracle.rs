@@ -139,7 +139,7 @@ impl Oracle {
         }
     }
 
-    /// Control has ordered loops to cut everything. With nothing in flight it says so to no operator;
+    /// Control makes the loops cut everything. With nothing in flight it says so to no operator;
     /// what a loop still admits before it obeys is cut all the same.
     pub(super) fn on_cut_all(&mut self, now: Instant) {
         let in_flight = self.in_flight();
