@@ -349,6 +349,7 @@ impl HttpServer {
             reloads: Arc::clone(reloads),
             service: Arc::clone(self.control.service_manager()),
             source: self.source.clone(),
+            text: None,
             current: self.config.clone(),
             access: self.logging.as_ref().and_then(Logging::access),
             logging: self.logging.clone(),

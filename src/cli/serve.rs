@@ -116,6 +116,8 @@ struct Plan {
     account: Option<Account>,
     /// The file that a reload reads, if there is one.
     file: Option<PathBuf>,
+    /// Its text.
+    text: Option<Source>,
     /// Printed at the start, if the app comes from the arguments.
     description: Option<String>,
 }
@@ -162,7 +164,7 @@ fn plan(options: &Serve, place: &Place, take_over: Option<&TakeOver>) -> Result<
     if options.app.is_given() {
         let config = options.app.config(&options.listen, place)?;
         let description = Some(options.app.description());
-        return Ok(Plan { config, account: None, file: None, description });
+        return Ok(Plan { config, account: None, file: None, text: None, description });
     }
     let file = place.config();
     if Source::is_standard_input(file) {
@@ -171,7 +173,7 @@ fn plan(options: &Serve, place: &Place, take_over: Option<&TakeOver>) -> Result<
     if place.named_config().is_none() && !file.exists() {
         return Err(Failure { code: USAGE, text: NO_CONFIG.to_owned() });
     }
-    let (config, account) =
+    let (config, account, text) =
         load_config(file).map_err(|error| Failure { code: USAGE, text: error.to_string() })?;
     if let Some(before) = take_over {
         before.check_left(&config).map_err(Failure::of)?;
@@ -180,15 +182,19 @@ fn plan(options: &Serve, place: &Place, take_over: Option<&TakeOver>) -> Result<
     if config.apps.is_empty() && !allow_empty {
         return Err(Failure { code: USAGE, text: nothing_to_serve(file) });
     }
-    Ok(Plan { config, account, file: Some(file.to_owned()), description: None })
+    let (file, text) = (Some(file.to_owned()), Some(text));
+    Ok(Plan { config, account, file, text, description: None })
 }
 
 /// Loads the config and looks up the user to run as.
-fn load_config(path: &Path) -> Result<(Config, Option<Account>), ConfigError> {
-    let config = Config::load(path)?;
-    let account = Account::of(&config.server)
-        .map_err(|error| Config::server_error(path, error.key, &error.predicate))?;
-    Ok((config, account))
+fn load_config(path: &Path) -> Result<(Config, Option<Account>, Source), ConfigError> {
+    let source = Source::read(path)?;
+    let config = Config::of_source(&source)?;
+    let account = Account::of(&config.server).map_err(|error| {
+        let message = format!("`server.{}` {}", error.key, error.predicate);
+        source.error(&["server", error.key], message)
+    })?;
+    Ok((config, account, source))
 }
 
 /// An empty config is more often a mistake or an interrupted write than intended.
@@ -209,7 +215,8 @@ fn start(
 ) -> Result<u8, Failure> {
     let handed = take_over.as_ref().map(TakeOver::certificates);
     // As root, if the process is: only root may be able to read keys.
-    let early = EarlyCertificates::read(&plan.config, handed, SystemTime::now());
+    let config = (&plan.config, plan.text.take().map(Arc::new));
+    let early = EarlyCertificates::read(config, handed, SystemTime::now());
     // Before the logs start their threads.
     let privileges = Privileges::settle(plan.account.take()).map_err(Failure::of)?;
     let logging = logging::init(&plan.config.log).map_err(Failure::of)?;

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::fs::{Access, access};
@@ -23,6 +23,7 @@ use crate::{
         AccessFormat, AdminListen, AppConfig, AppKind, Config, FilesConfig, ProxyConfig,
         RedirectConfig, UpstreamAddress, Warning,
     },
+    control::certificate_warnings,
     http::Host,
 };
 
@@ -41,6 +42,10 @@ pub(super) fn warnings(config: &Config, file: &Path, base: &Path) -> Vec<Warning
     }
     listen(config, &mut found);
     tls_listeners(config, &mut found);
+    for (place, text) in certificate_warnings(config, SystemTime::now()) {
+        let place: Vec<&str> = place.iter().map(String::as_str).collect();
+        found.push(Warning::new(&place, text));
+    }
     logs(config, &mut found);
     admin(config, file, &mut found);
     for app in &config.apps {

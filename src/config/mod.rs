@@ -110,17 +110,6 @@ impl Config {
         Err(ConfigError::new(path, &admin::hide_token(text, tree), findings))
     }
 
-    /// An error about a key of `[server]` in a loaded file that this machine can't satisfy.
-    /// `predicate` completes a sentence that begins with the key.
-    pub(crate) fn server_error(path: &Path, key: &str, predicate: &str) -> ConfigError {
-        let message = format!("`server.{key}` {predicate}");
-        match Source::read_regular(path) {
-            Ok(source) => source.error(&["server", key], message),
-            // The file was a pipe and can't be read again.
-            Err(_) => ConfigError::whole_file(path, &message),
-        }
-    }
-
     /// # Errors
     /// If the text contains mistakes: all of them at once.
     pub(crate) fn of_source(source: &Source) -> Result<Self, ConfigError> {

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     ConfigError, admin,
-    error::{self, Finding, Span},
+    error::{self, Finding, Lines, Span},
     hosts::host_pattern,
     regular::read_regular,
     syntax::Document,
@@ -86,7 +86,7 @@ impl Source {
     ///
     /// # Errors
     /// Like there, and if it is another kind of file.
-    pub(super) fn read_regular(path: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn read_regular(path: &Path) -> Result<Self, ConfigError> {
         Self::read_with(path, path, read_regular)
     }
 
@@ -133,6 +133,17 @@ impl Source {
         let tree = document.tree.get_ref();
         let finding = Finding::new(span_of(tree, place), message);
         ConfigError::new(&self.name, &admin::hide_token(&self.text, tree), vec![finding])
+    }
+
+    /// The line of each place, from 1.
+    pub(crate) fn lines<'p>(&self, places: impl Iterator<Item = &'p [String]>) -> Vec<usize> {
+        let document = Document::parse(&self.text);
+        let (tree, lines) = (document.tree.get_ref(), Lines::of(&self.text));
+        let line = |place: &[String]| {
+            let place: Vec<&str> = place.iter().map(String::as_str).collect();
+            lines.line(span_of(tree, &place).start)
+        };
+        places.map(line).collect()
     }
 
     /// Renders warnings in the order of the file.

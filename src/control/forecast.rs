@@ -1,10 +1,10 @@
 //! A dry run of a reload: what it would do, found without a change.
 //!
-//! Apps are loaded and dropped, addresses are bound for a moment and never listened on. What only
-//! the moment of the change can tell, such as a name that an embedder's app takes meanwhile, is not
-//! in it.
+//! Apps and certificates are loaded and dropped, addresses are bound for a moment and never
+//! listened on. What only the moment of the change can tell, such as a name that an embedder's app
+//! takes meanwhile, is not in it.
 
-use std::io;
+use std::{io, path::Path, time::SystemTime};
 
 use super::{
     Input, ask,
@@ -34,6 +34,10 @@ impl Operator {
             }
         }
         self.forecast_listeners(config, &mut done);
+        let step = |file: &Path| self.desk.step(format!("reading {}", file.display()));
+        let now = SystemTime::now();
+        let (_, remarks) = self.certificates.load((config, self.text.clone()), now, &step);
+        done.certificate_errors = remarks.errors();
         let changed = changed_settings(&self.current, config);
         (done.settings, done.needs_restart) = (changed.live, changed.needs_restart);
         Ok(done)

@@ -65,7 +65,9 @@ mod watchers;
 pub(crate) use admin::{Admin, AdminApp, AdminRequest, Facts, HealthApp};
 pub(crate) use answer::Answer;
 pub(crate) use certificate_list::LiveList;
-pub(crate) use certificates::{Certificates, EarlyCertificates, certificate_watch};
+pub(crate) use certificates::{
+    Certificates, EarlyCertificates, certificate_warnings, certificate_watch,
+};
 pub use change_error::ChangeError;
 pub(crate) use change_error::PutError;
 pub(crate) use changes::{Begun, PutMode};

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     acknowledgement::{Acknowledgements, Obeyed},
-    config::{AppConfig, Config, Limits},
+    config::{AppConfig, Config, Limits, Source},
     hosted::{AppLife, Apps, HostedApp, Origin},
     logging::{AccessLog, Logging, event, rfc3339},
     registry::NewApp,
@@ -64,6 +64,8 @@ pub(crate) struct Operator {
     pub(crate) service: Arc<ServiceManager>,
     /// The config file, if there is one.
     pub(crate) source: Option<PathBuf>,
+    /// Its text, as it was read last.
+    pub(crate) text: Option<Arc<Source>>,
     /// What holds now.
     pub(crate) current: Config,
     pub(crate) logging: Option<Logging>,

@@ -40,7 +40,7 @@ use super::{
 use crate::{
     acknowledgement::acknowledgement,
     config::{
-        AppConfig, Config, ServerConfig,
+        AppConfig, Config, ServerConfig, Source,
         diff::{changed_apps, changed_settings},
     },
     duration::milliseconds,
@@ -115,10 +115,13 @@ impl Operator {
         result
     }
 
-    fn read_config(&self) -> Result<Config, ReloadError> {
+    fn read_config(&mut self) -> Result<Config, ReloadError> {
         let path = self.source.as_ref().ok_or(ReloadError::NoFile)?;
         self.desk.step(format!("reading {}", path.display()));
-        Config::load_again(path).map_err(ReloadError::Config)
+        let text = Source::read_regular(path).map_err(ReloadError::Config)?;
+        let config = Config::of_source(&text).map_err(ReloadError::Config)?;
+        self.text = Some(Arc::new(text));
+        Ok(config)
     }
 
     fn apply(&mut self, config: Config, options: ReloadOptions) -> Result<Reloaded, ReloadError> {
@@ -150,7 +153,9 @@ impl Operator {
         self.desk.step("opening the logs");
         self.change_logs(&config, &mut done);
         let step = |file: &Path| self.desk.step(format!("reading {}", file.display()));
-        let (certificates, remarks) = self.certificates.load(&config, SystemTime::now(), &step);
+        let config_with_text = (&config, self.text.clone());
+        let (certificates, remarks) =
+            self.certificates.load(config_with_text, SystemTime::now(), &step);
         done.certificate_errors = remarks.errors();
         self.desk.step("putting it in place");
         let loops = if done.settings.iter().any(|key| concerns_loops(key)) {

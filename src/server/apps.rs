@@ -23,7 +23,7 @@ impl HttpServer {
         let now = SystemTime::now();
         let (certificates, remarks) = match self.early.take() {
             Some(early) => self.certificates.load_early(&config, early, now),
-            None => self.certificates.load(&config, now, &|_| {}),
+            None => self.certificates.load((&config, None), now, &|_| {}),
         };
         remarks.log(now);
         certificates.table().publish();

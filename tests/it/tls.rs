@@ -4,8 +4,10 @@ use std::{
     fs,
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -17,7 +19,7 @@ use rustls::{
 };
 
 use crate::support::{
-    Client, End, PATIENCE, Pid, Server, Setup, Signal, free_port, pattern, wait_until,
+    Client, End, PATIENCE, Pid, Server, Setup, Signal, free_port, pattern, run, wait_until,
 };
 
 pub(crate) const LISTEN: &str = "{ address = \"127.0.0.1:0\", tls = true }";
@@ -401,6 +403,66 @@ fn a_certificate_that_cannot_be_used_fails_its_app_alone() {
     let errors: Vec<_> = events.iter().filter_map(|event| event.field("error")).collect();
     assert!(errors.iter().any(|error| error.contains("old.test.pem: expired ")), "{errors:?}");
     assert!(errors.iter().any(|error| error.contains("none.test.pem: holds no")), "{errors:?}");
+}
+
+#[test]
+fn what_is_wrong_with_certificates_has_the_line_of_the_config_that_names_them() {
+    let authority = Authority::new();
+    let (soon, soon_key) = authority.issue_with(&["soon.test"], |params| {
+        params.not_after = (SystemTime::now() + Duration::from_hours(10 * 24)).into();
+    });
+    let setup = authority.setup(&["good.test", "key.test", "soon.test", "name.test"]);
+    let setup = setup
+        .file("key.test.key", authority.issue(&["key.test"]).1)
+        .file("soon.test.pem", soon)
+        .file("soon.test.key", soon_key)
+        .app("shared.test", "tls = {}\nrespond = {}\n[tls]\ncertificates = [\"gone\"]");
+    let (other, other_key) = authority.issue(&["other.test"]);
+    let setup = setup.file("name.test.pem", other).file("name.test.key", other_key);
+    for host in ["good", "key", "soon"] {
+        let key = setup.dir().join(format!("{host}.test.key"));
+        fs::set_permissions(key, fs::Permissions::from_mode(0o600)).expect("a mode");
+    }
+    let line = |text: &str, needle: &str| {
+        text.lines().position(|line| line.contains(needle)).expect("a line") + 1
+    };
+    let config = setup.write();
+    let text = setup.text();
+    let [key, shared, folder, name] =
+        ["key.test.pem", "tls = {}", "gone", "name.test.pem"].map(|needle| line(&text, needle));
+    let config = config.to_str().expect("text");
+    let (code, printed) = run(&["check", "--config", config]);
+    assert_eq!(code, Some(0), "{printed}");
+    for (line, words) in [
+        (key, "key.test.key: the private key belongs to another certificate"),
+        (shared, "no certificate of `tls.certificates` is for shared.test"),
+        (folder, "gone: cannot be read: No such file"),
+        (name, "name.test.pem is not for name.test: clients will refuse it"),
+        (name, "name.test.key: every user can read this private key"),
+        (line(&text, "soon.test.pem"), "soon.test.pem expires in 9 days: renew it"),
+    ] {
+        let found = printed.split("\n\n").find(|warning| warning.contains(words));
+        let found = found.unwrap_or_else(|| panic!("no {words} in\n{printed}"));
+        assert!(found.contains(&format!("config.toml:{line}:")), "{line}: {found}");
+    }
+    assert!(!printed.contains("good.test"), "{printed}");
+    assert_eq!(run(&["check", "--strict", "--config", config]).0, Some(2));
+
+    let server = setup.start();
+    let events = server.events();
+    let rejected = || events.iter().filter(|event| event.name == "certificate_rejected");
+    let place = |line: usize| format!("config.toml:{line})");
+    for line in [key, shared, folder] {
+        let is_there = |error: &str| error.ends_with(&place(line));
+        let found = rejected().any(|event| event.field("error").is_some_and(is_there));
+        assert!(found, "{line}: {:?}", rejected().collect::<Vec<_>>());
+    }
+    let answer = server.admin().post("/reload?dry_run=true");
+    let errors = answer["certificate_errors"].as_array().expect("errors").clone();
+    assert_eq!(errors.len(), 3, "{answer}");
+    assert!(errors.iter().any(|error| error.as_str().is_some_and(|it| it.ends_with(&place(key)))));
+    let count = server.events().iter().filter(|it| it.name == "certificate_rejected").count();
+    assert_eq!(count, rejected().count(), "a dry run logs nothing");
 }
 
 #[test]

@@ -42,6 +42,7 @@
 //! - A new certificate doesn't fit an old key. Such a pair is reported, the previous certificate
 //!   stays, and each look reads the pair again until it fits.
 
+mod check;
 mod expiry;
 mod handed;
 mod kept;
@@ -51,6 +52,7 @@ mod state;
 mod wanted;
 mod watch;
 
+pub(crate) use check::certificate_warnings;
 pub(crate) use handed::HandedCertificates;
 pub(crate) use remarks::Remarks;
 pub(crate) use state::{Certificates, EarlyCertificates, NewTable};

@@ -15,7 +15,7 @@ use rustix::{
 use super::{
     handed::PairOnItsWay,
     kept::{Kept, Loaded, Reading, Refused},
-    wanted::Wanted,
+    wanted::{Place, Wanted},
 };
 use crate::{
     config::{AppCertificate, CertificateFiles, CertificateSource},
@@ -124,16 +124,23 @@ impl Sources {
         covering().find(names_it).or_else(|| covering().next())
     }
 
-    /// Why folders of `[tls]` can't be read, and whether what was in them before is kept.
-    pub(super) fn folder_errors(&self) -> impl Iterator<Item = (&str, bool)> {
-        let error = |kept: &'_ Arc<Kept<_>>| kept.error.is_some();
-        let failed = self.folders.values().filter(move |kept| error(kept));
-        failed.map(|kept| (kept.error.as_deref().unwrap_or_default(), kept.good.is_some()))
+    /// What can't be read of `[tls]`: where it is named, why, and whether what was read before is
+    /// kept.
+    pub(super) fn errors(&self, wanted: &Wanted) -> Vec<(Place, String, bool)> {
+        let folders = self.folders.iter().filter_map(|(folder, kept)| {
+            let error = kept.error.clone()?;
+            Some((wanted.place_of_folder(folder), error, kept.good.is_some()))
+        });
+        let pairs = self.shared.iter().filter_map(|files| {
+            let kept = self.pair(files)?;
+            Some((wanted.place_of_pair(files), kept.error.clone()?, kept.good.is_some()))
+        });
+        folders.chain(pairs).collect()
     }
 
     /// What an operator should change about the files.
-    pub(super) fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.pairs.values().flat_map(|kept| &kept.warnings)
+    pub(super) fn warnings(&self) -> impl Iterator<Item = (&CertificateFiles, &String)> {
+        self.pairs.iter().flat_map(|(files, kept)| kept.warnings.iter().map(move |it| (files, it)))
     }
 
     /// The files in use that this process may not read: it was root when it read them, or another

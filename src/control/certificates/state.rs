@@ -17,7 +17,9 @@ use super::{
     wanted::{Wanted, WantedApp},
 };
 use crate::{
-    config::{self, AppCertificate, AppTls, Config, TlsConfig, TlsVersion},
+    config::{
+        self, AppCertificate, AppTls, CertificateFiles, Config, Source, TlsConfig, TlsVersion,
+    },
     http::Protocol,
     logging::event,
     tls::{
@@ -50,7 +52,7 @@ pub(super) struct Held {
 }
 
 /// An app that is served over TLS.
-struct ServedApp {
+pub(super) struct ServedApp {
     site: Site,
     source: AppCertificate,
     /// When it took its certificate.
@@ -58,18 +60,22 @@ struct ServedApp {
 }
 
 /// The files of a config, read before the process gives up root's rights.
-pub(crate) struct EarlyCertificates(Sources);
+pub(crate) struct EarlyCertificates {
+    text: Option<Arc<Source>>,
+    sources: Sources,
+}
 
 impl EarlyCertificates {
     /// Reads the files. What can't be used is as the process before this one has handed it over.
     pub(crate) fn read(
-        config: &Config,
+        (config, text): (&Config, Option<Arc<Source>>),
         handed: Option<&HandedCertificates>,
         now: SystemTime,
     ) -> Self {
         let pairs = handed.map(|handed| handed.unpack().1).unwrap_or_default();
-        let (wanted, before) = (Wanted::of(config), Sources::handed(pairs));
-        Self(Sources::read(&wanted, &before, (Reading::All, now), &|_| {}))
+        let (wanted, before) = (Wanted::of(config, None), Sources::handed(pairs));
+        let sources = Sources::read(&wanted, &before, (Reading::All, now), &|_| {});
+        Self { text, sources }
     }
 }
 
@@ -116,11 +122,11 @@ impl Certificates {
     /// is called with each file before it is read.
     pub(crate) fn load(
         &self,
-        config: &Config,
+        (config, text): (&Config, Option<Arc<Source>>),
         now: SystemTime,
         at: &dyn Fn(&Path),
     ) -> (Self, Remarks) {
-        let wanted = Arc::new(Wanted::of(config));
+        let wanted = Arc::new(Wanted::of(config, text));
         let sources = Sources::read(&wanted, &self.held.sources, (Reading::All, now), at);
         self.choose(wanted, sources, now)
     }
@@ -132,7 +138,8 @@ impl Certificates {
         early: EarlyCertificates,
         now: SystemTime,
     ) -> (Self, Remarks) {
-        self.choose(Arc::new(Wanted::of(config)), early.0, now)
+        let EarlyCertificates { text, sources } = early;
+        self.choose(Arc::new(Wanted::of(config, text)), sources, now)
     }
 
     fn choose(&self, wanted: Arc<Wanted>, sources: Sources, now: SystemTime) -> (Self, Remarks) {
@@ -238,7 +245,7 @@ impl Certificates {
 impl Held {
     /// Gives each app its certificate from those that were read. An app whose certificate can't be
     /// used keeps the previous certificate, from `before`.
-    fn new(
+    pub(super) fn new(
         wanted: Arc<Wanted>,
         sources: Sources,
         before: &[ServedApp],
@@ -247,7 +254,7 @@ impl Held {
         let before: HashMap<&str, &ServedApp> =
             before.iter().map(|served| (&*served.site.app, served)).collect();
         let mut remarks = Remarks::default();
-        remarks.complaints.extend(of_sources(&sources));
+        remarks.complaints.extend(of_sources(&sources, &wanted));
         let (mut served, mut plain) = (Vec::new(), Vec::new());
         for app in &wanted.apps {
             let Some(tls) = &app.tls else {
@@ -273,6 +280,9 @@ impl Held {
             let hosts = app.names.clone();
             let site = Site { app: app.host.as_str().into(), hosts, certificate, policy };
             served.push(ServedApp { site, source: tls.certificate.clone(), since });
+        }
+        if let Some(text) = &wanted.text {
+            remarks.locate(text);
         }
         let complaints = remarks.complaints.clone();
         (Self { wanted, sources, served, plain, complaints }, remarks)
@@ -311,13 +321,14 @@ impl Held {
 }
 
 /// What is wrong with the files of `[tls]`, and with keys.
-fn of_sources(sources: &Sources) -> impl Iterator<Item = Complaint> {
-    let folders = sources.folder_errors().map(|(error, kept)| (error.to_owned(), kept));
-    let pairs =
-        sources.shared().filter_map(|kept| Some((kept.error.clone()?, kept.good.is_some())));
-    let rejected = |(error, kept)| RejectedCertificate { host: None, error, kept };
-    let rejected = folders.chain(pairs).map(rejected).map(Complaint::Rejected);
-    rejected.chain(sources.warnings().cloned().map(Complaint::OpenKey))
+fn of_sources(sources: &Sources, wanted: &Wanted) -> impl Iterator<Item = Complaint> {
+    let rejected = |(place, error, kept)| {
+        Complaint::Rejected(RejectedCertificate { host: None, error, kept }, place)
+    };
+    let open = |(files, reason): (&CertificateFiles, &String)| {
+        Complaint::OpenKey(files.clone(), reason.clone())
+    };
+    sources.errors(wanted).into_iter().map(rejected).chain(sources.warnings().map(open))
 }
 
 /// The certificate of an app, if it can be used; says why if not.
@@ -357,7 +368,12 @@ fn choose(
     };
     if let Some(error) = error {
         let (host, kept) = (Some(app.host.clone()), chosen.is_some() || known.is_some());
-        remarks.complaints.push(Complaint::Rejected(RejectedCertificate { host, error, kept }));
+        let place = match &tls.certificate {
+            AppCertificate::Files(files) => app.place_of_error(files, &error),
+            AppCertificate::Shared | AppCertificate::SelfSigned => app.place("self_signed"),
+        };
+        let rejected = RejectedCertificate { host, error, kept };
+        remarks.complaints.push(Complaint::Rejected(rejected, place));
     }
     chosen
 }
@@ -383,7 +399,8 @@ fn policy(
     let ca = sources.client_ca(&client.ca)?;
     if let Some(error) = ca.error.clone() {
         let (host, kept) = (Some(app.host.clone()), ca.good.is_some());
-        remarks.complaints.push(Complaint::Rejected(RejectedCertificate { host, error, kept }));
+        let rejected = RejectedCertificate { host, error, kept };
+        remarks.complaints.push(Complaint::Rejected(rejected, app.place("client_ca")));
     }
     let ca = ca.good.as_deref()?.clone();
     Some(Policy { min_version, client: Some((ca, auth)) })
@@ -398,7 +415,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{config::CertificateFiles, config::CertificateSource, tls::TableView};
+    use crate::{config::CertificateSource, tls::TableView};
 
     fn now() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_800_000_000)
@@ -413,7 +430,7 @@ mod tests {
     }
 
     fn loaded(certificates: &Certificates, hosts: &[&str]) -> Certificates {
-        let (next, remarks) = certificates.load(&config(hosts), now(), &|_| {});
+        let (next, remarks) = certificates.load((&config(hosts), None), now(), &|_| {});
         assert_eq!(remarks.errors(), Vec::<String>::new());
         next
     }
@@ -436,7 +453,7 @@ mod tests {
         let hour = Duration::from_secs(60 * 60);
         let first = loaded(&Certificates::new(now()).unwrap(), &["a.test"]);
         let (config, later) = (config(&["a.test", "b.test"]), now() + hour);
-        let (next, _) = first.load(&config, later, &|_| {});
+        let (next, _) = first.load((&config, None), later, &|_| {});
         assert!(first.list().list().in_use.is_empty(), "it isn't published yet");
         next.table().publish();
         let list = first.list().list();
@@ -475,7 +492,7 @@ mod tests {
         for app in &mut broken.apps {
             app.tls.as_mut().unwrap().certificate = AppCertificate::Files(files.clone());
         }
-        let (next, remarks) = first.load(&broken, now(), &|_| {});
+        let (next, remarks) = first.load((&broken, None), now(), &|_| {});
         let served: Vec<_> = next.held.served.iter().map(|served| &*served.site.app).collect();
         assert_eq!(served, ["a.test"], "b.test had none before");
         let errors = remarks.errors();

@@ -191,7 +191,8 @@ mod tests {
         fn reload(&mut self, text: &str) -> Vec<String> {
             let base = self.folder.path();
             let config = Config::parse(text, Path::new("config.toml"), base).expect("a config");
-            let (certificates, remarks) = self.certificates.load(&config, self.now, &|_| {});
+            let (certificates, remarks) =
+                self.certificates.load((&config, None), self.now, &|_| {});
             certificates.table().publish();
             self.certificates = certificates;
             self.watch.follow(&self.certificates);

@@ -110,6 +110,7 @@ fn operator(
         reloads: Arc::default(),
         service: Arc::default(),
         source: None,
+        text: None,
         listening: vec![Listening::new(&listen, public)],
         current: config,
         logging: None,
