@@ -225,6 +225,18 @@ pub(crate) struct BusyConnection {
     pub(crate) bytes_sent: u64,
     /// Whether it is a tunnel.
     pub(crate) is_tunnel: bool,
+    /// `None` without TLS.
+    pub(crate) tls: Option<BusyTls>,
+}
+
+/// The TLS of a busy connection.
+#[derive(Clone, Debug)]
+pub(crate) struct BusyTls {
+    pub(crate) version: &'static str,
+    pub(crate) cipher: &'static str,
+    /// The name that the client asked for (SNI).
+    pub(crate) server_name: Option<String>,
+    pub(crate) is_resumed: bool,
 }
 
 /// What a busy connection waits for.

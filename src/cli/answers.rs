@@ -208,6 +208,16 @@ pub(super) struct Connection {
     pub(super) phase: String,
     pub(super) bytes_sent: u64,
     pub(super) tunnel: bool,
+    /// Absent without TLS.
+    pub(super) tls: Option<ConnectionTls>,
+}
+
+/// The TLS of a connection.
+#[derive(Debug, Deserialize)]
+pub(super) struct ConnectionTls {
+    pub(super) version: String,
+    pub(super) cipher: String,
+    pub(super) server_name: Option<String>,
 }
 
 impl Connection {

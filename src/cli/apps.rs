@@ -6,7 +6,8 @@ use super::{
     DONE, Host, Place,
     admin::{Admin, ServerOptions, app_path, encode},
     answers::{
-        App as AppAnswer, Apps as AppsAnswer, Connection, Connections, CutAnswer, Row, Upstream,
+        App as AppAnswer, Apps as AppsAnswer, Connection, ConnectionTls, Connections, CutAnswer,
+        Row, Upstream,
     },
     failure::Failure,
     show::{self, Align, Cell, number, plain},
@@ -206,7 +207,7 @@ fn upstream_note(upstream: &Upstream) -> String {
 }
 
 fn connection_rows(connections: &[Connection]) -> String {
-    let columns = [
+    let mut columns = vec![
         ("CONNECTION", Align::Left),
         ("APP", Align::Right),
         ("PEER", Align::Left),
@@ -215,9 +216,13 @@ fn connection_rows(connections: &[Connection]) -> String {
         ("PHASE", Align::Left),
         ("REQUEST", Align::Left),
     ];
+    let some_have_tls = connections.iter().any(|connection| connection.tls.is_some());
+    if some_have_tls {
+        columns.push(("TLS", Align::Left));
+    }
     let row = |connection: &Connection| {
         let phase = if connection.tunnel { "tunnel" } else { &connection.phase };
-        vec![
+        let mut row = vec![
             plain(&connection.id),
             number(connection.app),
             plain(&connection.peer),
@@ -225,7 +230,16 @@ fn connection_rows(connections: &[Connection]) -> String {
             number(connection.bytes_sent),
             plain(phase),
             plain(connection.request()),
-        ]
+        ];
+        row.extend(
+            some_have_tls.then(|| plain(connection.tls.as_ref().map_or_else(String::new, tls))),
+        );
+        row
     };
     show::table(&columns, connections.iter().map(row).collect())
+}
+
+fn tls(tls: &ConnectionTls) -> String {
+    let name = tls.server_name.as_deref().unwrap_or("no SNI");
+    format!("{} {} {name}", tls.version, tls.cipher)
 }

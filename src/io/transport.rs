@@ -80,6 +80,11 @@ impl Outward<'_> {
         self.transport.tls().is_some()
     }
 
+    /// What both sides agreed on, once a TLS handshake is over.
+    pub(crate) fn negotiated(&self) -> Option<Negotiated<'_>> {
+        self.transport.tls()?.negotiated()
+    }
+
     /// The certificate that a client has shown in a handshake that is over.
     pub(crate) fn client_certificate(&self) -> Option<&ClientCertificate> {
         self.served()?.client_certificate()

@@ -18,6 +18,7 @@ use super::{
     output::Output,
     request_id::{RequestId, RequestIds},
     stamp::Stamp,
+    tls_use::TlsUse,
     upstream_use::UpstreamUse,
     values::{push_json_value, push_number},
     worker::Note,
@@ -56,12 +57,14 @@ pub struct AccessRecord {
     id: RequestId,
     /// The request's part of the line, escaped.
     text: Vec<u8>,
-    /// The offset of the time.
-    time_at: usize,
+    /// The offset of the time. A line is far shorter than 4 GiB.
+    time_at: u32,
     /// The offset of the outcome.
-    outcome_at: usize,
-    /// The offset after the outcome: the start of the upstream's part.
-    upstream_at: usize,
+    outcome_at: u32,
+    /// The offset of what follows the outcome: TLS, and the upstream.
+    tail_at: u32,
+    /// The offset of the upstream's part.
+    upstream_at: u32,
 }
 
 /// How an exchange went.
@@ -180,13 +183,22 @@ impl AccessWriter {
             LineFormat::Combined => parts.push_combined(&mut text, peer.to_canonical()),
             LineFormat::Json => parts.push_json(&mut text, peer.to_canonical()),
         };
-        let upstream_at = text.len();
-        AccessRecord { id, text, time_at, outcome_at, upstream_at }
+        let (time_at, outcome_at, tail_at) = (time_at as u32, outcome_at as u32, text.len() as u32);
+        AccessRecord { id, text, time_at, outcome_at, tail_at, upstream_at: tail_at }
+    }
+
+    /// Adds the TLS of the connection, right after the record has begun.
+    pub(crate) fn note_tls(&self, record: &mut AccessRecord, used: &TlsUse<'_>) {
+        match self.format {
+            LineFormat::Combined => used.push_combined(&mut record.text),
+            LineFormat::Json => used.push_json(&mut record.text),
+        }
+        record.upstream_at = record.text.len() as u32;
     }
 
     /// Adds the upstream that a request was forwarded to. Replaces an earlier note.
     pub(crate) fn note_upstream(&self, record: &mut AccessRecord, used: &UpstreamUse<'_>) {
-        record.text.truncate(record.upstream_at);
+        record.text.truncate(record.upstream_at as usize);
         match self.format {
             LineFormat::Combined => used.push_combined(&mut record.text),
             LineFormat::Json => used.push_json(&mut record.text),
@@ -374,9 +386,9 @@ fn push_combined_line(
     record: &AccessRecord,
     outcome: &AccessOutcome,
 ) {
-    let (before_time, rest) = record.text.split_at(record.time_at);
-    let (before_status, rest) = rest.split_at(record.outcome_at - record.time_at);
-    let (rest, upstream) = rest.split_at(record.upstream_at - record.outcome_at);
+    let (text, tail) = record.text.split_at(record.tail_at as usize);
+    let (text, rest) = text.split_at(record.outcome_at as usize);
+    let (before_time, before_status) = text.split_at(record.time_at as usize);
     out.extend_from_slice(before_time);
     out.extend_from_slice(stamp.common().as_bytes());
     out.extend_from_slice(before_status);
@@ -392,7 +404,7 @@ fn push_combined_line(
     record.id.push_digits(out);
     out.extend_from_slice(b" end=");
     out.extend_from_slice(outcome.end.as_str().as_bytes());
-    out.extend_from_slice(upstream);
+    out.extend_from_slice(tail);
     out.push(b'\n');
 }
 
@@ -402,8 +414,8 @@ fn push_json_line(
     record: &AccessRecord,
     outcome: &AccessOutcome,
 ) {
-    let (text, upstream) = record.text.split_at(record.upstream_at);
-    let (before_time, before_status) = text.split_at(record.time_at);
+    let (text, tail) = record.text.split_at(record.tail_at as usize);
+    let (before_time, before_status) = text.split_at(record.time_at as usize);
     out.extend_from_slice(before_time);
     stamp.push_rfc3339(out);
     out.extend_from_slice(before_status);
@@ -417,7 +429,7 @@ fn push_json_line(
     out.extend_from_slice(b"\",\"end\":\"");
     out.extend_from_slice(outcome.end.as_str().as_bytes());
     out.push(b'"');
-    out.extend_from_slice(upstream);
+    out.extend_from_slice(tail);
     out.extend_from_slice(b"}\n");
 }
 

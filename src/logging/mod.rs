@@ -21,6 +21,7 @@ mod log_error;
 mod output;
 mod request_id;
 mod stamp;
+mod tls_use;
 mod upstream_use;
 mod values;
 mod worker;
@@ -38,6 +39,7 @@ pub(crate) use events::{EVENT_TARGET, NOTICE_TARGET, Tap, event, event_to, log_k
 pub use log_error::LogError;
 pub use request_id::RequestId;
 pub(crate) use request_id::RequestIds;
+pub(crate) use tls_use::TlsUse;
 pub(crate) use upstream_use::UpstreamUse;
 
 pub(crate) use stamp::rfc3339;

@@ -21,7 +21,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    HandshakeKind, ProtocolVersion, client::UnbufferedClientConnection,
+    CipherSuite, HandshakeKind, ProtocolVersion, client::UnbufferedClientConnection,
     server::UnbufferedServerConnection,
 };
 
@@ -240,7 +240,7 @@ impl Session {
                 ProtocolVersion::TLSv1_3 => TLS13,
                 _ => "TLSv1.2",
             },
-            cipher: suite.suite().as_str().unwrap_or("unknown"),
+            cipher: cipher_name(suite.suite()),
             is_resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
             protocol: state.alpn_protocol(),
             peer_certificate: self.peer_certificate(),
@@ -321,5 +321,15 @@ impl Session {
         self.close(wire, out)?;
         self.stage = Stage::Failed;
         Err(TlsError::NoContent)
+    }
+}
+
+/// The suite's name, as IANA has it.
+fn cipher_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("unknown"),
     }
 }

@@ -271,6 +271,7 @@ fn what_was_agreed_on_is_known() {
     let (_, side) = joined(&authority);
     let negotiated = side.session.negotiated().unwrap();
     assert_eq!((negotiated.version, negotiated.protocol), ("TLSv1.3", None));
+    assert!(negotiated.cipher.starts_with("TLS_AES_"), "{}", negotiated.cipher);
     assert_eq!(negotiated.peer_certificate, None);
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::{
     cli_support::{Fake, run, tidegate},
-    support::{Client, Event, PATIENCE, Server, Setup, free_port, wait_until},
-    tls::{Authority, LISTEN, connect, get},
+    support::{Client, Event, PATIENCE, Server, Setup, free_port, pattern, wait_until},
+    tls::{Authority, LISTEN, app_lines, connect, exchange, get},
 };
 
 /// The rows of certificates in use.
@@ -337,4 +338,136 @@ fn an_expiry_is_announced_once_also_over_a_reload_and_an_upgrade() {
     }
     server.admin().post("/reload");
     assert!(wait_until(PATIENCE, || count() == 2));
+}
+
+/// A server with a file of 100,000 bytes, an access log, and limits; over TLS and without.
+fn logged_server(authority: &Authority, format: &str) -> Server {
+    let files = "tls = { cert = \"a.test.pem\", key = \"a.test.key\" }\nfiles = { root = \"www\" }";
+    let (certificate, key) = authority.issue(&["a.test"]);
+    authority
+        .setup(&[])
+        .server("threads = 1")
+        .app("a.test", files)
+        .file("a.test.pem", certificate)
+        .file("a.test.key", key)
+        .file("www/f.bin", pattern(100_000))
+        .limits("body_bytes = \"1KiB\"\nhead_bytes = \"1KiB\"")
+        .log(&format!("access = \"{format}\"\naccess_path = \"access.log\""))
+        .start()
+}
+
+/// The access log, once it has this many lines.
+fn access_lines(server: &Server, count: usize) -> Vec<String> {
+    let read = || fs::read_to_string(server.dir().join("access.log")).unwrap_or_default();
+    assert!(wait_until(PATIENCE, || read().lines().count() >= count), "{}", read());
+    read().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn access_lines_of_tls_connections_say_version_cipher_name_and_resumption() {
+    let authority = Authority::new();
+    let request = "GET /f.bin HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let server = logged_server(&authority, "combined");
+    for version in [&TLS13, &TLS12] {
+        let config = authority.client_of(&[version]);
+        for _ in 0..2 {
+            let mut tls = connect(server.address(), &config, "a.test").expect("a handshake");
+            exchange(&mut tls, request).expect("an answer");
+        }
+    }
+    Client::connect(server.addresses()[1]).exchange(request);
+    let lines = access_lines(&server, 5);
+    for (line, version, cipher, resumed) in [
+        (&lines[0], "TLSv1.3", "TLS_AES_", "false"),
+        (&lines[1], "TLSv1.3", "TLS_AES_", "true"),
+        (&lines[2], "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_", "false"),
+        (&lines[3], "TLSv1.2", "TLS_ECDHE_ECDSA_WITH_", "true"),
+    ] {
+        let start = format!(" end=complete tls={version} cipher={cipher}");
+        assert!(line.contains(&start), "{line}");
+        assert!(line.ends_with(&format!(" sni=a.test resumed={resumed}")), "{line}");
+    }
+    assert!(lines[4].ends_with(" end=complete"), "a plain line is as it was: {}", lines[4]);
+
+    let server = logged_server(&authority, "json");
+    let mut tls = connect(server.address(), &authority.client(), "a.test").expect("a handshake");
+    exchange(&mut tls, request).expect("an answer");
+    Client::connect(server.addresses()[1]).exchange(request);
+    let lines = access_lines(&server, 2);
+    let [line, plain] =
+        [&lines[0], &lines[1]].map(|line| -> Value { serde_json::from_str(line).expect("JSON") });
+    assert_eq!((&line["tls"], &line["sni"]), (&json!("TLSv1.3"), &json!("a.test")));
+    assert_eq!(line["resumed"], false);
+    assert!(line["cipher"].as_str().expect("a name").starts_with("TLS_AES_"), "{line}");
+    assert!(lines[1].ends_with(",\"end\":\"complete\"}") && plain.get("tls").is_none(), "{plain}");
+}
+
+#[test]
+fn bytes_in_the_access_log_and_limits_are_of_plaintext_under_tls() {
+    let authority = Authority::new();
+    let server = logged_server(&authority, "json");
+    let post = |length: usize| {
+        format!(
+            "POST /f.bin HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n{}",
+            "x".repeat(length)
+        )
+    };
+    let long_head = |length: usize| {
+        let head = "GET /f.bin HTTP/1.1\r\nHost: a.test\r\nX: ";
+        format!("{head}{}\r\n\r\n", "x".repeat(length - head.len() - 4))
+    };
+    // What fits without TLS fits over TLS, to the byte.
+    let requests = [
+        ("GET /f.bin HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned(), 200),
+        (post(1024), 405),
+        (post(1025), 413),
+        (long_head(1024), 200),
+        (long_head(1025), 431),
+    ];
+    let mut expected = Vec::new();
+    for (request, status) in requests {
+        let mut tls = connect(server.address(), &authority.client(), "a.test").expect("TLS");
+        let (head, content) = exchange(&mut tls, &request).expect("an answer");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        let plain = Client::connect(server.addresses()[1]).exchange(&request);
+        assert_eq!(plain.status, status);
+        expected.extend([(status, content.len()); 2]);
+    }
+    assert_eq!(expected[0], (200, 100_000));
+    let lines = access_lines(&server, expected.len());
+    let logged: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            let number = |key: &str| line[key].as_u64().expect("a number");
+            (number("status") as u16, number("bytes") as usize)
+        })
+        .collect();
+    assert_eq!(logged, expected);
+}
+
+#[test]
+fn busy_connections_show_their_tls() {
+    let authority = Authority::new();
+    let lines = app_lines("a.test").replace("body =", "delay = \"10s\", body =");
+    let (certificate, key) = authority.issue(&["a.test"]);
+    let setup = authority.setup(&[]).app("a.test", &lines);
+    let server = setup.file("a.test.pem", certificate).file("a.test.key", key).start();
+    let request = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let mut tls = connect(server.address(), &authority.client(), "a.test").expect("a handshake");
+    tls.write_all(request).expect("send");
+    let rows = || server.admin().get("/apps/a.test/connections")["connections"].clone();
+    assert!(wait_until(PATIENCE, || rows()[0]["phase"] == "waiting for the app"));
+    let row = &rows()[0]["tls"];
+    assert_eq!((&row["version"], &row["server_name"]), (&json!("TLSv1.3"), &json!("a.test")));
+    assert!(row["cipher"].as_str().expect("a name").starts_with("TLS_AES_"), "{row}");
+    assert_eq!(row["resumed"], false);
+    let said = run(tidegate(&server.dir(), &["app", "a.test", "--connections"])).out;
+    let said: Vec<_> = said.lines().collect();
+    assert!(said[0].trim_end().ends_with("TLS"), "{said:?}");
+    assert!(said[1].contains("TLSv1.3 TLS_AES_") && said[1].ends_with(" a.test"), "{said:?}");
+    let mut plain = Client::connect(server.addresses()[1]);
+    plain.send(request);
+    assert!(wait_until(PATIENCE, || rows().as_array().is_some_and(|rows| rows.len() == 2)));
+    assert_eq!(rows()[1]["tls"], Value::Null);
 }

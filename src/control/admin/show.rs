@@ -292,6 +292,12 @@ pub(super) fn connection(busy: &BusyConnection) -> Value {
         },
         "bytes_sent": busy.bytes_sent,
         "tunnel": busy.is_tunnel,
+        "tls": busy.tls.as_ref().map(|tls| json!({
+            "version": tls.version,
+            "cipher": tls.cipher,
+            "server_name": tls.server_name,
+            "resumed": tls.is_resumed,
+        })),
     })
 }
 

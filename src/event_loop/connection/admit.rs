@@ -18,9 +18,10 @@ use crate::{
     hosted::{AppGuard, HostedApp},
     http::{Method, Refused, RequestHead, StreamId},
     io::Unread,
+    logging::TlsUse,
     message::Class,
     registry::Refusal,
-    tls::Served,
+    tls::{Negotiated, Served},
 };
 
 impl Dispatcher<'_> {
@@ -180,7 +181,13 @@ impl Dispatcher<'_> {
         let app = guard.as_ref().map(|guard| guard.entry().host());
         let record = match (&mut cx.accounting.access, self.peer) {
             (Some(access), Peer::Tcp(peer)) if self.class == Class::Public => {
-                Some(access.begin(peer.ip(), head, app))
+                let mut record = access.begin(peer.ip(), head, app);
+                if let Some(tls) = self.io.negotiated() {
+                    let Negotiated { version, cipher, is_resumed, .. } = tls;
+                    let name = self.io.served().and_then(Served::name);
+                    access.note_tls(&mut record, &TlsUse { version, cipher, name, is_resumed });
+                }
+                Some(record)
             }
             _ => None,
         };

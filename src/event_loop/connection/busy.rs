@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     http::ServerPhase,
-    message::{BusyConnection, BusyPhase},
+    message::{BusyConnection, BusyPhase, BusyTls},
     registry::AppId,
 };
 
@@ -41,6 +41,12 @@ impl Connection {
                 },
                 bytes_sent: flight.bytes_sent(self.io.outbox.sent()),
                 is_tunnel: exchange.forwarding().is_some_and(Forwarding::is_tunnel),
+                tls: self.io.negotiated().map(|tls| BusyTls {
+                    version: tls.version,
+                    cipher: tls.cipher,
+                    server_name: self.io.server_name().map(str::to_owned),
+                    is_resumed: tls.is_resumed,
+                }),
             });
         }
     }
