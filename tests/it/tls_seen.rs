@@ -52,13 +52,13 @@ fn certificates_are_listed_with_their_apps_files_and_what_is_rejected() {
     assert_eq!(ab["days_left"], 40);
     assert_eq!(c["apps"], json!(["c.test"]));
     assert_eq!((&localhost["file"], &localhost["names"]), (&Value::Null, &json!(["localhost"])));
-    let rejected = json!([{
-        "host": "none.test",
-        "error": "no certificate of `tls.certificates` is for none.test: add one, or name its \
-                  files in the app's `tls`",
-        "kept": false,
-    }]);
-    assert_eq!(before["rejected"], rejected);
+    let rejected = &before["rejected"][0];
+    assert_eq!((&rejected["host"], &rejected["kept"]), (&json!("none.test"), &json!(false)));
+    let error = rejected["error"].as_str().expect("an error");
+    assert!(
+        error.starts_with("no certificate of `tls.certificates` is for none.test: "),
+        "{error}"
+    );
 
     // A reload: c.test is renewed, and the certificate of the other two is spoilt.
     let (renewed, renewed_key) = authority.issue(&["c.test"]);
