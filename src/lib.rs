@@ -72,3 +72,8 @@ pub mod server;
 mod sync;
 #[cfg(not(loom))]
 mod tls;
+
+/// For the fuzz targets alone: no part of the API.
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub use tls::fuzzing as tls_fuzzing;

@@ -16,6 +16,8 @@ mod oracle;
 pub mod proxy_fields;
 pub mod proxy_header;
 pub mod request_head;
+pub mod tls_opening;
+pub mod tls_records;
 pub mod upstream_response;
 
 use input::{in_any_split, limits, place};
@@ -32,5 +34,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("proxy_fields", proxy_fields::check),
     ("proxy_header", proxy_header::check),
     ("request_head", request_head::check),
+    ("tls_opening", tls_opening::check),
+    ("tls_records", tls_records::check),
     ("upstream_response", upstream_response::check),
 ];

@@ -32,7 +32,7 @@ use super::{
     handshakes::EndedHandshake,
     outcome::{FailureDetails, RequestOutcome, RequestPhase},
     plan::ClientKind,
-    request::{Batch, HALF, LeaveAt, write_batch},
+    request::{AfterRequest, Batch, HALF, LeaveAt, write_batch},
     wire::{Agreed, Wire, reason},
 };
 use crate::{
@@ -104,17 +104,6 @@ pub(super) enum Progress {
     Done(RequestOutcome, AfterRequest),
     /// The connection has closed between requests.
     Closed,
-}
-
-/// What happens to the connection after a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AfterRequest {
-    Keep,
-    /// Wait for the answer to the next pipelined request.
-    GoOn,
-    /// Let the server close first.
-    Close,
-    Drop,
 }
 
 impl DrillConnection {
@@ -244,6 +233,11 @@ impl DrillConnection {
         {
             return done;
         }
+        self.read_answer(now, scratch)
+    }
+
+    /// Reads as much of the answer as the socket has; a slow client pauses between pieces.
+    fn read_answer(&mut self, now: Duration, scratch: &mut [u8]) -> Progress {
         let paces = self.kind == ClientKind::Slow;
         let piece = if paces { PIECE_BYTES.min(scratch.len()) } else { scratch.len() };
         // A record of TLS is smaller than a piece.

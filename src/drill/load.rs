@@ -29,12 +29,12 @@ use slab::Slab;
 
 use super::{
     actions::Mark,
-    connection::{AfterRequest, DrillConnection, Progress},
+    connection::{DrillConnection, Progress},
     ledger::Ledger,
     outcome::{EndedRequest, FailureDetails, RequestOutcome, RequestPhase},
     plan::{ClientKind, PlannedRequest, Requests},
     pool::{Job, Pool, PooledConnection, Work},
-    request::{Batch, LeaveAt},
+    request::{AfterRequest, Batch, LeaveAt},
     settings::LoadSettings,
     timer::Timer,
 };

@@ -1,4 +1,4 @@
-//! What the clients of a drill send.
+//! What the clients of a drill send, and what becomes of the connection then.
 
 use std::collections::VecDeque;
 
@@ -26,6 +26,17 @@ pub(super) struct Batch<'a> {
     pub(super) kind: ClientKind,
     pub(super) target: &'a Target,
     pub(super) leaves: Option<LeaveAt>,
+}
+
+/// What happens to the connection after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterRequest {
+    Keep,
+    /// Wait for the answer to the next pipelined request.
+    GoOn,
+    /// Let the server close first.
+    Close,
+    Drop,
 }
 
 /// Writes requests. Returns the parser for the first answer and those for the answers after it.

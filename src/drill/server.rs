@@ -56,14 +56,6 @@ pub(crate) struct OwnServer {
     child: Option<Child>,
 }
 
-/// A new certificate whose file was replaced.
-#[derive(Debug)]
-pub(crate) struct Renewed {
-    pub(crate) host: &'static str,
-    /// As a handshake shows it.
-    pub(crate) certificate: Vec<u8>,
-}
-
 impl OwnServer {
     /// Starts a server. It may not be ready yet.
     ///
@@ -81,7 +73,7 @@ impl OwnServer {
         let mut server = Self { dir, address, authority, changes: [0; APPS.len()], child: None };
         server.write_config()?;
         if tls {
-            APPS.iter().try_for_each(|(host, _)| server.issue(host).map(drop))?;
+            APPS.iter().try_for_each(|(host, _)| server.renew(host).map(drop))?;
         }
         server.spawn()?;
         Ok(server)
@@ -131,13 +123,26 @@ impl OwnServer {
         Ok(APPS[at].0)
     }
 
-    /// Replaces the certificate of one app, taking turns.
+    /// The host of an app, taking turns.
+    pub(crate) fn host(&self, turn: usize) -> &'static str {
+        APPS[turn % APPS.len()].0
+    }
+
+    /// Issues a certificate for a host, and replaces the file that the server reads. Returns the
+    /// certificate as a handshake shows it.
     ///
     /// # Errors
-    /// If its file cannot be written, or the server has no certificates.
-    pub(crate) fn renew(&mut self, turn: usize) -> io::Result<Renewed> {
-        let host = APPS[turn % APPS.len()].0;
-        self.issue(host).map(|certificate| Renewed { host, certificate })
+    /// If the file cannot be written, or the server has no certificates.
+    pub(crate) fn renew(&self, host: &str) -> io::Result<Vec<u8>> {
+        let authority = self.authority.as_ref().ok_or(ErrorKind::Unsupported)?;
+        let issued = authority.issue(host, SystemTime::now()).map_err(io::Error::other)?;
+        // One file for both: the server never reads a certificate with the key of another.
+        let path = self.dir.path().join(format!("{host}.pem"));
+        let draft = path.with_extension("new");
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(issued.pem.as_bytes())?;
+        fs::rename(draft, path)?;
+        Ok(issued.der)
     }
 
     /// Whose certificates the server shows, if it speaks TLS.
@@ -195,19 +200,6 @@ impl OwnServer {
         let is_ours =
             self.child.as_ref().is_some_and(|child| i64::from(child.id()) == i64::from(pid));
         is_ours && self.has_ended()
-    }
-
-    /// Issues a certificate for a host, and writes it with its key. Returns the certificate.
-    fn issue(&self, host: &str) -> io::Result<Vec<u8>> {
-        let authority = self.authority.as_ref().ok_or(ErrorKind::Unsupported)?;
-        let issued = authority.issue(host, SystemTime::now()).map_err(io::Error::other)?;
-        // One file for both: the server never reads a certificate with the key of another.
-        let path = self.dir.path().join(format!("{host}.pem"));
-        let draft = path.with_extension("new");
-        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
-        file.write_all(issued.pem.as_bytes())?;
-        fs::rename(draft, path)?;
-        Ok(issued.der)
     }
 
     fn write_config(&self) -> io::Result<()> {

@@ -49,6 +49,14 @@ impl<S: Read + Write> Wire<S> {
         Ok(Self::Tls(Box::new(TlsWire { socket, session, wire, out, write_error: None })))
     }
 
+    /// A server's side, for tests.
+    #[cfg(test)]
+    pub(super) fn accept(socket: S, site: &crate::tls::SiteTls) -> Self {
+        let session = Session::accept(site).unwrap();
+        let (wire, out) = (Vec::new(), Sealed::default());
+        Self::Tls(Box::new(TlsWire { socket, session, wire, out, write_error: None }))
+    }
+
     pub(super) fn socket(&self) -> &S {
         match self {
             Self::Plain(socket) => socket,

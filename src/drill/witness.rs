@@ -169,3 +169,80 @@ fn is_answered(exchange: &mut h1::Client, input: &mut Vec<u8>) -> Result<bool, S
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, sync::Arc, thread};
+
+    use super::{super::trust::Trust, *};
+    use crate::tls::{
+        Policy, SiteTls, TicketKeys,
+        test_support::{Authority, one_site},
+    };
+
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+    fn site(keys: &TicketKeys) -> Arc<SiteTls> {
+        one_site(&Authority::new(), Policy::default(), keys)
+    }
+
+    /// Serves one connection with each site: these answers, then the end.
+    fn served(sites: Vec<Arc<SiteTls>>, answers: &'static [&'static [u8]]) -> Witness {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let host = "a.example".to_owned();
+        let target = Target { host, path: "/".to_owned(), is_large: false, delay: Duration::ZERO };
+        let tls = ClientsTls::new(std::slice::from_ref(&target), &Trust::Insecure).unwrap();
+        thread::spawn(move || {
+            for site in sites {
+                let mut wire = Wire::accept(listener.accept().unwrap().0, &site);
+                wire.shake_hands().unwrap();
+                for answer in answers {
+                    if !matches!(wire.read(&mut [0; 1024]), Ok(1..)) {
+                        break;
+                    }
+                    wire.write_all(answer).unwrap();
+                }
+            }
+        });
+        Witness::new(address, &tls, (0, &target), Duration::from_secs(20))
+    }
+
+    #[test]
+    fn a_session_is_resumed_by_a_server_that_has_the_keys_of_its_ticket() {
+        let keys = || TicketKeys::generate(0).unwrap();
+        let (one, other) = (keys(), keys());
+        let witness = served(vec![site(&one), site(&one), site(&other)], &[ANSWER]);
+        let kept = witness.keep(0).unwrap();
+        assert_eq!(witness.resumes(&kept), Ok(true));
+        assert_eq!(witness.resumes(&kept), Ok(false), "a process with keys of its own");
+    }
+
+    #[test]
+    fn a_new_handshake_shows_the_certificate_of_now() {
+        let keys = TicketKeys::generate(0).unwrap();
+        let (before, after) = (site(&keys), site(&keys));
+        let witness = served(vec![Arc::clone(&before), Arc::clone(&after)], &[]);
+        assert_eq!(witness.shown(), Ok(before.chain()));
+        assert_eq!(witness.shown(), Ok(after.chain()));
+        assert_ne!(before.chain(), after.chain());
+    }
+
+    #[test]
+    fn a_connection_that_was_touched_is_noticed() {
+        let keys = TicketKeys::generate(0).unwrap();
+        let sites = || vec![site(&keys), site(&keys)];
+        let witness = served(sites(), &[ANSWER, ANSWER]);
+        let kept = witness.keep(1).unwrap();
+        assert_eq!(witness.ask_again(kept), Ok(()));
+        let witness = served(sites(), &[ANSWER]);
+        let kept = witness.keep(1).unwrap();
+        let gone = witness.ask_again(kept).unwrap_err();
+        assert!(gone.starts_with("a.example: request: "), "{gone}");
+        let witness = served(sites(), &[ANSWER, LAST]);
+        let kept = witness.keep(1).unwrap();
+        let ends = witness.ask_again(kept);
+        assert_eq!(ends, Err("a.example: request: the server ends the connection".to_owned()));
+    }
+}

@@ -31,6 +31,7 @@ mod client;
 mod client_certificate;
 mod error;
 mod files;
+pub mod fuzzing;
 mod hello;
 mod live;
 mod names;
@@ -63,5 +64,7 @@ pub(crate) use reason::Fault;
 pub(crate) use sealed::Sealed;
 pub(crate) use self_signed::self_signed;
 pub(crate) use session::{Negotiated, SEALED_BYTES_MAX, Session, WIRE_BYTES};
+#[cfg(test)]
+pub(crate) use table::SiteTls;
 pub(crate) use table::{CertificateTable, Site};
 pub(crate) use tickets::TicketKeys;

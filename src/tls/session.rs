@@ -21,8 +21,8 @@
 use std::sync::Arc;
 
 use rustls::{
-    CipherSuite, HandshakeKind, ProtocolVersion, client::UnbufferedClientConnection,
-    server::UnbufferedServerConnection,
+    CipherSuite, ClientConfig, HandshakeKind, ProtocolVersion, client::UnbufferedClientConnection,
+    pki_types::ServerName, server::UnbufferedServerConnection,
 };
 
 use super::{
@@ -118,6 +118,15 @@ impl Session {
     pub(crate) fn connect(tls: &ClientTls) -> Result<Self, TlsError> {
         let (config, name) = tls.config();
         let conn = UnbufferedClientConnection::new(Arc::clone(config), name.clone())?;
+        Ok(Self::new(Conn::Client(conn)))
+    }
+
+    /// A client's session of another configuration.
+    pub(super) fn connect_with(
+        config: ClientConfig,
+        name: ServerName<'static>,
+    ) -> Result<Self, TlsError> {
+        let conn = UnbufferedClientConnection::new(Arc::new(config), name)?;
         Ok(Self::new(Conn::Client(conn)))
     }
 

@@ -179,22 +179,21 @@ impl Tidegate {
     /// Renews a certificate. New handshakes show it at once; the connections and the session of a
     /// client go on.
     fn renew(&mut self, turn: usize) -> Result<(), String> {
-        let server = self.own.as_mut().ok_or("the drill didn't start this server")?;
-        let renewed = server.renew(turn).map_err(|error| error.to_string())?;
-        let witness = self.witnesses.iter().find(|witness| witness.host() == renewed.host);
+        let server = self.own.as_ref().ok_or("the drill didn't start this server")?;
+        let host = server.host(turn);
+        let witness = self.witnesses.iter().find(|witness| witness.host() == host);
         let witness = witness.ok_or("without --tls")?.clone();
         let kept = witness.keep(KEPT_CONNECTIONS)?;
-        if witness.shown()? == renewed.certificate {
-            return Err(format!("{}: the certificate is shown before the reload", renewed.host));
-        }
+        // The server may notice the file by itself, before the reload.
+        let certificate = server.renew(host).map_err(|error| error.to_string())?;
         self.post_reload()?;
         for _ in 0..NEW_HANDSHAKES {
-            if witness.shown()? != renewed.certificate {
-                return Err(format!("{}: a handshake shows the old certificate", renewed.host));
+            if witness.shown()? != certificate {
+                return Err(format!("{host}: a handshake shows the old certificate"));
             }
         }
         if !witness.resumes(&kept)? {
-            return Err(format!("{}: a session from before is not resumed", renewed.host));
+            return Err(format!("{host}: a session from before is not resumed"));
         }
         witness.ask_again(kept)
     }
