@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::{
     RootCertStore,
+    pki_types::CertificateDer,
     server::{VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
@@ -17,6 +18,7 @@ use super::{
 #[derive(Clone)]
 pub(crate) struct ClientCa {
     roots: Arc<RootCertStore>,
+    certificates: Arc<[CertificateDer<'static>]>,
     /// SHA-256 of all the certificates, in order.
     digest: Digest,
 }
@@ -52,13 +54,27 @@ impl ClientCa {
     /// # Errors
     /// The text is no PEM of certificates, or one of them can't be an authority.
     pub(super) fn from_pem(pem: &[u8]) -> Result<Self, CertificateError> {
-        let roots = Arc::new(roots(pem)?);
+        Self::new(certificates(pem)?)
+    }
+
+    /// The authorities of another process; `None` if this one can't use them.
+    pub(crate) fn import(certificates: Vec<Vec<u8>>) -> Option<Self> {
+        Self::new(certificates.into_iter().map(CertificateDer::from).collect()).ok()
+    }
+
+    /// The certificates as DER, for another process.
+    pub(crate) fn export(&self) -> Vec<Vec<u8>> {
+        self.certificates.iter().map(|der| der.to_vec()).collect()
+    }
+
+    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, CertificateError> {
         let mut all = Vec::new();
-        for certificate in certificates(pem)? {
+        for certificate in &certificates {
             all.extend_from_slice(&(certificate.len() as u64).to_be_bytes());
-            all.extend_from_slice(&certificate);
+            all.extend_from_slice(certificate);
         }
-        let ca = Self { roots, digest: sha256(&all) };
+        let roots = Arc::new(store(&certificates)?);
+        let ca = Self { roots, certificates: certificates.into(), digest: sha256(&all) };
         ca.verifier(ClientAuth::Require).map_err(|error| Problem::Pem(error.to_string()))?;
         Ok(ca)
     }
@@ -83,10 +99,14 @@ impl ClientCa {
 
 /// The certificates of a PEM text as authorities.
 pub(super) fn roots(pem: &[u8]) -> Result<RootCertStore, CertificateError> {
+    store(&certificates(pem)?)
+}
+
+fn store(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, CertificateError> {
     let mut roots = RootCertStore::empty();
-    for (at, certificate) in certificates(pem)?.into_iter().enumerate() {
+    for (at, certificate) in certificates.iter().enumerate() {
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| Problem::UnusableAuthority(at + 1, error.to_string()))?;
     }
     Ok(roots)

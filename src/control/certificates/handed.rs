@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::CertificateFiles,
     logging::event,
-    tls::{Certificate, ExportedCertificate},
+    tls::{Certificate, ClientCa, ExportedCertificate},
 };
 
 /// With more certificates than that, none is handed over: the message would be too long. These are
@@ -31,6 +31,9 @@ pub(crate) struct HandedCertificates {
     certificates: Vec<Handed>,
     apps: Vec<HandedApp>,
     pairs: Vec<HandedPair>,
+    /// Files of `client_ca`, and what was read from each, by the places in `parts`.
+    #[serde(default)]
+    client_cas: Vec<(String, Vec<usize>)>,
 }
 
 /// A chain and its key, by their places in `parts`.
@@ -72,18 +75,27 @@ pub(super) struct AppOnItsWay {
 /// What was read from a pair of files, on its way.
 pub(super) type PairOnItsWay = (CertificateFiles, Arc<Certificate>);
 
+/// What was read from files, on its way.
+#[derive(Default)]
+pub(super) struct FilesOnTheirWay {
+    pub(super) pairs: Vec<PairOnItsWay>,
+    pub(super) client_cas: Vec<(PathBuf, Arc<ClientCa>)>,
+}
+
 impl HandedCertificates {
-    pub(super) fn new(
-        apps: impl Iterator<Item = AppOnItsWay>,
-        pairs: impl Iterator<Item = PairOnItsWay>,
-    ) -> Self {
+    pub(super) fn new(apps: impl Iterator<Item = AppOnItsWay>, files: FilesOnTheirWay) -> Self {
         let mut packer = Packer::default();
         for AppOnItsWay { host, names, is_self_signed, certificate, since } in apps {
             let certificate = packer.add(&certificate);
             let since = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             packer.handed.apps.push(HandedApp { host, names, is_self_signed, certificate, since });
         }
-        for (files, certificate) in pairs {
+        for (file, ca) in files.client_cas {
+            let Some(file) = file.to_str() else { continue };
+            let parts = ca.export().into_iter().map(|part| packer.part(part)).collect();
+            packer.handed.client_cas.push((file.to_owned(), parts));
+        }
+        for (files, certificate) in files.pairs {
             // Of the names in a folder some may be no text. Their apps have the certificate.
             let [cert, key] = [&files.cert, &files.key].map(|file| file.to_str());
             let (Some(cert), Some(key)) = (cert, key) else { continue };
@@ -97,6 +109,7 @@ impl HandedCertificates {
             return Self::default();
         }
         // Two that say the same are the same.
+        packer.handed.client_cas.sort_unstable();
         packer
             .handed
             .pairs
@@ -105,7 +118,7 @@ impl HandedCertificates {
     }
 
     /// What came; without what this process can't use.
-    pub(super) fn unpack(&self) -> (Vec<AppOnItsWay>, Vec<PairOnItsWay>) {
+    pub(super) fn unpack(&self) -> (Vec<AppOnItsWay>, FilesOnTheirWay) {
         let unpacked: Vec<_> =
             self.certificates.iter().map(|handed| self.certificate(handed).map(Arc::new)).collect();
         let at = |place: usize| unpacked.get(place)?.clone();
@@ -122,14 +135,25 @@ impl HandedCertificates {
             let files = CertificateFiles { cert: cert.into(), key: key.into() };
             Some((files, at(*certificate)?))
         };
-        (self.apps.iter().filter_map(app).collect(), self.pairs.iter().filter_map(pair).collect())
+        let client_ca = |(file, places): &(String, Vec<usize>)| {
+            let ca = places.iter().map(|place| self.part(*place)).collect::<Option<_>>();
+            Some((file.into(), Arc::new(ClientCa::import(ca?)?)))
+        };
+        let files = FilesOnTheirWay {
+            pairs: self.pairs.iter().filter_map(pair).collect(),
+            client_cas: self.client_cas.iter().filter_map(client_ca).collect(),
+        };
+        (self.apps.iter().filter_map(app).collect(), files)
     }
 
     fn certificate(&self, handed: &Handed) -> Option<Certificate> {
-        let part = |place: &usize| bytes(self.parts.get(*place)?);
-        let chain = handed.chain.iter().map(part).collect::<Option<_>>()?;
-        let exported = ExportedCertificate { chain, key: part(&handed.key)? };
+        let chain = handed.chain.iter().map(|place| self.part(*place)).collect::<Option<_>>()?;
+        let exported = ExportedCertificate { chain, key: self.part(handed.key)? };
         Certificate::import(exported, handed.file.as_deref().map(Path::new))
+    }
+
+    fn part(&self, place: usize) -> Option<Vec<u8>> {
+        bytes(self.parts.get(place)?)
     }
 }
 
@@ -209,20 +233,24 @@ mod tests {
         };
         let apps = [app("a.example", &shared), app("b.example", &shared), app("c.example", &own)];
         let files = CertificateFiles { cert: "/a.pem".into(), key: "/a.key".into() };
-        let pairs = [(files.clone(), Arc::clone(&shared))];
-        let handed = HandedCertificates::new(apps.into_iter(), pairs.into_iter());
-        assert_eq!((handed.certificates.len(), handed.parts.len()), (2, 4), "each once");
+        let pairs = vec![(files.clone(), Arc::clone(&shared))];
+        let ca = Arc::new(authority.client_ca());
+        let client_cas = vec![("/ca.pem".into(), Arc::clone(&ca))];
+        let on_their_way = FilesOnTheirWay { pairs, client_cas };
+        let handed = HandedCertificates::new(apps.into_iter(), on_their_way);
+        assert_eq!((handed.certificates.len(), handed.parts.len()), (2, 5), "each once");
         assert_eq!(format!("{handed:?}"), "HandedCertificates(..)");
         let text = serde_json::to_string(&handed).unwrap();
         let mut handed: HandedCertificates = serde_json::from_str(&text).unwrap();
-        let (apps, pairs) = handed.unpack();
+        let (apps, came) = handed.unpack();
         let arrived: Vec<_> = apps.iter().map(|app| (&*app.host, &app.certificate)).collect();
         assert_eq!(arrived, [("a.example", &shared), ("b.example", &shared), ("c.example", &own)]);
-        assert_eq!(pairs, [(files, shared)]);
+        assert_eq!(came.pairs, [(files, shared)]);
+        assert!(came.client_cas.len() == 1 && came.client_cas[0].1 == ca);
         // Of another version, or cut: what can't be used is left out.
         handed.parts[0].truncate(7);
         handed.certificates[1].key = 99;
-        let (apps, pairs) = handed.unpack();
-        assert_eq!((apps.len(), pairs.len()), (0, 0));
+        let (apps, came) = handed.unpack();
+        assert_eq!((apps.len(), came.pairs.len()), (0, 0));
     }
 }

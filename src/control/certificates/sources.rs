@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    handed::PairOnItsWay,
+    handed::FilesOnTheirWay,
     kept::{Kept, Loaded, Reading, Refused},
     wanted::{Place, Wanted},
 };
@@ -91,17 +91,22 @@ impl Sources {
     }
 
     /// What another process has read.
-    pub(super) fn handed(pairs: Vec<PairOnItsWay>) -> Self {
-        let pairs = pairs.into_iter().map(|(files, good)| (files, Kept::handed(good)));
-        Self { pairs: pairs.collect(), ..Self::default() }
+    pub(super) fn handed(files: FilesOnTheirWay) -> Self {
+        let FilesOnTheirWay { pairs, client_cas } = files;
+        Self {
+            pairs: pairs.into_iter().map(|(files, good)| (files, Kept::handed(good))).collect(),
+            client_cas: client_cas.into_iter().map(|(ca, good)| (ca, Kept::handed(good))).collect(),
+            ..Self::default()
+        }
     }
 
     /// The certificates of pairs of files, for another process.
-    pub(super) fn good(&self) -> impl Iterator<Item = PairOnItsWay> {
-        let good = |(files, kept): (&CertificateFiles, &Arc<Kept<_>>)| {
-            Some((files.clone(), kept.good.clone()?))
-        };
-        self.pairs.iter().filter_map(good)
+    pub(super) fn good(&self) -> FilesOnTheirWay {
+        fn good<K: Clone, T>(read: &HashMap<K, Arc<Kept<T>>>) -> Vec<(K, Arc<T>)> {
+            let good = |(key, kept): (&K, &Arc<Kept<T>>)| Some((key.clone(), kept.good.clone()?));
+            read.iter().filter_map(good).collect()
+        }
+        FilesOnTheirWay { pairs: good(&self.pairs), client_cas: good(&self.client_cas) }
     }
 
     /// What was read from a pair of files.

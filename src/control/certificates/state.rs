@@ -72,8 +72,8 @@ impl EarlyCertificates {
         handed: Option<&HandedCertificates>,
         now: SystemTime,
     ) -> Self {
-        let pairs = handed.map(|handed| handed.unpack().1).unwrap_or_default();
-        let (wanted, before) = (Wanted::of(config, None), Sources::handed(pairs));
+        let files = handed.map(|handed| handed.unpack().1).unwrap_or_default();
+        let (wanted, before) = (Wanted::of(config, None), Sources::handed(files));
         let sources = Sources::read(&wanted, &before, (Reading::All, now), &|_| {});
         Self { text, sources }
     }
@@ -212,7 +212,7 @@ impl Certificates {
     /// Goes on with the certificates of another process, where this one can't read the files that
     /// its config names.
     pub(crate) fn take_handed(&mut self, handed: &HandedCertificates) {
-        let (apps, pairs) = handed.unpack();
+        let (apps, files) = handed.unpack();
         let app = |AppOnItsWay { host, names, is_self_signed, certificate, since }| ServedApp {
             site: Site {
                 app: String::into(host),
@@ -228,7 +228,7 @@ impl Certificates {
             },
             since,
         };
-        let (served, sources) = (apps.into_iter().map(app).collect(), Sources::handed(pairs));
+        let (served, sources) = (apps.into_iter().map(app).collect(), Sources::handed(files));
         self.held = Arc::new(Held { served, sources, ..Held::default() });
     }
 

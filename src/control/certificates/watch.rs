@@ -334,6 +334,22 @@ mod tests {
     }
 
     #[test]
+    fn a_new_process_keeps_authorities_of_clients_that_are_broken_on_disk_by_then() {
+        let asks = OWN.replace("'a.key'", "'a.key', client_ca = 'ca.pem'");
+        let mut site = Site::new(&[("a", "a.test")], OWN);
+        site.write("ca.pem", &site.authority.certificate.pem());
+        assert_eq!(site.reload(&asks), Vec::<String>::new());
+        let policy = |site: &mut Site| site.view.table().choose(Some("a.test")).unwrap().policy();
+        let (before, handed) = (policy(&mut site), site.certificates.export());
+        site.write("ca.pem", "");
+        site.certificates = Certificates::new(site.now).unwrap();
+        site.certificates.take_handed(&handed);
+        site.view = TableView::new(Arc::clone(site.certificates.live()));
+        assert_eq!(site.reload(&asks).len(), 1);
+        assert_eq!(policy(&mut site), before);
+    }
+
+    #[test]
     fn a_new_pair_in_a_folder_and_a_link_that_leads_elsewhere_are_noticed() {
         let mut site = Site::new(&[("0", "*.test")], SHARED);
         let wild = site.served("a.test");
