@@ -20,7 +20,7 @@ use super::{
     stamp::Stamp,
     tls_use::TlsUse,
     upstream_use::UpstreamUse,
-    values::{push_json_value, push_number},
+    values::{push_address, push_json_value, push_number},
     worker::Note,
     writer::{LineOptions, LineWriter},
 };
@@ -437,25 +437,6 @@ fn protocol(version: Version) -> &'static str {
     match version {
         Version::Http10 => "HTTP/1.0",
         Version::Http11 => "HTTP/1.1",
-    }
-}
-
-/// The same text as `Display`, but faster for IPv4.
-fn push_address(out: &mut Vec<u8>, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => {
-            let (mut text, mut length) = ([b'.'; 16], 0);
-            for octet in address.octets() {
-                let mut digits = itoa::Buffer::new();
-                let digits = digits.format(octet).as_bytes();
-                text[length..length + digits.len()].copy_from_slice(digits);
-                length += digits.len() + 1;
-            }
-            out.extend_from_slice(&text[..length - 1]);
-        }
-        IpAddr::V6(address) => {
-            let _ = write!(out, "{address}");
-        }
     }
 }
 
