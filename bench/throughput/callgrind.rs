@@ -16,7 +16,8 @@ use crate::kind::Kind;
 use crate::layout::Layout;
 use crate::measure::start_load;
 use crate::options::Options;
-use crate::peer::{Peer, SERVER, Site, program};
+use crate::peer::{Peer, Site};
+use crate::setup::{SERVER, Setup, program};
 
 /// The functions that every allocation of the process ends in.
 const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
@@ -45,11 +46,12 @@ pub(crate) fn count(
     site: &Site,
 ) -> io::Result<String> {
     let file = site.path().join(format!("callgrind-{}-{}", case.name, kind.name()));
-    let peer = Peer::start_in_callgrind(kind, &file, upstream, site, layout)?;
+    let setup = Setup { kind, upstream, key: case.tls.map(|(key, _)| key) };
+    let peer = Peer::start_in_callgrind(setup, &file, site, layout)?;
     let answer_bytes = peer.answer(case)?.len();
     let mut number = 0;
     let mut load = |rounds: f64| {
-        let load = start_load(&peer, case, answer_bytes, layout, options);
+        let load = start_load(&peer, case, answer_bytes, layout, options)?;
         std::thread::sleep(Duration::from_secs_f64(options.seconds * rounds));
         let requests = load.finish()?;
         std::thread::sleep(CLOSED);

@@ -1,6 +1,9 @@
 //! The cases: the request, the number of connections, and the servers.
 
+use std::io;
+
 use crate::kind::Kind;
+use crate::tls::{Key, Secured, Sessions};
 
 /// Bytes of the two files that are served.
 pub(crate) const FILES: [(&str, usize); 2] = [("1k.txt", 1024), ("128k.txt", 128 * 1024)];
@@ -48,6 +51,8 @@ pub(crate) struct Case {
     pub(crate) paced: bool,
     /// Whether every request has a new connection.
     pub(crate) close: bool,
+    /// Whether it is over TLS: the server's key, and whether sessions are resumed.
+    pub(crate) tls: Option<(Key, Sessions)>,
     /// The length of the expected body, in bytes.
     pub(crate) body_bytes: usize,
     /// Whether the servers forward the request to an upstream.
@@ -62,6 +67,11 @@ impl Case {
     /// Whether the case is about idle connections.
     pub(crate) fn is_mostly_idle(&self) -> bool {
         self.busy < self.connections
+    }
+
+    /// What its connections are made with, if it is over TLS.
+    pub(crate) fn secured(&self) -> io::Result<Option<Secured>> {
+        self.tls.map(|(_, sessions)| Secured::new(self.host, sessions)).transpose()
     }
 
     /// One request to `host` of a server on `port`.
@@ -90,6 +100,10 @@ const LARGE_FILE: &[Kind] = &[Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H
 const PROXIES: &[Kind] =
     &[Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy];
 
+/// Servers that speak TLS; the floor doesn't.
+const SECURED: &[Kind] =
+    &[Kind::Tidegate, Kind::Before, Kind::Nginx, Kind::H2o, Kind::Haproxy, Kind::Caddy];
+
 const SMALL: Case = Case {
     name: "small",
     title: "Small answer, keep-alive, 64 connections",
@@ -102,6 +116,7 @@ const SMALL: Case = Case {
     pipeline: 1,
     paced: false,
     close: false,
+    tls: None,
     proxied: false,
     body_bytes: SMALL_BODY.len(),
     base: Kind::Floor,
@@ -117,8 +132,25 @@ const PROXY: Case = Case {
     ..SMALL
 };
 
+const TLS: Case = Case {
+    name: "tls",
+    title: "Small answer over TLS, keep-alive, 64 connections",
+    tls: Some((Key::P256, Sessions::New)),
+    base: Kind::Nginx,
+    peers: SECURED,
+    ..SMALL
+};
+
+const HANDSHAKE: Case = Case {
+    name: "tls-handshake",
+    title: "Full TLS handshake (P-256), small answer, close; 64 at a time",
+    fields: "Connection: close\r\n",
+    close: true,
+    ..TLS
+};
+
 /// Every case, in the order of the report.
-pub(crate) const CASES: [Case; 14] = [
+pub(crate) const CASES: [Case; 21] = [
     SMALL,
     Case {
         name: "browser",
@@ -171,6 +203,42 @@ pub(crate) const CASES: [Case; 14] = [
         title: "64 KiB of an upstream, keep-alive on both sides, 64 connections",
         body_bytes: 64 * 1024,
         ..PROXY
+    },
+    TLS,
+    Case {
+        name: "tls-many",
+        title: "Small answer over TLS, keep-alive, 2,000 connections, 64 of them busy in turns",
+        connections: 2000,
+        ..TLS
+    },
+    Case {
+        name: "tls-128k",
+        title: "128 KiB file over TLS, keep-alive, 64 connections",
+        host: FILES_HOST,
+        path: "/files/128k.txt",
+        body_bytes: FILES[1].1,
+        peers: LARGE_FILE,
+        ..TLS
+    },
+    Case {
+        name: "tls-proxy",
+        title: "Small answer of an upstream over TLS to the client, 64 connections",
+        proxied: true,
+        base: Kind::Haproxy,
+        ..TLS
+    },
+    HANDSHAKE,
+    Case {
+        name: "tls-handshake-rsa",
+        title: "Full TLS handshake (RSA-2048), small answer, close; 64 at a time",
+        tls: Some((Key::Rsa2048, Sessions::New)),
+        ..HANDSHAKE
+    },
+    Case {
+        name: "tls-resumed",
+        title: "Resumed TLS handshake, small answer, close; 64 at a time",
+        tls: Some((Key::P256, Sessions::Resumed)),
+        ..HANDSHAKE
     },
     Case {
         name: "latency",

@@ -19,6 +19,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::machine;
+use crate::tls::{Secured, Stream};
 
 const STATUS: &[u8] = b"HTTP/1.1 200";
 const READ_BYTES: usize = 256 * 1024;
@@ -38,6 +39,8 @@ pub(crate) struct Plan {
     /// Length of every answer, head and body.
     pub(crate) answer_bytes: usize,
     pub(crate) close: bool,
+    /// For TLS.
+    pub(crate) secured: Option<Secured>,
 }
 
 impl Plan {
@@ -122,7 +125,7 @@ impl Load {
 
 /// One connection's place in the stream of answers.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream<TcpStream>,
     /// Bytes of the current answer that have come.
     position: usize,
     /// Answers of the current batch that have come.
@@ -208,10 +211,11 @@ impl<'a> Client<'a> {
     }
 
     fn connect(&self, index: usize) -> io::Result<Connection> {
-        let mut stream = TcpStream::connect(self.plan.server)?;
+        let mut socket = TcpStream::connect(self.plan.server)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(index), interest)?;
-        stream.set_nodelay(true)?;
+        self.poll.registry().register(&mut socket, Token(index), interest)?;
+        socket.set_nodelay(true)?;
+        let stream = Stream::new(socket, self.plan.secured.as_ref())?;
         Ok(Connection { stream, position: 0, answered: 0, sent: false })
     }
 
@@ -245,7 +249,7 @@ impl<'a> Client<'a> {
                 connection.answered = 0;
                 return Ok((answers, Next::Rest));
             }
-            if received < READ_BYTES && !plan.close {
+            if received < READ_BYTES && !plan.close && connection.stream.is_plain() {
                 break; // a short read emptied the socket
             }
         }

@@ -19,9 +19,11 @@ mod paced;
 mod peer;
 mod report;
 mod row;
+mod setup;
 #[path = "../../src/drill/svg.rs"]
 mod svg;
 mod syscalls;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,9 +38,10 @@ use crate::case::{CASES, Case};
 use crate::kind::Kind;
 use crate::layout::Layout;
 use crate::options::Options;
-use crate::peer::{Peer, Site, is_there};
+use crate::peer::{Peer, Site};
 use crate::report::Report;
 use crate::row::{Outcome, Row, Sample};
+use crate::setup::{Setup, is_there};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -85,7 +88,14 @@ fn run(options: &Options) -> io::Result<()> {
         print!("{}", callgrind::HEADING);
     }
     let (proxied, own): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.proxied);
-    bench.run_group(&own, None, &mut report)?;
+    let keys = [None].into_iter().chain(tls::KEYS.map(Some));
+    for key in keys {
+        let is_of = |case: &&Case| case.tls.map(|(key, _)| key) == key;
+        let group: Vec<&Case> = own.iter().copied().filter(is_of).collect();
+        if !group.is_empty() {
+            bench.run_group(&group, None, &mut report)?;
+        }
+    }
     for case in proxied {
         let upstream = bench.start_upstream(case)?;
         bench.run_group(&[case], Some(upstream.address), &mut report)?;
@@ -111,7 +121,8 @@ struct Bench<'a> {
 type Started = (Kind, Result<Peer, String>);
 
 impl Bench<'_> {
-    /// Runs cases with one start of each server, which forwards to `upstream` if there is one.
+    /// Runs cases of one key, or of none, with one start of each server, which forwards to
+    /// `upstream` if there is one.
     fn run_group(
         &self,
         cases: &[&Case],
@@ -155,7 +166,8 @@ impl Bench<'_> {
             .into_iter()
             .map(|kind| {
                 let (cores, home) = (self.layout.serving(kind), &self.layout.load[..]);
-                let peer = Peer::start(kind, upstream, self.site, &cores, home);
+                let plan = Setup { kind, upstream, key: cases[0].tls.map(|(key, _)| key) };
+                let peer = Peer::start(plan, self.site, &cores, home);
                 (kind, peer.map_err(|error| error.to_string()))
             })
             .collect()

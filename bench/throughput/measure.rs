@@ -41,9 +41,9 @@ pub(crate) fn sample(
         cores: layout.in_use(peer.kind, case, options),
     };
     if case.paced {
-        return slice(&watch, &plan(peer, case, answer_bytes), layout, options);
+        return slice(&watch, &plan(peer, case, answer_bytes)?, layout, options);
     }
-    let load = start_load(peer, case, answer_bytes, layout, options);
+    let load = start_load(peer, case, answer_bytes, layout, options)?;
     load.wait_until_open(case.connections);
     std::thread::sleep(WARM_UP);
     let best = best_window(&load, &watch, Duration::from_secs_f64(options.seconds));
@@ -125,13 +125,13 @@ pub(crate) fn start_load(
     answer_bytes: usize,
     layout: &Layout,
     options: &Options,
-) -> Load {
-    Load::start(&plan(peer, case, answer_bytes), layout.loading(case, options))
+) -> io::Result<Load> {
+    Ok(Load::start(&plan(peer, case, answer_bytes)?, layout.loading(case, options)))
 }
 
-fn plan(peer: &Peer, case: &Case, answer_bytes: usize) -> Plan {
+fn plan(peer: &Peer, case: &Case, answer_bytes: usize) -> io::Result<Plan> {
     let requests = peer.requests(case).into_iter();
-    Plan {
+    Ok(Plan {
         server: peer.address,
         connections: case.connections,
         busy: case.busy,
@@ -139,7 +139,8 @@ fn plan(peer: &Peer, case: &Case, answer_bytes: usize) -> Plan {
         pipeline: case.pipeline,
         answer_bytes,
         close: case.close,
-    }
+        secured: case.secured()?,
+    })
 }
 
 /// What is measured during a window.

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::net::TcpStream;
 
 use crate::case::Case;
 use crate::peer::Peer;
@@ -13,8 +12,9 @@ use crate::peer::Peer;
 /// Bytes that `peer` holds for each idle connection of `case`.
 pub(crate) fn per_connection(peer: &Peer, case: &Case) -> io::Result<f64> {
     let before = resident(&peer.processes()?)?;
+    let secured = case.secured()?;
     let open = || {
-        let mut stream = TcpStream::connect(peer.address)?;
+        let mut stream = peer.connect(secured.as_ref())?;
         peer.ask(&mut stream, case)?;
         Ok(stream)
     };

@@ -15,7 +15,8 @@ use crate::case::Case;
 use crate::layout::Layout;
 use crate::measure::start_load;
 use crate::options::Options;
-use crate::peer::{Peer, Site, program};
+use crate::peer::{Peer, Site};
+use crate::setup::program;
 
 const ATTACH_LIMIT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -41,7 +42,7 @@ pub(crate) fn count(
     let pids = peer.processes()?;
     let summary = site.path().join("strace.out");
     let trace = Trace::attach(&pids, &summary)?;
-    let load = start_load(peer, case, answer_bytes, layout, options);
+    let load = start_load(peer, case, answer_bytes, layout, options)?;
     std::thread::sleep(Duration::from_secs_f64(options.seconds));
     let requests = load.finish()?;
     trace.end()?;
