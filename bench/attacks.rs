@@ -15,15 +15,21 @@ use std::{
     fs, io,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::Path,
     process::ExitCode,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use clap::Parser;
 use hdrhistogram::Histogram;
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::pki_types::ServerName;
 use socket2::{Domain, SockRef, Socket, Type};
 use support::{PATIENCE, Server, free_address};
 
@@ -67,10 +73,18 @@ const ATTACKS: &[(&str, Run)] = &[
     ("hosts by the thousand", many_hosts),
     ("ranges by the thousand", many_ranges),
     ("requests over the rate", rate_flood),
+    ("half handshakes", half_handshakes),
+    ("handshakes, 512 at once (RSA)", handshakes),
 ];
 
 /// The address of the attackers. The good clients have 127.0.0.1.
 const ATTACKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
+
+/// The host that is served over TLS.
+const TLS_HOST: &str = "tls.test";
+
+/// Handshakes that begin at once.
+const HANDSHAKES: usize = 512;
 
 const GOOD: &str = "GET / HTTP/1.1\r\nHost: good.test\r\n\r\n";
 
@@ -105,6 +119,8 @@ struct Clock {
 /// What an attack gets: the address, the number of slow connections, and flags for start and end.
 struct Scene<'a> {
     address: SocketAddr,
+    /// Where TLS is spoken.
+    tls: SocketAddr,
     slow: usize,
     begun: &'a AtomicBool,
     over: &'a AtomicBool,
@@ -130,11 +146,12 @@ fn run(options: &Options) -> io::Result<()> {
         all => [all; 3],
     };
     let folder = tempfile::Builder::new().prefix("tidegate-bench-").tempdir()?;
-    let address = free_address()?;
+    let (address, tls) = (free_address()?, free_address()?);
     fs::create_dir(folder.path().join("site"))?;
     fs::write(folder.path().join("site/large"), vec![b'x'; LARGE])?;
     fs::write(folder.path().join("site/small"), [b'x'; 2000])?;
-    fs::write(folder.path().join("config.toml"), config(options, address))?;
+    fs::write(folder.path().join("config.toml"), config(options, address, tls))?;
+    write_certificate(folder.path())?;
     let server = Server::start(folder.path(), serving, &cores)?;
     // Two busy loops on one core would take turns of a few milliseconds.
     server.pin_loops(serving)?;
@@ -149,8 +166,9 @@ fn run(options: &Options) -> io::Result<()> {
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for (name, attack_run) in ATTACKS.iter().filter(|(name, _)| name.contains(&*options.only)) {
-        let bench =
-            Bench { options, address, attack: *attack_run, good, attacking: attack, cores: &cores };
+        let attack_run = *attack_run;
+        let (attacking, cores) = (attack, &cores[..]);
+        let bench = Bench { options, address, tls, attack: attack_run, good, attacking, cores };
         let (latencies, counted) = bench.measure()?;
         let [quiet, attacked] = &latencies;
         let ratio = attacked.value_at_quantile(0.99) as f64 / quiet.value_at_quantile(0.99) as f64;
@@ -161,15 +179,27 @@ fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-fn config(options: &Options, address: SocketAddr) -> String {
+/// Of the kind whose signature takes longest.
+fn write_certificate(folder: &Path) -> io::Result<()> {
+    let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048);
+    let key = key.map_err(io::Error::other)?;
+    let params = CertificateParams::new(vec![TLS_HOST.to_owned()]).map_err(io::Error::other)?;
+    let certificate = params.self_signed(&key).map_err(io::Error::other)?;
+    fs::write(folder.join("tls.pem"), certificate.pem() + &key.serialize_pem())
+}
+
+fn config(options: &Options, address: SocketAddr, tls: SocketAddr) -> String {
     format!(
-        "[server]\nlisten = [\"{address}\"]\nthreads = 2\nidle_grace = \"0s\"\n\
+        "[server]\nthreads = 2\nidle_grace = \"0s\"\n\
+         listen = [\"{address}\", {{ address = \"{tls}\", tls = true }}]\n\
          [limits]\nconnections_per_ip = {}\n\
          head_timeout = \"60s\"\nbody_timeout = \"60s\"\nwrite_timeout = \"60s\"\n\
          [apps.\"good.test\"]\nrespond.body = \"good\"\n\
          [apps.\"a.test\"]\nrespond.body = \"attacked\"\n\
          [apps.\"limited.test\"]\nrespond.body = \"limited\"\n\
          rate_limit = {{ requests = 100, per = \"1s\" }}\n\
+         [apps.\"{TLS_HOST}\"]\nrespond.body = \"tls\"\n\
+         tls = {{ cert = \"tls.pem\", key = \"tls.pem\" }}\n\
          [apps.\"files.test\"]\nfiles.root = \"site\"\n",
         options.slow + 100
     )
@@ -184,6 +214,7 @@ fn cells(latencies: &Histogram<u64>) -> String {
 struct Bench<'a> {
     options: &'a Options,
     address: SocketAddr,
+    tls: SocketAddr,
     attack: Run,
     good: &'a [usize],
     attacking: &'a [usize],
@@ -236,6 +267,7 @@ impl Bench<'_> {
         thread::scope(|scope| {
             let scene = Scene {
                 address: self.address,
+                tls: self.tls,
                 slow: self.options.slow,
                 begun: &begun,
                 over: &over,
@@ -327,13 +359,21 @@ impl Scene<'_> {
 
     /// A connection that is reset when it is dropped, so that nothing of it stays in the kernel.
     fn connect(&self, receive_bytes: Option<usize>) -> io::Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, None)?;
+        self.connect_to(self.address, receive_bytes)
+    }
+
+    fn connect_to(
+        &self,
+        address: SocketAddr,
+        receive_bytes: Option<usize>,
+    ) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         if let Some(bytes) = receive_bytes {
             socket.set_recv_buffer_size(bytes)?;
             socket.set_tcp_mss(ETHERNET_MSS)?;
         }
         socket.bind(&SocketAddr::new(ATTACKER, 0).into())?;
-        socket.connect_timeout(&self.address.into(), PATIENCE)?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
         SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(Duration::from_millis(100)))?;
@@ -342,11 +382,11 @@ impl Scene<'_> {
     }
 
     /// Opens connections that all begin with `bytes`, and sends one byte per second on each.
-    fn trickle(&self, bytes: &str) -> io::Result<()> {
+    fn trickle(&self, address: SocketAddr, bytes: &[u8]) -> io::Result<()> {
         let mut clients = Vec::new();
         for _ in 0..self.slow {
-            let mut client = self.connect(None)?;
-            client.write_all(bytes.as_bytes())?;
+            let mut client = self.connect_to(address, None)?;
+            client.write_all(bytes)?;
             clients.push(client);
         }
         self.begin();
@@ -391,11 +431,12 @@ fn now(moved: io::Result<usize>) -> io::Result<usize> {
 }
 
 fn slow_heads(scene: &Scene<'_>) -> io::Result<()> {
-    scene.trickle("GET / HTTP/1.1\r\nHost: a.test\r\nX: ")
+    scene.trickle(scene.address, b"GET / HTTP/1.1\r\nHost: a.test\r\nX: ")
 }
 
 fn slow_content(scene: &Scene<'_>) -> io::Result<()> {
-    scene.trickle("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n")
+    let head = b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n";
+    scene.trickle(scene.address, head)
 }
 
 fn slow_readers(scene: &Scene<'_>) -> io::Result<()> {
@@ -475,4 +516,45 @@ fn many_ranges(scene: &Scene<'_>) -> io::Result<()> {
 
 fn rate_flood(scene: &Scene<'_>) -> io::Result<()> {
     scene.flood("GET / HTTP/1.1\r\nHost: limited.test\r\n\r\n".repeat(4096).as_bytes())
+}
+
+/// The first message of a client, in its record.
+fn hello() -> io::Result<Vec<u8>> {
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(TLS_HOST).map_err(io::Error::other)?;
+    let client = rustls::ClientConnection::new(Arc::new(config), name);
+    let mut hello = Vec::new();
+    client.map_err(io::Error::other)?.write_tls(&mut hello)?;
+    Ok(hello)
+}
+
+/// All but the end of a hello, which comes byte by byte. Its last byte would take minutes.
+fn half_handshakes(scene: &Scene<'_>) -> io::Result<()> {
+    let hello = hello()?;
+    // A byte that trickles in belongs to the record; it needn't be right.
+    scene.trickle(scene.tls, &hello[..hello.len() / 2])
+}
+
+/// Hellos of many clients at once, again and again; each costs the server a signature.
+fn handshakes(scene: &Scene<'_>) -> io::Result<()> {
+    let hello = hello()?;
+    scene.begin();
+    while !scene.is_over() {
+        let clients: io::Result<Vec<TcpStream>> =
+            (0..HANDSHAKES).map(|_| scene.connect_to(scene.tls, None)).collect();
+        let mut clients = clients?;
+        for client in &mut clients {
+            client.write_all(&hello)?;
+        }
+        for client in &mut clients {
+            client.set_read_timeout(Some(PATIENCE))?;
+            client.read_exact(&mut [0; 1024])?;
+            if scene.is_over() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The ports that the documents name; the test takes free ones instead. A command that takes a
 /// default port has to name it.
-const PORTS: [u16; 5] = [8000, 8080, 8081, 9000, 9001];
+const PORTS: [u16; 6] = [8000, 8080, 8081, 8443, 9000, 9001];
 
 /// A line that the test writes into a shell's output.
 const MARK: &str = "=== the test's mark";
