@@ -15,6 +15,9 @@ mod load;
 #[path = "throughput/machine.rs"]
 mod machine;
 mod support;
+#[allow(dead_code)]
+#[path = "throughput/tls.rs"]
+mod tls;
 
 use std::{
     io::{self, Read, Write},
@@ -209,8 +212,16 @@ fn start_load(
     let answer_bytes = read_answer(&mut client)?;
     let (batches, close) = (vec![request.into_bytes()], false);
     let busy = connections;
-    let plan =
-        Plan { server: address, connections, busy, batches, pipeline: 1, answer_bytes, close };
+    let plan = Plan {
+        server: address,
+        connections,
+        busy,
+        batches,
+        pipeline: 1,
+        answer_bytes,
+        close,
+        secured: None,
+    };
     Ok(Some(Load::start(&plan, &cores[..1])))
 }
 
