@@ -557,6 +557,27 @@ fn a_stop_finishes_an_answer_and_says_close_notify() {
 }
 
 #[test]
+fn a_connection_that_either_side_ends_gets_close_notify() {
+    let authority = Authority::new();
+    let server = authority.setup(&["a.test"]).start();
+    for fields in ["Connection: close\r\n", ""] {
+        for version in [&TLS12, &TLS13] {
+            let config = authority.client_of(&[version]);
+            let mut tls = connect(server.address(), &config, "a.test").expect("a handshake");
+            let request = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n");
+            let (_, content) = exchange(&mut tls, &request).expect("an answer");
+            assert_eq!(content, b"a.test");
+            if fields.is_empty() {
+                tls.conn.send_close_notify();
+                tls.conn.complete_io(&mut tls.sock).expect("it is sent");
+            }
+            // Without close_notify this is an error: `UnexpectedEof`.
+            assert_eq!(tls.read(&mut [0]).expect("the end"), 0, "{version:?} {fields:?}");
+        }
+    }
+}
+
+#[test]
 fn half_a_hello_ends_at_the_head_timeout_and_other_connections_do_not_wait_for_it() {
     let authority = Authority::new();
     let server = authority.setup(&["a.test"]).limits("head_timeout = \"500ms\"").start();

@@ -318,7 +318,12 @@ impl Connection {
             }
             is_done |= protocol.peer_is_done() && !self.io.ready.readable;
         }
-        if is_done || self.io.shutdown_write(&mut cx.buffers).is_err() {
+        // Closing the socket says that to a plain peer; TLS demands close_notify first.
+        let is_said = is_done && !self.io.is_tls();
+        if is_said || self.io.shutdown_write(&mut cx.buffers).is_err() {
+            return Next::Drop;
+        }
+        if is_done && !self.io.has_unsent() {
             return Next::Drop;
         }
         self.state = State::Lingering { windows: 0 };
