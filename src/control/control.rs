@@ -407,8 +407,10 @@ impl Control {
         }
         self.stopping.shutdown_delay = changes.server.shutdown_delay;
         self.lives.drain_timeout = changes.server.drain_timeout;
-        let changed = self.lives.reload(&mut self.cx, changes.lives, now);
+        // Before the apps change: where one demands more of TLS than it did, no request of an older
+        // connection is too early (I12).
         changes.certificates.publish();
+        let changed = self.lives.reload(&mut self.cx, changes.lives, now);
         for (index, config) in changes.loops.into_iter().enumerate() {
             let command = LoopCommand::Configure(Box::new(config), configured.clone());
             self.cx.command_one(index, command);

@@ -221,8 +221,24 @@ impl Operator {
         let config = AppConfig::from_json(host, table, folder).map_err(PutError::Table)?;
         let mut app = self.load(&config, Origin::Admin).map_err(PutError::Load)?;
         app.app.definition = Some(Arc::new(table.clone()));
-        ask(&self.control, |answer| Input::Put(PutApp { app, mode, answer }))
-            .map_err(PutError::Change)
+        let now = SystemTime::now();
+        let step = |file: &Path| self.desk.step(format!("reading {}", file.display()));
+        let (certificates, remarks) = self.certificates.with_app(&config, now, &step);
+        if let Some(error) = remarks.error_of(&config.host) {
+            return Err(PutError::Load(error));
+        }
+        // Before the app is: if it demands more than the one before, no connection is too early.
+        certificates.table().publish();
+        let put = |answer| Input::Put(PutApp { app, mode, answer });
+        let begun = ask(&self.control, put).map_err(PutError::Change);
+        if begun.is_ok() {
+            self.certificates = certificates;
+            self.watch.follow(&self.certificates);
+            remarks.log(now);
+        } else {
+            self.certificates.table().publish();
+        }
+        begun
     }
 
     /// Resumes with what the config says now, if that is something else than what was drained.

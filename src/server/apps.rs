@@ -26,8 +26,14 @@ impl HttpServer {
             None => self.certificates.load((&config, None), now, &|_| {}),
         };
         remarks.log(now);
-        certificates.table().publish();
         self.certificates = certificates;
+        let folder = self.source.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
+        for app in self.take_over.iter().flat_map(|before| before.put_apps(folder)) {
+            let (certificates, remarks) = self.certificates.with_app(&app, now, &|_| {});
+            remarks.log(now);
+            self.certificates = certificates;
+        }
+        self.certificates.table().publish();
         let loops = self.registry.loops();
         for config in apps {
             if self.take_over.as_ref().is_some_and(|before| before.has_app(&config.host)) {

@@ -9,7 +9,7 @@ use rustls::{
 };
 
 use crate::{
-    support::{self, Client, Setup, Upstream},
+    support::{self, Client, Pid, Server, Setup, Upstream},
     tls::{Authority, LISTEN, PLAIN, Tls, alert, connect, exchange, foreign, get},
 };
 
@@ -150,6 +150,46 @@ fn an_app_that_the_table_does_not_know_is_not_served_by_the_default_apps_tls() {
     let (head, _) =
         exchange(&mut tls, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("an answer");
     assert!(head.contains(" 200 "), "the default app: {head}");
+}
+
+#[test]
+fn an_app_of_the_admin_api_is_served_over_tls_also_after_an_upgrade() {
+    let server = Authority::new();
+    let (certificate, key) = server.issue(&["b.test"]);
+    let mut running = setup(&server, &server, &[("a.test", "", "respond = { body = \"a\" }")])
+        .file("b.pem", &certificate)
+        .file("b.key", &key)
+        .start();
+    let app = |cert: &str| {
+        serde_json::json!({
+            "respond": { "body": "b" }, "tls": { "cert": cert, "key": "b.key", "hsts": "1d" },
+        })
+    };
+    // What can't be used is refused, and changes nothing.
+    let refused = running.admin().put("/apps/b.test", &app("none.pem"));
+    assert_eq!(refused.status, 500, "{}", refused.text);
+    assert!(refused.error().contains("none.pem: cannot be read"), "{}", refused.error());
+    assert!(connect(running.address(), &server.client(), "b.test").is_err());
+    assert_eq!(running.admin().put("/apps/b.test", &app("b.pem")).status, 201);
+    let address = running.address();
+    let ask = |host| {
+        let mut tls = connect(address, &server.client(), host).expect("a handshake");
+        head(&mut tls, host)
+    };
+    assert!(ask("b.test").contains("Strict-Transport-Security: max-age=86400\r\n"));
+    assert!(ask("a.test").starts_with("HTTP/1.1 200 "));
+    let listed = running.admin().get("/certificates").to_string();
+    assert!(listed.contains("b.test") && listed.contains("a.test"), "{listed}");
+    // In the place of an app of the config, without `tls`.
+    let plain = serde_json::json!({ "respond": {} });
+    assert_eq!(running.admin().put("/apps/a.test", &plain).status, 200);
+    assert!(connect(running.address(), &server.client(), "a.test").is_err());
+    Server::adopt_orphans();
+    let done = running.admin().post("/upgrade");
+    let pid = done["pid"].as_i64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    running.follow(pid.unwrap_or_else(|| panic!("{done}")));
+    assert!(ask("b.test").starts_with("HTTP/1.1 200 "));
+    assert!(connect(running.address(), &server.client(), "a.test").is_err());
 }
 
 #[test]

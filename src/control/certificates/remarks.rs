@@ -55,8 +55,8 @@ impl Remarks {
     /// Has errors say where in the config their files are named.
     pub(super) fn locate(&mut self, text: &Source) {
         let rejected = self.complaints.iter_mut().filter_map(|complaint| match complaint {
-            Complaint::Rejected(rejected, place) => Some((rejected, &*place)),
-            Complaint::OpenKey(..) | Complaint::Unreadable(_) => None,
+            Complaint::Rejected(rejected, place) if !place.is_empty() => Some((rejected, &*place)),
+            Complaint::Rejected(..) | Complaint::OpenKey(..) | Complaint::Unreadable(_) => None,
         });
         let (mut rejected, places): (Vec<_>, Vec<_>) = rejected.take(LOCATED_MAX).unzip();
         if rejected.is_empty() {
@@ -102,6 +102,13 @@ impl Remarks {
     /// What can't be used, and why.
     pub(crate) fn errors(&self) -> Vec<String> {
         self.complaints.iter().filter_map(Complaint::rejected).map(ToString::to_string).collect()
+    }
+
+    /// Why the certificate of this app can't be used, if so.
+    pub(crate) fn error_of(&self, host: &str) -> Option<String> {
+        let mut rejected = self.complaints.iter().filter_map(Complaint::rejected);
+        let rejected = rejected.find(|rejected| rejected.host.as_deref() == Some(host));
+        rejected.map(|rejected| rejected.error.clone())
     }
 
     /// Logs it: the reading holds.

@@ -18,7 +18,8 @@ use super::{
 };
 use crate::{
     config::{
-        self, AppCertificate, AppTls, CertificateFiles, Config, Source, TlsConfig, TlsVersion,
+        self, AppCertificate, AppConfig, AppTls, CertificateFiles, Config, Source, TlsConfig,
+        TlsVersion,
     },
     http::Protocol,
     logging::event,
@@ -129,6 +130,21 @@ impl Certificates {
         let wanted = Arc::new(Wanted::of(config, text));
         let sources = Sources::read(&wanted, &self.held.sources, (Reading::All, now), at);
         self.choose(wanted, sources, now)
+    }
+
+    /// These with an app that an operator puts in the place of any other with its host. Files that
+    /// haven't changed are not read again.
+    pub(crate) fn with_app(
+        &self,
+        app: &AppConfig,
+        now: SystemTime,
+        at: &dyn Fn(&Path),
+    ) -> (Self, Remarks) {
+        let held = &*self.held;
+        let wanted = Arc::new(held.wanted.with_app(app));
+        let sources = Sources::read(&wanted, &held.sources, (Reading::Changed, now), at);
+        let (next, remarks) = self.choose(wanted, sources, now);
+        (next, remarks.without(&held.complaints))
     }
 
     /// As [`Certificates::load`], with files that were read before.

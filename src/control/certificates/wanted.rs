@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use crate::config::{
-    AppCertificate, AppTls, CertificateFiles, CertificateSource, Config, Source, TlsConfig,
+    AppCertificate, AppConfig, AppTls, CertificateFiles, CertificateSource, Config, Source,
+    TlsConfig,
 };
 
 /// The path of a key in the config.
@@ -20,9 +21,12 @@ pub(super) struct Wanted {
     pub(super) text: Option<Arc<Source>>,
 }
 
-/// An app of the config.
+/// An app of the config, or of the admin API.
+#[derive(Clone)]
 pub(super) struct WantedApp {
     pub(super) host: String,
+    /// It is named in the config.
+    is_in_text: bool,
     /// Its host and its aliases.
     pub(super) names: Vec<String>,
     /// None if it isn't served over TLS.
@@ -31,17 +35,22 @@ pub(super) struct WantedApp {
 
 impl Wanted {
     pub(super) fn of(config: &Config, text: Option<Arc<Source>>) -> Self {
-        let apps = config.apps.iter().map(|app| WantedApp {
-            host: app.host.clone(),
-            names: [&app.host].into_iter().chain(&app.aliases).cloned().collect(),
-            tls: app.tls.clone(),
-        });
+        let apps = config.apps.iter().map(|app| WantedApp::of(app, true));
         Self {
             tls: config.tls.clone(),
             apps: apps.collect(),
             default_app: config.server.default_app.clone(),
             text,
         }
+    }
+
+    /// The same with an app that is put in the place of any other with its host.
+    pub(super) fn with_app(&self, app: &AppConfig) -> Self {
+        let mut apps = self.apps.clone();
+        apps.retain(|known| known.host != app.host);
+        apps.push(WantedApp::of(app, false));
+        let (tls, default_app) = (self.tls.clone(), self.default_app.clone());
+        Self { tls, apps, default_app, text: self.text.clone() }
     }
 
     /// The place of a folder of `[tls]`.
@@ -71,8 +80,21 @@ impl Wanted {
 }
 
 impl WantedApp {
-    /// The place of a key of its `tls`, or of that itself if it has no such key.
+    fn of(app: &AppConfig, is_in_text: bool) -> Self {
+        Self {
+            host: app.host.clone(),
+            is_in_text,
+            names: [&app.host].into_iter().chain(&app.aliases).cloned().collect(),
+            tls: app.tls.clone(),
+        }
+    }
+
+    /// The place of a key of its `tls`, or of that itself if it has no such key. Empty if it isn't
+    /// in the config.
     pub(super) fn place(&self, key: &str) -> Place {
+        if !self.is_in_text {
+            return Place::new();
+        }
         ["apps", &self.host, "tls", key].map(str::to_owned).to_vec()
     }
 

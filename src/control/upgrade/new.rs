@@ -180,6 +180,15 @@ impl TakeOver {
         Some(socket)
     }
 
+    /// The apps that operators have put, by their definitions. One that can't be read fails in
+    /// [`TakeOver::restore`].
+    pub(crate) fn put_apps(&self, folder: &Path) -> impl Iterator<Item = AppConfig> {
+        let read = move |(host, definition): &(String, serde_json::Value)| {
+            AppConfig::from_json(host, definition, folder).ok()
+        };
+        self.handed.apps.iter().filter_map(read)
+    }
+
     /// Whether an operator has put another app in the place of this one.
     pub(crate) fn has_app(&self, host: &str) -> bool {
         self.handed.apps.iter().any(|(put, _)| put == host)
