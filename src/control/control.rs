@@ -407,8 +407,7 @@ impl Control {
         }
         self.stopping.shutdown_delay = changes.server.shutdown_delay;
         self.lives.drain_timeout = changes.server.drain_timeout;
-        // Before the apps change: where one demands more of TLS than it did, no request of an older
-        // connection is too early (I12).
+        // First: an app that demands more of TLS gets no request of an older connection (I12).
         changes.certificates.publish();
         let changed = self.lives.reload(&mut self.cx, changes.lives, now);
         for (index, config) in changes.loops.into_iter().enumerate() {
