@@ -1,4 +1,7 @@
 //! The guard that counts a connection as active for one life, on one loop.
+//!
+//! A connection counts once for each life, however many of its exchanges are in flight for that
+//! life: they share one place in the count, and the last guard gives it back.
 
 use std::{fmt, rc::Rc};
 
@@ -31,17 +34,20 @@ impl<A> LoopEntry<A> {
     }
 }
 
-/// Counts one active connection of one life. It holds the life itself, not a host name (I4). Only
-/// dropping it releases the count (I3).
+/// Counts one active connection of one life, together with the guards that share its place. It
+/// holds the life itself, not a host name (I4). Only dropping it releases the count (I3).
 #[must_use = "dropping the guard says that the exchange is over"]
 pub struct InFlightGuard<A> {
     loop_entry: Rc<LoopEntry<A>>,
+    /// The place in the count, once another exchange shares it. Allocated only then: most
+    /// connections have one exchange at a time.
+    shared: Option<Rc<()>>,
 }
 
 impl<A> InFlightGuard<A> {
     pub(super) fn enter(loop_entry: &Rc<LoopEntry<A>>) -> Result<Self, Draining> {
         loop_entry.entry().drain().enter(loop_entry.loop_index())?;
-        Ok(Self { loop_entry: Rc::clone(loop_entry) })
+        Ok(Self { loop_entry: Rc::clone(loop_entry), shared: None })
     }
 
     /// Admits another exchange of the connection that this guard counts. The connection is still
@@ -51,6 +57,16 @@ impl<A> InFlightGuard<A> {
     /// [`Draining`] when a drain has begun since (I1).
     pub fn enter_again(&self) -> Result<(), Draining> {
         self.entry().drain().enter_again(self.loop_entry.loop_index())
+    }
+
+    /// Admits another exchange beside this one. Both share the connection's place in the count.
+    ///
+    /// # Errors
+    /// [`Draining`] when a drain has begun since (I1).
+    pub fn share(&mut self) -> Result<Self, Draining> {
+        self.enter_again()?;
+        let shared = Some(Rc::clone(self.shared.get_or_insert_default()));
+        Ok(Self { loop_entry: Rc::clone(&self.loop_entry), shared })
     }
 
     /// The life.
@@ -76,12 +92,47 @@ impl<A> InFlightGuard<A> {
 
 impl<A> Drop for InFlightGuard<A> {
     fn drop(&mut self) {
-        self.entry().drain().leave(self.loop_entry.loop_index());
+        let is_last = self.shared.take().is_none_or(|shared| Rc::into_inner(shared).is_some());
+        if is_last {
+            self.entry().drain().leave(self.loop_entry.loop_index());
+        }
     }
 }
 
 impl<A> fmt::Debug for InFlightGuard<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("InFlightGuard").field(&self.id()).finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::{AppRegistry, NewApp, RegistryView};
+    use crate::sync::{Arc, AtomicU64, Ordering};
+
+    #[test]
+    fn exchanges_that_share_a_place_count_once_until_the_last_of_them_ends() {
+        let registry = Arc::new(AppRegistry::new(1, None));
+        let new = NewApp { host: "a.test".into(), aliases: Vec::new(), app: () };
+        let life = registry.insert(new).unwrap();
+        let mut view = RegistryView::new(registry, 0);
+        let mut first = view.admit(Some("a.test")).unwrap();
+        let mut second = first.share().unwrap();
+        let mut third = second.share().unwrap();
+        assert_eq!((life.drain().active_connections(), life.drain().requests()), (1, 3));
+        drop(first);
+        second.cut();
+        assert_eq!((life.drain().active_connections(), life.drain().cut()), (1, 1));
+        let announced = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&announced);
+        let announce = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        life.drain().begin_drain(1, 2, Box::new(announce)).unwrap();
+        assert!(third.share().is_err(), "I1: a draining life admits nothing beside it either");
+        assert_eq!(announced.load(Ordering::Relaxed), 0);
+        drop(third);
+        assert_eq!(life.drain().active_connections(), 0, "I3");
+        assert_eq!(announced.load(Ordering::Relaxed), 1, "I2");
     }
 }

@@ -13,10 +13,12 @@ mod drain;
 mod entry;
 mod guard;
 mod routes;
+mod target;
 mod view;
 
 pub use drain::{Announce, AppDrainState, Draining};
 pub use entry::{AppEntry, AppId, NewApp, NewLife};
 pub use guard::{InFlightGuard, LoopEntry};
 pub use routes::{AppRegistry, NameTaken};
+pub use target::Target;
 pub use view::{Refusal, RegistryView};

@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use super::{AppDrainState, AppEntry, AppId, NewApp, NewLife};
+use super::{AppDrainState, AppEntry, AppId, NewApp, NewLife, Target};
 use crate::sync::{Arc, AtomicU64, Ordering, ShardedLock};
 
 /// The map of hosts to lives.
@@ -143,9 +143,10 @@ impl<A> AppRegistry<A> {
         self.read(|routes| routes.names.get(name).map(Arc::clone))
     }
 
-    /// The life that answers a host: exact name, then the longest wildcard, then the default app.
-    pub fn resolve(&self, host: Option<&str>) -> Option<Arc<AppEntry<A>>> {
-        let host = host.map(str::to_ascii_lowercase);
+    /// The life that answers a target: exact name of the host, then the longest wildcard, then the
+    /// default app.
+    pub fn resolve<'a>(&self, target: impl Into<Target<'a>>) -> Option<Arc<AppEntry<A>>> {
+        let host = target.into().host_name();
         self.read(|routes| {
             let named = host.as_deref().and_then(|host| routes.named(host));
             let default = || routes.names.get(routes.default_app.as_deref()?);

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use super::{AppEntry, AppRegistry, InFlightGuard, LoopEntry};
+use super::{AppEntry, AppId, AppRegistry, Draining, InFlightGuard, LoopEntry, Target};
 use crate::sync::Arc;
 
 /// Most copies. When there are as many, all are dropped, so that the hosts of a wildcard cannot
@@ -45,41 +45,35 @@ impl<A> RegistryView<A> {
         Self { registry, loop_index, generation, loop_entries: HashMap::new(), last: None }
     }
 
-    /// Admits an exchange for a host, in upper or lower case. Routes and counts it in one step.
+    /// Admits an exchange. Routes and counts it in one step.
     ///
     /// # Errors
     /// [`Refusal`] when no life can take the exchange.
-    pub fn admit(&mut self, host: Option<&str>) -> Result<InFlightGuard<A>, Refusal<A>> {
-        let mut none = None;
-        self.admit_after(host.map(str::as_bytes), &mut none)
+    pub fn admit<'a>(
+        &mut self,
+        target: impl Into<Target<'a>>,
+    ) -> Result<InFlightGuard<A>, Refusal<A>> {
+        self.admit_beside(target.into(), |_| None)
     }
 
-    /// Like [`RegistryView::admit`], for a connection whose previous exchange may not be over:
-    /// `before` has its guard. If that exchange is for the same life, this one gets its guard, so
-    /// that the connection is counted once.
+    /// Like [`RegistryView::admit`], for a connection that may have exchanges in flight. `of_life`:
+    /// admits with the guard that one of them has for this life, or `None` without such an
+    /// exchange. So the connection is counted once.
     ///
     /// # Errors
-    /// [`Refusal`]; then `before` keeps its guard.
-    pub fn admit_after(
+    /// [`Refusal`] when no life can take the exchange.
+    #[inline(always)]
+    pub fn admit_beside(
         &mut self,
-        host: Option<&[u8]>,
-        before: &mut Option<InFlightGuard<A>>,
+        target: Target<'_>,
+        mut of_life: impl FnMut(AppId) -> Option<Result<InFlightGuard<A>, Draining>>,
     ) -> Result<InFlightGuard<A>, Refusal<A>> {
         self.refresh();
         loop {
-            let loop_entry = self.loop_entry(host).ok_or(Refusal::UnknownHost)?;
-            match before.as_ref().filter(|guard| guard.id() == loop_entry.entry().id()) {
-                Some(guard) if guard.enter_again().is_ok() => {
-                    if let Some(guard) = before.take() {
-                        return Ok(guard);
-                    }
-                }
-                Some(_) => {}
-                None => {
-                    if let Ok(guard) = InFlightGuard::enter(&loop_entry) {
-                        return Ok(guard);
-                    }
-                }
+            let loop_entry = self.loop_entry(target).ok_or(Refusal::UnknownHost)?;
+            let held = of_life(loop_entry.entry().id());
+            if let Ok(guard) = held.unwrap_or_else(|| InFlightGuard::enter(&loop_entry)) {
+                return Ok(guard);
             }
             // The routes may have changed since this copy was made: look again if so.
             if self.registry.generation() == self.generation {
@@ -104,8 +98,8 @@ impl<A> RegistryView<A> {
         }
     }
 
-    fn loop_entry(&mut self, host: Option<&[u8]>) -> Option<Rc<LoopEntry<A>>> {
-        let name = host.unwrap_or_default();
+    fn loop_entry(&mut self, target: Target<'_>) -> Option<Rc<LoopEntry<A>>> {
+        let name = target.host().unwrap_or_default();
         if let Some((last, loop_entry)) = &self.last
             && **last == *name
         {
@@ -113,16 +107,15 @@ impl<A> RegistryView<A> {
         }
         let (name, loop_entry) = match self.loop_entries.get_key_value(name) {
             Some((name, loop_entry)) => (Rc::clone(name), Rc::clone(loop_entry)),
-            None => self.look_up(host)?,
+            None => self.look_up(target)?,
         };
         self.last = Some((name, Rc::clone(&loop_entry)));
         Some(loop_entry)
     }
 
-    fn look_up(&mut self, host: Option<&[u8]>) -> Option<Known<A>> {
-        let text = host.map(|host| std::str::from_utf8(host).unwrap_or_default());
-        let entry = self.registry.resolve(text)?;
-        let name = Rc::from(host.unwrap_or_default());
+    fn look_up(&mut self, target: Target<'_>) -> Option<Known<A>> {
+        let entry = self.registry.resolve(target)?;
+        let name = Rc::from(target.host().unwrap_or_default());
         let loop_entry = Rc::new(LoopEntry::new(entry, self.loop_index));
         if self.loop_entries.len() >= COPIES_MAX {
             self.loop_entries.clear();

@@ -1,9 +1,9 @@
 //! From a request to its exchange: admission to an app's life, or a refusal.
 //!
-//! I1, I10: every public request for an app goes through [`RegistryView::admit_after`]; a request
+//! I1, I10: every public request for an app goes through [`RegistryView::admit_beside`]; a request
 //! of another class never does.
 //!
-//! [`RegistryView::admit_after`]: crate::registry::RegistryView::admit_after
+//! [`RegistryView::admit_beside`]: crate::registry::RegistryView::admit_beside
 
 use super::{
     super::{
@@ -20,7 +20,7 @@ use crate::{
     io::Unread,
     logging::TlsUse,
     message::Class,
-    registry::Refusal,
+    registry::{Refusal, Target},
     tls::{Negotiated, Served},
 };
 
@@ -91,22 +91,30 @@ impl Dispatcher<'_> {
         !served.may_serve(head.host().map(|host| host.as_bytes()), &mut cx.tls.view)
     }
 
-    /// Admits a request, with the guard of its stream's previous exchange if that has the same
-    /// life. The second value is what the new exchange counts for those that passed it the guard.
+    /// Admits a request. If another exchange of the connection has the same life, both share its
+    /// guard, or that of its stream's previous exchange is passed on. The second value is what the
+    /// new exchange counts for those that passed it the guard.
     fn admit(
         &mut self,
         before: Option<usize>,
         head: &RequestHead<'_>,
         cx: &mut LoopContext,
     ) -> Result<(AppGuard, Uncounted), Refusal<HostedApp>> {
-        let host = head.host().map(|host| host.as_bytes());
-        let before = before.and_then(|place| self.exchanges.get_mut(place));
-        let before = before.map(|exchange| &mut exchange.flight);
-        let (mut before, mut none) = (before.filter(|flight| flight.guard.is_some()), None);
-        let held = before.as_mut().map_or(&mut none, |flight| &mut flight.guard);
-        let guard = cx.view.admit_after(host, held)?;
+        let target = Target::new(head.host().map(|host| host.as_bytes()), head.path());
+        let exchanges = &mut *self.exchanges;
+        let mut is_passed_on = false;
+        let guard = cx.view.admit_beside(target, |life| {
+            let place = exchanges.iter().rposition(|known| known.flight.life() == Some(life))?;
+            let held = &mut exchanges[place].flight.guard;
+            if Some(place) != before {
+                return held.as_mut().map(AppGuard::share);
+            }
+            let admitted = held.as_ref()?.enter_again();
+            is_passed_on = admitted.is_ok();
+            admitted.map(|()| held.take()).transpose()
+        })?;
         let uncounted = match before {
-            Some(flight) if flight.guard.is_none() => flight.pass_guard_on(&guard, cx),
+            Some(place) if is_passed_on => exchanges[place].flight.pass_guard_on(&guard, cx),
             _ => Uncounted::default(),
         };
         Ok((guard, uncounted))
