@@ -24,6 +24,16 @@ use crate::{
     message::ExchangeNumber,
 };
 
+/// What has come of moving bytes between the client and the upstreams of its exchanges.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pumped {
+    /// No exchange has an upstream.
+    Nothing,
+    Some,
+    /// An upstream's answer is complete.
+    Complete,
+}
+
 /// Reads and writes of one connection before others get a turn.
 const STEPS_PER_TURN: usize = 16;
 
@@ -191,15 +201,9 @@ impl Connection {
                 }
             }
             let is_stalled = self.io.input.is_some() && self.process_input(cx);
-            let mut is_forwarding = false;
-            for forwarding in self.forwardings() {
-                if cx.upstreams.holds_requests && forwarding.is_unsent() {
-                    return Next::Hold;
-                }
-                is_forwarding = true;
-            }
+            let Some(pumped) = self.pump(cx) else { return Next::Hold };
             // The next request of a pipeline may be here already.
-            let is_free = is_forwarding && self.pump(cx) && self.io.has_input();
+            let is_free = pumped == Pumped::Complete && self.io.has_input();
             match self.flush(cx) {
                 Ok(Flushed::TurnOver) => return Next::Turn,
                 Ok(Flushed::All | Flushed::Blocked) => {}
@@ -216,7 +220,7 @@ impl Connection {
                 continue;
             }
             let has_more = |forwarding: &Forwarding| forwarding.has_more(&self.io.outbox);
-            if is_forwarding && self.forwardings().any(has_more) {
+            if pumped != Pumped::Nothing && self.forwardings().any(has_more) {
                 continue;
             }
             if is_stalled || !self.io.ready.readable || !self.wants_input(is_sent) {
@@ -242,14 +246,19 @@ impl Connection {
         Next::Turn
     }
 
-    /// Moves bytes between the client and the upstreams. Returns whether an upstream's answer is
-    /// complete.
-    fn pump(&mut self, cx: &mut LoopContext) -> bool {
-        let mut is_complete = false;
+    /// Moves bytes between the client and the upstreams. `None`: a request for an upstream is to be
+    /// held back until the turn's other events are handled.
+    fn pump(&mut self, cx: &mut LoopContext) -> Option<Pumped> {
+        let mut pumped = Pumped::Nothing;
         for place in 0..self.exchanges.len() {
-            is_complete |= self.with_exchange_at(place, |exchange, out| exchange.pump(out, cx));
+            let Some(forwarding) = self.exchanges[place].forwarding() else { continue };
+            if cx.upstreams.holds_requests && forwarding.is_unsent() {
+                return None;
+            }
+            let is_complete = self.with_exchange_at(place, |exchange, out| exchange.pump(out, cx));
+            pumped = pumped.max(if is_complete { Pumped::Complete } else { Pumped::Some });
         }
-        is_complete
+        Some(pumped)
     }
 
     /// Whether the peer's next bytes are read now.
