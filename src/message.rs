@@ -8,20 +8,18 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
+use crossbeam_utils::atomic::AtomicCell;
 use mio::{Token, Waker};
 
 use crate::{
     acknowledgement::Acknowledgement,
     app::{Delivery, OneUpstream, Peer, UpstreamFailure},
-    config::{Limits, ListenConfig},
+    config::{Limits, ListenOptions},
     logging::AccessWriter,
     registry::AppId,
 };
@@ -141,33 +139,12 @@ pub(crate) struct PublicSocket {
     pub(crate) group: Arc<ListenGroup>,
     /// How its connections begin. The values at the time of the accept count. All loops and control
     /// share them.
-    pub(crate) options: Arc<ListenOptions>,
+    pub(crate) options: Arc<LiveListenOptions>,
 }
 
-/// How the connections of a public address begin.
-#[derive(Debug, Default)]
-pub(crate) struct ListenOptions {
-    /// With a PROXY header.
-    proxy_protocol: AtomicBool,
-    /// With TLS, behind the PROXY header if there is one.
-    tls: AtomicBool,
-}
-
-impl ListenOptions {
-    /// Takes the options of an entry of the config.
-    pub(crate) fn set(&self, listen: &ListenConfig) {
-        self.proxy_protocol.store(listen.proxy_protocol, Ordering::Relaxed);
-        self.tls.store(listen.tls, Ordering::Relaxed);
-    }
-
-    pub(crate) fn proxy_protocol(&self) -> bool {
-        self.proxy_protocol.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn tls(&self) -> bool {
-        self.tls.load(Ordering::Relaxed)
-    }
-}
+/// How the connections of a public address begin, as it is configured now. A read writes nothing,
+/// so that accepting loops don't contend.
+pub(crate) type LiveListenOptions = AtomicCell<ListenOptions>;
 
 /// What the public sockets of one address share.
 #[derive(Debug, Default)]

@@ -380,8 +380,10 @@ impl Plan {
     fn urls(&self, addresses: &[SocketAddr]) -> String {
         let entries = self.config.server.listen.iter().zip(addresses);
         // An ordinary client can't speak to the other listeners.
-        let direct: Vec<_> = entries.filter(|(entry, _)| !entry.proxy_protocol).collect();
-        let port = |tls| direct.iter().find(|(entry, _)| entry.tls == tls).map(|(_, it)| it.port());
+        let direct: Vec<_> = entries.filter(|(entry, _)| !entry.options.proxy_protocol).collect();
+        let port = |tls| {
+            direct.iter().find(|(entry, _)| entry.options.tls == tls).map(|(_, it)| it.port())
+        };
         let (plain, tls) = (port(false), port(true));
         let url = |app: &AppConfig| {
             let (scheme, usual, port) = match (tls.filter(|_| app.tls.is_some()), plain) {

@@ -88,7 +88,7 @@ fn listen(config: &Config, found: &mut Vec<Warning>) {
 
 /// Apps that are to be served over TLS where no address speaks it.
 fn tls_listeners(config: &Config, found: &mut Vec<Warning>) {
-    if config.server.listen.iter().any(|entry| entry.tls) {
+    if config.server.listen.iter().any(|entry| entry.options.tls) {
         return;
     }
     for app in &config.apps {

@@ -42,7 +42,9 @@ pub use proxy_settings::{
     UpstreamAddress, UpstreamConfig, UpstreamTlsConfig,
 };
 pub(crate) use sections::TIME_MAX;
-pub use settings::{AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig};
+pub use settings::{
+    AccessFormat, Limits, ListenConfig, ListenOptions, LogConfig, LogFormat, ServerConfig,
+};
 pub(crate) use source::{Source, Warning};
 pub use tls::{
     AppCertificate, AppTls, CertificateFiles, CertificateSource, ClientAuth, ClientAuthentication,

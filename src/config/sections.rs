@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    AccessFormat, Limits, ListenConfig, LogConfig, LogFormat, ServerConfig,
+    AccessFormat, Limits, ListenConfig, ListenOptions, LogConfig, LogFormat, ServerConfig,
     error::Span,
     hosts::host_pattern,
     reader::Table,
@@ -138,7 +138,7 @@ fn listen(table: &mut Table<'_, '_>) -> Option<Vec<ListenConfig>> {
         let address = table.required("address", |value| address(string(value)?));
         let proxy_protocol = table.or("proxy_protocol", false, boolean);
         let tls = table.or("tls", false, boolean);
-        Some(ListenConfig { address: address?, proxy_protocol, tls })
+        Some(ListenConfig { address: address?, options: ListenOptions { proxy_protocol, tls } })
     };
     let found = table.strings_or_tables("listen", 1..=usize::MAX, of_text, of_table, of_port)?;
     let mut seen = Repeats::default();

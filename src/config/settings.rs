@@ -50,6 +50,13 @@ impl Default for ServerConfig {
 pub struct ListenConfig {
     /// The address.
     pub address: SocketAddr,
+    /// How its connections begin.
+    pub options: ListenOptions,
+}
+
+/// How the connections of an address begin: the further keys of an entry of `listen`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenOptions {
     /// Whether connections begin with a PROXY header, version 1 or 2, which names the client. A
     /// connection without it is closed. Default: false.
     pub proxy_protocol: bool,
@@ -59,7 +66,14 @@ pub struct ListenConfig {
 
 impl From<SocketAddr> for ListenConfig {
     fn from(address: SocketAddr) -> Self {
-        Self { address, proxy_protocol: false, tls: false }
+        Self { address, options: ListenOptions::default() }
+    }
+}
+
+impl ListenOptions {
+    /// The options by their keys.
+    pub(crate) fn by_key(self) -> [(&'static str, bool); 2] {
+        [("proxy_protocol", self.proxy_protocol), ("tls", self.tls)]
     }
 }
 

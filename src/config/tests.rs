@@ -144,7 +144,10 @@ fn every_key_of_the_sections_is_read() {
     let server = ServerConfig {
         listen: vec![
             SocketAddr::from(([0; 4], 80)).into(),
-            ListenConfig { address: "[::]:80".parse().unwrap(), proxy_protocol: true, tls: false },
+            ListenConfig {
+                address: "[::]:80".parse().unwrap(),
+                options: ListenOptions { proxy_protocol: true, tls: false },
+            },
         ],
         user: Some("www-data".to_owned()),
         group: Some("www".to_owned()),
@@ -831,7 +834,7 @@ fn certificates_come_from_the_app_or_from_all() {
          [apps.d]\nrespond = {}\n",
     )
     .unwrap();
-    assert!(config.server.listen[0].tls);
+    assert!(config.server.listen[0].options.tls);
     let files = |name: &str| CertificateFiles {
         cert: Path::new("/etc/tidegate").join(format!("{name}.pem")),
         key: Path::new("/etc/tidegate").join(format!("{name}.key")),

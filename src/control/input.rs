@@ -25,7 +25,7 @@ use crate::{
     acknowledgement::Acknowledgement,
     config::ServerConfig,
     hosted::{AppLife, HostedApp},
-    message::{ControlEvent, ListenOptions, LoopConfig},
+    message::{ControlEvent, LiveListenOptions, LoopConfig},
     registry::{AppId, NewApp},
 };
 
@@ -187,7 +187,7 @@ pub(crate) struct Report {
     /// How many drains of upstreams have got a name.
     pub(crate) upstream_drains: u64,
     /// Where the loops listen, and how connections begin there.
-    pub(crate) listen: Vec<(SocketAddr, Arc<ListenOptions>)>,
+    pub(crate) listen: Vec<(SocketAddr, Arc<LiveListenOptions>)>,
     /// What this process counted.
     pub(crate) totals: Totals,
     /// Loops that make no progress.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     logging::event,
-    message::{ListenOptions, LoopCommand},
+    message::{LiveListenOptions, LoopCommand},
 };
 
 /// How long loops have to gate.
@@ -31,7 +31,7 @@ pub(super) struct Listeners {
     /// Where the loops listen.
     pub(super) addresses: Vec<SocketAddr>,
     /// How the connections of an address begin: to be shown.
-    options: HashMap<SocketAddr, Arc<ListenOptions>>,
+    options: HashMap<SocketAddr, Arc<LiveListenOptions>>,
     closing: Vec<Closing>,
     /// Whether handshakes with these addresses are under way.
     pub(super) handshakes: ArePending,
@@ -64,7 +64,7 @@ impl Listeners {
     }
 
     /// Where the loops listen, and how connections begin there.
-    pub(super) fn with_options(&self) -> Vec<(SocketAddr, Arc<ListenOptions>)> {
+    pub(super) fn with_options(&self) -> Vec<(SocketAddr, Arc<LiveListenOptions>)> {
         let options = |address: &SocketAddr| self.options.get(address).map(Arc::clone);
         let with = |address: &SocketAddr| (*address, options(address).unwrap_or_default());
         self.addresses.iter().map(with).collect()

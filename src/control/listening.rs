@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::ListenConfig,
-    message::{ListenGroup, ListenOptions, PublicSocket},
+    message::{ListenGroup, LiveListenOptions, PublicSocket},
 };
 
 /// The sockets of one address, one for each loop.
@@ -25,7 +25,7 @@ pub(crate) struct Listening {
     pub(super) is_kept: bool,
     /// Its sinks close with it, so it is not held here.
     group: Weak<ListenGroup>,
-    options: Arc<ListenOptions>,
+    options: Arc<LiveListenOptions>,
     /// The loops' sockets, as long as they are theirs.
     pub(super) sockets: Vec<Weak<OwnedFd>>,
 }
@@ -70,18 +70,18 @@ impl Listening {
     }
 
     /// How its connections begin; a reload may change that.
-    pub(super) fn options(&self) -> &Arc<ListenOptions> {
+    pub(super) fn options(&self) -> &Arc<LiveListenOptions> {
         &self.options
     }
 
     /// The port, if TLS is spoken there.
     fn tls_port(&self) -> Option<u16> {
-        self.options.tls().then(|| self.bound.port())
+        self.options.load().tls.then(|| self.bound.port())
     }
 
     /// Has connections that are accepted from here on treated as this says.
     pub(super) fn configure(&self, listen: &ListenConfig) {
-        self.options.set(listen);
+        self.options.store(listen.options);
     }
 }
 

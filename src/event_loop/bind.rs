@@ -35,7 +35,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use super::gate;
 use crate::{
     logging::event,
-    message::{ListenGroup, ListenOptions, PublicSocket},
+    message::{ListenGroup, LiveListenOptions, PublicSocket},
 };
 
 /// The accept queue's length; the kernel caps it at `net.core.somaxconn`.
@@ -152,7 +152,7 @@ fn public_sockets(
     was_gated: bool,
 ) -> io::Result<ListenerSet> {
     let group = Arc::new(ListenGroup { was_gated, ..group_of(&sockets)? });
-    let options = Arc::<ListenOptions>::default();
+    let options = Arc::<LiveListenOptions>::default();
     let socket = |socket| {
         let (group, options) = (Arc::clone(&group), Arc::clone(&options));
         PublicSocket { address, socket: Arc::new(socket), is_kept, group, options }

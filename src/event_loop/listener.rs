@@ -25,8 +25,9 @@ use rustix::{
 use super::{bind, gate};
 use crate::{
     app::{Client, Peer, PerClient},
+    config::ListenOptions,
     logging::event,
-    message::{ListenGroup, ListenOptions, PublicSocket},
+    message::{ListenGroup, LiveListenOptions, PublicSocket},
 };
 
 /// A listening socket of one loop.
@@ -47,7 +48,7 @@ pub(super) struct Listener {
     /// [`PublicSocket::group`] of a public listener.
     group: Option<Arc<ListenGroup>>,
     /// [`PublicSocket::options`] of a public listener.
-    options: Arc<ListenOptions>,
+    options: Arc<LiveListenOptions>,
 }
 
 /// Errors of the accepted connection, not of accepting (accept(2)).
@@ -110,8 +111,8 @@ impl Listener {
     }
 
     /// How connections accepted from now on begin.
-    pub(super) fn options(&self) -> &ListenOptions {
-        &self.options
+    pub(super) fn options(&self) -> ListenOptions {
+        self.options.load()
     }
 
     pub(super) fn accept(&mut self) -> Accepted {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     app::{App, Peer},
-    config::Limits,
+    config::{Limits, ListenOptions},
     hosted::{HostedApp, Origin},
     logging::AccessWriter,
     message::{Class, LoopConfig, LoopHandle, StopRules},
@@ -81,8 +81,7 @@ fn connect(cx: &mut LoopContext, proxy_protocol: bool) -> (Connection, TcpStream
         socket: socket.into(),
         peer: Peer::Tcp(address),
         permit,
-        proxy_protocol,
-        tls: false,
+        options: ListenOptions { proxy_protocol, ..ListenOptions::default() },
         is_deaf: false,
     };
     (Connection::new(TOKEN, accepted, cx), peer)

@@ -153,9 +153,7 @@ impl Running {
         for (class, acceptor) in acceptors.iter_mut() {
             acceptor.accept_all(now_ms, |socket, peer, permit, listener| {
                 let (options, is_deaf) = (listener.options(), listener.is_deaf());
-                let (proxy_protocol, tls) = (options.proxy_protocol(), options.tls());
-                let accepted =
-                    NewConnection { class, socket, peer, permit, proxy_protocol, tls, is_deaf };
+                let accepted = NewConnection { class, socket, peer, permit, options, is_deaf };
                 add_connection(poll, connections, accepted, cx);
             });
             // Idle connections to upstreams hold descriptors, but no places.
@@ -204,7 +202,7 @@ fn add_connection(
     cx: &mut LoopContext,
 ) {
     // Behind a PROXY header the client isn't known yet.
-    if !accepted.proxy_protocol && !accepted.permit.count_for(accepted.peer) {
+    if !accepted.options.proxy_protocol && !accepted.permit.count_for(accepted.peer) {
         return cx.accounting.count_refused(accepted.peer, cx.clock.now_ms());
     }
     let inserted = connections.insert(|token| {

@@ -27,6 +27,13 @@ impl Protocol {
         Self::H1(h1::Server::new())
     }
 
+    /// The state of a new connection that has agreed on this one of the [names](Self::ALPN) in TLS,
+    /// or on none, as clients that know only HTTP/1.
+    pub fn agreed(name: Option<&[u8]>) -> Self {
+        debug_assert!(name.is_none_or(|name| Self::ALPN.contains(&name)), "it wasn't offered");
+        Self::h1()
+    }
+
     /// Reads the next event from `input`, which begins where the last event ended. Returns how many
     /// bytes were used. Call it until it returns [`ServerEvent::NeedMore`] or
     /// [`ServerEvent::Closed`].

@@ -20,7 +20,7 @@ use crate::{
     duration::{microseconds, milliseconds},
     hosted::{AppLife, Origin},
     logging::rfc3339,
-    message::{BusyConnection, BusyPhase, ListenOptions},
+    message::{BusyConnection, BusyPhase, LiveListenOptions},
 };
 
 /// A life as it is.
@@ -302,9 +302,10 @@ pub(super) fn connection(busy: &BusyConnection) -> Value {
 }
 
 /// A public address, and how connections begin there.
-pub(super) fn listener((address, options): &(SocketAddr, Arc<ListenOptions>)) -> Value {
-    let (tls, proxy_protocol) = (options.tls(), options.proxy_protocol());
-    json!({ "address": address, "tls": tls, "proxy_protocol": proxy_protocol })
+pub(super) fn listener((address, options): &(SocketAddr, Arc<LiveListenOptions>)) -> Value {
+    let mut row = json!({ "address": address });
+    options.load().by_key().into_iter().for_each(|(key, value)| row[key] = json!(value));
+    row
 }
 
 pub(super) fn stuck_loop(stuck: &StuckLoop) -> Value {

@@ -9,7 +9,7 @@ use super::{
     state::{Connection, HandOver, NewConnection, Next, State},
     waits::{Wait, Waits},
 };
-use crate::{app::Peer, message::Class};
+use crate::{app::Peer, config::ListenOptions, message::Class};
 
 impl Connection {
     /// A connection that another process has handed over.
@@ -22,9 +22,9 @@ impl Connection {
     ) -> Self {
         let peer = facts.peer.map_or(Peer::Unix, Peer::Tcp);
         let proxy_protocol = facts.awaits_proxy_header;
+        let options = ListenOptions { proxy_protocol, ..ListenOptions::default() };
         let (class, is_deaf) = (Class::Public, false);
-        let tls = false;
-        let new = NewConnection { class, socket, peer, permit, proxy_protocol, tls, is_deaf };
+        let new = NewConnection { class, socket, peer, permit, options, is_deaf };
         let mut connection = Self::unwatched(token, new);
         connection.io.set_received_total(facts.received);
         connection.waits = Waits::new(connection.waits_for());

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     app::Peer,
+    config::ListenOptions,
     http::{Protocol, ProxyHeader},
     metrics::HandshakeEnd,
     tls::{Hello, HelloRead, Served, Session, TlsError, UNRECOGNIZED_NAME},
@@ -37,8 +38,8 @@ impl Connection {
     /// Reads what is here of what precedes the first request. `Next::Wait`: go on with what the
     /// state is then.
     pub(super) fn open(&mut self, cx: &mut LoopContext) -> Next {
-        if let State::Opening(Opening::ProxyHeader { tls }) = self.state
-            && self.read_proxy_header(tls, cx) == Next::Drop
+        if let State::Opening(Opening::ProxyHeader(options)) = self.state
+            && self.read_proxy_header(options, cx) == Next::Drop
         {
             return Next::Drop;
         }
@@ -52,7 +53,8 @@ impl Connection {
             && self.count_finished_handshake(cx)
         {
             self.io.keep_client_certificate();
-            self.state = State::Http(Protocol::h1());
+            let agreed = self.io.negotiated().and_then(|negotiated| negotiated.protocol);
+            self.state = State::Http(Protocol::agreed(agreed));
         }
         Next::Wait
     }
@@ -97,10 +99,11 @@ impl Connection {
 
     /// Whether it speaks TLS, or will.
     pub(super) fn is_tls(&self) -> bool {
-        let will = matches!(
-            self.state,
-            State::Opening(Opening::ProxyHeader { tls: true } | Opening::Hello)
-        );
+        let will = match self.state {
+            State::Opening(Opening::ProxyHeader(options)) => options.tls,
+            State::Opening(Opening::Hello) => true,
+            _ => false,
+        };
         will || self.io.is_tls()
     }
 
@@ -142,17 +145,14 @@ impl Connection {
     }
 
     /// Reads the header if it is complete. From then on the peer is the client that it names.
-    fn read_proxy_header(&mut self, tls: bool, cx: &mut LoopContext) -> Next {
+    fn read_proxy_header(&mut self, options: ListenOptions, cx: &mut LoopContext) -> Next {
         let Some(input) = &mut self.io.input else { return Next::Wait };
         match ProxyHeader::read(input.unread()) {
             ProxyHeader::NeedMore => {}
             ProxyHeader::Header { source, used } => {
                 input.consume(used);
                 self.io.uncount_received(used);
-                self.state = match tls {
-                    true => State::Opening(Opening::Hello),
-                    false => State::Http(Protocol::h1()),
-                };
+                self.state = State::behind_proxy_header(options);
                 // Without a source address the peer stays: it is the proxy itself, or an unknown
                 // client.
                 if let Some(source) = source {

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     app::{OneUpstream, Peer},
+    config::ListenOptions,
     http::{Protocol, ServerPhase},
     io::{Io, Ready},
     logging::End,
@@ -51,11 +52,26 @@ pub(super) enum State {
     },
 }
 
+impl State {
+    /// What a connection of a listener with these options begins with.
+    pub(super) fn first(options: ListenOptions) -> Self {
+        match options.proxy_protocol {
+            true => Self::Opening(Opening::ProxyHeader(options)),
+            false => Self::behind_proxy_header(options),
+        }
+    }
+
+    /// What comes behind the PROXY header, or without one.
+    pub(super) fn behind_proxy_header(options: ListenOptions) -> Self {
+        if options.tls { Self::Opening(Opening::Hello) } else { Self::Http(Protocol::h1()) }
+    }
+}
+
 /// What comes next of what precedes the first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Opening {
     /// A PROXY header, and then TLS or a request.
-    ProxyHeader { tls: bool },
+    ProxyHeader(ListenOptions),
     /// The first message of a TLS handshake.
     Hello,
     /// The rest of it.
@@ -82,10 +98,8 @@ pub(in super::super) struct NewConnection {
     pub(in super::super) socket: OwnedFd,
     pub(in super::super) peer: Peer,
     pub(in super::super) permit: ConnectionPermit,
-    /// It begins with a PROXY header.
-    pub(in super::super) proxy_protocol: bool,
-    /// It speaks TLS.
-    pub(in super::super) tls: bool,
+    /// Those of its listener.
+    pub(in super::super) options: ListenOptions,
     /// The gate may have dropped its first bytes, which the peer retransmits.
     pub(in super::super) is_deaf: bool,
 }
@@ -127,17 +141,12 @@ impl Connection {
 
     /// A connection that isn't counted yet and has no deadline.
     pub(super) fn unwatched(token: Token, accepted: NewConnection) -> Self {
-        let state = match (accepted.proxy_protocol, accepted.tls) {
-            (true, tls) => State::Opening(Opening::ProxyHeader { tls }),
-            (false, true) => State::Opening(Opening::Hello),
-            (false, false) => State::Http(Protocol::h1()),
-        };
         Self {
             token,
             class: accepted.class,
             peer: accepted.peer,
             io: Io::new(accepted.socket, Ready { writable: true, ..Ready::default() }),
-            state,
+            state: State::first(accepted.options),
             exchanges: SmallVec::new(),
             waits: Waits::new(Wait::Fresh),
             turn: Turn::default(),
