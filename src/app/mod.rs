@@ -27,8 +27,8 @@ pub use contract::{App, Context, OnContent, Peer, Reply, Scheme, Segment};
 use errors::{JSON_FIELDS, error_response};
 pub use files::Files;
 #[cfg(test)]
-pub(crate) use filter::test_support::marks;
-pub(crate) use filter::{Arrival, Filters};
+pub(crate) use filter::test_support::{marks, upper_case};
+pub(crate) use filter::{Arrival, Filters, Stage};
 pub(crate) use later::{Deliver, Delivery, Waiting};
 pub use later::{Later, Stream};
 pub use load::load;

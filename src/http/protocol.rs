@@ -17,6 +17,17 @@ pub enum Protocol {
     H1(h1::Server),
 }
 
+/// How the content of a response gets to the client, after its head was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentWay {
+    /// There is none.
+    None,
+    /// It is queued behind the head at once and as it is: the response is complete.
+    AsItIs,
+    /// As if it were one whose content follows in pieces.
+    InPieces,
+}
+
 /// What concerns the connection as a whole.
 impl Protocol {
     /// The names in TLS (ALPN) of all versions, the preferred one first.
@@ -194,8 +205,8 @@ impl Protocol {
         }
     }
 
-    /// Writes the head of a response whose content has this length and is written next. Returns
-    /// whether the caller has to write it.
+    /// Writes the head of a response whose content has this length and is there. Returns how the
+    /// caller has to write it; in HTTP/1 always as it is.
     #[inline]
     pub fn respond(
         &mut self,
@@ -204,17 +215,19 @@ impl Protocol {
         content_length: u64,
         template: &HeadTemplate,
         out: &mut Vec<u8>,
-    ) -> bool {
+    ) -> ContentWay {
         match self {
             Self::H1(server) => {
-                only(server, stream).respond(response, content_length, template, out)
+                let server = only(server, stream);
+                let has_content = server.respond(response, content_length, template, out);
+                if has_content { ContentWay::AsItIs } else { ContentWay::None }
             }
         }
     }
 
     /// Writes the head of a response whose content follows in pieces: of this length, if it is
     /// known. Each piece is written with [`Protocol::write_piece`]; [`Protocol::end_response`] ends
-    /// the content.
+    /// the content. Returns whether the client gets the content.
     #[inline]
     pub fn begin_response(
         &mut self,
@@ -223,15 +236,28 @@ impl Protocol {
         content_length: Option<u64>,
         template: &HeadTemplate,
         out: &mut Vec<u8>,
-    ) {
+    ) -> bool {
         match self {
             Self::H1(server) => {
-                only(server, stream).begin_response(response, content_length, template, out);
+                only(server, stream).begin_response(response, content_length, template, out)
             }
         }
     }
 
-    /// Writes a piece of the response's content, or of a tunnel. An empty piece writes nothing.
+    /// How many bytes of the response's content the stream takes now. HTTP/1 takes any number: its
+    /// client slows the connection down, and not a stream.
+    #[inline]
+    pub fn takes(&self, stream: StreamId) -> usize {
+        match self {
+            Self::H1(server) => {
+                only(server, stream);
+                usize::MAX
+            }
+        }
+    }
+
+    /// Writes a piece of the response's content, or of a tunnel: at most as much as the stream
+    /// [takes](Self::takes). An empty piece writes nothing.
     #[inline]
     pub fn write_piece(&mut self, stream: StreamId, piece: &[u8], out: &mut Vec<u8>) {
         match self {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use super::stage::Stage;
 use crate::{
     app::{Peer, Scheme},
     http::{Fields, RequestHead, Response},
@@ -16,6 +17,12 @@ pub(super) trait Filter: Any + Send + Sync {
         _request: &RequestHead<'_>,
         _arrival: Arrival,
     ) -> Option<Response<'static>> {
+        None
+    }
+
+    /// Sees a request that all filters let pass. Returns what changes the content of its answer, if
+    /// something may. Of an app's filters, the last with a stage has its way.
+    fn stage(&self, _request: &RequestHead<'_>) -> Option<Box<dyn Stage>> {
         None
     }
 

@@ -10,7 +10,7 @@ use super::{
     super::{
         class::linger_windows,
         context::LoopContext,
-        exchange::{Delivered, Exchange, Forwarding, Outgoing, TimedOut},
+        exchange::{Delivered, Exchange, Forwarding, Outgoing, Pumped, TimedOut},
         handshakes::FailedHandshake,
     },
     pipeline::PIPELINE_BYTES_MAX,
@@ -23,16 +23,6 @@ use crate::{
     io::{Flushed, InputBuffer, Ready, Received},
     message::ExchangeNumber,
 };
-
-/// What has come of moving bytes between the client and the upstreams of its exchanges.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Pumped {
-    /// No exchange has an upstream.
-    Nothing,
-    Some,
-    /// An upstream's answer is complete.
-    Complete,
-}
 
 /// Reads and writes of one connection before others get a turn.
 const STEPS_PER_TURN: usize = 16;
@@ -201,7 +191,10 @@ impl Connection {
                 }
             }
             let is_stalled = self.io.input.is_some() && self.process_input(cx);
-            let Some(pumped) = self.pump(cx) else { return Next::Hold };
+            let pumped = match self.pump(cx) {
+                Ok(pumped) => pumped,
+                Err(next) => return next,
+            };
             // The next request of a pipeline may be here already.
             let is_free = pumped == Pumped::Complete && self.io.has_input();
             match self.flush(cx) {
@@ -219,8 +212,7 @@ impl Connection {
             if is_free || (is_stalled && is_sent) {
                 continue;
             }
-            let has_more = |forwarding: &Forwarding| forwarding.has_more(&self.io.outbox);
-            if pumped != Pumped::Nothing && self.forwardings().any(has_more) {
+            if pumped != Pumped::Nothing && self.has_more() {
                 continue;
             }
             if is_stalled || !self.io.ready.readable || !self.wants_input(is_sent) {
@@ -246,19 +238,33 @@ impl Connection {
         Next::Turn
     }
 
-    /// Moves bytes between the client and the upstreams. `None`: a request for an upstream is to be
-    /// held back until the turn's other events are handled.
-    fn pump(&mut self, cx: &mut LoopContext) -> Option<Pumped> {
-        let mut pumped = Pumped::Nothing;
+    /// Moves the bytes of the exchanges, to and from the client and upstreams.
+    ///
+    /// # Errors
+    /// What the loop does instead: a request for an upstream is held back until the turn's other
+    /// events are handled; or an answer can't be completed.
+    fn pump(&mut self, cx: &mut LoopContext) -> Result<Pumped, Next> {
+        let mut most = Pumped::Nothing;
         for place in 0..self.exchanges.len() {
-            let Some(forwarding) = self.exchanges[place].forwarding() else { continue };
-            if cx.upstreams.holds_requests && forwarding.is_unsent() {
-                return None;
+            let exchange = &self.exchanges[place];
+            if !exchange.is_moving() {
+                continue;
             }
-            let is_complete = self.with_exchange_at(place, |exchange, out| exchange.pump(out, cx));
-            pumped = pumped.max(if is_complete { Pumped::Complete } else { Pumped::Some });
+            if cx.upstreams.holds_requests
+                && exchange.forwarding().is_some_and(Forwarding::is_unsent)
+            {
+                return Err(Next::Hold);
+            }
+            let pumped = self.with_exchange_at(place, |exchange, out| exchange.pump(out, cx));
+            most = most.max(pumped);
         }
-        Some(pumped)
+        if most == Pumped::Failed { Err(Next::Drop) } else { Ok(most) }
+    }
+
+    /// Whether more bytes of the exchanges can be moved to the client.
+    fn has_more(&self) -> bool {
+        let Some(protocol) = self.protocol() else { return false };
+        self.exchanges.iter().any(|exchange| exchange.has_more(protocol, &self.io.outbox))
     }
 
     /// Whether the peer's next bytes are read now.

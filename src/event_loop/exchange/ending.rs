@@ -39,6 +39,19 @@ impl Forwarding {
     }
 }
 
+/// What has come of moving an exchange's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(in super::super) enum Pumped {
+    /// There was nothing to move.
+    #[default]
+    Nothing,
+    Some,
+    /// An upstream's part is complete, or all content is in the outbox.
+    Complete,
+    /// The answer can't be completed: the connection has to end.
+    Failed,
+}
+
 /// The result of an exchange's deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) enum TimedOut {
@@ -99,9 +112,22 @@ impl Forwarding {
 }
 
 impl Exchange {
-    /// Moves bytes between the client and the upstream, as far as possible. Returns whether the
-    /// answer of an upstream is complete.
-    pub(in super::super) fn pump(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) -> bool {
+    /// Moves bytes between the client and an upstream, and to the client what is queued for it, as
+    /// far as possible.
+    pub(in super::super) fn pump(
+        &mut self,
+        out: &mut Outgoing<'_>,
+        cx: &mut LoopContext,
+    ) -> Pumped {
+        let is_complete = self.pump_upstream(out, cx);
+        if self.flight.content.is_some() {
+            return self.pump_content(is_complete, out, cx);
+        }
+        if is_complete { Pumped::Complete } else { Pumped::Some }
+    }
+
+    /// Returns whether the answer of an upstream is complete.
+    fn pump_upstream(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) -> bool {
         let mut is_complete = false;
         // Again after a failure: another upstream is tried, as often as retries are left.
         while let Answering::Forwarded(forwarding) = &mut self.answering {

@@ -9,10 +9,14 @@
 
 use std::time::Duration;
 
-use super::super::context::LoopContext;
+use super::{
+    super::context::LoopContext,
+    content::{Body, Content},
+};
 use crate::{
     app::Filters,
     hosted::AppGuard,
+    http::Response,
     io::Mark,
     logging::{AccessOutcome, AccessRecord, End, RequestId, UpstreamUse},
     registry::AppId,
@@ -42,6 +46,8 @@ pub(in super::super) struct InFlight {
     /// written.
     pub(in super::super) begin: Mark,
     pub(in super::super) end: Mark,
+    /// Content that doesn't go straight to the outbox, or the stage that waits for it.
+    pub(super) content: Option<Box<Content>>,
 }
 
 /// Exchanges that have passed their guard on, and still have to be counted.
@@ -76,6 +82,7 @@ impl InFlight {
             started_ns,
             begin,
             end,
+            content: None,
         }
     }
 
@@ -135,6 +142,7 @@ impl InFlight {
     /// The answer was removed from the outbox.
     pub(in super::super) fn take_back(&mut self) {
         (self.status, self.head_bytes, self.begin, self.end) = (0, 0, Mark::UNKNOWN, Mark::UNKNOWN);
+        self.content = None;
     }
 
     /// Bytes of the answer that the kernel has taken, head included.
@@ -203,6 +211,40 @@ impl InFlight {
             guard.cut();
         }
         how == End::Cut
+    }
+}
+
+impl InFlight {
+    /// The head is about to be written. Returns whether a stage changes the content.
+    #[cold]
+    pub(super) fn begin_stage(&mut self, response: &mut Response<'_>) -> bool {
+        let is_staged = self.content.as_mut().is_some_and(|content| content.begin(response));
+        if !is_staged {
+            self.content = None;
+        }
+        is_staged
+    }
+
+    /// Queues a body whose head is written.
+    #[cold]
+    pub(super) fn queue(&mut self, body: Body, response: Response<'_>) {
+        self.content.get_or_insert_default().queue(body, response);
+    }
+
+    /// Queues a piece of a body in pieces.
+    #[cold]
+    pub(super) fn queue_piece(&mut self, piece: &[u8]) {
+        self.content.get_or_insert_default().queue_piece(piece);
+    }
+
+    /// Bytes in memory that are queued.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.content.as_ref().map_or(0, |content| content.buffered())
+    }
+
+    /// Whether something is queued for the protocol.
+    pub(super) fn has_queued(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.has_more())
     }
 }
 

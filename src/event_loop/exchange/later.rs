@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     super::context::LoopContext,
-    outgoing::{Body, Outgoing},
+    content::Body,
+    outgoing::Outgoing,
     parked::Parked,
     state::{Answering, Exchange},
 };
@@ -74,11 +75,14 @@ impl Exchange {
                 self.respond(response, out, cx);
             }
             Delivery::Begin(head) => self.begin_stream(head, out, cx),
-            Delivery::Piece(_) if out.io.outbox.unsent() > STREAM_BYTES_MAX => {
+            Delivery::Piece(_)
+                if out.io.outbox.unsent() + self.flight.queued_bytes() as u64
+                    > STREAM_BYTES_MAX =>
+            {
                 return Delivered::TooSlow;
             }
             Delivery::Piece(piece) => {
-                out.write_piece(&piece, cx);
+                out.write_piece(&piece, &mut self.flight, cx);
                 // An empty piece isn't progress.
                 if !piece.is_empty() {
                     out.progress();

@@ -12,6 +12,7 @@
 //! - I9: an app's panic becomes the exchange's 500.
 
 mod attempt;
+mod content;
 mod ending;
 mod forwarding;
 mod in_flight;
@@ -19,12 +20,13 @@ mod later;
 mod outgoing;
 mod own_answers;
 mod parked;
+mod queued;
 mod reply;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub(super) use ending::TimedOut;
+pub(super) use ending::{Pumped, TimedOut};
 pub(super) use forwarding::Forwarding;
 pub(super) use in_flight::{InFlight, Uncounted};
 pub(super) use later::Delivered;

@@ -2,10 +2,14 @@
 
 use mio::Token;
 
-use super::{super::context::LoopContext, in_flight::InFlight};
+use super::{
+    super::context::LoopContext,
+    content::{Body, WAITING_BYTES_MAX},
+    in_flight::InFlight,
+};
 use crate::{
     app::{Peer, Scheme, Segment},
-    http::{Fields, Protocol, Refused, Response, StreamId, Trailers},
+    http::{ContentWay, Fields, Protocol, Refused, Response, StreamId, Trailers},
     io::{Mark, Outward, Unread},
     message::Class,
 };
@@ -26,21 +30,6 @@ pub(in super::super) struct Outgoing<'a> {
     /// The connection was offered to another process, which didn't take it.
     pub(in super::super) is_declined: bool,
     pub(in super::super) effect: Effect,
-}
-
-/// Where the body of an answer comes from.
-pub(super) enum Body {
-    /// The response's own content.
-    Whole,
-    /// Memory and files.
-    Segments(Vec<Segment>),
-    /// Later pieces.
-    Pieces {
-        /// The total, if it is known.
-        length: Option<u64>,
-        /// The response has a Date field of its own.
-        has_date: bool,
-    },
 }
 
 /// What an exchange wants of its connection.
@@ -119,9 +108,12 @@ impl Outgoing<'_> {
         if let Some(filters) = flight.filters() {
             filters.change(self.scheme(), &mut response);
         }
+        if flight.content.is_some() && flight.begin_stage(&mut response) {
+            return self.write_in_pieces(response, body, flight, cx);
+        }
         let (start, template) = (self.io.outbox.end(), cx.clock.head_template());
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
-        let has_content = match &body {
+        let way = match &body {
             Body::Whole => {
                 let length = response.content().len() as u64;
                 self.protocol.respond(self.stream, &response, length, template, &mut out)
@@ -133,23 +125,51 @@ impl Outgoing<'_> {
             Body::Pieces { length, has_date } => {
                 let template = if *has_date { cx.clock.dateless() } else { template };
                 self.protocol.begin_response(self.stream, &response, *length, template, &mut out);
-                false
+                ContentWay::None
             }
         };
         drop(out);
         self.note_head(response.status(), start, flight);
-        match body {
-            Body::Pieces { .. } => return,
-            Body::Whole if has_content => self.io.outbox.push_content(response.into_content()),
-            Body::Segments(segments) if has_content => self.io.outbox.push_segments(segments),
-            Body::Whole | Body::Segments(_) => {}
+        match (body, way) {
+            (Body::Pieces { .. }, _) => return,
+            (body, ContentWay::InPieces) => return flight.queue(body, response),
+            (Body::Whole, ContentWay::AsItIs) => {
+                self.io.outbox.push_content(response.into_content());
+            }
+            (Body::Segments(segments), ContentWay::AsItIs) => {
+                self.io.outbox.push_segments(segments);
+            }
+            (Body::Whole | Body::Segments(_), ContentWay::None) => {}
         }
         self.end(flight);
     }
 
-    /// Writes a piece of a body or of a tunnel.
-    pub(super) fn write_piece(&mut self, piece: &[u8], cx: &mut LoopContext) {
+    /// Writes a piece of a body in pieces.
+    pub(super) fn write_piece(
+        &mut self,
+        piece: &[u8],
+        flight: &mut InFlight,
+        cx: &mut LoopContext,
+    ) {
+        if flight.content.is_some() || piece.len() > self.takes() {
+            return flight.queue_piece(piece);
+        }
+        self.write_taken(piece, cx);
+    }
+
+    /// How many bytes of content the protocol takes now.
+    pub(super) fn takes(&self) -> usize {
+        self.protocol.takes(self.stream)
+    }
+
+    /// Writes a piece of content that the protocol takes, or one of a tunnel.
+    pub(super) fn write_taken(&mut self, piece: &[u8], cx: &mut LoopContext) {
         self.protocol.write_piece(self.stream, piece, &mut self.io.outbox.buffer(&mut cx.buffers));
+    }
+
+    /// Whether so much waits for the client that nothing more is to be queued for it.
+    pub(super) fn is_full(&self, flight: &InFlight) -> bool {
+        self.io.outbox.buffered() + flight.queued_bytes() > WAITING_BYTES_MAX
     }
 
     /// Ends a body in pieces.
@@ -159,6 +179,9 @@ impl Outgoing<'_> {
         flight: &mut InFlight,
         cx: &mut LoopContext,
     ) {
+        if let Some(content) = &mut flight.content {
+            return content.end(trailers);
+        }
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
         self.protocol.end_response(self.stream, trailers, &mut out);
         drop(out);
@@ -188,6 +211,7 @@ impl Outgoing<'_> {
         flight: &mut InFlight,
         cx: &mut LoopContext,
     ) {
+        flight.content = None;
         let start = self.io.outbox.end();
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
         self.protocol.begin_tunnel(self.stream, fields, &mut out);
@@ -203,12 +227,13 @@ impl Outgoing<'_> {
 
     /// Gives up an answer that can't be completed.
     pub(super) fn break_off(&mut self, flight: &mut InFlight) {
+        flight.content = None;
         self.protocol.break_off(self.stream);
         self.end(flight);
     }
 
     /// Notes the head that was written from this position on.
-    fn note_head(&self, status: u16, start: Mark, flight: &mut InFlight) {
+    pub(super) fn note_head(&self, status: u16, start: Mark, flight: &mut InFlight) {
         (flight.status, flight.begin) = (status, self.io.outbox.end());
         flight.head_bytes = flight.begin.bytes_since(start) as u32;
     }

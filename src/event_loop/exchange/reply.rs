@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{
     super::context::LoopContext,
-    outgoing::{Body, Outgoing},
+    content::{Body, Content},
+    outgoing::Outgoing,
     own_answers,
     parked::Parked,
     state::{Answering, Exchange},
@@ -58,8 +59,12 @@ impl Exchange {
             tls_port: cx.tls.view.port(),
             now_ns: cx.clock.now_ns(),
         };
-        let answer = filters.answer(head, arrival).map(Reply::Full);
-        answer.map(|answer| self.answer_or_park(answer, out, cx)).is_some()
+        if let Some(answer) = filters.answer(head, arrival) {
+            self.answer_or_park(Reply::Full(answer), out, cx);
+            return true;
+        }
+        self.flight.content = filters.stage(head).map(|stage| Box::new(Content::behind(stage)));
+        false
     }
 
     /// Lets the server's own app for a class answer.

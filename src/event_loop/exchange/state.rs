@@ -1,11 +1,12 @@
 //! The state of an exchange: its accounting, and where its answer comes from.
 
 use super::{
-    super::context::LoopContext, forwarding::Forwarding, in_flight::InFlight, outgoing::Outgoing,
-    parked::Parked,
+    super::context::LoopContext, content::WAITING_BYTES_MAX, forwarding::Forwarding,
+    in_flight::InFlight, outgoing::Outgoing, parked::Parked,
 };
 use crate::{
-    http::StreamId,
+    http::{Protocol, StreamId},
+    io::Outbox,
     message::{ExchangeId, ExchangeNumber},
 };
 
@@ -72,6 +73,21 @@ impl Exchange {
             Answering::Parked(parked) => Some(parked),
             Answering::Here | Answering::Forwarded(_) => None,
         }
+    }
+
+    /// Whether it has bytes to move: with an upstream, or content that is queued.
+    pub(in super::super) fn is_moving(&self) -> bool {
+        matches!(self.answering, Answering::Forwarded(_)) || self.flight.has_queued()
+    }
+
+    /// Whether bytes can be moved to its client now.
+    pub(in super::super) fn has_more(&self, protocol: &Protocol, outbox: &Outbox) -> bool {
+        let (buffered, queued) = (outbox.buffered(), self.flight.queued_bytes());
+        let is_read = self.forwarding().is_some_and(Forwarding::has_more);
+        (is_read && buffered + queued <= WAITING_BYTES_MAX)
+            || (self.flight.has_queued()
+                && buffered <= WAITING_BYTES_MAX
+                && protocol.takes(self.stream) > 0)
     }
 
     /// Its forwarding to an upstream, if any.

@@ -3,12 +3,8 @@
 use mio::Token;
 
 use super::{
-    super::{
-        super::context::LoopContext,
-        in_flight::InFlight,
-        outgoing::{Body, Outgoing},
-    },
-    state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX},
+    super::{super::context::LoopContext, content::Body, in_flight::InFlight, outgoing::Outgoing},
+    state::{Forwarding, READS_PER_TURN, Stage},
 };
 use crate::{
     app::{FailureCause, UpstreamFailure, write_request_trailers, write_response_fields},
@@ -84,8 +80,7 @@ impl Forwarding {
             if self.is_tunnel() {
                 return self.pump_tunnel(out, cx);
             }
-            let is_full = out.io.outbox.buffered() > WAITING_BYTES_MAX;
-            if is_full || !self.conn.io.ready.readable {
+            if out.is_full(flight) || !self.conn.io.ready.readable {
                 break;
             }
             match self.receive(&mut cx.buffers)? {
@@ -150,7 +145,7 @@ impl Forwarding {
                     if stage.is_tunnel() { AfterEvent::Wait } else { AfterEvent::GoOn }
                 }
                 ClientEvent::Content(piece) => {
-                    out.write_piece(piece, cx);
+                    out.write_piece(piece, flight, cx);
                     AfterEvent::GoOn
                 }
                 ClientEvent::End => AfterEvent::End,

@@ -3,7 +3,10 @@
 use std::{io, time::Duration};
 
 use super::{
-    super::super::{context::LoopContext, upstream::UpstreamConn},
+    super::{
+        super::{context::LoopContext, upstream::UpstreamConn},
+        content::WAITING_BYTES_MAX,
+    },
     activity::Activity,
     pace::Pace,
     sent_request::SentRequest,
@@ -14,7 +17,7 @@ use crate::{
     config::DrainTunnels,
     duration::milliseconds,
     http::{RequestContent, h1},
-    io::{BufferPool, Outbox, Received},
+    io::{BufferPool, Received},
 };
 
 /// A forwarded exchange.
@@ -66,9 +69,6 @@ impl Stage {
     }
 }
 
-/// Bytes that may wait for one side before the other is no longer read.
-pub(super) const WAITING_BYTES_MAX: usize = 64 * 1024;
-
 /// How long an upstream may take to answer `Expect: 100-continue`. Then the content is sent without
 /// a 100, as a client would do (RFC 9110 §10.1.1).
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -85,10 +85,9 @@ impl Forwarding {
         self.conn.is_open() && self.conn.io.outbox.buffered() <= WAITING_BYTES_MAX
     }
 
-    /// Whether something came that the client can take.
-    pub(in super::super::super) fn has_more(&self, client_outbox: &Outbox) -> bool {
-        let is_readable = self.conn.is_open() && self.conn.io.ready.readable;
-        is_readable && client_outbox.buffered() <= WAITING_BYTES_MAX
+    /// Whether something came.
+    pub(in super::super) fn has_more(&self) -> bool {
+        self.conn.is_open() && self.conn.io.ready.readable
     }
 
     /// Makes epoll report the connection's state again.

@@ -3,7 +3,10 @@
 //! It ends when the upstream closes. When the client half-closes, so does our side to the upstream,
 //! which may still send.
 
-use super::state::{Forwarding, READS_PER_TURN, Stage, WAITING_BYTES_MAX};
+use super::{
+    super::content::WAITING_BYTES_MAX,
+    state::{Forwarding, READS_PER_TURN, Stage},
+};
 use crate::{
     app::UpstreamFailure,
     event_loop::{context::LoopContext, exchange::Outgoing},
@@ -32,7 +35,7 @@ impl Forwarding {
         }
         for _ in 0..READS_PER_TURN {
             if let Some(input) = self.conn.io.input.take() {
-                out.write_piece(input.unread(), cx);
+                out.write_taken(input.unread(), cx);
                 cx.buffers.give_input(input);
             }
             let is_full = out.io.outbox.buffered() > WAITING_BYTES_MAX;

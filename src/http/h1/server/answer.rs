@@ -79,7 +79,8 @@ impl Server {
 
     /// Writes the head of the response that is owed, for content that follows in pieces: of this
     /// length, if it is known. Each piece is written with [`Server::write_piece`];
-    /// [`Server::end_response`] ends the content. No request is read before that.
+    /// [`Server::end_response`] ends the content. No request is read before that. Returns whether
+    /// the client gets the content.
     ///
     /// # Panics
     /// In debug builds, when no response is owed.
@@ -89,7 +90,7 @@ impl Server {
         content_length: Option<u64>,
         template: &HeadTemplate,
         out: &mut Vec<u8>,
-    ) {
+    ) -> bool {
         let encoder = match content_length {
             Some(length) => BodyEncoder::Length(length),
             None if self.is_http10 => BodyEncoder::UntilClose,
@@ -106,6 +107,7 @@ impl Server {
         self.end_head(template, out);
         let sends_content = has_content && !self.is_head;
         self.writing = Writing::Content(if sends_content { encoder } else { BodyEncoder::Omitted });
+        sends_content
     }
 
     /// Writes a piece of the response's content. An empty piece writes nothing.
