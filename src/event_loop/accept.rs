@@ -92,11 +92,11 @@ impl Acceptor {
         now_ms: u64,
         mut take: impl FnMut(OwnedFd, Peer, ConnectionPermit, &Listener),
     ) {
-        if let Some(resume_ms) = self.resume_ms {
-            if resume_ms > now_ms {
-                return;
-            }
-            self.resume_ms = None;
+        match self.resume_ms {
+            Some(resume_ms) if resume_ms > now_ms => return,
+            Some(_) => self.resume_ms = None,
+            None if !self.can_accept() => return,
+            None => {}
         }
         let (first, count) = (self.first, self.listeners.len());
         for index in (first..first + count).map(|index| index % count) {

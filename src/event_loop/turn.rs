@@ -84,9 +84,11 @@ impl Running {
         if has_work || self.acceptors.values().any(Acceptor::can_accept) {
             return Some(Duration::ZERO);
         }
-        let due = [self.cx.timers.next(), self.ending.end_ms, Some(self.release_idle_ms)];
-        let pauses = self.acceptors.values().map(Acceptor::resume_ms);
-        let next = due.into_iter().chain(pauses).flatten().min()?;
+        let mut next = self.release_idle_ms;
+        let mut note = |due: Option<u64>| next = next.min(due.unwrap_or(u64::MAX));
+        note(self.cx.timers.next());
+        note(self.ending.end_ms);
+        self.acceptors.values().for_each(|acceptor| note(acceptor.resume_ms()));
         Some(Duration::from_millis(next.saturating_sub(self.cx.clock.now_ms())))
     }
 

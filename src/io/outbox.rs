@@ -96,6 +96,7 @@ impl Outbox {
     }
 
     /// Queues content from memory.
+    #[inline]
     pub(crate) fn push_content(&mut self, content: Bytes<'_>) {
         let bytes = content.as_slice();
         self.queued_total += bytes.len() as u64;

@@ -91,6 +91,7 @@ impl<A> InFlightGuard<A> {
 }
 
 impl<A> Drop for InFlightGuard<A> {
+    #[inline]
     fn drop(&mut self) {
         let is_last = self.shared.take().is_none_or(|shared| Rc::into_inner(shared).is_some());
         if is_last {

@@ -244,19 +244,17 @@ impl Connection {
     /// What the loop does instead: a request for an upstream is held back until the turn's other
     /// events are handled; or an answer can't be completed.
     fn pump(&mut self, cx: &mut LoopContext) -> Result<Pumped, Next> {
-        let mut most = Pumped::Nothing;
-        for place in 0..self.exchanges.len() {
-            let exchange = &self.exchanges[place];
-            if !exchange.is_moving() {
-                continue;
+        let (mut most, mut place) = (Pumped::Nothing, 0);
+        while let Some(exchange) = self.exchanges.get(place) {
+            if exchange.is_moving() {
+                let forwarding = exchange.forwarding();
+                if cx.upstreams.holds_requests && forwarding.is_some_and(Forwarding::is_unsent) {
+                    return Err(Next::Hold);
+                }
+                let pumped = self.with_exchange_at(place, |exchange, out| exchange.pump(out, cx));
+                most = most.max(pumped);
             }
-            if cx.upstreams.holds_requests
-                && exchange.forwarding().is_some_and(Forwarding::is_unsent)
-            {
-                return Err(Next::Hold);
-            }
-            let pumped = self.with_exchange_at(place, |exchange, out| exchange.pump(out, cx));
-            most = most.max(pumped);
+            place += 1;
         }
         if most == Pumped::Failed { Err(Next::Drop) } else { Ok(most) }
     }
