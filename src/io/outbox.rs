@@ -96,14 +96,18 @@ impl Outbox {
     }
 
     /// Queues content from memory.
-    #[inline]
+    // Inlined by force: almost all content is short.
+    #[inline(always)]
     pub(crate) fn push_content(&mut self, content: Bytes<'_>) {
         let bytes = content.as_slice();
         self.queued_total += bytes.len() as u64;
         if bytes.len() < COPIED_BYTES_MAX {
-            self.buffer.extend_from_slice(bytes);
-            return;
+            return self.buffer.extend_from_slice(bytes);
         }
+        self.push_long(content);
+    }
+
+    fn push_long(&mut self, content: Bytes<'_>) {
         let queue = VecDeque::from([Segment::Bytes(content.into_owned())]);
         self.segments = Some(Box::new(Segments { queue, first_sent: 0 }));
     }

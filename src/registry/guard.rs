@@ -13,16 +13,24 @@ use crate::sync::Arc;
 pub struct LoopEntry<A> {
     entry: Arc<AppEntry<A>>,
     loop_index: usize,
+    /// It holds a connection's place in the count, for the guards that share it: dropped with the
+    /// last of them, it gives the place back.
+    is_place: bool,
 }
 
 impl<A> LoopEntry<A> {
     pub(super) fn new(entry: Arc<AppEntry<A>>, loop_index: usize) -> Self {
-        Self { entry, loop_index }
+        Self { entry, loop_index, is_place: false }
     }
 
     /// The life.
     pub fn entry(&self) -> &AppEntry<A> {
         &self.entry
+    }
+
+    /// The same without a place in the count.
+    fn copy(&self) -> Self {
+        Self::new(self.life(), self.loop_index)
     }
 
     pub(super) fn life(&self) -> Arc<AppEntry<A>> {
@@ -34,20 +42,28 @@ impl<A> LoopEntry<A> {
     }
 }
 
+impl<A> Drop for LoopEntry<A> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.is_place {
+            self.entry.drain().leave(self.loop_index);
+        }
+    }
+}
+
 /// Counts one active connection of one life, together with the guards that share its place. It
 /// holds the life itself, not a host name (I4). Only dropping it releases the count (I3).
 #[must_use = "dropping the guard says that the exchange is over"]
 pub struct InFlightGuard<A> {
+    /// That of the loop, or a place of its own once another exchange shares it: most connections
+    /// have one exchange at a time, and pay no allocation.
     loop_entry: Rc<LoopEntry<A>>,
-    /// The place in the count, once another exchange shares it. Allocated only then: most
-    /// connections have one exchange at a time.
-    shared: Option<Rc<()>>,
 }
 
 impl<A> InFlightGuard<A> {
     pub(super) fn enter(loop_entry: &Rc<LoopEntry<A>>) -> Result<Self, Draining> {
         loop_entry.entry().drain().enter(loop_entry.loop_index())?;
-        Ok(Self { loop_entry: Rc::clone(loop_entry), shared: None })
+        Ok(Self { loop_entry: Rc::clone(loop_entry) })
     }
 
     /// Admits another exchange of the connection that this guard counts. The connection is still
@@ -65,8 +81,12 @@ impl<A> InFlightGuard<A> {
     /// [`Draining`] when a drain has begun since (I1).
     pub fn share(&mut self) -> Result<Self, Draining> {
         self.enter_again()?;
-        let shared = Some(Rc::clone(self.shared.get_or_insert_default()));
-        Ok(Self { loop_entry: Rc::clone(&self.loop_entry), shared })
+        if !self.loop_entry.is_place {
+            let mut place = self.loop_entry.copy();
+            place.is_place = true;
+            self.loop_entry = Rc::new(place);
+        }
+        Ok(Self { loop_entry: Rc::clone(&self.loop_entry) })
     }
 
     /// The life.
@@ -81,6 +101,9 @@ impl<A> InFlightGuard<A> {
 
     /// The life, for use beyond the guard: it keeps the app's memory, but counts nothing.
     pub fn loop_entry(&self) -> Rc<LoopEntry<A>> {
+        if self.loop_entry.is_place {
+            return Rc::new(self.loop_entry.copy());
+        }
         Rc::clone(&self.loop_entry)
     }
 
@@ -93,8 +116,7 @@ impl<A> InFlightGuard<A> {
 impl<A> Drop for InFlightGuard<A> {
     #[inline]
     fn drop(&mut self) {
-        let is_last = self.shared.take().is_none_or(|shared| Rc::into_inner(shared).is_some());
-        if is_last {
+        if !self.loop_entry.is_place {
             self.entry().drain().leave(self.loop_entry.loop_index());
         }
     }

@@ -20,7 +20,7 @@ use crate::{
     io::Unread,
     logging::TlsUse,
     message::Class,
-    registry::{Refusal, Target},
+    registry::{AppId, Draining, Refusal, Target},
     tls::{Negotiated, Served},
 };
 
@@ -101,14 +101,14 @@ impl Dispatcher<'_> {
         cx: &mut LoopContext,
     ) -> Result<(AppGuard, Uncounted), Refusal<HostedApp>> {
         let target = Target::new(head.host().map(|host| host.as_bytes()), head.path());
-        let exchanges = &mut *self.exchanges;
+        let exchanges = self.exchanges.as_mut_slice();
         let mut is_passed_on = false;
         let guard = cx.view.admit_beside(target, |life| {
-            let place = exchanges.iter().rposition(|known| known.flight.life() == Some(life))?;
+            let is_same = |place: &usize| exchanges[*place].flight.life() == Some(life);
+            let Some(place) = before.filter(is_same) else {
+                return if exchanges.is_empty() { None } else { share(exchanges, life) };
+            };
             let held = &mut exchanges[place].flight.guard;
-            if Some(place) != before {
-                return held.as_mut().map(AppGuard::share);
-            }
             let admitted = held.as_ref()?.enter_again();
             is_passed_on = admitted.is_ok();
             admitted.map(|()| held.take()).transpose()
@@ -212,4 +212,11 @@ impl Dispatcher<'_> {
         self.exchanges.push(exchange);
         self.exchanges.len() - 1
     }
+}
+
+/// Admits a request with a share of the guard that an exchange of the connection has for its life.
+#[cold]
+fn share(exchanges: &mut [Exchange], life: AppId) -> Option<Result<AppGuard, Draining>> {
+    let guards = exchanges.iter_mut().filter_map(|known| known.flight.guard.as_mut());
+    guards.into_iter().find(|guard| guard.id() == life).map(AppGuard::share)
 }

@@ -7,18 +7,18 @@
 use crate::io::{Mark, TURN_BYTES};
 
 /// Requests that one connection begins in a turn: about 30 microseconds.
-pub(super) const REQUESTS_PER_TURN: u32 = 32;
+pub(super) const REQUESTS_PER_TURN: u16 = 32;
 
 /// Bytes that one connection reads in a turn: about as long, for large heads.
-pub(super) const TURN_INPUT_BYTES: u64 = 64 * 1024;
+pub(super) const TURN_INPUT_BYTES: u32 = 64 * 1024;
 
 /// What a connection has done since its turn began.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Turn {
     /// It is in the loop's queue for its next turn.
     pub(super) is_queued: bool,
-    requests: u32,
-    received: u64,
+    requests: u16,
+    received: u32,
     /// The bytes of answers that the kernel had taken before the turn.
     sent_before: Mark,
 }
@@ -34,7 +34,7 @@ impl Turn {
     }
 
     pub(super) fn count_received(&mut self, bytes: usize) {
-        self.received += bytes as u64;
+        self.received = self.received.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
     /// Whether no further request begins in this turn.
