@@ -93,7 +93,7 @@ impl Running {
 
     fn die(mut self, error: String) -> DeadLoop {
         // What can't be cut is dropped.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.ending.cut += self.cut(|_| true)));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.ending.cut += self.cut_public()));
         let listeners = self.acceptors[Class::Public].take(|_| true);
         self.cx.accounting.publish(&self.cx.gauges);
         self.cx.gauges.end_turn();

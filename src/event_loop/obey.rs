@@ -9,6 +9,7 @@ use super::{
     closing::Ending,
     connection::{Connection, Next},
     context::LoopContext,
+    exchange::Exchange,
     running::Running,
 };
 use crate::{
@@ -38,7 +39,7 @@ impl Running {
             LoopCommand::Take(socket) => self.begin_taking_over(socket),
             LoopCommand::Finish => self.finish(),
             LoopCommand::Cut(life) => {
-                self.cut(|connection| connection.has_exchange_of(life));
+                self.cut_exchanges(|exchange| exchange.flight.life() == Some(life));
             }
             LoopCommand::WatchUpstream(drain, upstream) => {
                 // Idle connections to it are of no more use.
@@ -47,7 +48,9 @@ impl Running {
             }
             LoopCommand::CutUpstream(upstream) => {
                 // The upstream may have been resumed meanwhile.
-                self.cut(|found| upstream.is_drained() && found.is_forwarding_to(&upstream));
+                self.cut_exchanges(|exchange| {
+                    upstream.is_drained() && exchange.is_forwarded_to(&upstream)
+                });
             }
             LoopCommand::CutAll => self.cut_all(),
             LoopCommand::End => self.end(),
@@ -129,7 +132,7 @@ impl Running {
     }
 
     fn cut_all(&mut self) {
-        self.ending.cut += self.cut(|_| true);
+        self.ending.cut += self.cut_public();
         let closed = self.acceptors[Class::Public].take(|_| true);
         self.close_listeners(closed);
         self.ending.begin();
@@ -200,15 +203,17 @@ impl Running {
         }
     }
 
-    /// Cuts the public connections that match. Returns how many exchanges that cut.
-    pub(super) fn cut(&mut self, which: impl Fn(&Connection) -> bool) -> u64 {
-        let chosen: Vec<Token> = self
-            .connections
-            .tokens()
-            .into_iter()
-            .filter(|token| self.connections.find(*token).is_some_and(|found| which(found)))
-            .collect();
-        chosen.into_iter().filter_map(|token| self.cut_connection(token)).sum()
+    /// Cuts the exchanges that match.
+    fn cut_exchanges(&mut self, which: impl Fn(&Exchange) -> bool) {
+        for token in self.connections.tokens() {
+            self.with_connection(token, |connection, cx| connection.cut_exchanges(&which, cx));
+        }
+    }
+
+    /// Cuts all public connections. Returns how many exchanges that cut.
+    pub(super) fn cut_public(&mut self) -> u64 {
+        let tokens = self.connections.tokens();
+        tokens.into_iter().filter_map(|token| self.cut_connection(token)).sum()
     }
 
     /// Cuts a public connection, if it still exists. Returns how many exchanges that cut.

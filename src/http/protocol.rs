@@ -124,6 +124,14 @@ impl Protocol {
         }
     }
 
+    /// Whether the connection has to end at once, without its unsent bytes.
+    #[inline]
+    pub fn is_aborted(&self) -> bool {
+        match self {
+            Self::H1(server) => server.is_aborted(),
+        }
+    }
+
     /// Whether the connection has to be reset after the last byte.
     pub fn ends_by_reset(&self) -> bool {
         match self {
@@ -277,6 +285,14 @@ impl Protocol {
     pub fn take_back(&mut self, stream: StreamId) {
         match self {
             Self::H1(server) => only(server, stream).take_back(),
+        }
+    }
+
+    /// Gives up the stream at once: nothing more of its request is read, and nothing more of its
+    /// response is written. In HTTP/1 that aborts the connection.
+    pub fn abort(&mut self, stream: StreamId) {
+        match self {
+            Self::H1(server) => only(server, stream).abort(),
         }
     }
 

@@ -7,7 +7,6 @@ use super::{
     state::Connection,
 };
 use crate::{
-    http::ServerPhase,
     message::{BusyConnection, BusyPhase, BusyTls},
     registry::AppId,
 };
@@ -21,6 +20,8 @@ impl Connection {
         rows: &mut Vec<BusyConnection>,
     ) {
         for exchange in &self.exchanges {
+            let stream = exchange.stream;
+            let reads_content = self.protocol().is_some_and(|known| known.reads_content(stream));
             let flight = &exchange.flight;
             let Some(life) = flight.life() else { continue };
             if !lives.is_empty() && !lives.contains(&life) {
@@ -36,7 +37,7 @@ impl Connection {
                 age: Duration::from_nanos(cx.clock.now_ns().saturating_sub(flight.started_ns)),
                 phase: match () {
                     () if flight.is_answered() || streams => BusyPhase::Sending,
-                    () if self.is_in_phase(ServerPhase::Content) => BusyPhase::ReadingBody,
+                    () if reads_content => BusyPhase::ReadingBody,
                     () => BusyPhase::WaitingForApp,
                 },
                 bytes_sent: flight.bytes_sent(self.io.outbox.sent()),

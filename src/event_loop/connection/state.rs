@@ -15,13 +15,12 @@ use super::{
     waits::{Wait, Waits},
 };
 use crate::{
-    app::{OneUpstream, Peer},
+    app::Peer,
     config::ListenOptions,
     http::{Protocol, ServerPhase},
     io::{Io, Ready},
     logging::End,
     message::Class,
-    registry::AppId,
 };
 
 /// A connection of one loop.
@@ -187,16 +186,6 @@ impl Connection {
         // A peer that connected just before another process took over is owed an answer, too.
         let is_new = cx.closing.has_successor && self.is_new();
         self.io.outbox.is_empty() && !is_awaited && !is_new
-    }
-
-    /// Whether an exchange of this life is in flight here.
-    pub(in super::super) fn has_exchange_of(&self, life: AppId) -> bool {
-        self.exchanges.iter().any(|exchange| exchange.flight.life() == Some(life))
-    }
-
-    /// Whether an exchange is forwarded to this upstream.
-    pub(in super::super) fn is_forwarding_to(&self, upstream: &OneUpstream) -> bool {
-        self.forwardings().any(|forwarding| forwarding.is_forwarding_to(upstream))
     }
 
     /// Ends exchanges when the kernel has their last byte.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     app::Delivery,
-    http::{ServerEvent, ServerPhase},
+    http::{Protocol, ServerEvent, ServerPhase},
     io::{Flushed, InputBuffer, Ready, Received},
     message::ExchangeNumber,
 };
@@ -58,7 +58,6 @@ impl Connection {
     ) -> Next {
         match self.with_exchange(number, |exchange, out| exchange.deliver(delivery, out, cx)) {
             Delivered::Dropped => Next::Wait,
-            Delivered::TooSlow => Next::Drop,
             Delivered::Taken => self.work(cx),
         }
     }
@@ -143,11 +142,32 @@ impl Connection {
             };
             match self.with_exchange_at(place, on_deadline) {
                 TimedOut::GoesOn => {}
-                TimedOut::Idle => return Next::Drop,
-                TimedOut::Cut => return Next::Cut,
+                TimedOut::Cut => return self.cut_exchange(place, cx),
             }
         }
         Next::Wait
+    }
+
+    /// Cuts the exchanges that match.
+    pub(in super::super) fn cut_exchanges(
+        &mut self,
+        which: impl Fn(&Exchange) -> bool,
+        cx: &mut LoopContext,
+    ) -> Next {
+        let mut next = Next::Wait;
+        for place in 0..self.exchanges.len() {
+            if next == Next::Wait && which(&self.exchanges[place]) {
+                next = self.cut_exchange(place, cx);
+            }
+        }
+        next
+    }
+
+    /// Cuts one exchange, and with it the connection if its protocol has no other way.
+    fn cut_exchange(&mut self, place: usize, cx: &mut LoopContext) -> Next {
+        self.with_exchange_at(place, |exchange, out| exchange.cut(out, cx));
+        let is_aborted = self.protocol().is_some_and(Protocol::is_aborted);
+        if is_aborted { Next::Cut } else { Next::Wait }
     }
 
     fn time_out(&mut self, cx: &mut LoopContext) {
@@ -242,7 +262,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the loop does instead: a request for an upstream is held back until the turn's other
-    /// events are handled; or an answer can't be completed.
+    /// events are handled; or the connection has to end.
     fn pump(&mut self, cx: &mut LoopContext) -> Result<Pumped, Next> {
         let (mut most, mut place) = (Pumped::Nothing, 0);
         while let Some(exchange) = self.exchanges.get(place) {
@@ -256,7 +276,7 @@ impl Connection {
             }
             place += 1;
         }
-        if most == Pumped::Failed { Err(Next::Drop) } else { Ok(most) }
+        if self.protocol().is_some_and(Protocol::is_aborted) { Err(Next::Drop) } else { Ok(most) }
     }
 
     /// Whether more bytes of the exchanges can be moved to the client.
@@ -465,7 +485,7 @@ mod tests {
             let before = connection.io.received_total();
             next = connection.on_ready(READABLE, cx);
             let read = connection.io.received_total() - before;
-            assert!(read < TURN_INPUT_BYTES + 64 * 1024, "{read} bytes in one turn");
+            assert!(read < u64::from(TURN_INPUT_BYTES) + 64 * 1024, "{read} bytes in one turn");
             assert!(connection.io.input.is_none(), "nothing is kept between turns");
             if next == Next::Turn {
                 full_turns += 1;

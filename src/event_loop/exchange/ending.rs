@@ -23,7 +23,7 @@ use crate::{
     config::DrainTunnels,
     duration::milliseconds,
     http::Fields,
-    logging::UpstreamUse,
+    logging::{End, UpstreamUse},
     message::{ControlEvent, FailureReport},
 };
 
@@ -48,18 +48,14 @@ pub(in super::super) enum Pumped {
     Some,
     /// An upstream's part is complete, or all content is in the outbox.
     Complete,
-    /// The answer can't be completed: the connection has to end.
-    Failed,
 }
 
 /// The result of an exchange's deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) enum TimedOut {
-    /// The exchange goes on, or has been answered.
+    /// The exchange goes on, was answered, or was given up.
     #[default]
     GoesOn,
-    /// It was a tunnel that was idle for too long.
-    Idle,
     /// It was a tunnel that has outlasted a drain.
     Cut,
 }
@@ -86,15 +82,20 @@ impl Forwarding {
     }
 
     /// A tunnel ends when it was idle for too long, or has outlasted a drain.
-    fn check_tunnel(&self, flight: &InFlight, cx: &LoopContext) -> TimedOut {
+    fn check_tunnel(
+        &self,
+        flight: &mut InFlight,
+        out: &mut Outgoing<'_>,
+        cx: &LoopContext,
+    ) -> TimedOut {
         let idle_ms = self.activity.idle_ms(cx.clock.now_ms());
         if self.is_drained_out(flight, cx) {
-            TimedOut::Cut
-        } else if idle_ms >= milliseconds(self.forward.config().tunnel_idle_timeout) {
-            TimedOut::Idle
-        } else {
-            TimedOut::GoesOn
+            return TimedOut::Cut;
         }
+        if idle_ms >= milliseconds(self.forward.config().tunnel_idle_timeout) {
+            out.abort(End::Aborted, flight);
+        }
+        TimedOut::GoesOn
     }
 
     /// Whether the app or the upstream has drained for as long as a tunnel may last.
@@ -145,6 +146,15 @@ impl Exchange {
             is_complete = true;
         }
         is_complete
+    }
+
+    /// Cuts it: a drain has reached its deadline.
+    pub(in super::super) fn cut(&mut self, out: &mut Outgoing<'_>, cx: &mut LoopContext) {
+        if let Some(forwarding) = self.forwarding() {
+            forwarding.count_cut();
+        }
+        self.abandon(out, cx);
+        out.abort(End::Cut, &mut self.flight);
     }
 
     /// Takes the forwarding out: the exchange answers by itself again.
@@ -215,7 +225,7 @@ impl Exchange {
             out.take_back(head_start);
             return self.respond(failure.cause.response(), out, cx);
         }
-        self.flight.is_broken = true;
+        self.flight.how = End::UpstreamBroke;
         out.break_off(&mut self.flight);
     }
 
@@ -240,7 +250,7 @@ impl Exchange {
             return TimedOut::GoesOn;
         };
         if forwarding.is_tunnel() {
-            return forwarding.check_tunnel(&self.flight, cx);
+            return forwarding.check_tunnel(&mut self.flight, out, cx);
         }
         if std::mem::take(&mut forwarding.awaits_continue) && !forwarding.is_opening() {
             out.send_continue(cx);

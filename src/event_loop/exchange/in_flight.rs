@@ -37,8 +37,8 @@ pub(in super::super) struct InFlight {
     pub(in super::super) is_unrouted: bool,
     /// 0 as long as there is no answer.
     pub(in super::super) status: u16,
-    /// The upstream's answer broke off.
-    pub(in super::super) is_broken: bool,
+    /// How it ends when the kernel has its last byte.
+    pub(super) how: End,
     /// Bytes of the answer's head.
     pub(in super::super) head_bytes: u32,
     pub(in super::super) started_ns: u64,
@@ -77,7 +77,7 @@ impl InFlight {
             uncounted,
             is_unrouted: false,
             status: 0,
-            is_broken: false,
+            how: End::Complete,
             head_bytes: 0,
             started_ns,
             begin,
@@ -190,7 +190,7 @@ impl InFlight {
         ended_ns: u64,
         cx: &mut LoopContext,
     ) -> bool {
-        let how = if self.is_broken && how != End::Cut { End::UpstreamBroke } else { how };
+        let how = if self.how != End::Complete && how != End::Cut { self.how } else { how };
         if let (Some(record), Some(access)) = (self.record.take(), &mut cx.accounting.access) {
             let outcome = AccessOutcome {
                 status: self.status,

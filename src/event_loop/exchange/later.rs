@@ -17,7 +17,7 @@ use super::{
 use crate::{
     app::{Delivery, Later, Waiting},
     http::{Fields, Response},
-    logging::event,
+    logging::{End, event},
 };
 
 /// Unsent bytes above which a stream's client is too slow.
@@ -30,8 +30,6 @@ pub(in super::super) enum Delivered {
     #[default]
     Dropped,
     Taken,
-    /// The client of the stream is too slow.
-    TooSlow,
 }
 
 impl Exchange {
@@ -79,7 +77,7 @@ impl Exchange {
                 if out.io.outbox.unsent() + self.flight.queued_bytes() as u64
                     > STREAM_BYTES_MAX =>
             {
-                return Delivered::TooSlow;
+                out.abort(End::Aborted, &mut self.flight);
             }
             Delivery::Piece(piece) => {
                 out.write_piece(&piece, &mut self.flight, cx);

@@ -11,6 +11,7 @@ use crate::{
     app::{Peer, Scheme, Segment},
     http::{ContentWay, Fields, Protocol, Refused, Response, StreamId, Trailers},
     io::{Mark, Outward, Unread},
+    logging::End,
     message::Class,
 };
 
@@ -229,6 +230,14 @@ impl Outgoing<'_> {
     pub(super) fn break_off(&mut self, flight: &mut InFlight) {
         flight.content = None;
         self.protocol.break_off(self.stream);
+        self.end(flight);
+    }
+
+    /// Gives up the exchange at once; it ends so.
+    pub(super) fn abort(&mut self, how: End, flight: &mut InFlight) {
+        flight.content = None;
+        flight.how = how;
+        self.protocol.abort(self.stream);
         self.end(flight);
     }
 

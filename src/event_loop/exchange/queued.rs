@@ -10,7 +10,14 @@ use super::{
     outgoing::Outgoing,
     state::Exchange,
 };
-use crate::http::{Fields, Response};
+use crate::{
+    http::{Fields, Response},
+    logging::End,
+};
+
+/// Pieces that a stage gets before what it made of them is sent, and others get a turn: a stage may
+/// make little of much.
+const PIECES_PER_STEP: usize = 2;
 
 impl Outgoing<'_> {
     /// Writes the head of an answer whose content passes a stage, and queues what is here of it.
@@ -63,7 +70,10 @@ impl Exchange {
                 Pumped::Complete
             }
             // As when a file that is sent without a stage proves too short.
-            Err(_) => Pumped::Failed,
+            Err(_) => {
+                out.abort(End::Aborted, &mut self.flight);
+                Pumped::Complete
+            }
         }
     }
 }
@@ -74,8 +84,13 @@ impl Exchange {
 /// # Errors
 /// A file's.
 fn give(content: &mut Content, out: &mut Outgoing<'_>, cx: &mut LoopContext) -> io::Result<bool> {
+    let mut pieces = 0;
     while out.io.outbox.buffered() <= WAITING_BYTES_MAX {
         if content.staged().is_empty() {
+            if pieces == PIECES_PER_STEP {
+                break;
+            }
+            pieces += 1;
             if content.stage_next(&mut cx.buffers)? {
                 continue;
             }

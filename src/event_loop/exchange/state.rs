@@ -5,6 +5,7 @@ use super::{
     in_flight::InFlight, outgoing::Outgoing, parked::Parked,
 };
 use crate::{
+    app::OneUpstream,
     http::{Protocol, StreamId},
     io::Outbox,
     message::{ExchangeId, ExchangeNumber},
@@ -88,6 +89,11 @@ impl Exchange {
             || (self.flight.has_queued()
                 && buffered <= WAITING_BYTES_MAX
                 && protocol.takes(self.stream) > 0)
+    }
+
+    /// Whether it is forwarded to this upstream.
+    pub(in super::super) fn is_forwarded_to(&self, upstream: &OneUpstream) -> bool {
+        self.forwarding().is_some_and(|forwarding| forwarding.is_forwarding_to(upstream))
     }
 
     /// Its forwarding to an upstream, if any.

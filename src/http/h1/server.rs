@@ -49,6 +49,8 @@ pub struct Server {
     asks_keep_alive: bool,
     /// Whether the last response is incomplete, and only a reset can show that.
     ends_by_reset: bool,
+    /// Whether the connection ends at once.
+    is_aborted: bool,
     /// Whether the peer said that this request is its last.
     peer_closes: bool,
     /// Whether the client waits for a 100 before it sends its content.
@@ -94,6 +96,7 @@ impl Server {
             keep_alive: true,
             asks_keep_alive: false,
             ends_by_reset: false,
+            is_aborted: false,
             peer_closes: false,
             awaits_continue: false,
             is_head: false,
@@ -262,6 +265,18 @@ impl Server {
         if matches!(self.reading, Reading::Head(_)) {
             self.reading = Reading::Closed;
         }
+    }
+
+    /// Gives up the current exchange at once. Only the end of the connection can show that.
+    pub fn abort(&mut self) {
+        self.read_no_more();
+        self.writing = Writing::Done;
+        self.is_aborted = true;
+    }
+
+    /// Whether the connection has to end at once.
+    pub fn is_aborted(&self) -> bool {
+        self.is_aborted
     }
 
     /// Makes this exchange the connection's last. A head that is written from now on says so.
