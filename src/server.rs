@@ -30,10 +30,10 @@ use crate::{
     app::App,
     config::Config,
     control::{
-        Admin, Certificates, Control, EarlyCertificates, Ended, Facts, Inherited, Input, Listening,
-        LoopReport, LoopThreads, Notices, Operator, OperatorHost, Predecessor, PutMode, Reloads,
-        ServiceManager, TakeOver, TaskReceiver, TaskSender, Upgrader, certificate_watch, tasks,
-        tls_port,
+        Admin, Board, Certificates, Control, DeployParts, Deploys, EarlyCertificates, Ended, Facts,
+        Inherited, Input, Listening, LoopReport, LoopThreads, Notices, Operator, OperatorHost,
+        Predecessor, PutMode, Reloads, ServiceManager, TakeOver, TaskReceiver, TaskSender,
+        Upgrader, certificate_watch, tasks, tls_port,
     },
     event_loop::{self, ConnectionBudget, EventLoop, ListenerSet, LoopSetup},
     hosted::Apps,
@@ -247,11 +247,13 @@ impl HttpServer {
             self.make_loops(&budget, &gauges, &beside).map_err(ServerError::Setup)?;
         drop(beside);
         let reloads = Arc::<Reloads>::default();
-        let admin = Arc::new(self.admin_thread(handles.clone(), gauges.clone(), &reloads));
+        let deploys = Arc::<Board>::default();
+        let seen = (&reloads, &deploys);
+        let admin = Arc::new(self.admin_thread(handles.clone(), gauges.clone(), seen));
         let upgrader = self.upgrader(&admin);
         let (starting, successor) =
             (Arc::clone(&upgrader.starting), Arc::clone(&upgrader.successor));
-        self.spawn_operator(&reloads, budget, possible, upgrader).map_err(ServerError::Setup)?;
+        self.spawn_operator(seen, (budget, possible), upgrader).map_err(ServerError::Setup)?;
         let thread = thread::Builder::new().name("admin".into());
         let asked = Arc::clone(&admin);
         thread.spawn(move || asked.run(&requests)).map_err(ServerError::Setup)?;
@@ -335,9 +337,8 @@ impl HttpServer {
 
     fn spawn_operator(
         &self,
-        reloads: &Arc<Reloads>,
-        budget: ConnectionBudget,
-        possible: usize,
+        (reloads, deploys): (&Arc<Reloads>, &Arc<Board>),
+        (budget, possible): (ConnectionBudget, usize),
         upgrader: Upgrader,
     ) -> io::Result<()> {
         let loops = self.registry.loops();
@@ -375,6 +376,7 @@ impl HttpServer {
             certificates: self.certificates.clone(),
             watch,
             desk: Arc::clone(&self.tasks.0.desk),
+            deploys: Arc::clone(deploys),
         };
         let tasks = self.tasks.1.clone();
         let thread = thread::Builder::new().name("operator".into());
@@ -396,8 +398,16 @@ impl HttpServer {
         &self,
         loops: Vec<LoopHandle>,
         gauges: Vec<Arc<LoopGauges>>,
-        reloads: &Arc<Reloads>,
+        (reloads, deploys): (&Arc<Reloads>, &Arc<Board>),
     ) -> Admin {
+        let deploys = Arc::new(Deploys::new(DeployParts {
+            registry: Arc::clone(&self.registry),
+            tasks: self.tasks.0.clone(),
+            notices: Arc::clone(&self.notices),
+            board: Arc::clone(deploys),
+            stopping: self.control.stopping(),
+            epoch: self.epoch,
+        }));
         Admin {
             registry: Arc::clone(&self.registry),
             control: self.control.sender().clone(),
@@ -407,6 +417,7 @@ impl HttpServer {
             notices: Arc::clone(&self.notices),
             reloads: Arc::clone(reloads),
             certificates: Arc::clone(self.certificates.list()),
+            deploys,
             logging: self.logging.clone(),
             facts: Facts { started: self.epoch, config: self.source.clone() },
             predecessor: self.predecessor.clone(),

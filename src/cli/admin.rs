@@ -190,10 +190,11 @@ impl Admin {
     pub(super) fn post_held<T: DeserializeOwned>(
         &mut self,
         path: &str,
+        json: Option<&str>,
         tick: Duration,
         mut is_waited_for: impl FnMut() -> bool,
     ) -> Result<Answer<T>, Failure> {
-        self.ask("POST", path, None, |client, call| {
+        self.ask("POST", path, json.map(str::as_bytes), |client, call| {
             client.call_held(call, tick, &mut is_waited_for)
         })
     }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use super::deploy_check::DeployCheck;
+
 /// `GET /status`
 #[derive(Debug, Deserialize)]
 pub(super) struct ServerStatus {
@@ -255,6 +257,22 @@ pub(super) struct RejectedCertificate {
     pub(super) host: Option<String>,
     pub(super) error: String,
     pub(super) kept: bool,
+}
+
+/// `POST /apps/{host}/deploy`
+#[derive(Debug, Deserialize)]
+pub(super) struct Deployed {
+    #[serde(flatten)]
+    pub(super) change: Changed,
+    pub(super) checks: Vec<DeployCheck>,
+}
+
+/// `GET /apps/{host}/deploy`
+#[derive(Debug, Deserialize)]
+pub(super) struct DeployProgress {
+    pub(super) host: String,
+    pub(super) elapsed_ms: u64,
+    pub(super) checks: Vec<DeployCheck>,
 }
 
 /// `PUT /apps/{host}` and `POST /apps/{host}/resume`

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use serde::Deserialize;
 
-use super::{FAILED, USAGE, client::ClientError};
+use super::{FAILED, USAGE, client::ClientError, deploy_check::DeployCheck};
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -48,6 +48,9 @@ pub(super) struct Refusal {
     error: String,
     #[serde(default)]
     problems: Vec<Problem>,
+    /// Of a deploy that failed.
+    #[serde(default)]
+    checks: Vec<DeployCheck>,
     /// The process to send the request to instead, after an upgrade.
     successor: Option<u32>,
 }
@@ -98,7 +101,8 @@ impl fmt::Display for Failure {
             }
             Self::Refused { refusal, .. } => {
                 f.write_str(&refusal.error)?;
-                refusal.problems.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+                refusal.problems.iter().try_for_each(|problem| write!(f, "\n{problem}"))?;
+                refusal.checks.iter().try_for_each(|check| write!(f, "\n  {check}"))
             }
             Self::Output(error) => write!(f, "standard output: {error}"),
         }

@@ -12,6 +12,8 @@ mod certs;
 mod check;
 mod client;
 mod config_page;
+mod deploy;
+mod deploy_check;
 mod drains;
 mod drill;
 mod events;
@@ -113,6 +115,17 @@ enum Command {
                             --status 503\n  tidegate replace shop.example --from app.json --wait"
     )]
     Replace(put::Replace),
+    /// Deploy an app: check that the new one is ready, switch, and drain the old one
+    #[command(
+        override_usage = "tidegate deploy [OPTIONS] HOST\n         <--respond BODY | \
+                          --redirect URL | --files DIR | --proxy URL | --from FILE>",
+        after_help = "Exit codes: 0 deployed, and the old app has drained; 1 not ready, nothing \
+                      changed; 2 usage error; 3 deployed, but the old app's exchanges were cut\n\n\
+                      Examples:\n  tidegate deploy shop.example --proxy http://127.0.0.1:9001 \
+                      --ready /up\n  tidegate deploy shop.example --from app.json --quorum 2\n  \
+                      tidegate deploy www.example --files ./releases/42"
+    )]
+    Deploy(deploy::Deploy),
     /// Drain an app and remove it
     #[command(after_help = "Example:\n  tidegate remove shop.example --timeout 30s")]
     Remove(drains::Drain),
@@ -178,6 +191,7 @@ pub fn run() -> ExitCode {
         Command::Certs(command) => command.run(&place),
         Command::Add(command) => command.run(&place),
         Command::Replace(command) => command.run(&place),
+        Command::Deploy(command) => command.run(&place),
         Command::Remove(command) => command.remove(&place),
         Command::Drain(command) => command.run(&place),
         Command::Resume(command) => command.run(&place),

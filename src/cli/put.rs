@@ -73,7 +73,7 @@ impl Replace {
 /// An app's kind, settings and names.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("kind").required(true))]
-struct AppOptions {
+pub(super) struct AppOptions {
     /// Answer with this text
     #[arg(long, value_name = "BODY", group = "kind")]
     respond: Option<String>,
@@ -126,7 +126,7 @@ struct AppOptions {
 
 impl AppOptions {
     /// The app's table as JSON.
-    fn table(&self) -> Result<String, Failure> {
+    pub(super) fn table(&self) -> Result<String, Failure> {
         let mut table = Map::new();
         if let Some(body) = &self.respond {
             let mut respond = json!({ "body": body });

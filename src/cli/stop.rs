@@ -105,7 +105,7 @@ fn verdict(admin: &mut Admin, path: &str, mut pid: i32) -> Result<Answer<Drain>,
         }
     };
     let drain = loop {
-        match admin.post_held(path, HOLD, &mut is_waited_for) {
+        match admin.post_held(path, None, HOLD, &mut is_waited_for) {
             Err(Failure::Client(error)) if error.is_gone() => {
                 pid = successor_of(admin, pid).ok_or(error)?;
             }

@@ -87,7 +87,7 @@ fn wait_for_drain(
 ) -> Result<Answer<UpgradeAnswer>, Failure> {
     let (mut beside, line) = (admin.beside(), LiveLine::new());
     let mut give_up = Instant::now() + patience;
-    admin.post_held(path, HOLD, || {
+    admin.post_held(path, None, HOLD, || {
         // A new connection reaches the new process as soon as it serves.
         beside.client().hang_up();
         let status = beside.get::<ServerStatus>("/status").ok();

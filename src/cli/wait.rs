@@ -199,6 +199,11 @@ impl LiveLine {
         Self { is_shown: io::stderr().is_terminal() && !is_dumb, has_text: Cell::new(false) }
     }
 
+    /// Whether there is a terminal to show it on.
+    pub(super) fn is_shown(&self) -> bool {
+        self.is_shown
+    }
+
     pub(super) fn show(&self, text: &str) {
         if !self.is_shown {
             return;

@@ -2,7 +2,7 @@
 //! name. A test compares the list with the parser.
 
 /// The tables of a config and their keys. Tables inside an app are named relative to it.
-const TABLES: [(&str, &[&str]); 12] = [
+const TABLES: [(&str, &[&str]); 13] = [
     (
         "server",
         &[
@@ -69,9 +69,11 @@ const TABLES: [(&str, &[&str]); 12] = [
             "drain_tunnels",
             "tunnel_cut_after",
             "health",
+            "ready",
         ],
     ),
     ("health", &["path", "host", "interval", "timeout", "status", "rise", "fall"]),
+    ("ready", &["path", "status", "timeout", "interval", "rise"]),
     ("rate_limit", &["requests", "per", "burst"]),
 ];
 
@@ -180,7 +182,7 @@ mod tests {
             let header = match table {
                 APP => "apps.a".to_owned(),
                 table if TOP.contains(&table) => table.to_owned(),
-                "health" => "apps.a.proxy.health".to_owned(),
+                "health" | "ready" => format!("apps.a.proxy.{table}"),
                 kind => format!("apps.a.{kind}"),
             };
             let text = format!("[{header}]\nzzzzzzzzzzzzzzzzzzzz = 1\n");
@@ -201,7 +203,7 @@ mod tests {
             ("apps.a", "threads", "`threads` belongs in [server]"),
             ("apps.a", "status", "`status` belongs in `respond` or `redirect`"),
             ("apps.a", "backend", "`upstreams` belongs in `proxy`"),
-            ("apps.a.proxy", "path", "`path` belongs in `health`"),
+            ("apps.a.proxy", "path", "`path` belongs in `health` or `ready`"),
             ("apps.a.files", "headers", "`headers` belongs in [limits]"),
             ("apps.a.files", "dir", "did you mean `root`?"),
             ("server", "body_bytes", "`body_bytes` belongs in [limits]"),

@@ -39,7 +39,7 @@ pub use cidr::Cidr;
 pub use error::{ConfigError, Problem};
 pub use proxy_settings::{
     Balance, ClientCertConfig, DrainTunnels, HashBy, HealthConfig, HostPolicy, ProxyConfig,
-    UpstreamAddress, UpstreamConfig, UpstreamTlsConfig,
+    ReadyConfig, UpstreamAddress, UpstreamConfig, UpstreamTlsConfig,
 };
 pub(crate) use sections::TIME_MAX;
 pub use settings::{

@@ -11,8 +11,8 @@ use super::{
     Cidr,
     admin::socket_path,
     proxy_settings::{
-        Balance, DrainTunnels, HashBy, HealthConfig, HostPolicy, ProxyConfig, UpstreamAddress,
-        UpstreamConfig,
+        Balance, DrainTunnels, HashBy, HealthConfig, HostPolicy, ProxyConfig, ReadyConfig,
+        UpstreamAddress, UpstreamConfig,
     },
     reader::{ANY_COUNT, Meant, Table, quoted},
     repeats::Repeats,
@@ -29,6 +29,7 @@ const RETRIES_MAX: u32 = 10;
 const EJECT_AFTER_MAX: u32 = 1000;
 const RESOLVE_EVERY_MIN: Duration = Duration::from_secs(1);
 const HEALTH_INTERVAL_MIN: Duration = Duration::from_millis(100);
+const READY_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const HEALTH_STATUS: RangeInclusive<u16> = 200..=599;
 const HEALTH_RUN: RangeInclusive<u32> = 1..=100;
 
@@ -72,6 +73,7 @@ pub(super) fn read(table: &mut Table<'_, '_>, base: &Path) -> Option<ProxyConfig
         tunnel_idle_timeout: table.or("tunnel_idle_timeout", default.tunnel_idle_timeout, timeout),
         drain_tunnels: drain_tunnels(table, default.drain_tunnels),
         health: table.table_meant("health", meant_health, health).flatten(),
+        ready: table.table_meant("ready", meant_ready, ready).unwrap_or_default(),
         tls: upstream_tls::read(table, base),
         upstreams: default.upstreams,
     };
@@ -246,6 +248,25 @@ fn health(table: &mut Table<'_, '_>) -> Option<HealthConfig> {
     path.map(|_| health)
 }
 
+/// `ready = "/up"`
+fn meant_ready(value: &DeValue<'_>) -> Option<Meant> {
+    let path = value.as_str().filter(|path| path.starts_with('/'));
+    Some(vec![("path", quoted(path.unwrap_or("/healthz")))])
+}
+
+fn ready(table: &mut Table<'_, '_>) -> ReadyConfig {
+    let default = ReadyConfig::default();
+    ReadyConfig {
+        path: table.optional("path", |value| health_path(string(value)?)),
+        status: table.or("status", default.status, health_status),
+        timeout: table.or("timeout", default.timeout, timeout),
+        interval: table.or("interval", default.interval, |value| {
+            duration(value, READY_INTERVAL_MIN..=TIME_MAX)
+        }),
+        rise: table.or("rise", default.rise, |value| integer(value, HEALTH_RUN)),
+    }
+}
+
 fn health_path(text: &str) -> Result<String, Fault> {
     let is_path =
         text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
@@ -360,7 +381,23 @@ timeout = "1s"
 status = [200, 399]
 rise = 4
 fall = 5
+[apps.a.proxy.ready]
+path = "/up"
+status = [200, 204]
+timeout = "9s"
+interval = "50ms"
+rise = 6
 "#;
+
+    fn other_ready() -> ReadyConfig {
+        ReadyConfig {
+            path: Some("/up".to_owned()),
+            status: 200..=204,
+            timeout: Duration::from_secs(9),
+            interval: Duration::from_millis(50),
+            rise: 6,
+        }
+    }
 
     #[test]
     fn every_key_is_read_from_toml_and_json() {
@@ -395,6 +432,7 @@ fall = 5
                 rise: 4,
                 fall: 5,
             }),
+            ready: other_ready(),
             tls: UpstreamTlsConfig::default(),
         };
         assert_eq!(parse(ALL).unwrap(), expected);
@@ -410,6 +448,10 @@ fall = 5
                 "path": "/h?x", "host": "Check.internal:81", "interval": "100ms",
                 "timeout": "1s", "status": [200, 399], "rise": 4, "fall": 5,
             },
+                "ready": {
+                    "path": "/up", "status": [200, 204], "timeout": "9s", "interval": "50ms",
+                    "rise": 6,
+                },
         }});
         let app = AppConfig::from_json("a", &json, Path::new(BASE)).unwrap();
         assert_eq!(app.kind, AppKind::Proxy(Box::new(expected)));
@@ -541,6 +583,9 @@ fall = 5
             ("health.path = '/'\nhealth.status = [299, 200]", "4:17", "(write [200, 299])"),
             ("health.path = '/'\nhealth.status = [100, 200]", "4:17", "from 200 to 599"),
             ("health.path = '/'\nhealth.rise = 0", "4:15", "must be an integer from 1 to 100"),
+            ("ready = '/up'", "3:9", "(write ready = { path = \"/up\" })"),
+            ("ready = { path = 'up' }", "3:18", "is not a path"),
+            ("ready.interval = '49ms'", "3:18", "must be from 50ms to"),
             ("upstreem = 1", "3:1", "(did you mean `upstreams`?)"),
         ] {
             let found = parse(&format!("upstreams = ['http://a']\n{line}")).unwrap_err();

@@ -44,6 +44,8 @@ pub struct ProxyConfig {
     pub drain_tunnels: DrainTunnels,
     /// Active checks. Default: none.
     pub health: Option<HealthConfig>,
+    /// How a deploy finds out whether the upstreams are ready.
+    pub ready: ReadyConfig,
     /// How to speak TLS to `https://` upstreams.
     pub tls: UpstreamTlsConfig,
 }
@@ -181,6 +183,33 @@ pub struct HealthConfig {
     pub fall: u32,
 }
 
+/// `ready = { … }`: the checks that upstreams have to pass before a deploy routes requests to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyConfig {
+    /// The path and query to request. Default: none; a connection that opens is enough.
+    pub path: Option<String>,
+    /// The statuses of an upstream that is ready, from 200 to 599. Default: 200 to 299.
+    pub status: RangeInclusive<u16>,
+    /// How long all of the checks may take. Default: 30 s.
+    pub timeout: Duration,
+    /// The time between two checks of an upstream, at least 50 ms. Default: 250 ms.
+    pub interval: Duration,
+    /// Successful checks in a row that an upstream needs, 1 to 100. Default: 1.
+    pub rise: u32,
+}
+
+impl Default for ReadyConfig {
+    fn default() -> Self {
+        Self {
+            path: None,
+            status: 200..=299,
+            timeout: Duration::from_secs(30),
+            interval: Duration::from_millis(250),
+            rise: 1,
+        }
+    }
+}
+
 impl ProxyConfig {
     /// A proxy to these upstreams; everything else has its default.
     pub fn new(upstreams: Vec<UpstreamConfig>) -> Self {
@@ -203,6 +232,7 @@ impl ProxyConfig {
             tunnel_idle_timeout: Duration::from_secs(3600),
             drain_tunnels: DrainTunnels::Keep,
             health: None,
+            ready: ReadyConfig::default(),
             tls: UpstreamTlsConfig::default(),
         }
     }

@@ -17,6 +17,8 @@ pub enum ChangeError {
     BeingRemoved,
     /// The app, or its upstream, serves: there is nothing to resume.
     NotDrained,
+    /// The app was changed by another request, or by a reload, meanwhile.
+    Changed,
     /// The server stops.
     Stopping,
     /// The process of this id serves in the place of this one, since an upgrade.
@@ -47,6 +49,7 @@ impl fmt::Display for ChangeError {
             Self::UnknownUpstream(url) => write!(f, "no upstream of this app has the URL {url}"),
             Self::BeingRemoved => f.write_str("the app is being removed already"),
             Self::NotDrained => f.write_str("it serves; only what is drained can be resumed"),
+            Self::Changed => f.write_str("the app was changed meanwhile"),
             Self::Stopping => f.write_str("the server is stopping"),
             Self::HandedOver(pid) => write!(
                 f,
@@ -83,5 +86,19 @@ pub(crate) enum PutError {
 impl From<ChangeError> for PutError {
     fn from(reason: ChangeError) -> Self {
         Self::Change(reason)
+    }
+}
+
+/// Why a deploy is not switched.
+#[derive(Debug)]
+pub(crate) enum SwitchError {
+    /// It is not ready any more.
+    NotReady,
+    Put(PutError),
+}
+
+impl From<ChangeError> for SwitchError {
+    fn from(reason: ChangeError) -> Self {
+        Self::Put(reason.into())
     }
 }

@@ -16,6 +16,22 @@ pub(crate) enum PutMode {
     Replace,
     /// Whichever it comes to.
     Either,
+    /// A new life of the app as it was at this moment, or a new app if there was none; an error if
+    /// that has changed.
+    Since(Base),
+}
+
+/// What was under a host at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    /// The life, and whether it drained.
+    life: Option<(AppId, bool)>,
+}
+
+impl Base {
+    pub(crate) fn of(life: Option<&AppLife>) -> Self {
+        Self { life: life.map(|life| (life.id(), life.drain().draining())) }
+    }
 }
 
 /// What a change came to.

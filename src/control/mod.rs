@@ -21,6 +21,7 @@ mod changes;
 mod context;
 #[expect(clippy::module_inception, reason = "the folder is named for its thread")]
 mod control;
+mod deploys;
 mod drain_log;
 mod drain_plan;
 mod drain_view;
@@ -41,6 +42,7 @@ mod log_watch;
 mod loops;
 mod notices;
 mod operator;
+mod put;
 mod reload;
 mod reloaded;
 mod service_manager;
@@ -72,6 +74,10 @@ pub use change_error::ChangeError;
 pub(crate) use change_error::PutError;
 pub(crate) use changes::{Begun, PutMode};
 pub(crate) use control::{Control, Ended};
+pub(crate) use deploys::{
+    Board, Client as DeployClient, DeployParts, Deploys, Ending as DeployEnding,
+    Outcome as DeployOutcome, Progress as DeployProgress, UpstreamChecks,
+};
 pub(crate) use drain_view::{DrainName, DrainView};
 pub use drain_view::{DrainTicket, Verdict};
 pub use emptied::Emptied;

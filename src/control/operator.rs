@@ -8,19 +8,18 @@ use std::{
     net::SocketAddr,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
 use crossbeam_channel::{Receiver, Sender, never, select};
-use serde_json::Value;
 
 use super::{
     certificates::{CertificateWatch, Certificates, Look},
     change_error::PutError,
-    changes::{Begun, PutMode},
-    input::{Input, PutApp, ResumeApp, ask},
+    deploys::Board,
+    input::{Input, ResumeApp, ask},
     listening::{Listening, Sockets},
     load,
     notices::{Notices, notice},
@@ -80,6 +79,8 @@ pub(crate) struct Operator {
     pub(crate) watch: CertificateWatch,
     /// Where others see what it is at.
     pub(crate) desk: Arc<Desk>,
+    /// Deploys that are under way.
+    pub(crate) deploys: Arc<Board>,
 }
 
 /// What the operator does next.
@@ -187,8 +188,15 @@ impl Operator {
             Task::Put(host, mode, table, tell) => {
                 self.tell(&tell, |own| own.put(&host, mode, &table));
             }
+            Task::Deploy(host, table, tell) => {
+                self.tell(&tell, |own| own.load_deploy(&host, &table));
+            }
+            Task::Switch(deploy, tell) => self.tell(&tell, |own| own.switch(&deploy)),
             Task::Resume(host, tell) => self.tell(&tell, |own| own.resume(&host)),
-            Task::Upgrade(options, tell) => self.tell(&tell, |own| own.upgrade(options)),
+            Task::Upgrade(options, tell) => self.tell(&tell, |own| {
+                own.deploys.abort_all("an upgrade has begun");
+                own.upgrade(options)
+            }),
         }
     }
 
@@ -214,31 +222,6 @@ impl Operator {
                 notice!(self.notices, Error, "admin_socket_lost", error = &*error.to_string());
             }
         }
-    }
-
-    fn put(&mut self, host: &str, mode: PutMode, table: &Value) -> Result<Begun, PutError> {
-        let folder = self.source.as_deref().and_then(Path::parent).unwrap_or(Path::new("."));
-        let config = AppConfig::from_json(host, table, folder).map_err(PutError::Table)?;
-        let mut app = self.load(&config, Origin::Admin).map_err(PutError::Load)?;
-        app.app.definition = Some(Arc::new(table.clone()));
-        let now = SystemTime::now();
-        let step = |file: &Path| self.desk.step(format!("reading {}", file.display()));
-        let (certificates, remarks) = self.certificates.with_app(&config, now, &step);
-        if let Some(error) = remarks.error_of(&config.host) {
-            return Err(PutError::Load(error));
-        }
-        // Before the app is: if it demands more than the one before, no connection is too early.
-        certificates.table().publish();
-        let put = |answer| Input::Put(PutApp { app, mode, answer });
-        let begun = ask(&self.control, put).map_err(PutError::Change);
-        if begun.is_ok() {
-            self.certificates = certificates;
-            self.watch.follow(&self.certificates);
-            remarks.log(now);
-        } else {
-            self.certificates.table().publish();
-        }
-        begun
     }
 
     /// Resumes with what the config says now, if that is something else than what was drained.

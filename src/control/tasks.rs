@@ -23,8 +23,9 @@ use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
 use super::{
-    change_error::{ChangeError, PutError},
+    change_error::{ChangeError, PutError, SwitchError},
     changes::{Begun, PutMode},
+    deploys::{Deploy, Loaded},
     notices::{Notices, notice},
     reloaded::{ReloadError, ReloadOptions, Reloaded},
     upgrade::{UpgradeError, UpgradeOptions, Upgraded},
@@ -46,6 +47,10 @@ pub(crate) enum Task {
     Reload(ReloadOptions, Tell<Reloaded, ReloadError>),
     /// Have this app under this host.
     Put(String, PutMode, Value, Tell<Begun, PutError>),
+    /// Load this app for a deploy under this host.
+    Deploy(String, Value, Tell<Loaded, PutError>),
+    /// Put the new life of a deploy in place, if it is ready.
+    Switch(Arc<Deploy>, Tell<Begun, SwitchError>),
     /// Have a new process take this one's place.
     Upgrade(UpgradeOptions, Tell<Upgraded, UpgradeError>),
     /// Begin a new life of an app that was drained.
@@ -93,6 +98,8 @@ impl Task {
         match self {
             Self::Reload(..) => "reload".to_owned(),
             Self::Put(host, ..) => format!("put {host}"),
+            Self::Deploy(host, ..) => format!("deploy {host}"),
+            Self::Switch(deploy, _) => format!("switch {}", deploy.host()),
             Self::Upgrade(..) => "upgrade".to_owned(),
             Self::Resume(host, _) => format!("resume {host}"),
         }
@@ -102,6 +109,8 @@ impl Task {
         match self {
             Self::Reload(_, tell) => tell.refuse(),
             Self::Put(.., tell) => tell.refuse(),
+            Self::Deploy(.., tell) => tell.refuse(),
+            Self::Switch(_, tell) => tell.refuse(),
             Self::Upgrade(_, tell) => tell.refuse(),
             Self::Resume(_, tell) => tell.refuse(),
         }

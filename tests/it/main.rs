@@ -14,6 +14,7 @@ mod balance;
 mod cli;
 mod cli_support;
 mod config;
+mod deploy;
 mod disk;
 mod documents;
 mod drain;

@@ -256,7 +256,7 @@ impl Endpoint {
         self.state.drained_at_ns.store(now_ns.max(1), Release);
     }
 
-    /// Ends the drain.
+    /// Ends the drain, if it drains, and begins the slow start.
     pub(super) fn resume(&self, now_ns: u64) {
         self.state.up_since_ns.store(now_ns.max(1), Relaxed);
         self.state.drained_at_ns.store(0, Release);

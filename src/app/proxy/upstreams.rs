@@ -8,12 +8,14 @@
 //! - I3: [`ChosenUpstream`] holds the count of active exchanges, [`KeptConn`] that of idle
 //!   connections. Only their `Drop` releases it.
 
+mod take_over;
+
 use std::{
     marker::PhantomData,
     net::SocketAddr,
     path::Path,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -42,6 +44,8 @@ pub struct Upstreams {
     unserved: FailureLog,
     warnings: Vec<TlsWarning>,
     tls_files: Vec<LoadedFile>,
+    /// A deploy has checked them.
+    is_checked: AtomicBool,
 }
 
 impl Upstreams {
@@ -51,7 +55,8 @@ impl Upstreams {
         let endpoint = |(upstream, tls)| Endpoint::new(upstream, tls, loops);
         let endpoints: Box<[_]> = config.upstreams.iter().zip(each).map(endpoint).collect();
         endpoints.iter().for_each(Endpoint::resolve);
-        Self { config, endpoints, unserved: FailureLog::new(loops), warnings, tls_files }
+        let (unserved, is_checked) = (FailureLog::new(loops), AtomicBool::new(false));
+        Self { config, endpoints, unserved, warnings, tls_files, is_checked }
     }
 
     /// A copy for the next life, with the current state. Counts start at 0 (I4).
@@ -62,23 +67,10 @@ impl Upstreams {
         let endpoints = self.config.upstreams.iter().zip(&self.endpoints).map(endpoint).collect();
         let (config, unserved) = (self.config.clone(), FailureLog::new(loops));
         let (warnings, tls_files) = (self.warnings.clone(), self.tls_files.clone());
-        let again = Self { config, endpoints, unserved, warnings, tls_files };
+        let is_checked = AtomicBool::new(false);
+        let again = Self { config, endpoints, unserved, warnings, tls_files, is_checked };
         again.take_over(self);
         again
-    }
-
-    /// Takes over the state of the previous life's upstreams with the same URLs: the results of
-    /// checks if this life has checks, ejections if it ejects, and drains. Call it before the loops
-    /// get this life.
-    pub(crate) fn take_over(&self, old: &Self) {
-        let (health, ejection) = (self.config.health.is_some(), self.config.eject_after != 0);
-        for endpoint in &self.endpoints {
-            let same = old.endpoints.iter().find(|other| other.url() == endpoint.url());
-            // An embedder's app may use the same upstreams in its next life.
-            if let Some(same) = same.filter(|same| !std::ptr::eq(*same, endpoint)) {
-                endpoint.take_over(same, health, ejection);
-            }
-        }
     }
 
     /// The app's config.

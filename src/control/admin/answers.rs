@@ -39,6 +39,7 @@ pub(super) fn refused(whose: &str, reason: &ChangeError) -> Response<'static> {
         ChangeError::NameTaken(_)
         | ChangeError::BeingRemoved
         | ChangeError::NotDrained
+        | ChangeError::Changed
         | ChangeError::Stopping
         | ChangeError::HandedOver(_) => 409,
     };

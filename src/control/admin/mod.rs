@@ -10,6 +10,7 @@ mod call;
 mod certificates;
 mod changes;
 mod connections;
+mod deploys;
 mod health;
 mod look_up;
 mod routes;

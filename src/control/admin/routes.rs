@@ -40,6 +40,13 @@ const ROUTES: &[Route] = &[
             Input::Remove(RemoveApp { host, timeout, answer })
         });
     }),
+    route("GET", &["apps", NAME, "deploy"], |admin, host, _, later| {
+        respond(later, admin.deploy_progress(host));
+    }),
+    route("POST", &["apps", NAME, "deploy"], Admin::deploy),
+    route("DELETE", &["apps", NAME, "deploy"], |admin, host, _, later| {
+        respond(later, admin.abort_deploy(host));
+    }),
     route("POST", &["apps", NAME, "drain"], |admin, host, call, later| {
         admin.begin_drain(host, call, later, |host, timeout, answer| {
             Input::Drain(DrainApp { host, timeout, answer })
@@ -138,6 +145,7 @@ mod tests {
             ("apps", Some("GET")),
             ("apps/a.test", Some("GET, PUT, DELETE")),
             ("apps/drain", Some("GET, PUT, DELETE")),
+            ("apps/a.test/deploy", Some("GET, POST, DELETE")),
             ("apps/a.test/drain", Some("POST")),
             ("apps/a.test/resume", Some("POST")),
             ("apps/a.test/connections", Some("GET")),

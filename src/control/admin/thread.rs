@@ -10,7 +10,9 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{
-    super::{Input, LifeView, LiveList, Notices, Predecessor, Reloads, Report, TaskSender, ask},
+    super::{
+        Deploys, Input, LifeView, LiveList, Notices, Predecessor, Reloads, Report, TaskSender, ask,
+    },
     AdminRequest,
     answers::{SERVER, refused},
 };
@@ -50,6 +52,7 @@ pub(crate) struct Admin {
     pub(crate) notices: Arc<Notices>,
     pub(crate) reloads: Arc<Reloads>,
     pub(crate) certificates: Arc<LiveList>,
+    pub(crate) deploys: Arc<Deploys>,
     pub(crate) logging: Option<Logging>,
     pub(crate) facts: Facts,
     /// The process before this one, if an upgrade has started this one.

@@ -8,7 +8,7 @@ use std::{
 use super::{
     super::{
         change_error::ChangeError,
-        changes::{Begun, PutMode},
+        changes::{Base, Begun, PutMode},
         context::Context,
         drain_view::{Cause, DrainTicket, Verdict},
         drains::DrainRequest,
@@ -36,6 +36,9 @@ impl Lives {
             (Some(old), PutMode::Add) if !self.is_being_removed(old) => {
                 let name = old.host().to_owned();
                 return Err(ChangeError::NameTaken(NameTaken { by: name.clone(), name }));
+            }
+            (old, PutMode::Since(base)) if Base::of(old.as_deref()) != base => {
+                return Err(ChangeError::Changed);
             }
             (None, PutMode::Replace) => return Err(ChangeError::UnknownHost),
             (Some(old), PutMode::Replace) if self.is_being_removed(old) => {

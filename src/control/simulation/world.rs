@@ -108,6 +108,7 @@ fn operator(
         control: control.sender().clone(),
         notices: Arc::clone(notices),
         reloads: Arc::default(),
+        deploys: Arc::default(),
         service: Arc::default(),
         source: None,
         text: None,

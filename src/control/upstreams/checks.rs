@@ -20,11 +20,12 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::{
     super::notices::{Notices, notice},
-    probe::{self, Probe, ProbeResult},
+    probe::{self, Probe, ProbeResult, Question},
     watched::Watch,
 };
 use crate::{
     app::{Endpoint, HealthPlan, Upstreams},
+    config::HostPolicy,
     duration::nanoseconds,
     io::{BufferPool, Ready},
     logging::event,
@@ -197,8 +198,12 @@ impl Checks {
         }
         let endpoint = &upstreams.endpoints()[index];
         let place = (token, self.poll.registry());
-        let asked = (&upstreams.config().host, health);
-        let begun = Probe::begin(endpoint, plan.first_address, asked, place, &mut self.buffers);
+        let host = match (&health.host, &upstreams.config().host) {
+            (Some(host), _) | (None, HostPolicy::Fixed(host)) => host,
+            (None, HostPolicy::Keep | HostPolicy::Upstream) => endpoint.authority(),
+        };
+        let question = Question { path: Some(&health.path), host, agent: "tidegate-health" };
+        let begun = Probe::begin(endpoint, plan.first_address, question, place, &mut self.buffers);
         match begun {
             Ok(probe) => {
                 let timeout = nanoseconds(health.timeout);

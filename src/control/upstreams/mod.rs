@@ -16,4 +16,5 @@ mod watch;
 mod watched;
 
 pub(super) use failure::tell_failure;
+pub(super) use probe::{Probe, ProbeResult, Question, buffers};
 pub(super) use watch::UpstreamWatch;

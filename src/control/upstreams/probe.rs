@@ -1,4 +1,5 @@
-//! One check of one upstream: a request, and the status that comes back. Never blocks.
+//! One check of one upstream: a request and the status that comes back, or only a connection that
+//! opens, with its TLS handshake. Never blocks.
 
 use std::{collections::VecDeque, io, net::SocketAddr};
 
@@ -6,7 +7,6 @@ use mio::{Registry, Token};
 
 use crate::{
     app::{ConnectAddress, Endpoint, UpstreamFailure},
-    config::{HealthConfig, HostPolicy},
     http::{
         FieldTable, Limits, RequestContent,
         h1::{self, ClientEvent, ClientRequest},
@@ -24,35 +24,60 @@ const LIMITS: Limits =
 
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
+/// So many bytes of an answer's content are kept, to be shown.
+const SHOWN_BYTES_MAX: usize = 100;
+
 /// The buffers of checks: a head fits in.
-pub(super) fn buffers() -> BufferPool {
+pub(in super::super) fn buffers() -> BufferPool {
     BufferPool::new(HEAD_BYTES_MAX + 2)
 }
 
+/// What a check asks an upstream.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Question<'a> {
+    /// The path and query. Without one, nothing is sent.
+    pub(in super::super) path: Option<&'a str>,
+    /// The Host field.
+    pub(in super::super) host: &'a str,
+    /// The User-Agent field.
+    pub(in super::super) agent: &'a str,
+}
+
+/// What an upstream answered, beside the status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct Seen {
+    /// The first bytes of its content.
+    pub(in super::super) first: Vec<u8>,
+    /// Where it redirects to.
+    pub(in super::super) location: Option<Vec<u8>>,
+}
+
 /// A check that is under way.
-pub(super) struct Probe {
+pub(in super::super) struct Probe {
     token: Token,
     io: Io,
     opening: Opening,
     /// How to speak TLS, if the upstream speaks it. Nothing is resumed: each check checks the
     /// certificate.
     tls: Option<ClientTls>,
+    /// Empty if only a connection is wanted.
     request: Vec<u8>,
     client: h1::Client,
     /// To be tried if this one cannot be connected to.
     more_addresses: VecDeque<SocketAddr>,
     status: Option<u16>,
+    pub(in super::super) seen: Seen,
 }
 
-/// What a check came to: a status, or what went wrong.
-pub(super) type ProbeResult = Result<u16, String>;
+/// What a check came to: a status (0 if nothing was asked), or what went wrong.
+pub(in super::super) type ProbeResult = Result<u16, String>;
 
 impl Probe {
-    /// Connects. `first` is the address to begin with; `policy` is what requests get as their Host.
-    pub(super) fn begin(
+    /// Connects. `first` is the address to begin with.
+    pub(in super::super) fn begin(
         endpoint: &Endpoint,
         first: usize,
-        (policy, health): (&HostPolicy, &HealthConfig),
+        question: Question<'_>,
         (token, registry): (Token, &Registry),
         buffers: &mut BufferPool,
     ) -> Result<Self, String> {
@@ -66,13 +91,10 @@ impl Probe {
             None => place.open_first(&mut addresses),
         };
         let (io, opening) = opened.map_err(|error| format!("connect: {error}"))?;
-        let host = match (&health.host, policy) {
-            (Some(host), _) | (None, HostPolicy::Fixed(host)) => host,
-            (None, HostPolicy::Keep | HostPolicy::Upstream) => endpoint.authority(),
-        };
-        let path = &health.path;
+        let Question { path, host, agent } = question;
+        let path_or_root = path.unwrap_or("/");
         let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tidegate-health\r\n\
+            "GET {path_or_root} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\n\
              Accept: */*\r\n"
         );
         let mut request = head.into_bytes();
@@ -84,13 +106,16 @@ impl Probe {
             close: true,
         };
         let client = h1::Client::begin(&framing, &mut request);
-        let (more_addresses, status) = (addresses, None);
-        Ok(Self { token, io, opening, tls, request, client, more_addresses, status })
+        if path.is_none() {
+            request.clear();
+        }
+        let (more_addresses, status, seen) = (addresses, None, Seen::default());
+        Ok(Self { token, io, opening, tls, request, client, more_addresses, status, seen })
     }
 
     /// Goes on as far as the socket lets it. The outcome comes with the end of the answer, so that
     /// the upstream does not find its connection reset.
-    pub(super) fn advance(
+    pub(in super::super) fn advance(
         &mut self,
         ready: Ready,
         buffers: &mut BufferPool,
@@ -117,7 +142,7 @@ impl Probe {
     }
 
     /// What is known so far; without a status, that this went wrong.
-    pub(super) fn outcome(&self, fault: &str) -> ProbeResult {
+    pub(in super::super) fn outcome(&self, fault: &str) -> ProbeResult {
         self.status.ok_or_else(|| fault.to_owned())
     }
 
@@ -130,6 +155,10 @@ impl Probe {
         })?;
         if !is_open {
             return Ok(false);
+        }
+        if self.request.is_empty() {
+            self.status = Some(0);
+            return Ok(true);
         }
         if self.io.outbox.end() == Mark::START {
             self.io.outbox.buffer(buffers).extend_from_slice(&self.request);
@@ -165,9 +194,15 @@ impl Probe {
             let mut fields = FieldTable::new();
             let (used, event) = self.client.next_event(input.unread(), &mut fields, &LIMITS);
             let is_over = match event {
-                ClientEvent::Interim(_) | ClientEvent::Content(_) => None,
+                ClientEvent::Interim(_) => None,
+                ClientEvent::Content(content) => {
+                    let room = SHOWN_BYTES_MAX.saturating_sub(self.seen.first.len());
+                    self.seen.first.extend(content.iter().take(room));
+                    None
+                }
                 ClientEvent::Response(head) => {
                     self.status = Some(head.status());
+                    self.seen.location = head.field("location").map(<[u8]>::to_vec);
                     None
                 }
                 ClientEvent::NeedMore => Some(received > ANSWER_BYTES_MAX),

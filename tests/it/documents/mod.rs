@@ -263,9 +263,11 @@ fn every_key_of_the_config_is_documented_and_no_other() {
         let known = known_keys(&format!("[apps.a.{name}]\n"), "");
         assert_eq!(keys(&inner(&name)), known, "{name}");
     }
-    let health: Vec<&Table> =
-        inner("proxy").iter().filter_map(|proxy| proxy.get("health")?.as_table()).collect();
-    assert_eq!(keys(&health), known_keys("[apps.a.proxy.health]\n", ""));
+    for name in ["health", "ready"] {
+        let proxies = inner("proxy").into_iter();
+        let tables: Vec<&Table> = proxies.filter_map(|it| it.get(name)?.as_table()).collect();
+        assert_eq!(keys(&tables), known_keys(&format!("[apps.a.proxy.{name}]\n"), ""), "{name}");
+    }
     // Of tables in arrays, one is shown.
     let listen = known_keys("server.listen = [{ ", " }]");
     let upstream = known_keys("[apps.a]\nproxy.upstreams = [{ ", " }]");
