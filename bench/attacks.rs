@@ -3,8 +3,9 @@
 //! Good clients send requests on kept connections at a fixed rate; a request's time begins when it
 //! was due. Slices without and with the attack alternate. The table has the latencies of both, and
 //! the ratio of their 99th percentiles. The good clients, the attack and the server's loops have
-//! cores of their own, if there are four, so that the loops are measured and not the machine. A
-//! slice consists of windows; windows in which the host took a core away do not count.
+//! cores of their own, if there are four, so that the loops are measured and not the machine; with
+//! fewer cores one loop has one, and the clients have the others. A slice consists of windows;
+//! windows in which the host took a core away do not count.
 
 #[allow(dead_code)]
 #[path = "throughput/machine.rs"]
@@ -28,7 +29,7 @@ use std::{
 use clap::Parser;
 use hdrhistogram::Histogram;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use rustls::pki_types::ServerName;
 use socket2::{Domain, SockRef, Socket, Type};
 use support::{PATIENCE, Server, free_address};
@@ -143,6 +144,9 @@ fn run(options: &Options) -> io::Result<()> {
     // The server, the good clients, the attack.
     let [serving, good, attack] = match &cores[..] {
         [attack, good, serving @ ..] if serving.len() >= 2 => [serving, &[*good], &[*attack]],
+        [clients @ .., serving] if !clients.is_empty() => {
+            [std::slice::from_ref(serving), clients, clients]
+        }
         all => [all; 3],
     };
     let folder = tempfile::Builder::new().prefix("tidegate-bench-").tempdir()?;
@@ -150,7 +154,10 @@ fn run(options: &Options) -> io::Result<()> {
     fs::create_dir(folder.path().join("site"))?;
     fs::write(folder.path().join("site/large"), vec![b'x'; LARGE])?;
     fs::write(folder.path().join("site/small"), [b'x'; 2000])?;
-    fs::write(folder.path().join("config.toml"), config(options, address, tls))?;
+    fs::write(
+        folder.path().join("config.toml"),
+        config(options, serving.len().min(2), address, tls),
+    )?;
     write_certificate(folder.path())?;
     let server = Server::start(folder.path(), serving, &cores)?;
     // Two busy loops on one core would take turns of a few milliseconds.
@@ -188,9 +195,9 @@ fn write_certificate(folder: &Path) -> io::Result<()> {
     fs::write(folder.join("tls.pem"), certificate.pem() + &key.serialize_pem())
 }
 
-fn config(options: &Options, address: SocketAddr, tls: SocketAddr) -> String {
+fn config(options: &Options, loops: usize, address: SocketAddr, tls: SocketAddr) -> String {
     format!(
-        "[server]\nthreads = 2\nidle_grace = \"0s\"\n\
+        "[server]\nthreads = {loops}\nidle_grace = \"0s\"\n\
          listen = [\"{address}\", {{ address = \"{tls}\", tls = true }}]\n\
          [limits]\nconnections_per_ip = {}\n\
          head_timeout = \"60s\"\nbody_timeout = \"60s\"\nwrite_timeout = \"60s\"\n\
@@ -274,6 +281,8 @@ impl Bench<'_> {
             };
             let attack = scope.spawn(move || {
                 machine::pin(self.attacking)?;
+                // Where they share a core, the good clients come first.
+                setpriority_process(None, 19)?;
                 (self.attack)(&scene)
             });
             while !begun.load(SeqCst) && !attack.is_finished() {

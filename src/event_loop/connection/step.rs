@@ -1,7 +1,7 @@
 //! Runs a connection when its socket is ready, its deadline has passed, or its exchange gets a
 //! delivery.
 
-use std::io;
+use std::{io, time::Instant};
 
 use mio::Token;
 use smallvec::SmallVec;
@@ -240,11 +240,16 @@ impl Connection {
                 // its answer back has left (I3).
                 return if self.io.ready.failed { Next::Drop } else { Next::Wait };
             }
-            let is_over = self.io.is_handshaking() && !cx.tls.take_flight();
-            if self.turn.has_read_enough() || is_over {
+            let is_handshaking = self.io.is_handshaking();
+            if self.turn.has_read_enough() || (is_handshaking && !cx.tls.may_go_on()) {
                 break;
             }
-            match self.receive(cx) {
+            let began = is_handshaking.then(Instant::now);
+            let received = self.receive(cx);
+            if let Some(began) = began {
+                cx.tls.spend(began.elapsed());
+            }
+            match received {
                 Ok(Received::Bytes(_)) => {}
                 Ok(Received::Nothing) => return Next::Wait,
                 Ok(Received::End | Received::Full) => {
