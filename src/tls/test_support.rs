@@ -13,6 +13,7 @@ use rcgen::{
 };
 use rustls::{
     ClientConfig, ClientConnection, Error, RootCertStore, SupportedProtocolVersion,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
 
@@ -86,6 +87,17 @@ impl Authority {
         let (certificate, key) = self.issue(&["a client"]);
         let chain = vec![certificate.der().clone()];
         self.builder(versions).with_client_auth_cert(chain, key_der(&key)).unwrap()
+    }
+
+    /// A foreign client that can do only this.
+    pub(crate) fn client_with(&self, provider: Arc<CryptoProvider>) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).unwrap();
+        ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
     }
 
     fn builder(

@@ -1,7 +1,10 @@
 //! Sessions against rustls' buffered client: what may go wrong, by what should happen.
 
+use std::sync::Arc;
+
 use rustls::{
-    AlertDescription, ClientConnection, Error, HandshakeKind,
+    AlertDescription, ClientConnection, Error, HandshakeKind, NamedGroup,
+    crypto::CryptoProvider,
     version::{TLS12, TLS13},
 };
 
@@ -250,6 +253,26 @@ fn a_ticket_from_before_client_certificates_were_required_lets_nobody_in() {
         let other = Policy { client: Some((ca, ClientAuth::Require)), ..Policy::default() };
         assert!(connect(&client, &one_site(&authority, other, &keys)).is_err());
     }
+}
+
+#[test]
+fn the_key_exchange_is_safe_from_quantum_computers_where_the_client_can_do_that() {
+    let authority = Authority::new();
+    let site = one_site(&authority, Policy::default(), &keys());
+    let group = |groups: Option<&[NamedGroup]>| {
+        let mut client = authority.client(BOTH);
+        if let Some(groups) = groups {
+            let mut provider = CryptoProvider::clone(client.crypto_provider());
+            provider.kx_groups.retain(|group| groups.contains(&group.name()));
+            client = authority.client_with(Arc::new(provider));
+        }
+        let (mut side, mut peer) = (Side::server(&site), peer(client));
+        run(&mut peer, &mut side, usize::MAX).unwrap();
+        peer.negotiated_key_exchange_group().unwrap().name()
+    };
+    assert_eq!(group(None), NamedGroup::X25519MLKEM768);
+    assert_eq!(group(Some(&[NamedGroup::X25519])), NamedGroup::X25519);
+    assert_eq!(group(Some(&[NamedGroup::secp256r1])), NamedGroup::secp256r1);
 }
 
 #[test]
