@@ -139,14 +139,10 @@ fn deployed(answer: &Deployed) -> String {
 fn under_way(progress: &DeployProgress) -> String {
     let ready = progress.checks.iter().filter(|check| check.ready).count();
     let others = progress.checks.iter().filter(|check| !check.ready);
-    let mut text = format!(
-        "checking {}: {ready} of {} ready, {}",
-        progress.host,
-        progress.checks.len(),
-        show::coarse(progress.elapsed_ms)
-    );
+    let (host, all) = (&progress.host, progress.checks.len());
+    let mut text = format!("{host}: {ready}/{all} ready, {}", show::coarse(progress.elapsed_ms));
     for DeployCheck { url, error, .. } in others {
-        text += &format!(", {url}: {}", error.as_deref().unwrap_or("not ready"));
+        text += &format!("; {url}: {}", error.as_deref().unwrap_or("not ready"));
     }
     text
 }

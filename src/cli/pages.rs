@@ -62,7 +62,8 @@ const BASH_HOSTS: &str = r#"_tidegate_with_hosts() {
         previous=$word
     done
     case "$command:$previous" in
-        app:app | remove:remove | drain:drain | resume:resume | replace:replace)
+        app:app | remove:remove | drain:drain | resume:resume | replace:replace | \
+            deploy:deploy)
             [[ $2 == -* ]] && return
             hosts=$(tidegate hosts "${named[@]}" 2>/dev/null)
             mapfile -t COMPREPLY < <(set -f && compgen -W "$hosts" -- "$2")
@@ -74,7 +75,7 @@ complete -F _tidegate_with_hosts -o nosort -o bashdefault -o default tidegate 2>
 "#;
 
 const FISH_HOSTS: &str = "complete -c tidegate -f -n '__fish_seen_subcommand_from app remove drain \
-                          resume replace' -a '(tidegate hosts 2>/dev/null)'\n";
+                          resume replace deploy' -a '(tidegate hosts 2>/dev/null)'\n";
 
 const ZSH_HOSTS: &str = r#"_tidegate_hosts() {
     local -a hosts named
@@ -173,7 +174,10 @@ const DESCRIPTION: [&str; 2] = [
 
 const SHARED_OPTIONS: [(&str, &str); 4] = [
     ("--json", "Print the server's answer as JSON."),
-    ("--no-wait", "remove, drain, stop: return at once; the drain continues."),
+    (
+        "--no-wait",
+        "remove, drain, stop: return at once; deploy: after the switch. The drain continues.",
+    ),
     (
         "--wait",
         "replace, reload, upgrade: wait until the old lives or the old process have drained.",
@@ -250,6 +254,9 @@ fn item<const N: usize>(page: &mut Roff, term: [Inline; N], text: &str) {
     page.text([roman(text)]);
 }
 
+/// The options of `deploy` that `add` does not have.
+const OF_DEPLOY: [&str; 3] = ["ready", "ready_timeout", "quorum"];
+
 /// The section of one command: its arguments, its description, and its own options.
 fn describe(page: &mut Roff, command: &Command) {
     let arguments: Vec<&Arg> = command
@@ -258,22 +265,27 @@ fn describe(page: &mut Roff, command: &Command) {
         .filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version"))
         .filter(|argument| !SHARED.contains(&argument.get_id().as_str()))
         .collect();
-    let (positional, options): (Vec<&Arg>, Vec<&Arg>) =
+    let (positional, mut options): (Vec<&Arg>, Vec<&Arg>) =
         arguments.into_iter().partition(|argument| argument.is_positional());
     let names: String = positional.iter().map(|argument| format!(" {}", value(argument))).collect();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     item(page, [bold(command.get_name()), italic(names)], &format!("{about}."));
     let same = match command.get_name() {
         "replace" => "It has the options of add.",
+        "deploy" => "It has the options of add, and:",
         "init" => "It has the options of serve.",
         _ => "",
     };
     if command.get_name() == "drill" {
         let names: Vec<String> = options.iter().map(|option| long(option)).collect();
         page.text([roman(format!("Options: {}; drill --help explains them.", names.join(", ")))]);
-    } else if !same.is_empty() {
+        return;
+    }
+    if !same.is_empty() {
         page.text([roman(same)]);
-    } else if !options.is_empty() {
+        options.retain(|argument| OF_DEPLOY.contains(&argument.get_id().as_str()));
+    }
+    if !options.is_empty() {
         page.control("RS", []);
         options.iter().for_each(|argument| option(page, argument));
         page.control("RE", []);

@@ -901,7 +901,7 @@ fn the_help_of_every_command_ends_with_an_example() {
     let (_, list) = top.split_once("Commands:\n").expect("a list");
     let (list, _) = list.split_once("\n\n").expect("its end");
     let names: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names.len(), 22, "{names:?}");
+    assert_eq!(names.len(), 23, "{names:?}");
     for name in names.into_iter().filter(|name| *name != "help") {
         let help = here(&[name, "--help"]);
         let example = help.trim_end().lines().last().expect("a line").to_owned();
