@@ -1,6 +1,6 @@
 //! What an app's `tls` demands of clients: certificates, https, and that no way leads around it.
 
-use std::{io, net::SocketAddr};
+use std::{fs, io, net::SocketAddr};
 
 use rcgen::DnType;
 use rustls::{
@@ -190,6 +190,25 @@ fn an_app_of_the_admin_api_is_served_over_tls_also_after_an_upgrade() {
     running.follow(pid.unwrap_or_else(|| panic!("{done}")));
     assert!(ask("b.test").starts_with("HTTP/1.1 200 "));
     assert!(connect(running.address(), &server.client(), "a.test").is_err());
+}
+
+#[test]
+fn an_app_whose_certificate_broke_meanwhile_is_refused_when_it_is_put_again() {
+    let server = Authority::new();
+    let (certificate, key) = server.issue(&["b.test"]);
+    let running = setup(&server, &server, &[])
+        .file("b.pem", &certificate)
+        .file("b.key", &key)
+        .named_app("a.test")
+        .start();
+    let tls = serde_json::json!({ "cert": "b.pem", "key": "b.key" });
+    let app = serde_json::json!({ "respond": {}, "tls": tls });
+    assert_eq!(running.admin().put("/apps/b.test", &app).status, 201);
+    fs::write(running.dir().join("b.pem"), "").expect("a file");
+    running.wait_event("certificate_rejected");
+    let refused = running.admin().put("/apps/b.test", &app);
+    assert!(refused.error().contains("b.pem: holds no certificate"), "{}", refused.text);
+    assert_eq!(ask(running.address(), &server.client(), "b.test").expect("as before").0, 200);
 }
 
 #[test]

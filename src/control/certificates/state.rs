@@ -144,7 +144,12 @@ impl Certificates {
         let wanted = Arc::new(held.wanted.with_app(app));
         let sources = Sources::read(&wanted, &held.sources, (Reading::Changed, now), at);
         let (next, remarks) = self.choose(wanted, sources, now);
-        (next, remarks.without(&held.complaints))
+        // What is wrong with this app is said again.
+        let of_others = |complaint: &&Complaint| {
+            complaint.rejected().and_then(|it| it.host.as_deref()) != Some(&*app.host)
+        };
+        let before: Vec<_> = held.complaints.iter().filter(of_others).cloned().collect();
+        (next, remarks.without(&before))
     }
 
     /// As [`Certificates::load`], with files that were read before.
