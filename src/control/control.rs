@@ -157,7 +157,7 @@ impl Control {
         mode: PutMode,
         now: Instant,
     ) -> Result<Begun, ChangeError> {
-        self.lives.put_app(&mut self.cx, app, mode, now)
+        self.lives.put_app(&mut self.cx, app, mode, None, now)
     }
 
     /// Registers an app of the config that the server starts with.
@@ -310,8 +310,8 @@ impl Control {
             Input::Progress(answer) => answer.give(Ok(self.views(now).progress())),
             Input::Lives(answer) => answer.give(Ok(lives.views(now))),
             Input::Measure(answer) => answer.give(Ok(lives.measure(cx.nanoseconds(now)))),
-            Input::Put(PutApp { app, mode, answer }) => {
-                answer.give(lives.put_app(cx, app, mode, now));
+            Input::Put(PutApp { app, mode, certificates, answer }) => {
+                answer.give(lives.put_app(cx, app, mode, certificates, now));
             }
             Input::Remove(RemoveApp { host, timeout, answer }) => {
                 answer.give(lives.remove_app(cx, &host, timeout, now));

@@ -77,6 +77,8 @@ pub(crate) struct LoopReport {
 pub(crate) struct PutApp {
     pub(crate) app: NewApp<HostedApp>,
     pub(crate) mode: PutMode,
+    /// To hold from then on, if it is a change of them.
+    pub(crate) certificates: Option<NewTable>,
     pub(crate) answer: Answer<Begun>,
 }
 

@@ -104,18 +104,13 @@ impl Operator {
         app: NewApp<HostedApp>,
         mode: PutMode,
     ) -> Result<Begun, PutError> {
-        // Before the app is: if it demands more than the one before, no connection is too early.
-        certificates.table().publish();
-        let put = |answer| Input::Put(PutApp { app, mode, answer });
-        let begun = ask(&self.control, put).map_err(PutError::Change);
-        if begun.is_ok() {
-            self.certificates = certificates;
-            self.watch.follow(&self.certificates);
-            remarks.log(SystemTime::now());
-        } else {
-            self.certificates.table().publish();
-        }
-        begun
+        let table = Some(certificates.table());
+        let put = |answer| Input::Put(PutApp { app, mode, certificates: table, answer });
+        let begun = ask(&self.control, put).map_err(PutError::Change)?;
+        self.certificates = certificates;
+        self.watch.follow(&self.certificates);
+        remarks.log(SystemTime::now());
+        Ok(begun)
     }
 }
 

@@ -90,6 +90,17 @@ impl<A> AppRegistry<A> {
         lives: Vec<NewLife<A>>,
         yields: impl Fn(&AppEntry<A>) -> bool,
     ) -> Vec<Result<Arc<AppEntry<A>>, NameTaken>> {
+        self.update_after(lives, yields, || {})
+    }
+
+    /// Like [`AppRegistry::update`]. `first` is called right before the routes change, if they do;
+    /// it must not use the registry.
+    pub fn update_after(
+        &self,
+        lives: Vec<NewLife<A>>,
+        yields: impl Fn(&AppEntry<A>) -> bool,
+        first: impl FnOnce(),
+    ) -> Vec<Result<Arc<AppEntry<A>>, NameTaken>> {
         if lives.is_empty() {
             return Vec::new();
         }
@@ -109,6 +120,9 @@ impl<A> AppRegistry<A> {
                     taken.map_or(Ok(life), Err)
                 })
                 .collect();
+            if checked.iter().any(Result::is_ok) {
+                first();
+            }
             for (life, old) in checked.iter().zip(&leaving) {
                 if let (Ok(_), Some(old)) = (life, old) {
                     routes.forget(old);

@@ -34,8 +34,10 @@ impl ServerHandle {
     /// When an app serves the name, or the server has ended.
     pub fn add_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
         let app = own_app(host, Arc::new(app), self.loops);
-        ask(&self.inputs, |answer| Input::Put(PutApp { app, mode: PutMode::Add, answer }))
-            .map(|begun| begun.life.id())
+        ask(&self.inputs, |answer| {
+            Input::Put(PutApp { app, mode: PutMode::Add, certificates: None, answer })
+        })
+        .map(|begun| begun.life.id())
     }
 
     /// Begins a new life of an app, from this one: new requests are for it, at once; those in
@@ -45,8 +47,10 @@ impl ServerHandle {
     /// When no app has this host, or the server has ended.
     pub fn replace_app(&self, host: &str, app: impl App + 'static) -> Result<AppId, ChangeError> {
         let app = own_app(host, Arc::new(app), self.loops);
-        ask(&self.inputs, |answer| Input::Put(PutApp { app, mode: PutMode::Replace, answer }))
-            .map(|begun| begun.life.id())
+        ask(&self.inputs, |answer| {
+            Input::Put(PutApp { app, mode: PutMode::Replace, certificates: None, answer })
+        })
+        .map(|begun| begun.life.id())
     }
 
     /// Begins to remove an app, and returns: new requests get 503, those in flight finish, the

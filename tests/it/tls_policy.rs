@@ -1,6 +1,11 @@
 //! What an app's `tls` demands of clients: certificates, https, and that no way leads around it.
 
-use std::{fs, io, net::SocketAddr};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+};
 
 use rcgen::DnType;
 use rustls::{
@@ -190,6 +195,30 @@ fn an_app_of_the_admin_api_is_served_over_tls_also_after_an_upgrade() {
     running.follow(pid.unwrap_or_else(|| panic!("{done}")));
     assert!(ask("b.test").starts_with("HTTP/1.1 200 "));
     assert!(connect(running.address(), &server.client(), "a.test").is_err());
+}
+
+#[test]
+fn an_app_that_is_refused_leaves_the_tls_of_the_app_that_has_its_host() {
+    let server = Authority::new();
+    let running = setup(&server, &server, &[("a.test", "", "respond = {}")]).start();
+    let (address, config) = (running.address(), server.client());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let handshakes = scope.spawn(|| {
+            let mut count = 0;
+            while !over.load(SeqCst) {
+                connect(address, &config, "a.test").expect("it is served as before");
+                count += 1;
+            }
+            count
+        });
+        let plain = serde_json::json!({ "respond": {} });
+        for _ in 0..200 {
+            assert_eq!(running.admin().put("/apps/a.test?only=add", &plain).status, 409);
+        }
+        over.store(true, SeqCst);
+        assert!(handshakes.join().expect("every handshake") > 0);
+    });
 }
 
 #[test]

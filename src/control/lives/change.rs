@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     super::{
+        certificates::NewTable,
         change_error::ChangeError,
         changes::{Base, Begun, PutMode},
         context::Context,
@@ -29,6 +30,7 @@ impl Lives {
         cx: &mut Context,
         mut app: NewApp<HostedApp>,
         mode: PutMode,
+        certificates: Option<NewTable>,
         now: Instant,
     ) -> Result<Begun, ChangeError> {
         let old = self.find(&app.host);
@@ -51,7 +53,7 @@ impl Lives {
             app.app.origin = Origin::Embedder;
         }
         let replaced = old.as_ref().is_some_and(|old| !self.is_being_removed(old));
-        let life = self.begin(app, old.as_ref())?;
+        let life = self.begin(app, old.as_ref(), certificates)?;
         let (host, id, kind) = (life.host(), life.id().as_u64(), life.app().app.kind());
         if replaced {
             notice!(cx.notices, Info, "app_replaced", host = host, id = id, kind = kind);
@@ -66,7 +68,7 @@ impl Lives {
     /// Registers an app of the config that the server starts with.
     pub(in super::super) fn load_app(&mut self, cx: &Context, app: NewApp<HostedApp>) {
         let name = app.host.clone();
-        match self.begin(app, None) {
+        match self.begin(app, None, None) {
             Ok(life) => {
                 let (id, kind) = (life.id().as_u64(), life.app().app.kind());
                 let host = life.host();
@@ -139,7 +141,7 @@ impl Lives {
             aliases: old.aliases().to_vec(),
             app: old.app().again(self.registry.loops()),
         };
-        let life = self.begin(app.unwrap_or_else(same), Some(&old))?;
+        let life = self.begin(app.unwrap_or_else(same), Some(&old), None)?;
         notice!(
             cx.notices,
             Info,

@@ -9,6 +9,7 @@ use std::{
 use crossbeam_channel::Sender;
 
 use super::super::{
+    certificates::NewTable,
     change_error::ChangeError,
     drain_view::DrainView,
     drains::Drains,
@@ -147,15 +148,20 @@ impl Lives {
     }
 
     /// Registers an app, alone or in the place of a life.
+    /// Before that, and only then, its certificates hold: if it demands more of TLS than the life
+    /// before, no request of an older connection is too early (I12).
     pub(super) fn begin(
         &mut self,
         app: NewApp<HostedApp>,
         instead_of: Option<&Arc<AppLife>>,
+        certificates: Option<NewTable>,
     ) -> Result<Arc<AppLife>, ChangeError> {
         let mut life = NewLife { app, instead_of: instead_of.cloned() };
         self.take_over(&mut life);
         // An app that was drained on demand keeps its names.
-        let mut begun = self.registry.update(vec![life], |held| self.is_being_removed(held));
+        let yields = |held: &AppLife| self.is_being_removed(held);
+        let first = || certificates.into_iter().for_each(NewTable::publish);
+        let mut begun = self.registry.update_after(vec![life], yields, first);
         let life = begun.pop().expect("one life, one result").map_err(ChangeError::NameTaken)?;
         self.note_begun(&life, instead_of.map(|old| &**old));
         self.routes_changed = true;

@@ -86,7 +86,7 @@ impl World {
                 let question = Question::Put(host, mode);
                 let answer =
                     self.answer(question, |begun: Begun| QuestionOutcome::Begun(begun.life));
-                Input::Put(PutApp { app, mode, answer })
+                Input::Put(PutApp { app, mode, certificates: None, answer })
             }
             4..7 => {
                 let answer = self.answer(Question::Remove(host.clone()), QuestionOutcome::Draining);
