@@ -18,5 +18,5 @@ pub use message::{
     ResponseContent, ResponseHead, Trailers, Version, is_field_name, is_field_value,
     is_framing_field, is_host_name, reason_phrase,
 };
-pub use protocol::{ContentWay, Protocol};
+pub use protocol::Protocol;
 pub use proxy_protocol::ProxyHeader;

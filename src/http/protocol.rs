@@ -17,17 +17,6 @@ pub enum Protocol {
     H1(h1::Server),
 }
 
-/// How the content of a response gets to the client, after its head was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContentWay {
-    /// There is none.
-    None,
-    /// It is queued behind the head at once and as it is: the response is complete.
-    AsItIs,
-    /// As if it were one whose content follows in pieces.
-    InPieces,
-}
-
 /// What concerns the connection as a whole.
 impl Protocol {
     /// The names in TLS (ALPN) of all versions, the preferred one first.
@@ -213,8 +202,8 @@ impl Protocol {
         }
     }
 
-    /// Writes the head of a response whose content has this length and is there. Returns how the
-    /// caller has to write it; in HTTP/1 always as it is.
+    /// Writes the head of a response whose content has this length and is there. Returns whether
+    /// the caller has to send the content behind it.
     #[inline]
     pub fn respond(
         &mut self,
@@ -223,12 +212,10 @@ impl Protocol {
         content_length: u64,
         template: &HeadTemplate,
         out: &mut Vec<u8>,
-    ) -> ContentWay {
+    ) -> bool {
         match self {
             Self::H1(server) => {
-                let server = only(server, stream);
-                let has_content = server.respond(response, content_length, template, out);
-                if has_content { ContentWay::AsItIs } else { ContentWay::None }
+                only(server, stream).respond(response, content_length, template, out)
             }
         }
     }
@@ -252,20 +239,7 @@ impl Protocol {
         }
     }
 
-    /// How many bytes of the response's content the stream takes now. HTTP/1 takes any number: its
-    /// client slows the connection down, and not a stream.
-    #[inline]
-    pub fn takes(&self, stream: StreamId) -> usize {
-        match self {
-            Self::H1(server) => {
-                only(server, stream);
-                usize::MAX
-            }
-        }
-    }
-
-    /// Writes a piece of the response's content, or of a tunnel: at most as much as the stream
-    /// [takes](Self::takes). An empty piece writes nothing.
+    /// Writes a piece of the response's content, or of a tunnel. An empty piece writes nothing.
     #[inline]
     pub fn write_piece(&mut self, stream: StreamId, piece: &[u8], out: &mut Vec<u8>) {
         match self {

@@ -286,8 +286,7 @@ impl Connection {
 
     /// Whether more bytes of the exchanges can be moved to the client.
     fn has_more(&self) -> bool {
-        let Some(protocol) = self.protocol() else { return false };
-        self.exchanges.iter().any(|exchange| exchange.has_more(protocol, &self.io.outbox))
+        self.exchanges.iter().any(|exchange| exchange.has_more(&self.io.outbox))
     }
 
     /// Whether the peer's next bytes are read now.

@@ -1,10 +1,10 @@
-//! Content of an answer that its protocol hasn't taken yet, and the stage that it passes.
+//! Content of an answer that passes a stage, on its way to the protocol.
 //!
 //! ```text
 //!  memory, files, an upstream, an app ──► queue ──at most 16 KiB──► stage ──► staged ──► protocol
 //! ```
-//! Most content never gets here: without a stage, and with a protocol that takes it as it comes, an
-//! answer is written to the outbox at once, and files are sent from where they are.
+//! Most content never gets here: without a stage an answer is written to the outbox at once, and
+//! files are sent from where they are.
 //!
 //! - Bounded: nothing is taken from the queue while the client has much to read, and whatever fills
 //!   the queue stops while it holds much (I9).
@@ -39,11 +39,9 @@ pub(super) enum Body {
     },
 }
 
-/// Content on its way to the protocol. Boxed by its exchange: few exchanges have any.
-#[derive(Default)]
+/// Content on its way through a stage. Boxed by its exchange: few exchanges have any.
 pub(super) struct Content {
-    /// Waits for the head, and then changes the content.
-    stage: Option<Box<dyn Stage>>,
+    stage: Box<dyn Stage>,
     queue: VecDeque<Segment>,
     /// Bytes in memory at the front of the queue that were taken.
     front_taken: usize,
@@ -51,22 +49,20 @@ pub(super) struct Content {
     staged: Vec<u8>,
     /// Nothing more is queued: these trailers end the content.
     pub(super) trailers: Option<Fields<'static>>,
-    /// The head is written.
-    is_begun: bool,
+    /// The stage has got all of the content.
+    is_ended: bool,
 }
 
 impl Content {
     /// No content yet, and a stage that waits for the head.
     pub(super) fn behind(stage: Box<dyn Stage>) -> Self {
-        Self { stage: Some(stage), ..Self::default() }
+        let (queue, staged) = (VecDeque::new(), Vec::new());
+        Self { stage, queue, front_taken: 0, staged, trailers: None, is_ended: false }
     }
 
     /// The head is about to be written. Returns whether the stage changes the content.
     pub(super) fn begin(&mut self, response: &mut Response<'_>) -> bool {
-        let status = response.status();
-        self.is_begun =
-            self.stage.as_mut().is_some_and(|stage| stage.begin(status, response.fields_mut()));
-        self.is_begun
+        self.stage.begin(response.status(), response.fields_mut())
     }
 
     fn push(&mut self, content: Segment) {
@@ -100,9 +96,9 @@ impl Content {
         &self.staged
     }
 
-    /// The protocol has taken this many bytes of it.
-    pub(super) fn pass(&mut self, bytes: usize) {
-        self.staged.drain(..bytes);
+    /// The protocol has it.
+    pub(super) fn clear_staged(&mut self) {
+        self.staged.clear();
     }
 
     /// Makes the next piece ready. Returns whether there is one.
@@ -128,10 +124,7 @@ impl Content {
                 (room, *length == 0)
             }
         };
-        match &mut self.stage {
-            Some(stage) => stage.write(piece, &mut self.staged),
-            None => self.staged.extend_from_slice(piece),
-        }
+        self.stage.write(piece, &mut self.staged);
         if let Some(scratch) = scratch {
             pool.give_input(scratch);
         }
@@ -142,15 +135,18 @@ impl Content {
         Ok(true)
     }
 
-    /// The queue is empty: ends the stage, if nothing follows. Returns whether there was one.
+    /// The queue is empty: ends the stage, if nothing follows. Returns whether it did so now.
     fn end_stage(&mut self) -> bool {
-        let ended = self.stage.take_if(|_| self.trailers.is_some());
-        ended.map(|mut stage| stage.end(&mut self.staged)).is_some()
+        let ends = self.trailers.is_some() && !self.is_ended;
+        if ends {
+            self.stage.end(&mut self.staged);
+            self.is_ended = true;
+        }
+        ends
     }
 
     /// Queues a body whose head is written.
     pub(super) fn queue(&mut self, body: Body, response: Response<'_>) {
-        self.is_begun = true;
         match body {
             Body::Pieces { .. } => return,
             Body::Whole => self.push(Segment::Bytes(response.into_content().into_owned())),
@@ -160,8 +156,8 @@ impl Content {
     }
 
     /// Queues a piece of a body in pieces.
+    #[cold]
     pub(super) fn queue_piece(&mut self, piece: &[u8]) {
-        self.is_begun = true;
         self.push(Segment::Bytes(Bytes::Owned(piece.to_vec())));
     }
 }

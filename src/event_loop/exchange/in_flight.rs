@@ -9,10 +9,7 @@
 
 use std::time::Duration;
 
-use super::{
-    super::context::LoopContext,
-    content::{Body, Content},
-};
+use super::{super::context::LoopContext, content::Content};
 use crate::{
     app::Filters,
     hosted::AppGuard,
@@ -223,18 +220,6 @@ impl InFlight {
             self.content = None;
         }
         is_staged
-    }
-
-    /// Queues a body whose head is written.
-    #[cold]
-    pub(super) fn queue(&mut self, body: Body, response: Response<'_>) {
-        self.content.get_or_insert_default().queue(body, response);
-    }
-
-    /// Queues a piece of a body in pieces.
-    #[cold]
-    pub(super) fn queue_piece(&mut self, piece: &[u8]) {
-        self.content.get_or_insert_default().queue_piece(piece);
     }
 
     /// Bytes in memory that are queued.

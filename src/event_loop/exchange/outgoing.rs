@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     app::{Peer, Scheme, Segment},
-    http::{ContentWay, Fields, Protocol, Refused, Response, StreamId, Trailers},
+    http::{Fields, Protocol, Refused, Response, StreamId, Trailers},
     io::{Mark, Outward, Unread},
     logging::End,
     message::Class,
@@ -114,7 +114,7 @@ impl Outgoing<'_> {
         }
         let (start, template) = (self.io.outbox.end(), cx.clock.head_template());
         let mut out = self.io.outbox.buffer(&mut cx.buffers);
-        let way = match &body {
+        let has_content = match &body {
             Body::Whole => {
                 let length = response.content().len() as u64;
                 self.protocol.respond(self.stream, &response, length, template, &mut out)
@@ -126,21 +126,16 @@ impl Outgoing<'_> {
             Body::Pieces { length, has_date } => {
                 let template = if *has_date { cx.clock.dateless() } else { template };
                 self.protocol.begin_response(self.stream, &response, *length, template, &mut out);
-                ContentWay::None
+                false
             }
         };
         drop(out);
         self.note_head(response.status(), start, flight);
-        match (body, way) {
-            (Body::Pieces { .. }, _) => return,
-            (body, ContentWay::InPieces) => return flight.queue(body, response),
-            (Body::Whole, ContentWay::AsItIs) => {
-                self.io.outbox.push_content(response.into_content());
-            }
-            (Body::Segments(segments), ContentWay::AsItIs) => {
-                self.io.outbox.push_segments(segments);
-            }
-            (Body::Whole | Body::Segments(_), ContentWay::None) => {}
+        match body {
+            Body::Pieces { .. } => return,
+            Body::Whole if has_content => self.io.outbox.push_content(response.into_content()),
+            Body::Segments(segments) if has_content => self.io.outbox.push_segments(segments),
+            Body::Whole | Body::Segments(_) => {}
         }
         self.end(flight);
     }
@@ -152,19 +147,14 @@ impl Outgoing<'_> {
         flight: &mut InFlight,
         cx: &mut LoopContext,
     ) {
-        if flight.content.is_some() || piece.len() > self.takes() {
-            return flight.queue_piece(piece);
+        if let Some(content) = &mut flight.content {
+            return content.queue_piece(piece);
         }
-        self.write_taken(piece, cx);
+        self.write_framed(piece, cx);
     }
 
-    /// How many bytes of content the protocol takes now.
-    pub(super) fn takes(&self) -> usize {
-        self.protocol.takes(self.stream)
-    }
-
-    /// Writes a piece of content that the protocol takes, or one of a tunnel.
-    pub(super) fn write_taken(&mut self, piece: &[u8], cx: &mut LoopContext) {
+    /// Writes a piece of content that has passed its stage, or one of a tunnel.
+    pub(super) fn write_framed(&mut self, piece: &[u8], cx: &mut LoopContext) {
         self.protocol.write_piece(self.stream, piece, &mut self.io.outbox.buffer(&mut cx.buffers));
     }
 

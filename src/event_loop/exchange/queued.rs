@@ -40,8 +40,8 @@ impl Outgoing<'_> {
             self.protocol.begin_response(self.stream, &response, None, template, &mut out);
         drop(out);
         self.note_head(response.status(), start, flight);
-        if is_sent {
-            return flight.queue(body, response);
+        if let Some(content) = flight.content.as_mut().filter(|_| is_sent) {
+            return content.queue(body, response);
         }
         flight.content = None;
         if is_whole {
@@ -51,7 +51,7 @@ impl Outgoing<'_> {
 }
 
 impl Exchange {
-    /// Gives the protocol what it takes of the queued content.
+    /// Gives the protocol the next pieces of the queued content.
     #[cold]
     pub(super) fn pump_content(
         &mut self,
@@ -78,7 +78,7 @@ impl Exchange {
     }
 }
 
-/// Gives the protocol what it takes now, as long as the client hasn't much to read. Returns whether
+/// Gives the protocol the next pieces, as long as the client hasn't much to read. Returns whether
 /// the content is complete.
 ///
 /// # Errors
@@ -96,12 +96,8 @@ fn give(content: &mut Content, out: &mut Outgoing<'_>, cx: &mut LoopContext) -> 
             }
             return Ok(content.trailers.is_some());
         }
-        let taken = content.staged().len().min(out.takes());
-        if taken == 0 {
-            break;
-        }
-        out.write_taken(&content.staged()[..taken], cx);
-        content.pass(taken);
+        out.write_framed(content.staged(), cx);
+        content.clear_staged();
     }
     Ok(false)
 }

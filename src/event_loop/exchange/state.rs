@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     app::OneUpstream,
-    http::{Protocol, StreamId},
+    http::StreamId,
     io::Outbox,
     message::{ExchangeId, ExchangeNumber},
 };
@@ -82,13 +82,11 @@ impl Exchange {
     }
 
     /// Whether bytes can be moved to its client now.
-    pub(in super::super) fn has_more(&self, protocol: &Protocol, outbox: &Outbox) -> bool {
+    pub(in super::super) fn has_more(&self, outbox: &Outbox) -> bool {
         let (buffered, queued) = (outbox.buffered(), self.flight.queued_bytes());
         let is_read = self.forwarding().is_some_and(Forwarding::has_more);
         (is_read && buffered + queued <= WAITING_BYTES_MAX)
-            || (self.flight.has_queued()
-                && buffered <= WAITING_BYTES_MAX
-                && protocol.takes(self.stream) > 0)
+            || (self.flight.has_queued() && buffered <= WAITING_BYTES_MAX)
     }
 
     /// Whether it is forwarded to this upstream.

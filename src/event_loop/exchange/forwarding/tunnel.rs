@@ -35,7 +35,7 @@ impl Forwarding {
         }
         for _ in 0..READS_PER_TURN {
             if let Some(input) = self.conn.io.input.take() {
-                out.write_taken(input.unread(), cx);
+                out.write_framed(input.unread(), cx);
                 cx.buffers.give_input(input);
             }
             let is_full = out.io.outbox.buffered() > WAITING_BYTES_MAX;
