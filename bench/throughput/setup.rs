@@ -77,7 +77,11 @@ fn tidegate(setup: Setup, folder: &Path, port: u16) -> io::Result<Command> {
         let (cert, key) = (key.certificate(folder), key.key(folder));
         format!("tls = {{ cert = {cert:?}, key = {key:?} }}\n")
     });
-    let is_tls = key.is_some();
+    // An older build may know no TLS.
+    let listen = match key {
+        None => format!("\"127.0.0.1:{port}\""),
+        Some(_) => format!("{{ address = \"127.0.0.1:{port}\", tls = true }}"),
+    };
     let app = |number| format!("[apps.\"a{number}.localhost\"]\n{answer}");
     let apps = match upstream {
         _ if matches!(kind, Kind::Apps(_)) => (0..kind.apps()).map(app).collect(),
@@ -94,7 +98,7 @@ fn tidegate(setup: Setup, folder: &Path, port: u16) -> io::Result<Command> {
     };
     let config = format!(
         "[server]\n\
-         listen = [{{ address = \"127.0.0.1:{port}\", tls = {is_tls} }}]\n\
+         listen = [{listen}]\n\
          threads = {threads}\n\
          [admin]\n\
          listen = \"unix:{name}.sock\"\n\

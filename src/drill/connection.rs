@@ -32,19 +32,16 @@ use super::{
     handshakes::EndedHandshake,
     outcome::{FailureDetails, RequestOutcome, RequestPhase},
     plan::ClientKind,
-    request::{AfterRequest, Batch, HALF, LeaveAt, write_batch},
+    request::{AfterRequest, Batch, HALF, LIMITS, LeaveAt, write_batch},
     wire::{Agreed, Wire, reason},
 };
 use crate::{
     http::{
-        FieldTable, Limits,
+        FieldTable,
         h1::{self, ClientEvent},
     },
     tls::ClientTls,
 };
-
-/// Limits for the head of an answer.
-const LIMITS: Limits = Limits { head_bytes: 64 << 10, fields: FieldTable::LEN, content_bytes: 0 };
 
 /// How long a POST pauses in the middle of its content.
 const HALF_PAUSE: Duration = Duration::from_millis(5);

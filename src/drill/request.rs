@@ -4,9 +4,13 @@ use std::collections::VecDeque;
 
 use super::plan::{ClientKind, Target};
 use crate::http::{
-    RequestContent,
+    FieldTable, Limits, RequestContent,
     h1::{self, ClientRequest},
 };
+
+/// Limits for the head of an answer.
+pub(super) const LIMITS: Limits =
+    Limits { head_bytes: 64 << 10, fields: FieldTable::LEN, content_bytes: 0 };
 
 /// Half of a POST's content.
 pub(super) const HALF: [u8; 4096] = [b'x'; 4096];

@@ -4,12 +4,12 @@ use std::{collections::HashMap, fmt, path::PathBuf};
 
 use super::plan::Target;
 use crate::{
-    http::Host,
+    http::{Host, h1},
     tls::{ClientTls, Roots, ServerCheck, load_roots},
 };
 
 /// What the clients speak.
-const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+const PROTOCOLS: &[&[u8]] = &[h1::ALPN];
 
 /// Whose certificates the clients accept.
 #[derive(Clone)]

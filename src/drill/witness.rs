@@ -12,20 +12,17 @@ use std::{
 
 use super::{
     plan::{ClientKind, Target},
-    request::write_batch,
+    request::{LIMITS, write_batch},
     trust::{ClientsTls, HostTls},
     wire::{Agreed, Wire, reason},
 };
 use crate::{
     http::{
-        FieldTable, Limits,
+        FieldTable,
         h1::{self, ClientEvent},
     },
     tls::ClientTls,
 };
-
-/// Limits for the head of an answer.
-const LIMITS: Limits = Limits { head_bytes: 64 << 10, fields: FieldTable::LEN, content_bytes: 0 };
 
 const BUFFER_BYTES: usize = 64 << 10;
 
