@@ -29,7 +29,7 @@ pub fn check(data: &[u8]) {
         has_closed: false,
         is_changed: false,
     };
-    // The first words of both sides; then so many flights that nobody touches.
+    // The first words of both sides; then so many flights that stay as they are.
     talk.exchange();
     for _ in 0..choices >> 2 & 3 {
         talk.deliver(usize::MAX);
@@ -41,7 +41,7 @@ pub fn check(data: &[u8]) {
     talk.deliver(usize::MAX);
     let is_whole = talk.victim.content == talk.sent;
     assert!(talk.is_changed || talk.victim.failed.is_none(), "{:?}", talk.victim.failed);
-    assert!(talk.is_changed || is_whole, "content is missing that nobody has touched");
+    assert!(talk.is_changed || is_whole, "content is missing, and no record was changed");
 }
 
 fn certificates() -> &'static Certificates {

@@ -194,7 +194,7 @@ fn a_check_that_hangs_holds_up_no_other_deploy_and_no_quorum() {
     let wanted = table(&urls, &json!({}));
     let answer = deploy(&server, "?quorum=2", &wanted);
     assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(started.elapsed() < Duration::from_secs(4), "it waited for the one that hangs");
+    assert!(started.elapsed() < Duration::from_secs(4), "it waited for the upstream that hangs");
     for _ in 0..6 {
         assert_ne!(asks(&server), "old");
     }

@@ -1,7 +1,7 @@
 //! The certificates of the apps: where they come from, and how they change while the server runs.
 //!
 //! ```text
-//!  Config ─► Wanted ─► Sources (files, read) ─► Held (who has which certificate) ─► NewTable
+//!  Config ─► Wanted ─► Sources (files, read) ─► Held (which app has which certificate) ─► NewTable
 //!                         ▲     reload, start: reads all files
 //!                         └──── look:          reads files that changed
 //! ```

@@ -40,7 +40,7 @@ pub(crate) struct Certificates {
     held: Arc<Held>,
 }
 
-/// Who has which certificate, and the files that it comes from.
+/// Which app has which certificate, and the files that they come from.
 #[derive(Default)]
 pub(super) struct Held {
     wanted: Arc<Wanted>,
