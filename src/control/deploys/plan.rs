@@ -13,9 +13,9 @@ pub(super) enum Stage {
     Aborted,
 }
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct CheckResult {
     /// Why it failed, if it did.
     pub(crate) fault: Option<String>,
     /// The status of the answer, if there was one.
@@ -34,7 +34,7 @@ pub(crate) struct UpstreamChecks {
     pub(crate) in_row: u32,
     /// How many there were.
     pub(crate) count: u64,
-    pub(crate) last: Option<Outcome>,
+    pub(crate) last: Option<CheckResult>,
     /// When the last good one ended.
     good_ns: u64,
     due: Due,
@@ -140,19 +140,19 @@ impl DeployPlan {
     }
 
     /// A check has ended.
-    pub(super) fn on_result(&mut self, index: usize, outcome: Outcome, now_ns: u64) {
+    pub(super) fn on_result(&mut self, index: usize, result: CheckResult, now_ns: u64) {
         let check = &mut self.checks[index];
         if let Due::Running(began) = check.due {
             check.due = Due::At(began.saturating_add(self.interval_ns).max(now_ns));
         }
         check.count += 1;
-        if outcome.fault.is_none() {
+        if result.fault.is_none() {
             check.in_row = check.in_row.saturating_add(1);
             check.good_ns = now_ns;
         } else {
             check.in_row = 0;
         }
-        check.last = Some(outcome);
+        check.last = Some(result);
         self.compare();
     }
 
@@ -206,7 +206,7 @@ impl UpstreamChecks {
     /// What is wrong with an upstream that is not ready.
     pub(crate) fn fault(&self, now_ns: u64) -> String {
         match (&self.last, self.due) {
-            (Some(Outcome { fault: Some(fault), .. }), _) => fault.clone(),
+            (Some(CheckResult { fault: Some(fault), .. }), _) => fault.clone(),
             (Some(_), _) => format!("good {} times in a row, which is too few", self.in_row),
             (None, Due::Running(began)) => {
                 let ms = now_ns.saturating_sub(began) / 1_000_000;
@@ -233,15 +233,15 @@ mod tests {
         DeployPlan::new(&config, urls, needed, 0)
     }
 
-    fn outcome(fault: Option<&str>) -> Outcome {
+    fn result(fault: Option<&str>) -> CheckResult {
         let fault = fault.map(str::to_owned);
-        Outcome { fault, status: Some(200), took_ns: MS, first: String::new() }
+        CheckResult { fault, status: Some(200), took_ns: MS, first: String::new() }
     }
 
     /// Begins the check that is due and ends it so, a millisecond later.
     fn check(plan: &mut DeployPlan, index: usize, now_ns: u64, fault: Option<&str>) {
         assert!(plan.begin_if_due(index, now_ns), "{index} is not due at {now_ns}");
-        plan.on_result(index, outcome(fault), now_ns + MS);
+        plan.on_result(index, result(fault), now_ns + MS);
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
         late.on_time(30_000 * MS);
         assert_eq!((late.stage(), late.due_ns()), (Stage::NotReady, None));
         // A check that ends later changes nothing.
-        late.on_result(0, outcome(None), 30_001 * MS);
+        late.on_result(0, result(None), 30_001 * MS);
         assert_eq!(late.stage(), Stage::NotReady);
         assert!(!late.switch(0) && !late.abort());
         let mut ready = plan(1, 1, 1);
@@ -329,7 +329,7 @@ mod tests {
         check(&mut plan, 0, 0, None);
         assert!(plan.abort());
         assert!(!plan.switch(0) && !plan.abort());
-        plan.on_result(0, outcome(None), 2 * MS);
+        plan.on_result(0, result(None), 2 * MS);
         assert_eq!(plan.stage(), Stage::Aborted);
     }
 
@@ -338,7 +338,7 @@ mod tests {
         let mut plan = plan(1, 1, 1);
         assert!(plan.begin_if_due(0, 0));
         assert!(!plan.begin_if_due(0, 10_000 * MS), "one check at a time");
-        plan.on_result(0, outcome(Some("timeout")), 5_000 * MS);
+        plan.on_result(0, result(Some("timeout")), 5_000 * MS);
         assert_eq!(plan.due_ns(), Some(5_000 * MS));
     }
 }

@@ -273,13 +273,13 @@ impl Thread {
                     self.advance(token, Ready::default());
                 }
                 Err(fault) => {
-                    let outcome = plan::Outcome {
+                    let result = plan::CheckResult {
                         fault: Some(fault),
                         status: None,
                         took_ns: 0,
                         first: String::new(),
                     };
-                    deploy.plan(|plan| plan.on_result(index, outcome, now_ns));
+                    deploy.plan(|plan| plan.on_result(index, result, now_ns));
                 }
             }
         }
@@ -327,8 +327,8 @@ impl Thread {
             (Ok(_), _) => None,
         };
         let took_ns = now_ns.saturating_sub(began_ns);
-        let outcome = plan::Outcome { fault, status, took_ns, first: shown(&probe.seen.first) };
-        running.deploy.plan(|plan| plan.on_result(index, outcome, now_ns));
+        let result = plan::CheckResult { fault, status, took_ns, first: shown(&probe.seen.first) };
+        running.deploy.plan(|plan| plan.on_result(index, result, now_ns));
     }
 
     fn on_switched(&mut self, number: u64, done: Result<Begun, SwitchError>) {
