@@ -23,26 +23,25 @@ impl Redirect {
     pub fn new(config: &RedirectConfig) -> Self {
         Self { to: config.to.clone(), status: config.status }
     }
+}
 
-    fn location(&self, request: &RequestHead<'_>) -> Option<Vec<u8>> {
-        // `OPTIONS *` has no path; `https://example.com*` would name another host.
-        let path = if request.path().starts_with('/') { request.path() } else { "/" };
-        let query = request.query().unwrap_or("");
-        if !is_field_value(path) || !is_field_value(query) {
-            return None;
-        }
-        let mark = if request.query().is_some() { "?" } else { "" };
-        let parts = ["Location: ", &self.to, path, mark, query, "\r\n"];
-        Some(parts.concat().into_bytes())
+/// A redirect of a request to the same path and query below `to`; 400 if they could split the
+/// answer.
+pub(super) fn redirect(request: &RequestHead<'_>, to: &str, status: u16) -> Response<'static> {
+    // `OPTIONS *` has no path; `https://example.com*` would name another host.
+    let path = if request.path().starts_with('/') { request.path() } else { "/" };
+    let query = request.query().unwrap_or("");
+    if !is_field_value(path) || !is_field_value(query) {
+        return error_response(400);
     }
+    let mark = if request.query().is_some() { "?" } else { "" };
+    let line = ["Location: ", to, path, mark, query, "\r\n"].concat();
+    Response::new(status).with_encoded_fields(Bytes::Owned(line.into_bytes()))
 }
 
 impl App for Redirect {
     fn handle<'a>(&'a self, request: &RequestHead<'_>, _context: &Context<'_>) -> Reply<'a> {
-        Reply::Full(match self.location(request) {
-            Some(fields) => Response::new(self.status).with_encoded_fields(Bytes::Owned(fields)),
-            None => error_response(400),
-        })
+        Reply::Full(redirect(request, &self.to, self.status))
     }
 
     fn kind(&self) -> &'static str {

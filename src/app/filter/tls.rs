@@ -6,11 +6,14 @@
 //!   before they issue a certificate (RFC 8555 §8.3).
 //! - `hsts`: over TLS only, where clients may believe it (RFC 6797 §7.2).
 
-use super::contract::{Arrival, Filter};
+use super::{
+    super::redirect::redirect,
+    contract::{Arrival, Filter},
+};
 use crate::{
     app::{Scheme, error_response},
     config::{AppConfig, ClientAuth},
-    http::{Bytes, Fields, Host, RequestHead, Response, is_field_value},
+    http::{Fields, Host, RequestHead, Response},
 };
 
 /// Below this path, authorities check who has a host.
@@ -42,8 +45,7 @@ impl Filter for TlsRules {
         if let (Scheme::Http, Some(host)) = (arrival.scheme, &self.redirect)
             && !request.path().starts_with(ACME_CHALLENGE)
         {
-            let location = location(request, host, arrival.tls_port);
-            return Some(location.map_or_else(|| error_response(400), redirect));
+            return Some(to_https(request, host, arrival.tls_port));
         }
         if self.needs_certificate && !arrival.has_client_certificate {
             let document = r#"{"error":"This app needs a client certificate: use https"}"#;
@@ -67,23 +69,16 @@ impl Filter for TlsRules {
     }
 }
 
-fn redirect(location: Vec<u8>) -> Response<'static> {
-    Response::new(308).with_encoded_fields(Bytes::Owned(location))
-}
-
-/// The same URL over TLS, as a field line. `None` if there is no host, or the target could split
-/// the answer.
-fn location(request: &RequestHead<'_>, host: &str, port: Option<u16>) -> Option<Vec<u8>> {
-    let host = request.host().as_ref().map_or(host, Host::name);
-    let path = if request.path().starts_with('/') { request.path() } else { "/" };
-    let query = request.query().unwrap_or("");
-    if host.starts_with('*') || !is_field_value(path) || !is_field_value(query) {
-        return None;
+/// Redirects a request to the same URL over TLS. `own`: the host, if the request names none.
+fn to_https(request: &RequestHead<'_>, own: &str, port: Option<u16>) -> Response<'static> {
+    let host = request.host().as_ref().map_or(own, Host::name);
+    if host.starts_with('*') {
+        return error_response(400);
     }
-    let mark = if request.query().is_some() { "?" } else { "" };
-    let port = port.filter(|port| *port != 443).map(|port| format!(":{port}"));
-    let port = port.as_deref().unwrap_or("");
-    Some(["Location: https://", host, port, path, mark, query, "\r\n"].concat().into_bytes())
+    match port.filter(|port| *port != 443) {
+        Some(port) => redirect(request, &format!("https://{host}:{port}"), 308),
+        None => redirect(request, &format!("https://{host}"), 308),
+    }
 }
 
 #[cfg(test)]
